@@ -1,0 +1,1 @@
+"""Compose, train and dissect image classifiers made of several streams of evidence."""

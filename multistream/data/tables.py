@@ -1,0 +1,57 @@
+"""What a data set is, once its layout has been read: ids, labels, classes and what came beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class VectorTable:
+    """Vectors by image id: `features` (N, D) float32, `vocabulary` names the D entries (empty when unknown)."""
+
+    ids: tuple[str, ...]
+    features: NDArray[np.float32]
+    vocabulary: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A data set: N images with their labels. An image's id is its path relative to `root`."""
+
+    name: str
+    root: Path
+    ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    """(N,) index into `classes`."""
+    classes: tuple[str, ...]
+    parts: tuple[str, ...] | None = None
+    """`train`, `val` or `test` for every image, where the layout itself splits."""
+    maps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Paths of Maps by CSV column, relative to `root`."""
+    vectors: Mapping[str, VectorTable] = field(default_factory=dict)
+    """Vectors that come with the set, by input name."""
+    notes: tuple[str, ...] = ()
+    """Lines worth telling: what was ignored, and how many."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def path(self, index: int) -> Path:
+        """Where the image with this index lies."""
+        return self.root / self.ids[index]
+
+    def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Table:
+        """The images with these indices, in this order; vectors stay whole, they are joined by id."""
+        chosen = [int(i) for i in indices]
+        return replace(
+            self,
+            ids=tuple(self.ids[i] for i in chosen),
+            labels=self.labels[chosen],
+            parts=None if self.parts is None else tuple(self.parts[i] for i in chosen),
+            maps={name: tuple(paths[i] for i in chosen) for name, paths in self.maps.items()},
+        )

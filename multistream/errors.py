@@ -1,0 +1,89 @@
+"""Errors that the user can mend, and how they read.
+
+Each is one line: *where: what, with its value. What would be right. What to do.* The command line prints that line
+and leaves with the error's exit code; nothing else that multistream raises is shown without a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import ClassVar
+
+
+class MultistreamError(Exception):
+    """What the user can change: `where` it is, `what` is wrong, what would be `right` and what to `do`.
+
+    >>> print(UsageError("training.epochs", "-3 is negative.", right="It must be at least 1."))
+    training.epochs: -3 is negative. It must be at least 1.
+    """
+
+    exit_code: ClassVar[int] = 2
+
+    def __init__(self, where: str, what: str, *, right: str = "", do: str = "") -> None:
+        self.where = where
+        super().__init__(" ".join(part for part in (f"{where}: {what}", right, do) if part))
+
+
+class UsageError(MultistreamError):
+    """A command line, a recipe or a composition that cannot be meant so."""
+
+
+class DataError(MultistreamError):
+    """Photos, labels, vectors or maps that cannot be used as they are."""
+
+    exit_code = 65
+
+
+class WeightsError(MultistreamError):
+    """Weights that are missing, damaged or do not fit."""
+
+    exit_code = 69
+
+
+class PluginError(MultistreamError):
+    """A plugin that is missing, broken or offers what it must not."""
+
+    exit_code = 69
+
+
+class DivergedError(MultistreamError):
+    """Training met a number that is not finite."""
+
+    exit_code = 70
+
+
+class MemoryExhausted(MultistreamError):
+    """The device ran out of memory, or a worker process was killed."""
+
+    exit_code = 71
+
+
+class RunBusy(MultistreamError):
+    """Another process holds the run folder."""
+
+    exit_code = 73
+
+
+class DiskFull(MultistreamError):
+    """The disk is full or cannot be written."""
+
+    exit_code = 74
+
+
+class CannotResume(MultistreamError):
+    """The checkpoints of a run and what is asked now do not belong together."""
+
+    exit_code = 78
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The sentences that help after an unknown `word`: the nearest known one, if any is near, and the whole list.
+
+    >>> did_you_mean("objekt", ["object", "anp"])
+    "Did you mean 'object'? Known: anp, object."
+    """
+    names = sorted(known)
+    near = get_close_matches(word, names, n=1)
+    guess = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{guess}Known: {', '.join(names) or 'none'}."
