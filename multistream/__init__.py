@@ -1,1 +1,69 @@
-"""Compose, train and dissect image classifiers made of several streams of evidence."""
+"""Compose, train and dissect image classifiers made of several streams of evidence.
+
+Names are imported when they are first used: `import multistream` alone imports no torch, so that the command line
+answers at once and a plugin's hook module costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multistream.composition import compose as compose
+    from multistream.errors import MultistreamError as MultistreamError
+    from multistream.hookspecs import hookimpl as hookimpl
+    from multistream.inputs import Image as Image
+    from multistream.inputs import Map as Map
+    from multistream.inputs import Vector as Vector
+    from multistream.interfaces import Fusion as Fusion
+    from multistream.interfaces import FusionOutput as FusionOutput
+    from multistream.interfaces import Stream as Stream
+    from multistream.interfaces import Tap as Tap
+    from multistream.interfaces import Temporal as Temporal
+    from multistream.network import MultiStream as MultiStream
+    from multistream.recipe import Recipe as Recipe
+    from multistream.registry import datasets as datasets
+    from multistream.registry import fusions as fusions
+    from multistream.registry import streams as streams
+    from multistream.registry import taps as taps
+    from multistream.registry import temporals as temporals
+    from multistream.weights import Source as Source
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "compose": "composition",
+    "MultistreamError": "errors",
+    "hookimpl": "hookspecs",
+    "Image": "inputs",
+    "Map": "inputs",
+    "Vector": "inputs",
+    "Fusion": "interfaces",
+    "FusionOutput": "interfaces",
+    "Stream": "interfaces",
+    "Tap": "interfaces",
+    "Temporal": "interfaces",
+    "MultiStream": "network",
+    "Recipe": "recipe",
+    "datasets": "registry",
+    "fusions": "registry",
+    "streams": "registry",
+    "taps": "registry",
+    "temporals": "registry",
+    "Source": "weights",
+}
+
+__all__ = ["__version__", *_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'multistream' has no attribute {name!r}. It has {', '.join(__all__)}.")
+    value = getattr(import_module(f"multistream.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

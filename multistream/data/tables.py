@@ -35,6 +35,8 @@ class Table:
     """Paths of Maps by CSV column, relative to `root`."""
     vectors: Mapping[str, VectorTable] = field(default_factory=dict)
     """Vectors that come with the set, by input name."""
+    image_size: int = 0
+    """Side of the pictures where all are small and square: no stream need look at more pixels. 0: unknown."""
     notes: tuple[str, ...] = ()
     """Lines worth telling: what was ignored, and how many."""
 

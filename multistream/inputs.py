@@ -1,0 +1,74 @@
+"""What a stream reads: an Image, a Map or a Vector. No torch here: recipes and data speak of inputs too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Image:
+    """The photo itself, (B, 3, size, size) uint8 RGB in the batch; the stream brings it to the channel order asked for.
+
+    `mean` and `std` are in 0-255 units and in the order that `channels` states. Streams that name one input share
+    one decode, whatever their normalisation.
+
+    >>> Image(size=64).name
+    'image'
+    """
+
+    size: int = 224
+    _: KW_ONLY
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    channels: Literal["RGB", "BGR"] = "RGB"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    name: ClassVar[str] = "image"
+
+    def __post_init__(self) -> None:
+        if self.channels not in ("RGB", "BGR"):
+            raise ValueError(f"Image: channels={self.channels!r} is no channel order. It must be 'RGB' or 'BGR'.")
+        if self.size < 1 or len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"Image: {self} is impossible. size and std must be positive, mean and std have 3 values.")
+
+
+@dataclass(frozen=True)
+class Map:
+    """A picture beside the photo that is none itself (depth, saliency), (B, channels, size, size) float32 in the batch.
+
+    `read(path)` gives float32 (C, H, W). Geometric augmentation turns it together with the photo.
+    """
+
+    name: str
+    _: KW_ONLY
+    channels: int
+    size: int
+    read: Callable[[Path], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Vector:
+    """Numbers known for each image id (ANP scores, another network's features), (B, width) float32 in the batch."""
+
+    name: str
+    _: KW_ONLY
+    width: int
+    vocabulary: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.vocabulary and len(self.vocabulary) != self.width:
+            raise ValueError(
+                f"Vector {self.name!r}: the vocabulary has {len(self.vocabulary)} names but width={self.width}. "
+                "Both must be equal."
+            )
+
+
+Input = Image | Map | Vector

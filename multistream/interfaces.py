@@ -1,0 +1,250 @@
+"""The parts of a network: Stream, Tap, Temporal, Fusion. A plugin subclasses one of them.
+
+Letters in names and docstrings: B images, C channels, h and w a map's sides, P pooled width, W token width,
+T taps of one branch (its "time" steps, shallow to deep), E a branch's width, K classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from multistream.inputs import Image, Input, Map, Vector
+from multistream.weights import Fitted, Source, fit
+
+__all__ = ["VECTOR", "Fusion", "FusionOutput", "Image", "Input", "Map", "Stream", "Tap", "Temporal", "Vector"]
+
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+VECTOR = "vector"
+"""The one stage of a stream that reads a Vector."""
+
+
+class Stream(nn.Module):
+    """An ordered set of stages; what a stage returns is its map (paper section 1: a backbone's conv blocks).
+
+    `stages` maps names to modules, shallow to deep; each takes what the one before returned. `channels` gives the
+    channels of every stage's map. A stream that reads a Vector has no stages and overrides `forward`.
+
+    >>> stream = Stream({"edges": nn.Conv2d(3, 8, 3, stride=2)}, channels={"edges": 8}, input=Image(size=32))
+    >>> stream(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))["edges"].shape
+    torch.Size([2, 8, 15, 15])
+    """
+
+    variants: ClassVar[tuple[str, ...]] = ()
+    weights: ClassVar[Mapping[str, Source]] = {}
+    """Where pretrained weights can be had, by variant. A stream without sources trains from scratch, unasked."""
+    ignored_weights: ClassVar[tuple[str, ...]] = ()
+    """Prefixes of foreign keys that have no place here (classifiers, say)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, stages: Mapping[str, nn.Module], *, channels: Mapping[str, int], input: Input) -> None:
+        super().__init__()
+        if list(stages) != list(channels):
+            raise ValueError(
+                f"{type(self).__name__}: stages are {list(stages)} but channels are given for {list(channels)}. "
+                "Both must name the same stages in the same order."
+            )
+        for name in stages:
+            check_name(name, "stage")
+        if not stages and not isinstance(input, Vector):
+            raise ValueError(f"{type(self).__name__}: no stages. Only a stream that reads a Vector may have none.")
+        self.stages = nn.ModuleDict(stages)
+        self.channels = dict(channels) if stages else {VECTOR: input.width}  # type: ignore[union-attr]
+        self.input = input
+        self.frozen = 0
+        if isinstance(input, Image):
+            self.register_buffer("mean", torch.tensor(input.mean).view(3, 1, 1), persistent=False)
+            self.register_buffer("std", torch.tensor(input.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """The maps {stage: (B, C, h, w)} of a batch: uint8 (B, 3, S, S) for an Image, float32 for a Map."""
+        state: Any = self.prepare(x)
+        maps = {}
+        for name, stage in self.stages.items():
+            state = stage(state)
+            maps[name] = self.to_map(state, name)
+        return maps
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Brings a batch to the size, channel order and scale that the stages expect, on the device it lies on."""
+        if isinstance(self.input, Vector):
+            return x.float()
+        if x.shape[-1] != self.input.size:
+            mode = self.input.interpolation if isinstance(self.input, Image) else "bilinear"
+            x = functional.interpolate(x.float(), size=(self.input.size,) * 2, mode=mode, antialias=True)
+        if not isinstance(self.input, Image):
+            return x.float()
+        if self.input.channels == "BGR":
+            x = x.flip(1)
+        return (x.float() - self.mean) / self.std
+
+    def to_map(self, state: Any, stage: str) -> Tensor:
+        """The map (B, C, h, w) in what `stage` returned; override it where that is not the map itself."""
+        del stage
+        return state  # type: ignore[no-any-return]
+
+    def fit(self, vectors: Tensor) -> None:
+        """Called once with the raw vectors (N, D) of the training part, for a stream that reads a Vector."""
+
+    def truncate(self, depth: int) -> Self:
+        """A new stream of the first `depth` stages (paper fig. 4): shares them, holds nothing of the later ones."""
+        if not 1 <= depth <= len(self.stages):
+            raise ValueError(f"{type(self).__name__}: depth {depth} is out of range. It has {len(self.stages)} stages.")
+        kept = list(self.stages)[:depth]
+        new = type(self).__new__(type(self))
+        # Module keeps its registries in dicts: the new stream needs its own of each, or it would change this one.
+        new.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in self.__dict__.items()}
+        new.stages = nn.ModuleDict({name: self.stages[name] for name in kept})
+        new.channels = {name: self.channels[name] for name in kept}
+        new.frozen = min(self.frozen, depth)
+        return new
+
+    def freeze(self, depth: int | None = None) -> Self:
+        """Freezes the first `depth` stages, or all: no gradients, and eval mode kept under `.train()`."""
+        self.frozen = len(self.stages) if depth is None else depth
+        if not 0 <= self.frozen <= len(self.stages):
+            raise ValueError(f"{type(self).__name__}: cannot freeze {depth} of {len(self.stages)} stages.")
+        for module in [self] if depth is None else list(self.stages.values())[: self.frozen]:
+            module.requires_grad_(False)
+        return self.train(self.training)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing here trains."""
+        return self.frozen == len(self.stages) and not any(p.requires_grad for p in self.parameters())
+
+    def train(self, mode: bool = True) -> Self:
+        """As in torch, but frozen stages stay in eval mode: their batch norm must not move."""
+        super().train(mode)
+        if self.frozen == len(self.stages):
+            return super().train(False) if self.stages else self
+        for stage in list(self.stages.values())[: self.frozen]:
+            stage.eval()
+        return self
+
+    def make_head(self, width: int, classes: int) -> nn.Module:
+        """The classifier of this stream alone, (B, width) -> logits (B, classes): one linear layer (paper section 1)."""
+        return nn.Linear(width, classes)
+
+    def rename(self, key: str) -> str | None:
+        """The name here of a foreign weight file's `key`; None where it has no place."""
+        return key
+
+    def load_weights(self, tensors: Mapping[str, Tensor], *, where: str = "weights") -> Fitted:
+        """Loads a foreign file's tensors, strictly: a WeightsError lists what is missing, unexpected or misshapen."""
+        return fit(self, tensors, rename=self.rename, ignore=self.ignored_weights, where=where)
+
+
+class Tap(nn.Module):
+    """Reads a map and gives a token: pools first, then projects (paper section 1; checks E1: the two commute).
+
+    `pool` has no parameters and reduces in float32. Between the two lie the buffers `mean` and `scale`, which
+    standardise pooled features where the stream is frozen, and are the identity otherwise; `baseline` is the
+    training mean of the pooled features, which stands in for a tap that is masked.
+    """
+
+    linear: ClassVar[bool] = True
+    """Whether a token is an affine function of the map."""
+    cacheable: ClassVar[bool] = True
+    """Whether a token depends on the map through `pool` alone."""
+    last_only: ClassVar[bool] = False
+    """Whether only the last stage is tapped."""
+
+    mean: Tensor
+    scale: Tensor
+    baseline: Tensor
+
+    def __init__(self, pooled_width: int, *, width: int) -> None:
+        super().__init__()
+        self.pooled_width, self.width = pooled_width, width
+        self.register_buffer("mean", torch.zeros(pooled_width))
+        self.register_buffer("scale", torch.ones(pooled_width))
+        self.register_buffer("baseline", torch.zeros(pooled_width))
+
+    def pool(self, map_BChw: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, P) float32: the global average."""
+        return map_BChw.mean((2, 3), dtype=torch.float32)
+
+    def project(self, pooled_BP: Tensor) -> Tensor:
+        """(B, P) -> the token (B, width)."""
+        return self.standardise(pooled_BP)
+
+    def standardise(self, pooled_BP: Tensor) -> Tensor:
+        """(B, P) -> (B, P): subtracts `mean`, multiplies by `scale`."""
+        return (pooled_BP - self.mean) * self.scale
+
+    def forward(self, map_BChw: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, width)."""
+        return self.project(self.pool(map_BChw))
+
+    @torch.no_grad()
+    def fit(self, pooled_NP: Tensor, *, standardise: bool) -> None:
+        """Sets `baseline`, and if asked `mean` and `scale`, from the training part's pooled features (N, P)."""
+        # Channels are summed in float64: 20,000 rows of float32 lose digits that a dead channel's test needs.
+        mean = pooled_NP.double().mean(0)
+        self.baseline.copy_(mean)
+        if standardise:
+            deviation = pooled_NP.double().std(0, correction=0)
+            alive = deviation > 1e-6 * (mean.abs() + 1e-6)
+            self.mean.copy_(mean)
+            self.scale.copy_(torch.where(alive, 1 / deviation.clamp_min(1e-30), 0.0))
+
+
+class Temporal(nn.Module):
+    """Reads a branch's tokens in order of depth, (B, T, W) -> (B, out_width); "time" is the stage (paper section 1)."""
+
+    linear: bool = False
+    """Whether the result is a linear function of the tokens."""
+
+    def __init__(self, width: int, *, steps: int, out_width: int) -> None:
+        super().__init__()
+        self.width, self.steps, self.out_width = width, steps, out_width
+
+
+@dataclass(frozen=True)
+class FusionOutput:
+    """What a fusion gives: `logits` (B, K), and each stream's own logits (B, K) where the fusion has them."""
+
+    logits: Tensor
+    streams: Mapping[str, Tensor]
+
+
+class Fusion(nn.Module):
+    """Makes one decision of the branches' vectors: {key: (B, E)} -> FusionOutput.
+
+    softmax(logits) are always the probabilities. `heads` holds one classifier a stream, made by `Stream.make_head`;
+    a fusion that needs none drops them. `present` names the streams to use, where some are left out.
+    """
+
+    linear: bool = False
+    """Whether the logits are an affine function of the vectors."""
+
+    def __init__(self, widths: Mapping[str, int], *, classes: int, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.widths, self.classes = dict(widths), classes
+        self.heads = nn.ModuleDict(heads)
+
+    def loss(self, output: FusionOutput, labels: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The training loss, a scalar: by default the criterion on the fused logits."""
+        return criterion(output.logits, labels)
+
+    def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
+        """{key: (B, E)} -> logits (B, K)."""
+        raise TypeError(f"{type(self).__name__} must define forward(vectors, present=None)")
+
+
+def check_name(name: str, what: str) -> None:
+    """Refuses a name that cannot be a key in files, recipes and modules."""
+    if not NAME.fullmatch(name) or hasattr(nn.ModuleDict(), name):
+        raise ValueError(
+            f"{what} name {name!r} is not allowed. It must match [a-z][a-z0-9_]* and not be a name of torch.nn.ModuleDict."
+        )

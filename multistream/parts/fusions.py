@@ -1,0 +1,100 @@
+"""Fusions: how several branches make one decision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from multistream.interfaces import Fusion, FusionOutput
+from multistream.parts.dropout import SteppedDropout
+
+
+class Solo(Fusion):
+    """One stream: there is nothing to fuse, its head gives the logits."""
+
+    linear = True
+
+    def __init__(self, widths: Mapping[str, int], *, classes: int, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__(widths, classes=classes, heads=heads)
+        self.linear = all(isinstance(head, nn.Linear) for head in heads.values())
+
+    def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
+        ((key, vector),) = vectors.items()
+        logits = self.heads[key](vector)
+        return FusionOutput(logits, {key: logits})
+
+
+class Early(Fusion):
+    """Concatenates the vectors; dropout; one linear layer (paper section 1, EF).
+
+    A stream that is left out counts as zeros.
+    """
+
+    linear = True
+
+    def __init__(
+        self, widths: Mapping[str, int], *, classes: int, heads: Mapping[str, nn.Module], dropout: float = 0.5
+    ) -> None:
+        super().__init__(widths, classes=classes, heads={})
+        self.dropout = SteppedDropout(dropout)
+        self.classifier = nn.Linear(sum(widths.values()), classes)
+
+    def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
+        keep = frozenset(vectors) if present is None else present
+        joined = torch.cat([vectors[k] if k in keep else torch.zeros_like(vectors[k]) for k in self.widths], dim=1)
+        return FusionOutput(self.classifier(self.dropout(joined)), {})
+
+
+class Late(Fusion):
+    """Averages the softmax outputs of the streams' own classifiers (paper section 1, LF).
+
+    Its loss is the sum of each stream's own, so that every classifier trains as if it were alone.
+    """
+
+    def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
+        keep = frozenset(vectors) if present is None else present
+        streams = {key: self.heads[key](vectors[key]) for key in self.widths}
+        logs = torch.stack([streams[key].float().log_softmax(1) for key in self.widths if key in keep])
+        return FusionOutput(logs.logsumexp(0) - torch.tensor(float(len(logs))).log(), streams)
+
+    def loss(self, output: FusionOutput, labels: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The sum of the streams' own losses."""
+        return torch.stack([criterion(logits, labels) for logits in output.streams.values()]).sum()
+
+
+class Gated(Fusion):
+    """Learns how far to trust each stream: the softmax outputs are averaged with weights that depend on the image.
+
+    A linear layer on all vectors gives one score a stream, softmax makes trust of it (it starts uniform, where the
+    probabilities are `late`'s). Each classifier also keeps its own loss, or the one that learns first would
+    silence the others. After Jacobs et al., "Adaptive mixtures of local experts" (1991).
+    """
+
+    def __init__(
+        self, widths: Mapping[str, int], *, classes: int, heads: Mapping[str, nn.Module], dropout: float = 0.5
+    ) -> None:
+        super().__init__(widths, classes=classes, heads=heads)
+        self.dropout = SteppedDropout(dropout)
+        self.gate = nn.Linear(sum(widths.values()), len(widths))
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def log_trust(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> Tensor:
+        """(B, S): the logarithm of how far each stream is trusted; trust sums to 1 over the streams in their order."""
+        scores: Tensor = self.gate(self.dropout(torch.cat([vectors[key] for key in self.widths], dim=1)))
+        if present is not None:
+            absent = torch.tensor([key not in present for key in self.widths], device=scores.device)
+            scores = scores.masked_fill(absent, float("-inf"))
+        return scores.float().log_softmax(1)
+
+    def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
+        streams = {key: self.heads[key](vectors[key]) for key in self.widths}
+        logs_BSK = torch.stack([streams[key].float().log_softmax(1) for key in self.widths], dim=1)
+        return FusionOutput((logs_BSK + self.log_trust(vectors, present).unsqueeze(2)).logsumexp(1), streams)
+
+    def loss(self, output: FusionOutput, labels: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """The criterion on the fused logits plus the sum of the streams' own losses."""
+        own = torch.stack([criterion(logits, labels) for logits in output.streams.values()])
+        return criterion(output.logits, labels) + own.sum()

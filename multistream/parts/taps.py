@@ -1,0 +1,67 @@
+"""Taps: how a map becomes a token."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from multistream.interfaces import Tap
+
+
+class GlobalAverage(Tap):
+    """Multi-GAP's tap, `gap:64`: global average, then the 1x1 convolution as the linear map that it is (paper eq. 1).
+
+    Bias, no activation, Glorot uniform initialisation (paper section 2).
+
+    >>> GlobalAverage(24, width=64)(torch.ones(2, 24, 7, 7)).shape
+    torch.Size([2, 64])
+    """
+
+    def __init__(self, channels: int, *, width: int = 64) -> None:
+        super().__init__(channels, width=width)
+        self.projection = nn.Linear(channels, width)
+        nn.init.xavier_uniform_(self.projection.weight)
+        nn.init.zeros_(self.projection.bias)
+
+    def project(self, pooled_BP: Tensor) -> Tensor:
+        """(B, P) -> (B, width)."""
+        projected: Tensor = self.projection(self.standardise(pooled_BP))
+        return projected
+
+
+class LastStage(Tap):
+    """`last`: the pooled last stage alone, as it is: the usual classifier, which Multi-GAP must beat."""
+
+    last_only: ClassVar[bool] = True
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, width=channels)
+
+
+class VectorTap(Tap):
+    """Stands where a stream reads a Vector: the vector is pooled feature and token at once (paper: EF takes it raw)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, width=width)
+
+    def pool(self, map_BChw: Tensor) -> Tensor:
+        """(B, D) -> (B, D) float32, untouched."""
+        return map_BChw.float()
+
+
+class MaskedTap(Tap):
+    """A tap that has gone blind: whatever comes, it projects the training mean (`MultiStream.mask`)."""
+
+    def __init__(self, tap: Tap) -> None:
+        super().__init__(tap.pooled_width, width=tap.width)
+        self.tap = tap
+        self.linear, self.cacheable = tap.linear, tap.cacheable  # type: ignore[misc]
+
+    def pool(self, map_BChw: Tensor) -> Tensor:
+        """As the tap that it masks."""
+        return self.tap.pool(map_BChw)
+
+    def project(self, pooled_BP: Tensor) -> Tensor:
+        """(B, P) -> (B, width), the same row B times."""
+        return self.tap.project(self.tap.baseline.expand_as(pooled_BP))
