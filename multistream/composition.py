@@ -14,12 +14,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from multistream import registry
 from multistream.errors import UsageError, WeightsError, did_you_mean
 from multistream.inputs import Image, Map, Vector
-from multistream.interfaces import VECTOR, Fusion, Stream, Tap, Temporal, check_name
+from multistream.interfaces import VECTOR, Fusion, Stream, Tap, Temporal
 from multistream.modes import evaluating
 from multistream.network import Branch, MakeFusion, MakeTemporal, MultiStream
 from multistream.parts.fusions import Solo
 from multistream.parts.taps import VectorTap
-from multistream.registry import Spec
+from multistream.spec import Spec, check_key, parse_specs
 from multistream.weights import from_hub, read_tensors
 
 Options = Mapping[str, Any]
@@ -36,19 +36,21 @@ def compose(
     options: Mapping[str, Options] | None = None,
     depth: Mapping[str, int] | None = None,
     image_size: int = 0,
+    known: Mapping[str, Options] | None = None,
 ) -> MultiStream:
     """Composes a network of streams, given by spec (`object`, `places:resnet18`, `runs/o`) or as instances.
 
     `weights` gives each key a FILE, a run, `hub` or `random`; a stream that is not named there keeps its own
     initialisation. `options` holds the parts' options: `{"tap": {...}, "temporal": {...}, "fusion": {...},
     "streams": {key: {...}}}`. `depth` keeps the first n stages of a stream; `image_size` overrides the streams' own.
+    `known` is what the data tell of a stream, by key; its factory gets of it what it names (`width`, `vocabulary`).
     All shapes are checked here, once. Raises UsageError, PluginError (exit 69) and WeightsError (69).
 
     >>> net = compose({"anp": registry.streams["anp"](width=12)}, classes=["awe", "fear"])
     >>> net({"anp": torch.zeros(2, 12)}).shape
     torch.Size([2, 2])
     """
-    options, weights, depth = options or {}, weights or {}, depth or {}
+    options, weights, depth, known = options or {}, weights or {}, depth or {}, known or {}
     specs = _by_key(streams)
     for where, named in (("weights", weights), ("depth", depth), ("options.streams", options.get("streams", {}))):
         for key in named:
@@ -62,7 +64,7 @@ def compose(
         elif isinstance(given, Branch):
             branches[key] = given
         else:
-            stream = _stream(key, given, options.get("streams", {}).get(key, {}), image_size)
+            stream = _stream(given, options.get("streams", {}).get(key, {}), known.get(key, {}), image_size)
             if key in weights:
                 load_stream_weights(stream, weights[key], key=key)
             if key in depth:
@@ -80,8 +82,7 @@ def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
     if source == "random":
         return
     if source == "hub":
-        variant = getattr(stream, "variant", "")
-        hub = stream.weights[variant].hub if variant in stream.weights else ""
+        hub = stream.source.hub if stream.source else ""
         if not hub:
             raise WeightsError(
                 f"weights.{key}", "no hub is known for this stream.", do=f"Give a file: --weights {key}=FILE."
@@ -117,25 +118,19 @@ def _by_key(streams: Mapping[str, str | Stream | Branch] | Sequence[str]) -> dic
         raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object,anp.")
     if isinstance(streams, Mapping):
         for key in streams:
-            check_name(key, "stream key")
-        return {k: Spec.parse(f"{k}={v}") if isinstance(v, str) else v for k, v in streams.items()}
-    specs = [Spec.parse(text) for text in streams]
-    keys = [spec.key for spec in specs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise UsageError("streams", f"two streams have the key {key!r}.", do=f"Give one another: other={key}.")
-    return dict(zip(keys, specs, strict=True))
+            check_key(key)
+        return {k: Spec.parse(v, key=k) if isinstance(v, str) else v for k, v in streams.items()}
+    return {spec.key: spec for spec in parse_specs(streams)}
 
 
-def _stream(key: str, given: Spec | Stream, options: Options, image_size: int) -> Stream:
+def _stream(given: Spec | Stream, options: Options, known: Options, image_size: int) -> Stream:
     if isinstance(given, Stream):
         return given
-    stream = registry.build("streams", given, options=options, given={})
+    stream = registry.build("stream", given, options=options, given=known)
     if not isinstance(stream, Stream):
         raise ValueError(f"streams: {given.name!r} made a {type(stream).__name__}, not a multistream.Stream.")
     if image_size and isinstance(stream.input, Image):
         stream.input = replace(stream.input, size=image_size)
-    stream.variant = given.variant  # type: ignore[assignment]
     return stream
 
 
@@ -154,12 +149,13 @@ def _branch(key: str, stream: Stream, tap: str, options: Options, make_temporal:
         if len(shapes[stage]) != 4 or shapes[stage][1] != channels:
             raise ValueError(
                 f"{key}: stage {stage!r} returns {('B', *shapes[stage][1:])} for an input of size "
-                f"{example_input(stream).shape[-1]}, but {channels} channels are declared. It must return (B, {channels}, h, w)."
+                f"{example_input(stream).shape[-1]}, but {channels} channels are declared: "
+                f"it must return (B, {channels}, h, w)."
             )
-    spec = Spec.parse(tap)
-    if spec.variant.isdecimal():  # gap:64 states the token's width
-        spec, options = replace(spec, variant=""), {**options, "width": int(spec.variant)}
-    taps = {c: registry.build("taps", spec, options=options, given={"channels": n}) for c, n in stream.channels.items()}
+    spec = Spec.parse(tap, key="tap", where="tap")
+    if spec.variant and spec.variant.isdecimal():  # gap:64 states the token's width
+        spec, options = replace(spec, variant=None), {**options, "width": int(spec.variant)}
+    taps = {c: registry.build("tap", spec, options=options, given={"channels": n}) for c, n in stream.channels.items()}
     for made in taps.values():
         if not isinstance(made, Tap):
             raise ValueError(f"taps: {spec.name!r} made a {type(made).__name__}, not a multistream.Tap.")
@@ -169,10 +165,10 @@ def _branch(key: str, stream: Stream, tap: str, options: Options, make_temporal:
 
 
 def _temporal_factory(text: str, options: Options) -> MakeTemporal:
-    spec = Spec.parse(text)
+    spec = Spec.parse(text, key="temporal", where="temporal")
 
     def make(width: int, steps: int) -> Temporal:
-        made = registry.build("temporals", spec, options=options, given={"width": width, "steps": steps})
+        made = registry.build("temporal", spec, options=options, given={"width": width, "steps": steps})
         if not isinstance(made, Temporal):
             raise ValueError(f"temporals: {text!r} made a {type(made).__name__}, not a multistream.Temporal.")
         return made
@@ -181,11 +177,11 @@ def _temporal_factory(text: str, options: Options) -> MakeTemporal:
 
 
 def _fusion_factory(text: str, options: Options, *, classes: int) -> MakeFusion:
-    spec = Spec.parse(text)
+    spec = Spec.parse(text, key="temporal", where="temporal")
 
     def make(widths: Mapping[str, int], heads: Mapping[str, nn.Module]) -> Fusion:
         given = {"widths": widths, "classes": classes, "heads": heads}
-        made = registry.build("fusions", spec, options=options, given=given)
+        made = registry.build("fusion", spec, options=options, given=given)
         if not isinstance(made, Fusion):
             raise ValueError(f"fusions: {text!r} made a {type(made).__name__}, not a multistream.Fusion.")
         return made if len(widths) > 1 else Solo(widths, classes=classes, heads=heads)
@@ -202,7 +198,7 @@ def _from_run(path: Path, key: str) -> tuple[Branch, nn.Module | None]:
     name = key if key in names else names[0]
     if key not in names and len(names) > 1:
         raise UsageError(f"streams.{key}", f"{path} has no branch {key!r}.", right=did_you_mean(key, names))
-    return network.branches[name], network.fusion.heads[name] if name in network.fusion.heads else None
+    return network.branches[name], network.fusion.heads[name] if name in network.fusion.heads else None  # noqa: SIM401
 
 
 def _take_head(network: MultiStream, key: str, head: nn.Module | None) -> bool:

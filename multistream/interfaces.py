@@ -6,7 +6,6 @@ T taps of one branch (its "time" steps, shallow to deep), E a branch's width, K 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -15,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from multistream.errors import UsageError
 from multistream.inputs import Image, Input, Map, Vector
+from multistream.spec import check_key
 from multistream.weights import Fitted, Source, fit
 
 __all__ = ["VECTOR", "Fusion", "FusionOutput", "Image", "Input", "Map", "Stream", "Tap", "Temporal", "Vector"]
-
-NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 VECTOR = "vector"
 """The one stage of a stream that reads a Vector."""
@@ -38,6 +37,8 @@ class Stream(nn.Module):
     """
 
     variants: ClassVar[tuple[str, ...]] = ()
+    variant: str = ""
+    """Which of the `variants` this is; the constructor sets it."""
     weights: ClassVar[Mapping[str, Source]] = {}
     """Where pretrained weights can be had, by variant. A stream without sources trains from scratch, unasked."""
     ignored_weights: ClassVar[tuple[str, ...]] = ()
@@ -54,7 +55,7 @@ class Stream(nn.Module):
                 "Both must name the same stages in the same order."
             )
         for name in stages:
-            check_name(name, "stage")
+            _check_stage(name)
         if not stages and not isinstance(input, Vector):
             raise ValueError(f"{type(self).__name__}: no stages. Only a stream that reads a Vector may have none.")
         self.stages = nn.ModuleDict(stages)
@@ -118,6 +119,11 @@ class Stream(nn.Module):
         return self.train(self.training)
 
     @property
+    def source(self) -> Source | None:
+        """Where this variant's pretrained weights can be had."""
+        return self.weights.get(self.variant)
+
+    @property
     def is_frozen(self) -> bool:
         """Whether nothing here trains."""
         return self.frozen == len(self.stages) and not any(p.requires_grad for p in self.parameters())
@@ -132,7 +138,7 @@ class Stream(nn.Module):
         return self
 
     def make_head(self, width: int, classes: int) -> nn.Module:
-        """The classifier of this stream alone, (B, width) -> logits (B, classes): one linear layer (paper section 1)."""
+        """The classifier of this stream alone, (B, width) -> logits (B, classes): linear (paper section 1)."""
         return nn.Linear(width, classes)
 
     def rename(self, key: str) -> str | None:
@@ -239,12 +245,13 @@ class Fusion(nn.Module):
 
     def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
         """{key: (B, E)} -> logits (B, K)."""
+        del vectors, present
         raise TypeError(f"{type(self).__name__} must define forward(vectors, present=None)")
 
 
-def check_name(name: str, what: str) -> None:
-    """Refuses a name that cannot be a key in files, recipes and modules."""
-    if not NAME.fullmatch(name) or hasattr(nn.ModuleDict(), name):
-        raise ValueError(
-            f"{what} name {name!r} is not allowed. It must match [a-z][a-z0-9_]* and not be a name of torch.nn.ModuleDict."
-        )
+def _check_stage(name: str) -> None:
+    """Refuses a stage name that cannot be a key in files, recipes and modules."""
+    try:
+        check_key(name, where="stages", noun="stage")
+    except UsageError as error:
+        raise ValueError(str(error)) from error

@@ -111,7 +111,7 @@ class MultiStream(nn.Module):
         return {key: branch.stream.input for key, branch in self.branches.items()}
 
     def pool(self, batch: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """Runs the streams: batch -> {key: {stage: (B, P) float32}}. A stream's own key goes before its input's name."""
+        """Runs the streams: batch -> {key: {stage: (B, P) float32}}. A stream's own key goes before its input's."""
         return {
             key: branch.pool(batch[key] if key in batch else batch[branch.stream.input.name])
             for key, branch in self.branches.items()

@@ -21,6 +21,7 @@ class Solo(Fusion):
         self.linear = all(isinstance(head, nn.Linear) for head in heads.values())
 
     def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
+        del present
         ((key, vector),) = vectors.items()
         logits = self.heads[key](vector)
         return FusionOutput(logits, {key: logits})
@@ -37,6 +38,7 @@ class Early(Fusion):
     def __init__(
         self, widths: Mapping[str, int], *, classes: int, heads: Mapping[str, nn.Module], dropout: float = 0.5
     ) -> None:
+        del heads  # the streams' features without their classifiers
         super().__init__(widths, classes=classes, heads={})
         self.dropout = SteppedDropout(dropout)
         self.classifier = nn.Linear(sum(widths.values()), classes)
