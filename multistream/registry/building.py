@@ -1,0 +1,92 @@
+"""Builds a part from its spec: a factory gets its variant, what the composition gives, and the user's options."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from multistream.errors import PluginError, UsageError, did_you_mean
+from multistream.registry.catalogue import Part, find
+from multistream.registry.loading import Kind, noun, told
+from multistream.spec import Spec
+
+VARIANT = "variant"
+
+
+def build(
+    kind: Kind, spec: Spec | str, /, *, options: Mapping[str, Any] | None = None, given: Mapping[str, Any] | None = None
+) -> Any:
+    """Calls the factory that `spec` names, by keyword.
+
+    Of `given`, what the composition knows (a tap's channels, say), the factory gets what its signature names;
+    of `options`, what the user asks, every one must be named there. `variant` goes to a factory that declares it.
+    """
+    if isinstance(spec, str):
+        # Only a stream has a key: bigru+att, say, could not be one.
+        spec = Spec.parse(spec, key=None if kind == "streams" else noun(kind), where=kind)
+    if spec.run is not None:
+        raise UsageError(kind, f"{str(spec)!r} is a branch of a run, not a {noun(kind)}.", right="Name a part instead.")
+    part = find(kind, spec.name, distribution=spec.distribution)
+    factory = part.resolve()
+    parameters = signature(part, factory).parameters
+    arguments = {name: value for name, value in (given or {}).items() if name in parameters}
+    arguments |= _options(kind, spec, options or {}, known=set(parameters) - set(given or {}) - {VARIANT})
+    arguments |= _variant(kind, spec, factory, declared=VARIANT in parameters)
+    missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
+    if VARIANT in missing:
+        known = _listed(variants(factory))
+        raise UsageError(kind, f"{str(spec)!r} names no variant.", right=f"Write {spec.part}:VARIANT.{known}")
+    if missing:
+        right = f"Set {', '.join(f'{_where(kind, spec)}.{name}' for name in missing)}."
+        raise UsageError(kind, f"{str(spec)!r} needs {', '.join(missing)}.", right=right)
+    return factory(**arguments)
+
+
+def signature(part: Part, factory: Callable[..., Any]) -> inspect.Signature:
+    """What a factory can be given by keyword; `*args` and `**kwargs` name nothing, so they are left out."""
+    try:
+        whole = inspect.signature(factory)
+    except (TypeError, ValueError) as error:
+        raise part.broken(f"its signature cannot be read: {told(error)}") from error
+    if any(p.kind is p.POSITIONAL_ONLY for p in whole.parameters.values()):
+        raise part.broken("it has positional-only parameters; parts are built by keyword")
+    named = [p for p in whole.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return whole.replace(parameters=named)
+
+
+def variants(factory: Callable[..., Any]) -> tuple[str, ...]:
+    """The variants that a factory lists in its attribute `variants`; empty where it takes any, or none."""
+    listed = getattr(factory, "variants", ())
+    if isinstance(listed, str) or not isinstance(listed, Collection):
+        name = getattr(factory, "__name__", repr(factory))
+        raise PluginError("plugins", f"{name}.variants is {listed!r}.", right="It must be a collection of names.")
+    return tuple(listed)
+
+
+def _where(kind: Kind, spec: Spec) -> str:
+    """Where a recipe holds the options of this part."""
+    return f"options.streams.{spec.key}" if kind == "streams" else f"options.{noun(kind)}"
+
+
+def _options(kind: Kind, spec: Spec, options: Mapping[str, Any], *, known: set[str]) -> Mapping[str, Any]:
+    for name in options:
+        if name not in known:
+            raise UsageError(_where(kind, spec), f"{name!r} is unknown.", right=did_you_mean(name, known))
+    return options
+
+
+def _variant(kind: Kind, spec: Spec, factory: Callable[..., Any], *, declared: bool) -> dict[str, str]:
+    if not spec.variant:
+        return {}
+    if not declared:
+        raise UsageError(kind, f"{spec.name!r} has no variants, but {spec.variant!r} is asked for.")
+    known = variants(factory)
+    if known and spec.variant not in known:
+        what = f"{spec.name!r} has no variant {spec.variant!r}."
+        raise UsageError(kind, what, right=did_you_mean(spec.variant, known))
+    return {VARIANT: spec.variant}
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return f" Known: {', '.join(names)}." if names else ""

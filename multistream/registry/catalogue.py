@@ -1,0 +1,199 @@
+"""The parts by name: whose they are, which are broken, and the read-only mappings of their factories."""
+
+from __future__ import annotations
+
+import importlib
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Literal
+
+from multistream.errors import PluginError, UsageError
+from multistream.hookspecs import Factory
+from multistream.registry.discovery import DISABLED, Claim, discover, normalised
+from multistream.registry.loading import KINDS, Kind, load, noun, quiet_stdout, told
+
+
+class UnknownPart(UsageError, KeyError):
+    """No plugin offers this name. A KeyError too, so that `get` of the mappings works as everywhere."""
+
+    __str__ = Exception.__str__  # KeyError's would put the message in quotes
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part as its plugin offers it; nothing of it is imported yet."""
+
+    kind: Kind
+    name: str
+    distribution: str
+    version: str
+    factory: Factory
+
+    def resolve(self) -> Callable[..., Any]:
+        """The factory itself, imported now if it was offered as "module:attribute"; PluginError if that fails."""
+        if not isinstance(self.factory, str):
+            return self.factory
+        module, _, attribute = self.factory.partition(":")
+        try:
+            with quiet_stdout():
+                factory = operator.attrgetter(attribute)(importlib.import_module(module))
+        # The plugin's own code runs here: see registry.loading for why SystemExit is caught and Ctrl-C is not.
+        except (Exception, SystemExit) as error:
+            raise self.broken(told(error)) from error
+        if not callable(factory):
+            raise self.broken(f"it is a {type(factory).__name__}, which cannot be called")
+        return factory  # type: ignore[no-any-return]
+
+    def broken(self, cause: str) -> PluginError:
+        """The error that this part's factory cannot be used."""
+        what = f"{self.name!r} of {self.distribution} {self.version} ({self.factory}) is broken: {cause}."
+        return PluginError(self.kind, what, do=f"Mend it, or pip uninstall {self.distribution}.")
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """A row of `multistream plugins`; `kind` (stream, tap...) is None where a broken or disabled one cannot say it."""
+
+    name: str
+    kind: str | None
+    distribution: str
+    version: str
+    status: Literal["ok", "broken", "disabled"]
+    error: str = ""
+
+
+class Parts(Mapping[str, Callable[..., Any]]):
+    """All parts of one kind, name -> factory. Asking for `NAME` or `NAME@DISTRIBUTION` imports that plugin alone."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+
+    def __getitem__(self, name: str) -> Callable[..., Any]:
+        name, _, distribution = name.partition("@")
+        return find(self.kind, name, distribution=distribution).resolve()
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and any(self.kind in kinds(claim) for claim in claims_of(name))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(claim.name for claim in discover() if self.kind in kinds(claim)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}: {', '.join(self)}>"
+
+
+streams, taps, temporals, fusions, datasets = (Parts(kind) for kind in KINDS)
+
+
+def find(kind: Kind, name: str, *, distribution: str = "") -> Part:
+    """The part of this kind and name; UsageError if unknown, PluginError if it is broken, disabled or ambiguous."""
+    claims = claims_of(name)
+    if distribution:
+        claims = _of_distribution(kind, name, claims, distribution)
+    # Two distributions that name one module mean one code: `pip install .` brings plugins/object, and so does its own.
+    offering = {claim.module: claim for claim in reversed(claims) if kind in kinds(claim)}
+    if len(offering) > 1:
+        raise PluginError(kind, *_ambiguity(name, list(offering.values())[::-1]))
+    for claim in offering.values():
+        return Part(kind, name, claim.distribution, claim.version, load(claim.module).offers[kind][name])
+    for claim in claims:
+        if error := _failure(claim):
+            do = f"Unset {DISABLED}." if claim.disabled else f"Mend it, or pip uninstall {claim.distribution}."
+            raise PluginError(kind, f"{name!r} of {claim.owner} is {error}.", do=do)
+    for row in unnamed():
+        if (row.name, row.kind) == (name, noun(kind)):
+            raise PluginError(kind, f"{name!r} of {row.distribution} {row.version} is broken: {row.error}.")
+    raise _unknown(kind, name)
+
+
+def parts() -> tuple[PartInfo, ...]:
+    """All parts of all installed distributions, sorted by kind and name. Imports the plugins' modules, no factory."""
+    rows = [row for claim in discover() for row in _rows(claim)] + unnamed()
+    order = {kind: place for place, kind in enumerate((*map(noun, KINDS), None))}
+    return tuple(sorted(rows, key=lambda row: (order[row.kind], row.name, normalised(row.distribution))))
+
+
+def claims_of(name: str) -> list[Claim]:
+    """The entry points of this name, disabled ones included."""
+    return [claim for claim in discover() if claim.name == name]
+
+
+def kinds(claim: Claim) -> tuple[Kind, ...]:
+    """The kinds that a claim's module offers its name as; none if it is broken or disabled. Imports the module."""
+    if claim.disabled:
+        return ()
+    return tuple(kind for kind, offered in load(claim.module).offers.items() if claim.name in offered)
+
+
+def unnamed() -> list[PartInfo]:
+    """Parts that a module offers without an entry point's line, so that nobody could ask for them by name."""
+    live = [claim for claim in discover() if not claim.disabled]
+    named = {(claim.module, claim.name) for claim in live}
+    rows = []
+    for claim in {claim.module: claim for claim in reversed(live)}.values():
+        for kind, offered in load(claim.module).offers.items():
+            for name in [name for name in offered if (claim.module, name) not in named]:
+                key = name if name.replace("_", "").replace("-", "").isalnum() else f'"{name}"'
+                line = f'{key} = "{claim.module}"'
+                error = f"no entry point names it: add the line {line} to [project.entry-points.multistream]"
+                rows.append(PartInfo(name, noun(kind), claim.distribution, claim.version, "broken", error))
+    return rows
+
+
+def _rows(claim: Claim) -> Iterator[PartInfo]:
+    """The rows of one claim: one for each kind, as one name may be both a tap and a fusion."""
+    if error := _failure(claim):
+        status: Literal["broken", "disabled"] = "disabled" if claim.disabled else "broken"
+        yield PartInfo(claim.name, None, claim.distribution, claim.version, status, error.removeprefix("broken: "))
+    for kind in kinds(claim):
+        others = [c for c in claims_of(claim.name) if kind in kinds(c)]
+        if len({c.module for c in others}) > 1:
+            error = " ".join(_ambiguity(claim.name, others))
+            yield PartInfo(claim.name, noun(kind), claim.distribution, claim.version, "broken", error)
+        else:
+            yield PartInfo(claim.name, noun(kind), claim.distribution, claim.version, "ok")
+
+
+def _failure(claim: Claim) -> str:
+    """Why a claim cannot be had, as the words after "is"; empty if it can."""
+    if claim.disabled:
+        return f"disabled by {DISABLED}"
+    plugin = load(claim.module)
+    if plugin.error:
+        return f"broken: {plugin.error}"
+    if not kinds(claim):
+        return f"broken: an entry point names it, but no hook of {claim.module} offers it"
+    return ""
+
+
+def _of_distribution(kind: Kind, name: str, claims: list[Claim], distribution: str) -> list[Claim]:
+    found = [claim for claim in claims if normalised(claim.distribution) == normalised(distribution)]
+    if claims and not found:
+        owners = ", ".join(f"{name}@{claim.distribution}" for claim in claims)
+        raise UnknownPart(kind, f"{distribution!r} offers no {name!r}.", right=f"There is {owners}.")
+    return found
+
+
+def _ambiguity(name: str, claims: list[Claim]) -> tuple[str]:
+    owners = " and ".join(claim.owner for claim in claims)
+    settled = " or ".join(f"{name}@{claim.distribution}" for claim in claims)
+    return (f"{name!r} is offered by {owners}. Write {settled}, or name one of them in {DISABLED}.",)
+
+
+def _unknown(kind: Kind, name: str) -> UnknownPart:
+    """The error for a name that nobody offers, with the nearest that somebody does; loads every plugin to tell."""
+    rows = parts()
+    known = sorted({row.name for row in rows if row.kind in (noun(kind), None)})
+    other = sorted({row.kind for row in rows if row.name == name and row.kind})
+    what = f"{name!r} is a {other[0]}, not a {noun(kind)}." if other else f"{name!r} is unknown."
+    near = [] if other else get_close_matches(name, known, n=1)
+    right = f"Did you mean {near[0]!r}? " if near else ""
+    listed = ", ".join(
+        row.name if row.status == "ok" else f"{row.name} ({row.status})" for row in rows if row.kind == noun(kind)
+    )
+    return UnknownPart(kind, what, right=f"{right}Known: {listed or 'none'}.")

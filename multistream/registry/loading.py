@@ -1,0 +1,141 @@
+"""What a plugin's module offers: imported, validated, and kept from harming anything else if it is broken."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from types import ModuleType
+from typing import Any, Literal
+
+import pluggy
+
+from multistream import hookspecs
+from multistream.hookspecs import API_VERSION, Factory
+from multistream.spec import NAME
+
+Kind = Literal["streams", "taps", "temporals", "fusions", "datasets"]
+"""A kind of part, by the name of its hook."""
+KINDS: tuple[Kind, ...] = ("streams", "taps", "temporals", "fusions", "datasets")
+
+
+def noun(kind: Kind) -> str:
+    """One part of this kind, in words: "streams" -> "stream"."""
+    return kind.removesuffix("s")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A plugin's module after loading: what it offers by kind and name, or the `error` that it is broken by."""
+
+    module: str
+    offers: Mapping[Kind, Mapping[str, Factory]] = field(default_factory=dict)
+    error: str = ""
+    cause: BaseException | None = None
+
+
+class Refused(Exception):
+    """A plugin's module breaks a rule; the text is for its author."""
+
+
+@functools.cache
+def load(module: str) -> Plugin:
+    """Imports a plugin's module and validates all that it offers; whatever goes wrong is remembered, not raised."""
+    try:
+        return Plugin(module, offers=_offers(_imported(module)))
+    except Refused as error:
+        return Plugin(module, error=str(error), cause=error)
+    # A plugin may fail in any way, sys.exit() at import among them: none may stop the other plugins. Ctrl-C may.
+    except (Exception, SystemExit) as error:
+        return Plugin(module, error=told(error), cause=error)
+
+
+def told(error: BaseException) -> str:
+    """An exception in one line, with the file and line that raised it."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    frames = [f for f in frames if f.filename not in (__file__, importlib.__file__)]
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{place}"
+
+
+@contextlib.contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """Sends to stderr what a plugin prints while it is imported: stdout carries results, often JSON."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
+
+
+def _imported(module: str) -> ModuleType:
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise Refused(
+            f"the entry point {module!r} is no module: write the module's name alone, as in sketch = 'sketch'"
+        )
+    with quiet_stdout():
+        imported = importlib.import_module(module)
+    version = getattr(imported, "MULTISTREAM_API", API_VERSION)
+    if version != API_VERSION:
+        older = "this multistream" if isinstance(version, int) and version > API_VERSION else "the plugin"
+        raise Refused(
+            f"written for version {version} of the hooks (MULTISTREAM_API); here it is {API_VERSION}: upgrade {older}"
+        )
+    return imported
+
+
+def _offers(module: ModuleType) -> dict[Kind, dict[str, Factory]]:
+    """Registers one module with a plugin manager of its own, and reads its hooks."""
+    manager = pluggy.PluginManager("multistream")
+    manager.add_hookspecs(hookspecs)
+    _refuse_misspelt(manager, module)
+    try:
+        manager.register(module)
+    except pluggy.PluginValidationError as error:
+        raise Refused(" ".join(str(error).split())) from error
+    offers: dict[Kind, dict[str, Factory]] = {}
+    for kind in KINDS:
+        for implementation in getattr(manager.hook, kind).get_hookimpls():
+            if implementation.hookwrapper or implementation.wrapper:
+                raise Refused(f"{kind}() is a hook wrapper; a plain function returns the parts")
+            offers[kind] = _checked(kind, implementation.function)
+    if not offers:
+        raise Refused(
+            f"it has no hook: a function named {', '.join(KINDS[:-1])} or {KINDS[-1]} and marked @multistream.hookimpl"
+        )
+    return offers
+
+
+def _refuse_misspelt(manager: pluggy.PluginManager, module: ModuleType) -> None:
+    """pluggy ignores an implementation of a hook that does not exist; its author would search for long."""
+    for name in dir(module):
+        options = manager.parse_hookimpl_opts(module, name)
+        hook = (options.get("specname") or name) if options else None
+        if hook is not None and hook not in KINDS:
+            near = get_close_matches(hook, KINDS, n=1)
+            guess = f" Did you mean {near[0]!r}?" if near else ""
+            raise Refused(f"there is no hook {hook!r}.{guess} The hooks are {', '.join(KINDS)}")
+
+
+def _checked(hook: str, function: Callable[..., object]) -> dict[str, Factory]:
+    """Calls one hook and returns its parts; every name and factory in them has been looked at."""
+    with quiet_stdout():
+        parts = function()
+    if not isinstance(parts, Mapping):
+        raise Refused(f"{hook}() returned {_called(parts)}; it must return a mapping {{name: factory}}")
+    for name, factory in parts.items():
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise Refused(f"{hook}() offers the name {name!r}; a name is letters, digits, '_', '.', '+' and '-'")
+        if isinstance(factory, str):
+            module, _, attribute = factory.partition(":")
+            if not all(word.isidentifier() for word in (*module.split("."), *attribute.split("."))):
+                raise Refused(f"{hook}() offers {name!r} as {factory!r}; a text must read 'module:attribute'")
+        elif not callable(factory):
+            raise Refused(f"{hook}() offers {name!r} as {_called(factory)}; it must be callable, or 'module:attribute'")
+    return dict(parts)
+
+
+def _called(value: Any) -> str:
+    return "None" if value is None else f"{type(value).__name__} {value!r}"

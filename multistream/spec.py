@@ -1,0 +1,137 @@
+"""Specs: how a user names a part, `[KEY=]NAME[:VARIANT][@DISTRIBUTION]`, or a branch of a run, `KEY=PATH`."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from multistream.errors import UsageError
+
+KEY = re.compile(r"[a-z][a-z0-9_]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
+PART = re.compile(rf"(?P<name>{NAME.pattern})(?::(?P<variant>[^\s:@=,/]+))?(?:@(?P<distribution>{NAME.pattern}))?")
+
+GRAMMAR = "It must read [KEY=]NAME[:VARIANT][@DISTRIBUTION], or KEY=PATH for a branch of a run."
+
+# What torch.nn.ModuleDict has itself, and so refuses as a key. Written down because torch is not imported here;
+# a test compares it with the installed torch. `cpu`, `train`, `values` are the likely accidents.
+TORCH_NAMES = frozenset(
+    """
+    add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double dump_patches eval
+    extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half ipu items keys
+    load_state_dict modules mtia named_buffers named_children named_modules named_parameters parameters pop
+    register_backward_hook register_buffer register_forward_hook register_forward_pre_hook
+    register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook
+    register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook
+    register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to to_empty
+    train training type update values xpu zero_grad
+    """.split()  # noqa: SIM905  a list would take a screen
+)
+OUR_NAMES = frozenset({"none", "streams", "branches", "index"})
+"""`--freeze none|streams|branches` speaks of no stream, and a batch's `index` holds the images' numbers."""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One part as the user named it: a part's `name` with its `variant` and `distribution`, or a branch of a `run`.
+
+    >>> spec = Spec.parse("scenes=places:resnet18@multistream-places")
+    >>> spec.key, spec.name, spec.variant, spec.distribution
+    ('scenes', 'places', 'resnet18', 'multistream-places')
+    >>> print(spec, Spec.parse("object"), Spec.parse("object=runs/o"))
+    scenes=places:resnet18@multistream-places object object=runs/o
+    """
+
+    key: str
+    name: str = ""
+    variant: str = ""
+    distribution: str = ""
+    run: Path | None = None
+
+    @classmethod
+    def parse(cls, text: str, *, key: str | None = None, where: str = "streams") -> Spec:
+        """Reads a spec; with `key` given (a table's, say), `text` holds the rest. UsageError tells what is wrong."""
+        text = text.strip()
+        if key is None:
+            key, rest = _split_key(text)
+        else:
+            key, rest = check_key(key, where=where), text
+        if is_path(rest):
+            if not key:
+                right = f"A run's branch needs its key: KEY={rest}."
+                raise UsageError(where, f"{rest!r} is the path of a run and has no key.", right=right)
+            return cls(check_key(key, where=where), run=Path(rest).expanduser())
+        match = PART.fullmatch(rest)
+        if match is None:
+            raise UsageError(where, f"{text!r} is no spec.", right=GRAMMAR)
+        return cls(
+            _key_of(key, match["name"], where=where), match["name"], match["variant"] or "", match["distribution"] or ""
+        )
+
+    @property
+    def part(self) -> str:
+        """The spec without its key, as a recipe's table writes it."""
+        if self.run is not None:
+            path = str(self.run)
+            return path if is_path(path) else f".{os.sep}{path}"
+        variant = f":{self.variant}" if self.variant else ""
+        return f"{self.name}{variant}" + (f"@{self.distribution}" if self.distribution else "")
+
+    def __str__(self) -> str:
+        return self.part if self.key == self.name else f"{self.key}={self.part}"
+
+
+def parse_specs(texts: str | Iterable[str], *, where: str = "streams") -> tuple[Spec, ...]:
+    """Reads several specs, of which none may have another's key; a string is cut at its commas.
+
+    >>> [str(spec) for spec in parse_specs("object,places,net=timm:resnet18")]
+    ['object', 'places', 'net=timm:resnet18']
+    """
+    parts = texts.split(",") if isinstance(texts, str) else texts
+    specs = tuple(Spec.parse(part, where=where) for part in parts)
+    seen: dict[str, Spec] = {}
+    for spec in specs:
+        if spec.key in seen:
+            what = f"'{seen[spec.key]}' and '{spec}' have the same key {spec.key!r}."
+            raise UsageError(where, what, right=f"Give one of them another: KEY={spec.part}.")
+        seen[spec.key] = spec
+    return specs
+
+
+def check_key(key: str, *, where: str = "streams", noun: str = "key") -> str:
+    """Returns `key` if it may name a stream or a stage (`noun`), in files as in torch's modules; else a UsageError."""
+    if not KEY.fullmatch(key):
+        raise UsageError(
+            where, f"{key!r} cannot be a {noun}.", right="It must be a-z, 0-9 and _, and start with a letter."
+        )
+    if key in TORCH_NAMES:
+        right = f"torch.nn.ModuleDict has {key!r} itself: take another name."
+        raise UsageError(where, f"{key!r} cannot be a {noun}.", right=right)
+    if key in OUR_NAMES:
+        right = f"multistream uses {key!r} for something else: take another name."
+        raise UsageError(where, f"{key!r} cannot be a {noun}.", right=right)
+    return key
+
+
+def is_path(text: str) -> bool:
+    """Whether a spec is the path of a run: it holds a `/`, or is `.`, `..` or starts with `~`."""
+    return "/" in text or os.sep in text or text in (".", "..") or text.startswith("~")
+
+
+def _split_key(text: str) -> tuple[str, str]:
+    """`KEY=REST` -> (KEY, REST); ("", text) where there is no key. A `=` inside a path is the path's own."""
+    key, equals, rest = text.partition("=")
+    return (key.strip(), rest.strip()) if equals and not is_path(key) else ("", text)
+
+
+def _key_of(key: str, name: str, *, where: str) -> str:
+    """The key, by default the part's name; a name that cannot be one says how to give a key."""
+    if key:
+        return check_key(key, where=where)
+    try:
+        return check_key(name, where=where)
+    except UsageError as error:
+        raise UsageError(where, f"{name!r} cannot be a key.", right="Write KEY=" + name + ".") from error
