@@ -124,7 +124,7 @@ def is_path(text: str) -> bool:
 def _split_key(text: str) -> tuple[str, str]:
     """`KEY=REST` -> (KEY, REST); ("", text) where there is no key. A `=` inside a path is the path's own."""
     key, equals, rest = text.partition("=")
-    return (key.strip(), rest.strip()) if equals and not is_path(key) else ("", text)
+    return (key.strip(), rest.strip()) if equals and key.strip() and not is_path(key) else ("", text)
 
 
 def _key_of(key: str, name: str, *, where: str) -> str:

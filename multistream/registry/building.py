@@ -8,7 +8,7 @@ from typing import Any
 
 from multistream.errors import PluginError, UsageError, did_you_mean
 from multistream.registry.catalogue import Part, find
-from multistream.registry.loading import Kind, noun, told
+from multistream.registry.loading import Kind, told
 from multistream.spec import Spec
 
 VARIANT = "variant"
@@ -24,9 +24,9 @@ def build(
     """
     if isinstance(spec, str):
         # Only a stream has a key: bigru+att, say, could not be one.
-        spec = Spec.parse(spec, key=None if kind == "streams" else noun(kind), where=kind)
+        spec = Spec.parse(spec, key=None if kind == "stream" else kind, where=f"{kind}s")
     if spec.run is not None:
-        raise UsageError(kind, f"{str(spec)!r} is a branch of a run, not a {noun(kind)}.", right="Name a part instead.")
+        raise UsageError(f"{kind}s", f"{str(spec)!r} is a branch of a run, not a {kind}.", right="Name a part instead.")
     part = find(kind, spec.name, distribution=spec.distribution)
     factory = part.resolve()
     parameters = signature(part, factory).parameters
@@ -36,10 +36,10 @@ def build(
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
     if VARIANT in missing:
         known = _listed(variants(factory))
-        raise UsageError(kind, f"{str(spec)!r} names no variant.", right=f"Write {spec.part}:VARIANT.{known}")
+        raise UsageError(f"{kind}s", f"{str(spec)!r} names no variant.", right=f"Write {spec.part}:VARIANT.{known}")
     if missing:
         right = f"Set {', '.join(f'{_where(kind, spec)}.{name}' for name in missing)}."
-        raise UsageError(kind, f"{str(spec)!r} needs {', '.join(missing)}.", right=right)
+        raise UsageError(f"{kind}s", f"{str(spec)!r} needs {', '.join(missing)}.", right=right)
     return factory(**arguments)
 
 
@@ -66,7 +66,7 @@ def variants(factory: Callable[..., Any]) -> tuple[str, ...]:
 
 def _where(kind: Kind, spec: Spec) -> str:
     """Where a recipe holds the options of this part."""
-    return f"options.streams.{spec.key}" if kind == "streams" else f"options.{noun(kind)}"
+    return f"options.streams.{spec.key}" if kind == "stream" else f"options.{kind}"
 
 
 def _options(kind: Kind, spec: Spec, options: Mapping[str, Any], *, known: set[str]) -> Mapping[str, Any]:
@@ -80,11 +80,11 @@ def _variant(kind: Kind, spec: Spec, factory: Callable[..., Any], *, declared: b
     if not spec.variant:
         return {}
     if not declared:
-        raise UsageError(kind, f"{spec.name!r} has no variants, but {spec.variant!r} is asked for.")
+        raise UsageError(f"{kind}s", f"{spec.name!r} has no variants, but {spec.variant!r} is asked for.")
     known = variants(factory)
     if known and spec.variant not in known:
         what = f"{spec.name!r} has no variant {spec.variant!r}."
-        raise UsageError(kind, what, right=did_you_mean(spec.variant, known))
+        raise UsageError(f"{kind}s", what, right=did_you_mean(spec.variant, known))
     return {VARIANT: spec.variant}
 
 

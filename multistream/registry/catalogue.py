@@ -12,7 +12,7 @@ from typing import Any, Literal
 from multistream.errors import PluginError, UsageError
 from multistream.hookspecs import Factory
 from multistream.registry.discovery import DISABLED, Claim, discover, normalised
-from multistream.registry.loading import KINDS, Kind, load, noun, quiet_stdout, told
+from multistream.registry.loading import KINDS, Kind, load, quiet_stdout, told
 
 
 class UnknownPart(UsageError, KeyError):
@@ -49,7 +49,7 @@ class Part:
     def broken(self, cause: str) -> PluginError:
         """The error that this part's factory cannot be used."""
         what = f"{self.name!r} of {self.distribution} {self.version} ({self.factory}) is broken: {cause}."
-        return PluginError(self.kind, what, do=f"Mend it, or pip uninstall {self.distribution}.")
+        return PluginError(f"{self.kind}s", what, do=f"Mend it, or pip uninstall {self.distribution}.")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class PartInfo:
     """A row of `multistream plugins`; `kind` (stream, tap...) is None where a broken or disabled one cannot say it."""
 
     name: str
-    kind: str | None
+    kind: Kind | None
     distribution: str
     version: str
     status: Literal["ok", "broken", "disabled"]
@@ -84,7 +84,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
-        return f"<{self.kind}: {', '.join(self)}>"
+        return f"<{self.kind}s: {', '.join(self)}>"
 
 
 streams, taps, temporals, fusions, datasets = (Parts(kind) for kind in KINDS)
@@ -98,23 +98,23 @@ def find(kind: Kind, name: str, *, distribution: str = "") -> Part:
     # Two distributions that name one module mean one code: `pip install .` brings plugins/object, and so does its own.
     offering = {claim.module: claim for claim in reversed(claims) if kind in kinds(claim)}
     if len(offering) > 1:
-        raise PluginError(kind, *_ambiguity(name, list(offering.values())[::-1]))
+        raise PluginError(f"{kind}s", *_ambiguity(name, list(offering.values())[::-1]))
     for claim in offering.values():
         return Part(kind, name, claim.distribution, claim.version, load(claim.module).offers[kind][name])
     for claim in claims:
         if error := _failure(claim):
             do = f"Unset {DISABLED}." if claim.disabled else f"Mend it, or pip uninstall {claim.distribution}."
-            raise PluginError(kind, f"{name!r} of {claim.owner} is {error}.", do=do)
+            raise PluginError(f"{kind}s", f"{name!r} of {claim.owner} is {error}.", do=do)
     for row in unnamed():
-        if (row.name, row.kind) == (name, noun(kind)):
-            raise PluginError(kind, f"{name!r} of {row.distribution} {row.version} is broken: {row.error}.")
+        if (row.name, row.kind) == (name, kind):
+            raise PluginError(f"{kind}s", f"{name!r} of {row.distribution} {row.version} is broken: {row.error}.")
     raise _unknown(kind, name)
 
 
 def parts() -> tuple[PartInfo, ...]:
     """All parts of all installed distributions, sorted by kind and name. Imports the plugins' modules, no factory."""
     rows = [row for claim in discover() for row in _rows(claim)] + unnamed()
-    order = {kind: place for place, kind in enumerate((*map(noun, KINDS), None))}
+    order = {kind: place for place, kind in enumerate((*KINDS, None))}
     return tuple(sorted(rows, key=lambda row: (order[row.kind], row.name, normalised(row.distribution))))
 
 
@@ -141,7 +141,7 @@ def unnamed() -> list[PartInfo]:
                 key = name if name.replace("_", "").replace("-", "").isalnum() else f'"{name}"'
                 line = f'{key} = "{claim.module}"'
                 error = f"no entry point names it: add the line {line} to [project.entry-points.multistream]"
-                rows.append(PartInfo(name, noun(kind), claim.distribution, claim.version, "broken", error))
+                rows.append(PartInfo(name, kind, claim.distribution, claim.version, "broken", error))
     return rows
 
 
@@ -154,9 +154,9 @@ def _rows(claim: Claim) -> Iterator[PartInfo]:
         others = [c for c in claims_of(claim.name) if kind in kinds(c)]
         if len({c.module for c in others}) > 1:
             error = " ".join(_ambiguity(claim.name, others))
-            yield PartInfo(claim.name, noun(kind), claim.distribution, claim.version, "broken", error)
+            yield PartInfo(claim.name, kind, claim.distribution, claim.version, "broken", error)
         else:
-            yield PartInfo(claim.name, noun(kind), claim.distribution, claim.version, "ok")
+            yield PartInfo(claim.name, kind, claim.distribution, claim.version, "ok")
 
 
 def _failure(claim: Claim) -> str:
@@ -175,7 +175,7 @@ def _of_distribution(kind: Kind, name: str, claims: list[Claim], distribution: s
     found = [claim for claim in claims if normalised(claim.distribution) == normalised(distribution)]
     if claims and not found:
         owners = ", ".join(f"{name}@{claim.distribution}" for claim in claims)
-        raise UnknownPart(kind, f"{distribution!r} offers no {name!r}.", right=f"There is {owners}.")
+        raise UnknownPart(f"{kind}s", f"{distribution!r} offers no {name!r}.", right=f"There is {owners}.")
     return found
 
 
@@ -188,12 +188,12 @@ def _ambiguity(name: str, claims: list[Claim]) -> tuple[str]:
 def _unknown(kind: Kind, name: str) -> UnknownPart:
     """The error for a name that nobody offers, with the nearest that somebody does; loads every plugin to tell."""
     rows = parts()
-    known = sorted({row.name for row in rows if row.kind in (noun(kind), None)})
+    known = sorted({row.name for row in rows if row.kind in (kind, None)})
     other = sorted({row.kind for row in rows if row.name == name and row.kind})
-    what = f"{name!r} is a {other[0]}, not a {noun(kind)}." if other else f"{name!r} is unknown."
+    what = f"{name!r} is a {other[0]}, not a {kind}." if other else f"{name!r} is unknown."
     near = [] if other else get_close_matches(name, known, n=1)
     right = f"Did you mean {near[0]!r}? " if near else ""
     listed = ", ".join(
-        row.name if row.status == "ok" else f"{row.name} ({row.status})" for row in rows if row.kind == noun(kind)
+        row.name if row.status == "ok" else f"{row.name} ({row.status})" for row in rows if row.kind == kind
     )
-    return UnknownPart(kind, what, right=f"{right}Known: {listed or 'none'}.")
+    return UnknownPart(f"{kind}s", what, right=f"{right}Known: {listed or 'none'}.")

@@ -19,14 +19,9 @@ from multistream import hookspecs
 from multistream.hookspecs import API_VERSION, Factory
 from multistream.spec import NAME
 
-Kind = Literal["streams", "taps", "temporals", "fusions", "datasets"]
-"""A kind of part, by the name of its hook."""
-KINDS: tuple[Kind, ...] = ("streams", "taps", "temporals", "fusions", "datasets")
-
-
-def noun(kind: Kind) -> str:
-    """One part of this kind, in words: "streams" -> "stream"."""
-    return kind.removesuffix("s")
+Kind = Literal["stream", "tap", "temporal", "fusion", "dataset"]
+KINDS: tuple[Kind, ...] = ("stream", "tap", "temporal", "fusion", "dataset")
+HOOKS: Mapping[str, Kind] = {f"{kind}s": kind for kind in KINDS}
 
 
 @dataclass(frozen=True)
@@ -96,15 +91,13 @@ def _offers(module: ModuleType) -> dict[Kind, dict[str, Factory]]:
     except pluggy.PluginValidationError as error:
         raise Refused(" ".join(str(error).split())) from error
     offers: dict[Kind, dict[str, Factory]] = {}
-    for kind in KINDS:
-        for implementation in getattr(manager.hook, kind).get_hookimpls():
+    for hook, kind in HOOKS.items():
+        for implementation in getattr(manager.hook, hook).get_hookimpls():
             if implementation.hookwrapper or implementation.wrapper:
-                raise Refused(f"{kind}() is a hook wrapper; a plain function returns the parts")
-            offers[kind] = _checked(kind, implementation.function)
+                raise Refused(f"{hook}() is a hook wrapper; a plain function returns the parts")
+            offers[kind] = _checked(hook, implementation.function)
     if not offers:
-        raise Refused(
-            f"it has no hook: a function named {', '.join(KINDS[:-1])} or {KINDS[-1]} and marked @multistream.hookimpl"
-        )
+        raise Refused(f"it has no hook: a function named {' or '.join(HOOKS)} and marked @multistream.hookimpl")
     return offers
 
 
@@ -113,10 +106,10 @@ def _refuse_misspelt(manager: pluggy.PluginManager, module: ModuleType) -> None:
     for name in dir(module):
         options = manager.parse_hookimpl_opts(module, name)
         hook = (options.get("specname") or name) if options else None
-        if hook is not None and hook not in KINDS:
-            near = get_close_matches(hook, KINDS, n=1)
+        if hook is not None and hook not in HOOKS:
+            near = get_close_matches(hook, HOOKS, n=1)
             guess = f" Did you mean {near[0]!r}?" if near else ""
-            raise Refused(f"there is no hook {hook!r}.{guess} The hooks are {', '.join(KINDS)}")
+            raise Refused(f"there is no hook {hook!r}.{guess} The hooks are {', '.join(HOOKS)}")
 
 
 def _checked(hook: str, function: Callable[..., object]) -> dict[str, Factory]:
