@@ -47,8 +47,8 @@ class Spec:
 
     key: str
     name: str = ""
-    variant: str = ""
-    distribution: str = ""
+    variant: str | None = None
+    distribution: str | None = None
     run: Path | None = None
 
     @classmethod
@@ -67,9 +67,7 @@ class Spec:
         match = PART.fullmatch(rest)
         if match is None:
             raise UsageError(where, f"{text!r} is no spec.", right=GRAMMAR)
-        return cls(
-            _key_of(key, match["name"], where=where), match["name"], match["variant"] or "", match["distribution"] or ""
-        )
+        return cls(_key_of(key, match["name"], where=where), match["name"], match["variant"], match["distribution"])
 
     @property
     def part(self) -> str:

@@ -72,7 +72,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
 
     def __getitem__(self, name: str) -> Callable[..., Any]:
         name, _, distribution = name.partition("@")
-        return find(self.kind, name, distribution=distribution).resolve()
+        return find(self.kind, name, distribution=distribution or None).resolve()
 
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and any(self.kind in kinds(claim) for claim in claims_of(name))
@@ -90,10 +90,10 @@ class Parts(Mapping[str, Callable[..., Any]]):
 streams, taps, temporals, fusions, datasets = (Parts(kind) for kind in KINDS)
 
 
-def find(kind: Kind, name: str, *, distribution: str = "") -> Part:
+def find(kind: Kind, name: str, *, distribution: str | None = None) -> Part:
     """The part of this kind and name; UsageError if unknown, PluginError if it is broken, disabled or ambiguous."""
     claims = claims_of(name)
-    if distribution:
+    if distribution is not None:
         claims = _of_distribution(kind, name, claims, distribution)
     # Two distributions that name one module mean one code: `pip install .` brings plugins/object, and so does its own.
     offering = {claim.module: claim for claim in reversed(claims) if kind in kinds(claim)}
