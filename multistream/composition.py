@@ -19,14 +19,13 @@ from multistream.modes import evaluating
 from multistream.network import Branch, MakeFusion, MakeTemporal, MultiStream
 from multistream.parts.fusions import Solo
 from multistream.parts.taps import VectorTap
+from multistream.plans import BranchPlan, NetworkPlan, Options
 from multistream.spec import Spec, check_key, parse_specs
 from multistream.weights import from_hub, read_tensors
 
-Options = Mapping[str, Any]
-
 
 def compose(
-    streams: Mapping[str, str | Stream | Branch] | Sequence[str],
+    streams: Mapping[str, str | Stream] | Sequence[str],
     *,
     classes: Sequence[str],
     tap: str = "gap:64",
@@ -56,52 +55,114 @@ def compose(
         for key in named:
             if key not in specs:
                 raise UsageError(where, f"no stream {key!r} is composed.", right=did_you_mean(key, specs))
-    make_temporal = _temporal_factory(temporal, options.get("temporal", {}))
-    branches, heads = {}, {}
+    branches: dict[str, Branch] = {}
+    heads: dict[str, nn.Module | None] = {}
     for key, given in specs.items():
         if isinstance(given, Spec) and given.run is not None:
-            branches[key], heads[key] = _from_run(given.run, key)
-        elif isinstance(given, Branch):
-            branches[key] = given
-        else:
-            stream = _stream(given, options.get("streams", {}).get(key, {}), known.get(key, {}), image_size)
-            if key in weights:
-                load_stream_weights(stream, weights[key], key=key)
-            if key in depth:
-                stream = _truncated(stream, depth[key], key)
-            branches[key] = _branch(key, stream, tap, options.get("tap", {}), make_temporal)
+            branches[key], heads[key] = branch_of_run(given.run, key)
+            continue
+        plan = BranchPlan(
+            stream=given.part if isinstance(given, Spec) else "",
+            stream_options=options.get("streams", {}).get(key, {}),
+            tap=tap,
+            tap_options=options.get("tap", {}),
+            temporal=temporal,
+            temporal_options=options.get("temporal", {}),
+            depth=depth.get(key, 0),
+            image_size=image_size,
+            known=known.get(key, {}),
+        )
+        branches[key] = build_branch(key, plan, given if isinstance(given, Stream) else None, weights.get(key))
     make_fusion = _fusion_factory(fusion, options.get("fusion", {}), classes=len(classes))
     network = MultiStream(branches, make_fusion=make_fusion, classes=classes)
+    network.fusion_plan = (fusion, options.get("fusion", {}))
     network.loaded_branches = frozenset(heads)
     network.loaded_heads = frozenset(key for key, head in heads.items() if _take_head(network, key, head))
     return network
 
 
+def recompose(plan: NetworkPlan, *, streams: Mapping[str, Stream] | None = None) -> MultiStream:
+    """The network of a plan, with new weights; `streams` gives those that the plan cannot name (instances)."""
+    given = streams or {}
+    for key, branch in plan.branches.items():
+        if not branch.stream and key not in given:
+            raise UsageError(
+                "streams",
+                f"{key!r} was given as an instance, which a file cannot hold.",
+                do=f"Give it again: load(run, streams={{{key!r}: ...}}).",
+            )
+    branches = {key: build_branch(key, branch, given.get(key)) for key, branch in plan.branches.items()}
+    make_fusion = _fusion_factory(plan.fusion, plan.fusion_options, classes=len(plan.classes))
+    network = MultiStream(branches, make_fusion=make_fusion, classes=plan.classes)
+    network.fusion_plan = (plan.fusion, plan.fusion_options)
+    return network
+
+
+def plan_of(network: MultiStream) -> NetworkPlan:
+    """The plan of a composed network."""
+    branches = {}
+    for key, branch in network.branches.items():
+        if branch.plan is None:
+            raise ValueError(f"{key}: a Branch that compose did not make has no plan, and cannot be written to a file.")
+        branches[key] = branch.plan
+    fusion, options = network.fusion_plan
+    return NetworkPlan(branches, fusion, options, network.classes)
+
+
+def build_branch(key: str, plan: BranchPlan, stream: Stream | None = None, weights: str | None = None) -> Branch:
+    """One branch of a plan; `stream` where it was given as an instance; `weights` go in before it is cut to depth."""
+    stream = stream or _build_stream(key, plan)
+    if weights:
+        load_stream_weights(stream, weights, key=key)
+    if isinstance(stream.input, Vector):
+        return Branch(stream, taps={VECTOR: VectorTap(stream.input.width)}, make_temporal=None, plan=plan)
+    if plan.depth:
+        if not 1 <= plan.depth <= len(stream.stages):
+            right = f"It has 1 to {len(stream.stages)} stages."
+            raise UsageError(f"depth.{key}", f"{plan.depth} is out of range.", right=right)
+        stream = stream.truncate(plan.depth)
+    check_channels(stream, key)
+    taps = _build_taps(stream, plan)
+    return Branch(stream, taps=taps, make_temporal=_temporal_factory(plan.temporal, plan.temporal_options), plan=plan)
+
+
 def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
     """Loads a stream's weights from a file, a run, or the hub; `random` leaves its initialisation."""
+    where = f"weights.{key}"
     if source == "random":
         return
     if source == "hub":
-        hub = stream.source.hub if stream.source else ""
-        if not hub:
-            raise WeightsError(
-                f"weights.{key}", "no hub is known for this stream.", do=f"Give a file: --weights {key}=FILE."
-            )
-        stream.load_weights(from_hub(hub), where=f"weights.{key}")
-    elif Path(source).expanduser().is_dir():
-        branch, _ = _from_run(Path(source), key)
-        stream.load_state_dict(branch.stream.state_dict())
+        if not (stream.source and stream.source.hub):
+            raise WeightsError(where, "no hub is known for this stream.", do=f"Give a file: --weights {key}=FILE.")
+        stream.load_weights(from_hub(stream.source.hub), where=where)
+        return
+    path = Path(source).expanduser()
+    if path.is_dir():
+        stream.load_state_dict(branch_of_run(path, key)[0].stream.state_dict())
     else:
-        stream.load_weights(read_tensors(Path(source).expanduser()).tensors, where=f"weights.{key}")
+        stream.load_weights(read_tensors(path).tensors, where=where)
 
 
-def map_shapes(stream: Stream) -> dict[str, tuple[int, ...]]:
-    """The shapes (1, C, h, w) of a stream's maps, found without computing any."""
+def branch_of_run(path: Path, key: str) -> tuple[Branch, nn.Module | None]:
+    """The branch of this key in a run, or its only one; with its head if the run's fusion has one."""
+    from multistream.model import load  # a model is composed by this very module
+
+    network = load(path).network
+    names = list(network.branches)
+    if key not in names and len(names) > 1:
+        raise UsageError(f"streams.{key}", f"{path} has no branch {key!r}.", right=did_you_mean(key, names))
+    name = key if key in names else names[0]
+    heads = dict(network.fusion.heads.items())
+    return network.branches[name], heads.get(name)
+
+
+def map_shapes(stream: Stream, *, batch: int = 1) -> dict[str, tuple[int, ...]]:
+    """The shapes (B, C, h, w) of a stream's maps, found without computing any."""
     with evaluating(stream), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        return {stage: tuple(m.shape) for stage, m in stream(example_input(stream)).items()}
+        return {stage: tuple(m.shape) for stage, m in stream(example_input(stream, batch=batch)).items()}
 
 
-def example_input(stream: Stream, batch: int = 1) -> Tensor:
+def example_input(stream: Stream, *, batch: int = 1) -> Tensor:
     """A batch of zeros as this stream reads it."""
     match stream.input:
         case Image(size=size):
@@ -112,7 +173,19 @@ def example_input(stream: Stream, batch: int = 1) -> Tensor:
             return torch.zeros(batch, width)
 
 
-def _by_key(streams: Mapping[str, str | Stream | Branch] | Sequence[str]) -> dict[str, Spec | Stream | Branch]:
+def check_channels(stream: Stream, key: str) -> None:
+    """Compares the declared channels with the maps; a ValueError does the arithmetic."""
+    shapes = map_shapes(stream)
+    for stage, channels in stream.channels.items():
+        if len(shapes[stage]) != 4 or shapes[stage][1] != channels:
+            raise ValueError(
+                f"{key}: stage {stage!r} returns {('B', *shapes[stage][1:])} for an input of size "
+                f"{example_input(stream).shape[-1]}, but {channels} channels are declared: "
+                f"it must return (B, {channels}, h, w)."
+            )
+
+
+def _by_key(streams: Mapping[str, str | Stream] | Sequence[str]) -> dict[str, Spec | Stream]:
     """Every stream by its key; a sequence of specs brings its own keys."""
     if not streams:
         raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object,anp.")
@@ -123,82 +196,46 @@ def _by_key(streams: Mapping[str, str | Stream | Branch] | Sequence[str]) -> dic
     return {spec.key: spec for spec in parse_specs(streams)}
 
 
-def _stream(given: Spec | Stream, options: Options, known: Options, image_size: int) -> Stream:
-    if isinstance(given, Stream):
-        return given
-    stream = registry.build("stream", given, options=options, given=known)
-    if not isinstance(stream, Stream):
-        raise ValueError(f"streams: {given.name!r} made a {type(stream).__name__}, not a multistream.Stream.")
-    if image_size and isinstance(stream.input, Image):
-        stream.input = replace(stream.input, size=image_size)
+def _build_stream(key: str, plan: BranchPlan) -> Stream:
+    spec = Spec.parse(plan.stream, key=key)
+    known = {name: value for name, value in plan.known.items() if name not in plan.stream_options}
+    stream = _built("stream", spec, plan.stream_options, known, Stream)
+    if plan.image_size and isinstance(stream.input, Image):
+        stream.input = replace(stream.input, size=plan.image_size)
     return stream
 
 
-def _truncated(stream: Stream, depth: int, key: str) -> Stream:
-    if not 1 <= depth <= len(stream.stages):
-        raise UsageError(f"depth.{key}", f"{depth} is out of range.", right=f"It has 1 to {len(stream.stages)} stages.")
-    return stream.truncate(depth)
-
-
-def _branch(key: str, stream: Stream, tap: str, options: Options, make_temporal: MakeTemporal) -> Branch:
-    """A stream with a tap at each stage that the tap wants; the declared channels are checked against the maps."""
-    if isinstance(stream.input, Vector):
-        return Branch(stream, taps={VECTOR: VectorTap(stream.input.width)}, make_temporal=None)
-    shapes = map_shapes(stream)
-    for stage, channels in stream.channels.items():
-        if len(shapes[stage]) != 4 or shapes[stage][1] != channels:
-            raise ValueError(
-                f"{key}: stage {stage!r} returns {('B', *shapes[stage][1:])} for an input of size "
-                f"{example_input(stream).shape[-1]}, but {channels} channels are declared: "
-                f"it must return (B, {channels}, h, w)."
-            )
-    spec = Spec.parse(tap, key="tap", where="tap")
+def _build_taps(stream: Stream, plan: BranchPlan) -> dict[str, Tap]:
+    spec, options = Spec.parse(plan.tap, key="tap", where="tap"), plan.tap_options
     if spec.variant and spec.variant.isdecimal():  # gap:64 states the token's width
         spec, options = replace(spec, variant=None), {**options, "width": int(spec.variant)}
-    taps = {c: registry.build("tap", spec, options=options, given={"channels": n}) for c, n in stream.channels.items()}
-    for made in taps.values():
-        if not isinstance(made, Tap):
-            raise ValueError(f"taps: {spec.name!r} made a {type(made).__name__}, not a multistream.Tap.")
-    if next(iter(taps.values())).last_only:
-        taps = dict(list(taps.items())[-1:])
-    return Branch(stream, taps=taps, make_temporal=make_temporal)
+    taps = {stage: _built("tap", spec, options, {"channels": n}, Tap) for stage, n in stream.channels.items()}
+    deepest = list(taps.items())[-1:]
+    return dict(deepest) if deepest[0][1].last_only else taps
 
 
 def _temporal_factory(text: str, options: Options) -> MakeTemporal:
     spec = Spec.parse(text, key="temporal", where="temporal")
-
-    def make(width: int, steps: int) -> Temporal:
-        made = registry.build("temporal", spec, options=options, given={"width": width, "steps": steps})
-        if not isinstance(made, Temporal):
-            raise ValueError(f"temporals: {text!r} made a {type(made).__name__}, not a multistream.Temporal.")
-        return made
-
-    return make
+    return lambda width, steps: _built("temporal", spec, options, {"width": width, "steps": steps}, Temporal)
 
 
 def _fusion_factory(text: str, options: Options, *, classes: int) -> MakeFusion:
-    spec = Spec.parse(text, key="temporal", where="temporal")
+    spec = Spec.parse(text, key="fusion", where="fusion")
 
     def make(widths: Mapping[str, int], heads: Mapping[str, nn.Module]) -> Fusion:
         given = {"widths": widths, "classes": classes, "heads": heads}
-        made = registry.build("fusion", spec, options=options, given=given)
-        if not isinstance(made, Fusion):
-            raise ValueError(f"fusions: {text!r} made a {type(made).__name__}, not a multistream.Fusion.")
+        made = _built("fusion", spec, options, given, Fusion)  # also for one stream: its spec and options are checked
         return made if len(widths) > 1 else Solo(widths, classes=classes, heads=heads)
 
     return make
 
 
-def _from_run(path: Path, key: str) -> tuple[Branch, nn.Module | None]:
-    """The branch of this key in a run, with its head if the run's fusion has one."""
-    from multistream.model import load  # a model is composed by this very module
-
-    network = load(path).network
-    names = list(network.branches)
-    name = key if key in names else names[0]
-    if key not in names and len(names) > 1:
-        raise UsageError(f"streams.{key}", f"{path} has no branch {key!r}.", right=did_you_mean(key, names))
-    return network.branches[name], network.fusion.heads[name] if name in network.fusion.heads else None  # noqa: SIM401
+def _built(kind: registry.Kind, spec: Spec, options: Options, given: Options, base: type[Any]) -> Any:
+    """A part from the registry, which must be of the interface's class."""
+    made = registry.build(kind, spec, options=options, given=given)
+    if not isinstance(made, base):
+        raise ValueError(f"{kind}s: {spec.name!r} made a {type(made).__name__}, not a multistream.{base.__name__}.")
+    return made
 
 
 def _take_head(network: MultiStream, key: str, head: nn.Module | None) -> bool:

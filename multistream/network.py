@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Self, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from multistream.errors import UsageError, did_you_mean
 from multistream.inputs import Input, Vector
 from multistream.interfaces import Fusion, FusionOutput, Stream, Tap, Temporal
 from multistream.parts.taps import MaskedTap
+from multistream.plans import BranchPlan, Options
 
 Pooled = Mapping[str, Mapping[str, Tensor]]
 """{key: {stage: (B, P) float32}}"""
@@ -39,8 +41,16 @@ class Branch(nn.Module):
     A stream that reads a Vector has one tap, named `vector`, and no temporal.
     """
 
-    def __init__(self, stream: Stream, *, taps: Mapping[str, Tap], make_temporal: MakeTemporal | None) -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        taps: Mapping[str, Tap],
+        make_temporal: MakeTemporal | None,
+        plan: BranchPlan | None = None,
+    ) -> None:
         super().__init__()
+        self.plan = plan
         self.stream = stream
         self.taps = nn.ModuleDict(taps)
         self.make_temporal = make_temporal
@@ -73,7 +83,8 @@ class Branch(nn.Module):
         stream = self.stream.truncate(depth)
         if set(self.taps) == set(self.stream.stages):
             kept = {stage: self.taps[stage] for stage in stream.stages}
-            return Branch(stream, taps=kept, make_temporal=self.make_temporal)
+            plan = replace(self.plan, depth=depth) if self.plan else None
+            return Branch(stream, taps=kept, make_temporal=self.make_temporal, plan=plan)
         raise UsageError(
             "truncate", "the stages are not all tapped.", right="Truncation needs a tap at every stage, as gap:64 is."
         )
@@ -100,6 +111,8 @@ class MultiStream(nn.Module):
         widths = {key: branch.out_width for key, branch in branches.items()}
         heads = {key: b.stream.make_head(b.out_width, len(classes)) for key, b in branches.items()}
         self.fusion = make_fusion(widths, heads)
+        self.fusion_plan: tuple[str, Options] = ("", {})
+        """The fusion's spec and options."""
         self.loaded_branches: frozenset[str] = frozenset()
         """Keys of the branches that came trained, from a run."""
         self.loaded_heads: frozenset[str] = frozenset()
@@ -138,7 +151,9 @@ class MultiStream(nn.Module):
         """
         self._check_keys(depths, "truncate")
         branches = {k: b.truncate(depths[k]) if k in depths else _renewed(b) for k, b in self.branches.items()}
-        return MultiStream(branches, make_fusion=self.make_fusion, classes=self.classes)
+        new = MultiStream(branches, make_fusion=self.make_fusion, classes=self.classes)
+        new.fusion_plan = self.fusion_plan
+        return new
 
     def mask(self, stages: Mapping[str, Sequence[str]]) -> Self:
         """The same network, all weights shared, with the training mean in the place of these streams' stages."""
@@ -201,7 +216,7 @@ class MultiStream(nn.Module):
 
 def _renewed(branch: Branch) -> Branch:
     """The same stream and taps under a new temporal."""
-    return Branch(branch.stream, taps=dict(branch.taps.items()), make_temporal=branch.make_temporal)
+    return Branch(branch.stream, taps=dict(branch.taps.items()), make_temporal=branch.make_temporal, plan=branch.plan)
 
 
 def _shallow(module: M) -> M:
