@@ -1,0 +1,166 @@
+"""Readers of single settings: each takes what TOML or Python gave, and returns the value as it is kept, or refuses."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Reader = Callable[[Any], Any]
+
+NOUNS = {bool: "true or false", int: "an integer", float: "a number", str: "a string", list: "a list", dict: "a table"}
+
+
+class Wrong(Exception):
+    """A value that cannot be meant: `what` it is, what would be `right`, and in which entry of a table or list."""
+
+    def __init__(self, what: str, right: str, *, path: tuple[str, ...] = ()) -> None:
+        self.what, self.right, self.path = what, right, path
+        super().__init__(what, right)
+
+
+def integer(at_least: int | None = None, at_most: int | None = None) -> Reader:
+    """An integer within bounds, which belong to it."""
+    right = f"an integer{_bounds(at_least, at_most)}"
+
+    def read(value: Any) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _type(value, right)
+        _check_range(value, right, inside=_within(value, at_least, at_most))
+        return value
+
+    return read
+
+
+def number(
+    at_least: float | None = None,
+    at_most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+) -> Reader:
+    """A finite number within bounds; integers become floats."""
+    words = (f" above {above:g}" if above is not None else "", f" below {below:g}" if below is not None else "")
+    bounds = " and".join(word for word in (_bounds(at_least, at_most), *words) if word)
+    right = f"a number{bounds}"
+
+    def read(value: Any) -> float:
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise _type(value, right)
+        inside = _within(value, at_least, at_most) and _within(value, above, below, strict=True)
+        _check_range(value, right, inside=abs(value) <= sys.float_info.max and inside)
+        return float(value)
+
+    return read
+
+
+def flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise _type(value, "true or false")
+    return value
+
+
+def text(value: Any) -> str:
+    """Any text that a file can hold."""
+    if not isinstance(value, str):
+        raise _type(value, 'a string, in quotes: "..."')
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise Wrong(f"{value!r} holds bytes that are not UTF-8.", "a name that is UTF-8: rename the file") from error
+    return value
+
+
+def one_of(*choices: str) -> Reader:
+    """One of a few words."""
+    right = f"one of {', '.join(choices)}"
+
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or value not in choices:
+            raise Wrong(f"{value!r} is unknown.", right)
+        return value
+
+    return read
+
+
+def matching(pattern: str, right: str) -> Reader:
+    """A text of a form that `right` tells in words."""
+
+    def read(value: Any) -> str:
+        if not re.fullmatch(pattern, text(value)):
+            raise Wrong(f"{value!r} cannot be read.", right)
+        return str(value)
+
+    return read
+
+
+def listing(reader: Reader, *, length: int | None = None) -> Reader:
+    """A list of what `reader` takes, kept as a tuple."""
+    right = "a list" if length is None else f"a list of {length}"
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple):
+            raise _type(value, right)
+        if length is not None and len(value) != length:
+            raise Wrong(f"{list(value)} has {len(value)} entries.", right)
+        return tuple(_inside(str(place), reader, entry) for place, entry in enumerate(value))
+
+    return read
+
+
+def table(reader: Reader) -> Reader:
+    """A table of what `reader` takes, by name."""
+
+    def read(value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise _type(value, "a table")
+        return {text(name): _inside(name, reader, entry) for name, entry in value.items()}
+
+    return read
+
+
+def anything(value: Any) -> Any:
+    """Whatever a plugin's option may be: text, number, flag, and lists and tables of these."""
+    if isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return number()(value)
+    if isinstance(value, str):
+        return text(value)
+    if isinstance(value, list | tuple):
+        return list(listing(anything)(value))
+    if isinstance(value, Mapping):
+        return table(anything)(value)
+    raise _type(value, "text, a number, true or false, or a list or table of these")
+
+
+def _inside(name: str, reader: Reader, value: Any) -> Any:
+    """Reads an entry; what is wrong with it is told with its name."""
+    try:
+        return reader(value)
+    except Wrong as error:
+        raise Wrong(error.what, error.right, path=(name, *error.path)) from error
+
+
+def _type(value: Any, right: str) -> Wrong:
+    noun = next((words for kind, words in NOUNS.items() if isinstance(value, kind)), f"a {type(value).__name__}")
+    return Wrong(f"{value!r} is {noun}.", right)
+
+
+def _within(value: float, low: float | None, high: float | None, *, strict: bool = False) -> bool:
+    if strict:
+        return (low is None or value > low) and (high is None or value < high)
+    return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _check_range(value: float, right: str, *, inside: bool) -> None:
+    if not inside:
+        raise Wrong(f"{value!r} is out of range.", right)
+
+
+def _bounds(low: float | None, high: float | None) -> str:
+    if low is not None and high is not None:
+        return f" from {low:g} to {high:g}"
+    return f" of at least {low:g}" if low is not None else f" of at most {high:g}" if high is not None else ""
