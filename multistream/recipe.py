@@ -216,6 +216,8 @@ def _names(section: str) -> list[str]:
 
 def _set(tree: Tree, path: list[str], value: Any) -> None:
     """Sets the entry at `path`, which ends at a setting, or goes on into a table."""
+    if path[0] in SECTIONS and len(path) == 1:
+        raise UsageError("recipe", f"{path[0]} is a section.", right=f"It has {', '.join(_names(path[0]))}.")
     section, name, *inner = path if len(path) > 1 else ("", path[0])
     if section not in SECTIONS or name not in _names(section):
         raise _unknown(".".join(path[:2]))

@@ -1,5 +1,6 @@
 """The sections of a recipe: every setting with its default, and what it may be (multistream/recipes/default.toml)."""
 
+# ruff: noqa: RUF009  setting() is dataclasses.field() with a reader
 from __future__ import annotations
 
 from collections.abc import Mapping

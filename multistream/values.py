@@ -43,7 +43,7 @@ def number(
     """A finite number within bounds; integers become floats."""
     words = (f" above {above:g}" if above is not None else "", f" below {below:g}" if below is not None else "")
     bounds = " and".join(word for word in (_bounds(at_least, at_most), *words) if word)
-    right = f"a number{bounds}"
+    right = f"a number{bounds}" if bounds else "a finite number"
 
     def read(value: Any) -> float:
         if not isinstance(value, int | float) or isinstance(value, bool):
