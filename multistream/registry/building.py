@@ -26,7 +26,7 @@ def build(
         # Only a stream has a key: bigru+att, say, could not be one.
         spec = Spec.parse(spec, key=None if kind == "stream" else kind, where=f"{kind}s")
     if spec.run is not None:
-        raise UsageError(f"{kind}s", f"{str(spec)!r} is a branch of a run, not a {kind}.", right="Name a part instead.")
+        raise UsageError(f"{kind}s", f"{spec.part!r} is a branch of a run, not a {kind}.", right="Name a part instead.")
     part = find(kind, spec.name, distribution=spec.distribution)
     factory = part.resolve()
     parameters = signature(part, factory).parameters
@@ -36,10 +36,10 @@ def build(
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
     if VARIANT in missing:
         known = _listed(variants(factory))
-        raise UsageError(f"{kind}s", f"{str(spec)!r} names no variant.", right=f"Write {spec.part}:VARIANT.{known}")
+        raise UsageError(f"{kind}s", f"{spec.part!r} names no variant.", right=f"Write {spec.part}:VARIANT.{known}")
     if missing:
         right = f"Set {', '.join(f'{_where(kind, spec)}.{name}' for name in missing)}."
-        raise UsageError(f"{kind}s", f"{str(spec)!r} needs {', '.join(missing)}.", right=right)
+        raise UsageError(f"{kind}s", f"{spec.part!r} needs {', '.join(missing)}.", right=right)
     return factory(**arguments)
 
 

@@ -1,0 +1,6 @@
+import multistream
+
+
+@multistream.hookimpl
+def stream():
+    return {"misspelt": dict}

@@ -1,0 +1,1 @@
+raise RuntimeError("torn apart\nover two lines")

@@ -1,0 +1,10 @@
+import multistream
+
+
+def twin():
+    return "b"
+
+
+@multistream.hookimpl
+def streams():
+    return {"twin": twin}
