@@ -26,6 +26,7 @@ from multistream.runtime import Runtime
 from multistream.training.feeds import Batch, Feed, Indices
 from multistream.training.objective import Objective
 from multistream.training.optimisers import make_optimizer, parameter_names, schedule_factor, set_rate
+from multistream.training.stopping import Interrupted, Stop
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class Listener:
-    """Whom the trainer tells: of every epoch's line, of every step, and whether to stop after this step."""
+    """Whom the trainer tells of every epoch's line and of every batch."""
 
     epoch: Callable[[Mapping[str, float]], None]
-    step: Callable[[], None]
-    interrupted: Callable[[], bool]
-
-
-class Interrupted(Exception):
-    """Training was asked to stop, and has saved."""
+    batch: Callable[[], None]
 
 
 class Trainer:
@@ -78,9 +74,10 @@ class Trainer:
         about: Mapping[str, Any],
         names: Callable[[int], str],
         listener: Listener,
+        stop: Stop,
     ) -> None:
         self.network, self.feed, self.parts, self.settings, self.runtime = network, feed, parts, settings, runtime
-        self.folder, self.about, self.names, self.listener = folder, about, names, listener
+        self.folder, self.about, self.names, self.listener, self.stop = folder, about, names, listener, stop
         precision = "fp16" if runtime.precision == "fp16" else "no"  # bf16 needs no scaler; autocast is the objective's
         AcceleratorState._reset_state(reset_partial_state=True)
         self.accelerator = Accelerator(
@@ -122,7 +119,7 @@ class Trainer:
             self._step(batch, last=last, of=min(self.settings.accumulation, len(batches) - position + pending))
             pending = 0 if last else pending
             self.progress = replace(self.progress, position=position, step=self.progress.step + last)
-            self.listener.step()
+            self.listener.batch()
             if last:
                 self._pause_or_stop()
         self._end_epoch(seconds=time.monotonic() - started)
@@ -131,7 +128,9 @@ class Trainer:
         """Forward and backward of one batch, and the optimizer's step with the last of an accumulation."""
         total = self.settings.epochs * self.steps_per_epoch
         set_rate(self.optimizer, schedule_factor(self.progress.step, total=total, settings=self.settings))
-        reseed_dropout(self.network, seed=self.settings.seed, step=self.progress.epoch * 1_000_003 + self.progress.position)
+        reseed_dropout(
+            self.network, seed=self.settings.seed, step=self.progress.epoch * 1_000_003 + self.progress.position
+        )
         loss, _ = self.objective(batch.given, batch.labels)
         self.accelerator.backward(loss / of)
         if last:
@@ -224,9 +223,9 @@ class Trainer:
 
     def _pause_or_stop(self) -> None:
         """Saves when it is time to; stops, after a save, when somebody asked for it."""
-        if self.listener.interrupted():
+        if self.stop():
             self._save()
-            raise Interrupted
+            raise Interrupted(self.stop.signal, f"multistream train --resume {self.folder.parent}")
         if time.monotonic() - self.saved >= self.settings.checkpoint_minutes * 60:
             self._save()
 

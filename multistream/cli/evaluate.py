@@ -1,0 +1,67 @@
+"""multistream evaluate"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from multistream.cli.options import Device, Inputs, Json, Precision, Quiet, Run, pairs, print_json
+
+if TYPE_CHECKING:
+    from multistream.evaluation import Metrics
+
+
+def evaluate(
+    run: Run,
+    data: Annotated[
+        str, typer.Option(metavar="PATH", help="Other photos with labels. Without: the run's own test part.")
+    ] = "",
+    label: Annotated[str, typer.Option(help="Which label, where a layout offers several.")] = "",
+    class_map: Annotated[
+        str, typer.Option(metavar="FILE|NAME", help="Maps the run's classes to the data's, by name.")
+    ] = "",
+    input: Inputs = None,
+    predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions as CSV.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure a run: accuracy with interval, per class, calibration."""
+    from multistream.console import Console
+    from multistream.evaluating import evaluate as measure
+
+    result = measure(
+        run,
+        data=data,
+        label=label,
+        class_map=class_map,
+        inputs=pairs(input, "--input"),
+        predictions=predictions,
+        device=device,
+        precision=precision,
+        console=Console(quiet=quiet),
+    )
+    if json:
+        print_json(result.to_dict())
+    else:
+        typer.echo(table(result.metrics))
+
+
+def table(metrics: Metrics) -> str:
+    """Metrics as lines to read."""
+    low, high = metrics.accuracy_ci95
+    lines = [
+        f"accuracy           {100 * metrics.accuracy:6.2f} %  [{100 * low:.2f}, {100 * high:.2f}]  n {metrics.n:,}",
+        f"balanced accuracy  {100 * metrics.balanced_accuracy:6.2f} %",
+        f"macro-F1           {100 * metrics.macro_f1:6.2f} %",
+        f"negative log-lik.  {metrics.nll:6.3f}",
+        f"calibration error  {metrics.ece:6.3f}",
+        "",
+        f"{'class':20} {'n':>6} {'precision':>10} {'recall':>8} {'f1':>8}",
+    ]
+    for name, row in metrics.per_class.items():
+        lines.append(f"{name:20} {row['n']:6,} {row['precision']:10.3f} {row['recall']:8.3f} {row['f1']:8.3f}")
+    return "\n".join(lines)

@@ -1,0 +1,46 @@
+"""Options that several commands share, so that each reads the same everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from multistream.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout, and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input", metavar="NAME=PATH", help="A stream's vectors (.npz, .csv, ...) or folder of maps; repeats."
+    ),
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its model.safetensors.")]
+
+
+def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
+    """`KEY=VALUE` options as a dict; `~` after the `=` is the home folder.
+
+    >>> pairs(["object=a.safetensors"], "--weights")
+    {'object': 'a.safetensors'}
+    """
+    found: dict[str, str] = {}
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not (key and equals and value):
+            raise UsageError(option, f"{text!r} is incomplete.", right="Write KEY=VALUE, and repeat the option.")
+        if key in found:
+            raise UsageError(option, f"{key!r} is given twice.")
+        found[key] = str(Path(value).expanduser()) if value.startswith("~") else value
+    return found
+
+
+def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
+    """One JSON value on stdout."""
+    typer.echo(json.dumps(data, ensure_ascii=False, indent=2))

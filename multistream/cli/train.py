@@ -1,0 +1,116 @@
+"""multistream train"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from multistream.cli.options import Inputs, Json, Quiet, pairs, print_json
+from multistream.errors import UsageError
+from multistream.recipe import Recipe
+from multistream.spec import parse_specs
+
+if TYPE_CHECKING:
+    from multistream.training import Run
+
+
+def train(
+    streams: Annotated[
+        str, typer.Option(metavar="SPEC,...", help="Streams, as [KEY=]NAME[:VARIANT], or KEY=RUN for a run's branch.")
+    ] = "",
+    data: Annotated[
+        str, typer.Option(metavar="PATH", help="Class folders, a CSV, or LAYOUT:PATH. Without: the demo set.")
+    ] = "",
+    tap: Annotated[str, typer.Option(help="How a map becomes a token.", show_default="gap:64")] = "",
+    temporal: Annotated[str, typer.Option(help="What reads a stream's tokens.", show_default="concat")] = "",
+    fusion: Annotated[str, typer.Option(help="How streams become one decision.", show_default="early")] = "",
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's pretrained weights; repeats."),
+    ] = None,
+    input: Inputs = None,
+    freeze: Annotated[
+        str, typer.Option(metavar="WHAT,...", help="none, streams, branches, KEY or KEY:STAGES.", show_default="auto")
+    ] = "",
+    epochs: Annotated[int | None, typer.Option(help="At most so many.", show_default="30")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default="64")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.", show_default="0")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default="auto")] = "",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", show_default="auto")] = "",
+    recipe: Annotated[
+        str, typer.Option(metavar="FILE|RUN|NAME", help="Settings: a file, a run's, or default, paper, paper-code.")
+    ] = "default",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting of the recipe; repeats.")
+    ] = None,
+    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Print the settings and leave.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run, new or empty.", show_default="runs/KEYS-FUSION-N")
+    ] = None,
+    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a composition; with nothing but --streams, on the demo set."""
+    if resume is not None and out is not None:
+        raise UsageError("--resume", "a run goes on in its own folder.", do="Leave --out away.")
+    base = resume if resume is not None and recipe == "default" else recipe
+    given = {
+        "data": {"source": data},
+        "network": {
+            "streams": {spec.key: spec.part for spec in parse_specs(streams)} if streams else {},
+            "tap": tap,
+            "temporal": temporal,
+            "fusion": fusion,
+            "weights": pairs(weights, "--weights"),
+            "inputs": pairs(input, "--input"),
+            "freeze": freeze.split(",") if freeze else [],
+        },
+        "training": {"epochs": epochs, "batch_size": batch_size, "seed": seed},
+        "runtime": {"device": device, "precision": precision},
+    }
+    settled = merged(Recipe.load(base), given).with_settings(set_ or [])
+    if print_recipe:
+        typer.echo(settled.dumps(), nl=False)
+        return
+    from multistream.console import Console
+    from multistream.training import train as run_training
+
+    result = run_training(settled, out=out, resume=resume, console=Console(quiet=quiet))
+    if json:
+        print_json(result.to_dict())
+    else:
+        typer.echo(described(result))
+    if not quiet:
+        typer.echo(next_commands(result), err=True)
+
+
+def merged(recipe: Recipe, given: dict[str, dict[str, Any]]) -> Recipe:
+    """The recipe with the options that were given: an option that was left away is None or empty."""
+    said = {
+        section: {name: value for name, value in values.items() if value not in ("", None, {}, [])}
+        for section, values in given.items()
+    }
+    return recipe.updated({section: values for section, values in said.items() if values})
+
+
+def described(run: Run) -> str:
+    """A finished run in a few lines."""
+    lines = []
+    for name, measured in run.parts.items():
+        low, high = measured.accuracy_ci95
+        lines.append(
+            f"{name:5}  accuracy {100 * measured.accuracy:.1f} %  [{100 * low:.1f}, {100 * high:.1f}]"
+            f"  macro-F1 {100 * measured.macro_f1:.1f}  n {measured.n:,}"
+        )
+    where = f"{run.data['name']}, {run.epochs} epochs, best {run.best_epoch + 1}, {run.seconds:.0f} s"
+    return "\n".join([*lines, where, f"run {run.folder}"])
+
+
+def next_commands(run: Run) -> str:
+    """What one types next."""
+    demo = " (the demo set; --data PATH trains on your own photos)" if not run.recipe.data.source else ""
+    commands = [f"multistream evaluate {run.folder}", f"multistream predict {run.folder} PHOTO..."]
+    return "\n".join([f"next{demo}:", *(f"  {command}" for command in commands)])

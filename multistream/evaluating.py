@@ -1,0 +1,135 @@
+"""evaluate: a run measured on its own test part, or on other photos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from multistream import runs
+from multistream.beside import gather
+from multistream.console import Console
+from multistream.data.layouts import open_table
+from multistream.data.splits import read_split, sha256_of_files
+from multistream.data.tables import Table
+from multistream.errors import DataError, UsageError
+from multistream.evaluation import Metrics, map_classes, metrics, read_class_map
+from multistream.features import extract
+from multistream.model import Model, load, require_trained
+from multistream.predictions import Predictions, write_predictions
+from multistream.recipe import RuntimeSettings
+from multistream.runtime import available_workers, resolve
+from multistream.training.preparation import make_photos
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics of a run on some photos, and how many were left out, by reason."""
+
+    run: str
+    data: str
+    metrics: Metrics
+    left_out: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `evaluate --json` prints."""
+        return {**self.metrics.to_dict(), "run": self.run, "data": self.data, "left_out": dict(self.left_out)}
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    data: str = "",
+    label: str = "",
+    class_map: str = "",
+    inputs: Mapping[str, str] | None = None,
+    predictions: Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    console: Console | None = None,
+) -> Evaluation:
+    """Measures a run on its own test part, or on `data`, of which images of the run's own training are left out.
+
+    Classes are matched by name, or through `class_map` (a file {ours: theirs}, or a shipped map's name).
+    """
+    console = console or Console(quiet=True)
+    model = load(run)
+    require_trained(model, "evaluate")
+    table, left_out = _photos_to_measure(model, data, label)
+    console.say(f"evaluate: {table.name}, {len(table):,} images; {sum(left_out.values()):,} left out as trained on")
+    sources = {**model.recipe.network.inputs, **(inputs or {})} if not data else dict(inputs or {})
+    probabilities, valid = _probabilities(model, table, sources, device, precision, console)
+    if not valid.any():
+        raise DataError("evaluate", "no photo could be decoded.", do="Run multistream data scan.")
+    if bad := int((~valid).sum()):
+        left_out = {**left_out, "cannot be decoded": bad}
+    mapped = map_classes(
+        probabilities[valid], model.classes, table.classes, mapping=read_class_map(class_map) if class_map else None
+    )
+    if predictions is not None:
+        rows = np.flatnonzero(valid)
+        write_predictions(predictions, _as_predictions(table, rows, mapped))
+    return Evaluation(str(run), table.name, metrics(mapped, table.labels[valid], table.classes), left_out)
+
+
+def _photos_to_measure(model: Model, data: str, label: str) -> tuple[Table, dict[str, int]]:
+    """The run's own test part, or all of `data` but what the run was trained on (by the files' bytes)."""
+    folder = model.path.parent
+    settings = model.recipe.data
+    split = read_split(folder / runs.SPLIT) if (folder / runs.SPLIT).is_file() else None
+    if data:
+        table = open_table(data, label=label, allow_outside=settings.allow_outside)
+        seen = {row.sha256 for row in split or () if row.part in ("train", "val")}
+        hashes = sha256_of_files([table.path(i) for i in range(len(table))]) if seen else ()
+        kept = [i for i, digest in enumerate(hashes) if digest not in seen] if seen else list(range(len(table)))
+        return table.select(kept), {"in the run's training": len(table) - len(kept)} if seen else {}
+    if split is None:
+        what = f"{folder} has no {runs.SPLIT}, so its test part is not known."
+        raise UsageError("evaluate", what, do="Give photos with labels: --data PATH.")
+    table = open_table(settings.source, label=label or settings.label, allow_outside=settings.allow_outside)
+    places = {name: i for i, name in enumerate(table.ids)}
+    test = [row.path for row in split if row.part == "test"]
+    gone = [name for name in test if name not in places]
+    if gone:
+        raise DataError(settings.source, f"{len(gone):,} of {len(test):,} test images are gone, {gone[0]} say.")
+    return table.select([places[name] for name in test]), {}
+
+
+def _probabilities(
+    model: Model, table: Table, sources: Mapping[str, str], device: str, precision: str, console: Console
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """softmax(logits) (N, K), and which rows could be had."""
+    settings = replace(model.recipe.data, on_bad_image="report")
+    beside = gather(table, model.inputs, sources, missing=settings.missing_vectors, resize=settings.resize)
+    for note in beside.notes:
+        console.say(f"data: {note}")
+    runtime = resolve(RuntimeSettings(device=device, precision=precision))  # type: ignore[arg-type]  # checked inside
+    network = runtime.place(model.network)
+    photos = make_photos(table, network, beside, settings)
+    with console.progress(len(table), "features") as bar:
+        extracted = extract(
+            network,
+            photos,
+            np.flatnonzero(beside.usable),
+            runtime=runtime,
+            workers=available_workers(),
+            tick=bar.advance,
+        )
+    with torch.no_grad():
+        logits = network.classify(extracted.to(runtime.device))
+    return logits.double().softmax(1).cpu().numpy(), extracted.valid.numpy()
+
+
+def _as_predictions(table: Table, rows: NDArray[np.int64], probabilities: NDArray[np.float64]) -> Predictions:
+    return Predictions(
+        paths=tuple(table.ids[i] for i in rows),
+        sha256=sha256_of_files([table.path(int(i)) for i in rows]),
+        labels=tuple(table.classes[table.labels[i]] for i in rows),
+        probabilities=probabilities,
+        classes=table.classes,
+    )

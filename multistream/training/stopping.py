@@ -1,0 +1,51 @@
+"""Being told to stop: the first Ctrl-C or SIGTERM finishes the step and saves, the second stops at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Stop:
+    """Whether somebody asked to stop, and by which signal."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+
+    def __call__(self) -> bool:
+        return self.signal != 0
+
+
+class Interrupted(Exception):
+    """Work was asked to stop by `signal` and has left things in order; `resume` says how to go on."""
+
+    def __init__(self, number: int, resume: str) -> None:
+        self.signal, self.resume = number, resume
+        super().__init__(resume)
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Catches the first SIGINT or SIGTERM inside; handlers are given back. Outside the main thread nothing is caught."""
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def first(number: int, frame: FrameType | None) -> None:
+        del frame
+        stop.signal = number
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, first)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

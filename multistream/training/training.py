@@ -1,0 +1,270 @@
+"""train, from the recipe to the run folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multistream import __version__, checkpoint, runs
+from multistream.composition import plan_of
+from multistream.console import Console
+from multistream.data.splits import Parts, sha256_of_files, write_split
+from multistream.errors import CannotResume, DataError, UsageError
+from multistream.evaluation import Metrics, metrics
+from multistream.features import Extracted, extract
+from multistream.files import FolderLock
+from multistream.interfaces import Stream
+from multistream.model import MODEL_FILE, distributions_of, save_model
+from multistream.predictions import Predictions, write_predictions
+from multistream.recipe import Recipe
+from multistream.runtime import parameter_count
+from multistream.training.feeds import Feed, PhotoFeed, PooledFeed
+from multistream.training.leaks import check_leaks
+from multistream.training.objective import CrossEntropy, Objective, class_weights
+from multistream.training.preparation import Prepared, prepare
+from multistream.training.resuming import recipe_to_resume
+from multistream.training.stopping import Interrupted, Stop, stoppable
+from multistream.training.trainer import Listener, Progress, Trainer
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training left: its folder, its recipe with nothing open, and its metrics by part."""
+
+    folder: Path
+    recipe: Recipe
+    parts: Mapping[str, Metrics]
+    seconds: float
+    images_per_second: float
+    data: Mapping[str, Any]
+    parameters: Mapping[str, int]
+    epochs: int
+    best_epoch: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """summary.json, and what `train --json` prints."""
+        return {
+            **{name: part.to_dict() for name, part in self.parts.items()},
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+            "run": str(self.folder),
+            "data": dict(self.data),
+            "parameters": dict(self.parameters),
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch,
+        }
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    streams: Mapping[str, Stream] | None = None,
+    console: Console | None = None,
+) -> Run:
+    """Trains a composition and leaves a run folder; with `resume`, goes on with that run where it stood.
+
+    `streams` gives streams as instances, by key, beside those that the recipe names. Raises MultistreamError for all
+    that the user can change, and Interrupted after Ctrl-C or SIGTERM, with the run saved.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            "train", "several processes were started.", right="Training runs in one.", do="Start it without torchrun."
+        )
+    console = console or Console(quiet=True)
+    started = time.monotonic()
+    folder = Path(resume).expanduser() if resume is not None else None
+    if folder is not None:
+        recipe = recipe_to_resume(folder, recipe)
+    prepared = prepare(recipe, say=console.say, streams=streams)
+    folder = folder or runs.new_run(out, prepared.recipe)
+    with FolderLock(folder), stoppable() as stop:
+        _write_head(folder, prepared)
+        work = _Work(prepared, folder, console, stop)
+        progress = work.train(resume=resume is not None)
+        return work.finish(progress, started=started)
+
+
+class _Work:
+    """One training on its way."""
+
+    def __init__(self, prepared: Prepared, folder: Path, console: Console, stop: Stop) -> None:
+        self.prepared, self.folder, self.console, self.stop = prepared, folder, console, stop
+        self.settings = prepared.recipe.training
+        device = prepared.runtime.device
+        self.labels = torch.from_numpy(np.ascontiguousarray(prepared.table.labels)).to(device)
+        self.extracted: Extracted | None = None
+
+    def train(self, *, resume: bool) -> Progress:
+        """Fits the taps, then trains what is left to train."""
+        network = self.prepared.network
+        trainable = any(p.requires_grad for p in network.parameters())
+        pooled = network.is_cacheable and not self.settings.flips
+        if pooled or not trainable or any(b.stream.is_frozen and not b.is_vector for b in network.branches.values()):
+            self.extracted = self._extract(self.prepared.parts if pooled or not trainable else None)
+            self._fit(network, self.extracted)
+        if not trainable:
+            self.console.say("train: nothing is left to train; the network is evaluated as it is")
+            return Progress(finished=True)
+        feed = self._feed(pooled=pooled)
+        criterion = self._criterion().to(self.prepared.runtime.device)
+        objective = Objective(network, criterion=criterion, runtime=self.prepared.runtime, pooled=pooled)
+        steps = -(-len(self.prepared.parts.train) // self.settings.batch_size)
+        with self.console.progress(steps * self.settings.epochs, "train") as bar:
+            trainer = Trainer(
+                network,
+                feed,
+                self.prepared.parts,
+                objective=objective,
+                settings=self.settings,
+                runtime=self.prepared.runtime,
+                folder=self.folder / runs.CHECKPOINTS,
+                about=self._about(),
+                names=lambda index: self.prepared.table.ids[index],
+                listener=Listener(epoch=self._tell_epoch, batch=lambda: bar.advance(1)),
+                stop=self.stop,
+            )
+            return trainer.run(resume=self._checkpoint() if resume else None)
+
+    def finish(self, progress: Progress, *, started: float) -> Run:
+        """Measures the trained network on all parts, and writes the run."""
+        network, table, parts = self.prepared.network, self.prepared.table, self.prepared.parts
+        if self.extracted is None or not network.is_cacheable or not bool(self.extracted.valid[parts.test].all()):
+            self.extracted = self._extract(parts)
+        self._set_baselines(self.extracted)
+        network.trained = True
+        probabilities = self._probabilities(self.extracted)
+        measured = {}
+        for name, indices in parts.named().items():
+            rows = indices[self.extracted.valid.numpy()[indices]]
+            if len(rows):
+                measured[name] = metrics(probabilities[rows], table.labels[rows], network.classes)
+                if name == "test":
+                    self._write_predictions(rows, probabilities[rows])
+        seconds = time.monotonic() - started
+        run = Run(
+            folder=self.folder,
+            recipe=self.prepared.recipe,
+            parts=measured,
+            seconds=round(seconds, 2),
+            images_per_second=round(len(parts.train) * max(1, progress.epoch) / seconds, 1),
+            data={"name": table.name, "n": len(table), "classes": list(table.classes)},
+            parameters=parameter_count(network),
+            epochs=progress.epoch,
+            best_epoch=progress.best_epoch,
+        )
+        save_model(network, self.folder / MODEL_FILE, recipe=self.prepared.recipe)
+        runs.write_json(self.folder / runs.SUMMARY, run.to_dict())
+        return run
+
+    def _extract(self, parts: Parts | None) -> Extracted:
+        """One pass over the photos of all parts, or of the training part alone."""
+        chosen = np.concatenate(list(parts.named().values())) if parts else self.prepared.parts.train
+        with self.console.progress(len(chosen), "features") as bar:
+
+            def tick(done: int) -> None:
+                bar.advance(done)
+                if self.stop():
+                    raise Interrupted(self.stop.signal, f"multistream train --resume {self.folder}")
+
+            return extract(
+                self.prepared.network,
+                self.prepared.photos,
+                np.sort(chosen),
+                runtime=self.prepared.runtime,
+                workers=self.prepared.workers,
+                tick=tick,
+            )
+
+    def _fit(self, network: Any, extracted: Extracted) -> None:
+        train = torch.from_numpy(self.prepared.parts.train)
+        rows = train[extracted.valid[train]]
+        if not len(rows):
+            raise DataError("data", "no photo of the training part can be decoded.", do="Run multistream data scan.")
+        features = extracted.to(self.prepared.runtime.device)
+        network.fit({key: {s: f[rows] for s, f in stages.items()} for key, stages in features.items()})
+
+    def _set_baselines(self, extracted: Extracted) -> None:
+        """The training means of taps whose stream has trained: known only now."""
+        train = torch.from_numpy(self.prepared.parts.train)
+        rows = train[extracted.valid[train]]
+        for key, branch in self.prepared.network.branches.items():
+            if not branch.stream.is_frozen and key not in self.prepared.network.loaded_branches:
+                for stage, tap in branch.taps.items():
+                    tap.baseline.copy_(extracted.features[key][stage][rows].double().mean(0))
+
+    def _feed(self, *, pooled: bool) -> Feed:
+        if pooled and self.extracted is not None:
+            features = self.extracted.to(self.prepared.runtime.device)
+            return PooledFeed(features, self.labels, self.extracted.valid, self.settings)
+        return PhotoFeed(
+            self.prepared.photos, self.labels, self.settings, self.prepared.runtime, workers=self.prepared.workers
+        )
+
+    def _criterion(self) -> CrossEntropy:
+        weights = None
+        if self.settings.class_weights == "balanced":
+            weights = class_weights(self.labels[self.prepared.parts.train].cpu(), len(self.prepared.table.classes))
+        return CrossEntropy(weights=weights, label_smoothing=self.settings.label_smoothing)
+
+    @torch.no_grad()
+    def _probabilities(self, extracted: Extracted) -> Any:
+        """softmax(logits) of every image, (N, K) float64; the rows of images that were not read are without meaning."""
+        network = self.prepared.network.eval()
+        features = extracted.to(self.prepared.runtime.device)
+        chunks: list[Tensor] = []
+        for start in range(0, len(extracted.valid), 4096):
+            rows = slice(start, start + 4096)
+            pooled = {key: {s: f[rows] for s, f in stages.items()} for key, stages in features.items()}
+            chunks.append(network.classify(pooled).double().softmax(1).cpu())
+        return torch.cat(chunks).numpy()
+
+    def _write_predictions(self, rows: Any, probabilities: Any) -> None:
+        table = self.prepared.table
+        predictions = Predictions(
+            paths=tuple(table.ids[i] for i in rows),
+            sha256=sha256_of_files([table.path(i) for i in rows]),
+            labels=tuple(table.classes[table.labels[i]] for i in rows),
+            probabilities=probabilities,
+            classes=table.classes,
+        )
+        write_predictions(self.folder / runs.PREDICTIONS, predictions)
+
+    def _tell_epoch(self, line: Mapping[str, float]) -> None:
+        runs.append_line(self.folder / runs.METRICS, line)
+
+    def _about(self) -> dict[str, Any]:
+        plan = plan_of(self.prepared.network)
+        return {
+            "version": __version__,
+            "recipe": self.prepared.recipe.to_dict(),
+            "classes": list(self.prepared.table.classes),
+            "distributions": distributions_of(plan),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "device": str(self.prepared.runtime.device),
+        }
+
+    def _checkpoint(self) -> checkpoint.Checkpoint:
+        found = checkpoint.latest(self.folder / runs.CHECKPOINTS, warn=self.console.warn)
+        if found is None:
+            raise CannotResume(str(self.folder), "no complete checkpoint is there.", do="Train it anew.")
+        runs.keep_lines(self.folder / runs.METRICS, before_step=int(found.state["step"]))
+        return found
+
+
+def _write_head(folder: Path, prepared: Prepared) -> None:
+    """Writes what a run can be repeated from, before anything is trained."""
+    checkpoint.clean(folder / runs.CHECKPOINTS)
+    prepared.recipe.save(folder / runs.RECIPE)
+    write_split(folder / runs.SPLIT, prepared.table, prepared.parts)
+    check_leaks(prepared.recipe, prepared.table, prepared.parts)
