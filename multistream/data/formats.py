@@ -1,0 +1,54 @@
+"""File formats: those that are decoded, and by their first bytes those that are refused by name."""
+
+from __future__ import annotations
+
+ALLOWED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Pillow's names of the formats that may be decoded; every further decoder is one more way in for a hostile file."""
+
+SUFFIXES = frozenset(
+    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+)
+"""Names of image files end so, in small letters."""
+
+_SIGNATURES = (
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (8, b"WEBP", "WEBP"),
+    (0, b"GIF8", "GIF"),
+    (0, b"BM", "BMP"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "TIFF"),
+    (0, b"MM\0+", "TIFF"),
+    (4, b"ftypavi", "AVIF"),
+    (0, b"%!PS", "EPS"),
+    (0, b"\xc5\xd0\xd3\xc6", "EPS"),
+    (0, b"%PDF", "PDF"),
+    (0, b"8BPS", "PSD"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG2000"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (4, b"ftyp", "HEIC or video"),
+    (0, b"\0\0\1\0", "ICO"),
+    (0, b"icns", "ICNS"),
+    (0, b"DDS ", "DDS"),
+    (0, b"qoif", "QOI"),
+    (0, b"gimp xcf", "XCF"),
+    (0, b"\x01\xda", "SGI"),
+    (0, b"/* XPM */", "XPM"),
+    (0, b"\xd7\xcd\xc6\x9a", "WMF"),
+    *((0, b"P%d" % kind, "PPM") for kind in range(1, 8)),
+)
+
+
+def recognise(data: bytes) -> str:
+    """The name of the format that the first bytes of a file show, or "" for none that is known here.
+
+    >>> recognise(b"%!PS-Adobe-3.0 EPSF-3.0")
+    'EPS'
+    """
+    for place, signature, name in _SIGNATURES:
+        if data.startswith(signature, place):
+            return name
+    return "SVG" if b"<svg" in data[:2048].lower() else ""

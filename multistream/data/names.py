@@ -1,0 +1,52 @@
+"""File names as text: one that cannot break a line, a terminal or a spreadsheet, and the way back."""
+
+from __future__ import annotations
+
+import re
+
+_ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|\\|[=+\-@'])")
+_FORMULA = ("=", "+", "-", "@", "'")
+
+
+def printable(name: str) -> str:
+    """`name` on one line for people to read: what cannot be printed (newlines, bytes that are not UTF-8) is escaped.
+
+    >>> print(printable("a\\nb.jpg"))
+    a\\nb.jpg
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
+def escape(name: str) -> str:
+    r"""`name` as it is written into a CSV: one line, UTF-8, and nothing that a spreadsheet would run.
+
+    Backslashes are doubled, what cannot be printed becomes \xHH, \uHHHH or \UHHHHHHHH, and a leading sign that
+    would start a formula gets a backslash. `unescape` gives the name back.
+
+    >>> print(escape("=cmd().jpg"))
+    \=cmd().jpg
+    """
+    text = "".join(_escaped(c) for c in name)
+    return "\\" + text if text.startswith(_FORMULA) else text
+
+
+def unescape(text: str) -> str:
+    """The name that `escape` wrote as `text`.
+
+    >>> unescape(escape("a\\nb\\\\c")) == "a\\nb\\\\c"
+    True
+    """
+    return _ESCAPE.sub(lambda match: _unescaped(match[1]), text)
+
+
+def _escaped(character: str) -> str:
+    if character == "\\":
+        return "\\\\"
+    if (character.isprintable() and not character.isspace()) or character == " ":
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _unescaped(escaped: str) -> str:
+    return chr(int(escaped[1:], 16)) if escaped[0] in "xuU" else escaped

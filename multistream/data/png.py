@@ -1,0 +1,45 @@
+"""The chunks of a PNG file: are they whole, and which of them the picture needs (PNG specification, section 5).
+
+Pillow does not check the CRC of image data, reads a file cut before its end, and refuses a good picture for the
+sake of an oversized text beside it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+_PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
+"""What pixels and orientation depend on; texts and profiles are left out where they are bombs."""
+
+
+def fault(data: bytes) -> str:
+    """Why the PNG file `data` is no whole one: "truncated", "bad CRC", or "" where nothing is wrong."""
+    last, view = b"", memoryview(data)  # slices of it copy nothing
+    for kind, start, end in _chunks(data):
+        last = kind
+        if end + 4 > len(data):
+            return "truncated"
+        if zlib.crc32(view[start - 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            return "bad CRC"
+    return "" if last == b"IEND" else "truncated"
+
+
+def without_texts(data: bytes) -> bytes:
+    """The same picture without texts, profiles and later frames."""
+    kept = [data[start - 8 : end + 4] for kind, start, end in _chunks(data) if kind in _PICTURE]
+    return SIGNATURE + b"".join(kept)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Type, start and end of the content of each chunk, up to IEND; the last one may end behind the file's end."""
+    place = len(SIGNATURE)
+    while place + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        yield kind, place + 8, place + 8 + length
+        if kind == b"IEND":
+            return
+        place += 12 + length
