@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
-from multistream.errors import PluginError, UsageError
+from multistream.errors import MultistreamError, PluginError, UsageError
 from multistream.hookspecs import Factory
 from multistream.registry.discovery import DISABLED, Claim, discover, normalised
 from multistream.registry.loading import KINDS, Kind, load, quiet_stdout, told
@@ -75,10 +75,10 @@ class Parts(Mapping[str, Callable[..., Any]]):
         return find(self.kind, name, distribution=distribution or None).resolve()
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and any(self.kind in kinds(claim) for claim in claims_of(name))
+        return isinstance(name, str) and any(self.kind in kinds_of(claim) for claim in claims_of(name))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(claim.name for claim in discover() if self.kind in kinds(claim)))
+        return iter(dict.fromkeys(claim.name for claim in discover() if self.kind in kinds_of(claim)))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -96,19 +96,20 @@ def find(kind: Kind, name: str, *, distribution: str | None = None) -> Part:
     if distribution is not None:
         claims = _of_distribution(kind, name, claims, distribution)
     # Two distributions that name one module mean one code: `pip install .` brings plugins/object, and so does its own.
-    offering = {claim.module: claim for claim in reversed(claims) if kind in kinds(claim)}
+    offering = {claim.module: claim for claim in reversed(claims) if kind in kinds_of(claim)}
     if len(offering) > 1:
         raise PluginError(f"{kind}s", *_ambiguity(name, list(offering.values())[::-1]))
     for claim in offering.values():
         return Part(kind, name, claim.distribution, claim.version, load(claim.module).offers[kind][name])
-    for claim in claims:
-        if error := _failure(claim):
-            do = f"Unset {DISABLED}." if claim.disabled else f"Mend it, or pip uninstall {claim.distribution}."
-            raise PluginError(f"{kind}s", f"{name!r} of {claim.owner} is {error}.", do=do)
-    for row in unnamed():
-        if (row.name, row.kind) == (name, kind):
-            raise PluginError(f"{kind}s", f"{name!r} of {row.distribution} {row.version} is broken: {row.error}.")
-    raise _unknown(kind, name)
+    raise _refusal(f"{kind}s", name, claims, kinds=(kind,))
+
+
+def find_any(name: str, *, distribution: str | None = None) -> tuple[Part, ...]:
+    """The parts of this name, one for each kind that has it; the errors of `find` where none has."""
+    offered = {kind for claim in claims_of(name) for kind in kinds_of(claim)}
+    if not offered:
+        raise _refusal("plugins", name, claims_of(name), kinds=KINDS)
+    return tuple(find(kind, name, distribution=distribution) for kind in KINDS if kind in offered)
 
 
 def parts() -> tuple[PartInfo, ...]:
@@ -123,7 +124,7 @@ def claims_of(name: str) -> list[Claim]:
     return [claim for claim in discover() if claim.name == name]
 
 
-def kinds(claim: Claim) -> tuple[Kind, ...]:
+def kinds_of(claim: Claim) -> tuple[Kind, ...]:
     """The kinds that a claim's module offers its name as; none if it is broken or disabled. Imports the module."""
     if claim.disabled:
         return ()
@@ -150,8 +151,8 @@ def _rows(claim: Claim) -> Iterator[PartInfo]:
     if error := _failure(claim):
         status: Literal["broken", "disabled"] = "disabled" if claim.disabled else "broken"
         yield PartInfo(claim.name, None, claim.distribution, claim.version, status, error.removeprefix("broken: "))
-    for kind in kinds(claim):
-        others = [c for c in claims_of(claim.name) if kind in kinds(c)]
+    for kind in kinds_of(claim):
+        others = [c for c in claims_of(claim.name) if kind in kinds_of(c)]
         if len({c.module for c in others}) > 1:
             error = " ".join(_ambiguity(claim.name, others))
             yield PartInfo(claim.name, kind, claim.distribution, claim.version, "broken", error)
@@ -166,7 +167,7 @@ def _failure(claim: Claim) -> str:
     plugin = load(claim.module)
     if plugin.error:
         return f"broken: {plugin.error}"
-    if not kinds(claim):
+    if not kinds_of(claim):
         return f"broken: an entry point names it, but no hook of {claim.module} offers it"
     return ""
 
@@ -185,15 +186,25 @@ def _ambiguity(name: str, claims: list[Claim]) -> tuple[str]:
     return (f"{name!r} is offered by {owners}. Write {settled}, or name one of them in {DISABLED}.",)
 
 
-def _unknown(kind: Kind, name: str) -> UnknownPart:
-    """The error for a name that nobody offers, with the nearest that somebody does; loads every plugin to tell."""
+def _refusal(where: str, name: str, claims: list[Claim], *, kinds: tuple[Kind, ...]) -> MultistreamError:
+    """Why there is no part of this name and these kinds; loads every plugin to tell, if the name's own do not."""
+    for claim in claims:
+        if error := _failure(claim):
+            do = f"Unset {DISABLED}." if claim.disabled else f"Mend it, or pip uninstall {claim.distribution}."
+            return PluginError(where, f"{name!r} of {claim.owner} is {error}.", do=do)
+    for row in unnamed():
+        if row.name == name and row.kind in kinds:
+            return PluginError(where, f"{name!r} of {row.distribution} {row.version} is broken: {row.error}.")
+    return _unknown(where, name, kinds)
+
+
+def _unknown(where: str, name: str, kinds: tuple[Kind, ...]) -> UnknownPart:
+    """The error for a name that nobody offers, with the nearest that somebody does."""
     rows = parts()
-    known = sorted({row.name for row in rows if row.kind in (kind, None)})
-    other = sorted({row.kind for row in rows if row.name == name and row.kind})
-    what = f"{name!r} is a {other[0]}, not a {kind}." if other else f"{name!r} is unknown."
-    near = [] if other else get_close_matches(name, known, n=1)
-    right = f"Did you mean {near[0]!r}? " if near else ""
-    listed = ", ".join(
-        row.name if row.status == "ok" else f"{row.name} ({row.status})" for row in rows if row.kind == kind
-    )
-    return UnknownPart(f"{kind}s", what, right=f"{right}Known: {listed or 'none'}.")
+    other = [row.kind for row in rows if row.name == name and row.kind]
+    what = f"{name!r} is a {other[0]}, not a {' or '.join(kinds)}." if other else f"{name!r} is unknown."
+    near = [] if other else get_close_matches(name, [row.name for row in rows if row.kind in (*kinds, None)], n=1)
+    guess = f"Did you mean {near[0]!r}? " if near else ""
+    words = {row.name: row.name if row.status == "ok" else f"{row.name} ({row.status})" for row in rows}
+    known = dict.fromkeys(words[row.name] for row in rows if row.kind in kinds)
+    return UnknownPart(where, what, right=f"{guess}Known: {', '.join(known) or 'none'}.")

@@ -1,0 +1,111 @@
+"""`multistream plugins`: lists every part there is, and shows, checks and starts single ones."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from multistream.cli.options import Json, Quiet, print_json
+from multistream.errors import PluginError
+from multistream.registry import Kind, Part, PartInfo, find, find_any, parts
+from multistream.registry.describing import Description, describe
+from multistream.scaffold import NewKind, new_plugin
+
+app = typer.Typer(help="List, show, check and start plugins.")
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A part's name, or NAME@DISTRIBUTION.")]
+OneKind = Annotated[Kind | None, typer.Option("--kind", help="Needed where a name is of several kinds.")]
+
+
+@app.callback(invoke_without_command=True)
+def listing(context: typer.Context, as_json: Json = False, quiet: Quiet = False) -> None:
+    """List every part: its kind, whose it is, and whether it works."""
+    if context.invoked_subcommand is not None:
+        return
+    rows = parts()
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    typer.echo(as_table(rows))
+    broken = sum(row.status == "broken" for row in rows)
+    if broken and not quiet:
+        typer.echo(f"{broken} of {len(rows)} parts are broken; the others work without them.", err=True)
+
+
+@app.command()
+def show(name: Name, kind: OneKind = None, as_json: Json = False) -> None:
+    """Show what a part takes: factory, options, variants, where its weights come from."""
+    shown = [describe(part) for part in _parts(name, kind)]
+    if as_json:
+        print_json([asdict(each) for each in shown])
+    else:
+        typer.echo("\n\n".join(map(as_text, shown)))
+
+
+@app.command()
+def check(name: Name, kind: OneKind = None, as_json: Json = False) -> None:
+    """Test a part against the contract of its kind; exit 69 if it is broken."""
+    from multistream import testing  # it imports torch
+
+    kept = []
+    for part in _parts(name, kind):
+        try:
+            kept += [{"kind": part.kind, "promise": promise} for promise in testing.check(part.kind, name)]
+        except AssertionError as error:
+            raise PluginError(f"{part.kind}s", f"{name!r} breaks its contract: {error}") from error
+    if as_json:
+        print_json(kept)
+    else:
+        typer.echo("\n".join(f"ok  {each['kind']}: {each['promise']}" for each in kept))
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The part's name: a-z, 0-9 and _.")],
+    kind: Annotated[NewKind, typer.Option("--kind", help="What the plugin offers.")] = "stream",
+    out: Annotated[Path | None, typer.Option("--out", help="A new folder; by default multistream-NAME.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write a small, complete plugin to start from."""
+    written = new_plugin(name, kind=kind, out=out.expanduser() if out else None)
+    if as_json:
+        print_json([str(path) for path in written])
+    else:
+        typer.echo("\n".join(map(str, written)))
+    if not quiet:
+        typer.echo(f"Next: pip install -e {written[0].parent}, multistream plugins check {name}", err=True)
+
+
+def _parts(text: str, kind: Kind | None) -> tuple[Part, ...]:
+    """The parts that NAME or NAME@DISTRIBUTION means: of one kind, or of all that have the name."""
+    name, _, distribution = text.partition("@")
+    if kind is not None:
+        return (find(kind, name, distribution=distribution or None),)
+    return find_any(name, distribution=distribution or None)
+
+
+def as_table(rows: tuple[PartInfo, ...]) -> str:
+    """Parts in aligned columns; what is wrong with one stands on a line of its own."""
+    cells = [("NAME", "KIND", "DISTRIBUTION", "VERSION", "STATUS")]
+    cells += [(row.name, row.kind or "?", row.distribution, row.version, row.status) for row in rows]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
+    for place in range(len(rows), 0, -1):
+        if rows[place - 1].error:
+            lines.insert(place + 1, f"    {rows[place - 1].error}")
+    return "\n".join(lines)
+
+
+def as_text(shown: Description) -> str:
+    """One part's description for people."""
+    lines = [f"{shown.name}: a {shown.kind} of {shown.distribution} {shown.version}"]
+    lines += [f"  factory   {shown.factory}", f"  takes     {shown.signature}"]
+    if shown.variants:
+        lines.append(f"  variants  {', '.join(shown.variants)}")
+    for variant, source in shown.weights.items():
+        lines.append(f"  weights   {variant}: " + ", ".join(f"{name} {value}" for name, value in source.items()))
+    return "\n".join([*lines, "", *(f"  {line}".rstrip() for line in shown.doc.splitlines())]).rstrip()
