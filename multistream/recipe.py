@@ -23,6 +23,7 @@ from multistream.settings import (
     TrainingSettings,
     is_table,
 )
+from multistream.spec import expanded
 
 __all__ = [
     "DataSettings",
@@ -77,7 +78,7 @@ class Recipe:
         if source in SHIPPED:
             shipped = files("multistream").joinpath("recipes", f"{source}.toml")
             return cls.loads(shipped.read_text(encoding="utf-8"), where=str(source))
-        path = Path(source).expanduser()
+        path = expanded(source, where="recipe")
         if path.is_dir():
             path = path / FILE
         try:

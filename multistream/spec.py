@@ -54,7 +54,6 @@ class Spec:
     @classmethod
     def parse(cls, text: str, *, key: str | None = None, where: str = "streams") -> Spec:
         """Reads a spec; with `key` given (a table's, say), `text` holds the rest. UsageError tells what is wrong."""
-        text = text.strip()
         if key is None:
             key, rest = _split_key(text)
         else:
@@ -63,7 +62,7 @@ class Spec:
             if not key:
                 right = f"A run's branch needs its key: KEY={rest}."
                 raise UsageError(where, f"{rest!r} is the path of a run and has no key.", right=right)
-            return cls(check_key(key, where=where), run=Path(rest).expanduser())
+            return cls(check_key(key, where=where), run=expanded(rest, where=where))
         match = PART.fullmatch(rest)
         if match is None:
             raise UsageError(where, f"{text!r} is no spec.", right=GRAMMAR)
@@ -74,7 +73,7 @@ class Spec:
         """The spec without its key, as a recipe's table writes it."""
         if self.run is not None:
             path = str(self.run)
-            return path if is_path(path) else f".{os.sep}{path}"
+            return path if "/" in path and not path.startswith("~") else f"./{path}"
         variant = f":{self.variant}" if self.variant else ""
         return f"{self.name}{variant}" + (f"@{self.distribution}" if self.distribution else "")
 
@@ -88,7 +87,7 @@ def parse_specs(texts: str | Iterable[str], *, where: str = "streams") -> tuple[
     >>> [str(spec) for spec in parse_specs("object,places,net=timm:resnet18")]
     ['object', 'places', 'net=timm:resnet18']
     """
-    parts = texts.split(",") if isinstance(texts, str) else texts
+    parts = [part.strip() for part in texts.split(",")] if isinstance(texts, str) else texts
     specs = tuple(Spec.parse(part, where=where) for part in parts)
     seen: dict[str, Spec] = {}
     for spec in specs:
@@ -119,10 +118,18 @@ def is_path(text: str) -> bool:
     return "/" in text or os.sep in text or text in (".", "..") or text.startswith("~")
 
 
+def expanded(path: str | os.PathLike[str], *, where: str) -> Path:
+    """A path with the home folder in the place of `~`; UsageError where there is no such home."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(where, f"{str(path)!r} names a home folder that is not known.") from error
+
+
 def _split_key(text: str) -> tuple[str, str]:
     """`KEY=REST` -> (KEY, REST); ("", text) where there is no key. A `=` inside a path is the path's own."""
     key, equals, rest = text.partition("=")
-    return (key.strip(), rest.strip()) if equals and key.strip() and not is_path(key) else ("", text)
+    return (key, rest) if equals and key and not is_path(key) else ("", text)
 
 
 def _key_of(key: str, name: str, *, where: str) -> str:

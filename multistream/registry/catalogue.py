@@ -49,7 +49,7 @@ class Part:
     def broken(self, cause: str) -> PluginError:
         """The error that this part's factory cannot be used."""
         what = f"{self.name!r} of {self.distribution} {self.version} ({self.factory}) is broken: {cause}."
-        return PluginError(f"{self.kind}s", what, do=f"Mend it, or pip uninstall {self.distribution}.")
+        return PluginError(f"{self.kind}s", what, do=f"Mend, upgrade or uninstall {self.distribution}.")
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def _refusal(where: str, name: str, claims: list[Claim], *, kinds: tuple[Kind, .
     """Why there is no part of this name and these kinds; loads every plugin to tell, if the name's own do not."""
     for claim in claims:
         if error := _failure(claim):
-            do = f"Unset {DISABLED}." if claim.disabled else f"Mend it, or pip uninstall {claim.distribution}."
+            do = f"Unset {DISABLED}." if claim.disabled else f"Mend, upgrade or uninstall {claim.distribution}."
             return PluginError(where, f"{name!r} of {claim.owner} is {error}.", do=do)
     for row in unnamed():
         if row.name == name and row.kind in kinds:
