@@ -119,6 +119,7 @@ def _probabilities(
             runtime=runtime,
             workers=available_workers(),
             tick=bar.advance,
+            say=console.say,
         )
     with torch.no_grad():
         logits = network.classify(extracted.to(runtime.device))

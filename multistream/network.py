@@ -63,6 +63,10 @@ class Branch(nn.Module):
         """Whether the stream reads a Vector."""
         return isinstance(self.stream.input, Vector)
 
+    def entry(self, key: str, batch: Mapping[str, Tensor]) -> str:
+        """The name under which a batch holds what this branch reads: its own key, else its input's name."""
+        return key if key in batch else self.stream.input.name
+
     def pool(self, x: Tensor) -> dict[str, Tensor]:
         """The stream's input -> {stage: (B, P) float32}; without gradients where the stream is frozen."""
         with torch.no_grad() if self.stream.is_frozen else nullcontext():
@@ -125,10 +129,7 @@ class MultiStream(nn.Module):
 
     def pool(self, batch: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
         """Runs the streams: batch -> {key: {stage: (B, P) float32}}. A stream's own key goes before its input's."""
-        return {
-            key: branch.pool(batch[key] if key in batch else batch[branch.stream.input.name])
-            for key, branch in self.branches.items()
-        }
+        return {key: branch.pool(batch[branch.entry(key, batch)]) for key, branch in self.branches.items()}
 
     def fuse(self, pooled: Pooled, present: frozenset[str] | None = None) -> FusionOutput:
         """All above the pooling: {key: {stage: (B, P)}} -> FusionOutput, with each stream's own logits if there are."""

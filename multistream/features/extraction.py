@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.data.loading import Photos, loaded
-from multistream.modes import evaluating
-from multistream.network import MultiStream
+from multistream.network import Branch
 from multistream.runtime import Runtime
 
 GROUP = 32
 """Images that run through the streams together, always: float32 convolutions differ in bits between batch sizes."""
+
+Features = dict[str, dict[str, Tensor]]
+"""{key: {stage: (N, P) float32}}"""
 
 
 @dataclass(frozen=True)
@@ -31,42 +33,36 @@ class Extracted:
         return {key: {stage: f.to(device) for stage, f in stages.items()} for key, stages in self.features.items()}
 
 
+def empty_features(branches: Mapping[str, Branch], rows: int) -> Features:
+    """Zeros for `rows` images."""
+    return {
+        key: {stage: torch.zeros(rows, tap.pooled_width) for stage, tap in branch.taps.items()}
+        for key, branch in branches.items()
+    }
+
+
 @torch.no_grad()
-def extract(
-    network: MultiStream,
+def pooled_groups(
+    branches: Mapping[str, Branch],
     photos: Photos,
     indices: NDArray[np.int64],
     *,
     runtime: Runtime,
     workers: int,
-    tick: Callable[[int], None] = lambda done: None,
-) -> Extracted:
-    """Runs the streams once over these images, without augmentation. Rows of other images stay empty."""
-    rows = len(photos)
-    features: dict[str, dict[str, Tensor]] = {
-        key: {stage: torch.zeros(rows, tap.pooled_width) for stage, tap in branch.taps.items()}
-        for key, branch in network.branches.items()
-    }
-    valid = torch.zeros(rows, dtype=torch.bool)
-    with evaluating(network):
-        for batch in loaded(photos, indices, batch_size=GROUP, workers=workers):
-            chosen = batch.pop("index")
-            if not len(chosen):
-                continue
-            pooled = pool_group(network, batch, runtime=runtime)
-            for key, stages in pooled.items():
-                for stage, values in stages.items():
-                    features[key][stage][chosen] = values[: len(chosen)].cpu()
-            valid[chosen] = True
-            tick(len(chosen))
-    return Extracted(features, valid)
+) -> Iterator[tuple[Tensor, Features]]:
+    """Runs these streams once over the images, without augmentation: (indices (n,), features of n rows) a group.
 
-
-def pool_group(network: MultiStream, batch: dict[str, Tensor], *, runtime: Runtime) -> dict[str, dict[str, Tensor]]:
-    """`network.pool` of at most GROUP images, padded to exactly GROUP: {key: {stage: (GROUP, P)}}."""
-    padded = {name: _padded(tensor) for name, tensor in batch.items()}
-    with runtime.autocast:
-        return network.pool(runtime.send(padded))
+    The branches must be in eval mode. What cannot be decoded is left out.
+    """
+    for batch in loaded(photos, indices, batch_size=GROUP, workers=workers):
+        chosen = batch.pop("index")
+        if not len(chosen):
+            continue
+        sent = runtime.send({name: _padded(tensor) for name, tensor in batch.items()})
+        with runtime.autocast:
+            pooled = {key: branch.pool(sent[branch.entry(key, sent)]) for key, branch in branches.items()}
+        rows = len(chosen)
+        yield chosen, {key: {s: f[:rows].cpu() for s, f in stages.items()} for key, stages in pooled.items()}
 
 
 def _padded(tensor: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: `given` to the Objective, labels (B,) and the images' indices (B,)."""
+    """What one step sees: `given` to the Objective, labels (B,), indices (B,); B is 0 if no photo could be decoded."""
 
     given: Mapping[str, Any]
     labels: Tensor
@@ -55,7 +55,7 @@ class PhotoFeed:
         for batch in self._batches(shuffled[start * self.settings.batch_size :]):
             turned = augment(
                 dict(batch.given),
-                batch.indices.cpu(),
+                batch.indices,
                 seed=self.settings.seed,
                 epoch=epoch,
                 horizontal="horizontal" in self.settings.flips,
@@ -69,8 +69,7 @@ class PhotoFeed:
     def _batches(self, indices: Indices) -> Iterator[Batch]:
         for batch in loaded(self.photos, indices, batch_size=self.settings.batch_size, workers=self.workers):
             chosen = batch.pop("index")
-            if len(chosen):
-                yield Batch(self.runtime.send(batch), self.labels[chosen].to(self.runtime.device), chosen)
+            yield Batch(self.runtime.send(batch), self.labels[chosen.to(self.labels.device)], chosen)
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,6 @@ class PooledFeed:
     def _batches(self, indices: Indices, size: int) -> Iterator[Batch]:
         for chunk in torch.from_numpy(np.ascontiguousarray(indices)).split(size):
             chosen = chunk[self.valid[chunk]]
-            if len(chosen):
-                place = chosen.to(self.labels.device)
-                given = {k: {s: f[place] for s, f in stages.items()} for k, stages in self.features.items()}
-                yield Batch(given, self.labels[place], chosen)
+            place = chosen.to(self.labels.device)
+            given = {k: {s: f[place] for s, f in stages.items()} for k, stages in self.features.items()}
+            yield Batch(given, self.labels[place], chosen)

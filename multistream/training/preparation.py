@@ -73,8 +73,10 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     recipe = settle_freezing(recipe, network, is_demo=is_demo, say=say)
     network.freeze(*recipe.network.freeze)
     recipe = settle_training(recipe, network)
-    sources = {name: path for name, path in recipe.network.inputs.items()}
-    beside = gather(table, network.inputs, sources, missing=recipe.data.missing_vectors, resize=recipe.data.resize)
+    settings = recipe.data
+    beside = gather(
+        table, network.inputs, recipe.network.inputs, missing=settings.missing_vectors, resize=settings.resize
+    )
     for note in beside.notes:
         say(f"data: {note}")
     parts = usable(split(table, fractions=recipe.data.split, seed=recipe.data.split_seed), beside, table)

@@ -29,7 +29,7 @@ class Interrupted(Exception):
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Catches the first SIGINT or SIGTERM inside; handlers are given back. Outside the main thread nothing is caught."""
+    """Catches the first SIGINT or SIGTERM inside, in the main thread; the handlers before are given back."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

@@ -131,17 +131,16 @@ class Trainer:
         reseed_dropout(
             self.network, seed=self.settings.seed, step=self.progress.epoch * 1_000_003 + self.progress.position
         )
-        loss, _ = self.objective(batch.given, batch.labels)
-        self.accelerator.backward(loss / of)
-        if last:
-            norm = self._gradient_norm()
-            self._check_finite(loss, norm, batch)
+        seen = len(batch.labels)
+        value = 0.0
+        if seen:  # 0 where no photo of the batch could be decoded
+            loss, _ = self.objective(batch.given, batch.labels)
+            self.accelerator.backward(loss / of)
+            value = loss.item()
+        if last or not math.isfinite(value):
+            self._check_finite(value, self._gradient_norm(), batch)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-        value = loss.item()
-        if not math.isfinite(value):
-            self._check_finite(loss, torch.tensor(0.0), batch)
-        seen = len(batch.labels)
         self.progress = replace(
             self.progress, loss_sum=self.progress.loss_sum + value * seen, seen=self.progress.seen + seen
         )
@@ -154,14 +153,14 @@ class Trainer:
             return torch.tensor(0.0)
         return torch.nn.utils.get_total_norm([p.grad for p in self.trained.values() if p.grad is not None])
 
-    def _check_finite(self, loss: Tensor, norm: Tensor, batch: Batch) -> None:
-        if torch.isfinite(loss).item() and torch.isfinite(norm).item():
+    def _check_finite(self, loss: float, norm: Tensor, batch: Batch) -> None:
+        if math.isfinite(loss) and torch.isfinite(norm).item():
             return
         rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizer.param_groups)
         files = ", ".join(self.names(int(i)) for i in batch.indices[:3])
         raise DivergedError(
             "training",
-            f"loss {loss.item():.3g}, gradient norm {norm.item():.3g} in step {self.progress.step} "
+            f"loss {loss:.3g}, gradient norm {norm.item():.3g} in step {self.progress.step} "
             f"(learning rate {rates}; files {files}, ...).",
             right="Both must be finite; the last checkpoint is.",
             do="Lower training.learning_rate, set training.clip_norm=1, or use --precision fp32.",
@@ -217,6 +216,8 @@ class Trainer:
         rows = []
         with evaluating(self.network):
             for batch in self.feed.plain(indices):
+                if not len(batch.labels):
+                    continue
                 _, logits = self.objective(batch.given, batch.labels)
                 rows.append((logits.float().cpu(), batch.labels.cpu(), batch.indices.cpu()))
         return rows

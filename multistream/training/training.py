@@ -183,6 +183,7 @@ class _Work:
                 runtime=self.prepared.runtime,
                 workers=self.prepared.workers,
                 tick=tick,
+                say=self.console.say,
             )
 
     def _fit(self, network: Any, extracted: Extracted) -> None:
