@@ -1,0 +1,198 @@
+"""Cuts a timm model into stages: its own modules, in their own order, without the classifier."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from multistream.modes import evaluating
+
+Layout = Literal["NCHW", "NHWC", "tokens"]
+
+GROUPS = 4
+"""Stages of a model whose blocks all work at one resolution (transformers, MLP mixers)."""
+
+CLASSIFIER = frozenset(
+    {"global_pool", "attn_pool", "fc_norm", "head", "head_dist", "head_drop", "pre_logits", "fc", "classifier"}
+)
+"""Names of a model's children with which what follows `forward_features` begins."""
+
+EMBEDDING = frozenset({"patch_embed", "pos_drop", "patch_drop", "norm_pre"})
+"""Children of a VisionTransformer that work before its first block."""
+
+
+class CannotCut(Exception):
+    """The model is no chain of stages; the text says why."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A model in `stages`, shallow to deep, each with the `channels` of its map.
+
+    `layout` and `prefix_tokens` say how a stage's state lies in memory; `after` is what `forward_features` does to
+    the last state that is no stage (VGG's last pooling); `classifier` names the model's children that are left out.
+    """
+
+    stages: dict[str, nn.Module]
+    channels: dict[str, int]
+    layout: Layout
+    prefix_tokens: int
+    after: nn.Module
+    classifier: tuple[str, ...]
+
+
+def cut(model: nn.Module, *, size: int) -> Cut:
+    """Takes the model apart, and compares with its own `forward_features` on a picture of `size` pixels.
+
+    Stages end where timm's `feature_info` says; the last goes on to the end of `forward_features`, final norm
+    included. Modules are re-used, and `model` must not be used afterwards. Raises CannotCut.
+    """
+    picture = torch.linspace(-2, 2, 3 * size * size).sin().view(1, 3, size, size)
+    with evaluating(model), torch.no_grad():
+        expected = _features(model, picture)
+        children = [name for name, _ in model.named_children()]
+        ends = _ends(model)
+        chain = dict(_chain(model, ends))
+        segments, after = _segments(chain, ends)
+        stages = {f"stage{n}": nn.Sequential(OrderedDict(s)) for n, s in enumerate(segments, start=1)}
+        states = _states(stages, picture)
+        if not torch.equal(after(states[-1]), expected):
+            raise CannotCut("its forward_features is not the chain of its modules")
+    layout = _layout(model, states[-1])
+    prefix = int(getattr(model, "num_prefix_tokens", 0)) if layout == "tokens" else 0
+    channels = {s: as_map(state, layout, prefix).shape[1] for s, state in zip(stages, states, strict=True)}
+    for stage, promised in zip(list(stages)[:-1], ends.values(), strict=False):
+        if channels[stage] != promised:
+            raise CannotCut(f"{stage} has {channels[stage]} channels where timm promises {promised}")
+    used = {name.split(".")[0] for name in chain} | EMBEDDING
+    return Cut(stages, channels, layout, prefix, after, tuple(name for name in children if name not in used))
+
+
+def as_map(state: Tensor, layout: Layout, prefix_tokens: int) -> Tensor:
+    """A stage's state -> its map (B, C, h, w); tokens (B, prefix + h x w, C) lose those that stand for no place."""
+    if layout == "NHWC":
+        return state.permute(0, 3, 1, 2)
+    if layout == "tokens":
+        places = state[:, prefix_tokens:].transpose(1, 2)
+        return places.unflatten(2, (math.isqrt(places.shape[2]),) * 2)
+    return state
+
+
+class Embedding(nn.Module):
+    """What a VisionTransformer does before its blocks: patches, class and register tokens, positions.
+
+    It is the model itself, emptied of all that comes later: its own `forward_features` then gives the tokens.
+    """
+
+    def __init__(self, model: VisionTransformer) -> None:
+        super().__init__()
+        self.model = model
+        for name, _ in list(model.named_children()):
+            if name not in EMBEDDING:
+                setattr(model, name, nn.Identity())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, S, S) -> tokens (B, prefix + h x w, C)."""
+        tokens: Tensor = self.model.forward_features(images)
+        return tokens
+
+
+def _features(model: nn.Module, picture: Tensor) -> Tensor:
+    """What the model's own `forward_features` makes of the picture."""
+    try:
+        features = model.forward_features(picture)  # type: ignore[operator]
+    except Exception as error:  # a foreign model may fail in any way
+        what = f"{type(error).__name__}: {error}"
+        raise CannotCut(f"it cannot read a picture of {picture.shape[-1]} pixels ({what})") from error
+    if not isinstance(features, Tensor):
+        raise CannotCut(f"its features are no tensor but a {type(features).__name__}")
+    return features
+
+
+def _ends(model: nn.Module) -> dict[str, int]:
+    """The modules at which stages end, with the channels that timm promises."""
+    info = getattr(model, "feature_info", None)
+    if not isinstance(info, list) or not info or not all(entry.get("module") for entry in info):
+        raise CannotCut("timm does not say where its features lie")
+    if len(info) > GROUPS and len({entry["reduction"] for entry in info}) == 1:
+        info = [info[(group + 1) * len(info) // GROUPS - 1] for group in range(GROUPS)]
+    return {entry["module"]: entry["num_chs"] for entry in info}
+
+
+def _chain(model: nn.Module, ends: Iterable[str], prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The model's modules in order up to the classifier; one in which a stage ends is taken apart."""
+    if isinstance(model, VisionTransformer):
+        yield from _embedded(model)
+        return
+    for own, _ in model.named_parameters(recurse=False):
+        raise CannotCut(f"{prefix}{own} is a parameter of no module")
+    for child, module in model.named_children():
+        name = prefix + child
+        if child in CLASSIFIER and not prefix:
+            return
+        if not any(end.startswith(f"{name}.") for end in ends):
+            yield name, module
+        elif isinstance(module, nn.Sequential):
+            yield from _chain(module, ends, f"{name}.")
+        else:
+            raise CannotCut(f"a stage ends inside {name}, which is a {type(module).__name__} and no sequence")
+
+
+def _embedded(model: VisionTransformer) -> Iterator[tuple[str, nn.Module]]:
+    """A transformer's embedding, its blocks and its final norm."""
+    blocks, norm = model.blocks, model.norm
+    yield "embedding", Embedding(model)
+    yield from ((f"blocks.{number}", block) for number, block in enumerate(blocks))
+    yield "norm", norm
+
+
+def _segments(chain: Mapping[str, nn.Module], ends: Iterable[str]) -> tuple[list[dict[str, nn.Module]], nn.Module]:
+    """The chain in pieces that end at `ends`, and what is done after the last piece.
+
+    What follows the last end belongs to the last piece. A last piece without parameters is no stage: VGG's last
+    pooling would only repeat the map before it.
+    """
+    segments: list[dict[str, nn.Module]] = [{}]
+    left = list(ends)
+    for name, module in chain.items():
+        segments[-1][name.replace(".", "_")] = module
+        if left and name == left[0]:
+            left.pop(0)
+            if left:
+                segments.append({})
+    if left:
+        raise CannotCut(f"timm takes features at {left[0]!r}, where none of its modules ends")
+    last = segments[-1].values()
+    if len(segments) == 1 or any(True for module in last for _ in module.parameters()):
+        return segments, nn.Identity()
+    return segments[:-1], nn.Sequential(*last)
+
+
+def _states(stages: Mapping[str, nn.Module], picture: Tensor) -> list[Tensor]:
+    """What each stage returns for the picture."""
+    states: list[Any] = [picture]
+    for name, stage in stages.items():
+        try:
+            states.append(stage(states[-1]))
+        except Exception as error:  # a foreign module may fail in any way on what it was not made for
+            raise CannotCut(f"{name} does not take what comes before it ({type(error).__name__}: {error})") from error
+        if not isinstance(states[-1], Tensor):
+            raise CannotCut(f"{name} returns no tensor but a {type(states[-1]).__name__}")
+    return states[1:]
+
+
+def _layout(model: nn.Module, state: Tensor) -> Layout:
+    """How the model's states lie in memory."""
+    if state.ndim == 4:
+        return "NHWC" if str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC") else "NCHW"
+    places = state.shape[1] - int(getattr(model, "num_prefix_tokens", 0))
+    if state.ndim != 3 or math.isqrt(places) ** 2 != places:
+        raise CannotCut(f"its features have the shape {tuple(state.shape)}, which is no map")
+    return "tokens"

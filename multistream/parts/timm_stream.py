@@ -1,0 +1,126 @@
+"""`k=timm:MODEL`: a model of timm as a stream, if it can be cut into stages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Any
+
+import timm
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+from multistream.errors import UsageError
+from multistream.inputs import Image
+from multistream.interfaces import Stream
+from multistream.parts.timm_stages import CannotCut, as_map, cut
+from multistream.weights import Source
+
+ANY_SIZE: Mapping[str, Mapping[str, bool]] = {
+    "vision_transformer": {"dynamic_img_size": True},
+    "deit": {"dynamic_img_size": True},
+    "swin_transformer": {"strict_img_size": False},
+    "swin_transformer_v2": {"strict_img_size": False},
+}
+"""How models that timm builds for one size are built for any, by timm's modules; at that size nothing changes."""
+
+COMPUTED = (".attn_mask", ".relative_position_index")
+"""Ends of the keys under which older files keep what timm computes itself."""
+
+
+class TimmStream(Stream):
+    """A timm model in stages that end where timm takes its features; transformers in four groups of blocks.
+
+    `variant` is timm's name, `MODEL` or `MODEL.TAG`. The last stage goes to the end of `forward_features`, final norm
+    included; nothing of the classifier is kept. Normalisation, size and interpolation are those of the model's
+    pretrained weights; the weights here are random. `size` asks for other pictures than the model's own. Raises
+    UsageError for an unknown model, and for one that cannot be cut, with the reason.
+
+    >>> TimmStream(variant="resnet10t").channels
+    {'stage1': 64, 'stage2': 64, 'stage3': 128, 'stage4': 256, 'stage5': 512}
+    """
+
+    def __init__(self, *, variant: str, size: int = 0) -> None:
+        _check_known(variant)
+        architecture = timm.models.model_entrypoint(variant.split(".")[0]).__module__.rpartition(".")[2]
+        flexible = ANY_SIZE.get(architecture, {})
+        model = timm.create_model(variant, pretrained=False, num_classes=0, **flexible)
+        image = _image(variant, model.pretrained_cfg, size, fixed=not flexible)
+        names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+        probe = (
+            _probe_size(variant, model, image)
+            if flexible or not model.pretrained_cfg["fixed_input_size"]
+            else image.size
+        )
+        try:
+            made = cut(model, size=probe)
+        except CannotCut as reason:
+            raise UsageError("streams", f"timm:{variant} cannot be cut into stages: {reason}.") from reason
+        super().__init__(made.stages, channels=made.channels, input=image)
+        self.variant = variant
+        self.layout, self.prefix_tokens = made.layout, made.prefix_tokens
+        self.names = {names[id(t)]: ours for ours, t in self.state_dict(keep_vars=True).items()}
+        self.ignored_weights = tuple(f"{name}." for name in made.classifier)  # type: ignore[misc]
+        self.weights = _sources(variant, model.pretrained_cfg)  # type: ignore[misc]
+
+    def to_map(self, state: Tensor, stage: str) -> Tensor:
+        """A stage's state -> its map (B, C, h, w): NHWC is permuted, tokens are laid out without class tokens."""
+        del stage
+        return as_map(state, self.layout, self.prefix_tokens)
+
+    def rename(self, key: str) -> str | None:
+        """timm's names -> ours; ours stay."""
+        return None if key.endswith(COMPUTED) else self.names.get(key, key)
+
+
+def _check_known(variant: str) -> None:
+    """Refuses a model or a tag that timm does not know, with those that are near."""
+    model, _, tag = variant.partition(".")
+    if not timm.is_model(model):
+        near = get_close_matches(model, timm.list_models(), n=3)
+        guess = f"Did you mean {' or '.join(map(repr, near))}?" if near else ""
+        do = f"timm.list_models() names all that timm {timm.__version__} has."
+        raise UsageError("streams", f"timm:{variant} is unknown.", right=guess, do=do)
+    tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
+    if tag and tag not in tags:
+        right = f"timm has it with {', '.join(tags)}." if tags else "timm has no weights of it."
+        raise UsageError("streams", f"timm:{variant}: {tag!r} is no tag of {model}.", right=right)
+
+
+def _image(variant: str, pretrained: Mapping[str, Any], size: int, *, fixed: bool) -> Image:
+    """The input that the model's pretrained weights were made for, at `size` if that is asked for and possible."""
+    channels, own, _ = pretrained["input_size"]
+    if channels != 3:
+        raise UsageError("streams", f"timm:{variant} reads {channels} channels.", right="Photos have 3.")
+    if size and size != own and fixed and pretrained["fixed_input_size"]:
+        raise UsageError("streams", f"timm:{variant} cannot read {size} pixels.", right=f"It reads {own}.")
+    mean, std = (tuple(255 * value for value in pretrained[name]) for name in ("mean", "std"))
+    interpolation = "bilinear" if pretrained["interpolation"] == "bilinear" else "bicubic"
+    return Image(size or own, mean=mean, std=std, interpolation=interpolation)  # type: ignore[arg-type]
+
+
+def _probe_size(variant: str, model: nn.Module, image: Image) -> int:
+    """Pixels of the smallest picture that shows whether the cut is right: it costs two passes."""
+    if isinstance(model, VisionTransformer):
+        patch = model.patch_embed.patch_size[0]
+        if image.size % patch:
+            right = f"It must be a multiple of its patches' {patch}: {image.size // patch * patch}, say."
+            raise UsageError("streams", f"timm:{variant} cannot read {image.size} pixels.", right=right)
+        return 4 * int(patch)
+    return min(96, image.size)  # Inception needs 75
+
+
+def _sources(variant: str, pretrained: Mapping[str, Any]) -> dict[str, Source]:
+    """Where the model's pretrained weights can be had; empty where timm has none."""
+    hub = pretrained.get("hf_hub_id")
+    if not hub:
+        return {}
+    _, size, _ = pretrained["input_size"]
+    return {
+        variant: Source(
+            hub=hub,
+            trained_on=pretrained.get("tag", ""),
+            licence=pretrained.get("license", ""),
+            preprocessing=f"RGB {size}, mean {pretrained['mean']}, std {pretrained['std']}",
+        )
+    }

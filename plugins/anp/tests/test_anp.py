@@ -1,0 +1,66 @@
+"""The ANP stream: its scaling and its head."""
+
+import pytest
+import torch
+from multistream_anp.stream import ANP
+from torch import nn
+
+from multistream import MultistreamError, Vector
+from multistream.testing import StreamContract
+
+
+class TestANP(StreamContract):
+    def make(self) -> ANP:
+        return ANP(width=7, scaling="zscore")
+
+
+SCORES = torch.rand(50, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 1e-4, 1.0, 0.0]) + 0.25
+
+
+def test_scores_go_through_as_they_are() -> None:
+    stream = ANP(width=4, vocabulary=["happy dog", "stormy sky", "cute cat", "old house"])
+    assert stream.input == Vector("anp", width=4, vocabulary=("happy dog", "stormy sky", "cute cat", "old house"))
+    assert torch.equal(stream(SCORES)["vector"], SCORES)
+
+
+def test_zscore_gives_mean_zero_and_deviation_one_and_silences_what_never_varies() -> None:
+    stream = ANP(width=4, scaling="zscore")
+    stream.fit(SCORES)
+    scaled = stream(SCORES)["vector"]
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(4), atol=1e-3, rtol=0)
+    torch.testing.assert_close(scaled.std(0, correction=0), torch.tensor([1.0, 1.0, 1.0, 0.0]), atol=1e-3, rtol=0)
+    assert torch.equal(scaled[:, 3], torch.zeros(50))
+
+
+def test_the_scaling_travels_with_the_state_dict() -> None:
+    fitted, loaded = ANP(width=4, scaling="zscore"), ANP(width=4, scaling="zscore")
+    fitted.fit(SCORES)
+    assert not torch.equal(loaded(SCORES)["vector"], fitted(SCORES)["vector"])
+    loaded.load_state_dict(fitted.state_dict())
+    assert torch.equal(loaded(SCORES)["vector"], fitted(SCORES)["vector"])
+
+
+def test_log_is_finite_at_zero_and_refuses_negative_scores() -> None:
+    stream = ANP(width=2, scaling="log")
+    scores = torch.tensor([[0.0, 0.5]])
+    stream.fit(scores)
+    expected = torch.tensor([[1e-6, 0.5]]).log()
+    torch.testing.assert_close(stream(scores)["vector"], expected)
+    with pytest.raises(MultistreamError, match=r"'log' met the score -0\.3"):
+        stream.fit(torch.tensor([[-0.3, 0.5]]))
+
+
+def test_head_is_the_papers_mlp() -> None:
+    head = ANP(width=2089).make_head(2089, 8)
+    assert [m.weight.shape[::-1] for m in head if isinstance(m, nn.Linear)] == [(2089, 1024), (1024, 512), (512, 8)]
+    assert [type(m) for m in head] == [nn.Linear, nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+    assert isinstance(ANP(width=5, hidden=[]).make_head(5, 3)[0], nn.Linear)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"width": 3, "scaling": "sqrt"}, "'sqrt' is unknown. Known: none, log, zscore."), ({"width": 0}, "at least 1")],
+)
+def test_impossible_options_are_refused(options: dict[str, object], says: str) -> None:
+    with pytest.raises(MultistreamError, match=says):
+        ANP(**options)

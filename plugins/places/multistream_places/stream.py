@@ -1,0 +1,135 @@
+"""Scene networks as streams: VGG16 as the paper uses it, and the ResNets that CSAIL publishes for PyTorch."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import ClassVar
+
+import timm
+import torch
+from torch import nn
+
+from multistream import Image, MultistreamError, Source, Stream
+
+# Caffe's networks take B, G, R in 0-255 minus a mean. Their weights stay as published, and the input says the order:
+# that is the one place where red and blue change sides.
+CAFFE = Image(size=224, channels="BGR", mean=(104.0, 116.7, 122.7), std=(1.0, 1.0, 1.0))
+PAPER_CODE = Image(size=224, channels="RGB", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
+IMAGENET = Image(size=224)
+
+NORMALISATIONS = {
+    "vgg16": {"caffe": CAFFE, "paper-code": PAPER_CODE},
+    "resnet18": {"imagenet": IMAGENET},
+    "resnet50": {"imagenet": IMAGENET},
+}
+"""What each variant can be fed with; the first is what its weights were trained with."""
+
+VGG16 = {"block1": (64, 64), "block2": (128, 128), "block3": (256,) * 3, "block4": (512,) * 3, "block5": (512,) * 3}
+"""Channels of the convolutions of each block."""
+
+CHANNELS = {
+    "vgg16": {block: widths[-1] for block, widths in VGG16.items()},
+    "resnet18": {"stem": 64, "layer1": 64, "layer2": 128, "layer3": 256, "layer4": 512},
+    "resnet50": {"stem": 64, "layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048},
+}
+CAFFE_NAMES = [
+    f"conv{block}_{index}" for block, widths in enumerate(VGG16.values(), 1) for index in range(1, len(widths) + 1)
+]
+TORCHVISION_NAMES = [f"features.{n}" for n in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)]
+VGG_NAMES = {
+    theirs: f"stages.block{name[4]}.{name}"
+    for name, torchvision in zip(CAFFE_NAMES, TORCHVISION_NAMES, strict=True)
+    for theirs in (name, torchvision)
+}
+RESNET_NAMES = {
+    "conv1": "stages.stem.conv1",
+    "bn1": "stages.stem.bn1",
+    "layer1": "stages.layer1.layer1",
+    "layer2": "stages.layer2",
+    "layer3": "stages.layer3",
+    "layer4": "stages.layer4",
+}
+"""Where the modules of foreign files lie here."""
+
+PIXEL_DEVIATION = 64
+"""Photos deviate by about so much from their mean, in 0-255."""
+
+SITE = "http://places2.csail.mit.edu/models_places365"
+
+
+class Places(Stream):
+    """A network pretrained on Places365, with five maps (paper section 1).
+
+    `vgg16`: conv1_2, 2_2, 3_3, 4_3, 5_3 after ReLU, before the pooling, which opens the next stage: 64, 128, 256,
+    512, 512 channels at strides 1..16. `resnet18`, `resnet50`: the stem and layer1..4, at strides 2..32.
+    `normalisation` is `caffe` for VGG16 (B, G, R minus a mean) or `paper-code`, which feeds the same weights R, G, B
+    in [-1, 1] as the authors' code does by mistake (paper section 2); ResNets have `imagenet` alone.
+
+    >>> Places(variant="resnet18").channels
+    {'stem': 64, 'layer1': 64, 'layer2': 128, 'layer3': 256, 'layer4': 512}
+    """
+
+    variants: ClassVar[tuple[str, ...]] = tuple(NORMALISATIONS)
+    weights: ClassVar[Mapping[str, Source]] = {}
+    ignored_weights: ClassVar[tuple[str, ...]] = ("classifier.", "fc.", "fc6.", "fc7.", "fc8a.", "pre_logits.", "head.")
+
+    def __init__(self, *, variant: str = "vgg16", normalisation: str | None = None) -> None:
+        if variant not in NORMALISATIONS:
+            right = f"Known: {', '.join(NORMALISATIONS)}."
+            raise MultistreamError("streams.places", f"{variant!r} is unknown.", right=right)
+        known = NORMALISATIONS[variant]
+        if normalisation is not None and normalisation not in known:
+            what = f"{normalisation!r} is not for {variant}."
+            raise MultistreamError("streams.places.normalisation", what, right=f"Known: {', '.join(known)}.")
+        image = known[normalisation or next(iter(known))]
+        stages = _vgg16() if variant == "vgg16" else _resnet(variant)
+        super().__init__(stages, channels=CHANNELS[variant], input=image)
+        if variant == "vgg16":
+            _initialise(self, PIXEL_DEVIATION / image.std[0])
+        self.variant = variant
+
+    def rename(self, key: str) -> str | None:
+        """Caffe's, torchvision's, timm's and CSAIL's names -> ours; ours stay."""
+        key = key.removeprefix("module.")
+        module, _, tensor = key.rpartition(".")
+        for name, here in (VGG_NAMES if self.variant == "vgg16" else RESNET_NAMES).items():
+            if f"{module}.".startswith(f"{name}."):
+                return f"{here}{module.removeprefix(name)}.{tensor}"
+        return key
+
+
+def _vgg16() -> dict[str, nn.Module]:
+    """VGG16's convolutions, each block opened by the pooling that closes the one before it."""
+    stages: dict[str, nn.Module] = {}
+    before = 3
+    for number, (block, widths) in enumerate(VGG16.items(), start=1):
+        layers: dict[str, nn.Module] = {} if number == 1 else {"pool": nn.MaxPool2d(2)}
+        for index, width in enumerate(widths, start=1):
+            layers[f"conv{number}_{index}"] = nn.Conv2d(before, width, 3, padding=1)
+            layers[f"relu{number}_{index}"] = nn.ReLU(inplace=True)  # halves the memory of 64 x 224 x 224 maps
+            before = width
+        stages[block] = nn.Sequential(OrderedDict(layers))
+    return stages
+
+
+def _initialise(vgg16: nn.Module, deviation: float) -> None:
+    """He's initialisation, so that random maps stay of order 1 to the end for inputs of this deviation."""
+    convolutions = [module for module in vgg16.modules() if isinstance(module, nn.Conv2d)]
+    for convolution in convolutions:
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+    with torch.no_grad():
+        convolutions[0].weight.div_(deviation)
+
+
+def _resnet(variant: str) -> dict[str, nn.Module]:
+    """timm's ResNet, whose random residual blocks start as the identity and so keep deep maps of order 1."""
+    model = timm.create_model(variant, pretrained=False, num_classes=0)
+    return {
+        "stem": nn.Sequential(OrderedDict(conv1=model.conv1, bn1=model.bn1, act1=model.act1)),
+        "layer1": nn.Sequential(OrderedDict(maxpool=model.maxpool, layer1=model.layer1)),
+        "layer2": model.layer2,
+        "layer3": model.layer3,
+        "layer4": model.layer4,
+    }
