@@ -40,8 +40,8 @@ class Cut:
     the last state that is no stage (VGG's last pooling); `classifier` names the model's children that are left out.
     """
 
-    stages: dict[str, nn.Module]
-    channels: dict[str, int]
+    stages: Mapping[str, nn.Module]
+    channels: Mapping[str, int]
     layout: Layout
     prefix_tokens: int
     after: nn.Module
@@ -80,8 +80,9 @@ def as_map(state: Tensor, layout: Layout, prefix_tokens: int) -> Tensor:
     if layout == "NHWC":
         return state.permute(0, 3, 1, 2)
     if layout == "tokens":
-        places = state[:, prefix_tokens:].transpose(1, 2)
-        return places.unflatten(2, (math.isqrt(places.shape[2]),) * 2)
+        places_BCN = state[:, prefix_tokens:].transpose(1, 2)
+        side = math.isqrt(places_BCN.shape[2])
+        return places_BCN.reshape(*places_BCN.shape[:2], side, side)
     return state
 
 

@@ -42,16 +42,14 @@ class TimmStream(Stream):
 
     def __init__(self, *, variant: str, size: int = 0) -> None:
         _check_known(variant)
-        architecture = timm.models.model_entrypoint(variant.split(".")[0]).__module__.rpartition(".")[2]
-        flexible = ANY_SIZE.get(architecture, {})
+        architecture = timm.models.model_entrypoint(variant.partition(".")[0]).__module__.rpartition(".")[2]
+        flexible: Mapping[str, Any] = ANY_SIZE.get(architecture, {})
         model = timm.create_model(variant, pretrained=False, num_classes=0, **flexible)
-        image = _image(variant, model.pretrained_cfg, size, fixed=not flexible)
+        pretrained: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+        fixed = pretrained["fixed_input_size"] and not flexible
+        image = _image(variant, pretrained, size, fixed=fixed)
         names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
-        probe = (
-            _probe_size(variant, model, image)
-            if flexible or not model.pretrained_cfg["fixed_input_size"]
-            else image.size
-        )
+        probe = image.size if fixed else _probe_size(variant, model, image)
         try:
             made = cut(model, size=probe)
         except CannotCut as reason:
@@ -61,7 +59,7 @@ class TimmStream(Stream):
         self.layout, self.prefix_tokens = made.layout, made.prefix_tokens
         self.names = {names[id(t)]: ours for ours, t in self.state_dict(keep_vars=True).items()}
         self.ignored_weights = tuple(f"{name}." for name in made.classifier)  # type: ignore[misc]
-        self.weights = _sources(variant, model.pretrained_cfg)  # type: ignore[misc]
+        self.weights = _sources(variant, pretrained)  # type: ignore[misc]
 
     def to_map(self, state: Tensor, stage: str) -> Tensor:
         """A stage's state -> its map (B, C, h, w): NHWC is permuted, tokens are laid out without class tokens."""
@@ -92,7 +90,7 @@ def _image(variant: str, pretrained: Mapping[str, Any], size: int, *, fixed: boo
     channels, own, _ = pretrained["input_size"]
     if channels != 3:
         raise UsageError("streams", f"timm:{variant} reads {channels} channels.", right="Photos have 3.")
-    if size and size != own and fixed and pretrained["fixed_input_size"]:
+    if size and size != own and fixed:
         raise UsageError("streams", f"timm:{variant} cannot read {size} pixels.", right=f"It reads {own}.")
     mean, std = (tuple(255 * value for value in pretrained[name]) for name in ("mean", "std"))
     interpolation = "bilinear" if pretrained["interpolation"] == "bilinear" else "bicubic"

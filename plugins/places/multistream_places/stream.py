@@ -42,14 +42,16 @@ VGG_NAMES = {
     for name, torchvision in zip(CAFFE_NAMES, TORCHVISION_NAMES, strict=True)
     for theirs in (name, torchvision)
 }
-RESNET_NAMES = {
-    "conv1": "stages.stem.conv1",
-    "bn1": "stages.stem.bn1",
-    "layer1": "stages.layer1.layer1",
-    "layer2": "stages.layer2",
-    "layer3": "stages.layer3",
-    "layer4": "stages.layer4",
+RESNET = {
+    "stem": ("conv1", "bn1", "act1"),
+    "layer1": ("maxpool", "layer1"),
+    "layer2": ("layer2",),
+    "layer3": ("layer3",),
+    "layer4": ("layer4",),
 }
+"""A ResNet's modules in each stage."""
+
+RESNET_NAMES = {name: f"stages.{stage}.{name}" for stage, names in RESNET.items() for name in names}
 """Where the modules of foreign files lie here."""
 
 PIXEL_DEVIATION = 64
@@ -127,9 +129,6 @@ def _resnet(variant: str) -> dict[str, nn.Module]:
     """timm's ResNet, whose random residual blocks start as the identity and so keep deep maps of order 1."""
     model = timm.create_model(variant, pretrained=False, num_classes=0)
     return {
-        "stem": nn.Sequential(OrderedDict(conv1=model.conv1, bn1=model.bn1, act1=model.act1)),
-        "layer1": nn.Sequential(OrderedDict(maxpool=model.maxpool, layer1=model.layer1)),
-        "layer2": model.layer2,
-        "layer3": model.layer3,
-        "layer4": model.layer4,
+        stage: nn.Sequential(OrderedDict((name, model.get_submodule(name)) for name in names))
+        for stage, names in RESNET.items()
     }
