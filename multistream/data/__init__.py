@@ -1,0 +1,43 @@
+"""Data: photos and what lies beside them, from a folder to batches. No torch here: plugins are listed without it."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from multistream.hookspecs import Factory, hookimpl
+
+_HOME = {
+    "Table": "tables",
+    "VectorTable": "tables",
+    "BadImage": "images",
+    "Decoder": "images",
+    "open_table": "layouts",
+    "Parts": "splits",
+    "split": "splits",
+}
+"""Public names and the modules that hold them, imported on first use."""
+
+__all__ = [*_HOME]
+
+
+@hookimpl
+def datasets() -> dict[str, Factory]:
+    """The layouts that people have of these data sets (paper section 4)."""
+    return {
+        "demo": "multistream.data.demo:demo",
+        "emotion6": "multistream.data.layouts.emotion6:emotion6",
+        "fi": "multistream.data.layouts.fi:fi",
+        "emoset": "multistream.data.layouts.emoset:emoset",
+        "emotionroi": "multistream.data.layouts.emotionroi:emotionroi",
+        "artphoto": "multistream.data.layouts.artphoto:artphoto",
+        "abstract": "multistream.data.layouts.abstract:abstract",
+        "webemo": "multistream.data.layouts.webemo:webemo",
+        "ldl": "multistream.data.layouts.ldl:ldl",
+    }
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"multistream.data.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,40 @@
+"""Abstract (Machajdik and Hanbury, ACM MM 2010): paintings with votes in `ABSTRACT_groundTruth.csv`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from multistream.data.layouts.assembling import Entry, Finder, assemble, counted, emotion, folder_of
+from multistream.data.layouts.rows import read_rows
+from multistream.data.layouts.votes import shares, winners
+from multistream.data.listing import list_images
+from multistream.data.names import printable
+from multistream.data.tables import Table
+from multistream.errors import DataError
+
+TRUTH = "ABSTRACT_groundTruth.csv"
+
+
+def abstract(path: Path, *, allow_outside: bool = False) -> Table:
+    """Abstract, each painting with the emotion of the most votes; tied ones are left out. Names stand in quotes."""
+    root = folder_of(path, "testImages_abstract")
+    file = root / TRUTH if (root / TRUTH).is_file() else path / TRUTH
+    rows = read_rows(file)
+    classes = [emotion(cell) for cell in rows[0].cells[1:]] if rows else []
+    if len(classes) < 2 or any(name.isdigit() or not name for name in classes):
+        right = "It must name the columns: the image, then the emotions."
+        raise DataError(f"{printable(str(file))}:1", "the first line names no emotions.", right=right)
+    finder = Finder(list_images(root, allow_outside=allow_outside))
+    entries = []
+    counts: Counter[str] = Counter()
+    for row in rows[1:]:
+        best = winners(shares(file, row, row.cells[1:], classes=classes), classes)
+        image_id = finder.find(row.cells[0].strip().strip("'\""))
+        if image_id is None:
+            counts["images left out that have votes and no file"] += 1
+        elif len(best) > 1:
+            counts["images left out whose vote is tied"] += 1
+        else:
+            entries.append(Entry(image_id, best[0]))
+    return assemble("abstract", root, entries, notes=(*finder.listing.notes, *counted(counts)))

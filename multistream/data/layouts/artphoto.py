@@ -1,0 +1,23 @@
+"""ArtPhoto (Machajdik and Hanbury, ACM MM 2010): one folder of `<class>_NNNN.jpg`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from multistream.data.layouts.assembling import MIKELS, Entry, assemble, counted, emotion, folder_of
+from multistream.data.listing import list_images
+from multistream.data.tables import Table
+
+_NAME = re.compile(r"([A-Za-z]+)_\d+\.\w+")
+
+
+def artphoto(path: Path, *, allow_outside: bool = False) -> Table:
+    """ArtPhoto, classes from the file names; `sad` and `content` are written in full."""
+    root = folder_of(path, "testImages_artphoto")
+    listing = list_images(root, allow_outside=allow_outside)
+    named = {i: match[1] for i in listing.ids if (match := _NAME.fullmatch(i.rsplit("/", 1)[-1]))}
+    entries = [Entry(i, emotion(name)) for i, name in named.items() if emotion(name) in MIKELS]
+    counts = Counter({"images ignored that are not named CLASS_NUMBER": len(listing.ids) - len(entries)})
+    return assemble("artphoto", root, entries, notes=(*listing.notes, *counted(counts)))

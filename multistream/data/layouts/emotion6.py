@@ -1,0 +1,58 @@
+"""Emotion6 (Peng et al., CVPR 2015): `images/<keyword>/N.jpg` and the votes in `ground_truth.txt`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from multistream.data.layouts.assembling import Entry, assemble, choose, counted, folder_of
+from multistream.data.layouts.rows import read_rows
+from multistream.data.layouts.votes import shares, winners
+from multistream.data.listing import list_images
+from multistream.data.names import printable
+from multistream.data.tables import Table
+from multistream.errors import DataError
+
+LABELS = ("vote", "keyword")
+TRUTH = "ground_truth.txt"
+_VOTE = re.compile(r"\[prob\. (\w+)\]")
+
+
+def emotion6(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
+    """Emotion6 with the class that won the vote (seven, with neutral), or with `label="keyword"` the one searched for.
+
+    They differ in half of the images (1,008 of 1,980 agree). A tied vote goes to the first column, as argmax has it.
+    """
+    chosen = choose("emotion6", label, LABELS)
+    root = folder_of(path, "images")
+    listing = list_images(root, allow_outside=allow_outside)
+    votes = _votes(path / TRUTH)
+    entries = []
+    counts: Counter[str] = Counter()
+    for image_id in listing.ids:
+        if image_id not in votes:
+            counts[f"images ignored that {TRUTH} does not name"] += 1
+            continue
+        best = votes[image_id]
+        if chosen == "vote" and len(best) > 1:
+            counts["tied votes go to the first of the tied classes"] += 1
+        entries.append(Entry(image_id, best[0] if chosen == "vote" else image_id.split("/")[0]))
+    counts[f"images left out whose files are missing, of {len(votes):,} in {TRUTH}"] = len(
+        set(votes) - set(listing.ids)
+    )
+    notes = (f"label: {chosen}", *listing.notes, *counted(counts))
+    return assemble("emotion6", root, entries, notes=notes)
+
+
+def _votes(path: Path) -> dict[str, list[str]]:
+    """The winning classes of each image."""
+    rows = read_rows(path, delimiter="\t")
+    names = [match[1] for cell in rows[0].cells if (match := _VOTE.fullmatch(cell.strip()))] if rows else []
+    if len(names) < 2:
+        right = "Its first line must be [image_filename] [valence] [arousal] [prob. anger] ..., with tabs."
+        raise DataError(f"{printable(str(path))}:1", "this is no ground truth of Emotion6.", right=right)
+    first = len(rows[0].cells) - len(names)
+    return {
+        row.cells[0].strip(): winners(shares(path, row, row.cells[first:], classes=names), names) for row in rows[1:]
+    }

@@ -1,0 +1,43 @@
+"""EmotionROI (Peng et al., ICIP 2016): `images/<class>/` and the lists of its own split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from multistream.data.layouts.assembling import PARTS, Entry, assemble, counted, emotion, folder_of
+from multistream.data.layouts.folders import folders
+from multistream.data.layouts.rows import read_text
+from multistream.data.listing import list_images
+from multistream.data.names import printable
+from multistream.data.tables import Table
+from multistream.errors import DataError
+
+LISTS = "training_testing_split"
+
+
+def emotionroi(path: Path, *, allow_outside: bool = False) -> Table:
+    """EmotionROI with the parts that `training_testing_split/{training,testing}.txt` give, lines of class/file.
+
+    Without these lists, its class folders.
+    """
+    root = folder_of(path, "images")
+    files = [file for file in sorted((path / LISTS).glob("*.txt")) if file.stem.lower() in PARTS]
+    if not files:
+        return folders(root, allow_outside=allow_outside, name="emotionroi")
+    part_of: dict[str, str] = {}
+    for file in files:
+        for line, text in enumerate(read_text(file).split("\n"), 1):
+            name, part = text.strip().replace("\\", "/"), PARTS[file.stem.lower()]
+            if name and part_of.setdefault(name, part) != part:
+                where = f"{printable(str(file))}:{line}"
+                raise DataError(where, f"{printable(name)!r} is in {part_of[name]} already.", do="Keep one line.")
+    listing = list_images(root, allow_outside=allow_outside)
+    entries = [Entry(i, emotion(i.split("/")[0]), part_of[i]) for i in listing.ids if i in part_of and "/" in i]
+    counts = Counter(
+        {
+            f"images ignored that {LISTS} does not name": len(listing.ids) - len(entries),
+            "images left out that it names and the folder lacks": len(set(part_of) - set(listing.ids)),
+        }
+    )
+    return assemble("emotionroi", root, entries, notes=(*listing.notes, *counted(counts)))

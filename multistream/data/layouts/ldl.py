@@ -1,0 +1,55 @@
+"""Flickr-LDL and Twitter-LDL (Yang et al., AAAI 2017): a line `name v0 .. v7` of votes for each image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from multistream.data.layouts.assembling import Entry, Finder, assemble, counted, folder_of
+from multistream.data.layouts.rows import Row, words
+from multistream.data.layouts.votes import shares, winners
+from multistream.data.listing import list_images
+from multistream.data.names import printable
+from multistream.data.tables import Table
+from multistream.errors import DataError
+
+CLASSES = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness")
+"""The order of the votes, which is not the alphabet's."""
+
+
+def ldl(path: Path, *, allow_outside: bool = False) -> Table:
+    """An LDL data set, each image with the emotion of the most votes; tied ones are left out.
+
+    `path` is its folder, with one text file of votes, or that file.
+    """
+    file = path if path.is_file() else _votes_file(folder_of(path))
+    root = folder_of(file.parent, "images")
+    finder = Finder(list_images(root, allow_outside=allow_outside))
+    entries: dict[str, Entry] = {}
+    counts: Counter[str] = Counter()
+    for row in words(file):
+        best = winners(shares(file, row, row.cells[1:], classes=CLASSES), CLASSES)
+        image_id = finder.find(row.cells[0])
+        if image_id is None:
+            counts["images left out that have votes and no file"] += 1
+        elif len(best) > 1:
+            counts["images left out whose vote is tied"] += 1
+        elif entries.setdefault(image_id, Entry(image_id, best[0])).label != best[0]:
+            counts["later lines ignored that give an image another label"] += 1
+    return assemble("ldl", root, entries.values(), notes=(*finder.listing.notes, *counted(counts)))
+
+
+def _votes_file(folder: Path) -> Path:
+    """The text file whose first line holds a name and eight numbers."""
+    found = [file for file in sorted(folder.glob("*.txt")) if _is_vote(next(iter(words(file)), None))]
+    if len(found) == 1:
+        return found[0]
+    what = f"{len(found)} text files hold votes." if found else "there is no text file of votes."
+    do = "Give the file itself: ldl:FOLDER/FILE.txt."
+    raise DataError(printable(str(folder)), what, right="Its lines must be: name v0 .. v7, without a header.", do=do)
+
+
+def _is_vote(row: Row | None) -> bool:
+    if row is None or len(row.cells) != len(CLASSES) + 1:
+        return False
+    return all(cell.replace(".", "", 1).isdigit() for cell in row.cells[1:])

@@ -1,0 +1,102 @@
+"""WebEmo (Panda et al., ECCV 2018): 25 emotions, which make 7, which make 2 (paper section 4)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from multistream.data.layouts.assembling import PARTS, Entry, Finder, assemble, choose, counted, folder_of
+from multistream.data.layouts.rows import where, words
+from multistream.data.listing import list_images
+from multistream.data.names import printable
+from multistream.data.tables import Table
+from multistream.errors import DataError
+
+SEVEN = {
+    "joy": ("cheerfulness", "contentment", "enthrallment", "optimism", "pride", "relief", "zest"),
+    "love": ("affection", "gratitude", "lust"),
+    "anger": ("disgust", "envy", "exasperation", "irritability", "rage"),
+    "fear": ("horror", "nervousness"),
+    "sadness": ("disappointment", "neglect", "sadness", "shame", "suffering", "sympathy"),
+    "surprise": ("surprise",),
+    "confusion": ("confusion",),
+}
+"""The 25 emotions by the 7 that they make."""
+
+POSITIVE = frozenset(("joy", "love", "surprise"))
+LEVELS = ("7", "25", "2")
+_OF_25 = {fine: coarse for coarse, group in SEVEN.items() for fine in group}
+_RELEASED = {"cheerfullness": "cheerfulness", "irritabilty": "irritability"}
+"""As the release spells them."""
+_NUMBERED = sorted(_OF_25)
+"""The release's numbers 0..24 go by the alphabet."""
+
+
+def webemo(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
+    """WebEmo at the level of 7 classes (as the paper tests it), or with `label` of 25 or 2 (negative, positive).
+
+    Either `url label` lines in `<part>*.txt`, or folders `images/test25/<0..24>/` named by number or emotion.
+    """
+    level = choose("webemo", label, LEVELS)
+    root = folder_of(path, "images")
+    listing = list_images(root, allow_outside=allow_outside)
+    lists = [file for file in sorted(path.glob("*.txt")) if _part(file)]
+    counts: Counter[str] = Counter()
+    entries = list(_from_lists(lists, Finder(listing), counts) if lists else _from_folders(listing.ids, counts))
+    notes = (f"label: {level} classes", *listing.notes, *counted(counts))
+    return assemble("webemo", root, [Entry(e.id, at_level(e.label, level), e.part) for e in entries], notes=notes)
+
+
+def at_level(fine: str, level: str) -> str:
+    """The class at level 25, 7 or 2 of one of the 25 emotions.
+
+    >>> at_level("zest", "7"), at_level("zest", "2")
+    ('joy', 'positive')
+    """
+    coarse = _OF_25[fine]
+    return {"25": fine, "7": coarse, "2": "positive" if coarse in POSITIVE else "negative"}[level]
+
+
+def _fine(text: str) -> str | None:
+    """The emotion that a number or a name means; None if it means none."""
+    word = text.strip().lower()
+    if word.isdigit():
+        return _NUMBERED[int(word)] if int(word) < len(_NUMBERED) else None
+    word = _RELEASED.get(word, word)
+    return word if word in _OF_25 else None
+
+
+def _part(file: Path) -> str | None:
+    """The part that a list's name begins with: train25.txt, test_25.txt."""
+    return next((part for word, part in PARTS.items() if file.stem.lower().startswith(word)), None)
+
+
+def _from_lists(lists: Iterable[Path], finder: Finder, counts: Counter[str]) -> Iterable[Entry]:
+    entries: dict[str, Entry] = {}
+    for file in lists:
+        for row in words(file):
+            fine = _fine(row.cells[-1])
+            if len(row.cells) != 2 or fine is None:
+                right = "It must be a URL and a label, 0 to 24 or an emotion."
+                raise DataError(
+                    where(file, row), f"{printable(' '.join(row.cells))!r} is no line of WebEmo.", right=right
+                )
+            image_id = finder.find(row.cells[0])
+            if image_id is None:
+                counts["images left out that are listed and have no file"] += 1
+            elif entries.setdefault(image_id, entry := Entry(image_id, fine, _part(file))) != entry:
+                raise DataError(
+                    where(file, row), f"{printable(image_id)!r} is listed otherwise above.", do="Keep one line."
+                )
+    return entries.values()
+
+
+def _from_folders(ids: Iterable[str], counts: Counter[str]) -> Iterable[Entry]:
+    """Images whose folder is a number or an emotion; a folder above it may be named after a part (test25)."""
+    for image_id in ids:
+        *above, folder, _ = ("", *image_id.split("/"))
+        if fine := _fine(folder):
+            yield Entry(image_id, fine, _part(Path(f"{above[-1]}.txt")) if above and above[-1] else None)
+        else:
+            counts["images ignored whose folder is no number 0..24 and no emotion"] += 1

@@ -1,0 +1,126 @@
+"""Loading: photos, with the vectors and maps that belong to them, as batches keyed by input name."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as TooLate
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from multistream.data.augmentation import augment
+from multistream.data.draws import flips, order
+from multistream.data.images import BadImage, Decoder
+from multistream.data.names import printable
+from multistream.data.pool import Pool
+from multistream.data.tables import Table
+from multistream.errors import DataError
+
+__all__ = ["Photos", "augment", "flips", "loaded", "order"]
+
+OnBadImage = Literal["error", "skip", "report"]
+Item = dict[str, NDArray[Any]]
+
+TIMEOUT = 300.0
+"""Seconds after which a file that is still being read is taken for one that never will be."""
+
+
+class Photos(Dataset[Item]):
+    """The images of a table as arrays, by index: "image" uint8 (3, S, S), maps (C, S, S), vectors (D,) float32.
+
+    Without a `decoder` no photo is read. `vectors` hold row i for image i; `maps` are called with i. A file that is
+    no image raises BadImage if `on_bad_image` is "error"; else `loaded` leaves it out, and under "report"
+    remembers it in `bad`, {index: why}.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        decoder: Decoder | None,
+        *,
+        vectors: Mapping[str, NDArray[np.float32]] | None = None,
+        maps: Mapping[str, Callable[[int], NDArray[np.float32]]] | None = None,
+        on_bad_image: OnBadImage = "error",
+    ) -> None:
+        self.table, self.decoder, self.on_bad_image = table, decoder, on_bad_image
+        self.vectors, self.maps = dict(vectors or {}), dict(maps or {})
+        self.bad: dict[int, str] = {}
+        for name, rows in self.vectors.items():
+            if len(rows) != len(table):
+                raise ValueError(f"vectors {name!r} have {len(rows)} rows for {len(table)} images; row i is image i's.")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def __getitem__(self, index: int) -> Item:
+        item: Item = {} if self.decoder is None else {"image": self.decoder.read(self.table.path(index))}
+        item |= {name: read(index) for name, read in self.maps.items()}
+        item |= {name: rows[index] for name, rows in self.vectors.items()}
+        return item
+
+
+def loaded(
+    photos: Photos,
+    indices: NDArray[np.int64] | Sequence[int],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    prefetch: int = 2,
+    pin: bool = False,
+    timeout: float = TIMEOUT,
+) -> Iterator[dict[str, Tensor]]:
+    """The images with these indices, in this order, `batch_size` at a time: {name: (B, ...)} and "index" (B,) int64.
+
+    Batch number b stands for indices[b * batch_size : (b + 1) * batch_size] whatever can be read of it: B is smaller
+    where images are left out, and 0 where none is left. `workers` threads read `prefetch` batches ahead; 0 reads here.
+    `pin` puts batches where a GPU can fetch them. A file that takes longer than `timeout` seconds is a DataError.
+    """
+    ahead: deque[list[tuple[int, Future[Item]]]] = deque()
+    chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
+    with Pool(workers) as pool:
+        try:
+            for chunk in chunks:
+                ahead.append([(int(i), pool.submit(photos.__getitem__, int(i))) for i in chunk])
+                if len(ahead) > (prefetch if workers else 0):
+                    yield _batch(photos, ahead.popleft(), pin=pin, timeout=timeout)
+            while ahead:
+                yield _batch(photos, ahead.popleft(), pin=pin, timeout=timeout)
+        finally:  # whoever stops listening must not wait for what was read ahead
+            for _, future in (entry for batch in ahead for entry in batch):
+                future.cancel()
+
+
+def _batch(photos: Photos, entries: list[tuple[int, Future[Item]]], *, pin: bool, timeout: float) -> dict[str, Tensor]:
+    rows: list[tuple[int, Item]] = []
+    for index, future in entries:
+        try:
+            rows.append((index, future.result(timeout)))
+        except BadImage as error:
+            if photos.on_bad_image == "error":
+                raise
+            if photos.on_bad_image == "report":
+                photos.bad[index] = error.reason
+        except TooLate as error:
+            if future.done():  # then the reader itself said so
+                raise
+            where = printable(str(photos.table.path(index)))
+            what = f"it is still being read after {timeout:g} s."
+            raise DataError(
+                where, what, do="Is its disk still there? multistream data scan reads every file."
+            ) from error
+    batch = {name: _stacked([item[name] for _, item in rows], pin=pin) for name in (rows[0][1] if rows else {})}
+    return {**batch, "index": torch.tensor([index for index, _ in rows], dtype=torch.int64)}
+
+
+def _stacked(arrays: list[NDArray[Any]], *, pin: bool) -> Tensor:
+    """(B, ...) of B arrays of one shape, copied once, straight into pinned memory where that is wanted."""
+    first = torch.from_numpy(arrays[0][None][:0])  # its type and shape, none of its numbers
+    stacked = torch.empty((len(arrays), *first.shape[1:]), dtype=first.dtype, pin_memory=pin)
+    np.stack(arrays, out=stacked.numpy())
+    return stacked

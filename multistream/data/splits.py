@@ -1,0 +1,129 @@
+"""Splits: which images are for training, validation and test, and the file that says so.
+
+Chance is a hash of seed and image id: the same photos fall into the same parts on every machine and version, whatever
+else the folder holds or the order of its files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.data.names import printable
+from multistream.data.split_file import SplitRow, read_split, sha256_of_files, shared_between_parts, write_split
+from multistream.data.tables import Table
+from multistream.errors import UsageError
+
+__all__ = ["Parts", "SplitRow", "read_split", "sha256_of_files", "shared_between_parts", "split", "write_split"]
+
+Indices = NDArray[np.int64]
+NAMES = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Row numbers (int64, ascending) of a table for training, validation and test, and `notes` worth telling."""
+
+    train: Indices
+    val: Indices
+    test: Indices
+    notes: tuple[str, ...] = ()
+
+    def named(self) -> dict[str, Indices]:
+        """The three parts by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+def split(table: Table, *, fractions: str = "80/5/15", seed: int = 18) -> Parts:
+    """Cuts a table, class by class, into shares of train/val/test (paper section 2: 80/5/15, seed 18).
+
+    Where the layout itself splits, its parts stay; a part that it lacks is carved from its training part.
+    Sizes of the whole are exact (largest remainder; no part with a share stays empty while there are images for it);
+    each class gets its share to within an image.
+    """
+    shares = dict(zip(NAMES, _shares(fractions), strict=True))
+    chosen = np.array(table.parts or ["train"] * len(table), dtype="U5")
+    wanted = {name: share for name, share in shares.items() if name == "train" or not (chosen == name).any()}
+    notes = []
+    if table.parts is not None:
+        carved = [name for name in NAMES[1:] if wanted.get(name) and (chosen == "train").any()]
+        source = f", {' and '.join(carved)} carved from its training part" if carved else ""
+        notes.append(f"parts as the data set has them{source}")
+    pool = np.flatnonzero(chosen == "train")
+    ranked = _interleaved(table, pool, seed)
+    start = 0
+    for name, size in _sizes(len(pool), wanted).items():
+        chosen[ranked[start : start + size]] = name
+        start += size
+    parts = {name: np.flatnonzero(chosen == name).astype(np.int64) for name in NAMES}
+    return Parts(**parts, notes=(*notes, *_missing_classes(table, parts)))
+
+
+def _shares(fractions: str) -> tuple[Fraction, Fraction, Fraction]:
+    """The three shares, summing to 1, of a text such as 80/5/15."""
+    try:
+        train, val, test = (Fraction(text.strip()) for text in fractions.split("/"))
+    except (ValueError, ZeroDivisionError) as error:
+        right = "It must be three numbers for train/val/test, such as 80/5/15."
+        raise UsageError("data.split", f"{fractions!r} cannot be read.", right=right) from error
+    if min(train, val, test) < 0 or train == 0:
+        raise UsageError("data.split", f"{fractions!r} leaves nothing to train on.", right="Write 80/5/15, say.")
+    total = train + val + test
+    return train / total, val / total, test / total
+
+
+def _sizes(n: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
+    """How many of n images each part gets, test first and train last: largest remainder, and at least 1 if n allows."""
+    names = [name for name in reversed(NAMES) if shares.get(name)]
+    total = sum(shares[name] for name in names)
+    exact = {name: n * shares[name] / total for name in names}
+    sizes = {name: floor(exact[name]) for name in names}
+    by_remainder = sorted(names, key=lambda name: exact[name] - sizes[name], reverse=True)
+    for name in by_remainder[: n - sum(sizes.values())]:
+        sizes[name] += 1
+    for name in names:
+        if not sizes[name] and n >= len(names):
+            sizes[name] += 1
+            sizes[max(names, key=lambda other: sizes[other])] -= 1
+    return sizes
+
+
+def _interleaved(table: Table, rows: Indices, seed: int) -> Indices:
+    """`rows` ordered so that any stretch holds every class in proportion.
+
+    The r-th of a class's n images, in an order by hash, stands at r / n. A class's last one stands at the very end,
+    which is where training takes its images from: a class of one image is trained on, if on nothing else.
+    """
+    keys = [hashlib.blake2b(_key(table.ids[i], seed), digest_size=8).digest() for i in rows]
+    chance = np.array([int.from_bytes(key, "big") for key in keys], dtype=np.uint64)
+    labels = table.labels[rows]
+    place = np.empty(len(rows))
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        members = members[np.argsort(chance[members], kind="stable")]
+        place[members] = np.arange(1, len(members) + 1) / len(members)
+    return rows[np.lexsort((chance, place))]
+
+
+def _key(image_id: str, seed: int) -> bytes:
+    return f"{seed}/{image_id}".encode("utf-8", "backslashreplace")
+
+
+def _missing_classes(table: Table, parts: Mapping[str, Indices]) -> list[str]:
+    """Notes on the classes that a part lacks, with the images that there are of each."""
+    counts = {name: np.bincount(table.labels[rows], minlength=len(table.classes)) for name, rows in parts.items()}
+    whole = np.sum(list(counts.values()), axis=0)
+    notes = []
+    for name, rows in parts.items():
+        lacking = np.flatnonzero((counts[name] == 0) & (whole > 0)) if len(rows) else ()
+        if len(lacking):
+            some = ", ".join(f"{printable(table.classes[k])} (has {whole[k]:,})" for k in lacking[:5])
+            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+            notes.append(f"the {name} part has no image of {some}{more}")
+    return notes
