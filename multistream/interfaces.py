@@ -180,6 +180,15 @@ class Tap(nn.Module):
         """(B, C, h, w) -> (B, P) float32: the global average."""
         return map_BChw.mean((2, 3), dtype=torch.float32)
 
+    def locate(self, weights: Tensor, map_BChw: Tensor) -> Tensor:
+        """Spreads `weights . pool(map)` over the map's pixels: weights (K, P) or (B, K, P) -> (B, K, h, w).
+
+        The pixels sum to `weights . pool(map)`. A tap that pools otherwise than by the global average overrides this.
+        """
+        pixels = map_BChw.shape[2] * map_BChw.shape[3]
+        equation = "kc,bchw->bkhw" if weights.ndim == 2 else "bkc,bchw->bkhw"
+        return torch.einsum(equation, weights / pixels, map_BChw.float())
+
     def project(self, pooled_BP: Tensor) -> Tensor:
         """(B, P) -> the token (B, width)."""
         return self.standardise(pooled_BP)

@@ -104,7 +104,10 @@ class MultiStream(nn.Module):
     """Branches by key and their fusion; what `compose` returns.
 
     `classes` names the K outputs. `trained` is False until training has ended, and for a truncated network.
+    `prior` (K,) holds the shares of the classes in training.
     """
+
+    prior: Tensor
 
     def __init__(self, branches: Mapping[str, Branch], *, make_fusion: MakeFusion, classes: Sequence[str]) -> None:
         super().__init__()
@@ -112,6 +115,7 @@ class MultiStream(nn.Module):
         self.classes = tuple(classes)
         self.make_fusion = make_fusion
         self.trained = False
+        self.register_buffer("prior", torch.full((len(classes),), 1 / len(classes)))
         widths = {key: branch.out_width for key, branch in branches.items()}
         heads = {key: b.stream.make_head(b.out_width, len(classes)) for key, b in branches.items()}
         self.fusion = make_fusion(widths, heads)

@@ -141,6 +141,8 @@ class _Work:
         if self.extracted is None or not network.is_cacheable or not bool(self.extracted.valid[parts.test].all()):
             self.extracted = self._extract(parts)
         self._set_baselines(self.extracted)
+        counts = np.bincount(table.labels[parts.train], minlength=len(table.classes))
+        network.prior.copy_(torch.from_numpy(counts / counts.sum()))
         network.trained = True
         probabilities = self._probabilities(self.extracted)
         measured = {}
