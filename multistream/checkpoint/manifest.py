@@ -1,0 +1,174 @@
+"""What a checkpoint's folder must hold to be complete, and whether it does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeGuard
+
+from multistream.errors import CannotResume
+from multistream.files import sha256_file
+
+JSON = Any  # what json reads and writes: None, bool, int, float, str, and lists and dicts of these
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+SEAL: Final = "manifest.sha256"
+STATE: Final = "state.json"
+JSON_LIMIT: Final = 64 * 2**20
+"""Bytes. A larger state or manifest is neither written nor read."""
+
+_FOLDER = re.compile(r"step-(0|[1-9]\d{0,17})(?:-([1-9]\d{0,8}))?")
+_GROUP = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_TENSORS = re.compile(r"([a-z][a-z0-9_]{0,63})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of a checkpoint: its size in bytes and its sha256."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The list of a checkpoint's files, and `about`: what made them (versions, threads, classes, plugins, ...)."""
+
+    step: int
+    files: Mapping[str, Entry]
+    about: Mapping[str, JSON]
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """The groups of tensors and the files they lie in."""
+        return {match[1]: name for name in self.files if (match := _TENSORS.fullmatch(name))}
+
+    def to_bytes(self) -> bytes:
+        """The manifest as a file's content."""
+        files = {name: vars(entry) for name, entry in self.files.items()}
+        return to_json({"format": FORMAT, "step": self.step, "files": files, "about": dict(self.about)})
+
+
+def file_of(group: str) -> str:
+    """The file that a group of tensors lies in; ValueError for a name that could leave the folder."""
+    if not _GROUP.fullmatch(group):
+        raise ValueError(f"a group of tensors is named {group!r}; it must match {_GROUP.pattern}")
+    return f"{group}.safetensors"
+
+
+def seal_of(manifest: bytes) -> bytes:
+    """The content of manifest.sha256, as `sha256sum --check` reads it."""
+    return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
+
+
+def number_of(path: Path) -> tuple[int, int] | None:
+    """(step, how many times that step was saved before) of a checkpoint's folder, None for any other name."""
+    match = _FOLDER.fullmatch(path.name)
+    return (int(match[1]), int(match[2] or 0)) if match else None
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """All folders that are named as checkpoints are, complete or not."""
+    numbered = [(number, path) for path in folder.glob("step-*") if (number := number_of(path))]
+    return [path for _, path in sorted(numbered, reverse=True)]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of a checkpoint whose files are all there in their right sizes; else CannotResume."""
+    content = read_small(path, MANIFEST)
+    if read_small(path, SEAL) != seal_of(content):
+        raise damaged(path, f"{MANIFEST} does not have the sha256 that {SEAL} says")
+    manifest = _parsed(path, content)
+    for name, entry in manifest.files.items():
+        if (size := size_of(path, name)) != entry.size:
+            raise damaged(path, f"{name} has {size:,} bytes, not {entry.size:,}")
+    return manifest
+
+
+def check_contents(path: Path, manifest: Manifest) -> None:
+    """Reads every file once and compares its sha256; CannotResume where one differs."""
+    for name, entry in manifest.files.items():
+        try:
+            found = sha256_file(path / name)
+        except OSError as error:
+            raise damaged(path, f"{name} cannot be read ({error.strerror})") from error
+        if found != entry.sha256:
+            raise damaged(path, f"{name} does not have the sha256 that {MANIFEST} says")
+
+
+def size_of(path: Path, name: str) -> int:
+    """The size in bytes of a checkpoint's file, which must be a regular one: no link, no pipe."""
+    try:
+        status = (path / name).lstat()
+    except (OSError, ValueError) as error:
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+        raise damaged(path, f"{name} {reason}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise damaged(path, f"{name} is no regular file")
+    return status.st_size
+
+
+def read_small(path: Path, name: str) -> bytes:
+    """The content of a JSON file or a seal, of bounded size."""
+    if (size := size_of(path, name)) > JSON_LIMIT:
+        raise damaged(path, f"{name} has {size:,} bytes, more than {JSON_LIMIT:,}")
+    try:
+        return (path / name).read_bytes()
+    except OSError as error:
+        raise damaged(path, f"{name} cannot be read ({error.strerror})") from error
+
+
+def from_json(path: Path, name: str, content: bytes) -> dict[str, JSON]:
+    """The JSON object of a checkpoint's file."""
+    try:
+        read = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, f"{name} is no JSON ({error})") from error
+    if not isinstance(read, dict):
+        raise damaged(path, f"{name} holds no JSON object")
+    return read
+
+
+def to_json(data: Mapping[str, JSON]) -> bytes:
+    """JSON that reads back the same, infinities too; ValueError for what is larger than may be read."""
+    content = (json.dumps(data, indent=1) + "\n").encode()
+    if len(content) > JSON_LIMIT:
+        raise ValueError(f"the JSON of a checkpoint has {len(content):,} bytes, more than {JSON_LIMIT:,}")
+    return content
+
+
+def damaged(path: Path, what: str) -> CannotResume:
+    """The error for a checkpoint that is not as it was written."""
+    return CannotResume(str(path), f"the checkpoint is damaged: {what}.", do="Use the one before it.")
+
+
+def _parsed(path: Path, content: bytes) -> Manifest:
+    read = from_json(path, MANIFEST, content)
+    if (version := read.get("format")) != FORMAT:
+        raise CannotResume(str(path), f"its format is {version!r}.", right=f"This version reads {FORMAT}.")
+    step, files, about = read.get("step"), read.get("files"), read.get("about")
+    if not _is_count(step) or not isinstance(files, dict) or not isinstance(about, dict):
+        raise damaged(path, f"{MANIFEST} lacks its step, files or about")
+    if STATE not in files:
+        raise damaged(path, f"{MANIFEST} does not name {STATE}")
+    return Manifest(step, {name: _entry(path, name, entry) for name, entry in files.items()}, about)
+
+
+def _entry(path: Path, name: str, entry: JSON) -> Entry:
+    """One checked line of the manifest: a plain file name of ours, never a path."""
+    if name != STATE and not _TENSORS.fullmatch(name):
+        raise damaged(path, f"{MANIFEST} names {name[:80]!r}, which is no file of a checkpoint")
+    match entry:
+        case {"size": int(size), "sha256": str(sha256)} if _is_count(size):
+            return Entry(size, sha256)
+    raise damaged(path, f"{MANIFEST} tells no size and sha256 of {name}")
+
+
+def _is_count(value: JSON) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

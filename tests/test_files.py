@@ -1,0 +1,292 @@
+"""Files are whole or not there, one process has a folder, and a disk that refuses is never passed over."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from multistream import files
+from multistream.errors import DiskFull, RunBusy, UsageError
+from multistream.files import FolderLock, clean, is_alive, replacing, sha256_file, write_atomic
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def dead_pid() -> int:
+    """The number of a process that has just ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_writes_text_and_bytes_and_nothing_else(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "new" / "text", "Gefühl\n")
+    write_atomic(tmp_path / "new" / "bytes", b"\x00\xff")
+    write_atomic(tmp_path / "new" / "bytes", b"\x01")
+    assert (tmp_path / "new" / "text").read_bytes() == "Gefühl\n".encode()
+    assert (tmp_path / "new" / "bytes").read_bytes() == b"\x01"
+    assert names(tmp_path / "new") == ["bytes", "text"]
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path: Path) -> None:
+    write_atomic(tmp_path / "atomic", "")
+    (tmp_path / "plain").touch()
+    assert (tmp_path / "atomic").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_name_as_long_as_names_may_be(tmp_path: Path) -> None:
+    write_atomic(tmp_path / ("n" * 255), "x")
+    with pytest.raises(DiskFull, match="too long"):
+        write_atomic(tmp_path / ("n" * 256), "x")
+
+
+def test_a_block_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("old")
+
+    def fail() -> None:
+        with replacing(tmp_path / "kept") as file:
+            file.write(b"half")
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        fail()
+    assert (tmp_path / "kept").read_text() == "old"
+    assert names(tmp_path) == ["kept"]
+
+
+def test_the_old_file_stands_until_the_block_has_ended(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("old")
+    with replacing(tmp_path / "kept") as file:
+        file.write(b"new")
+        file.flush()
+        assert (tmp_path / "kept").read_text() == "old"
+    assert (tmp_path / "kept").read_text() == "new"
+
+
+def test_a_link_still_points_where_it_did(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    write_atomic(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "new"
+
+
+def test_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no regular file"):
+        write_atomic("/dev/null", "x")
+    with pytest.raises(UsageError, match="no regular file"):
+        write_atomic(tmp_path, "x")
+    assert Path("/dev/null").is_char_device()
+
+
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    sync, rename = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        order.append("folder" if os.path.isdir(f"/proc/self/fd/{handle}") else "file")
+        sync(handle)
+
+    def renamed(path: Path, target: Path) -> Path:
+        order.append("rename")
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    write_atomic(tmp_path / "file", "x")
+    assert order == ["file", "rename", "folder"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+def test_a_disk_that_fails_at_the_last_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """File systems may refuse as late as when they sync."""
+
+    def refuse(handle: int) -> None:
+        del handle
+        raise OSError(number, os.strerror(number))
+
+    (tmp_path / "kept").write_text("old")
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(DiskFull, match=os.strerror(number)) as caught:
+        write_atomic(tmp_path / "kept", "new")
+    assert caught.value.exit_code == 74
+    assert (tmp_path / "kept").read_text() == "old"
+    assert names(tmp_path) == ["kept"]
+
+
+def test_too_large_for_the_disk_says_needed_and_free(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(DiskFull, match=r"10\.0 kB \(10,000 bytes\) needed, .* bytes\) free"):
+            write_atomic(tmp_path / "kept", b"x" * 10_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (tmp_path / "kept").read_text() == "old"
+    assert names(tmp_path) == ["kept"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_writes_to_a_really_full_device() -> None:
+    with pytest.raises(DiskFull, match="free"), files.writing(Path("/dev")):
+        Path("/dev/full").write_bytes(b"x" * 10_000)
+
+
+def read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Takes the permission to write away, from root too."""
+    if os.geteuid():
+        folder.chmod(0o555)
+        return
+    original = Path.open
+
+    def refuse(path: Path, mode: str = "r", *more: int, **options: object) -> object:
+        if path.parent == folder and "r" not in mode:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path, mode, *more, **options)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", refuse)
+
+
+def test_a_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kept").write_text("old")
+    read_only(tmp_path, monkeypatch)
+    with pytest.raises(DiskFull, match="Permission denied"):
+        write_atomic(tmp_path / "kept", "new")
+    with pytest.raises(DiskFull, match="Permission denied"), FolderLock(tmp_path):
+        pass
+    tmp_path.chmod(0o755)
+    assert (tmp_path / "kept").read_text() == "old"
+
+
+def test_a_folder_under_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DiskFull, match="cannot be written"):
+        write_atomic(tmp_path / "file" / "below", "x")
+
+
+def test_what_is_not_the_disks_fault_is_not_blamed_on_it(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), replacing(tmp_path / "new"):
+        raise PermissionError(errno.EACCES, "elsewhere", "/somewhere/else")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "new"):
+        (tmp_path / "missing").read_bytes()
+
+
+def test_sha256(tmp_path: Path) -> None:
+    content = os.urandom(300_000)
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_clean_removes_what_the_dead_left_and_no_more(tmp_path: Path) -> None:
+    dead, random = dead_pid(), "0123abcd"
+    stale = [
+        tmp_path / f".tmp-{dead}-{random}",
+        tmp_path / f".tmp-step-3-{dead}-{random}",
+        tmp_path / f".tmp-{os.getpid()}-{random}",
+    ]
+    kept = [f".tmp-{os.getppid()}-{random}", ".tmp-step-3", ".tmp-mine", "step-3", f"x.tmp-{dead}-{random}"]
+    for name in (*(path.name for path in stale), *kept):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "content").touch()
+    (tmp_path / "outside").mkdir()
+    (tmp_path / f".tmp-{dead}-aaaaaaaa").symlink_to("outside")
+    assert sorted(clean(tmp_path)) == sorted([*stale, tmp_path / f".tmp-{dead}-aaaaaaaa"])
+    assert names(tmp_path) == sorted([*kept, "outside"])
+
+
+def test_clean_leaves_what_is_being_written(tmp_path: Path) -> None:
+    with replacing(tmp_path / "file") as file:
+        assert clean(tmp_path) == ()
+        file.write(b"whole")
+    assert (tmp_path / "file").read_text() == "whole"
+    assert clean(tmp_path / "missing") == ()
+
+
+def test_alive_and_dead() -> None:
+    assert is_alive(os.getpid())
+    assert is_alive(1)  # not ours to signal, unless we are root
+    assert not is_alive(dead_pid())
+    assert not is_alive(10**30)
+
+
+LOCK_AND_TELL = """
+    import sys
+    from multistream.errors import RunBusy
+    from multistream.files import FolderLock
+    try:
+        with FolderLock(sys.argv[1]):
+            print("mine")
+    except RunBusy as error:
+        sys.exit(f"{error.exit_code} {error}")
+"""
+
+
+def test_a_second_process_is_told_who_has_the_folder(tmp_path: Path) -> None:
+    with FolderLock(tmp_path):
+        refused = run(LOCK_AND_TELL, tmp_path)
+        assert refused.stderr.startswith(f"73 {tmp_path}: process {os.getpid()} on ")
+    assert run(LOCK_AND_TELL, tmp_path).stdout == "mine\n"
+
+
+def test_a_second_lock_in_this_process(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "same").symlink_to("run")
+    lock = FolderLock(tmp_path / "run")
+    with lock:
+        for again in (FolderLock(tmp_path / "same"), lock):
+            with pytest.raises(RunBusy, match=f"process {os.getpid()}, this one"), again:
+                pass
+        assert "73" in run(LOCK_AND_TELL, tmp_path / "run").stderr, "being refused must not give the lock back"
+    with lock, pytest.raises(RunBusy), FolderLock(tmp_path / "run"):
+        pass
+
+
+def test_death_gives_the_lock_back_though_a_forked_child_lives(tmp_path: Path) -> None:
+    code = """
+        import os, sys, time
+        from multistream.files import FolderLock
+        with FolderLock(sys.argv[1]):
+            child = os.fork()
+            if child == 0:
+                time.sleep(60)
+            print(child, flush=True)
+            time.sleep(60)
+    """
+    holder = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), tmp_path], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    child = int(holder.stdout.readline())
+    try:
+        with pytest.raises(RunBusy, match=f"process {holder.pid} on"), FolderLock(tmp_path):
+            pass
+        holder.kill()
+        holder.wait()
+        assert is_alive(child)
+        with FolderLock(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        holder.kill()
+        holder.stdout.close()
+
+
+def test_files_need_no_torch() -> None:
+    assert run("import sys, multistream.files; sys.exit('torch' in sys.modules)").returncode == 0
