@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -48,15 +48,14 @@ class Cut:
     classifier: tuple[str, ...]
 
 
-def cut(model: nn.Module, *, size: int) -> Cut:
-    """Takes the model apart, and compares with its own `forward_features` on a picture of `size` pixels.
+def cut(model: nn.Module, *, sizes: Sequence[int]) -> Cut:
+    """Takes the model apart, and compares with its own `forward_features` on a picture of the first size that it reads.
 
     Stages end where timm's `feature_info` says; the last goes on to the end of `forward_features`, final norm
     included. Modules are re-used, and `model` must not be used afterwards. Raises CannotCut.
     """
-    picture = torch.linspace(-2, 2, 3 * size * size).sin().view(1, 3, size, size)
     with evaluating(model), torch.no_grad():
-        expected = _features(model, picture)
+        picture, expected = _features(model, sizes)
         children = [name for name, _ in model.named_children()]
         ends = _ends(model)
         chain = dict(_chain(model, ends))
@@ -65,7 +64,7 @@ def cut(model: nn.Module, *, size: int) -> Cut:
         states = _states(stages, picture)
         if not torch.equal(after(states[-1]), expected):
             raise CannotCut("its forward_features is not the chain of its modules")
-    layout = _layout(model, states[-1])
+    layout = _layout(model, states)
     prefix = int(getattr(model, "num_prefix_tokens", 0)) if layout == "tokens" else 0
     channels = {s: as_map(state, layout, prefix).shape[1] for s, state in zip(stages, states, strict=True)}
     for stage, promised in zip(list(stages)[:-1], ends.values(), strict=False):
@@ -105,16 +104,20 @@ class Embedding(nn.Module):
         return tokens
 
 
-def _features(model: nn.Module, picture: Tensor) -> Tensor:
-    """What the model's own `forward_features` makes of the picture."""
+def _features(model: nn.Module, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """A picture, and what the model's own `forward_features` makes of it; later sizes are for when it cannot read one."""
+    size, *others = sizes
+    picture = torch.linspace(-2, 2, 3 * size * size).sin().view(1, 3, size, size)
     try:
         features = model.forward_features(picture)  # type: ignore[operator]
     except Exception as error:  # a foreign model may fail in any way
+        if others:
+            return _features(model, others)
         what = f"{type(error).__name__}: {error}"
-        raise CannotCut(f"it cannot read a picture of {picture.shape[-1]} pixels ({what})") from error
+        raise CannotCut(f"it cannot read a picture of {size} pixels ({what})") from error
     if not isinstance(features, Tensor):
         raise CannotCut(f"its features are no tensor but a {type(features).__name__}")
-    return features
+    return picture, features
 
 
 def _ends(model: nn.Module) -> dict[str, int]:
@@ -189,11 +192,13 @@ def _states(stages: Mapping[str, nn.Module], picture: Tensor) -> list[Tensor]:
     return states[1:]
 
 
-def _layout(model: nn.Module, state: Tensor) -> Layout:
-    """How the model's states lie in memory."""
-    if state.ndim == 4:
+def _layout(model: nn.Module, states: Sequence[Tensor]) -> Layout:
+    """How the model's states lie in memory, all alike."""
+    shape = tuple(states[-1].shape)
+    if any(state.ndim != len(shape) for state in states):
+        raise CannotCut("some of its stages return maps and others tokens")
+    if len(shape) == 4:
         return "NHWC" if str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC") else "NCHW"
-    places = state.shape[1] - int(getattr(model, "num_prefix_tokens", 0))
-    if state.ndim != 3 or math.isqrt(places) ** 2 != places:
-        raise CannotCut(f"its features have the shape {tuple(state.shape)}, which is no map")
-    return "tokens"
+    if len(shape) == 3 and math.isqrt(places := shape[1] - int(getattr(model, "num_prefix_tokens", 0))) ** 2 == places:
+        return "tokens"
+    raise CannotCut(f"its features have the shape {shape}, which is no map")

@@ -49,9 +49,9 @@ class TimmStream(Stream):
         fixed = pretrained["fixed_input_size"] and not flexible
         image = _image(variant, pretrained, size, fixed=fixed)
         names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
-        probe = image.size if fixed else _probe_size(variant, model, image)
+        sizes = (image.size,) if fixed else (_small(variant, model, image), image.size)
         try:
-            made = cut(model, size=probe)
+            made = cut(model, sizes=sizes)
         except CannotCut as reason:
             raise UsageError("streams", f"timm:{variant} cannot be cut into stages: {reason}.") from reason
         super().__init__(made.stages, channels=made.channels, input=image)
@@ -97,8 +97,8 @@ def _image(variant: str, pretrained: Mapping[str, Any], size: int, *, fixed: boo
     return Image(size or own, mean=mean, std=std, interpolation=interpolation)  # type: ignore[arg-type]
 
 
-def _probe_size(variant: str, model: nn.Module, image: Image) -> int:
-    """Pixels of the smallest picture that shows whether the cut is right: it costs two passes."""
+def _small(variant: str, model: nn.Module, image: Image) -> int:
+    """Pixels of a picture that shows at little cost whether the cut is right."""
     if isinstance(model, VisionTransformer):
         patch = model.patch_embed.patch_size[0]
         if image.size % patch:

@@ -1,0 +1,37 @@
+"""Our own taps, temporals, fusions and the timm stream, offered through the same hooks as a stranger's.
+
+Not in the package's __init__: there the hook `taps` and the module `taps` would be one name.
+"""
+
+from collections.abc import Mapping
+
+from multistream.hookspecs import Factory, hookimpl
+
+
+@hookimpl
+def streams() -> Mapping[str, Factory]:
+    return {"timm": "multistream.parts.timm_stream:TimmStream"}
+
+
+@hookimpl
+def taps() -> Mapping[str, Factory]:
+    return {"gap": "multistream.parts.taps:GlobalAverage", "last": "multistream.parts.taps:LastStage"}
+
+
+@hookimpl
+def temporals() -> Mapping[str, Factory]:
+    return {
+        "concat": "multistream.parts.temporals:Concat",
+        "average": "multistream.parts.temporals:Average",
+        "bigru": "multistream.parts.temporals:BiGRU",
+        "bigru+att": "multistream.parts.temporals:AttentiveBiGRU",
+    }
+
+
+@hookimpl
+def fusions() -> Mapping[str, Factory]:
+    return {
+        "early": "multistream.parts.fusions:Early",
+        "late": "multistream.parts.fusions:Late",
+        "gated": "multistream.parts.fusions:Gated",
+    }
