@@ -161,6 +161,7 @@ def test_input_is_what_the_pretrained_weights_were_made_for() -> None:
         ({"variant": "vit_tiny_patch16_224", "size": 100}, "cannot read 100 pixels. It must be a multiple"),
         ({"variant": "levit_128s", "size": 64}, "cannot read 64 pixels. It reads 224."),
         ({"variant": "hrnet_w18_small"}, "timm:hrnet_w18_small cannot be cut into stages: timm takes features at"),
+        ({"variant": "efficientformer_l1"}, "some of its stages return maps and others tokens"),
         ({"variant": "eva02_tiny_patch14_224"}, "timm:eva02_tiny_patch14_224 cannot be cut into stages: "),
     ],
 )
@@ -187,7 +188,7 @@ class Crooked(nn.Module):
 
 def test_a_cut_that_computes_something_else_is_refused() -> None:
     with pytest.raises(CannotCut, match="not the chain"):
-        cut(Crooked(), size=16)
+        cut(Crooked(), sizes=(16,))
 
 
 def test_pictures_of_other_sizes_keep_a_vision_transformers_maps_square() -> None:

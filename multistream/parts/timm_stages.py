@@ -105,7 +105,7 @@ class Embedding(nn.Module):
 
 
 def _features(model: nn.Module, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A picture, and what the model's own `forward_features` makes of it; later sizes are for when it cannot read one."""
+    """A picture of the first size that the model reads, and what its own `forward_features` makes of it."""
     size, *others = sizes
     picture = torch.linspace(-2, 2, 3 * size * size).sin().view(1, 3, size, size)
     try:
