@@ -107,7 +107,7 @@ class Decoder:
 
     def examine(self, path: Path) -> Photo:
         """As `read`, with notes on what was left aside: later frames, texts too large, EXIF that cannot be read."""
-        data = self._content(Path(path))
+        data = self.content(Path(path))
         return self.decode(data, path=Path(path))
 
     def decode(self, data: bytes, *, path: Path) -> Photo:
@@ -132,7 +132,8 @@ class Decoder:
         except Exception as error:
             raise BadImage(path, _reason(error, data), _told(error)) from error
 
-    def _content(self, path: Path) -> bytes:
+    def content(self, path: Path) -> bytes:
+        """The bytes of a regular file of bearable size; BadImage if it is none."""
         limit = self.max_pixels * _BYTES_PER_PIXEL + 2**20
         try:
             status = path.stat()

@@ -1,0 +1,163 @@
+"""Scanning: every file of a data set read and decoded once, to find what would spoil a training or a result.
+
+Photos of old data sets are deleted and leave placeholder pictures behind (paper section 4).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.data.images import BadImage, Decoder
+from multistream.data.pool import Pool
+from multistream.data.tables import Table
+
+COPIES = 5
+"""So many files that show one picture are taken for a placeholder."""
+FLAT = 4.0
+"""A picture whose grey levels deviate less than this, of 255, is taken for one colour."""
+
+_GRID = 16
+_STEP = 16
+"""A picture's looks: 16 x 16 cells, each to the nearest 16 grey levels, so that compressing it again changes little."""
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file that cannot be used."""
+
+    id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan found. Groups are tuples of ids.
+
+    `duplicates` have the same bytes, `across_parts` those of them that lie in several parts, `contradictory` those
+    with several labels; `same_picture` are files that look alike, `one_colour` those that show next to nothing;
+    `remarks` count what decoding left aside, {"first frame": 3}.
+    """
+
+    name: str
+    images: int
+    classes: Mapping[str, int]
+    unreadable: tuple[Unreadable, ...]
+    duplicates: tuple[tuple[str, ...], ...]
+    across_parts: tuple[tuple[str, ...], ...]
+    contradictory: tuple[tuple[str, ...], ...]
+    same_picture: tuple[tuple[str, ...], ...]
+    one_colour: tuple[str, ...]
+    remarks: Mapping[str, int]
+    notes: tuple[str, ...]
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was found that a person should look at."""
+        found = (self.unreadable, self.duplicates, self.contradictory, self.same_picture, self.one_colour)
+        return not any(found)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `data scan --json` prints."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """One file: digest of its bytes, its looks, the deviation of its grey levels, and the decoder's notes."""
+
+    sha256: str
+    looks: bytes
+    deviation: float
+    notes: tuple[str, ...]
+
+
+def scan(
+    table: Table,
+    decoder: Decoder,
+    *,
+    parts: Mapping[str, Iterable[int]] | None = None,
+    workers: int = 2,
+    tick: Callable[[int], object] | None = None,
+) -> Scan:
+    """Reads and decodes every image of a table; `parts` are row numbers by part, where the table has none of its own.
+
+    `tick` is called with 1 after each image.
+    """
+    seen, unreadable = _read_all(table, decoder, workers=workers, tick=tick)
+    part_of = dict(enumerate(table.parts or ())) | {int(i): name for name, rows in (parts or {}).items() for i in rows}
+    same_bytes = _groups({i: each.sha256 for i, each in seen.items()}, at_least=2)
+    remarks = Counter(note for each in seen.values() for note in each.notes)
+    flat = [i for i, each in seen.items() if each.deviation < FLAT]
+    looks = {i: each.looks for i, each in seen.items() if each.deviation >= FLAT}
+    named = _namer(table)
+    counts = np.bincount(table.labels, minlength=len(table.classes))
+    return Scan(
+        name=table.name,
+        images=len(table),
+        classes=dict(zip(table.classes, counts.tolist(), strict=True)),
+        unreadable=unreadable,
+        duplicates=named(same_bytes),
+        across_parts=named(group for group in same_bytes if len({part_of.get(i) for i in group}) > 1),
+        contradictory=named(group for group in same_bytes if len({int(table.labels[i]) for i in group}) > 1),
+        same_picture=named(_groups(looks, at_least=COPIES)),
+        one_colour=tuple(table.ids[i] for i in flat),
+        remarks=dict(sorted(remarks.items())),
+        notes=table.notes,
+    )
+
+
+def _read_all(
+    table: Table, decoder: Decoder, *, workers: int, tick: Callable[[int], object] | None
+) -> tuple[dict[int, _Seen], tuple[Unreadable, ...]]:
+    seen: dict[int, _Seen] = {}
+    unreadable = []
+    # Pillow warns of each file with strange EXIF; here they are counted. The threads end before the filter does.
+    with warnings.catch_warnings(), Pool(workers) as pool:
+        warnings.simplefilter("ignore")
+        for start in range(0, len(table), 256):
+            rows = range(start, min(start + 256, len(table)))
+            for i, future in [(i, pool.submit(_look, decoder, table, i)) for i in rows]:
+                try:
+                    seen[i] = future.result()
+                except BadImage as error:
+                    unreadable.append(Unreadable(table.ids[i], error.reason, error.detail))
+                if tick:
+                    tick(1)
+    return seen, tuple(unreadable)
+
+
+def _look(decoder: Decoder, table: Table, index: int) -> _Seen:
+    path = table.path(index)
+    content = decoder.content(path)
+    photo = decoder.decode(content, path=path)
+    grey = photo.pixels.mean(0, dtype=np.float32)
+    return _Seen(hashlib.sha256(content).hexdigest(), _looks(grey), float(photo.pixels.std((1, 2)).max()), photo.notes)
+
+
+def _looks(grey_SS: NDArray[np.float32]) -> bytes:
+    """The coarse cells of a picture (S, S), as bytes."""
+    count = min(_GRID, len(grey_SS))
+    bands = np.array_split(grey_SS, count)
+    cells = [cell.mean() for band in bands for cell in np.array_split(band, count, axis=1)]
+    return bytes(np.rint(np.array(cells) / _STEP).astype(np.uint8))
+
+
+def _groups(marks: Mapping[int, object], *, at_least: int) -> list[list[int]]:
+    """Indices that bear the same mark, where there are `at_least` so many, largest group first."""
+    groups: defaultdict[object, list[int]] = defaultdict(list)
+    for index, mark in marks.items():
+        groups[mark].append(index)
+    return sorted((group for group in groups.values() if len(group) >= at_least), key=len, reverse=True)
+
+
+def _namer(table: Table) -> Callable[[Iterable[list[int]]], tuple[tuple[str, ...], ...]]:
+    return lambda groups: tuple(tuple(table.ids[i] for i in group) for group in groups)
