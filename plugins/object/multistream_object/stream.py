@@ -72,14 +72,16 @@ class Object(Stream):
     variants: ClassVar[tuple[str, ...]] = tuple(MODELS)
     weights: ClassVar[Mapping[str, Source]] = {
         "mobilenetv2": Source(
-            file="mobilenet_v2-b0353104.pth (torchvision) or mobilenetv2_100.safetensors (timm)",
+            file="torchvision's mobilenet_v2-b0353104.pth, or timm's mobilenetv2_100.ra_in1k",
+            size="14 MB",
             hub="timm/mobilenetv2_100.ra_in1k",
             trained_on="ImageNet-1k",
             licence="Apache-2.0 (timm), BSD-3-Clause (torchvision)",
             preprocessing="RGB 224, ImageNet mean and deviation",
         ),
         "mobilenetv1": Source(
-            file="mobilenetv1_100.safetensors (timm)",
+            file="timm's mobilenetv1_100.ra4_e3600_r224_in1k",
+            size="17 MB",
             hub="timm/mobilenetv1_100.ra4_e3600_r224_in1k",
             trained_on="ImageNet-1k",
             licence="Apache-2.0",

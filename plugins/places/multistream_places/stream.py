@@ -73,7 +73,29 @@ class Places(Stream):
     """
 
     variants: ClassVar[tuple[str, ...]] = tuple(NORMALISATIONS)
-    weights: ClassVar[Mapping[str, Source]] = {}
+    weights: ClassVar[Mapping[str, Source]] = {
+        "vgg16": Source(
+            file=f"{SITE}/vgg16_places365.caffemodel",
+            size="543 MB",
+            trained_on="Places365",
+            licence="CC BY",
+            preprocessing="BGR 224, minus (104, 116.7, 122.7)",
+        ),
+        "resnet18": Source(
+            file=f"{SITE}/resnet18_places365.pth.tar",
+            size="46 MB",
+            trained_on="Places365",
+            licence="CC BY",
+            preprocessing="RGB 224, ImageNet mean and deviation",
+        ),
+        "resnet50": Source(
+            file=f"{SITE}/resnet50_places365.pth.tar",
+            size="97 MB",
+            trained_on="Places365",
+            licence="CC BY",
+            preprocessing="RGB 224, ImageNet mean and deviation",
+        ),
+    }
     ignored_weights: ClassVar[tuple[str, ...]] = ("classifier.", "fc.", "fc6.", "fc7.", "fc8a.", "pre_logits.", "head.")
 
     def __init__(self, *, variant: str = "vgg16", normalisation: str | None = None) -> None:
