@@ -237,7 +237,7 @@ class TestDuplicates:
         alone.mkdir()
         (alone / "pyproject.toml").write_text(
             '[project]\nname = "multistream-early"\nversion = "1"\n'
-            '[project.entry-points.multistream]\nearly = "multistream.parts"\n'
+            '[project.entry-points.multistream]\nearly = "multistream.parts.hooks"\n'
         )
         installed(alone)
         assert find("fusion", "early").distribution == "multistream"
