@@ -67,16 +67,17 @@ def seal_of(manifest: bytes) -> bytes:
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
-def number_of(path: Path) -> tuple[int, int] | None:
-    """(step, how many times that step was saved before) of a checkpoint's folder, None for any other name."""
+def number_of(path: Path) -> tuple[int, int]:
+    """(step, how many times that step was saved before) of a checkpoint's folder."""
     match = _FOLDER.fullmatch(path.name)
-    return (int(match[1]), int(match[2] or 0)) if match else None
+    assert match, path
+    return int(match[1]), int(match[2] or 0)
 
 
 def newest_first(folder: Path) -> list[Path]:
     """All folders that are named as checkpoints are, complete or not."""
-    numbered = [(number, path) for path in folder.glob("step-*") if (number := number_of(path))]
-    return [path for _, path in sorted(numbered, reverse=True)]
+    named = [path for path in folder.glob("step-*") if _FOLDER.fullmatch(path.name)]
+    return sorted(named, key=number_of, reverse=True)
 
 
 def read_manifest(path: Path) -> Manifest:

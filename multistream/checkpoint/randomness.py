@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.errors import CannotResume
@@ -31,22 +32,38 @@ def rng_tensors() -> dict[str, Tensor]:
 
 
 def restore_rng(tensors: Mapping[str, Tensor]) -> None:
-    """Sets the generators to what `rng_tensors` returned; CannotResume for anything else.
+    """Sets the generators to what `rng_tensors` returned; for anything else CannotResume, and none is changed.
 
     A CUDA device that is not here is passed over: a run may go on on another device.
     """
+    devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     try:
-        torch.set_rng_state(tensors["torch"])
-        position, has_normal = tensors["numpy_at"].tolist()
-        keys = tensors["numpy"].numpy().astype(np.uint32)
-        np.random.set_state(("MT19937", keys, position, has_normal, tensors["numpy_normal"].item()))
-        version, *words = tensors["python"].tolist()
-        kept = tensors["python_normal"].tolist()
-        random.setstate((version, tuple(words), kept[0] if kept else None))
-        for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-            if f"cuda_{index}" in tensors:
-                torch.cuda.set_rng_state(tensors[f"cuda_{index}"], index)
-    except (KeyError, IndexError, ValueError, TypeError, RuntimeError, OverflowError) as error:
+        cuda = {index: tensors[f"cuda_{index}"] for index in devices if f"cuda_{index}" in tensors}
+        cpu, numpy, python = tensors["torch"], _numpy_state(tensors), _python_state(tensors)
+        # Others take the states first, for some generators fail half-way.
+        torch.Generator().set_state(cpu)
+        np.random.RandomState().set_state(numpy)
+        random.Random().setstate(python)
+        for index, state in cuda.items():
+            torch.Generator(f"cuda:{index}").set_state(state)
+    except (LookupError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise CannotResume(
             "rng", f"the generators' states do not fit: {error}.", do="Use another checkpoint."
         ) from error
+    torch.set_rng_state(cpu)
+    np.random.set_state(numpy)
+    random.setstate(python)
+    for index, state in cuda.items():
+        torch.cuda.set_rng_state(state, index)
+
+
+def _numpy_state(tensors: Mapping[str, Tensor]) -> tuple[str, NDArray[np.uint32], int, int, float]:
+    position, has_normal = tensors["numpy_at"].tolist()
+    keys = np.array(tensors["numpy"].tolist(), dtype=np.uint32)  # from a list: numbers that do not fit are an error
+    return "MT19937", keys, position, has_normal, tensors["numpy_normal"].item()
+
+
+def _python_state(tensors: Mapping[str, Tensor]) -> tuple[int, tuple[int, ...], float | None]:
+    version, *words = tensors["python"].tolist()
+    kept = tensors["python_normal"]
+    return version, tuple(words), float(kept) if kept.numel() else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -103,15 +102,15 @@ def _write(path: Path, content: bytes) -> Entry:
 
 def _free_name(folder: Path, step: int) -> Path:
     """step-N, or step-N-1, ... where that is there already: to replace it would leave an instant with neither."""
-    names = itertools.chain([f"step-{step}"], (f"step-{step}-{again}" for again in itertools.count(1)))
-    return next(folder / name for name in names if not os.path.lexists(folder / name))
+    saved = [again for found, again in map(number_of, newest_first(folder)) if found == step]
+    return folder / (f"step-{step}-{max(saved) + 1}" if saved else f"step-{step}")
 
 
 def _prune(folder: Path, *, keep: Collection[int]) -> None:
     """Removes what is older than the newest complete ones; those that are cut short do not count as complete."""
     good = 0
     for path in newest_first(folder):
-        if good >= GOOD_ONES and (number_of(path) or (-1,))[0] not in keep:
+        if good >= GOOD_ONES and number_of(path)[0] not in keep:
             _remove(path)
         elif good < GOOD_ONES:
             good += _is_complete(path)
