@@ -197,10 +197,13 @@ def _central_square(box: tuple[float, float, float, float]) -> tuple[float, floa
 def _orientation(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:
     """What brings the picture upright by its EXIF, and a note if the EXIF cannot be read."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        exif = image.getexif()
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
     except Exception:  # every camera writes EXIF in its own way; the picture is good without
         return None, ("EXIF left out",)
-    return (_TURNS.get(orientation) if isinstance(orientation, int) else None), ()
+    is_lost = bool(image.info.get("exif")) and not exif  # JPEGs ask for it while they open, and forget their failure
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return turn, ("EXIF left out",) if is_lost else ()
 
 
 def _has_more_frames(image: Image.Image) -> bool:
