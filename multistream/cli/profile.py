@@ -1,0 +1,104 @@
+"""multistream profile"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from multistream.cli.options import Device, Json, Precision, Quiet, print_json
+from multistream.errors import UsageError
+
+if TYPE_CHECKING:
+    from multistream.network import MultiStream
+    from multistream.profiling import Profile, Row
+
+
+def profile(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run's folder or model; without one give --streams.")
+    ] = None,
+    streams: Annotated[
+        str, typer.Option(metavar="SPEC,...", help="Profile a composition that was never trained.")
+    ] = "",
+    tap: Annotated[str, typer.Option(help="How a map becomes a token.")] = "gap:64",
+    temporal: Annotated[str, typer.Option(help="What reads a stream's tokens.")] = "concat",
+    fusion: Annotated[str, typer.Option(help="How streams become one decision.")] = "early",
+    classes: Annotated[int, typer.Option(help="How many classes, without a run.")] = 8,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="options.streams.anp.width=2089, say.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once, for the times.")] = 1,
+    repeats: Annotated[int, typer.Option(min=2, help="Calls a time is the median of.")] = 10,
+    trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a timeline for Perfetto.")] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cost by stage: shapes, parameters, multiply-adds, time, memory. Weights are never needed."""
+    from multistream.console import Console
+    from multistream.profiling import profile as measure
+    from multistream.recipe import RuntimeSettings
+    from multistream.runtime import resolve
+
+    if (run is None) == (not streams):
+        raise UsageError("profile", "give a RUN or --streams, one of them.")
+    if run is not None:
+        from multistream.model import load
+
+        network = load(run).network
+    else:
+        network = _composed(streams, tap, temporal, fusion, classes, set_ or [])
+    runtime = resolve(RuntimeSettings(device=device, precision=precision))  # type: ignore[arg-type]  # checked inside
+    Console(quiet=quiet).say(f"profile: {runtime}, batch {batch}")
+    found = measure(network, runtime=runtime, batch=batch, repeats=repeats, trace=trace)
+    if json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(table(found))
+
+
+def table(found: Profile) -> str:
+    """A profile as lines to read."""
+    head = f"{'stream':10} {'stage':10} {'shape':>18} {'params':>12} {'MACs':>16} {'ms p50':>9} {'p95':>9} {'peak MiB':>9} {'roofline':>9}"
+    lines = [head, *(_line(row) for row in (*found.rows, found.total, found.cached))]
+    peak = found.roofline
+    lines += ["", "batch  ms p50     p95   images/s"]
+    lines += [
+        f"{s['batch']:5}  {s['ms_p50']:7.2f} {s['ms_p95']:7.2f} {s['images_per_second']:9.1f}" for s in found.sweep
+    ]
+    lines.append(
+        f"\nmachine: {peak.macs_per_second / 1e9:.0f} G multiply-adds/s in a matrix product, "
+        f"{peak.bytes_per_second / 1e9:.0f} GB/s in a copy; {found.runtime}. MACs are multiply-adds; FLOPs are twice as many."
+    )
+    return "\n".join(lines)
+
+
+def _line(row: Row) -> str:
+    shape = " x ".join(str(n) for n in row.shape[1:])
+    return (
+        f"{row.stream:10} {row.stage:10} {shape:>18} {row.params:12,} {row.macs:16,} {row.ms_p50:9.3f} {row.ms_p95:9.3f}"
+        f" {row.peak_bytes / 2**20:9.1f} {row.roofline:9.1%}"
+    )
+
+
+def _composed(streams: str, tap: str, temporal: str, fusion: str, classes: int, settings: list[str]) -> MultiStream:
+    from multistream.composition import compose
+    from multistream.recipe import Recipe
+    from multistream.spec import parse_specs
+
+    named = {spec.key: spec.part for spec in parse_specs(streams)}
+    changes = {"network": {"streams": named, "tap": tap, "temporal": temporal, "fusion": fusion}}
+    recipe = Recipe().updated(changes).with_settings(settings)
+    return compose(
+        recipe.network.streams,
+        classes=[f"class {number}" for number in range(1, classes + 1)],
+        tap=recipe.network.tap,
+        temporal=recipe.network.temporal,
+        fusion=recipe.network.fusion,
+        options=vars(recipe.options),
+        depth=recipe.network.depth,
+        image_size=recipe.data.image_size,
+    )

@@ -1,0 +1,69 @@
+"""What this machine can do, measured now: a matrix product and a copy. And how long a call takes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import quantiles
+from typing import Any
+
+import torch
+
+from multistream.runtime import AUTOCAST, Runtime
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """`macs_per_second` of a large matrix product in the precision used, `bytes_per_second` of a large copy."""
+
+    macs_per_second: float
+    bytes_per_second: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of a call: median and 95th percentile over `repeats`."""
+
+    p50: float
+    p95: float
+    repeats: int
+
+
+def measure_roofline(runtime: Runtime, *, size: int = 2048) -> Roofline:
+    """Times the product of two (size, size) matrices, and the copy of 64 MiB with its reads and writes; the best of 7."""
+    kind = AUTOCAST.get(runtime.precision, torch.float32)
+    a, b = (torch.randn(size, size, device=runtime.device, dtype=kind) for _ in range(2))
+    source = torch.empty(16 * 2**20, device=runtime.device)
+    target = torch.empty_like(source)
+    product = min(timed(lambda: a @ b, runtime, repeats=7))
+    copy = min(timed(lambda: target.copy_(source), runtime, repeats=7))
+    return Roofline(size**3 / product, 2 * source.nbytes / copy)
+
+
+def latency(run: Callable[[], Any], runtime: Runtime, *, repeats: int, warmup: int = 2) -> Latency:
+    """How long a call takes on the runtime's device."""
+    timed(run, runtime, repeats=warmup)
+    seconds = timed(run, runtime, repeats=repeats)
+    cuts = quantiles(seconds, n=20) if len(seconds) > 1 else [seconds[0]] * 19
+    return Latency(round(1e3 * cuts[9], 4), round(1e3 * cuts[18], 4), repeats)
+
+
+def timed(run: Callable[[], Any], runtime: Runtime, *, repeats: int) -> list[float]:
+    """Seconds of each of some calls; on a GPU until its work is done."""
+    seconds = []
+    for _ in range(repeats):
+        synchronise(runtime)
+        start = time.perf_counter()
+        run()
+        synchronise(runtime)
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def synchronise(runtime: Runtime) -> None:
+    """Waits for the device."""
+    if runtime.device.type == "cuda":
+        torch.cuda.synchronize(runtime.device)
+    elif runtime.device.type == "mps":
+        torch.mps.synchronize()
