@@ -62,7 +62,10 @@ def profile(
 
 def table(found: Profile) -> str:
     """A profile as lines to read."""
-    head = f"{'stream':10} {'stage':10} {'shape':>18} {'params':>12} {'MACs':>16} {'ms p50':>9} {'p95':>9} {'peak MiB':>9} {'roofline':>9}"
+    head = (
+        f"{'stream':10} {'stage':10} {'shape':>18} {'params':>12} {'MACs':>16} "
+        f"{'ms p50':>9} {'p95':>9} {'peak MiB':>9} {'roofline':>9}"
+    )
     lines = [head, *(_line(row) for row in (*found.rows, found.total, found.cached))]
     peak = found.roofline
     lines += ["", "batch  ms p50     p95   images/s"]
@@ -71,7 +74,8 @@ def table(found: Profile) -> str:
     ]
     lines.append(
         f"\nmachine: {peak.macs_per_second / 1e9:.0f} G multiply-adds/s in a matrix product, "
-        f"{peak.bytes_per_second / 1e9:.0f} GB/s in a copy; {found.runtime}. MACs are multiply-adds; FLOPs are twice as many."
+        f"{peak.bytes_per_second / 1e9:.0f} GB/s in a copy; {found.runtime}. "
+        "MACs are multiply-adds; FLOPs are twice as many."
     )
     return "\n".join(lines)
 
@@ -79,8 +83,8 @@ def table(found: Profile) -> str:
 def _line(row: Row) -> str:
     shape = " x ".join(str(n) for n in row.shape[1:])
     return (
-        f"{row.stream:10} {row.stage:10} {shape:>18} {row.params:12,} {row.macs:16,} {row.ms_p50:9.3f} {row.ms_p95:9.3f}"
-        f" {row.peak_bytes / 2**20:9.1f} {row.roofline:9.1%}"
+        f"{row.stream:10} {row.stage:10} {shape:>18} {row.params:12,} {row.macs:16,} "
+        f"{row.ms_p50:9.3f} {row.ms_p95:9.3f} {row.peak_bytes / 2**20:9.1f} {row.roofline:9.1%}"
     )
 
 

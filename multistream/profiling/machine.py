@@ -31,7 +31,7 @@ class Latency:
 
 
 def measure_roofline(runtime: Runtime, *, size: int = 2048) -> Roofline:
-    """Times the product of two (size, size) matrices, and the copy of 64 MiB with its reads and writes; the best of 7."""
+    """Times the product of two (size, size) matrices, and a copy of 64 MiB (read and written); the best of seven."""
     kind = AUTOCAST.get(runtime.precision, torch.float32)
     a, b = (torch.randn(size, size, device=runtime.device, dtype=kind) for _ in range(2))
     source = torch.empty(16 * 2**20, device=runtime.device)
