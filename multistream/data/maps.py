@@ -1,0 +1,164 @@
+"""Maps: pictures beside the photos that are none themselves (depth, saliency), found, read and brought to one size."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from multistream.data import png
+from multistream.data.formats import ALLOWED
+from multistream.data.images import BadImage
+from multistream.data.names import printable
+from multistream.data.tables import Table
+from multistream.errors import DataError, did_you_mean
+
+EXTENSIONS = (".png", ".npy", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp")
+"""Endings of the files that `read_map` reads."""
+
+COLUMN = "column:"
+
+_SHOWN = 3
+
+
+def find_maps(table: Table, source: str) -> tuple[Path, ...]:
+    """The map of every image: in the folder `source`, which mirrors the images, or by the CSV column of that name.
+
+    In a folder a map has the image's id but for the extension. "column:NAME", or NAME where the table has such a
+    column, takes the paths that the CSV names. DataError with counts and names if maps are missing or not unique.
+    """
+    name = source.removeprefix(COLUMN)
+    if name in table.maps:
+        return _existing([table.root / path for path in table.maps[name]], table, source)
+    if source.startswith(COLUMN):
+        what = f"{table.name} has no column of paths called {printable(name)!r}."
+        raise DataError("maps", what, right=did_you_mean(name, table.maps))
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        columns = f", nor a column (there are {', '.join(map(printable, table.maps))})" if table.maps else ""
+        do = "Give a folder that mirrors the images: joy/1.png for joy/1.jpg."
+        raise DataError("maps", f"{printable(source)!r} is no folder{columns}.", do=do)
+    return _mirrored(table, folder)
+
+
+def read_map(path: Path) -> NDArray[np.float32]:
+    """A map as float32 (C, H, W): whole numbers scaled to 0..1 (grey of 1, 8 or 16 bits, RGB), others as they are.
+
+    An .npy holds (H, W) or (C, H, W). BadImage if the file is damaged, holds NaN or Inf, or has no known scale.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BadImage(path, "cannot be read", error.strerror or "") from error
+    array = _from_npy(path, data) if path.suffix.lower() == ".npy" else _from_picture(path, data)
+    if array.dtype.kind in "ub":
+        top = 1 if array.dtype.kind == "b" else np.iinfo(array.dtype).max
+        array = array.astype(np.float32) / np.float32(top)
+    elif array.dtype.kind != "f":
+        raise BadImage(path, f"{array.dtype} has no known scale")
+    if array.ndim not in (2, 3) or not array.size:
+        raise BadImage(path, "no map", f"its shape is {array.shape}, it must be (H, W) or (C, H, W)")
+    if not np.isfinite(array).all():
+        raise BadImage(path, "NaN or Inf", f"{(~np.isfinite(array)).sum():,} of {array.size:,} values")
+    return np.ascontiguousarray(array if array.ndim == 3 else array[None], dtype=np.float32)
+
+
+def fit_map(
+    map_CHW: NDArray[np.float32], size: int, resize: Literal["squash", "crop"] | str = "squash"
+) -> NDArray[np.float32]:
+    """A map (C, H, W) brought to (C, size, size) as photos are: antialiased bilinear, whole or its central square.
+
+    >>> fit_map(np.ones((2, 30, 40), np.float32), 10, "crop").shape
+    (2, 10, 10)
+    """
+    _, height, width = map_CHW.shape
+    if resize not in ("squash", "crop"):
+        raise ValueError(f"resize={resize!r} is unknown. It must be 'squash' or 'crop'.")
+    if height == width == size:
+        return np.ascontiguousarray(map_CHW, dtype=np.float32)
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side) if resize == "crop" else (0, 0, width, height)
+    channels = [
+        Image.fromarray(np.ascontiguousarray(channel, dtype=np.float32)).resize(
+            (size, size), Image.Resampling.BILINEAR, box=box
+        )
+        for channel in map_CHW
+    ]
+    return np.stack([np.asarray(channel, dtype=np.float32) for channel in channels])
+
+
+def _mirrored(table: Table, folder: Path) -> tuple[Path, ...]:
+    """The files below `folder` whose ids are the images' but for the extension."""
+    held: dict[str, list[Path]] = defaultdict(list)
+    for place, _, names in os.walk(folder):  # does not follow links to folders: they may lead round
+        for name in names:
+            path = Path(place, name)
+            if path.suffix.lower() in EXTENSIONS:
+                held[path.relative_to(folder).with_suffix("").as_posix()].append(path)
+    stems = [str(PurePosixPath(image).with_suffix("")) for image in table.ids]
+    several = [image for image, stem in zip(table.ids, stems, strict=True) if len(held.get(stem, ())) > 1]
+    if several:
+        shown = ", ".join(path.name for path in held[str(PurePosixPath(several[0]).with_suffix(""))])
+        _refuse("have several maps", several, len(table), folder, right=f"The first has {printable(shown)}.")
+    counts: dict[str, list[str]] = defaultdict(list)
+    for image, stem in zip(table.ids, stems, strict=True):
+        counts[stem].append(image)
+    shared = [image for images in counts.values() if len(images) > 1 for image in images]
+    if shared:
+        _refuse("share a map with another one of the same name", shared, len(table), folder, right="Rename one.")
+    missing = [image for image, stem in zip(table.ids, stems, strict=True) if stem not in held]
+    if missing:
+        stem = str(PurePosixPath(missing[0]).with_suffix(""))
+        right = f"The first is to be {printable(stem)}.png, or another of {', '.join(EXTENSIONS)}."
+        _refuse("have no map", missing, len(table), folder, right=right)
+    return tuple(held[stem][0] for stem in stems)
+
+
+def _existing(paths: Sequence[Path], table: Table, source: str) -> tuple[Path, ...]:
+    missing = [image for image, path in zip(table.ids, paths, strict=True) if not path.is_file()]
+    if missing:
+        _refuse("have no map", missing, len(table), Path(source), right="Paths are relative to the folder of the CSV.")
+    return tuple(paths)
+
+
+def _refuse(what: str, images: Sequence[str], total: int, place: Path, *, right: str) -> None:
+    shown = ", ".join(repr(printable(image)) for image in images[:_SHOWN])
+    more = ", ..." if len(images) > _SHOWN else ""
+    raise DataError(printable(str(place)), f"{len(images):,} of {total:,} images {what}: {shown}{more}.", right=right)
+
+
+def _from_npy(path: Path, data: bytes) -> NDArray[np.generic]:
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+    except (OSError, EOFError, ValueError, MemoryError) as error:
+        raise BadImage(path, "damaged", str(error).partition("\n")[0]) from error
+    if not isinstance(array, np.ndarray):
+        raise BadImage(path, "no map", "it is an archive of arrays")
+    return array
+
+
+def _from_picture(path: Path, data: bytes) -> NDArray[np.generic]:
+    """(H, W) or (C, H, W) of bool, uint8, uint16 or float32, upright."""
+    if wrong := png.fault(data) if data.startswith(png.SIGNATURE) else "":
+        raise BadImage(path, wrong)
+    try:
+        with Image.open(io.BytesIO(data), formats=ALLOWED) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+    # Pillow's decoders raise whatever a damaged file makes them stumble over: struct.error, KeyError, zlib.error...
+    except Exception as error:
+        raise BadImage(path, "damaged", str(error).partition("\n")[0]) from error
+    if upright.mode == "P":
+        upright = upright.convert("RGB")
+    if upright.mode not in ("1", "L", "RGB", "F") and not upright.mode.startswith("I;16"):
+        raise BadImage(path, f"mode {upright.mode} has no known scale", "save it as grey, RGB or .npy")
+    array = np.asarray(upright)
+    return array.transpose(2, 0, 1) if array.ndim == 3 else array
