@@ -25,8 +25,8 @@ FLAT = 4.0
 """A picture whose grey levels deviate less than this, of 255, is taken for one colour."""
 
 _GRID = 16
-_STEP = 16
-"""A picture's looks: 16 x 16 cells, each to the nearest 16 grey levels, so that compressing it again changes little."""
+_ALIKE = 6.0
+"""A picture's looks are 16 x 16 cells of grey; two are alike if no cell differs by more levels than compression makes."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class _Seen:
     """One file: digest of its bytes, its looks, the deviation of its grey levels, and the decoder's notes."""
 
     sha256: str
-    looks: bytes
+    looks: NDArray[np.float32]
     deviation: float
     notes: tuple[str, ...]
 
@@ -108,7 +108,7 @@ def scan(
         duplicates=named(same_bytes),
         across_parts=named(group for group in same_bytes if len({part_of.get(i) for i in group}) > 1),
         contradictory=named(group for group in same_bytes if len({int(table.labels[i]) for i in group}) > 1),
-        same_picture=named(_groups(looks, at_least=COPIES)),
+        same_picture=named(_alike(looks)),
         one_colour=tuple(table.ids[i] for i in flat),
         remarks=dict(sorted(remarks.items())),
         notes=table.notes,
@@ -143,12 +143,30 @@ def _look(decoder: Decoder, table: Table, index: int) -> _Seen:
     return _Seen(hashlib.sha256(content).hexdigest(), _looks(grey), float(photo.pixels.std((1, 2)).max()), photo.notes)
 
 
-def _looks(grey_SS: NDArray[np.float32]) -> bytes:
-    """The coarse cells of a picture (S, S), as bytes."""
+def _looks(grey_SS: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean grey level of each cell of a picture (S, S)."""
     count = min(_GRID, len(grey_SS))
     bands = np.array_split(grey_SS, count)
-    cells = [cell.mean() for band in bands for cell in np.array_split(band, count, axis=1)]
-    return bytes(np.rint(np.array(cells) / _STEP).astype(np.uint8))
+    return np.array([cell.mean() for band in bands for cell in np.array_split(band, count, axis=1)], dtype=np.float32)
+
+
+def _alike(looks: Mapping[int, NDArray[np.float32]]) -> list[list[int]]:
+    """Indices of pictures that look like the first of their group, where there are COPIES of them."""
+    indices = np.array(sorted(looks, key=lambda index: float(looks[index].mean())), dtype=np.int64)
+    if len(indices) < COPIES:
+        return []
+    cells = np.stack([looks[int(index)] for index in indices])
+    means = cells.mean(1)
+    is_free = np.ones(len(indices), dtype=bool)
+    groups = []
+    for place in range(len(indices)):
+        # Means differ by no more than cells do, so only the next few in order of their means can be alike.
+        end = int(np.searchsorted(means, means[place] + _ALIKE, "right"))
+        near = is_free[place:end] & (np.abs(cells[place:end] - cells[place]).max(1) <= _ALIKE)
+        if is_free[place] and near.sum() >= COPIES:
+            groups.append(sorted(indices[place:end][near].tolist()))
+            is_free[place:end][near] = False
+    return sorted(groups, key=len, reverse=True)
 
 
 def _groups(marks: Mapping[int, object], *, at_least: int) -> list[list[int]]:

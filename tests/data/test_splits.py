@@ -1,0 +1,179 @@
+"""Splits: sizes, strata, chance that stays, and the file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multistream.data.layouts import open_table
+from multistream.data.splits import Parts, read_split, sha256_of_files, split, write_split
+from multistream.data.tables import Table
+from multistream.errors import DataError, DiskFull, UsageError
+
+FI = (4_942, 1_266, 3_151, 5_374, 1_658, 2_963, 1_032, 1_874)
+"""Sizes like FI's, 22,260 in all."""
+
+
+def table_of(sizes: Sequence[int], parts: Sequence[str] | None = None) -> Table:
+    """A table with so many images of each class."""
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    ids = tuple(f"{label}/{number}.jpg" for number, label in enumerate(labels))
+    classes = tuple(f"class{k}" for k in range(len(sizes)))
+    return Table("made", Path(), ids, labels, classes, parts=tuple(parts) if parts else None)
+
+
+def sizes_of(parts: Parts) -> tuple[int, int, int]:
+    return len(parts.train), len(parts.val), len(parts.test)
+
+
+def test_fi() -> None:
+    table = table_of(FI)
+    assert len(table) == 22_260
+    parts = split(table)
+    assert sizes_of(parts) == (17_808, 1_113, 3_339)
+    for rows, share in zip(parts.named().values(), (0.8, 0.05, 0.15), strict=True):
+        assert np.abs(np.bincount(table.labels[rows]) - share * np.array(FI)).max() <= 1
+        assert rows.dtype == np.int64
+        assert (np.diff(rows) > 0).all()
+    assert np.array_equal(np.sort(np.concatenate([*parts.named().values()])), np.arange(22_260))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 60), min_size=1, max_size=6),
+    shares=st.tuples(st.integers(1, 90), st.integers(0, 50), st.integers(0, 50)),
+    seed=st.integers(0, 5),
+)
+def test_any_split(sizes: list[int], shares: tuple[int, int, int], seed: int) -> None:
+    table = table_of(sizes)
+    parts = split(table, fractions="/".join(map(str, shares)), seed=seed)
+    n = len(table)
+    assert sorted(np.concatenate([*parts.named().values()]).tolist()) == list(range(n))
+    for rows, share in zip(parts.named().values(), shares, strict=True):
+        if n >= 3:
+            assert abs(len(rows) - n * share / sum(shares)) <= 2
+            assert bool(len(rows)) == bool(share)
+    if len(parts.train) >= len(sizes):
+        assert set(table.labels[parts.train]) == set(range(len(sizes)))
+
+
+def test_chance_depends_on_seed_and_id_alone() -> None:
+    table = table_of((50, 70))
+    base = split(table)
+    assert np.array_equal(base.test, split(table).test)
+    assert not np.array_equal(base.test, split(table, seed=19).test)
+    np.random.seed(5)
+    turned = np.random.default_rng(0).permutation(len(table))
+    shuffled = table.select(turned)
+    assert {shuffled.ids[i] for i in split(shuffled).test} == {table.ids[i] for i in base.test}
+
+
+def test_a_split_of_today_is_the_split_of_tomorrow() -> None:
+    assert split(table_of((10, 10)), fractions="60/20/20").test.tolist() == [6, 9, 17, 19]
+
+
+def test_layouts_own_parts_stay() -> None:
+    own = ["train"] * 60 + ["test"] * 40
+    parts = split(table_of((50, 50), own), fractions="80/20/10")
+    assert parts.test.tolist() == list(range(60, 100))
+    assert sizes_of(parts) == (48, 12, 40)
+    assert any("val carved from its training part" in note for note in parts.notes)
+    whole = split(table_of((50, 50), ["train"] * 60 + ["val"] * 20 + ["test"] * 20))
+    assert sizes_of(whole) == (60, 20, 20)
+    assert sizes_of(split(table_of((5, 5), ["test"] * 10))) == (0, 0, 10)
+
+
+def test_small_classes_are_trained_on_and_told() -> None:
+    table = table_of((1, 2, 97))
+    parts = split(table)
+    assert sizes_of(parts) == (80, 5, 15)
+    assert {0, 1} <= set(table.labels[parts.train])
+    assert any(note == "the test part has no image of class0 (has 1), class1 (has 2)" for note in parts.notes)
+
+
+@pytest.mark.parametrize("fractions", ["80/20", "a/b/c", "0/50/50", "-1/1/1", "", "80/5/15/0", "nan/1/1", "1/0/0/"])
+def test_fractions_that_cannot_be(fractions: str) -> None:
+    with pytest.raises(UsageError, match=r"data\.split"):
+        split(table_of((9, 9)), fractions=fractions)
+
+
+def test_fractions_need_not_make_100() -> None:
+    assert sizes_of(split(table_of((50, 50)), fractions="0.6/0.2/0.2")) == (60, 20, 20)
+    assert sizes_of(split(table_of((50, 50)), fractions="9/0/1")) == (90, 0, 10)
+
+
+NAMES = (
+    "a/=cmd().jpg",
+    "a/plain.jpg",
+    "b/new\nline.jpg",
+    'b/comma,quote".jpg',
+    "b/" + os.fsdecode(b"caf\xe9.jpg"),
+    "=x/1.jpg",
+)
+
+
+def test_the_file_there_and_back(photos: Callable[..., Path], tmp_path: Path) -> None:
+    try:
+        table = open_table(str(photos(*(f"set/{name}" for name in NAMES)) / "set"))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    parts = split(table, fractions="50/25/25")
+    assert write_split(tmp_path / "split.csv", table, parts) == ()
+    text = (tmp_path / "split.csv").read_text(encoding="utf-8")
+    assert text.count("\n") == len(NAMES) + 1
+    assert text.startswith("path,label,part,sha256\n")
+    assert not any(cell.startswith("=") for line in text.splitlines() for cell in line.split(","))
+    rows = read_split(tmp_path / "split.csv")
+    assert [row.path for row in rows] == list(table.ids)
+    assert [row.label for row in rows] == [table.classes[k] for k in table.labels]
+    assert [row.sha256 for row in rows] == list(sha256_of_files(table.path(i) for i in range(len(table))))
+    for name, chosen in parts.named().items():
+        assert [row.path for row in rows if row.part == name] == [table.ids[i] for i in chosen]
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_sha256(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of_files([tmp_path / "a"]) == ("ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",)
+    with pytest.raises(DataError, match="cannot be read"):
+        sha256_of_files([tmp_path / "b"])
+
+
+def test_the_same_image_in_two_parts(photos: Callable[..., Path], tmp_path: Path) -> None:
+    root = photos("set/train/a/1.jpg", "set/train/b/2.jpg", "set/test/a/3.jpg") / "set"
+    (root / "test" / "b").mkdir()
+    (root / "test" / "b" / "copy.jpg").write_bytes((root / "train" / "b" / "2.jpg").read_bytes())
+    table = open_table(str(root))
+    parts = split(table, fractions="1/0/1")
+    (note,) = write_split(tmp_path / "split.csv", table, parts)
+    assert note == "1 images lie in two parts, such as test/b/copy.jpg (test) and train/b/2.jpg (train)."
+    with pytest.raises(DataError, match=r"test/b/copy.jpg \(test\) and train/b/2.jpg \(train\)"):
+        write_split(tmp_path / "strict.csv", table, parts, strict=True)
+    assert not (tmp_path / "strict.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", 1),
+        ("path,label\n", 1),
+        ("path,label,part,sha256\na,b,train\n", 2),
+        ("path,label,part,sha256\na,b,c,d\n", 2),
+    ],
+)
+def test_what_is_no_split(tmp_path: Path, text: str, line: int) -> None:
+    (tmp_path / "split.csv").write_text(text)
+    with pytest.raises(DataError, match=f"split.csv:{line}: "):
+        read_split(tmp_path / "split.csv")
+
+
+def test_a_split_that_cannot_be_written(photos: Callable[..., Path], tmp_path: Path) -> None:
+    table = open_table(str(photos("a/1.jpg", "a/2.jpg")))
+    with pytest.raises(DiskFull, match="cannot be written"):
+        write_split(tmp_path / "nowhere" / "split.csv", table, split(table))

@@ -1,0 +1,65 @@
+"""The data room on real photos: Emotion6, if ../shared has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multistream.data.images import Decoder
+from multistream.data.layouts import open_table
+from multistream.data.loading import Photos, loaded
+from multistream.data.scan import scan
+from multistream.data.splits import read_split, split, write_split
+
+EMOTION6 = Path(__file__).parents[3] / "shared" / "data" / "emotion6"
+pytestmark = pytest.mark.skipif(not EMOTION6.is_dir(), reason="../shared/data/emotion6 is not here")
+
+
+def test_votes_and_keywords() -> None:
+    vote, keyword = (open_table(f"emotion6:{EMOTION6}", label=label) for label in ("", "keyword"))
+    assert vote.ids == keyword.ids
+    assert len(vote) == 1_980
+    assert vote.classes == ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
+    assert np.bincount(keyword.labels).tolist() == [330] * 6
+    same = [vote.classes[a] == keyword.classes[b] for a, b in zip(vote.labels, keyword.labels, strict=True)]
+    assert sum(same) == 1_008
+
+
+def test_as_class_folders_it_is_the_keywords() -> None:
+    table, keyword = open_table(str(EMOTION6 / "images")), open_table(f"emotion6:{EMOTION6}", label="keyword")
+    assert (table.ids, table.classes) == (keyword.ids, keyword.classes)
+    assert np.array_equal(table.labels, keyword.labels)
+
+
+def test_ids_are_those_of_the_concepts() -> None:
+    ids = np.load(EMOTION6 / "concepts.npz", allow_pickle=False)["ids"]
+    assert set(ids) == set(open_table(f"emotion6:{EMOTION6}").ids)
+
+
+def test_split_and_its_file(tmp_path: Path) -> None:
+    table = open_table(f"emotion6:{EMOTION6}")
+    parts = split(table)
+    assert [len(rows) for rows in parts.named().values()] == [1_584, 99, 297]
+    notes = write_split(tmp_path / "split.csv", table, parts)
+    rows = read_split(tmp_path / "split.csv")
+    assert [row.path for row in rows] == list(table.ids)
+    assert len({row.sha256 for row in rows}) == 1_980
+    assert notes == ()
+
+
+def test_every_photo_is_decoded_alike_by_any_number_of_workers() -> None:
+    photos = Photos(open_table(f"emotion6:{EMOTION6}"), Decoder(64))
+    chosen = np.arange(0, len(photos), 8)
+    sums = []
+    for workers in (0, 2):
+        batches = list(loaded(photos, chosen, batch_size=32, workers=workers))
+        assert [len(batch["index"]) for batch in batches] == [32] * 7 + [24]
+        sums.append([int(batch["image"].long().sum()) for batch in batches])
+    assert sums[0] == sums[1]
+
+
+def test_the_scan_finds_nothing_wrong() -> None:
+    found = scan(open_table(f"emotion6:{EMOTION6}"), Decoder(64))
+    assert found.is_clean, (found.unreadable, found.duplicates, found.same_picture, found.one_colour)
