@@ -1,0 +1,46 @@
+"""What is known of emotions by name: their polarity, and how the classes of one data set meet another's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from multistream.data.layouts.webemo import SEVEN, at_level
+
+NEGATIVE = frozenset(("anger", "confusion", "disgust", "fear", "negative", "sadness"))
+POSITIVE = frozenset(
+    ("amusement", "awe", "contentment", "excitement", "joy", "love", "positive", "surprise")  # as WebEMO has surprise
+)
+
+_FI_TO_WEBEMO = {
+    "amusement": "joy",
+    "contentment": "joy",
+    "excitement": "joy",
+    "awe": "surprise",
+    "anger": "anger",
+    "disgust": "anger",
+    "fear": "fear",
+    "sadness": "sadness",
+}
+_WEBEMO = [fine for group in SEVEN.values() for fine in group]
+
+SHIPPED: Mapping[str, Mapping[str, str]] = {
+    "fi-webemo7": _FI_TO_WEBEMO,
+    "fi-webemo7-awe-joy": {**_FI_TO_WEBEMO, "awe": "joy"},
+    "fi-polarity": {name: "positive" if name in POSITIVE else "negative" for name in _FI_TO_WEBEMO},
+    "webemo25-webemo7": {fine: at_level(fine, "7") for fine in _WEBEMO},
+    "webemo25-polarity": {fine: at_level(fine, "2") for fine in _WEBEMO},
+    "webemo7-polarity": {coarse: at_level(group[0], "2") for coarse, group in SEVEN.items()},
+}
+"""Class maps by name (paper section 4). Awe is near surprise or near joy: a reader wants both reported."""
+
+
+def polarities(classes: Iterable[str]) -> tuple[bool, ...] | None:
+    """Whether each class is a positive emotion; None if the polarity of one is not known.
+
+    >>> polarities(["awe", "fear"]), polarities(["awe", "car"])
+    ((True, False), None)
+    """
+    names = [name.strip().lower() for name in classes]
+    if not all(name in POSITIVE or name in NEGATIVE for name in names):
+        return None
+    return tuple(name in POSITIVE for name in names)
