@@ -68,8 +68,11 @@ class Branch(nn.Module):
         return key if key in batch else self.stream.input.name
 
     def pool(self, x: Tensor) -> dict[str, Tensor]:
-        """The stream's input -> {stage: (B, P) float32}; without gradients where the stream is frozen."""
-        with torch.no_grad() if self.stream.is_frozen else nullcontext():
+        """The stream's input -> {stage: (B, P) float32}; without gradients where the stream is frozen.
+
+        An input that asks for gradients itself gets them: explanation differentiates frozen streams too.
+        """
+        with torch.no_grad() if self.stream.is_frozen and not x.requires_grad else nullcontext():
             maps = self.stream(x)
             return {stage: tap.pool(maps[stage]) for stage, tap in self.taps.items()}
 

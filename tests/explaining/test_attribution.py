@@ -1,0 +1,75 @@
+"""Shapley values of streams and stages (checks A1, A3, A5, A6)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from multistream.explaining.attribution import attribute
+from tests.explaining.conftest import Make, example
+
+
+def pooled_of(network, size: int = 4):  # type: ignore[no-untyped-def]
+    with torch.no_grad():
+        return network.pool(example(size))
+
+
+@pytest.mark.parametrize("baseline", ["mean", "zero", "drop"])
+@pytest.mark.parametrize("scale", ["logit", "probability"])
+@pytest.mark.parametrize(("temporal", "fusion"), [("concat", "early"), ("bigru+att", "late"), ("concat", "gated")])
+def test_streams_sum_to_the_whole_and_stages_to_their_stream(
+    make: Make, baseline: str, scale: str, temporal: str, fusion: str
+) -> None:
+    network = make(temporal=temporal, fusion=fusion)
+    found = attribute(network, pooled_of(network), baseline=baseline, scale=scale)  # type: ignore[arg-type]
+    assert torch.allclose(found.streams.sum(-1), found.everybody - found.nobody, atol=1e-10)
+    for place, key in enumerate(found.keys):
+        if found.stages:
+            assert torch.allclose(found.stages[key].sum(-1), found.streams[..., place], atol=1e-10)
+    assert torch.equal(found.interactions, found.interactions.transpose(-1, -2))
+
+
+def test_with_a_linear_head_a_streams_value_is_its_distance_from_the_mean(make: Make) -> None:
+    """Check A3: phi = w . (z - mean)."""
+    network = make()
+    pooled = pooled_of(network)
+    found = attribute(network, pooled)
+    start = 0
+    for place, (key, branch) in enumerate(network.branches.items()):
+        weights = network.fusion.classifier.weight[:, start : start + branch.out_width]
+        start += branch.out_width
+        mean = {stage: tap.baseline.expand_as(pooled[key][stage]) for stage, tap in branch.taps.items()}
+        expected = (branch(pooled[key]) - branch(mean)) @ weights.T
+        assert torch.allclose(found.streams[..., place], expected.double(), atol=1e-5)
+
+
+def test_a_stream_that_the_head_ignores_gets_nothing(make: Make) -> None:
+    network = make()
+    width = network.branches["left"].out_width
+    with torch.no_grad():
+        network.fusion.classifier.weight[:, :width] = 0
+    found = attribute(network, pooled_of(network))
+    assert (found.streams[..., 0] == 0).all()
+
+
+def test_late_fusion_of_two_in_closed_form() -> None:
+    """Check A6: phi_1 = (3 p_1 - p_2) / 4 - prior / 2."""
+    from multistream import compose
+    from tests.explaining.conftest import CLASSES, Toy
+
+    torch.manual_seed(0)
+    network = compose({"one": Toy(), "two": Toy()}, classes=CLASSES, fusion="late").eval()
+    network.prior.copy_(torch.tensor([0.5, 0.3, 0.2]))
+    with torch.no_grad():
+        pooled = network.pool(example())
+        p1, p2 = (own.double().softmax(1) for own in network.fuse(pooled).streams.values())
+    found = attribute(network, pooled, baseline="drop", scale="probability")
+    assert torch.allclose(found.streams[..., 0], (3 * p1 - p2) / 4 - network.prior.double() / 2, atol=1e-6)
+
+
+def test_an_unknown_baseline_is_refused(make: Make) -> None:
+    from multistream import MultistreamError
+
+    network = make()
+    with pytest.raises(MultistreamError, match="mean, zero or drop"):
+        attribute(network, pooled_of(network), baseline="noise")  # type: ignore[arg-type]

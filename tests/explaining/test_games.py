@@ -1,0 +1,98 @@
+"""Games against axioms, closed forms and three peers (checks A1, A2, A4, A5)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from multistream.explaining.games import coalitions, interactions, owen, shapley
+
+
+def game(players: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(2**players, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("players", [1, 2, 3, 5])
+def test_shapley_values_sum_to_the_whole(players: int) -> None:
+    values = game(players)
+    assert abs(shapley(values).sum() - (values[-1] - values[0])) < 1e-12
+
+
+def test_a_dummy_gets_nothing_and_equals_get_the_same() -> None:
+    masks = coalitions(3)
+    values = masks[:, 0].double() + masks[:, 1].double() + 3 * (masks[:, 0] & masks[:, 1]).double()
+    found = shapley(values)
+    assert found[2] == 0
+    assert found[0] == found[1] == 2.5
+
+
+def test_batches_go_along() -> None:
+    values = torch.stack([game(3, 1), game(3, 2)], dim=1)
+    assert torch.equal(shapley(values)[:, 0], shapley(values[:, 0]))
+    assert torch.equal(interactions(values)[..., 1], interactions(values[:, 1]))
+
+
+@pytest.mark.parametrize("players", [3, 5])
+def test_shapley_and_interactions_equal_shapiq(players: int) -> None:
+    shapiq = pytest.importorskip("shapiq")
+    values = game(players).numpy()
+    powers = 1 << np.arange(players)
+    computer = shapiq.ExactComputer(game=lambda masks: values[np.asarray(masks, dtype=int) @ powers], n_players=players)
+    single = computer("SV")
+    pairs = computer("SII", order=2)
+    ours, both = shapley(torch.from_numpy(values)), interactions(torch.from_numpy(values))
+    for i in range(players):
+        assert abs(ours[i].item() - single[(i,)]) < 1e-12
+        for j in range(i + 1, players):
+            assert abs(both[i, j].item() - pairs[(i, j)]) < 1e-12
+
+
+def test_shapley_equals_captum_on_its_own_cases() -> None:
+    """Check A4: the network of captum's tests, x = [20, 50, 30]."""
+    captum = pytest.importorskip("captum.attr")
+
+    def network(x: torch.Tensor) -> torch.Tensor:
+        lin1 = torch.relu(torch.stack([x.sum(1) * w + b for w, b in zip([1.0] * 4, [-10.0, 1, 1, 1], strict=True)], 1))
+        return lin1 @ torch.tensor([1.0, 1, 1, 1]) + 2
+
+    x = torch.tensor([[20.0, 50, 30]])
+    table = torch.cat([network(torch.where(row, x, 0.0)) for row in coalitions(3)])
+    expected = captum.ShapleyValues(network).attribute(x, perturbations_per_eval=4)
+    assert torch.allclose(shapley(table), expected[0], atol=1e-4)
+
+
+def test_shapley_equals_shap_exact() -> None:
+    shap = pytest.importorskip("shap")
+    weights = np.random.default_rng(0).normal(size=(4, 4))
+    point, background = np.array([[1.0, 2, 3, 4]]), np.zeros((1, 4))
+
+    def model(rows: np.ndarray) -> np.ndarray:
+        return np.einsum("ni,ij,nj->n", rows, weights, rows)
+
+    expected = shap.ExactExplainer(model, background)(point).values[0]
+    rows = np.where(coalitions(4).numpy(), point, background)
+    assert np.allclose(shapley(torch.from_numpy(model(rows))).numpy(), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [[2, 3], [1, 4, 2], [3], [1, 1, 1]])
+def test_owen_values_of_a_group_sum_to_its_shapley_value(groups: list[int]) -> None:
+    """Check A5, in the quotient game."""
+    values, powers = game(sum(groups)), 2 ** torch.arange(sum(groups))
+    found = owen(lambda rows: values[(rows * powers).sum(1)], groups)
+    member = torch.repeat_interleave(torch.arange(len(groups)), torch.tensor(groups))
+    quotient = torch.stack([values[(row[member] * powers).sum()] for row in coalitions(len(groups))])
+    sums = torch.stack([part.sum() for part in found.split(groups)])
+    assert torch.allclose(sums, shapley(quotient), atol=1e-10)
+
+
+def test_owen_with_one_player_a_group_is_shapley() -> None:
+    values, powers = game(4), 2 ** torch.arange(4)
+    assert torch.allclose(owen(lambda rows: values[(rows * powers).sum(1)], [1] * 4), shapley(values), atol=1e-12)
+
+
+def test_a_table_that_is_no_game_is_refused() -> None:
+    with pytest.raises(ValueError, match="2\\^n rows"):
+        shapley(torch.zeros(6))
+    with pytest.raises(ValueError, match="At most"):
+        coalitions(30)
