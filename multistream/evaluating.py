@@ -18,7 +18,7 @@ from multistream.data.layouts import open_table
 from multistream.data.splits import read_split, sha256_of_files
 from multistream.data.tables import Table
 from multistream.errors import DataError, UsageError
-from multistream.evaluation import Metrics, map_classes, metrics, read_class_map
+from multistream.evaluation import ClassMatch, Metrics, match_classes, metrics, read_class_map
 from multistream.features import extract
 from multistream.model import Model, load, require_trained
 from multistream.predictions import Predictions, write_predictions
@@ -35,10 +35,17 @@ class Evaluation:
     data: str
     metrics: Metrics
     left_out: Mapping[str, int]
+    unreachable: tuple[str, ...] = ()
+    """Classes of the photos that the run cannot say."""
+    reachable: Metrics | None = None
+    """The metrics without photos of those classes, where there are any."""
 
     def to_dict(self) -> dict[str, Any]:
         """What `evaluate --json` prints."""
-        return {**self.metrics.to_dict(), "run": self.run, "data": self.data, "left_out": dict(self.left_out)}
+        about = {"run": self.run, "data": self.data, "left_out": dict(self.left_out)}
+        if self.reachable:
+            about |= {"unreachable": list(self.unreachable), "reachable": self.reachable.to_dict()}
+        return {**self.metrics.to_dict(), **about}
 
 
 def evaluate(
@@ -61,6 +68,7 @@ def evaluate(
     model = load(run)
     require_trained(model, "evaluate")
     table, left_out = _photos_to_measure(model, data, label)
+    match = match_classes(model.classes, table.classes, mapping=read_class_map(class_map) if class_map else None)
     console.say(f"evaluate: {table.name}, {len(table):,} images; {sum(left_out.values()):,} left out as trained on")
     sources = {**model.recipe.network.inputs, **(inputs or {})} if not data else dict(inputs or {})
     probabilities, valid = _probabilities(model, table, sources, device, precision, console)
@@ -68,13 +76,21 @@ def evaluate(
         raise DataError("evaluate", "no photo could be decoded.", do="Run multistream data scan.")
     if bad := int((~valid).sum()):
         left_out = {**left_out, "cannot be decoded": bad}
-    mapped = map_classes(
-        probabilities[valid], model.classes, table.classes, mapping=read_class_map(class_map) if class_map else None
-    )
+    rows = np.flatnonzero(valid)
+    probabilities, labels = match.apply(probabilities[rows]), table.labels[rows]
     if predictions is not None:
-        rows = np.flatnonzero(valid)
-        write_predictions(predictions, _as_predictions(table, rows, mapped))
-    return Evaluation(str(run), table.name, metrics(mapped, table.labels[valid], table.classes), left_out)
+        write_predictions(predictions, _as_predictions(table, rows, probabilities, match))
+    reachable = match.reachable(labels)
+    return Evaluation(
+        str(run),
+        table.name,
+        metrics(probabilities, labels, match.classes),
+        left_out,
+        unreachable=match.unreachable,
+        reachable=metrics(probabilities[reachable], labels[reachable], match.classes)
+        if reachable.any() and match.unreachable
+        else None,
+    )
 
 
 def _photos_to_measure(model: Model, data: str, label: str) -> tuple[Table, dict[str, int]]:
@@ -126,11 +142,13 @@ def _probabilities(
     return logits.double().softmax(1).cpu().numpy(), extracted.valid.numpy()
 
 
-def _as_predictions(table: Table, rows: NDArray[np.int64], probabilities: NDArray[np.float64]) -> Predictions:
+def _as_predictions(
+    table: Table, rows: NDArray[np.int64], probabilities: NDArray[np.float64], match: ClassMatch
+) -> Predictions:
     return Predictions(
         paths=tuple(table.ids[i] for i in rows),
         sha256=sha256_of_files([table.path(int(i)) for i in rows]),
         labels=tuple(table.classes[table.labels[i]] for i in rows),
         probabilities=probabilities,
-        classes=table.classes,
+        classes=match.classes,
     )

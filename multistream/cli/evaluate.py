@@ -48,6 +48,9 @@ def evaluate(
         print_json(result.to_dict())
     else:
         typer.echo(table(result.metrics))
+        if result.reachable:
+            typer.echo(f"\nwithout {', '.join(result.unreachable)}, which the run cannot say:\n")
+            typer.echo(table(result.reachable))
 
 
 def table(metrics: Metrics) -> str:
@@ -55,10 +58,17 @@ def table(metrics: Metrics) -> str:
     low, high = metrics.accuracy_ci95
     lines = [
         f"accuracy           {100 * metrics.accuracy:6.2f} %  [{100 * low:.2f}, {100 * high:.2f}]  n {metrics.n:,}",
+        f"majority           {100 * metrics.majority:6.2f} %",
         f"balanced accuracy  {100 * metrics.balanced_accuracy:6.2f} %",
         f"macro-F1           {100 * metrics.macro_f1:6.2f} %",
         f"negative log-lik.  {metrics.nll:6.3f}",
+        f"Brier score        {metrics.brier:6.3f}",
         f"calibration error  {metrics.ece:6.3f}",
+        *(
+            []
+            if metrics.polarity_accuracy is None
+            else [f"polarity           {100 * metrics.polarity_accuracy:6.2f} %"]
+        ),
         "",
         f"{'class':20} {'n':>6} {'precision':>10} {'recall':>8} {'f1':>8}",
     ]

@@ -22,35 +22,41 @@ ClassMap = Mapping[str, str]
 
 
 @dataclass(frozen=True)
-class Mapped:
-    """Probabilities (N, T) over a data set's classes, in its order, and then those of the run that it lacks.
+class ClassMatch:
+    """How K classes of a run become the T `classes`: a data set's, in its order, then those of the run it lacks.
 
     So the data's label indices hold as they are, and a photo given to a class that the data lack is wrong.
     """
 
-    probabilities: NDArray[np.float64]
     classes: tuple[str, ...]
+    columns: tuple[int, ...]
+    """(K,) index into `classes` of each class of the run."""
     unreachable: tuple[str, ...]
     """Classes of the data that the run can never say."""
     lacking: tuple[str, ...]
-    """Classes of the run that the data lack: the last columns."""
+    """Classes of the run that the data lack: the last of `classes`."""
+
+    def apply(self, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Sums probabilities (N, K) into (N, T)."""
+        summed = np.zeros((len(probabilities), len(self.classes)))
+        for k, column in enumerate(self.columns):
+            summed[:, column] += probabilities[:, k]
+        return summed
 
     def reachable(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which photos (N,) have a label that the run can say."""
         return np.isin(labels, [i for i, name in enumerate(self.classes) if name not in self.unreachable])
 
 
-def map_classes(
-    probabilities: NDArray[np.floating],
-    classes: Sequence[str],
-    target_classes: Sequence[str],
-    *,
-    mapping: ClassMap | None = None,
-) -> Mapped:
-    """Sums probabilities (N, K) over the run's classes into those of the data (paper section 4).
+def match_classes(
+    classes: Sequence[str], target_classes: Sequence[str], *, mapping: ClassMap | None = None
+) -> ClassMatch:
+    """Meets a run's classes with those of the data (paper section 4): where `mapping` says, else by their own name.
 
-    A class goes where `mapping` says, else to its own name. A class of the data that none goes to is a DataError,
-    unless there is a mapping: then it is `unreachable`.
+    A class of the data that none goes to is a DataError, unless there is a mapping: then it is `unreachable`.
+
+    >>> match_classes(["joy", "fear"], ["fear", "joy"]).columns
+    (1, 0)
     """
     mapping = mapping or {}
     _check_names(mapping, classes, target_classes)
@@ -60,13 +66,10 @@ def map_classes(
     if unreachable and not mapping:
         names = ", ".join(map(printable, unreachable))
         right = f"It knows {', '.join(map(printable, classes))}."
-        do = 'Say what goes where: --class-map FILE with a line OURS = "THEIRS" a class.'
+        do = 'Say what goes where: --class-map FILE with a line OURS = "THEIRS" for each class.'
         raise DataError("classes", f"the photos have {names}, and the run does not.", right=right, do=do)
-    columns = (*target_classes, *lacking)
-    summing_KT = np.zeros((len(classes), len(columns)))
-    summing_KT[np.arange(len(classes)), [columns.index(name) for name in goes_to]] = 1
-    exact = np.asarray(probabilities, dtype=np.float64)
-    return Mapped(exact @ summing_KT, columns, unreachable, lacking)
+    reached = (*target_classes, *lacking)
+    return ClassMatch(reached, tuple(reached.index(name) for name in goes_to), unreachable, lacking)
 
 
 def _check_names(mapping: ClassMap, classes: Sequence[str], target_classes: Sequence[str]) -> None:
