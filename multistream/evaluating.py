@@ -18,10 +18,10 @@ from multistream.data.layouts import open_table
 from multistream.data.splits import read_split, sha256_of_files
 from multistream.data.tables import Table
 from multistream.errors import DataError, UsageError
-from multistream.evaluation import ClassMatch, Metrics, match_classes, metrics, read_class_map
+from multistream.evaluation import Metrics, match_classes, metrics, read_class_map
 from multistream.features import extract
 from multistream.model import Model, load, require_trained
-from multistream.predictions import Predictions, write_predictions
+from multistream.predictions import as_predictions, write_predictions
 from multistream.recipe import RuntimeSettings
 from multistream.runtime import available_workers, resolve
 from multistream.training.preparation import make_photos
@@ -79,7 +79,7 @@ def evaluate(
     rows = np.flatnonzero(valid)
     probabilities, labels = match.apply(probabilities[rows]), table.labels[rows]
     if predictions is not None:
-        write_predictions(predictions, _as_predictions(table, rows, probabilities, match))
+        write_predictions(predictions, as_predictions(table, rows, probabilities, classes=match.classes))
     reachable = match.reachable(labels)
     return Evaluation(
         str(run),
@@ -140,15 +140,3 @@ def _probabilities(
     with torch.no_grad():
         logits = network.classify(extracted.to(runtime.device))
     return logits.double().softmax(1).cpu().numpy(), extracted.valid.numpy()
-
-
-def _as_predictions(
-    table: Table, rows: NDArray[np.int64], probabilities: NDArray[np.float64], match: ClassMatch
-) -> Predictions:
-    return Predictions(
-        paths=tuple(table.ids[i] for i in rows),
-        sha256=sha256_of_files([table.path(int(i)) for i in rows]),
-        labels=tuple(table.classes[table.labels[i]] for i in rows),
-        probabilities=probabilities,
-        classes=match.classes,
-    )

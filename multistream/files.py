@@ -68,8 +68,8 @@ def temporary(folder: Path, *, noun: str = "", needed: int = 0) -> Iterator[Path
         try:
             yield name
         finally:
-            remove(name)
             _in_flight.discard(name)
+            remove(name)
 
 
 @contextmanager
@@ -98,6 +98,17 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def cache_root() -> Path:
+    """The folder of all that can be made again: MULTISTREAM_CACHE, else `multistream` in the user's cache."""
+    if given := os.environ.get("MULTISTREAM_CACHE"):
+        return Path(given).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData/Local"))) / "multistream"
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/multistream"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multistream"
 
 
 def sha256_file(path: str | Path) -> str:

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.data.names import escape, printable, unescape
+from multistream.data.split_file import sha256_of_files
+from multistream.data.tables import Table
 from multistream.errors import DataError
 from multistream.files import write_atomic
 
@@ -131,3 +133,16 @@ def _labels(rows: Sequence[_Row], where: str) -> tuple[str, ...] | None:
         line = rows[labels.index("")].line
         raise DataError(f"{where}:{line}", "the label is missing.", right="All photos have one, or none has.")
     return labels if any(labels) else None
+
+
+def as_predictions(
+    table: Table, rows: NDArray[np.int64], probabilities: NDArray[np.floating], *, classes: Sequence[str]
+) -> Predictions:
+    """Predictions of some rows of a table: probabilities (len(rows), K) over `classes`; reads the files' sha256."""
+    return Predictions(
+        paths=tuple(table.ids[i] for i in rows),
+        sha256=sha256_of_files([table.path(int(i)) for i in rows]),
+        labels=tuple(table.classes[table.labels[i]] for i in rows),
+        probabilities=probabilities,
+        classes=tuple(classes),
+    )

@@ -16,14 +16,14 @@ from torch import Tensor
 from multistream import __version__, checkpoint, runs
 from multistream.composition import plan_of
 from multistream.console import Console
-from multistream.data.splits import Parts, sha256_of_files, write_split
+from multistream.data.splits import Parts, write_split
 from multistream.errors import CannotResume, DataError, UsageError
 from multistream.evaluation import Metrics, metrics
 from multistream.features import Extracted, extract
 from multistream.files import FolderLock
 from multistream.interfaces import Stream
 from multistream.model import MODEL_FILE, distributions_of, save_model
-from multistream.predictions import Predictions, write_predictions
+from multistream.predictions import as_predictions, write_predictions
 from multistream.recipe import Recipe
 from multistream.runtime import parameter_count
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed
@@ -151,7 +151,8 @@ class _Work:
             if len(rows):
                 measured[name] = metrics(probabilities[rows], table.labels[rows], network.classes)
                 if name == "test":
-                    self._write_predictions(rows, probabilities[rows])
+                    found = as_predictions(table, rows, probabilities[rows], classes=table.classes)
+                    write_predictions(self.folder / runs.PREDICTIONS, found)
         seconds = time.monotonic() - started
         run = Run(
             folder=self.folder,
@@ -230,17 +231,6 @@ class _Work:
             pooled = {key: {s: f[rows] for s, f in stages.items()} for key, stages in features.items()}
             chunks.append(network.classify(pooled).double().softmax(1).cpu())
         return torch.cat(chunks).numpy()
-
-    def _write_predictions(self, rows: Any, probabilities: Any) -> None:
-        table = self.prepared.table
-        predictions = Predictions(
-            paths=tuple(table.ids[i] for i in rows),
-            sha256=sha256_of_files([table.path(i) for i in rows]),
-            labels=tuple(table.classes[table.labels[i]] for i in rows),
-            probabilities=probabilities,
-            classes=table.classes,
-        )
-        write_predictions(self.folder / runs.PREDICTIONS, predictions)
 
     def _tell_epoch(self, line: Mapping[str, float]) -> None:
         runs.append_line(self.folder / runs.METRICS, line)
