@@ -182,6 +182,23 @@ def test_damaged_ones_do_not_push_out_good_ones(tmp_path: Path) -> None:
     assert names(tmp_path) == ["step-4", "step-5"]
 
 
+def test_one_that_is_half_removed_looks_like_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for step in (1, 2):
+        save(tmp_path, step)
+
+    def die(path: Path) -> None:
+        (path / "state.json").unlink()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", die)
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 3)
+    monkeypatch.undo()
+    assert [name for name in names(tmp_path) if not name.startswith(".")] == ["step-2", "step-3"]
+    checkpoint.clean(tmp_path)
+    assert names(tmp_path) == ["step-2", "step-3"]
+
+
 def test_clean_removes_the_stale(tmp_path: Path) -> None:
     (tmp_path / f".tmp-step-9-{os.getpid()}-0123abcd").mkdir()
     save(tmp_path, 1)
@@ -690,6 +707,10 @@ def test_another_optimizer_or_network_is_refused() -> None:
         checkpoint.restore_optimizer(torch.optim.Adam(fewer), parameters, tensors, told)
     with pytest.raises(CannotResume, match="other groups"):
         checkpoint.restore_optimizer(torch.optim.Adam(parameters.values()), parameters, tensors, told)
+    optimizer = make("adam", network)
+    optimizer.param_groups[0]["invented"] = 3
+    with pytest.raises(CannotResume, match="groups have other settings: invented"):
+        checkpoint.restore_optimizer(optimizer, parameters, tensors, told)
 
 
 @pytest.mark.parametrize(

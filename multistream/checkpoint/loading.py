@@ -70,5 +70,5 @@ def _tensors(path: Path, name: str) -> dict[str, Tensor]:
         with safe_open(path / name, framework="pt") as stored:
             # Copies, for what safetensors gives may lie in the mapped file, which can be pruned or cut under us.
             return {key: stored.get_tensor(key).clone() for key in stored.keys()}  # noqa: SIM118  it is no mapping
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise damaged(path, f"{name} cannot be read ({error})") from error

@@ -73,8 +73,9 @@ def _check_kind(optimizer: Optimizer, names: Mapping[str, nn.Parameter], json: J
         before, now = {n for group in groups for n in group}, {n for group in own for n in group}
         differing = ", ".join(sorted(before ^ now)[:4]) or "in another order or other groups"
         raise _differs(f"its parameters are not those of now: {differing}")
-    if settings != [set(_settings(group)) for group in optimizer.param_groups]:
-        raise _differs("its groups have other settings")
+    for saved, group in zip(settings, optimizer.param_groups, strict=True):
+        if other := saved ^ set(_settings(group)):
+            raise _differs(f"its groups have other settings: {', '.join(sorted(other))}")
 
 
 def _placed(value: Tensor, parameter: nn.Parameter, *, key: str, on_cpu: bool) -> Tensor:
