@@ -26,7 +26,7 @@ FLAT = 4.0
 
 _GRID = 16
 _ALIKE = 6.0
-"""A picture's looks are 16 x 16 cells of grey; two are alike if no cell differs by more levels than compression makes."""
+"""A picture's looks are 16 x 16 cells of grey; two are alike if no cell is further apart than compression takes it."""
 
 
 @dataclass(frozen=True)

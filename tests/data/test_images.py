@@ -422,18 +422,23 @@ def test_load_truncated_images_is_never_set() -> None:
 
 
 def test_draft_reads_no_fewer_pixels_than_asked_for(monkeypatch: pytest.MonkeyPatch, put: Put) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[tuple[int, int], object]] = []
     whole = Image.Image.resize
 
     def spy(image: Image.Image, *arguments: object, **options: object) -> Image.Image:
-        seen.append(image.size)
+        seen.append((image.size, options["box"]))
         return whole(image, *arguments, **options)  # type: ignore[arg-type]
 
-    path = put("a.jpg", encoded(noise(600, 1100), "JPEG"))
+    path = put("a.jpg", encoded(noise(600, 1101), "JPEG"))
     monkeypatch.setattr(Image.Image, "resize", spy)
     for size in (64, 224, 299, 300, 301, 600, 700):
         Decoder(size).read(path)
-    assert seen == [(138, 75), (550, 300), (550, 300), (550, 300), (1100, 600), (1100, 600), (1100, 600)]
+    eighth, half, full = (
+        ((138, 75), (0, 0, 137.625, 75)),
+        ((551, 300), (0, 0, 550.5, 300)),
+        ((1101, 600), (0, 0, 1101, 600)),
+    )
+    assert seen == [eighth, half, half, half, full, full, full]  # what a part of a pixel adds at the end is not shown
 
 
 def photo_like(height: int, width: int) -> Image.Image:
