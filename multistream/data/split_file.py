@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,7 +16,8 @@ from numpy.typing import NDArray
 
 from multistream.data.names import escape, printable, unescape
 from multistream.data.tables import Table
-from multistream.errors import DataError, DiskFull
+from multistream.errors import DataError
+from multistream.files import sha256_file, write_atomic
 
 HEADER = ("path", "label", "part", "sha256")
 
@@ -40,16 +39,14 @@ class Named(Protocol):
 
 
 def sha256_of_files(paths: Iterable[Path]) -> tuple[str, ...]:
-    """sha256 of each file's bytes, in order; DataError if one cannot be read."""
+    """sha256 of each file's bytes, in hexadecimal and in order; DataError if one cannot be read."""
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing lets go of the interpreter
-        return tuple(pool.map(sha256_of_file, paths))
+        return tuple(pool.map(_sha256, paths))
 
 
-def sha256_of_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hexadecimal."""
+def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_file(path)
     except OSError as error:
         raise DataError(printable(str(path)), f"it cannot be read: {error.strerror}.") from error
 
@@ -78,7 +75,7 @@ def write_split(path: Path, table: Table, parts: Named, *, strict: bool = False)
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
     writer.writerows((escape(row.path), escape(row.label), row.part, row.sha256) for row in rows)
-    _write_whole(path, text.getvalue())
+    write_atomic(path, text.getvalue())
     return notes
 
 
@@ -113,21 +110,3 @@ def shared_between_parts(rows: Sequence[SplitRow]) -> tuple[str, ...]:
     one, two = pairs[0]
     named = f"{printable(one.path)} ({one.part}) and {printable(two.path)} ({two.part})"
     return (f"{len(pairs):,} images lie in two parts, such as {named}.",)
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Writes beside the file and renames, so that no reader meets half of it."""
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with open(descriptor, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(name, 0o644)
-            os.replace(name, path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise DiskFull(printable(str(path)), f"it cannot be written: {error.strerror}.") from error

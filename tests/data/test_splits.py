@@ -174,6 +174,7 @@ def test_what_is_no_split(tmp_path: Path, text: str, line: int) -> None:
 
 
 def test_a_split_that_cannot_be_written(photos: Callable[..., Path], tmp_path: Path) -> None:
-    table = open_table(str(photos("a/1.jpg", "a/2.jpg")))
+    table = open_table(str(photos("set/a/1.jpg", "set/a/2.jpg") / "set"))
+    (tmp_path / "file").write_text("in the way")
     with pytest.raises(DiskFull, match="cannot be written"):
-        write_split(tmp_path / "nowhere" / "split.csv", table, split(table))
+        write_split(tmp_path / "file" / "split.csv", table, split(table))
