@@ -88,7 +88,7 @@ def train(
     prepared = prepare(recipe, say=console.say, streams=streams)
     folder = folder or runs.new_run(out, prepared.recipe)
     with FolderLock(folder), stoppable() as stop:
-        _write_head(folder, prepared)
+        _write_head(folder, prepared, console)
         work = _Work(prepared, folder, console, stop)
         progress = work.train(resume=resume is not None)
         return work.finish(progress, started=started)
@@ -255,9 +255,11 @@ class _Work:
         return found
 
 
-def _write_head(folder: Path, prepared: Prepared) -> None:
+def _write_head(folder: Path, prepared: Prepared, console: Console) -> None:
     """Writes what a run can be repeated from, before anything is trained."""
     checkpoint.clean(folder / runs.CHECKPOINTS)
     prepared.recipe.save(folder / runs.RECIPE)
-    write_split(folder / runs.SPLIT, prepared.table, prepared.parts)
+    strict = prepared.recipe.data.strict
+    for note in write_split(folder / runs.SPLIT, prepared.table, prepared.parts, strict=strict):
+        console.warn(f"split: {note}")
     check_leaks(prepared.recipe, prepared.table, prepared.parts)
