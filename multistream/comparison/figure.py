@@ -1,0 +1,47 @@
+"""A comparison as a figure: accuracy of each row with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from multistream.comparison.compare import Comparison
+from multistream.comparison.formats import heading, shown
+from multistream.statistics import Interval
+
+OURS, PUBLISHED = "#20639b", "#8a8a8a"
+
+
+def draw(comparison: Comparison) -> Figure:
+    """A dot and a 95 % interval for each row, top to bottom; published numbers in grey below ours, where asked for."""
+    ours = [(_label(comparison, i), row.accuracy, row.accuracy_ci95) for i, row in enumerate(comparison.rows)]
+    others = [(f"{each.name} (published)", each.accuracy, each.accuracy_ci95) for each in comparison.published]
+    figure = Figure(figsize=(7.0, 1.2 + 0.32 * (len(ours) + len(others))), layout="constrained")
+    axes = figure.subplots()
+    _dots(axes, ours, start=0, color=OURS)
+    _dots(axes, others, start=len(ours), color=PUBLISHED)
+    axes.axvline(100 * comparison.rows[comparison.reference].accuracy, color=OURS, linewidth=0.8, linestyle=":")
+    axes.set_yticks(range(len(ours) + len(others)), [label for label, *_ in ours + others], parse_math=False)
+    axes.invert_yaxis()
+    axes.set_xlabel("accuracy on test photos, % (95 % interval)")
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False)
+    axes.grid(axis="x", linewidth=0.4, alpha=0.5)
+    return figure
+
+
+def _label(comparison: Comparison, index: int) -> str:
+    """What tells the row apart, or its name where that would be long."""
+    row = comparison.rows[index]
+    settings = [f"{heading(name)} {shown(value)}" for name, value in row.settings.items()]
+    text = ", ".join(settings)
+    return text if 0 < len(settings) <= 2 and len(text) <= 48 else row.name[-48:]
+
+
+def _dots(axes: Axes, rows: Sequence[tuple[str, float, Interval | None]], *, start: int, color: str) -> None:
+    for y, (_, accuracy, interval) in enumerate(rows, start):
+        if interval:
+            axes.plot([100 * end for end in interval], [y, y], color=color, linewidth=1.6, solid_capstyle="butt")
+        axes.plot(100 * accuracy, y, "o", color=color, markersize=5)
