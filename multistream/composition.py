@@ -198,7 +198,9 @@ def _by_key(streams: Mapping[str, str | Stream] | Sequence[str]) -> dict[str, Sp
 
 def _build_stream(key: str, plan: BranchPlan) -> Stream:
     spec = Spec.parse(plan.stream, key=key)
-    known = {name: value for name, value in plan.known.items() if name not in plan.stream_options}
+    # A stream that declares `size` refuses an impossible one itself; the others are set to it below.
+    known = dict(plan.known) | ({"size": plan.image_size} if plan.image_size else {})
+    known = {name: value for name, value in known.items() if name not in plan.stream_options}
     stream = _built("stream", spec, plan.stream_options, known, Stream)
     if plan.image_size and isinstance(stream.input, Image):
         stream.input = replace(stream.input, size=plan.image_size)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from multistream.composition import compose
 from multistream.errors import UsageError, WeightsError
 from multistream.inputs import Image
 from multistream.parts.timm_stages import CannotCut, cut
@@ -194,3 +195,10 @@ def test_a_cut_that_computes_something_else_is_refused() -> None:
 def test_pictures_of_other_sizes_keep_a_vision_transformers_maps_square() -> None:
     stream = TimmStream(variant="vit_tiny_patch16_224", size=96)
     assert stream(torch.zeros(1, 3, 224, 224, dtype=torch.uint8))["stage1"].shape == (1, 192, 6, 6)
+
+
+def test_the_recipes_image_size_reaches_the_model_and_an_impossible_one_is_refused() -> None:
+    network = compose({"k": "timm:vit_tiny_patch16_224"}, classes=["awe", "fear"], image_size=96)
+    assert network.inputs["k"].size == 96
+    with pytest.raises(UsageError, match=r"timm:vit_tiny_patch16_224 cannot read 100 pixels\. It must be a multiple"):
+        compose({"k": "timm:vit_tiny_patch16_224"}, classes=["awe", "fear"], image_size=100)

@@ -92,7 +92,7 @@ def _image(variant: str, pretrained: Mapping[str, Any], size: int, *, fixed: boo
         raise UsageError("streams", f"timm:{variant} reads {channels} channels.", right="Photos have 3.")
     if size and size != own and fixed:
         raise UsageError("streams", f"timm:{variant} cannot read {size} pixels.", right=f"It reads {own}.")
-    mean, std = (tuple(255 * value for value in pretrained[name]) for name in ("mean", "std"))
+    mean, std = (tuple(round(255 * value, 4) for value in pretrained[name]) for name in ("mean", "std"))
     interpolation = "bilinear" if pretrained["interpolation"] == "bilinear" else "bicubic"
     return Image(size or own, mean=mean, std=std, interpolation=interpolation)  # type: ignore[arg-type]
 
