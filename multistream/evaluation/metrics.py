@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from multistream.errors import DataError
 from multistream.evaluation.emotions import polarities
@@ -142,7 +142,7 @@ def _of_probabilities(probabilities: Floats, labels: Integers, predicted: Intege
     ece, drawn = float(np.abs(means[2:]).sum()), np.abs(resampled[:, 2:]).sum(axis=1)
     low, high = percentile_interval(drawn + ece - drawn.mean())  # resampling adds noise to every bin, which abs() keeps
     return {
-        "nll": float(log_loss(labels, probabilities, labels=np.arange(k))),
+        "nll": float(means[0]),
         "nll_ci95": percentile_interval(resampled[:, 0]),
         "brier": float(means[1]),
         "brier_ci95": percentile_interval(resampled[:, 1]),
