@@ -7,7 +7,7 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +59,8 @@ def read_map(path: Path) -> NDArray[np.float32]:
         raise BadImage(path, "cannot be read", error.strerror or "") from error
     array = _from_npy(path, data) if path.suffix.lower() == ".npy" else _from_picture(path, data)
     if array.dtype.kind in "ub":
-        top = 1 if array.dtype.kind == "b" else np.iinfo(array.dtype).max
-        array = array.astype(np.float32) / np.float32(top)
+        bits = 1 if array.dtype.kind == "b" else 8 * array.dtype.itemsize
+        array = array.astype(np.float32) / np.float32(2**bits - 1)
     elif array.dtype.kind != "f":
         raise BadImage(path, f"{array.dtype} has no known scale")
     if array.ndim not in (2, 3) or not array.size:
@@ -135,7 +135,7 @@ def _refuse(what: str, images: Sequence[str], total: int, place: Path, *, right:
     raise DataError(printable(str(place)), f"{len(images):,} of {total:,} images {what}: {shown}{more}.", right=right)
 
 
-def _from_npy(path: Path, data: bytes) -> NDArray[np.generic]:
+def _from_npy(path: Path, data: bytes) -> NDArray[Any]:
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except (OSError, EOFError, ValueError, MemoryError) as error:
@@ -145,7 +145,7 @@ def _from_npy(path: Path, data: bytes) -> NDArray[np.generic]:
     return array
 
 
-def _from_picture(path: Path, data: bytes) -> NDArray[np.generic]:
+def _from_picture(path: Path, data: bytes) -> NDArray[Any]:
     """(H, W) or (C, H, W) of bool, uint8, uint16 or float32, upright."""
     if wrong := png.fault(data) if data.startswith(png.SIGNATURE) else "":
         raise BadImage(path, wrong)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ def from_npz(path: Path) -> VectorTable:
     with _readable(path), np.load(path, allow_pickle=False) as arrays:
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("it is no archive of arrays")
-        found = {name: arrays[name] for name in ("ids", "features", "vocabulary") if name in arrays.files}
+        wanted = [name for name in ("ids", "features", "vocabulary") if name in arrays.files]
+        found: dict[str, NDArray[Any]] = {name: arrays[name] for name in wanted}
         _check_names(path, found, arrays.files)
     return VectorTable(_texts(path, found["ids"]), found["features"], _texts(path, found.get("vocabulary")))
 
@@ -98,8 +99,8 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(printable(str(path)), f"it cannot be read: {told.rstrip('.')}.", do=do) from error
 
 
-def _check_names(path: Path, found: Sequence[str] | set[str] | dict[str, Any], held: Sequence[str] | set[str]) -> None:
-    if lacking := [name for name in ("ids", "features") if name not in found]:
+def _check_names(path: Path, found: Iterable[str], held: Iterable[str]) -> None:
+    if lacking := sorted({"ids", "features"} - set(found), reverse=True):
         what = f"it holds no {' and no '.join(lacking)}, but {', '.join(map(printable, sorted(held))) or 'nothing'}."
         raise DataError(printable(str(path)), what, right="ids (N,), features (N, D), vocabulary (D,) if known.")
 

@@ -50,10 +50,11 @@ def join(
     repeated = _repeated(vectors, where)
     matched = match(ids, vectors.ids, where=where)
     found = matched.rows >= 0
-    present = found & np.isfinite(vectors.features).all(1)[matched.rows]
+    finite = np.asarray(np.isfinite(vectors.features).all(axis=1))
+    present = found & finite[matched.rows]
     faults = [
-        _counted([ids[i] for i in np.flatnonzero(~found)], "without a vector"),
-        _counted([ids[i] for i in np.flatnonzero(found & ~present)], "with NaN or Inf in their vector"),
+        _counted(_where(ids, ~found), "without a vector"),
+        _counted(_where(ids, found & ~present), "with NaN or Inf in their vector"),
     ]
     told = [fault for fault in faults if fault]
     if told and (missing == "error" or not present.any()):
@@ -69,6 +70,10 @@ def join(
 def _summary(matched: Matched, present: NDArray[np.bool_]) -> str:
     how = f", {matched.by_suffix:,} of them by the end of the path" if matched.by_suffix else ""
     return f"{present.sum():,} of {len(present):,} images joined with a vector{how}"
+
+
+def _where(ids: Sequence[str], mask: NDArray[np.bool_]) -> list[str]:
+    return [name for name, chosen in zip(ids, mask.tolist(), strict=True) if chosen]
 
 
 def _counted(names: Sequence[str], what: str) -> str:
