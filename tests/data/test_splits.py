@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.model_selection import train_test_split
 
 from multistream.data.layouts import open_table
 from multistream.data.splits import Parts, read_split, sha256_of_files, split, write_split
@@ -59,7 +60,7 @@ def test_any_split(sizes: list[int], shares: tuple[int, int, int], seed: int) ->
         if n >= 3:
             assert abs(len(rows) - n * share / sum(shares)) <= 2
             assert bool(len(rows)) == bool(share)
-    if len(parts.train) >= len(sizes):
+    if len(parts.train) >= len(sizes) and not any("drawn plainly" in note for note in parts.notes):
         assert set(table.labels[parts.train]) == set(range(len(sizes)))
 
 
@@ -74,8 +75,21 @@ def test_chance_depends_on_seed_and_id_alone() -> None:
     assert {shuffled.ids[i] for i in split(shuffled).test} == {table.ids[i] for i in base.test}
 
 
-def test_a_split_of_today_is_the_split_of_tomorrow() -> None:
-    assert split(table_of((10, 10)), fractions="60/20/20").test.tolist() == [6, 9, 17, 19]
+def test_a_split_is_two_draws_of_scikit_learns() -> None:
+    """What the authors' code does: training first, then validation of the rest."""
+    table = table_of(FI)
+    rows = np.array(sorted(range(len(table)), key=lambda i: table.ids[i]))
+    train, rest = train_test_split(rows, train_size=17_808, stratify=table.labels[rows], random_state=18)
+    val, test = train_test_split(rest, train_size=1_113, stratify=table.labels[rest], random_state=18)
+    parts = split(table)
+    for ours, theirs in zip(parts.named().values(), (train, val, test), strict=True):
+        assert ours.tolist() == sorted(theirs.tolist())
+
+
+def test_too_few_images_to_stratify_are_drawn_plainly_and_told() -> None:
+    parts = split(table_of((10, 10, 10)))
+    assert sizes_of(parts) == (24, 2, 4)
+    assert any("drawn plainly" in note for note in parts.notes)
 
 
 def test_layouts_own_parts_stay() -> None:
