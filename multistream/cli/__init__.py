@@ -13,6 +13,7 @@ from multistream.cli.compare import compare
 from multistream.cli.evaluate import evaluate
 from multistream.cli.plugins import app as plugins
 from multistream.cli.predict import predict
+from multistream.cli.profile import profile
 from multistream.cli.train import train
 from multistream.cli.weights import app as weights
 from multistream.errors import MemoryExhausted, MultistreamError
@@ -28,6 +29,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(compare)
+app.command()(profile)
 app.add_typer(plugins, name="plugins")
 app.add_typer(weights, name="weights")
 
