@@ -16,11 +16,11 @@ from torch import Tensor
 from multistream import __version__, checkpoint, runs
 from multistream.composition import plan_of
 from multistream.console import Console
-from multistream.data.splits import Parts, write_split
+from multistream.data.splits import Parts, read_split, write_split
 from multistream.errors import CannotResume, DataError, UsageError
 from multistream.evaluation import Metrics, metrics
 from multistream.features import Extracted, extract
-from multistream.files import FolderLock
+from multistream.files import FolderLock, clean
 from multistream.interfaces import Stream
 from multistream.model import MODEL_FILE, distributions_of, save_model
 from multistream.predictions import as_predictions, write_predictions
@@ -33,6 +33,9 @@ from multistream.training.preparation import Prepared, prepare
 from multistream.training.resuming import recipe_to_resume
 from multistream.training.stopping import Interrupted, Stop, stoppable
 from multistream.training.trainer import Listener, Progress, Trainer
+
+BAD_SHOWN = 5
+"""Photos that cannot be decoded, and are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,7 @@ def train(
     if folder is not None:
         recipe = recipe_to_resume(folder, recipe)
     prepared = prepare(recipe, say=console.say, streams=streams)
+    check_leaks(prepared.recipe, prepared.table, prepared.parts)
     folder = folder or runs.new_run(out, prepared.recipe)
     with FolderLock(folder), stoppable() as stop:
         _write_head(folder, prepared, console)
@@ -119,7 +123,9 @@ class _Work:
         criterion = self._criterion().to(self.prepared.runtime.device)
         objective = Objective(network, criterion=criterion, runtime=self.prepared.runtime, pooled=pooled)
         steps = -(-len(self.prepared.parts.train) // self.settings.batch_size)
-        with self.console.progress(steps * self.settings.epochs, "train") as bar:
+        saved = self._checkpoint() if resume else None
+        done = int(saved.state["epoch"]) * steps + int(saved.state["position"]) if saved else 0
+        with self.console.progress(steps * self.settings.epochs, "train", done=done) as bar:
             trainer = Trainer(
                 network,
                 feed,
@@ -133,7 +139,7 @@ class _Work:
                 listener=Listener(epoch=self._tell_epoch, batch=lambda: bar.advance(1)),
                 stop=self.stop,
             )
-            return trainer.run(resume=self._checkpoint() if resume else None)
+            return trainer.run(resume=saved)
 
     def finish(self, progress: Progress, *, started: float) -> Run:
         """Measures the trained network on all parts, and writes the run."""
@@ -179,15 +185,21 @@ class _Work:
                 if self.stop():
                     raise Interrupted(self.stop.signal, f"multistream train --resume {self.folder}")
 
-            return extract(
+            photos = self.prepared.photos
+            found = extract(
                 self.prepared.network,
-                self.prepared.photos,
+                photos,
                 np.sort(chosen),
                 runtime=self.prepared.runtime,
                 workers=self.prepared.workers,
                 tick=tick,
                 say=self.console.say,
             )
+        for index, reason in sorted(photos.bad.items())[:BAD_SHOWN]:
+            self.console.warn(f"{self.prepared.table.ids[index]}: {reason}; it is left out")
+        if len(photos.bad) > BAD_SHOWN:
+            self.console.warn(f"{len(photos.bad):,} photos in all are left out; multistream data scan lists them")
+        return found
 
     def _fit(self, network: Any, extracted: Extracted) -> None:
         train = torch.from_numpy(self.prepared.parts.train)
@@ -247,19 +259,28 @@ class _Work:
             "device": str(self.prepared.runtime.device),
         }
 
-    def _checkpoint(self) -> checkpoint.Checkpoint:
-        found = checkpoint.latest(self.folder / runs.CHECKPOINTS, warn=self.console.warn)
+    def _checkpoint(self) -> checkpoint.Checkpoint | None:
+        """The newest complete checkpoint; None where the run was stopped before its first."""
+        folder = self.folder / runs.CHECKPOINTS
+        found = checkpoint.latest(folder, warn=self.console.warn)
         if found is None:
-            raise CannotResume(str(self.folder), "no complete checkpoint is there.", do="Train it anew.")
+            if any(folder.glob("step-*")):
+                raise CannotResume(str(self.folder), "no checkpoint is complete and undamaged.", do="Train it anew.")
+            self.console.say("train: no checkpoint was written yet; it starts at the beginning")
+            return None
         runs.keep_lines(self.folder / runs.METRICS, before_step=int(found.state["step"]))
         return found
 
 
 def _write_head(folder: Path, prepared: Prepared, console: Console) -> None:
-    """Writes what a run can be repeated from, before anything is trained."""
+    """Writes what a run can be repeated from, before anything is trained; a resumed run's data must be the same."""
+    clean(folder)
     checkpoint.clean(folder / runs.CHECKPOINTS)
-    prepared.recipe.save(folder / runs.RECIPE)
+    before = read_split(folder / runs.SPLIT) if (folder / runs.SPLIT).is_file() else None
     strict = prepared.recipe.data.strict
     for note in write_split(folder / runs.SPLIT, prepared.table, prepared.parts, strict=strict):
         console.warn(f"split: {note}")
-    check_leaks(prepared.recipe, prepared.table, prepared.parts)
+    if before is not None and (changed := set(before) ^ set(read_split(folder / runs.SPLIT))):
+        what = f"{len({row.path for row in changed}):,} photos are others than when the run began."
+        raise CannotResume(str(folder), what, do="Train a new run instead.")
+    prepared.recipe.save(folder / runs.RECIPE)
