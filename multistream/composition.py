@@ -201,7 +201,7 @@ def _build_stream(key: str, plan: BranchPlan) -> Stream:
     # A stream that declares `size` refuses an impossible one itself; the others are set to it below.
     known = dict(plan.known) | ({"size": plan.image_size} if plan.image_size else {})
     known = {name: value for name, value in known.items() if name not in plan.stream_options}
-    stream = _built("stream", spec, plan.stream_options, known, Stream)
+    stream: Stream = _built("stream", spec, plan.stream_options, known, Stream)
     if plan.image_size and isinstance(stream.input, Image):
         stream.input = replace(stream.input, size=plan.image_size)
     return stream
@@ -210,7 +210,8 @@ def _build_stream(key: str, plan: BranchPlan) -> Stream:
 def _build_taps(stream: Stream, plan: BranchPlan) -> dict[str, Tap]:
     spec, options = Spec.parse(plan.tap, key="tap", where="tap"), plan.tap_options
     if spec.variant and spec.variant.isdecimal():  # gap:64 states the token's width
-        spec, options = replace(spec, variant=None), {**options, "width": int(spec.variant)}
+        options = {**options, "width": int(spec.variant)}
+        spec = replace(spec, variant=None)
     taps = {stage: _built("tap", spec, options, {"channels": n}, Tap) for stage, n in stream.channels.items()}
     deepest = list(taps.items())[-1:]
     return dict(deepest) if deepest[0][1].last_only else taps

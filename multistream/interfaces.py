@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from multistream.errors import UsageError
 from multistream.inputs import Image, Input, Map, Vector
+from multistream.modules import Modules
 from multistream.spec import check_key
 from multistream.weights import Fitted, Source, fit
 
@@ -44,6 +45,7 @@ class Stream(nn.Module):
     ignored_weights: ClassVar[tuple[str, ...]] = ()
     """Prefixes of foreign keys that have no place here (classifiers, say)."""
 
+    stages: Modules[nn.Module]
     mean: Tensor
     std: Tensor
 
@@ -58,7 +60,7 @@ class Stream(nn.Module):
             _check_stage(name)
         if not stages and not isinstance(input, Vector):
             raise ValueError(f"{type(self).__name__}: no stages. Only a stream that reads a Vector may have none.")
-        self.stages = nn.ModuleDict(stages)
+        self.stages = Modules(stages)
         self.channels = dict(channels) if stages else {VECTOR: input.width}  # type: ignore[union-attr]
         self.input = input
         self.frozen = 0
@@ -104,7 +106,7 @@ class Stream(nn.Module):
         new = type(self).__new__(type(self))
         # Module keeps its registries in dicts: the new stream needs its own of each, or it would change this one.
         new.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in self.__dict__.items()}
-        new.stages = nn.ModuleDict({name: self.stages[name] for name in kept})
+        new.stages = Modules({name: self.stages[name] for name in kept})
         new.channels = {name: self.channels[name] for name in kept}
         new.frozen = min(self.frozen, depth)
         return new
@@ -240,13 +242,14 @@ class Fusion(nn.Module):
     a fusion that needs none drops them. `present` names the streams to use, where some are left out.
     """
 
+    heads: Modules[nn.Module]
     linear: bool = False
     """Whether the logits are an affine function of the vectors."""
 
     def __init__(self, widths: Mapping[str, int], *, classes: int, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.widths, self.classes = dict(widths), classes
-        self.heads = nn.ModuleDict(heads)
+        self.heads = Modules(heads)
 
     def loss(self, output: FusionOutput, labels: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The training loss, a scalar: by default the criterion on the fused logits."""

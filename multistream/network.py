@@ -12,7 +12,7 @@ import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Self, TypeVar
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from multistream.errors import UsageError, did_you_mean
 from multistream.inputs import Input, Vector
 from multistream.interfaces import Fusion, FusionOutput, Stream, Tap, Temporal
+from multistream.modules import M, Modules
 from multistream.parts.taps import MaskedTap
 from multistream.plans import BranchPlan, Options
 
 Pooled = Mapping[str, Mapping[str, Tensor]]
 """{key: {stage: (B, P) float32}}"""
-
-M = TypeVar("M", bound=nn.Module)
 
 MakeTemporal = Callable[[int, int], Temporal]
 """(token width, steps) -> a new Temporal"""
@@ -41,6 +40,10 @@ class Branch(nn.Module):
     A stream that reads a Vector has one tap, named `vector`, and no temporal.
     """
 
+    stream: Stream
+    taps: Modules[Tap]
+    temporal: Temporal | None
+
     def __init__(
         self,
         stream: Stream,
@@ -52,7 +55,7 @@ class Branch(nn.Module):
         super().__init__()
         self.plan = plan
         self.stream = stream
-        self.taps = nn.ModuleDict(taps)
+        self.taps = Modules(taps)
         self.make_temporal = make_temporal
         width = next(iter(taps.values())).width
         self.temporal = make_temporal(width, len(taps)) if make_temporal else None
@@ -99,7 +102,7 @@ class Branch(nn.Module):
     def mask(self, stages: Iterable[str]) -> Branch:
         """The same branch, all weights shared, in which these stages' taps give the training mean."""
         new = _shallow(self)
-        new.taps = nn.ModuleDict({s: MaskedTap(tap) if s in stages else tap for s, tap in self.taps.items()})
+        new.taps = Modules({s: MaskedTap(tap) if s in stages else tap for s, tap in self.taps.items()})
         return new
 
 
@@ -110,11 +113,13 @@ class MultiStream(nn.Module):
     `prior` (K,) holds the shares of the classes in training.
     """
 
+    branches: Modules[Branch]
+    fusion: Fusion
     prior: Tensor
 
     def __init__(self, branches: Mapping[str, Branch], *, make_fusion: MakeFusion, classes: Sequence[str]) -> None:
         super().__init__()
-        self.branches = nn.ModuleDict(branches)
+        self.branches = Modules(branches)
         self.classes = tuple(classes)
         self.make_fusion = make_fusion
         self.trained = False
@@ -173,7 +178,7 @@ class MultiStream(nn.Module):
                         "mask", f"{key} has no tap {name!r}.", right=did_you_mean(name, self.branches[key].taps)
                     )
         new = _shallow(self)
-        new.branches = nn.ModuleDict({k: b.mask(stages[k]) if k in stages else b for k, b in self.branches.items()})
+        new.branches = Modules({k: b.mask(stages[k]) if k in stages else b for k, b in self.branches.items()})
         return new
 
     def freeze(self, *what: str) -> Self:

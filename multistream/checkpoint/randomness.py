@@ -26,7 +26,7 @@ def rng_tensors() -> dict[str, Tensor]:
         "python_normal": torch.tensor([] if kept is None else [kept], dtype=torch.float64),
     }
     assert kind == "MT19937", "numpy's global generator has no other kind"
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if torch.cuda.is_initialized():
         states |= {f"cuda_{index}": state for index, state in enumerate(torch.cuda.get_rng_state_all())}
     return states
 

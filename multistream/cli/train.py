@@ -57,7 +57,7 @@ def train(
     if resume is not None and out is not None:
         raise UsageError("--resume", "a run goes on in its own folder.", do="Leave --out away.")
     base = resume if resume is not None and recipe == "default" else recipe
-    given = {
+    given: dict[str, dict[str, Any]] = {
         "data": {"source": data},
         "network": {
             "streams": {spec.key: spec.part for spec in parse_specs(streams)} if streams else {},

@@ -11,16 +11,20 @@ this image only ("local"), and no sum need be exact.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from multistream.interfaces import FusionOutput
 from multistream.modes import evaluating
-from multistream.network import MultiStream
+from multistream.network import MultiStream, Pooled
 from multistream.parts.fusions import Solo
 from multistream.runtime import Runtime
+
+Read = Callable[[Pooled], Tensor]
+"""Pooled features -> logits (B, K)."""
 
 Coefficients = dict[str, dict[str, Tensor]]
 """{key: {stage: (K, P)}} where they hold for every image, (B, K, P) where they are gradients at one."""
@@ -85,7 +89,10 @@ def decompose(network: MultiStream, batch: Mapping[str, Tensor], *, runtime: Run
             pooled = {k: {s: t.pool(maps[k][s]) for s, t in b.taps.items()} for k, b in network.branches.items()}
         whole = "" if is_linear(network) or not network.fusion.heads else None
         targets = [""] if whole == "" else list(network.branches)
-        logits, coefficients, bias, exact = {}, {}, {}, {}
+        logits: dict[str, Tensor] = {}
+        bias: dict[str, Tensor] = {}
+        coefficients: Coefficients = {}
+        exact: dict[str, bool] = {}
         for target in targets:
             keys = list(network.branches) if target == "" else [target]
             some = {key: pooled[key] for key in keys}
@@ -114,14 +121,14 @@ def _is_linear_branch(network: MultiStream, key: str) -> bool:
     return all(tap.linear for tap in branch.taps.values()) and (branch.temporal is None or branch.temporal.linear)
 
 
-def _reader(network: MultiStream, target: str):  # type: ignore[no-untyped-def]
+def _reader(network: MultiStream, target: str) -> Read:
     """pooled features -> the target's logits (B, K)."""
     if target == "" or isinstance(network.fusion, Solo):
         return network.classify
     return lambda pooled: network.fusion.heads[target](network.branches[target](pooled[target]))
 
 
-def _coefficients(read, pooled, *, linear: bool):  # type: ignore[no-untyped-def]
+def _coefficients(read: Read, pooled: Pooled, *, linear: bool) -> tuple[Tensor, Coefficients, Tensor]:
     """(logits (B, K), coefficients, bias): exact where `linear`, else gradients at these images and what is left."""
     logits = read(pooled).detach()
     points = {
@@ -140,7 +147,17 @@ def _coefficients(read, pooled, *, linear: bool):  # type: ignore[no-untyped-def
     return logits, found, logits - torch.stack(given).sum(0)
 
 
-def _located(network, maps, pooled, coefficients, *, logits, bias, exact, output):  # type: ignore[no-untyped-def]
+def _located(
+    network: MultiStream,
+    maps: Pooled,
+    pooled: Pooled,
+    coefficients: Coefficients,
+    *,
+    logits: Mapping[str, Tensor],
+    bias: Mapping[str, Tensor],
+    exact: Mapping[str, bool],
+    output: FusionOutput,
+) -> Decomposition:
     """Spreads the coefficients over the maps' pixels and the vectors' entries."""
     located, vectors = {}, {}
     for key, branch in network.branches.items():

@@ -49,7 +49,7 @@ class _Observer(TorchDispatchMode):
     """Watches operations go by: adds up activations, and the bytes of the tensors that are alive at once."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.activations = self.peak = self.alive = 0
         self.known: set[int] = set()
 

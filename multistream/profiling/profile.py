@@ -178,7 +178,7 @@ def _walk_stream(key: str, branch: Branch, x: Tensor, visit: Visit) -> dict[str,
         found: dict[str, Tensor] = visit(key, VECTOR, partial(stream, x), [stream])
         return found
     state: Any = None
-    maps = {}
+    maps: dict[str, Tensor] = {}
     for name, stage in stream.stages.items():
         run = partial(stage, state) if maps else partial(_first_stage, stream, stage, x)
         state = visit(key, name, run, [stage])

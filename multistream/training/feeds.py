@@ -30,7 +30,9 @@ class Batch:
 class Feed(Protocol):
     """Gives batches of some images: in the epoch's order and augmented for training, else plainly in their own."""
 
-    pooled: bool
+    @property
+    def pooled(self) -> bool:
+        """Whether batches hold pooled features."""
 
     def training(self, indices: Indices, *, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of this epoch from number `start` on."""

@@ -23,7 +23,7 @@ def make_optimizer(network: MultiStream, settings: TrainingSettings, runtime: Ru
     fused = runtime.device.type in ("cpu", "cuda")
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=fused)
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[settings.optimizer]
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
     return kind(groups, lr=settings.learning_rate, fused=fused)
 
 

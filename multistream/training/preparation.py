@@ -155,7 +155,8 @@ def settle_training(recipe: Recipe, network: MultiStream) -> Recipe:
 
 def usable(parts: Parts, beside: Beside, table: Table) -> Parts:
     """The parts without the images that lack an input and are to be left out."""
-    kept = replace(parts, **{name: p[beside.usable[p]] for name, p in parts.named().items()})
+    train, val, test = (rows[beside.usable[rows]] for rows in (parts.train, parts.val, parts.test))
+    kept = replace(parts, train=train, val=val, test=test)
     if not len(kept.train):
         raise DataError("split", f"no image is left to train on, of {len(table):,}.", do="Check the vectors' ids.")
     return kept

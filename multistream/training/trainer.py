@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate.accelerator import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.nn import functional
@@ -251,7 +251,7 @@ class Trainer:
         state = dict(saved.state)
         groups, scaler = state.pop("optimizer"), state.pop("scaler")
         state["history"] = tuple(state["history"])
-        values = {k: math.inf if v is None else v for k, v in state.items()}
+        values: dict[str, Any] = {k: math.inf if v is None else v for k, v in state.items()}
         self.progress = Progress(**values)
         if self.progress.epoch < self.settings.epochs and self.progress.waited < max(1, self.settings.patience):
             self.progress = replace(self.progress, finished=False)  # a finished run is extended by more epochs
@@ -271,7 +271,8 @@ def learned(network: MultiStream) -> dict[str, Tensor]:
 
 def _inner(optimizer: Any) -> torch.optim.Optimizer:
     """The torch optimizer inside of Accelerate's wrapper."""
-    return getattr(optimizer, "optimizer", optimizer)
+    inner: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)
+    return inner
 
 
 def _jsonable(state: Mapping[str, Any]) -> dict[str, Any]:

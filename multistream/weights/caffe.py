@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.weights.wire import BYTES, FIXED32, VARINT, Malformed, fields
@@ -85,7 +86,7 @@ def _blob(message: memoryview) -> Tensor:
     """A BlobProto: its old sizes num, channels, height, width or its shape, and packed or single floats."""
     sizes: dict[int, int] = {}
     shape: list[int] | None = None
-    parts: list[np.ndarray] = []  # type: ignore[type-arg]
+    parts: list[NDArray[np.floating]] = []
     for number, kind, value in fields(message):
         if number in SIZES and kind == VARINT and isinstance(value, int):
             sizes[number] = value
