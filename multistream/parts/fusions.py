@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +44,7 @@ class Early(Fusion):
         self.classifier = nn.Linear(sum(widths.values()), classes)
 
     def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
-        keep = frozenset(vectors) if present is None else present
-        joined = torch.cat([vectors[k] if k in keep else torch.zeros_like(vectors[k]) for k in self.widths], dim=1)
-        return FusionOutput(self.classifier(self.dropout(joined)), {})
+        return FusionOutput(self.classifier(self.dropout(_joined(vectors, self.widths, present))), {})
 
 
 class Late(Fusion):
@@ -85,7 +83,7 @@ class Gated(Fusion):
 
     def log_trust(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> Tensor:
         """(B, S): the logarithm of how far each stream is trusted; trust sums to 1 over the streams in their order."""
-        scores: Tensor = self.gate(self.dropout(torch.cat([vectors[key] for key in self.widths], dim=1)))
+        scores: Tensor = self.gate(self.dropout(_joined(vectors, self.widths, present)))
         if present is not None:
             absent = torch.tensor([key not in present for key in self.widths], device=scores.device)
             scores = scores.masked_fill(absent, float("-inf"))
@@ -100,3 +98,9 @@ class Gated(Fusion):
         """The criterion on the fused logits plus the sum of the streams' own losses."""
         own = torch.stack([criterion(logits, labels) for logits in output.streams.values()])
         return criterion(output.logits, labels) + own.sum()
+
+
+def _joined(vectors: Mapping[str, Tensor], keys: Iterable[str], present: frozenset[str] | None) -> Tensor:
+    """The vectors side by side, (B, sum of widths), zeros for those that are left out."""
+    keep = frozenset(vectors) if present is None else present
+    return torch.cat([vectors[key] if key in keep else torch.zeros_like(vectors[key]) for key in keys], dim=1)

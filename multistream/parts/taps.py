@@ -14,6 +14,7 @@ class GlobalAverage(Tap):
 
     Bias, no activation, Glorot uniform initialisation (paper section 2).
 
+    >>> import torch
     >>> GlobalAverage(24, width=64)(torch.ones(2, 24, 7, 7)).shape
     torch.Size([2, 64])
     """

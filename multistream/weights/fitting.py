@@ -33,15 +33,15 @@ def fit(
 ) -> Fitted:
     """Copies tensors into a module's state, cast to its types; all must fit, or nothing is changed.
 
-    `rename` gives a foreign key's name here, None where it has no place; `ignore` are prefixes of foreign keys that
-    have none. Counters of batch norm may be missing. WeightsError lists what is missing, unexpected or misshapen.
+    `rename` gives a foreign key's name here, None where it has no place; `ignore` are prefixes of keys, before or
+    after renaming, that have none. Counters of batch norm may be missing. WeightsError lists what is missing, unexpected or misshapen.
     """
     own = module.state_dict()
     placed: dict[str, Tensor] = {}
     ignored = []
     for key, tensor in tensors.items():
-        name = None if key.startswith(tuple(ignore)) else rename(key) if rename else key
-        if name is None:
+        name = rename(key) if rename else key
+        if name is None or key.startswith(tuple(ignore)) or name.startswith(tuple(ignore)):
             ignored.append(key)
         elif name in placed:
             raise WeightsError(where, f"two tensors of the file are {name}, {key} the second.")

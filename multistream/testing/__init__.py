@@ -1,0 +1,17 @@
+"""Contracts: with five lines a stranger's part is tested for all that multistream relies on.
+
+    from multistream.testing import StreamContract
+
+    class TestSketch(StreamContract):
+        spec = "sketch"          # or: def make(self): return Sketch()
+
+pytest collects the class and runs one test for each promise; ours are tested in the same way.
+"""
+
+from multistream.testing.checking import check
+from multistream.testing.fusions import FusionContract
+from multistream.testing.streams import StreamContract
+from multistream.testing.taps import TapContract
+from multistream.testing.temporals import TemporalContract
+
+__all__ = ["FusionContract", "StreamContract", "TapContract", "TemporalContract", "check"]

@@ -1,0 +1,91 @@
+"""What a tap promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from multistream.interfaces import Tap
+from multistream.registry import Kind
+from multistream.testing.base import Contract, is_affine
+
+CHANNELS = 6
+
+
+class TapContract(Contract):
+    """Promises of a `multistream.Tap`: pool before project, float32, affine where it says so."""
+
+    kind: ClassVar[Kind] = "tap"
+
+    def given(self) -> Mapping[str, Any]:
+        return {"channels": CHANNELS}
+
+    def map(self) -> Tensor:
+        """A random map (2, C, 5, 4)."""
+        return torch.randn(2, CHANNELS, 5, 4, generator=torch.Generator().manual_seed(1))
+
+    def test_is_a_tap(self) -> None:
+        """it is a multistream.Tap"""
+        assert isinstance(self.made(), Tap), f"it is a {type(self.made()).__name__}; it must be a multistream.Tap"
+
+    @torch.no_grad()
+    def test_shapes_are_as_it_says(self) -> None:
+        """pool gives (B, pooled_width), project gives (B, width)"""
+        tap = self.made().eval()
+        pooled = tap.pool(self.map())
+        assert tuple(pooled.shape) == (2, tap.pooled_width), f"pool gives {tuple(pooled.shape)}"
+        token = tap.project(pooled)
+        assert tuple(token.shape) == (2, tap.width), f"project gives {tuple(token.shape)}, width is {tap.width}"
+
+    @torch.no_grad()
+    def test_forward_is_pool_then_project(self) -> None:
+        """tap(map) is project(pool(map)): nothing of the map goes round the cache"""
+        tap = self.made().eval()
+        assert torch.equal(tap(self.map()), tap.project(tap.pool(self.map()))), (
+            "forward does more than pool and project"
+        )
+
+    def test_pooling_has_no_parameters(self) -> None:
+        """pool asks no parameter for gradients"""
+        tap = self.made()
+        pooled = tap.pool(self.map())
+        assert not pooled.requires_grad, "pool uses a parameter; it must be cacheable before training"
+
+    @torch.no_grad()
+    def test_pooling_reduces_in_float32(self) -> None:
+        """a bfloat16 map is pooled in float32"""
+        pooled = self.made().pool(self.map().bfloat16())
+        assert pooled.dtype == torch.float32, f"pooled features are {pooled.dtype}"
+
+    def test_linear_means_affine(self) -> None:
+        """where `linear` says so, the token is an affine function of the map"""
+        tap = self.made().eval()
+        affine = is_affine(tap, 2, CHANNELS, 5, 4)
+        assert affine or not tap.linear, "linear is True, but the token is no affine function of the map"
+
+    @torch.no_grad()
+    def test_pixels_sum_to_the_pooled_feature(self) -> None:
+        """locate spreads a weighted pooled feature over the pixels, and they sum to it"""
+        tap = self.made()
+        if tap.linear:
+            weights = torch.randn(3, tap.pooled_width, generator=torch.Generator().manual_seed(2))
+            located = tap.locate(weights, self.map())
+            given = tap.pool(self.map()) @ weights.T
+            assert torch.allclose(located.sum((2, 3)), given, atol=1e-4), (
+                "the pixels of locate do not sum to the feature"
+            )
+
+    @torch.no_grad()
+    def test_fitted_features_are_standard_and_dead_ones_silent(self) -> None:
+        """fit standardises pooled features; a channel that never varies gets scale 0"""
+        tap = self.made()
+        pooled = torch.randn(50, tap.pooled_width, generator=torch.Generator().manual_seed(3)) * 3 + 1
+        pooled[:, 0] = 2.0
+        tap.fit(pooled, standardise=True)
+        found = tap.standardise(pooled)
+        assert float(tap.scale[0]) == 0, "a dead channel must get scale 0"
+        assert torch.allclose(found[:, 1:].mean(0), torch.zeros(tap.pooled_width - 1), atol=1e-4), "the mean is not 0"
+        assert torch.allclose(tap.baseline, pooled.mean(0), atol=1e-4), "baseline is not the mean"

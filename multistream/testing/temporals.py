@@ -1,0 +1,61 @@
+"""What a temporal promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from multistream.interfaces import Temporal
+from multistream.registry import Kind
+from multistream.testing.base import Contract, is_affine
+
+WIDTH, STEPS = 6, 4
+
+
+class TemporalContract(Contract):
+    """Promises of a `multistream.Temporal`: its width, its linearity, that every step counts."""
+
+    kind: ClassVar[Kind] = "temporal"
+
+    def given(self) -> Mapping[str, Any]:
+        return {"width": WIDTH, "steps": STEPS}
+
+    def tokens(self) -> Tensor:
+        """Random tokens (2, T, W)."""
+        return torch.randn(2, STEPS, WIDTH, generator=torch.Generator().manual_seed(1))
+
+    def test_is_a_temporal(self) -> None:
+        """it is a multistream.Temporal"""
+        made = self.made()
+        assert isinstance(made, Temporal), f"it is a {type(made).__name__}; it must be a multistream.Temporal"
+
+    @torch.no_grad()
+    def test_width_is_as_it_says(self) -> None:
+        """tokens (B, T, W) give (B, out_width), for one step too"""
+        temporal = self.made().eval()
+        found = tuple(temporal(self.tokens()).shape)
+        assert found == (2, temporal.out_width), f"it gives {found}, out_width is {temporal.out_width}"
+
+    def test_every_step_counts(self) -> None:
+        """the result depends on every step's token"""
+        tokens = self.tokens().requires_grad_()
+        result = self.made().eval()(tokens)
+        weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(2))
+        (gradient,) = torch.autograd.grad((result * weights).sum(), tokens)
+        silent = [step for step in range(STEPS) if float(gradient[:, step].abs().sum()) == 0]
+        assert not silent, f"steps {silent} do not reach the result"
+
+    @torch.no_grad()
+    def test_rows_are_independent(self) -> None:
+        """an image's vector does not depend on the others in the batch"""
+        temporal, tokens = self.made().eval(), self.tokens()
+        assert torch.allclose(temporal(tokens)[:1], temporal(tokens[:1]), atol=1e-6), "rows are mixed"
+
+    def test_linear_means_affine(self) -> None:
+        """where `linear` says so, the vector is an affine function of the tokens"""
+        temporal = self.made().eval()
+        affine = is_affine(temporal, 2, STEPS, WIDTH)
+        assert affine or not temporal.linear, "linear is True, but the vector is no affine function of the tokens"

@@ -1,0 +1,163 @@
+"""The contracts hold for every part of ours, and fail for parts that break a promise."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from multistream import Fusion, FusionOutput, Image, Stream, Tap, Temporal, fusions, streams, taps, temporals
+from multistream.testing import FusionContract, StreamContract, TapContract, TemporalContract, check
+from multistream.testing.base import Contract
+
+
+@pytest.mark.parametrize("name", [name for name in streams if name != "timm"])
+def test_our_streams(name: str) -> None:
+    assert len(check("stream", name)) >= 12
+
+
+def test_a_stream_of_timms() -> None:
+    assert len(check("stream", "timm:resnet18")) >= 12
+
+
+@pytest.mark.parametrize("name", list(taps))
+def test_our_taps(name: str) -> None:
+    assert len(check("tap", name)) >= 7
+
+
+@pytest.mark.parametrize("name", list(temporals))
+def test_our_temporals(name: str) -> None:
+    assert len(check("temporal", name)) >= 4
+
+
+@pytest.mark.parametrize("name", list(fusions))
+def test_our_fusions(name: str) -> None:
+    assert len(check("fusion", name)) >= 5
+
+
+class Sound(Stream):
+    def __init__(self) -> None:
+        stages = {"low": nn.Conv2d(3, 4, 3, stride=2), "high": nn.Conv2d(4, 6, 3, stride=2)}
+        super().__init__(stages, channels={"low": 4, "high": 6}, input=Image(size=16))
+
+
+class WrongChannels(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.channels = {"low": 4, "high": 7}
+
+
+class Dead(Sound):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {stage: m * 0 for stage, m in super().forward(x).items()}
+
+
+class Mixing(Sound):
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {stage: m - m.mean(0, keepdim=True) for stage, m in super().forward(x).items()}
+
+
+class Overwriting(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages["high"] = nn.Sequential(nn.ReLU(inplace=True), self.stages["high"])
+
+
+class Hoarding(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.also = self.stages["high"]
+
+
+class Thawing(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages["low"] = nn.Sequential(self.stages["low"], nn.BatchNorm2d(4))
+
+    def train(self, mode: bool = True) -> Thawing:
+        nn.Module.train(self, mode)
+        return self
+
+
+class Forgetting(Sound):
+    def __init__(self) -> None:
+        super().__init__()
+        self.secret = torch.rand(())
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {stage: m * self.secret for stage, m in super().forward(x).items()}
+
+
+class MaxTap(Tap):
+    """Says that it is linear, and is not."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, width=channels)
+
+    def pool(self, map_BChw: Tensor) -> Tensor:
+        return map_BChw.float().amax((2, 3))
+
+
+class HalfTap(Tap):
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, width=channels)
+
+    def pool(self, map_BChw: Tensor) -> Tensor:
+        return map_BChw.mean((2, 3))
+
+
+class FirstOnly(Temporal):
+    def __init__(self, width: int, *, steps: int) -> None:
+        super().__init__(width, steps=steps, out_width=width)
+
+    def forward(self, tokens_BTW: Tensor) -> Tensor:
+        return tokens_BTW[:, 0]
+
+
+class Deaf(Fusion):
+    """Uses a stream that is left out."""
+
+    def __init__(self, widths: dict[str, int], *, classes: int, heads: dict[str, nn.Module]) -> None:
+        del heads
+        super().__init__(widths, classes=classes, heads={})
+        self.classifier = nn.Linear(sum(widths.values()), classes)
+
+    def forward(self, vectors: dict[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
+        del present
+        return FusionOutput(self.classifier(torch.cat(list(vectors.values()), 1)), {})
+
+
+BROKEN = [
+    (StreamContract, WrongChannels, "test_maps_have_the_declared_channels", "must begin"),
+    (StreamContract, Dead, "test_random_weights_are_alive", "teach nothing"),
+    (StreamContract, Mixing, "test_eval_mode_is_deterministic_and_rows_are_independent", "depends on the others"),
+    (StreamContract, Overwriting, "test_the_batch_is_left_as_it_was", "writes into the map before it"),
+    (StreamContract, Hoarding, "test_truncation_shares_what_stays_and_drops_the_rest", "still holds parameters"),
+    (StreamContract, Thawing, "test_frozen_means_bit_identical", "training mode"),
+    (StreamContract, Forgetting, "test_state_dict_and_copies_carry_everything", "no parameter or buffer"),
+    (TapContract, MaxTap, "test_linear_means_affine", "no affine function"),
+    (TapContract, MaxTap, "test_pixels_sum_to_the_pooled_feature", "do not sum"),
+    (TapContract, HalfTap, "test_pooling_reduces_in_float32", "bfloat16"),
+    (TemporalContract, FirstOnly, "test_every_step_counts", "do not reach"),
+    (FusionContract, Deaf, "test_a_stream_can_be_left_out", "still depend"),
+]
+
+
+@pytest.mark.parametrize(
+    ("contract", "part", "promise", "words"), BROKEN, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_a_broken_promise_is_told(contract: type[Contract], part: type, promise: str, words: str) -> None:
+    class Checked(contract):  # type: ignore[misc,valid-type]
+        def make(self) -> object:
+            given = {} if contract is StreamContract else dict(self.given())
+            return part(given.pop("width"), **given) if contract is TemporalContract else part(**given)
+
+    with pytest.raises(AssertionError, match=words):
+        getattr(Checked(), promise)()
+
+
+class TestSound(StreamContract):
+    """The five lines that a stranger writes."""
+
+    def make(self) -> Sound:
+        return Sound()

@@ -1,0 +1,116 @@
+"""The documentation runs: its Python is executed, its commands and settings exist, its links lead somewhere.
+
+`python tests/test_docs.py` writes docs/cli.md anew from the commands' own help.
+"""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import itertools
+import pkgutil
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+import multistream
+from multistream.cli import app
+from multistream.recipe import Recipe
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = typer.main.get_command(app)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+
+
+def walk(command, name: str) -> Iterator[tuple[str, object]]:  # type: ignore[no-untyped-def]
+    yield name, command
+    for child, below in getattr(command, "commands", {}).items():
+        yield from walk(below, f"{name} {child}")
+
+
+def rendered() -> str:
+    """docs/cli.md, from the commands' own help."""
+    lines = ["# Command line", "", "Results go to stdout, progress and messages to stderr.", ""]
+    for name, command in walk(COMMANDS, "multistream"):
+        lines += [f"## {name}", "", (command.help or "").strip(), ""]  # type: ignore[attr-defined]
+        rows = []
+        for parameter in command.params:  # type: ignore[attr-defined]
+            names = ", ".join(
+                f"`{option}`" for option in (*parameter.opts, *parameter.secondary_opts) if option != "--help"
+            )
+            if parameter.param_type_name == "argument":
+                names = f"`{parameter.metavar or parameter.name.upper()}`"
+            if names:
+                rows.append(f"| {names} | {(getattr(parameter, 'help', '') or '').replace('|', chr(92) + '|')} |")
+        lines += ["| option | meaning |", "|---|---|", *rows, ""] if rows else []
+    lines += [
+        "## Exit codes",
+        "",
+        "0 ok; 1 a bug of ours, with a traceback; 2 usage or recipe; 65 data; 69 weights or plugin missing or broken; "
+        "70 diverged; 71 out of memory; 73 run folder busy; 74 disk; 78 cannot resume; 130 Ctrl-C; 143 SIGTERM.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def test_the_page_of_commands_is_what_help_says() -> None:
+    assert (ROOT / "docs" / "cli.md").read_text() == rendered(), "write it anew: python tests/test_docs.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_in_the_docs_runs(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for code in blocks(page, "python"):
+        if 'spec = "sketch"' in code:  # the sketch is installed by tests/test_plugins_command.py
+            continue
+        exec(compile(code, str(page), "exec"), {"__name__": "docs"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_in_the_docs_exist(page: Path) -> None:
+    """Every `multistream ...` line parses: the command, its options, and the settings that it sets."""
+    for block in blocks(page, "console"):
+        for line in re.findall(r"(?:^|/)multistream (.+)$", block, flags=re.M):
+            words = shlex.split(line)
+            command = COMMANDS
+            while words and words[0] in getattr(command, "commands", {}):
+                command = command.commands[words.pop(0)]
+            known = {option for parameter in command.params for option in parameter.opts}
+            for word in words:
+                assert not word.startswith("--") or word in known, f"{page.name}: {line}: {word}"
+            for setting in [value for flag, value in itertools.pairwise(words) if flag == "--set"]:
+                Recipe().with_settings(["network.streams.object=object", setting])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", prose):
+        assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def modules() -> list[str]:
+    return [info.name for info in pkgutil.walk_packages(multistream.__path__, "multistream.")]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstrings_examples_run(name: str) -> None:
+    module = importlib.import_module(name)
+    found = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    assert found.failed == 0
+
+
+def test_public_names_are_documented() -> None:
+    for name in multistream._WHERE:
+        assert (getattr(multistream, name).__doc__ or "").strip(), name
+
+
+if __name__ == "__main__":
+    (ROOT / "docs" / "cli.md").write_text(rendered())
