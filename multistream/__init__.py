@@ -10,8 +10,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multistream.comparison import compare as compare
     from multistream.composition import compose as compose
+    from multistream.data.maps import read_map as read_map
     from multistream.errors import MultistreamError as MultistreamError
+    from multistream.evaluating import evaluate as evaluate
     from multistream.hookspecs import hookimpl as hookimpl
     from multistream.inputs import Image as Image
     from multistream.inputs import Map as Map
@@ -21,19 +24,26 @@ if TYPE_CHECKING:
     from multistream.interfaces import Stream as Stream
     from multistream.interfaces import Tap as Tap
     from multistream.interfaces import Temporal as Temporal
+    from multistream.model import Model as Model
+    from multistream.model import load as load
     from multistream.network import MultiStream as MultiStream
+    from multistream.profiling import profile as profile
     from multistream.recipe import Recipe as Recipe
     from multistream.registry import datasets as datasets
     from multistream.registry import fusions as fusions
     from multistream.registry import streams as streams
     from multistream.registry import taps as taps
     from multistream.registry import temporals as temporals
+    from multistream.training import train as train
     from multistream.weights import Source as Source
 
 __version__ = "0.1.0"
 
 _WHERE = {
+    "compare": "comparison",
     "compose": "composition",
+    "read_map": "data.maps",
+    "evaluate": "evaluating",
     "MultistreamError": "errors",
     "hookimpl": "hookspecs",
     "Image": "inputs",
@@ -44,13 +54,17 @@ _WHERE = {
     "Stream": "interfaces",
     "Tap": "interfaces",
     "Temporal": "interfaces",
+    "Model": "model",
+    "load": "model",
     "MultiStream": "network",
+    "profile": "profiling",
     "Recipe": "recipe",
     "datasets": "registry",
     "fusions": "registry",
     "streams": "registry",
     "taps": "registry",
     "temporals": "registry",
+    "train": "training",
     "Source": "weights",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -103,10 +103,10 @@ def _mirrored(table: Table, folder: Path) -> tuple[Path, ...]:
             path = Path(place, name)
             if path.suffix.lower() in EXTENSIONS:
                 held[path.relative_to(folder).with_suffix("").as_posix()].append(path)
-    stems = [str(PurePosixPath(image).with_suffix("")) for image in table.ids]
+    stems = [_stem(image, held) for image in table.ids]
     several = [image for image, stem in zip(table.ids, stems, strict=True) if len(held.get(stem, ())) > 1]
     if several:
-        shown = ", ".join(path.name for path in held[str(PurePosixPath(several[0]).with_suffix(""))])
+        shown = ", ".join(path.name for path in held[_stem(several[0], held)])
         _refuse("have several maps", several, len(table), folder, right=f"The first has {printable(shown)}.")
     counts: dict[str, list[str]] = defaultdict(list)
     for image, stem in zip(table.ids, stems, strict=True):
@@ -120,6 +120,13 @@ def _mirrored(table: Table, folder: Path) -> tuple[Path, ...]:
         right = f"The first is to be {printable(stem)}.png, or another of {', '.join(EXTENSIONS)}."
         _refuse("have no map", missing, len(table), folder, right=right)
     return tuple(held[stem][0] for stem in stems)
+
+
+def _stem(image: str, held: Mapping[str, object]) -> str:
+    """The image's id without extension, or its longest suffix that a map has: photos to predict come with any path."""
+    parts = PurePosixPath(image).with_suffix("").parts
+    suffixes = ["/".join(parts[start:]) for start in range(len(parts))]
+    return next((suffix for suffix in suffixes if suffix in held), str(PurePosixPath(image).with_suffix("")))
 
 
 def _existing(paths: Sequence[Path], table: Table, source: str) -> tuple[Path, ...]:

@@ -34,7 +34,8 @@ def fit(
     """Copies tensors into a module's state, cast to its types; all must fit, or nothing is changed.
 
     `rename` gives a foreign key's name here, None where it has no place; `ignore` are prefixes of keys, before or
-    after renaming, that have none. Counters of batch norm may be missing. WeightsError lists what is missing, unexpected or misshapen.
+    after renaming, that have none. Counters of batch norm may be missing. WeightsError lists what is missing,
+    unexpected or misshapen.
     """
     own = module.state_dict()
     placed: dict[str, Tensor] = {}

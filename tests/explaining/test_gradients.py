@@ -72,7 +72,9 @@ def test_last_stage_equals_pytorch_grad_cam_and_torch_cam(make: Make) -> None:
         image = batch["image"].float().requires_grad_()
         peer(image, targets=[ClassifierOutputTarget(1)] * 2)
         activations, gradients = peer.activations_and_grads.activations[0], peer.activations_and_grads.gradients[0]
-        raw = peer.get_cam_image(image, layer, [ClassifierOutputTarget(1)] * 2, activations.numpy(), gradients.numpy(), False)
+        raw = peer.get_cam_image(
+            image, layer, [ClassifierOutputTarget(1)] * 2, activations.numpy(), gradients.numpy(), False
+        )
     close(ours, torch.from_numpy(raw).unsqueeze(1), tolerance=1e-5)
     with torchcam.GradCAM(whole, layer) as extractor:
         scores = whole(batch["image"].float().requires_grad_())
@@ -120,7 +122,9 @@ def test_integrated_gradients_are_complete_and_equal_captum(make: Make, temporal
         return fused_of_tokens(network, dict(zip(tokens, parts, strict=True)))
 
     peer = captum.IntegratedGradients(of_tokens)
-    theirs = peer.attribute(tuple(tokens.values()), tuple(starts.values()), target=1, n_steps=32, method="gausslegendre")
+    theirs = peer.attribute(
+        tuple(tokens.values()), tuple(starts.values()), target=1, n_steps=32, method="gausslegendre"
+    )
     for (key, branch), their in zip(network.branches.items(), theirs, strict=True):
         for step, stage in enumerate(branch.taps):
             assert torch.allclose(given[key][stage], their[:, step].float(), atol=1e-5)

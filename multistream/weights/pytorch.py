@@ -1,0 +1,121 @@
+"""Files of torch.save, in the zip form and the older one: tensors only, vetted before torch reads them."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
+
+import torch
+from torch import Tensor
+
+from multistream.weights.contents import Contents, Malformed
+from multistream.weights.outline import Outline, Storage
+
+MAGIC = 0x1950A86A20F9469CFC6C
+"""The number with which torch's older files begin."""
+
+PROTOCOL = 1001
+
+WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_state_dict", "net")
+"""Names under which training scripts put the tensors."""
+
+PARALLEL = "module."
+"""What DataParallel puts before every name."""
+
+
+def read_pytorch(path: Path) -> Contents:
+    """The tensors of a state dict, also of one that a training script wrapped; Malformed for everything else."""
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            _vet_zip(file)
+        else:
+            _vet_old(file)
+        file.seek(0)  # the file that was vetted, not one of the same name
+        try:
+            found: Any = torch.load(file, map_location="cpu", weights_only=True)
+        # After the vetting little is left to go wrong, but torch does not say with which errors.
+        except Exception as error:
+            raise Malformed(f"torch cannot read it: {str(error).partition(chr(10))[0][:200]}") from error
+    return _unwrapped(found)
+
+
+def _vet_zip(file: IO[bytes]) -> None:
+    """Checks that the pickle builds tensors alone, and each storage has the bytes that it claims."""
+    try:
+        with ZipFile(file) as archive:
+            entries = {entry.filename: entry for entry in archive.infolist()}
+            if len(entries) < len(archive.infolist()):
+                raise Malformed("two of its parts have one name")
+            if any(entry.compress_type != ZIP_STORED or entry.flag_bits & 1 for entry in entries.values()):
+                raise Malformed("it is compressed or encrypted; torch.save never does that")
+            if sum(entry.file_size for entry in entries.values()) > _size(file):
+                raise Malformed("its parts are larger than the file")
+            pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+            if len(pickles) != 1 or pickles[0].replace("data.pkl", "constants.pkl") in entries:
+                raise Malformed("it is no zip of torch.save's; TorchScript is not read")
+            with archive.open(pickles[0]) as stream:
+                storages = Outline(stream).storages
+    except (BadZipFile, NotImplementedError, struct.error, EOFError) as error:
+        raise Malformed(f"the zip is damaged: {error}") from error
+    for storage in storages.values():
+        entry = entries.get(pickles[0].replace("data.pkl", f"data/{storage.key}"))
+        if entry is None or entry.file_size != _bytes(storage):
+            raise Malformed(f"storage {storage.key!r} has not the {_bytes(storage):,} bytes that it claims")
+
+
+def _vet_old(file: IO[bytes]) -> None:
+    """The same for the older form: five pickles, and then each storage as a count and the numbers."""
+    file.seek(0)
+    try:
+        magic, protocol = Outline(file).value, Outline(file).value
+    except Malformed as error:
+        raise Malformed(f"it is no file of torch.save's: {error}") from error
+    if (magic, protocol) != (MAGIC, PROTOCOL):
+        raise Malformed("it is a pickle, but not of torch.save's; pickles can run anything and are not read")
+    system = Outline(file).value
+    if not isinstance(system, dict) or system.get("little_endian", True) is not True:
+        raise Malformed("it was written by a big-endian machine")
+    storages, keys = Outline(file).storages, Outline(file).value
+    if not isinstance(keys, list) or sorted(map(repr, keys)) != sorted(map(repr, storages)):
+        raise Malformed("its list of storages is not that of its tensors")
+    place, end = file.tell(), _size(file)
+    for key in keys:
+        file.seek(place)
+        if file.read(8) != struct.pack("<q", storages[key].count):
+            raise Malformed(f"storage {key!r} has not the size that it claims")
+        place += 8 + _bytes(storages[key])
+        if place > end:
+            raise Malformed(f"it ends inside storage {key!r}")
+
+
+def _bytes(storage: Storage) -> int:
+    return storage.count * storage.dtype.itemsize
+
+
+def _size(file: IO[bytes]) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _unwrapped(found: Any) -> Contents:
+    """The tensors by name, out of a training script's wrappers and without DataParallel's prefix."""
+    notes = []
+    while isinstance(found, Mapping) and (wrapper := next((w for w in WRAPPERS if _is_wrapper(found, w)), None)):
+        found = found[wrapper]
+        notes.append(f"taken from {wrapper!r}")
+    if not isinstance(found, Mapping):
+        raise Malformed(f"it holds a {type(found).__name__}, not a dict of tensors")
+    tensors = {str(name): value.detach() for name, value in found.items() if isinstance(value, Tensor)}
+    if len(tensors) < len(found):
+        notes.append(f"{len(found) - len(tensors)} entries that are no tensors left out")
+    if tensors and all(name.startswith(PARALLEL) for name in tensors):
+        tensors = {name.removeprefix(PARALLEL): value for name, value in tensors.items()}
+        notes.append(f"prefix {PARALLEL!r} taken off")
+    return Contents(tensors, notes=tuple(notes))
+
+
+def _is_wrapper(found: Mapping[Any, Any], name: str) -> bool:
+    return isinstance(found.get(name), Mapping)
