@@ -140,7 +140,12 @@ def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
     if path.is_dir():
         stream.load_state_dict(branch_of_run(path, key)[0].stream.state_dict())
     else:
-        stream.load_weights(read_tensors(path).tensors, where=where)
+        file = read_tensors(path)
+        # Nothing in the tensors tells: colours that change sides cost accuracy without an error.
+        if isinstance(stream.input, Image) and (stream.input.channels, file.metadata.get("channels")) == ("BGR", "RGB"):
+            what = f"{path} was turned to red, green, blue, and this stream gives blue, green, red."
+            raise WeightsError(where, what, do="Give the file it was made of, or convert it without --rgb.")
+        stream.load_weights(file.tensors, where=where)
 
 
 def branch_of_run(path: Path, key: str) -> tuple[Branch, nn.Module | None]:

@@ -1,13 +1,14 @@
-"""multistream weights"""
+"""`multistream weights`: looks into weight files, and converts them to safetensors."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multistream.cli.options import Json, print_json
+from multistream.cli.options import Json, Quiet, print_json
 
 if TYPE_CHECKING:
     from multistream.weights import Inspection
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look into weight files, and convert them to safetensors.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help=".safetensors, .pth, .caffemodel, .binaryproto or .h5.")]
+
+SHOWN = 6
+"""Tensors that are listed without --all."""
+
+
+class Library(StrEnum):
+    """Whose names a converted file gets."""
+
+    torchvision = "torchvision"
+    timm = "timm"
 
 
 @app.command("inspect")
@@ -37,29 +48,44 @@ def inspect_command(
 def convert_command(
     file: File,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors to write.")],
+    names: Annotated[
+        Library | None, typer.Option(help="Whose names it gets: MobileNetV2, VGG16 and ResNet have both.")
+    ] = None,
+    rgb: Annotated[
+        bool, typer.Option("--rgb", help="Turn a Caffe VGG16's first layer to red, green, blue: not for `places`.")
+    ] = False,
     json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Write a weight file as safetensors; Caffe's VGG16 under torchvision's names, for RGB."""
+    """Write a weight file as safetensors; Caffe's VGG16 gets torchvision's names."""
     from multistream.weights import convert
 
-    found = convert(file, out)
+    found = convert(file, out, names=names.value if names else None, rgb=rgb)
     if json:
         print_json(found.to_dict())
     else:
         typer.echo(described(found, every=False))
+    if not quiet and (channels := found.metadata.get("channels")):
+        typer.echo(f"It reads {', '.join(channels)}, 0-255, minus the mean (weights of Caffe's).", err=True)
 
 
 def described(found: Inspection, *, every: bool) -> str:
     """An inspection as lines to read."""
     types = ", ".join(f"{count} {name}" for name, count in found.dtypes.items())
+    guess = f"{found.architecture} in the names of {found.style}" if found.style else "unknown names"
     lines = [
-        f"{found.path}: {found.format}, {found.style}",
+        f"{found.path}: {found.format}, {guess}",
         f"{found.tensors:,} tensors ({types}), {found.parameters:,} parameters, {found.bytes:,} bytes",
         f"sha256 {found.sha256}",
         *found.notes,
     ]
-    shown = list(found.shapes.items()) if every else list(found.shapes.items())[:6]
-    lines += [f"  {name:50} {' x '.join(map(str, shape)) or 'scalar'}" for name, shape in shown]
+    shown = list(found.shapes.items()) if every else list(found.shapes.items())[:SHOWN]
+    lines += [f"  {_plain(name):50} {' x '.join(map(str, shape)) or 'scalar'}" for name, shape in shown]
     if len(shown) < found.tensors:
         lines.append(f"  and {found.tensors - len(shown):,} more (--all)")
     return "\n".join(lines)
+
+
+def _plain(name: str) -> str:
+    """A name from a foreign file, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -1,9 +1,48 @@
-"""Weights: reading every format that people keep them in, and fitting them strictly into a stream."""
+"""Weights: reading every format that people keep them in, and fitting them strictly into a stream.
 
-from multistream.weights.fitting import Fitted, fit
-from multistream.weights.hub import from_hub
-from multistream.weights.inspection import Inspection, convert, inspect
-from multistream.weights.reading import WeightFile, read_tensors
-from multistream.weights.source import Source
+Names are imported when they are first used: `Source` needs no torch.
+"""
 
-__all__ = ["Fitted", "Inspection", "Source", "WeightFile", "convert", "fit", "from_hub", "inspect", "read_tensors"]
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from multistream.weights.conversion import convert as convert
+    from multistream.weights.fitting import Fitted as Fitted
+    from multistream.weights.fitting import fit as fit
+    from multistream.weights.hub import from_hub as from_hub
+    from multistream.weights.inspection import Inspection as Inspection
+    from multistream.weights.inspection import inspect as inspect
+    from multistream.weights.reading import WeightFile as WeightFile
+    from multistream.weights.reading import read_tensors as read_tensors
+    from multistream.weights.renaming import caffe_vgg16 as caffe_vgg16
+    from multistream.weights.renaming import match_by_order as match_by_order
+    from multistream.weights.renaming import to_names as to_names
+    from multistream.weights.source import Source as Source
+
+_WHERE = {
+    "convert": "conversion",
+    "Fitted": "fitting",
+    "fit": "fitting",
+    "from_hub": "hub",
+    "Inspection": "inspection",
+    "inspect": "inspection",
+    "WeightFile": "reading",
+    "read_tensors": "reading",
+    "caffe_vgg16": "renaming",
+    "match_by_order": "renaming",
+    "to_names": "renaming",
+    "Source": "source",
+}
+
+__all__ = [*_WHERE]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'multistream.weights' has no attribute {name!r}.")
+    value = getattr(import_module(f"multistream.weights.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value

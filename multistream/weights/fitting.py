@@ -13,10 +13,13 @@ from multistream.errors import WeightsError
 SHOWN = 4
 """Names that an error lists; the others are counted."""
 
+COUNTER = "num_batches_tracked"
+"""Batch norm's counter, which files from before torch 0.4.1 lack; it stays as it is."""
+
 
 @dataclass(frozen=True)
 class Fitted:
-    """How many tensors were loaded, and which of the file had no place by the stream's own word."""
+    """How many tensors were loaded, and the keys of the file that have no place by the stream's own word."""
 
     loaded: int
     ignored: tuple[str, ...]
@@ -34,44 +37,63 @@ def fit(
     """Copies tensors into a module's state, cast to its types; all must fit, or nothing is changed.
 
     `rename` gives a foreign key's name here, None where it has no place; `ignore` are prefixes of keys, before or
-    after renaming, that have none. Counters of batch norm may be missing. WeightsError lists what is missing,
-    unexpected or misshapen.
+    after renaming, that have none. WeightsError lists what is missing, unexpected, misshapen or no number of the kind.
+
+    >>> fit(nn.Linear(2, 1), {"w": torch.ones(1, 2), "bias": torch.ones(1)}, rename=lambda k: k.replace("w", "weight"))
+    Fitted(loaded=2, ignored=())
     """
+    placed, ignored = _placed(tensors, rename, tuple(ignore), where)
     own = module.state_dict()
+    both = {name: (tensor, own[name]) for name, tensor in placed.items() if name in own}
+    wrong = {
+        "missing": [name for name in own if name not in placed and not name.endswith(COUNTER)],
+        "unexpected": [name for name in placed if name not in own],
+        "of another shape": [f"{n} {_shape(a)} for {_shape(b)}" for n, (a, b) in both.items() if a.shape != b.shape],
+        "of another kind": [
+            f"{n} {_type(a)} for {_type(b)}"
+            for n, (a, b) in both.items()
+            if a.is_floating_point() != b.is_floating_point()
+        ],
+    }
+    if any(wrong.values()):
+        told = "; ".join(_told(what, names) for what, names in wrong.items() if names)
+        fits = len(both) - len(wrong["of another shape"]) - len(wrong["of another kind"])
+        raise WeightsError(
+            where,
+            f"the file does not fit: {told}.",
+            right=f"{max(fits, 0)} of {len(own)} tensors would fit.",
+            do="Is it another architecture or variant? See multistream weights inspect FILE.",
+        )
+    for tensor, place in both.values():
+        place.copy_(tensor)
+    return Fitted(len(both), ignored)
+
+
+def _placed(
+    tensors: Mapping[str, Tensor], rename: Callable[[str], str | None] | None, ignore: tuple[str, ...], where: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Tensors by their names here, and the keys that have no place."""
     placed: dict[str, Tensor] = {}
     ignored = []
     for key, tensor in tensors.items():
         name = rename(key) if rename else key
-        if name is None or key.startswith(tuple(ignore)) or name.startswith(tuple(ignore)):
+        if name is None or key.startswith(ignore) or name.startswith(ignore):
             ignored.append(key)
         elif name in placed:
-            raise WeightsError(where, f"two tensors of the file are {name}, {key} the second.")
+            raise WeightsError(where, f"two tensors of the file are {name} here, {key} the second.")
         else:
             placed[name] = tensor
-    counters = {name for name in own if name.endswith("num_batches_tracked")}
-    missing = [name for name in own if name not in placed and name not in counters]
-    unexpected = [name for name in placed if name not in own]
-    misshapen = [
-        f"{name} {tuple(placed[name].shape)} for {tuple(own[name].shape)}"
-        for name in placed
-        if name in own and placed[name].shape != own[name].shape
-    ]
-    if missing or unexpected or misshapen:
-        told = [_told("missing", missing), _told("unexpected", unexpected), _told("of another shape", misshapen)]
-        fits = len(placed) - len(unexpected) - len(misshapen)
-        raise WeightsError(
-            where,
-            f"the file does not fit: {'; '.join(text for text in told if text)}.",
-            right=f"{fits} of {len(own)} tensors would fit.",
-            do="Is it another architecture or variant? See multistream weights inspect FILE.",
-        )
-    for name, tensor in placed.items():
-        own[name].copy_(tensor)
-    return Fitted(len(placed), tuple(ignored))
+    return placed, tuple(ignored)
 
 
 def _told(what: str, names: Sequence[str]) -> str:
-    if not names:
-        return ""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{len(names)} {what} ({', '.join(names[:SHOWN])}{more})"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

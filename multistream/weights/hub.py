@@ -6,21 +6,52 @@ from torch import Tensor
 
 from multistream.errors import WeightsError
 
+OWNER = "timm/"
+FILE = "model.safetensors"
+PATIENCE = 10.0
+"""Seconds that the hub may take to answer."""
+
 
 def from_hub(name: str) -> dict[str, Tensor]:
     """The state dict of a timm model on the Hugging Face hub (`timm/mobilenetv2_100.ra_in1k`), downloaded or cached."""
     import timm
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    model = name.removeprefix("timm/")
+    model = name.removeprefix(OWNER)
+    if not name.startswith(OWNER) or not timm.is_model(model.partition(".")[0]):
+        raise WeightsError("weights", f"{name!r} is no model of timm's on the hub.", do="Give a file: KEY=FILE.")
+    file = _downloaded(name)
     try:
-        return dict(timm.create_model(model, pretrained=True).state_dict())
-    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        made = timm.create_model(model, pretrained=True, pretrained_cfg_overlay={"file": file})
+    # Whatever a damaged file, or one of another timm, makes it stumble over.
+    except Exception as error:
+        do = "Upgrade timm, or remove the file so that it is fetched again."
+        raise WeightsError("weights", f"timm cannot load {file}: {_line(error)}.", do=do) from error
+    return dict(made.state_dict())
+
+
+def _downloaded(name: str) -> str:
+    """The model's file in the hub's cache; fetched if it is not there, after one quick question whether it can be.
+
+    Without that question the hub's own client tries again for most of a minute when there is no network.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        try:
+            return str(hf_hub_download(name, FILE, local_files_only=True))
+        except LocalEntryNotFoundError:
+            get_hf_file_metadata(hf_hub_url(name, FILE), timeout=PATIENCE)
+            return str(hf_hub_download(name, FILE))
+    # Every version of the client has another HTTP library below it, with errors of its own.
+    except Exception as error:
         raise WeightsError(
             "weights",
-            f"{name} cannot be fetched from the hub: {said[:160]}.",
+            f"{name} cannot be fetched from the hub: {_line(error)}.",
             do="Check the network, or download the file elsewhere and give --weights KEY=FILE.",
         ) from error
-    except RuntimeError as error:  # timm: no pretrained weights under this name
-        raise WeightsError("weights", f"timm knows no pretrained {model!r}: {error}.") from error
+
+
+def _line(error: Exception) -> str:
+    """The first line of what was said."""
+    return (str(error).strip() or type(error).__name__).partition("\n")[0][:160].rstrip(".")

@@ -23,6 +23,9 @@ PROTOCOL = 1001
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_state_dict", "net")
 """Names under which training scripts put the tensors."""
 
+MOST_WRAPPERS = 3
+"""Wrappers in wrappers; a pickle may also hold itself."""
+
 PARALLEL = "module."
 """What DataParallel puts before every name."""
 
@@ -80,7 +83,7 @@ def _vet_old(file: IO[bytes]) -> None:
     if not isinstance(system, dict) or system.get("little_endian", True) is not True:
         raise Malformed("it was written by a big-endian machine")
     storages, keys = Outline(file).storages, Outline(file).value
-    if not isinstance(keys, list) or sorted(map(repr, keys)) != sorted(map(repr, storages)):
+    if not isinstance(keys, list) or len(keys) != len(storages) or not all(_is_in(key, storages) for key in keys):
         raise Malformed("its list of storages is not that of its tensors")
     place, end = file.tell(), _size(file)
     for key in keys:
@@ -103,9 +106,11 @@ def _size(file: IO[bytes]) -> int:
 def _unwrapped(found: Any) -> Contents:
     """The tensors by name, out of a training script's wrappers and without DataParallel's prefix."""
     notes = []
-    while isinstance(found, Mapping) and (wrapper := next((w for w in WRAPPERS if _is_wrapper(found, w)), None)):
-        found = found[wrapper]
-        notes.append(f"taken from {wrapper!r}")
+    for _ in range(MOST_WRAPPERS):
+        wrapper = next((name for name in WRAPPERS if _holds(found, name)), None)
+        if wrapper is not None:
+            found = found[wrapper]
+            notes.append(f"taken from {wrapper!r}")
     if not isinstance(found, Mapping):
         raise Malformed(f"it holds a {type(found).__name__}, not a dict of tensors")
     tensors = {str(name): value.detach() for name, value in found.items() if isinstance(value, Tensor)}
@@ -117,5 +122,9 @@ def _unwrapped(found: Any) -> Contents:
     return Contents(tensors, notes=tuple(notes))
 
 
-def _is_wrapper(found: Mapping[Any, Any], name: str) -> bool:
-    return isinstance(found.get(name), Mapping)
+def _holds(found: Any, name: str) -> bool:
+    return isinstance(found, Mapping) and isinstance(found.get(name), Mapping)
+
+
+def _is_in(key: Any, storages: Mapping[str, Storage]) -> bool:
+    return isinstance(key, str) and key in storages

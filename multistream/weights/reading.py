@@ -2,144 +2,104 @@
 
 from __future__ import annotations
 
-import pickle
-import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from multistream.errors import WeightsError
 from multistream.files import sha256_file
-from multistream.weights.caffe import caffe_vgg16, is_vgg16, read_binaryproto, read_caffemodel
-from multistream.weights.wire import Malformed
+from multistream.weights.caffe import read_binaryproto, read_caffemodel
+from multistream.weights.contents import Contents, Malformed
+from multistream.weights.keras import read_keras
+from multistream.weights.pytorch import read_pytorch
+from multistream.weights.stored import read_safetensors
 
-WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_state_dict", "net")
-"""Names under which training scripts put the tensors."""
+MOST_BYTES = 16 * 2**30
+"""A larger file is refused, unread. The largest models of timm have some 10 GB."""
+
+MOST_SHARING = 4
+"""Tensors that share memory may come to so many times the file's size (tied weights); more is an attack."""
+
+Reader = Callable[[Path], Contents]
+
+PYTORCH: tuple[str, Reader] = ("PyTorch", read_pytorch)
+BY_HEAD: Mapping[bytes, tuple[str, Reader]] = {
+    b"\x89HDF\r\n\x1a\n": ("Keras", read_keras),
+    b"PK\x03\x04": PYTORCH,
+    b"\x80": PYTORCH,
+}
+BY_SUFFIX: Mapping[str, tuple[str, Reader]] = {
+    ".safetensors": ("safetensors", read_safetensors),
+    ".caffemodel": ("Caffe", read_caffemodel),
+    ".binaryproto": ("Caffe mean", read_binaryproto),
+    **dict.fromkeys((".pth", ".pt", ".tar", ".bin"), PYTORCH),
+    **dict.fromkeys((".h5", ".hdf5"), ("Keras", read_keras)),
+}
 
 
 @dataclass(frozen=True)
 class WeightFile:
-    """Tensors by name, on the CPU and in the stored type; `notes` tell what was renamed or unwrapped."""
+    """Tensors by name, on the CPU and in the stored type; `notes` tell what was renamed, turned or unwrapped."""
 
     path: Path
     format: str
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-    @property
-    def sha256(self) -> str:
-        """sha256 of the file."""
-        return sha256_file(self.path)
+    sha256: str = ""
 
 
 def read_tensors(path: str | Path) -> WeightFile:
     """Reads .safetensors, tensors-only .pth/.pt/.tar (zip and old form), .caffemodel, .binaryproto, Keras .h5.
 
-    Caffe's VGG16 comes out under torchvision's names, for RGB input. A file that is missing, damaged, or holds
-    anything but tensors is a WeightsError (exit 69).
+    Names and values stay as stored, but for wrappers of training scripts (paper section 5). A file that is missing,
+    damaged, or holds anything but tensors is a WeightsError (exit 69), before anything large is allocated.
     """
     path = Path(path).expanduser()
-    if not path.is_file():
-        raise WeightsError(str(path), "no such file.", do="Check the path.")
-    name, reader = _reader(path)
     try:
-        return reader(path)
-    except (pickle.UnpicklingError, BadZipFile) as error:
-        do = "Save its state_dict alone: torch.save(model.state_dict(), FILE)."
-        raise WeightsError(str(path), f"it holds more than tensors, or is damaged: {_first(error)}.", do=do) from error
-    # torch's reader and h5py raise whatever a damaged file makes them stumble over.
-    except (SafetensorError, Malformed, OSError, ValueError, RuntimeError, EOFError, KeyError, TypeError) as error:
-        raise WeightsError(str(path), f"this is no {name} file, or a damaged one: {_first(error)}.") from error
-    except (AttributeError, IndexError, struct.error, UnicodeDecodeError, MemoryError, OverflowError) as error:
-        raise WeightsError(str(path), f"this is no {name} file, or a damaged one: {_first(error)}.") from error
+        size = _size(path)
+        name, reader = _reader(path)
+        contents = reader(path)
+        _check(contents, size)
+        return WeightFile(path, name, contents.tensors, contents.metadata, contents.notes, sha256_file(path))
+    except Malformed as error:
+        do = "Get it again, or save a state_dict alone: torch.save(model.state_dict(), FILE)."
+        raise WeightsError(str(path), f"this is no {name} file, or a damaged one: {error}.", do=do) from error
+    except OSError as error:
+        raise WeightsError(str(path), f"it cannot be read: {error.strerror or error}.", do="Check the path.") from error
 
 
-def _reader(path: Path) -> tuple[str, Callable[[Path], WeightFile]]:
-    """What a file is, by its first bytes and then by its name."""
+def _size(path: Path) -> int:
+    """The size of a regular file, in bytes."""
+    if not path.is_file():
+        raise WeightsError(str(path), "no such file." if not path.exists() else "it is no file.", do="Check the path.")
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise WeightsError(str(path), f"it has {size:,} bytes.", right=f"At most {MOST_BYTES:,} are read.")
+    return size
+
+
+def _reader(path: Path) -> tuple[str, Reader]:
+    """What a file is, by its first bytes where they tell, else by its name."""
     with path.open("rb") as file:
         head = file.read(16)
-    if head.startswith(b"\x89HDF"):
-        return "Keras", _keras
-    if head.startswith(b"PK\x03\x04") or head.startswith(b"\x80"):
-        return "PyTorch", _pytorch
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
-        return "safetensors", _safetensors
-    readers = {".caffemodel": ("Caffe", _caffe), ".binaryproto": ("Caffe mean", _caffe_mean)}
-    if path.suffix in readers:
-        return readers[path.suffix]
-    if path.suffix in (".pth", ".pt", ".tar", ".bin"):
-        return "PyTorch", _pytorch
+    for start, known in BY_HEAD.items():
+        # A safetensors file starts with its header's length, whose low byte may well be 0x80.
+        if head.startswith(start) and head[8:9] != b"{" and path.suffix not in (".caffemodel", ".binaryproto"):
+            return known
+    if path.suffix in BY_SUFFIX:
+        return BY_SUFFIX[path.suffix]
+    if head[8:9] == b"{":
+        return BY_SUFFIX[".safetensors"]
     right = ".safetensors, .pth, .pt, .pth.tar, .caffemodel, .binaryproto and .h5 are read."
     raise WeightsError(str(path), "its format is unknown.", right=right)
 
 
-def _safetensors(path: Path) -> WeightFile:
-    with safe_open(path, framework="pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  it is no mapping
-        return WeightFile(path, "safetensors", tensors, stored.metadata() or {})
-
-
-def _pytorch(path: Path) -> WeightFile:
-    """Tensors in torch's own zip or old form; torch's reader admits tensors and plain containers, nothing that runs."""
-    found: Any = torch.load(path, map_location="cpu", weights_only=True)
-    notes = []
-    for wrapper in WRAPPERS:
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-            notes.append(f"taken from {wrapper!r}")
-    if not isinstance(found, dict):
-        raise WeightsError(str(path), f"it holds a {type(found).__name__}.", right="A dict of tensors is read.")
-    tensors = {str(name): value for name, value in found.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise WeightsError(str(path), "no tensor is in it.", right="A state dict of tensors is read.")
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
-        notes.append("prefix 'module.' taken off")
-    return WeightFile(path, "PyTorch", tensors, notes=tuple(notes))
-
-
-def _caffe(path: Path) -> WeightFile:
-    tensors = read_caffemodel(path)
-    if not is_vgg16(tensors):
-        return WeightFile(path, "Caffe", tensors)
-    note = "VGG16 under torchvision's names; the first convolution turned to RGB"
-    return WeightFile(path, "Caffe", caffe_vgg16(tensors), notes=(note,))
-
-
-def _caffe_mean(path: Path) -> WeightFile:
-    return WeightFile(path, "Caffe mean", read_binaryproto(path))
-
-
-def _keras(path: Path) -> WeightFile:
-    """Keras' kernels: HWIO becomes torch's OIHW, dense (in, out) becomes (out, in)."""
-    try:
-        import h5py
-    except ImportError as error:
-        raise WeightsError(str(path), "reading HDF5 needs h5py.", do="pip install h5py.") from error
-    tensors: dict[str, Tensor] = {}
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset):
-            value = torch.from_numpy(item[()])
-            if value.ndim == 4:
-                value = value.permute(3, 2, 0, 1).contiguous()
-            elif value.ndim == 2:
-                value = value.T.contiguous()
-            tensors[name.replace("/", ".")] = value
-
-    with h5py.File(path, "r") as file:
-        file.visititems(visit)
-    note = "kernels turned from HWIO to OIHW; a dense layer after a flatten still counts its inputs in HWC order"
-    return WeightFile(path, "Keras", tensors, notes=(note,))
-
-
-def _first(error: BaseException) -> str:
-    """The first line of what was said, without a full stop."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+def _check(contents: Contents, size: int) -> None:
+    if not contents.tensors:
+        raise Malformed("no tensor is in it")
+    total = sum(tensor.numel() * tensor.element_size() for tensor in contents.tensors.values())
+    if total > MOST_SHARING * size:
+        raise Malformed(f"its tensors have {total:,} bytes together, the file {size:,}")

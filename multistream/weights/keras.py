@@ -1,0 +1,102 @@
+"""Keras' .h5 files: kernels turned to torch's order, under torch's words for a layer's tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from multistream.errors import WeightsError
+from multistream.weights.contents import Contents, Malformed
+
+MOST_DATASETS = 100_000
+
+KINDS = {
+    "kernel": "weight", "W": "weight", "depthwise_kernel": "weight", "gamma": "weight",
+    "bias": "bias", "b": "bias", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var",
+}  # fmt: skip
+"""Keras' words for a layer's tensors (old ones too) -> torch's."""
+
+FLATTENED = {"fc1": (7, 7, 512)}
+"""VGG16's dense layer that reads a flattened map: its inputs count height, width, channels; torch's channels first."""
+
+VGG16 = {"fc1": "fc6", "fc2": "fc7", "predictions": "fc8a", "prediction": "fc8a"}
+"""Keras' names of VGG16's dense layers -> Caffe's, whose weights these files hold."""
+
+
+def read_keras(path: Path) -> Contents:
+    """{"LAYER.weight", ...}: HWIO becomes OIHW, (in, out) becomes (out, in), VGG16 gets Caffe's names."""
+    try:
+        h5py: Any = import_module("h5py")  # an extra, with no types of its own
+    except ImportError as error:
+        do = "Install it: pip install 'multistream[keras]'."
+        raise WeightsError(str(path), "it is a Keras file, which h5py would read.", do=do) from error
+    tensors: dict[str, Tensor] = {}
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            for name, dataset in _datasets(file, h5py.Dataset):
+                layer, kind = _names(name)
+                if f"{layer}.{kind}" in tensors:
+                    raise Malformed(f"two tensors are {layer}.{kind}")
+                tensors[f"{layer}.{kind}"] = _turned(dataset, layer, name)
+    except Malformed:
+        raise
+    # h5py hands on whatever the HDF5 library and numpy make of a damaged file.
+    except Exception as error:
+        raise Malformed(f"h5py cannot read it: {str(error)[:200]}") from error
+    note = "kernels turned from Keras' order to torch's"
+    if "block1_conv1.weight" in tensors and "block5_conv3.weight" in tensors:
+        return Contents({_caffe_name(name): t for name, t in tensors.items()}, notes=(note, "VGG16 in Caffe's names"))
+    return Contents(tensors, notes=(note,))
+
+
+def _datasets(file: Any, kind: type[Any]) -> Iterator[tuple[str, Any]]:
+    """All datasets that hold their numbers plainly in this file: none can claim more than its bytes."""
+    names: list[str] = []
+
+    def visit(name: str) -> bool | None:  # is not shown links to other files
+        names.append(name)
+        return True if len(names) > MOST_DATASETS else None  # anything but None ends the visit
+
+    file.visit(visit)
+    for name in names:
+        dataset = file[name]
+        if not isinstance(dataset, kind) or "optimizer_weights" in name or dataset.shape == ():
+            continue
+        plain = dataset.chunks is None and not dataset.is_virtual and not dataset.external
+        if not plain or dataset.dtype.kind != "f" or dataset.id.get_storage_size() != dataset.nbytes:
+            raise Malformed(f"{name[:80]!r} is compressed, chunked, kept elsewhere, or holds no floating numbers")
+        yield name, dataset
+
+
+def _names(name: str) -> tuple[str, str]:
+    """(layer, torch's word) of a dataset such as model_weights/conv1/conv1/kernel:0 or fc1/fc1_W_1:0."""
+    *groups, last = name.split("/")
+    layer = groups[-1] if groups else last
+    word = re.sub(r"_\d+$", "", last.partition(":")[0]).removeprefix(f"{layer}_")
+    return layer, KINDS.get(word, word)
+
+
+def _turned(dataset: Any, layer: str, name: str) -> Tensor:
+    value = torch.from_numpy(dataset[()].astype(dataset.dtype.newbyteorder("=")))
+    if value.ndim == 4 and "depthwise" in name:  # height, width, in, multiplier -> in x multiplier, 1, height, width
+        return value.permute(2, 3, 0, 1).flatten(0, 1).unsqueeze(1).contiguous()
+    if value.ndim == 4:
+        return value.permute(3, 2, 0, 1).contiguous()
+    if value.ndim != 2:
+        return value
+    value = value.T
+    if layer in FLATTENED and value.shape[1] == 7 * 7 * 512:
+        value = value.unflatten(1, FLATTENED[layer]).permute(0, 3, 1, 2).flatten(1)
+    return value.contiguous()
+
+
+def _caffe_name(name: str) -> str:
+    layer, _, kind = name.rpartition(".")
+    layer = re.sub(r"^block([1-5])_conv([1-3])$", r"conv\1_\2", VGG16.get(layer, layer))
+    return f"{layer}.{kind}"
