@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from multistream.comparison.compare import Comparison
+from multistream.comparison.comparing import Comparison
 from multistream.comparison.formats import heading, shown
 from multistream.statistics import Interval
 

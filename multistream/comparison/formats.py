@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from multistream.comparison.compare import Comparison, Row
+from multistream.comparison.comparing import Comparison, Row
 from multistream.comparison.published import Published
 from multistream.data.names import printable
 from multistream.statistics import Interval

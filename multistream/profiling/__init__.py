@@ -1,6 +1,6 @@
 """Profiling: what a network costs, piece by piece."""
 
 from multistream.profiling.machine import Roofline
-from multistream.profiling.profile import Profile, Row, profile
+from multistream.profiling.profiler import Profile, Row, profile
 
 __all__ = ["Profile", "Roofline", "Row", "profile"]

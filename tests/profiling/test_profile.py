@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from multistream import MultiStream, compose, streams
 from multistream.profiling import profile
-from multistream.profiling.profile import count_pieces
+from multistream.profiling.profiler import count_pieces
 from multistream.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"))
