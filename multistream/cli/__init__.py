@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from typing import Annotated
 
 import typer
 
 from multistream import __version__
 from multistream.cli.compare import compare
+from multistream.cli.data import app as data
 from multistream.cli.evaluate import evaluate
 from multistream.cli.plugins import app as plugins
 from multistream.cli.predict import predict
@@ -30,6 +32,7 @@ app.command()(evaluate)
 app.command()(predict)
 app.command()(compare)
 app.command()(profile)
+app.add_typer(data, name="data")
 app.add_typer(plugins, name="plugins")
 app.add_typer(weights, name="weights")
 
@@ -51,6 +54,7 @@ def multistream(
 
 def main() -> None:
     """Runs the command line; what the user can change ends in one line on stderr and an exit code, not a traceback."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF and bombs: each file's own status tells
     try:
         app()
     except MultistreamError as error:

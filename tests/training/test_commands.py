@@ -164,3 +164,21 @@ def test_ctrl_c_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> Non
     assert process.returncode == 130, err
     assert "multistream train --resume run" in err
     assert any((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_data_scan_and_split(photos: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copied = tmp_path / "photos"
+    shutil.copytree(photos, copied)
+    (copied / "awe" / "bad.jpg").write_bytes(b"nothing")
+    shutil.copy(copied / "awe" / "1.png", copied / "joy" / "twin.png")
+    out, _ = call("data", "scan", copied, cwd=tmp_path)
+    assert "awe/bad.jpg: not an image" in out
+    assert "awe/1.png, joy/twin.png" in out
+    assert "look at these before you train" in out
+    found = json.loads(call("data", "scan", photos, "--json", cwd=tmp_path)[0])
+    assert found["images"] == 60
+    out, _ = call("data", "split", photos, "split.csv", "--fractions", "60/20/20", cwd=tmp_path)
+    assert out.strip() == "train 36, val 12, test 12"
+    assert len((tmp_path / "split.csv").read_text().splitlines()) == 61

@@ -1,0 +1,98 @@
+"""multistream data"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from multistream.cli.options import Json, Quiet, print_json
+
+if TYPE_CHECKING:
+    from multistream.data.scan import Scan
+
+app = typer.Typer(help="Look through a data set, and split it.", no_args_is_help=True)
+
+Source = Annotated[str, typer.Argument(metavar="DATA", help="Class folders, a CSV, or LAYOUT:PATH.")]
+Label = Annotated[str, typer.Option(help="Which label, where a layout offers several.")]
+SHOWN = 10
+
+
+@app.command()
+def scan(data: Source, label: Label = "", json: Json = False, quiet: Quiet = False) -> None:
+    """Decode every file, and list what would spoil a result: damaged, doubled, placeholder-like."""
+    from multistream.console import Console
+    from multistream.data.images import Decoder
+    from multistream.data.layouts import open_table
+    from multistream.data.scan import scan as look_through
+    from multistream.recipe import DataSettings
+
+    settings = DataSettings()
+    table = open_table(data, label=label)
+    decoder = Decoder(64, max_pixels=settings.max_pixels, min_side=settings.min_side)
+    with Console(quiet=quiet).progress(len(table), "scan") as bar:
+        found = look_through(table, decoder, tick=bar.advance)
+    if json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(described(found))
+
+
+@app.command()
+def split(
+    data: Source,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The CSV to write: path, label, part, sha256.")],
+    fractions: Annotated[str, typer.Option(help="train/val/test in percent.")] = "80/5/15",
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 18,
+    label: Label = "",
+    json: Json = False,
+) -> None:
+    """Write which photo is for training, validation and test, with each file's sha256."""
+    from multistream.data.layouts import open_table
+    from multistream.data.splits import split as draw
+    from multistream.data.splits import write_split
+
+    table = open_table(data, label=label)
+    parts = draw(table, fractions=fractions, seed=seed)
+    for note in (*parts.notes, *write_split(out, table, parts)):
+        typer.echo(note, err=True)
+    sizes = {name: len(rows) for name, rows in parts.named().items()}
+    if json:
+        print_json(sizes)
+    else:
+        typer.echo(", ".join(f"{name} {size:,}" for name, size in sizes.items()))
+
+
+@app.command()
+def demo(json: Json = False) -> None:
+    """Draw the demo set, if it is not there yet, and say where it lies."""
+    from multistream.data.layouts import open_table
+
+    table = open_table("")
+    if json:
+        print_json({"path": str(table.root), "images": len(table), "classes": list(table.classes)})
+    else:
+        typer.echo(f"{table.root}: {len(table):,} pictures of {len(table.classes)} classes")
+
+
+def described(found: Scan) -> str:
+    """A scan as lines to read."""
+    classes = ", ".join(f"{name} {count:,}" for name, count in found.classes.items())
+    lines = [f"{found.name}: {found.images:,} images ({classes})", *found.notes]
+    lines += _some("cannot be used", [f"{bad.id}: {bad.reason}" for bad in found.unreadable])
+    lines += _some("sets of files with the same bytes", [", ".join(group) for group in found.duplicates])
+    lines += _some("of them lie in several parts", [", ".join(group) for group in found.across_parts])
+    lines += _some("of them have several labels", [", ".join(group) for group in found.contradictory])
+    lines += _some("sets of files that look the same", [", ".join(group[:4]) for group in found.same_picture])
+    lines += _some("files show next to nothing", list(found.one_colour))
+    lines += [f"{count:,} files: {remark}" for remark, count in found.remarks.items()]
+    return "\n".join([*lines, "clean" if found.is_clean else "look at these before you train"])
+
+
+def _some(what: str, entries: list[str]) -> list[str]:
+    """How many, and the first of them."""
+    if not entries:
+        return []
+    more = [f"  and {len(entries) - SHOWN:,} more (--json lists all)"] if len(entries) > SHOWN else []
+    return [f"{len(entries):,} {what}:", *(f"  {entry}" for entry in entries[:SHOWN]), *more]
