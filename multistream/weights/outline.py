@@ -8,12 +8,16 @@ none), on plain values, and only what a state dict needs is admitted.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from io import BytesIO
+from mmap import mmap
 from pickletools import genops
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from multistream.weights.contents import Malformed
+
+Readable = BytesIO | mmap
 
 MOST_INSTRUCTIONS = 1_000_000
 """A state dict of 1,000 tensors takes some 20,000."""
@@ -63,26 +67,31 @@ class View:
 
 
 class Outline:
-    """Reads one pickle from a file. `value` is what it builds; `storages` are all that it refers to."""
+    """Reads one pickle. `value` is what it builds; `storages` are all that it refers to.
 
-    def __init__(self, file: IO[bytes]) -> None:
+    The bytes lie in memory or in a mapped file: a plain file's `read` allocates what a length in it claims.
+    """
+
+    def __init__(self, file: Readable) -> None:
         self.storages: dict[str, Storage] = {}
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         self.value = self._read(file)
 
-    def _read(self, file: IO[bytes]) -> Any:
-        for count, (opcode, argument, _) in enumerate(genops(file)):
-            if count > MOST_INSTRUCTIONS:
-                raise Malformed(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
-            if opcode.name == "STOP":
-                return self._pop()
-            try:
+    def _read(self, file: Readable) -> Any:
+        try:
+            for count, (opcode, argument, _) in enumerate(genops(file)):
+                if count > MOST_INSTRUCTIONS:
+                    raise Malformed(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
+                if opcode.name == "STOP":
+                    return self._pop()
                 self._step(opcode.name, argument)
-            except (IndexError, KeyError) as error:
-                raise Malformed(f"its instruction {opcode.name} finds nothing to work on") from error
-        raise Malformed("it ends too early")
+        except Malformed:
+            raise
+        except (ValueError, IndexError, KeyError) as error:  # pickletools', and instructions that find nothing
+            raise Malformed(f"its pickle is damaged: {str(error)[:200]}") from error
+        raise Malformed("its pickle ends too early")
 
     def _step(self, name: str, argument: Any) -> None:
         stack = self._stack

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Mapping
+from io import SEEK_CUR, BytesIO
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, Any
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
@@ -15,10 +17,8 @@ from torch import Tensor
 from multistream.weights.contents import Contents, Malformed
 from multistream.weights.outline import Outline, Storage
 
-MAGIC = 0x1950A86A20F9469CFC6C
-"""The number with which torch's older files begin."""
-
-PROTOCOL = 1001
+MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." b"\x80\x02M\xe9\x03."  # fmt: skip
+"""The two pickles with which torch's older files begin: its number and its protocol."""
 
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_state_dict", "net")
 """Names under which training scripts put the tensors."""
@@ -60,8 +60,7 @@ def _vet_zip(file: IO[bytes]) -> None:
             pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
             if len(pickles) != 1 or pickles[0].replace("data.pkl", "constants.pkl") in entries:
                 raise Malformed("it is no zip of torch.save's; TorchScript is not read")
-            with archive.open(pickles[0]) as stream:
-                storages = Outline(stream).storages
+            storages = Outline(BytesIO(archive.read(pickles[0]))).storages
     except (BadZipFile, NotImplementedError, struct.error, EOFError) as error:
         raise Malformed(f"the zip is damaged: {error}") from error
     for storage in storages.values():
@@ -72,27 +71,25 @@ def _vet_zip(file: IO[bytes]) -> None:
 
 def _vet_old(file: IO[bytes]) -> None:
     """The same for the older form: five pickles, and then each storage as a count and the numbers."""
-    file.seek(0)
-    try:
-        magic, protocol = Outline(file).value, Outline(file).value
-    except Malformed as error:
-        raise Malformed(f"it is no file of torch.save's: {error}") from error
-    if (magic, protocol) != (MAGIC, PROTOCOL):
-        raise Malformed("it is a pickle, but not of torch.save's; pickles can run anything and are not read")
-    system = Outline(file).value
-    if not isinstance(system, dict) or system.get("little_endian", True) is not True:
-        raise Malformed("it was written by a big-endian machine")
-    storages, keys = Outline(file).storages, Outline(file).value
-    if not isinstance(keys, list) or len(keys) != len(storages) or not all(_is_in(key, storages) for key in keys):
-        raise Malformed("its list of storages is not that of its tensors")
-    place, end = file.tell(), _size(file)
-    for key in keys:
-        file.seek(place)
-        if file.read(8) != struct.pack("<q", storages[key].count):
-            raise Malformed(f"storage {key!r} has not the size that it claims")
-        place += 8 + _bytes(storages[key])
-        if place > end:
-            raise Malformed(f"it ends inside storage {key!r}")
+    end = _size(file)
+    if not end:
+        raise Malformed("it is empty")
+    with mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
+        if mapped[: len(MAGIC)] != MAGIC:
+            raise Malformed("it is no file of torch.save's. Other pickles can run anything, and are not read")
+        mapped.seek(len(MAGIC))
+        system = Outline(mapped).value
+        if not isinstance(system, dict) or system.get("little_endian", True) is not True:
+            raise Malformed("it was written by a big-endian machine")
+        storages, keys = Outline(mapped).storages, Outline(mapped).value
+        if not isinstance(keys, list) or len(keys) != len(storages) or not all(_is_in(key, storages) for key in keys):
+            raise Malformed("its list of storages is not that of its tensors")
+        for key in keys:
+            if mapped.read(8) != struct.pack("<q", storages[key].count):
+                raise Malformed(f"storage {key!r} has not the size that it claims")
+            if mapped.tell() + _bytes(storages[key]) > end:
+                raise Malformed(f"it ends inside storage {key!r}")
+            mapped.seek(_bytes(storages[key]), SEEK_CUR)
 
 
 def _bytes(storage: Storage) -> int:
