@@ -98,7 +98,8 @@ def _blob(message: memoryview, left: Iterator[int]) -> tuple[Tensor, bool]:
     count = sum(part.size for part in parts)
     if prod(dimensions) != count:
         raise Malformed(f"a blob of shape {dimensions} with {count:,} numbers")
-    data = np.concatenate(parts, dtype=np.float32, casting="same_kind") if parts else np.zeros(0, np.float32)
+    with np.errstate(over="ignore"):  # a double may be infinite as a float
+        data = np.concatenate([np.zeros(0, np.float32), *parts], dtype=np.float32, casting="same_kind")
     return torch.from_numpy(data).view(dimensions), shape is None
 
 

@@ -7,11 +7,12 @@ none), on plain values, and only what a state dict needs is admitted.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from mmap import mmap
 from pickletools import genops
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 
@@ -80,8 +81,13 @@ class Outline:
         self.value = self._read(file)
 
     def _read(self, file: Readable) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pickletools decodes old texts with odd escapes, aloud
+            return self._run(file)
+
+    def _run(self, file: Readable) -> Any:
         try:
-            for count, (opcode, argument, _) in enumerate(genops(file)):
+            for count, (opcode, argument, _) in enumerate(genops(cast(IO[bytes], file))):
                 if count > MOST_INSTRUCTIONS:
                     raise Malformed(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
                 if opcode.name == "STOP":

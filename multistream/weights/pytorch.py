@@ -61,7 +61,9 @@ def _vet_zip(file: IO[bytes]) -> None:
             if len(pickles) != 1 or pickles[0].replace("data.pkl", "constants.pkl") in entries:
                 raise Malformed("it is no zip of torch.save's; TorchScript is not read")
             storages = Outline(BytesIO(archive.read(pickles[0]))).storages
-    except (BadZipFile, NotImplementedError, struct.error, EOFError) as error:
+    except Malformed:
+        raise
+    except (BadZipFile, ValueError, NotImplementedError, OverflowError, EOFError, struct.error) as error:
         raise Malformed(f"the zip is damaged: {error}") from error
     for storage in storages.values():
         entry = entries.get(pickles[0].replace("data.pkl", f"data/{storage.key}"))
