@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from multistream.registry import streams as streams
     from multistream.registry import taps as taps
     from multistream.registry import temporals as temporals
+    from multistream.reporting import report as report
     from multistream.training import train as train
     from multistream.weights import Source as Source
 
@@ -64,6 +65,7 @@ _WHERE = {
     "streams": "registry",
     "taps": "registry",
     "temporals": "registry",
+    "report": "reporting",
     "train": "training",
     "Source": "weights",
 }

@@ -16,6 +16,7 @@ from multistream.cli.evaluate import evaluate
 from multistream.cli.plugins import app as plugins
 from multistream.cli.predict import predict
 from multistream.cli.profile import profile
+from multistream.cli.report import report
 from multistream.cli.train import train
 from multistream.cli.weights import app as weights
 from multistream.errors import MemoryExhausted, MultistreamError
@@ -32,6 +33,7 @@ app.command()(evaluate)
 app.command()(predict)
 app.command()(compare)
 app.command()(profile)
+app.command()(report)
 app.add_typer(data, name="data")
 app.add_typer(plugins, name="plugins")
 app.add_typer(weights, name="weights")

@@ -1,0 +1,118 @@
+"""The run's network over its own test part: once, with all that the page tells of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from multistream.beside import Beside, gather
+from multistream.console import Console
+from multistream.data.layouts import open_table
+from multistream.data.loading import Photos, loaded
+from multistream.data.split_file import SplitRow, sha256_of_files
+from multistream.data.tables import Table
+from multistream.errors import DataError
+from multistream.explaining.attribution import Attribution, attribute
+from multistream.features import extract
+from multistream.interfaces import FusionOutput
+from multistream.model import Model
+from multistream.modes import evaluating
+from multistream.predictions import Predictions
+from multistream.recipe import RuntimeSettings
+from multistream.runtime import Runtime, available_workers, resolve
+from multistream.training.preparation import make_photos
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The test part, photo by photo in the order of predictions.csv, and what the network says of it now."""
+
+    model: Model
+    runtime: Runtime
+    table: Table
+    beside: Beside
+    pooled: Mapping[str, Mapping[str, Tensor]]
+    output: FusionOutput
+    """On the CPU."""
+    changed: int
+    """Files whose bytes are not those that split.csv recorded."""
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """(N, K)"""
+        found: NDArray[np.float64] = self.output.logits.double().softmax(1).numpy()
+        return found
+
+    @property
+    def streams(self) -> dict[str, NDArray[np.float64]]:
+        """{key: (N, K)} probabilities of each stream's own classifier, where the fusion has them."""
+        return {key: logits.double().softmax(1).numpy() for key, logits in self.output.streams.items()}
+
+    @property
+    def photos(self) -> Photos:
+        """The photos as the network reads them; damaged ones are left out of batches."""
+        settings = replace(self.model.recipe.data, on_bad_image="report")
+        return make_photos(self.table, self.model.network, self.beside, settings)
+
+    def attribution(self, rows: NDArray[np.int64] | None = None) -> Attribution:
+        """Shapley values of the streams on the logit scale, of all photos or of some rows."""
+        some = slice(None) if rows is None else torch.from_numpy(rows)
+        pooled = {
+            k: {s: p[some].to(self.runtime.device) for s, p in stages.items()} for k, stages in self.pooled.items()
+        }
+        return attribute(self.model.network, pooled, stages=False)
+
+
+def measure(
+    model: Model, predictions: Predictions, rows: tuple[SplitRow, ...], *, device: str, precision: str, console: Console
+) -> Measured:
+    """Runs the network over the photos of predictions.csv, through the feature cache. DataError if one is gone."""
+    settings = replace(model.recipe.data, on_bad_image="report")
+    table = _test_part(model, predictions)
+    hashes = {row.path: row.sha256 for row in rows}
+    changed = sum(
+        hashes.get(name) != digest
+        for name, digest in zip(table.ids, sha256_of_files([table.path(i) for i in range(len(table))]), strict=True)
+    )
+    inputs = model.recipe.network.inputs
+    beside = gather(table, model.inputs, inputs, missing=settings.missing_vectors, resize=settings.resize)
+    runtime = resolve(RuntimeSettings(device=device, precision=precision))  # type: ignore[arg-type]  # checked inside
+    network = runtime.place(model.network)
+    photos = make_photos(table, network, beside, settings)
+    with console.progress(len(table), "features") as bar:
+        every = np.arange(len(table))
+        extracted = extract(
+            network, photos, every, runtime=runtime, workers=available_workers(), tick=bar.advance, say=console.say
+        )
+    if bad := int((~extracted.valid).sum()):
+        raise DataError("report", f"{bad:,} photos of the test part can no longer be read.", do="See data scan.")
+    with torch.no_grad(), evaluating(network):
+        output = network.fuse(extracted.to(runtime.device))
+    told = FusionOutput(output.logits.cpu(), {key: logits.cpu() for key, logits in output.streams.items()})
+    return Measured(model, runtime, table, beside, extracted.features, told, changed)
+
+
+def _test_part(model: Model, predictions: Predictions) -> Table:
+    """The photos of predictions.csv in their order, found where the recipe says."""
+    settings = model.recipe.data
+    table = open_table(settings.source, label=settings.label, allow_outside=settings.allow_outside)
+    places = {name: i for i, name in enumerate(table.ids)}
+    gone = [name for name in predictions.paths if name not in places]
+    if gone:
+        what = f"{len(gone):,} of {len(predictions):,} test photos are gone, {gone[0]} say."
+        raise DataError(settings.source, what, do="--photos 0 reports without looking at photos.")
+    return table.select([places[name] for name in predictions.paths])
+
+
+def batches(measured: Measured, rows: list[int], *, size: int) -> list[dict[str, Tensor]]:
+    """The photos of some rows as batches on the device, with "index"."""
+    made = []
+    for batch in loaded(measured.photos, rows, batch_size=size, workers=0):
+        index = batch.pop("index")
+        made.append({**measured.runtime.send(batch), "index": index})
+    return made

@@ -1,0 +1,118 @@
+"""report: one self-contained HTML page that tells the whole story of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multistream.console import Console
+from multistream.errors import UsageError
+from multistream.files import write_atomic
+from multistream.model import load, require_trained
+from multistream.modes import evaluating
+from multistream.profiling.profiler import count_pieces
+from multistream.reporting import sections
+from multistream.reporting.ablations import read_ablations
+from multistream.reporting.checks import Check, run_checks
+from multistream.reporting.choosing import choose
+from multistream.reporting.cues import Cue, measure_cues
+from multistream.reporting.evidence import Evidence, gather_evidence
+from multistream.reporting.facts import Facts, read_facts
+from multistream.reporting.gallery import gallery
+from multistream.reporting.markup import Safe
+from multistream.reporting.measuring import Measured, measure
+from multistream.reporting.page import assemble
+from multistream.reporting.results import Line, lines
+from multistream.statistics import paired_bootstrap
+
+PAGE = "report.html"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page that was written, and what it holds in numbers."""
+
+    path: Path
+    bytes: int
+    photos: int
+    results: Sequence[Line]
+    cues: Sequence[Cue]
+    """On the demo set: what is known of the planted evidence."""
+    checks: Sequence[Check]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `report --json` prints."""
+        checks = [{**asdict(check), "holds": check.holds} for check in self.checks]
+        return {**asdict(self), "path": str(self.path), "checks": checks}
+
+
+def report(
+    run: str | Path,
+    *,
+    photos: int = 24,
+    out: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    console: Console | None = None,
+) -> Report:
+    """Writes RUN/report.html, or `out`: the same page for the same run, byte by byte.
+
+    `photos` of the test part are explained; with 0 none is looked at, and the data need not be here. Raises DataError
+    for a run without a test part, or whose photos are gone.
+    """
+    console = console or Console(quiet=True)
+    if photos < 0:
+        raise UsageError("--photos", f"{photos} is negative.", right="0 leaves the gallery out.")
+    model = load(run)
+    require_trained(model, "report")
+    facts = read_facts(model.path.parent, model.path)
+    measured = None
+    evidence = None
+    cues: list[Cue] = []
+    with evaluating(model.network):
+        costs = count_pieces(model.network.cpu())
+    if photos:
+        measured = measure(
+            model, facts.result.predictions, facts.rows, device=device, precision=precision, console=console
+        )
+        evidence = gather_evidence(measured, choose(facts.result.predictions, photos=photos))
+        cues = measure_cues(measured) if not facts.result.recipe.data.source else []
+    found, notes = lines(facts, measured.streams if measured else {})
+    checks = run_checks(facts, measured, evidence)
+    name = facts.folder.resolve().name
+    parts = {
+        "trained": sections.trained(facts),
+        "results": sections.results(facts, found, notes),
+        "learning": sections.learned(facts),
+        "ablation": sections.ablated(read_ablations(facts.folder), name=name),
+        "cost": sections.cost(costs, name=name),
+        "checks": sections.checked(checks),
+        "repeat": sections.repeated(facts, name=name),
+    }
+    if measured and evidence:
+        parts["evidence"] = gallery(evidence, _by_stream(measured))
+    if cues:
+        parts["cues"] = sections.planted(cues)
+    page = assemble(title=facts.title, name=name, summary=sections.summary(facts), sections=parts).encode()
+    path = Path(out).expanduser() if out else facts.folder / PAGE
+    write_atomic(path, page)
+    shown = len(evidence.data["photos"]) if evidence else 0
+    return Report(path, len(page), shown, found, cues, checks)
+
+
+def _by_stream(measured: Measured) -> Safe:
+    """Each stream's mean Shapley value for the photos' own classes; nothing to tell of one stream."""
+    keys = list(measured.model.network.branches)
+    if len(keys) < 2:
+        return Safe("")
+    labels = measured.table.labels
+    values = measured.attribution().streams.cpu().numpy()[np.arange(len(labels)), labels]
+    given = [(key, float(v.mean()), paired_bootstrap(v)) for key, v in zip(keys, values.T, strict=True)]
+    return sections.by_stream(given, n=len(labels))
+
+
+__all__ = ["Evidence", "Facts", "Report", "report"]
