@@ -111,7 +111,7 @@ def plan_of(network: MultiStream) -> NetworkPlan:
 
 def build_branch(key: str, plan: BranchPlan, stream: Stream | None = None, weights: str | None = None) -> Branch:
     """One branch of a plan; `stream` where it was given as an instance; `weights` go in before it is cut to depth."""
-    stream = stream or _build_stream(key, plan)
+    stream = stream or build_stream(key, plan)
     if weights:
         load_stream_weights(stream, weights, key=key)
     if isinstance(stream.input, Vector):
@@ -122,7 +122,7 @@ def build_branch(key: str, plan: BranchPlan, stream: Stream | None = None, weigh
             raise UsageError(f"depth.{key}", f"{plan.depth} is out of range.", right=right)
         stream = stream.truncate(plan.depth)
     check_channels(stream, key)
-    taps = _build_taps(stream, plan)
+    taps = build_taps(stream, plan)
     return Branch(stream, taps=taps, make_temporal=_temporal_factory(plan.temporal, plan.temporal_options), plan=plan)
 
 
@@ -201,7 +201,8 @@ def _by_key(streams: Mapping[str, str | Stream] | Sequence[str]) -> dict[str, Sp
     return {spec.key: spec for spec in parse_specs(streams)}
 
 
-def _build_stream(key: str, plan: BranchPlan) -> Stream:
+def build_stream(key: str, plan: BranchPlan) -> Stream:
+    """The stream of a plan, newly initialised."""
     spec = Spec.parse(plan.stream, key=key)
     # A stream that declares `size` refuses an impossible one itself; the others are set to it below.
     known = dict(plan.known) | ({"size": plan.image_size} if plan.image_size else {})
@@ -212,7 +213,8 @@ def _build_stream(key: str, plan: BranchPlan) -> Stream:
     return stream
 
 
-def _build_taps(stream: Stream, plan: BranchPlan) -> dict[str, Tap]:
+def build_taps(stream: Stream, plan: BranchPlan) -> dict[str, Tap]:
+    """New taps for the stages of a stream, or for its last one, as the plan's tap wants it."""
     spec, options = Spec.parse(plan.tap, key="tap", where="tap"), plan.tap_options
     if spec.variant and spec.variant.isdecimal():  # gap:64 states the token's width
         options = {**options, "width": int(spec.variant)}

@@ -1,6 +1,8 @@
-"""Dropout whose mask is a function of seed and step, so that a run can be repeated, resumed and split in parts."""
+"""Dropout whose mask is a function of seed, step and part, so that a run can be repeated, resumed and split."""
 
 from __future__ import annotations
+
+import hashlib
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +24,32 @@ class SteppedDropout(nn.Module):
         self.draw: tuple[int, int] | None = None
 
     def reseed(self, seed: int, step: int) -> None:
-        """Fixes the next mask."""
+        """Fixes the next masks."""
         self.draw = (seed, step)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x_BE: Tensor, part: str = "") -> Tensor:
+        """(B, E) -> (B, E); `part` names what is dropped from: parts of one step have masks of their own."""
         if not self.training or self.p == 0:
-            return x
+            return x_BE
         if self.draw is None:
-            return functional.dropout(x, self.p)
+            return functional.dropout(x_BE, self.p)
         seed, step = self.draw
-        generator = torch.Generator(x.device).manual_seed((seed * 1_000_003 + step) % 2**63)
-        keep = torch.rand(x.shape, generator=generator, device=x.device) >= self.p
-        return x * keep / (1 - self.p)
+        keep_EB = kept(x_BE.shape[1], len(x_BE), p=self.p, seed=seed, step=step, part=part)
+        return x_BE * keep_EB.T.to(x_BE.device) / (1 - self.p)
+
+
+def kept(width: int, batch: int, *, p: float, seed: int, step: int, part: str) -> Tensor:
+    """Which entries stay, (width, batch) booleans on the CPU, the same for every device.
+
+    A narrower vector's are the first rows of a wider one's: a network cut from the top sees what the whole sees.
+    """
+    digest = hashlib.blake2b(f"{seed}/{step}/{part}".encode(), digest_size=8).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
+    return torch.rand(width, batch, generator=generator) >= p
 
 
 def reseed_dropout(network: nn.Module, *, seed: int, step: int) -> None:
-    """Fixes the next mask of every SteppedDropout in the network."""
+    """Fixes the next masks of every SteppedDropout in the network."""
     for module in network.modules():
         if isinstance(module, SteppedDropout):
             module.reseed(seed, step)

@@ -44,7 +44,7 @@ class Early(Fusion):
         self.classifier = nn.Linear(sum(widths.values()), classes)
 
     def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
-        return FusionOutput(self.classifier(self.dropout(_joined(vectors, self.widths, present))), {})
+        return FusionOutput(self.classifier(_joined(vectors, self.widths, present, self.dropout)), {})
 
 
 class Late(Fusion):
@@ -83,7 +83,7 @@ class Gated(Fusion):
 
     def log_trust(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> Tensor:
         """(B, S): the logarithm of how far each stream is trusted; trust sums to 1 over the streams in their order."""
-        scores: Tensor = self.gate(self.dropout(_joined(vectors, self.widths, present)))
+        scores: Tensor = self.gate(_joined(vectors, self.widths, present, self.dropout))
         if present is not None:
             absent = torch.tensor([key not in present for key in self.widths], device=scores.device)
             scores = scores.masked_fill(absent, float("-inf"))
@@ -100,7 +100,10 @@ class Gated(Fusion):
         return criterion(output.logits, labels) + own.sum()
 
 
-def _joined(vectors: Mapping[str, Tensor], keys: Iterable[str], present: frozenset[str] | None) -> Tensor:
-    """The vectors side by side, (B, sum of widths), zeros for those that are left out."""
+def _joined(
+    vectors: Mapping[str, Tensor], keys: Iterable[str], present: frozenset[str] | None, dropout: SteppedDropout
+) -> Tensor:
+    """The vectors after dropout side by side, (B, sum of widths), zeros for those that are left out."""
     keep = frozenset(vectors) if present is None else present
-    return torch.cat([vectors[key] if key in keep else torch.zeros_like(vectors[key]) for key in keys], dim=1)
+    parts = {key: dropout(vectors[key], key) if key in keep else torch.zeros_like(vectors[key]) for key in keys}
+    return torch.cat(list(parts.values()), dim=1)
