@@ -15,8 +15,11 @@ from torch import Tensor
 from multistream.weights.contents import Contents, Malformed
 from multistream.weights.wire import BYTES, FIXED32, FIXED64, VARINT, budget, fields, varint
 
-# Field numbers of caffe.proto: BlobProto's old sizes, its numbers and its shape.
-SIZES, DATA, SHAPE, DOUBLE_DATA = (1, 2, 3, 4), 5, 7, 8
+# Field numbers of caffe.proto: BlobProto's old sizes and its shape.
+SIZES, SHAPE = (1, 2, 3, 4), 7
+NUMBERS = {(5, BYTES): 4, (5, FIXED32): 4, (8, BYTES): 8, (8, FIXED64): 8}
+"""BlobProto.data and .double_data, packed or each alone: bytes a number."""
+
 DIMENSIONS = 1
 MOST_DIMENSIONS = 8
 
@@ -53,7 +56,7 @@ def read_caffemodel(path: Path) -> Contents:
 
 def read_binaryproto(path: Path) -> Contents:
     """{"mean": (C, H, W)} of a mean image, in the file's own channel order (Caffe's is BGR)."""
-    tensor, _ = _blob(memoryview(path.read_bytes()), budget())
+    tensor = _blob(memoryview(path.read_bytes()), budget())
     if tensor.ndim == 4 and tensor.shape[0] == 1:
         tensor = tensor[0]
     if tensor.ndim != 3 or tensor.numel() == 0:
@@ -62,9 +65,9 @@ def read_binaryproto(path: Path) -> Contents:
 
 
 def _layer(message: memoryview, layout: Layout, left: Iterator[int]) -> Iterator[tuple[str, Tensor]]:
-    """The blobs of one layer by name, biases and matrices in their own shape also from files of four sizes."""
+    """The blobs of one layer by name; biases and matrices without the ones that old files put before their sizes."""
     name, connected = "", False
-    blobs: list[tuple[Tensor, bool]] = []
+    blobs: list[Tensor] = []
     for number, _, value in fields(message, left):
         if number == layout.type:
             connected = (value if isinstance(value, int) else bytes(value)) == layout.connected
@@ -72,16 +75,16 @@ def _layer(message: memoryview, layout: Layout, left: Iterator[int]) -> Iterator
             name = bytes(value).decode(errors="replace")
         elif isinstance(value, memoryview) and number == layout.blobs:
             blobs.append(_blob(value, left))
-    for place, (tensor, padded) in enumerate(blobs):
-        if padded and place > 0 and tensor.shape[:3] == (1, 1, 1):
+    for place, tensor in enumerate(blobs):
+        if tensor.ndim == 4 and place > 0 and tensor.shape[:3] == (1, 1, 1):
             tensor = tensor.reshape(-1)
-        elif padded and connected and tensor.shape[:2] == (1, 1):
+        elif tensor.ndim == 4 and connected and tensor.shape[:2] == (1, 1):
             tensor = tensor[0, 0]
         yield f"{name}.{KINDS[place] if place < len(KINDS) else place}", tensor
 
 
-def _blob(message: memoryview, left: Iterator[int]) -> tuple[Tensor, bool]:
-    """A BlobProto, and whether its shape is the old one: always num, channels, height, width."""
+def _blob(message: memoryview, left: Iterator[int]) -> Tensor:
+    """A BlobProto, by its shape or by the old num, channels, height, width."""
     sizes: dict[int, int] = {}
     shape: list[int] | None = None
     parts: list[NDArray[np.floating]] = []
@@ -90,17 +93,15 @@ def _blob(message: memoryview, left: Iterator[int]) -> tuple[Tensor, bool]:
             sizes[number] = value
         elif number == SHAPE and kind == BYTES and isinstance(value, memoryview):
             shape = _shape(value, left)
-        elif isinstance(value, memoryview) and kind in {DATA: (BYTES, FIXED32), DOUBLE_DATA: (BYTES, FIXED64)}.get(
-            number, ()
-        ):
-            parts.append(_numbers(value, 4 if number == DATA else 8))
+        elif isinstance(value, memoryview) and (number, kind) in NUMBERS:
+            parts.append(_numbers(value, NUMBERS[number, kind]))
     dimensions = shape if shape is not None else [sizes.get(number, 1) for number in SIZES]
     count = sum(part.size for part in parts)
     if prod(dimensions) != count:
         raise Malformed(f"a blob of shape {dimensions} with {count:,} numbers")
     with np.errstate(over="ignore"):  # a double may be infinite as a float
         data = np.concatenate([np.zeros(0, np.float32), *parts], dtype=np.float32, casting="same_kind")
-    return torch.from_numpy(data).view(dimensions), shape is None
+    return torch.from_numpy(data).view(dimensions)
 
 
 def _numbers(message: memoryview, size: int) -> NDArray[np.floating]:

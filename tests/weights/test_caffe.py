@@ -52,6 +52,12 @@ def test_a_convolution_of_one_channel_keeps_its_shape(make_caffe: Callable[..., 
     assert tensors["conv.bias"].shape == (1,)
 
 
+def test_old_biases_that_were_saved_again_are_vectors(make_caffe: Callable[..., bytes], write: Write) -> None:
+    """Caffe writes a shape of four sizes for what it read from an old file."""
+    layers = {"conv": (torch.randn(2, 3, 3, 3), torch.randn(1, 1, 1, 2))}
+    assert read_tensors(write("again.caffemodel", make_caffe(layers))).tensors["conv.bias"].shape == (2,)
+
+
 def test_later_blobs_are_numbered_and_diffs_left_out(make_caffe: Callable[..., bytes], write: Write) -> None:
     layers = {"norm": (torch.ones(4), torch.zeros(4), torch.ones(1))}
     assert list(read_tensors(write("bn.caffemodel", make_caffe(layers))).tensors) == [
