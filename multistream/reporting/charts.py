@@ -8,9 +8,11 @@ from multistream.evaluation import Metrics
 from multistream.reporting.ablations import Ablation, pareto
 from multistream.reporting.dots import Entry, dot_plot
 from multistream.reporting.figures import Axis, Plot, axis, drawing, figure
-from multistream.reporting.markup import Safe, details, interval, join, percent, signed, table, tag
+from multistream.reporting.markup import Safe, details, interval, join, pair, percent, signed, table, tag
 from multistream.reporting.results import Bin, Line
 
+LARGEST = 40
+"""Classes of the largest confusion matrix that is shown whole."""
 SHARES = Axis("", 0, 1, (0, 0.25, 0.5, 0.75, 1), lambda value: f"{100 * value:g}")
 
 
@@ -32,9 +34,9 @@ def comparison(found: Sequence[Line]) -> Safe:
         ]
         for line in found
     ]
-    head = ["classifier", "accuracy", "95 % interval", "the run is better by, points", "p (McNemar)"]
+    head = ["classifier", "accuracy", "95 % interval", "run ahead by, points", "p (McNemar)"]
     caption = f"Dots are accuracies on the same {found[0].n:,} photos, lines their 95 % intervals (Wilson)."
-    return join([figure(plot, caption=caption), table(head, rows)])
+    return pair(figure(plot, caption=caption), table(head, rows))
 
 
 def p_value(p: float) -> str:
@@ -48,6 +50,8 @@ def p_value(p: float) -> str:
 
 def confusion(metrics: Metrics) -> Safe:
     """The confusion matrix, a table that is shaded by the share of its row."""
+    if len(metrics.classes) > LARGEST:
+        return _confused(metrics)
     head = tag("tr", tag("td", "label", attributes={"class": "corner"}), *(_column(name) for name in metrics.classes))
     rows = []
     for name, counts in zip(metrics.classes, metrics.confusion, strict=True):
@@ -68,6 +72,18 @@ def confusion(metrics: Metrics) -> Safe:
     body = tag("table", *inner, tag("tbody", *rows), attributes={"class": "matrix"})
     region = {"class": "wide", "tabindex": "0", "role": "region", "aria-label": "Table: confusion matrix"}
     return tag("div", body, attributes=region)
+
+
+def _confused(metrics: Metrics) -> Safe:
+    """The most frequent mistakes, where the whole matrix would be too large to read."""
+    cells = [
+        (n, label, said)
+        for label, counts in zip(metrics.classes, metrics.confusion, strict=True)
+        for said, n in zip(metrics.classes, counts, strict=True)
+        if n and said != label
+    ]
+    rows = [[label, said, f"{n:,}"] for n, label, said in sorted(cells, key=lambda cell: (-cell[0], cell[1:]))[:30]]
+    return table(["label", "what the run said", "photos"], rows, words=2, caption="The 30 most frequent mistakes")
 
 
 def _column(name: str) -> Safe:
@@ -128,7 +144,7 @@ def learning(epochs: Sequence[Mapping[str, float]], *, best: int | None) -> Safe
         for n, line in zip(counted, epochs, strict=True)
     ]
     head = ["epoch", "training loss", "validation loss", "validation accuracy", "learning rate"]
-    mark = f" The dotted line marks epoch {best}, which was kept." if best else ""
+    mark = f" The dashed line marks epoch {best}, which was kept." if best else ""
     return figure(*drawings, caption=f"Learning curves.{mark}", numbers=details("Numbers", table(head, rows)))
 
 

@@ -46,7 +46,10 @@ def _of_measured(facts: Facts, measured: Measured) -> list[Check]:
     n = f"{len(told):,} photos"
     return [
         Check(
-            "The test photos are those that were trained around", float(measured.changed), 0, f"files changed, of {n}"
+            "The test photos are unchanged",
+            float(measured.changed),
+            0,
+            f"files with other bytes than split.csv recorded, of {n}",
         ),
         Check(
             "The network repeats its predictions",

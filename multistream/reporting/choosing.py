@@ -6,6 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from multistream.predictions import Predictions
 
@@ -40,7 +41,7 @@ def _spread(rows: Iterable[int], labels: Sequence[str]) -> list[int]:
     return dealt
 
 
-def shown_classes(probabilities_K: np.ndarray, label: int, *, most: int) -> list[int]:  # type: ignore[type-arg]
+def shown_classes(probabilities_K: NDArray[np.float64], label: int, *, most: int) -> list[int]:
     """The classes of one photo that a page can explain: all, or its label and the most probable others."""
     ranked = np.argsort(-probabilities_K, kind="stable").tolist()
     return sorted([label, *[k for k in ranked if k != label]][:most])

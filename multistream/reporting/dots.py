@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from multistream.reporting.figures import Axis, drawing
 from multistream.reporting.markup import Safe, tag
 
-ROW, NAME, VALUE, WIDTH, FOOT = 26.0, 116.0, 56.0, 360.0, 34.0
-LONGEST = 17
+ROW, NAME, VALUE, WIDTH, FOOT = 26.0, 122.0, 62.0, 360.0, 34.0
+LONGEST = 19
 """Letters of a name that there is room for."""
 
 

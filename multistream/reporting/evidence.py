@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.composition import map_shapes
+from multistream.data.names import printable
 from multistream.explaining.decomposition import Decomposition, decompose
 from multistream.inputs import Vector
+from multistream.modes import evaluating
 from multistream.reporting.choosing import shown_classes
 from multistream.reporting.measuring import Measured, batches
 from multistream.reporting.packing import affordable_side, pack
 from multistream.reporting.pictures import Picture, picture
+from multistream.spec import Spec
 
 MAP_BYTES = 22_000
 """What the maps of a photo may take, before base64 makes four bytes of three."""
@@ -52,7 +55,7 @@ def gather_evidence(measured: Measured, rows: Sequence[int]) -> Evidence:
     side = affordable_side((s for stages in shapes.values() for s in stages.values()), classes=budget, budget=MAP_BYTES)
     shapley = measured.attribution(np.array(rows, dtype=np.int64)).streams.cpu()
     work = _Work(measured, side)
-    photos = []
+    photos: list[dict[str, Any]] = []
     for batch in batches(measured, list(rows), size=4):
         index = batch.pop("index").tolist()
         found = decompose(measured.model.network, batch, runtime=measured.runtime)
@@ -65,6 +68,11 @@ def gather_evidence(measured: Measured, rows: Sequence[int]) -> Evidence:
         data={
             "classes": list(measured.model.classes),
             "streams": [work.stream(key, shapes.get(key, {})) for key in measured.model.network.branches],
+            "typical": {
+                key: typical(measured, key, whole="" in work.targets)
+                for key in measured.model.network.branches
+                if work.exact[key]
+            },
             "words": work.words,
             "photos": photos,
         },
@@ -82,7 +90,8 @@ class _Work:
     def __init__(self, measured: Measured, side: int) -> None:
         self.measured, self.side = measured, side
         self.residual = self.rounding = 0.0
-        is_mean = measured.model.recipe.network.fusion == "late" and len(measured.model.network.branches) > 1
+        fusion = Spec.parse(measured.model.recipe.network.fusion, key="fusion")
+        is_mean = fusion.name == "late" and len(measured.model.network.branches) > 1
         self.mean_gap: float | None = 0.0 if is_mean else None
         self.exact: dict[str, bool] = {}
         self.targets: dict[str, tuple[str, ...]] = {}
@@ -137,10 +146,32 @@ class _Work:
         return {"entries": entries, "sum": _rounded(given_KD.double().sum(1))}
 
 
+@torch.no_grad()
+def typical(measured: Measured, key: str, *, whole: bool) -> dict[str, list[float]]:
+    """What each stage of a linear stream gives to each class where the photo is the average of the training part.
+
+    An affine function changes by as much whatever else there is, so any photo shows it: here the first.
+    """
+    network, device = measured.model.network, measured.runtime.device
+
+    def logits(pooled: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
+        output = network.fuse(pooled)
+        return (output.logits if whole else output.streams[key])[0].double().cpu()
+
+    pooled = {k: {s: p[:1].to(device) for s, p in stages.items()} for k, stages in measured.pooled.items()}
+    found = {}
+    with evaluating(network):
+        for stage, tap in network.branches[key].taps.items():
+            nothing = {**pooled, key: {**pooled[key], stage: torch.zeros_like(pooled[key][stage])}}
+            average = {**pooled, key: {**pooled[key], stage: tap.baseline.expand_as(pooled[key][stage])}}
+            found[stage] = _rounded(logits(average) - logits(nothing))
+    return found
+
+
 def _about(measured: Measured, row: int) -> dict[str, Any]:
     """A photo's name, label and what was said of it, by whom."""
     return {
-        "name": measured.table.ids[row],
+        "name": printable(measured.table.ids[row]),
         "label": int(measured.table.labels[row]),
         "predicted": int(measured.probabilities[row].argmax()),
         "probabilities": _rounded(torch.from_numpy(measured.probabilities[row])),

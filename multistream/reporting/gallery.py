@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from multistream.data.names import printable
 from multistream.reporting.evidence import Evidence
 from multistream.reporting.markup import Safe, embedded_json, paragraph, tag
 from multistream.reporting.sections import section
@@ -49,14 +48,14 @@ def _thumbnails(evidence: Evidence) -> Safe:
         if evidence.pictures:
             seen = evidence.pictures[i]
             size = {"src": seen.uri, "width": seen.width, "height": seen.height}
-            inner.insert(0, tag("img", attributes={**size, "alt": f"Photo {printable(photo['name'])}"}))
+            inner.insert(0, tag("img", attributes={**size, "alt": f"Photo {photo['name']}"}))
         given = {
             "type": "button",
             "data-photo": i,
             "aria-pressed": "false",
             "class": "photo right" if right else "photo wrong",
         }
-        buttons.append(tag("button", *inner, attributes={**given, "title": printable(photo["name"])}))
+        buttons.append(tag("button", *inner, attributes={**given, "title": photo["name"]}))
     return tag("div", *buttons, attributes={"class": "photos", "role": "group", "aria-label": "Choose a photo"})
 
 
@@ -87,20 +86,26 @@ def _controls() -> Safe:
     scales = tag(
         "fieldset",
         tag("legend", "Colour scale"),
-        _radio("shared", "shared by all streams and stages of the photo", chosen=True),
-        _radio("own", "own, of this map alone", chosen=False),
+        _radio("scale", "shared", "shared by all streams and stages", chosen=True),
+        _radio("scale", "own", "own, of this map alone", chosen=False),
     )
     slider = {"id": "opacity", "type": "range", "min": 0, "max": 100, "value": 80, "step": 5}
+    zeros = tag(
+        "fieldset",
+        tag("legend", "Zero is"),
+        _radio("zero", "average", "what the average training photo gives", chosen=True),
+        _radio("zero", "nothing", "nothing: the sum as it stands", chosen=False),
+    )
     opacity = tag(
         "label",
         tag("span", "Opacity ", tag("output", "80 %", attributes={"id": "opaque", "for": "opacity"})),
         tag("input", attributes=slider),
     )
-    return tag("form", steps, *selects, scales, opacity, attributes={"class": "controls", "id": "controls"})
+    return tag("form", steps, *selects, scales, zeros, opacity, attributes={"class": "controls", "id": "controls"})
 
 
-def _radio(value: str, text: str, *, chosen: bool) -> Safe:
-    given = {"type": "radio", "name": "scale", "value": value, "checked": "checked" if chosen else None}
+def _radio(name: str, value: str, text: str, *, chosen: bool) -> Safe:
+    given = {"type": "radio", "name": name, "value": value, "checked": "checked" if chosen else None}
     return tag("label", tag("input", attributes=given), tag("span", text))
 
 

@@ -16,24 +16,35 @@ class Safe(str):
     __slots__ = ()
 
 
-def tag(name: str, /, *children: str, attributes: Mapping[str, str | float | None] | None = None) -> Safe:
+def tag(name: str, /, *children: str, attributes: Mapping[str, object] | None = None) -> Safe:
     """An element; children that are not Safe are text, attributes that are None are left out.
 
     >>> print(tag("b", "a < b", attributes={"title": '"'}))
     <b title="&quot;">a &lt; b</b>
     """
     given = "".join(
-        f' {key}="{html.escape(number(value))}"' for key, value in (attributes or {}).items() if value is not None
+        f' {key}="{html.escape(encodable(number(value)))}"'
+        for key, value in (attributes or {}).items()
+        if value is not None
     )
     return Safe(f"<{name}{given}>" + ("" if name in VOID else f"{join(children)}</{name}>"))
 
 
 def join(parts: Iterable[str]) -> Safe:
     """Pieces of markup one after the other; what is not Safe is escaped."""
-    return Safe("".join(part if isinstance(part, Safe) else html.escape(part) for part in parts))
+    return Safe("".join(part if isinstance(part, Safe) else html.escape(encodable(part)) for part in parts))
 
 
-def number(value: str | float) -> str:
+def encodable(text: str) -> str:
+    r"""A text that UTF-8 can hold: the bytes of a file name that are none are shown as escapes.
+
+    >>> encodable("a\udcff")
+    'a\\udcff'
+    """
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def number(value: object) -> str:
     """An attribute's value: coordinates need no more than a hundredth of a pixel."""
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
@@ -61,6 +72,11 @@ def _cell(cell: str, rank: str, column: int) -> Safe:
     if column:
         return tag("td", cell, attributes={"class": rank})
     return tag("th", cell, attributes={"scope": "row", "class": rank})
+
+
+def pair(*children: str) -> Safe:
+    """Things that stand side by side where there is room."""
+    return tag("div", *(tag("div", child) for child in children), attributes={"class": "pair"})
 
 
 def details(summary: str, *children: str) -> Safe:

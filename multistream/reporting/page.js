@@ -15,10 +15,14 @@
   const buttons = [...document.querySelectorAll("[data-photo]")];
   const streams = data.streams.filter((stream) => Object.keys(stream.stages).length);
   const ALL = "";
-  const state = { photo: 0, k: 0, stream: ALL, stage: ALL, scale: "shared", opacity: 0.8 };
+  const together = new Set(streams.map((stream) => stream.target)).size <= 1 && streams.length > 1;
+  const state = { photo: 0, k: 0, stream: ALL, stage: ALL, scale: "shared", zero: "average", opacity: 0.8 };
   const FOR = [226, 88, 12], AGAINST = [22, 104, 190];
 
+  const mark = (p, c) => (c === p.label && c === p.predicted ? " (label, said)" : c === p.label ? " (label)" : c === p.predicted ? " (said)" : "");
   const signed = (value, digits = 3) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
+  const typical = (key, stage) => (data.typical[key] ? data.typical[key][stage][photo().classes[state.k]] : 0);
+  const given = (key, stage) => photo().sums[key][stage][state.k] - (state.zero === "average" ? typical(key, stage) : 0);
   const photo = () => data.photos[state.photo];
 
   // Maps. A cell's density is its logits for each percent of the photo, so that coarse and fine stages compare.
@@ -26,8 +30,9 @@
     const [rows, columns] = data.streams.find((s) => s.key === key).stages[stage];
     const [scale, text] = photo().maps[key][stage];
     const bytes = atob(text), cells = rows * columns, start = state.k * cells;
+    const zero = state.zero === "average" ? typical(key, stage) / cells : 0;
     const values = new Float64Array(cells);
-    for (let i = 0; i < cells; i++) values[i] = ((bytes.charCodeAt(start + i) << 24) >> 24) * scale * cells / 100;
+    for (let i = 0; i < cells; i++) values[i] = (((bytes.charCodeAt(start + i) << 24) >> 24) * scale - zero) * cells / 100;
     return { rows, columns, values };
   }
   function resized(map, rows, columns) {
@@ -64,8 +69,14 @@
   const largest = (map) => map.values.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
   function sharedScale() {
     let most = 0;
-    for (const stream of streams) for (const stage of Object.keys(stream.stages)) most = Math.max(most, largest(density(stream.key, stage)));
-    return most;
+    const all = [];
+    for (const stream of streams) {
+      const own = Object.keys(stream.stages).map((stage) => [stream.key, stage]);
+      for (const one of own) most = Math.max(most, largest(density(...one)));
+      most = Math.max(most, largest(summed(own)));
+      all.push(...own);
+    }
+    return together ? Math.max(most, largest(summed(all))) : most;
   }
 
   // Drawing: the stronger the evidence, the less of the photo shines through.
@@ -117,10 +128,10 @@
     const row = Math.floor(best / map.columns), column = best % map.columns;
     const third = (at, of, names) => names[Math.min(2, Math.floor(3 * (at + 0.5) / of))];
     const place = `${third(row, map.rows, ["top", "middle", "bottom"])} ${third(column, map.columns, ["left", "centre", "right"])}`;
-    const total = chosen().reduce((sum, [key, stage]) => sum + photo().sums[key][stage][state.k], 0);
+    const total = chosen().reduce((sum, [key, stage]) => sum + given(key, stage), 0);
     const name = data.classes[photo().classes[state.k]];
     const who = `${state.stream === ALL ? "all image streams" : state.stream}, ${state.stage === ALL ? "all stages" : state.stage}`;
-    const text = `${photo().name}: ${who} give ${signed(total)} logits to ${name}; most of it speaks for it at the ${place}.`;
+    const text = `${photo().name}: ${who} give ${signed(total)} logits to ${name}${state.zero === "average" ? ", against the average photo" : ""}; most of it speaks for it at the ${place}.`;
     $("told").textContent = text;
     $("canvas").setAttribute("aria-label", text);
   }
@@ -150,17 +161,16 @@
   function tables() {
     const p = photo(), k = state.k, own = Object.keys(p.own), name = data.classes[p.classes[k]];
     const percent = (value) => (100 * value).toFixed(1) + " %";
-    const mark = (c) => (c === p.label ? " (label)" : "") + (c === p.predicted ? " (said)" : "");
     fill("probabilities", "What was said of this photo", ["class", "probability", ...own.map((key) => key + " alone")],
-      p.classes.map((c, i) => ({ cells: [data.classes[c] + mark(c), percent(p.probabilities[c]), ...own.map((key) => percent(p.own[key][c]))], chosen: i === k })));
+      p.classes.map((c, i) => ({ cells: [data.classes[c] + mark(p, c), percent(p.probabilities[c]), ...own.map((key) => percent(p.own[key][c]))], chosen: i === k })));
     const rows = [];
     for (const stream of data.streams) {
-      for (const stage of Object.keys(stream.stages)) rows.push({ cells: [`${stream.key} ${stage}`, signed(p.sums[stream.key][stage][k])], chosen: stream.key === state.stream && stage === state.stage });
-      if (p.vectors[stream.key]) rows.push({ cells: [`${stream.key}, all entries`, signed(p.vectors[stream.key].sum[k])] });
+      for (const stage of Object.keys(stream.stages)) rows.push({ cells: part(`${stream.key} ${stage}`, p.sums[stream.key][stage][k], stream.key, stage), chosen: stream.key === state.stream && stage === state.stage });
+      if (p.vectors[stream.key]) rows.push({ cells: part(`${stream.key}, all entries`, p.vectors[stream.key].sum[k], stream.key, "vector") });
       if (stream.target) rows.push(...totals(p, k, stream.target, stream.key + ": "));
     }
     if (!data.streams.some((stream) => stream.target)) rows.push(...totals(p, k, "", ""));
-    fill("contributions", `What each stage gives to ${name}`, ["part", "logits"], rows);
+    fill("contributions", `What each stage gives to ${name}`, ["part", "logits", "against the average photo"], rows);
     fill("shapley", `Shapley values of the streams for ${name}, against the average photo`, ["stream", "logits"],
       data.streams.length > 1 ? data.streams.map((stream, s) => ({ cells: [stream.key, signed(p.shapley[k][s])] })) : []);
     const entries = data.streams.filter((stream) => p.vectors[stream.key])
@@ -168,7 +178,14 @@
     fill("entries", `Entries that give most to ${name}`, ["entry", "logits"], entries);
   }
   function totals(p, k, target, before) {
-    return [{ cells: [before + "bias", signed(p.bias[target][k])] }, { cells: [before + "logit", signed(p.logits[target][k])], chosen: true }];
+    const keys = data.streams.filter((stream) => stream.target === target).map((stream) => stream.key);
+    const known = keys.every((key) => data.typical[key]);
+    const average = keys.flatMap((key) => Object.keys(data.typical[key] || {}).map((stage) => typical(key, stage))).reduce((a, b) => a + b, 0);
+    const bias = p.bias[target][k], logit = signed(p.logits[target][k]);
+    return [{ cells: [before + "bias", signed(bias), known ? signed(bias + average) : ""] }, { cells: [before + "logit", logit, known ? logit : ""], chosen: true }];
+  }
+  function part(name, value, key, stage) {
+    return [name, signed(value), data.typical[key] ? signed(value - typical(key, stage)) : ""];
   }
 
   // Controls.
@@ -185,7 +202,7 @@
     const p = photo(), same = p.classes.indexOf(before);
     state.k = own || same < 0 ? p.classes.indexOf(p.predicted) : same;
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === state.photo)));
-    options("class", p.classes.map((c, i) => [i, data.classes[c] + (c === p.label ? " (label)" : "") + (c === p.predicted ? " (said)" : "")]), state.k);
+    options("class", p.classes.map((c, i) => [i, data.classes[c] + mark(p, c)]), state.k);
     show();
   }
   function stages() {
@@ -196,7 +213,6 @@
   }
   function show() { draw(); tables(); }
 
-  const together = new Set(streams.map((stream) => stream.target)).size <= 1 && streams.length > 1;
   state.stream = together || !streams.length ? ALL : streams[0].key;
   options("stream", [...(together ? [[ALL, "all image streams"]] : []), ...streams.map((stream) => [stream.key, stream.key])], state.stream);
   stages();
@@ -208,6 +224,7 @@
   $("stream").addEventListener("change", (event) => { state.stream = event.target.value; stages(); show(); });
   $("stage").addEventListener("change", (event) => { state.stage = event.target.value; show(); });
   for (const radio of document.getElementsByName("scale")) radio.addEventListener("change", () => { state.scale = radio.value; draw(); });
+  for (const radio of document.getElementsByName("zero")) radio.addEventListener("change", () => { state.zero = radio.value; draw(); });
   $("opacity").addEventListener("input", (event) => {
     state.opacity = event.target.value / 100;
     $("opaque").textContent = event.target.value + " %";

@@ -17,6 +17,7 @@ from multistream.modes import evaluating
 from multistream.profiling.profiler import count_pieces
 from multistream.reporting import sections
 from multistream.reporting.ablations import read_ablations
+from multistream.reporting.attributed import by_stream, planted
 from multistream.reporting.checks import Check, run_checks
 from multistream.reporting.choosing import choose
 from multistream.reporting.cues import Cue, measure_cues
@@ -96,7 +97,7 @@ def report(
     if measured and evidence:
         parts["evidence"] = gallery(evidence, _by_stream(measured))
     if cues:
-        parts["cues"] = sections.planted(cues)
+        parts["cues"] = planted(cues)
     page = assemble(title=facts.title, name=name, summary=sections.summary(facts), sections=parts).encode()
     path = Path(out).expanduser() if out else facts.folder / PAGE
     write_atomic(path, page)
@@ -112,7 +113,7 @@ def _by_stream(measured: Measured) -> Safe:
     labels = measured.table.labels
     values = measured.attribution().streams.cpu().numpy()[np.arange(len(labels)), labels]
     given = [(key, float(v.mean()), paired_bootstrap(v)) for key, v in zip(keys, values.T, strict=True)]
-    return sections.by_stream(given, n=len(labels))
+    return by_stream(given, n=len(labels))
 
 
 __all__ = ["Evidence", "Facts", "Report", "report"]

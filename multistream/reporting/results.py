@@ -63,9 +63,9 @@ def lines(facts: Facts, own: Mapping[str, NDArray[np.float64]]) -> tuple[list[Li
         if isinstance(other, str):
             notes.append(f"{key}: {other}")
         elif key not in own:
-            found.append(_line(f"{key} alone, as trained in {Path(spec.run).name}", other, correct))
+            found.append(_line(f"{key} alone", other, correct))
     most = np.bincount(labels).argmax()
-    found.append(_line(f"always “{told.classes[most]}”", labels == most, correct))
+    found.append(_line("most frequent class", labels == most, correct))
     return found, notes
 
 

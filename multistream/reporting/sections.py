@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multistream.data.names import printable
 from multistream.evaluation import Metrics
 from multistream.profiling.counting import Count
 from multistream.reporting import charts
 from multistream.reporting.ablations import Ablation
 from multistream.reporting.checks import Check
-from multistream.reporting.cues import Cue, Share
-from multistream.reporting.dots import Entry, dot_plot
 from multistream.reporting.facts import PARTS, Facts
-from multistream.reporting.figures import axis, figure
-from multistream.reporting.markup import Safe, details, interval, join, paragraph, percent, signed, table, tag
+from multistream.reporting.markup import Safe, details, interval, join, pair, paragraph, percent, table, tag
 from multistream.reporting.results import Line, reliability
 from multistream.statistics import Interval
 
 Costs = dict[tuple[str, str], tuple[Count, tuple[int, ...], int, int]]
 """{(stream, stage): (count, shape, parameters, trainable ones)}, as the profile counts them."""
+
+
+PER_CLASS = ["class", "photos", "precision", "recall", "95 % interval", "F1"]
 
 
 def section(identity: str, title: str, *children: str) -> Safe:
@@ -64,8 +63,10 @@ def trained(facts: Facts) -> Safe:
     return section(
         "trained",
         "What was trained on what",
-        tag("dl", *terms),
-        table(["class", "training", "validation", "test"], [*counted, total], caption="Photos by class and part"),
+        pair(
+            tag("dl", *terms),
+            table(["class", "training", "validation", "test"], [*counted, total], caption="Photos by class and part"),
+        ),
         details("The whole recipe", whole),
     )
 
@@ -78,13 +79,16 @@ def results(facts: Facts, found: Sequence[Line], notes: Sequence[str]) -> Safe:
         "Results",
         charts.comparison(found),
         *(tag("p", note, attributes={"class": "note"}) for note in notes),
-        table(["measure", "value", "95 % interval"], _measures(facts.metrics), caption="On the test part"),
-        tag("h3", "By class"),
-        table(["class", "photos", "precision", "recall", "95 % interval", "F1"], _by_class(facts.metrics)),
-        tag("h3", "What was taken for what"),
-        charts.confusion(facts.metrics),
-        tag("h3", "Calibration"),
-        charts.calibration(bins),
+        pair(
+            join(
+                [tag("h3", "Measures"), table(["on the test part", "value", "95 % interval"], _measures(facts.metrics))]
+            ),
+            join([tag("h3", "By class"), table(PER_CLASS, _by_class(facts.metrics))]),
+        ),
+        pair(
+            join([tag("h3", "What was taken for what"), charts.confusion(facts.metrics)]),
+            join([tag("h3", "Calibration"), charts.calibration(bins)]),
+        ),
     )
 
 
@@ -101,11 +105,12 @@ def _measures(m: Metrics) -> list[list[str]]:
         ("Brier score", m.brier, m.brier_ci95),
         ("calibration error", m.ece, m.ece_ci95),
     ):
-        rows.append([name, f"{value:.3f}", _plain(ends)])
+        rows.append([name, f"{value:.3f}", plain(ends)])
     return rows
 
 
-def _plain(ends: Interval, digits: int = 3) -> str:
+def plain(ends: Interval, digits: int = 3) -> str:
+    """An interval of numbers that are no shares."""
     return f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}".replace("-", "−")
 
 
@@ -164,63 +169,6 @@ def cost(found: Costs, *, name: str) -> Safe:
     return section("cost", "Cost by stage", table(head, rows), note)
 
 
-def by_stream(given: Sequence[tuple[str, float, Interval]], *, n: int) -> Safe:
-    """What each stream gives to the logit of the right class, on average over the test part."""
-    ends = [0.0, *(end for _, _, pair in given for end in pair)]
-    scale = axis("logits", ends)
-    entries = [Entry(key, mean, pair, "first") for key, mean, pair in given]
-    label = "Mean Shapley values: " + "; ".join(f"{key} {signed(mean, 2)}" for key, mean, _ in given)
-    plot = dot_plot(entries, scale=scale, label=label, write=lambda v: signed(v, 2), mark=0.0)
-    rows = [[key, signed(mean), _plain(pair)] for key, mean, pair in given]
-    caption = (
-        f"Shapley value of each stream for the logit of the photo's own class, mean over the {n:,} test photos with "
-        "95 % interval. A stream that is absent gives its mean over the training photos instead."
-    )
-    return figure(
-        plot, caption=caption, numbers=details("Numbers", table(["stream", "Shapley value", "95 % interval"], rows))
-    )
-
-
-def planted(found: Sequence[Cue]) -> Safe:
-    """The demo set's cues, where the right answer is known."""
-    keys = list(found[0].shapley)
-    rows = [
-        [cue.name, *(f"{signed(mean, 2)} ({_plain(ends, 2)})" for mean, ends in cue.shapley.values())] for cue in found
-    ]
-    places = [
-        [f"{cue.name}; {key} points at it", *_shares(share)] for cue in found for key, share in cue.pointing.items()
-    ]
-    for cue in found:
-        places += [
-            [f"{cue.name}; {key}, net evidence on pairs with a mood", *_shares(s)] for key, s in cue.carried.items()
-        ]
-        places += [
-            [f"{cue.name}; {key}, all evidence on the photo's own", *_shares(s)] for key, s in cue.planted.items()
-        ]
-    intro = (
-        f"In this set it is known what makes the class: three cues, one bit each. For each of the {found[0].n:,} test "
-        "photos the evidence is that for its class against the class that differs in this bit alone."
-    )
-    shapley = "Mean Shapley value of each stream, in logits, with 95 % interval; chance level 0"
-    place = "Does the evidence lie where the cue was planted?"
-    return section(
-        "cues",
-        "The planted cues",
-        paragraph(intro),
-        table(["cue", *keys], rows, caption=shapley),
-        table(["cue and stream", "share", "95 % interval", "chance"], places, caption=place),
-        paragraph(
-            "Pointing game: the share of photos in which the strongest place of all stages' maps lies in the object's "
-            "box, or for the texture outside it. Net evidence counts signs, so that what the other entries give by "
-            "chance cancels."
-        ),
-    )
-
-
-def _shares(share: Share) -> list[str]:
-    return [percent(share.value), interval(share.ci95), percent(share.chance)]
-
-
 def checked(found: Sequence[Check]) -> Safe:
     """The checks with their residuals."""
     rows = [
@@ -249,11 +197,3 @@ def repeated(facts: Facts, *, name: str) -> Safe:
     return section(
         "repeat", "How to repeat it", text, tag("pre", tag("code", "\n".join(commands)), attributes={"tabindex": "0"})
     )
-
-
-def photo_name(name: str) -> str:
-    """A photo's name on one line."""
-    return printable(name)
-
-
-__all__ = ["Costs", "join"]

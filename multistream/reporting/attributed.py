@@ -1,0 +1,69 @@
+"""The page's tables and figures of who gave how much: over the test part, and for the demo set's planted cues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from multistream.reporting.cues import Cue, Share
+from multistream.reporting.dots import Entry, dot_plot
+from multistream.reporting.figures import axis, figure
+from multistream.reporting.markup import Safe, details, interval, paragraph, percent, signed, table
+from multistream.reporting.sections import plain, section
+from multistream.statistics import Interval
+
+
+def by_stream(given: Sequence[tuple[str, float, Interval]], *, n: int) -> Safe:
+    """What each stream gives to the logit of the right class, on average over the test part."""
+    ends = [0.0, *(end for _, _, pair in given for end in pair)]
+    scale = axis("logits", ends)
+    entries = [Entry(key, mean, pair, "first") for key, mean, pair in given]
+    label = "Mean Shapley values: " + "; ".join(f"{key} {signed(mean, 2)}" for key, mean, _ in given)
+    plot = dot_plot(entries, scale=scale, label=label, write=lambda v: signed(v, 2), mark=0.0)
+    rows = [[key, signed(mean), plain(pair)] for key, mean, pair in given]
+    caption = (
+        f"Shapley value of each stream for the logit of the photo's own class, mean over the {n:,} test photos with "
+        "95 % interval. A stream that is absent gives its mean over the training photos instead."
+    )
+    return figure(
+        plot, caption=caption, numbers=details("Numbers", table(["stream", "Shapley value", "95 % interval"], rows))
+    )
+
+
+def planted(found: Sequence[Cue]) -> Safe:
+    """The demo set's cues, where the right answer is known."""
+    keys = list(found[0].shapley)
+    rows = [
+        [cue.name, *(f"{signed(mean, 2)} ({plain(ends, 2)})" for mean, ends in cue.shapley.values())] for cue in found
+    ]
+    places = [
+        [f"{cue.name}; {key} points at it", *_shares(share)] for cue in found for key, share in cue.pointing.items()
+    ]
+    for cue in found:
+        places += [
+            [f"{cue.name}; {key}, net evidence on pairs with a mood", *_shares(s)] for key, s in cue.carried.items()
+        ]
+        places += [
+            [f"{cue.name}; {key}, all evidence on the photo's own", *_shares(s)] for key, s in cue.planted.items()
+        ]
+    intro = (
+        f"In this set it is known what makes the class: three cues, one bit each. For each of the {found[0].n:,} test "
+        "photos the evidence is that for its class against the class that differs in this bit alone."
+    )
+    shapley = "Mean Shapley value of each stream, in logits, with 95 % interval; chance level 0"
+    place = "Does the evidence lie where the cue was planted?"
+    return section(
+        "cues",
+        "The planted cues",
+        paragraph(intro),
+        table(["cue", *keys], rows, caption=shapley),
+        table(["cue and stream", "share", "95 % interval", "chance"], places, caption=place),
+        paragraph(
+            "Pointing game: the share of photos in which the strongest place of all stages' maps lies in the object's "
+            "box, or for the texture outside it. Net evidence counts signs, so that what the other entries give by "
+            "chance cancels. Chance is the share of the pixels, or of the entries."
+        ),
+    )
+
+
+def _shares(share: Share) -> list[str]:
+    return [percent(share.value), interval(share.ci95), percent(share.chance)]
