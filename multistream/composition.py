@@ -73,7 +73,7 @@ def compose(
             known=known.get(key, {}),
         )
         branches[key] = build_branch(key, plan, given if isinstance(given, Stream) else None, weights.get(key))
-    make_fusion = _fusion_factory(fusion, options.get("fusion", {}), classes=len(classes))
+    make_fusion = fusion_factory(fusion, options.get("fusion", {}), classes=len(classes))
     network = MultiStream(branches, make_fusion=make_fusion, classes=classes)
     network.fusion_plan = (fusion, options.get("fusion", {}))
     network.loaded_branches = frozenset(heads)
@@ -92,7 +92,7 @@ def recompose(plan: NetworkPlan, *, streams: Mapping[str, Stream] | None = None)
                 do=f"Give it again: load(run, streams={{{key!r}: ...}}).",
             )
     branches = {key: build_branch(key, branch, given.get(key)) for key, branch in plan.branches.items()}
-    make_fusion = _fusion_factory(plan.fusion, plan.fusion_options, classes=len(plan.classes))
+    make_fusion = fusion_factory(plan.fusion, plan.fusion_options, classes=len(plan.classes))
     network = MultiStream(branches, make_fusion=make_fusion, classes=plan.classes)
     network.fusion_plan = (plan.fusion, plan.fusion_options)
     return network
@@ -229,7 +229,8 @@ def _temporal_factory(text: str, options: Options) -> MakeTemporal:
     return lambda width, steps: _built("temporal", spec, options, {"width": width, "steps": steps}, Temporal)
 
 
-def _fusion_factory(text: str, options: Options, *, classes: int) -> MakeFusion:
+def fusion_factory(text: str, options: Options, *, classes: int) -> MakeFusion:
+    """What makes the fusion of a spec; `Solo` where there is one stream."""
     spec = Spec.parse(text, key="fusion", where="fusion")
 
     def make(widths: Mapping[str, int], heads: Mapping[str, nn.Module]) -> Fusion:
