@@ -35,16 +35,7 @@ def planted(found: Sequence[Cue]) -> Safe:
     rows = [
         [cue.name, *(f"{signed(mean, 2)} ({plain(ends, 2)})" for mean, ends in cue.shapley.values())] for cue in found
     ]
-    places = [
-        [f"{cue.name}; {key} points at it", *_shares(share)] for cue in found for key, share in cue.pointing.items()
-    ]
-    for cue in found:
-        places += [
-            [f"{cue.name}; {key}, net evidence on pairs with a mood", *_shares(s)] for key, s in cue.carried.items()
-        ]
-        places += [
-            [f"{cue.name}; {key}, all evidence on the photo's own", *_shares(s)] for key, s in cue.planted.items()
-        ]
+    places = [[cue.name, words, *_shares(share)] for cue in found for words, share in _placed(cue)]
     intro = (
         f"In this set it is known what makes the class: three cues, one bit each. For each of the {found[0].n:,} test "
         "photos the evidence is that for its class against the class that differs in this bit alone."
@@ -55,14 +46,21 @@ def planted(found: Sequence[Cue]) -> Safe:
         "cues",
         "The planted cues",
         paragraph(intro),
-        table(["cue", *keys], rows, caption=shapley),
-        table(["cue and stream", "share", "95 % interval", "chance"], places, caption=place),
+        table(["cue", *keys], rows, caption=shapley, kind="tight"),
+        table(["cue", "evidence", "share", "95 % interval", "chance"], places, words=2, caption=place, kind="tight"),
         paragraph(
-            "Pointing game: the share of photos in which the strongest place of all stages' maps lies in the object's "
-            "box, or for the texture outside it. Net evidence counts signs, so that what the other entries give by "
-            "chance cancels. Chance is the share of the pixels, or of the entries."
+            "Strongest place is the pointing game: the share of photos in which the largest cell of all stages' maps "
+            "together lies in the box of the sun or drop, or for the texture outside it. Net evidence counts signs, so "
+            "that what the other entries give by chance cancels. Chance is the share of the pixels, or of the entries."
         ),
     )
+
+
+def _placed(cue: Cue) -> list[tuple[str, Share]]:
+    """Each stream's answer to where the cue lies, in words."""
+    found = [(f"{key}: strongest place", share) for key, share in cue.pointing.items()]
+    found += [(f"{key}: net, on pairs with a mood", share) for key, share in cue.carried.items()]
+    return found + [(f"{key}: all, on the photo's own pairs", share) for key, share in cue.planted.items()]
 
 
 def _shares(share: Share) -> list[str]:

@@ -200,7 +200,7 @@ def ablation(found: Ablation) -> Safe:
         "M multiply-adds",
         "on the front",
     ]
-    numbers = table(head, rows, caption=f"Ablation by {found.axis}")
+    numbers = table(head, rows, caption=f"Ablation by {found.axis}", kind="tight")
     return join([_front(found, front), numbers]) if len(front) > 1 else numbers
 
 

@@ -16,7 +16,7 @@ from multistream.explaining.pointing import density, points_into
 from multistream.reporting.measuring import Measured, batches
 from multistream.statistics import Interval, paired_bootstrap, percentile_interval, resampled_means, wilson
 
-NAMES = ("object: sun or drop", "texture: zigzags or bands", "adjective-noun pairs")
+NAMES = ("sun or drop", "zigzags or bands", "adjective-noun pairs")
 BATCH = 32
 
 

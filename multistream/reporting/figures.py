@@ -39,7 +39,7 @@ def axis(
 ) -> Axis:
     """An axis with round ticks around values; with `zero` it begins there."""
     low, high = (0.0 if zero else min(values)), max(values)
-    step = _round_step((high - low) or abs(high) or 1.0)
+    step = _round_step(max(high - low, 1e-6 * max(1.0, abs(low), abs(high))))  # one value alone has a span too
     first, last = floor(low / step + 1e-9), ceil(high / step - 1e-9)
     last = max(last, first + 1)
     ticks = [round(i * step, 10) for i in range(first, last + 1)]

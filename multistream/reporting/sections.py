@@ -166,7 +166,7 @@ def cost(found: Costs, *, name: str) -> Safe:
     note = paragraph(
         "For one photo, counted. For times on your machine: ", tag("code", f"multistream profile {name}"), "."
     )
-    return section("cost", "Cost by stage", table(head, rows), note)
+    return section("cost", "Cost by stage", table(head, rows, kind="tight"), note)
 
 
 def checked(found: Sequence[Check]) -> Safe:

@@ -1,0 +1,172 @@
+"""The page in a real browser without a head: silent, alone, and usable by mouse and by keyboard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multistream.reporting import report
+
+webdriver = pytest.importorskip("selenium.webdriver", reason="selenium drives the browser (the extra 'browser').")
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
+if not (BROWSER and DRIVER):
+    pytest.skip("chromium and chromedriver are needed.", allow_module_level=True)
+
+from selenium.webdriver.common.by import By  # noqa: E402  selenium is known to be there only here
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.select import Select  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def pages(early: Path, late: Path, vectors_alone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    runs = {"early": early, "late": late, "anp": vectors_alone}
+    return {n: report(run, photos=8, out=folder / f"{n}.html", device="cpu").path for n, run in runs.items()}
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1100,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    made = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    made.set_script_timeout(10)
+    yield made
+    made.quit()
+
+
+@pytest.fixture
+def open_page(driver: Any, pages: dict[str, Path]) -> Iterator[Callable[[str], Any]]:
+    """Opens a page; afterwards nothing may have been asked of the network or said in the console."""
+
+    def open_(name: str) -> Any:
+        driver.get_log("performance")
+        driver.get(pages[name].as_uri())
+        return driver
+
+    yield open_
+    events = [json.loads(entry["message"])["message"] for entry in driver.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert asked
+    assert {url.split(":")[0] for url in asked} <= {"file", "data"}
+    assert {url for url in asked if url.startswith("file")} <= {path.as_uri() for path in pages.values()}
+    assert driver.get_log("browser") == []
+    assert driver.execute_script("return window.broken") is None
+
+
+def pixels(driver: Any) -> str:
+    return str(driver.execute_script("return document.getElementById('canvas').toDataURL()"))
+
+
+def told(driver: Any) -> str:
+    return str(driver.find_element(By.ID, "told").text)
+
+
+@pytest.mark.parametrize("name", ["early", "late", "anp"])
+def test_opens_in_silence_and_shows_names_as_text(open_page: Callable[[str], Any], name: str) -> None:
+    page = open_page(name)
+    assert "</script><script>window.broken=1</script>" in page.find_element(By.TAG_NAME, "body").text
+    assert page.find_element(By.ID, "probabilities").text
+    if name != "early":
+        assert len(Select(page.find_element(By.ID, "stream")).options) == (name == "late")
+    if name != "late":
+        assert "<b>pair" in page.find_element(By.ID, "entries").text
+
+
+def test_works_by_mouse(open_page: Callable[[str], Any]) -> None:
+    page = open_page("early")
+    seen = {pixels(page)}
+    photo = page.find_elements(By.CSS_SELECTOR, "[data-photo]")[3]
+    photo.click()
+    assert photo.get_attribute("aria-pressed") == "true"
+    seen.add(pixels(page))
+    for control, text in (("class", ""), ("stage", "block1"), ("stage", "block5")):
+        select = Select(page.find_element(By.ID, control))
+        before = told(page)
+        option = next(o for o in select.options if o.text.startswith(text) and not o.is_selected())
+        select.select_by_visible_text(option.text)
+        assert told(page) != before
+        seen.add(pixels(page))
+    for radio in ("scale", "zero"):
+        page.find_elements(By.NAME, radio)[1].click()
+        seen.add(pixels(page))
+    page.execute_script(
+        "const o = document.getElementById('opacity'); o.value = 20; o.dispatchEvent(new Event('input'))"
+    )
+    seen.add(pixels(page))
+    assert len(seen) == 8
+    assert page.find_element(By.ID, "opaque").text == "20 %"
+    page.find_element(By.ID, "next").click()
+    assert page.find_elements(By.CSS_SELECTOR, "[data-photo]")[4].get_attribute("aria-pressed") == "true"
+
+
+def test_works_by_keyboard(open_page: Callable[[str], Any]) -> None:
+    page = open_page("early")
+    visited, changed = [], set()
+    for _ in range(60):
+        page.switch_to.active_element.send_keys(Keys.TAB)
+        focused = page.switch_to.active_element
+        name = focused.get_attribute("id") or focused.get_attribute("name") or focused.get_attribute("data-photo")
+        visited.append(name)
+        before = pixels(page), told(page)
+        outline = page.execute_script("return getComputedStyle(arguments[0]).outlineStyle", focused)
+        if name in ("5", "next", "previous"):
+            assert outline == "solid"
+            focused.send_keys(Keys.ENTER)
+        elif name in ("class", "stage", "scale", "zero"):
+            focused.send_keys(Keys.ARROW_DOWN)
+        elif name == "opacity":
+            focused.send_keys(Keys.ARROW_LEFT)
+        if (pixels(page), told(page)) != before:
+            changed.add(name)
+    assert changed == {"5", "next", "previous", "class", "stage", "scale", "zero", "opacity"}
+    assert "stream" in visited
+
+
+def test_the_tables_add_up(open_page: Callable[[str], Any]) -> None:
+    page = open_page("early")
+    rows = page.find_elements(By.CSS_SELECTOR, "#contributions tbody tr")
+    for column in (0, 1):
+        cells = [row.find_elements(By.TAG_NAME, "td")[column].text.replace("−", "-") for row in rows]
+        numbers = [float(text) for text in cells]
+        assert sum(numbers[:-1]) == pytest.approx(numbers[-1], abs=0.0005 * len(numbers))
+
+
+def test_a_phone_scrolls_one_way_only(open_page: Callable[[str], Any]) -> None:
+    page = open_page("early")
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        assert page.execute_script("return document.documentElement.scrollWidth") == 390
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_print_opens_everything(open_page: Callable[[str], Any]) -> None:
+    page = open_page("early")
+    count = "return document.querySelectorAll('details[open]').length"
+    page.execute_script("dispatchEvent(new Event('beforeprint'))")
+    assert page.execute_script(count) == page.execute_script("return document.querySelectorAll('details').length") > 2
+    page.execute_script("dispatchEvent(new Event('afterprint'))")
+    assert page.execute_script(count) == 0
+
+
+def test_the_policy_stops_what_would_call_home(driver: Any, pages: dict[str, Path]) -> None:
+    driver.get(pages["early"].as_uri())
+    call = "const done = arguments[0]; fetch('https://example.invalid/').then(() => done('sent'), (e) => done('' + e))"
+    assert "TypeError" in driver.execute_async_script(call)
+    assert "Content Security Policy" in " ".join(entry["message"] for entry in driver.get_log("browser"))
+    script = (
+        "const s = document.createElement('script'); s.textContent = 'window.broken = 1'; document.body.append(s);"
+        "return window.broken"
+    )
+    assert driver.execute_script(script) is None
+    driver.get_log("browser")

@@ -1,0 +1,204 @@
+"""The page as a file: what is in it, that it is the same each time, that names cannot break it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import multistream
+from multistream.cli import app
+from multistream.errors import DataError, UsageError
+from multistream.predictions import read_predictions
+from multistream.reporting import report
+
+VOID = {"br", "col", "hr", "img", "input", "link", "meta", "line", "circle", "polyline"}
+
+
+class Reader(HTMLParser):
+    """Every element of a page with its attributes, and whether all that was opened is closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: dict[str, str] = {}
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, name: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((name, dict(attrs)))
+        if name not in VOID - {"line", "circle", "polyline"}:
+            self.open.append(name)
+
+    def handle_endtag(self, name: str) -> None:
+        assert self.open.pop() == name
+
+    def handle_data(self, data: str) -> None:
+        self.text[self.open[-1] if self.open else ""] = data
+
+    def all(self, name: str) -> list[dict[str, str | None]]:
+        return [attributes for element, attributes in self.elements if element == name]
+
+
+def embedded(page: str) -> Any:
+    """The gallery's data."""
+    found = re.search(r'<script type="application/json" id="evidence-data">(.*?)</script>', page, re.S)
+    assert found
+    return json.loads(found[1])
+
+
+@pytest.fixture(scope="module")
+def page(early: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    out = tmp_path_factory.mktemp("out") / "page.html"
+    report(early, out=out, device="cpu", precision="fp32")
+    return out.read_text(encoding="utf-8")
+
+
+def test_is_the_same_every_time(early: Path, tmp_path: Path) -> None:
+    first = report(early, out=tmp_path / "a.html", device="cpu")
+    second = report(early, out=tmp_path / "b.html", device="cpu")
+    assert first.path.read_bytes() == second.path.read_bytes()
+    assert first.bytes == first.path.stat().st_size < 2_000_000
+
+
+def test_lies_in_the_run_and_is_well_formed(early: Path, page: str) -> None:
+    found = multistream.report(early, photos=2, device="cpu")
+    assert found.path == early / "report.html"
+    reader = Reader(page)
+    assert reader.open == []
+    ids = [a["id"] for _, a in reader.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert all(a.get("alt") for a in reader.all("img"))
+    assert all(a.get("aria-label") and a.get("role") == "img" for a in reader.all("svg"))
+    assert {a["href"][1:] for a in reader.all("a") if a["href"]} <= set(ids)
+
+
+def test_nothing_is_fetched_and_only_our_script_runs(page: str) -> None:
+    reader = Reader(page)
+    for _, attributes in reader.elements:
+        assert not [name for name in attributes if name.startswith("on") or name == "style"]
+        for name in ("src", "href"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+    (policy,) = [a["content"] for a in reader.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert str(policy).startswith("default-src 'none'; ")
+    assert "unsafe" not in str(policy)
+    for kind, element in (("script", r"<script>(.*?)</script>"), ("style", r"<style>(.*?)</style>")):
+        (text,) = re.findall(element, page, re.S)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in str(policy)
+
+
+def test_names_are_text(page: str) -> None:
+    reader = Reader(page)
+    assert len(reader.all("script")) == 2
+    assert not [a for a in reader.all("img") if a.get("src") == "x"]
+    assert "window.broken=1</script>" not in page
+    assert "&lt;/script&gt;&lt;script&gt;window.broken=1&lt;/script&gt;" in page
+    assert "${style}" in page
+
+
+def test_stored_maps_and_entries_sum_to_the_logit(page: str) -> None:
+    data = embedded(page)
+    (stages,) = [s["stages"] for s in data["streams"] if s["key"] == "object"]
+    assert len(data["photos"]) == 24
+    for photo in data["photos"]:
+        k = len(photo["classes"])
+        total = np.array(photo["bias"][""]) + np.array(photo["vectors"]["anp"]["sum"])
+        for stage, (rows, columns) in stages.items():
+            scale, text = photo["maps"]["object"][stage]
+            cells = np.frombuffer(base64.b64decode(text), dtype=np.int8).reshape(k, rows, columns) * scale
+            assert cells.sum((1, 2)) == pytest.approx(photo["sums"]["object"][stage], abs=scale * rows * columns / 2)
+            total += photo["sums"]["object"][stage]
+        assert total == pytest.approx(photo["logits"][""], abs=2e-4)
+
+
+def test_the_average_photo_is_that_of_the_training_part(early: Path, page: str) -> None:
+    """Closed form: the average gives J . baseline, with J from the layers themselves (checks A3)."""
+    network = multistream.load(early).network
+    stages = embedded(page)["typical"]["object"]
+    weight, width = network.fusion.classifier.weight.detach(), 64
+    for i, (stage, tap) in enumerate(network.branches["object"].taps.items()):
+        part = weight[:, i * width : (i + 1) * width] @ tap.projection.weight.detach()
+        closed = part @ (tap.baseline * tap.scale)
+        assert torch.tensor(stages[stage]) == pytest.approx(closed.numpy(), abs=1e-4)
+
+
+def test_results_are_those_of_the_predictions(early: Path, page: str) -> None:
+    told = read_predictions(early / "predictions.csv")
+    assert f"{100 * told.correct.mean():.1f} %" in page
+    assert hashlib.sha256((early / "split.csv").read_bytes()).hexdigest() in page
+    assert "Ablation by depth" in page
+    assert "object 3" in page
+
+
+def test_all_checks_hold_and_late_streams_stand_alone(early: Path, late: Path, tmp_path: Path) -> None:
+    for run in (early, late):
+        found = report(run, photos=6, out=tmp_path / "p.html", device="cpu", precision="fp32")
+        assert [check.promise for check in found.checks if not check.holds] == []
+    names = [line.name for line in found.results]
+    assert names == ["this run", "object alone", "anp alone", "most frequent class"]
+    assert "The fused probability is the mean of the streams'" in [check.promise for check in found.checks]
+    assert "Of anp no exact sum exists" in found.path.read_text()
+
+
+def test_a_changed_photo_is_told(early: Path, photos: Path, tmp_path: Path) -> None:
+    name = read_predictions(early / "predictions.csv").paths[0]
+    kept = (photos.parent / name).read_bytes()
+    try:
+        (photos.parent / name).write_bytes(kept + b"more")
+        found = report(early, photos=2, out=tmp_path / "p.html", device="cpu")
+    finally:
+        (photos.parent / name).write_bytes(kept)
+    (check,) = [check for check in found.checks if not check.holds]
+    assert check.promise == "The test photos are unchanged"
+    assert check.measured == 1
+
+
+def test_photos_that_are_gone_are_an_error_and_none_need_be_there(early: Path, photos: Path, tmp_path: Path) -> None:
+    away = photos.parent.with_name("away")
+    photos.parent.rename(away)
+    try:
+        with pytest.raises(DataError):
+            report(early, out=tmp_path / "p.html", device="cpu")
+        found = report(early, photos=0, out=tmp_path / "p.html")
+    finally:
+        away.rename(photos.parent)
+    assert found.photos == 0
+    assert 'id="evidence"' not in found.path.read_text()
+    with pytest.raises(UsageError):
+        report(early, photos=-1)
+
+
+def test_a_run_without_photos(vectors_alone: Path, tmp_path: Path) -> None:
+    found = report(vectors_alone, photos=4, out=tmp_path / "p.html", device="cpu", precision="fp32")
+    page = found.path.read_text()
+    assert embedded(page)["streams"][0]["stages"] == {}
+    assert "<img" not in page
+
+
+def test_a_damaged_ablation_is_named(early: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(early, tmp_path / "run")
+    (run / "ablations" / "taps.json").write_text('{"axis": "taps"}')
+    with pytest.raises(DataError, match=r"taps\.json"):
+        report(run, photos=0)
+
+
+def test_the_command(early: Path, tmp_path: Path) -> None:
+    out = tmp_path / "p.html"
+    told = CliRunner().invoke(app, ["report", str(early), "--photos", "2", "--out", str(out), "--json", "--quiet"])
+    assert told.exit_code == 0
+    found = json.loads(told.stdout)
+    assert found["path"] == str(out)
+    assert found["photos"] == 2
+    assert all(check["holds"] for check in found["checks"])
