@@ -30,7 +30,7 @@ def picture(decoder: Decoder, path: Path) -> Picture:
     seen = Image.fromarray(decoder.read(path).transpose(1, 2, 0))
     width, height = _shape(decoder, path)
     shown = seen.resize((width, height), Image.Resampling.BICUBIC) if max(seen.size) > 96 else seen
-    for quality in (80, 65, 50, 35, 20):
+    for quality in (95 if shown is seen else 80, 65, 50, 35, 20):
         data = io.BytesIO()
         shown.save(data, "WEBP", quality=quality, method=4)
         if data.tell() <= BYTES:
