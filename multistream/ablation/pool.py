@@ -33,7 +33,8 @@ class Pool:
 
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of these images those that could be decoded."""
-        return indices[self.valid.numpy()[indices]]
+        kept: NDArray[np.int64] = indices[self.valid.numpy()[indices]]
+        return kept
 
     def take(self, places: Tensor) -> dict[str, dict[str, Tensor]]:
         """The features of these images, {key: {stage: (B, P)}}."""

@@ -1,4 +1,4 @@
-"""The stack: linear networks of one kind as one network, whose parameters have leading dimensions (G seeds, V variants).
+"""The stack: linear networks of one kind as one, whose parameters have leading dimensions (G seeds, V variants).
 
 A stage is projected for those variants alone that keep it: weights of masked stages do not exist, so they stay 0.
 Every product is a batch of products, one a row, each of the same shape whoever stands beside it; the optimisers work
@@ -86,7 +86,7 @@ class Slot:
 
 
 class Stack(nn.Module):
-    """The networks of a grid as one: `logits` gives {output: (G, V, B, K)}; outputs are the streams' for late, else ""."""
+    """The networks of a grid as one: `logits` gives {output: (G, V, B, K)}; outputs are late's streams, else ""."""
 
     def __init__(self, grid: Grid) -> None:
         super().__init__()

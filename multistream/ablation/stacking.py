@@ -38,4 +38,5 @@ class Stacked:
 
     def unfilled(self, flat: Tensor) -> Tensor:
         """Such numbers in the parameter's own shape, (G, V_i, ...)."""
-        return flat[..., : prod(self.shape)].unflatten(2, self.shape)
+        shaped: Tensor = flat[..., : prod(self.shape)].unflatten(2, self.shape)
+        return shaped

@@ -25,10 +25,15 @@ from multistream.spec import Spec
 
 
 class Starts:
-    """Makes untrained networks of a composed, frozen and fitted one, `base`; `fusions` gives (factory, options) by spec."""
+    """Makes untrained networks of a composed, fitted one, `base`; `fusions` gives (factory, options) by spec."""
 
     def __init__(
-        self, base: MultiStream, recipe: Recipe, *, streams: Mapping[str, Stream] | None, fusions: Mapping[str, tuple[MakeFusion, Options]]
+        self,
+        base: MultiStream,
+        recipe: Recipe,
+        *,
+        streams: Mapping[str, Stream] | None,
+        fusions: Mapping[str, tuple[MakeFusion, Options]],
     ) -> None:
         self.base, self.recipe, self.fusions = base, recipe, fusions
         self.instances = frozenset(streams or {})
