@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from multistream.ablation import ablate as ablate
     from multistream.comparison import compare as compare
     from multistream.composition import compose as compose
     from multistream.data.maps import read_map as read_map
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _WHERE = {
+    "ablate": "ablation",
     "compare": "comparison",
     "compose": "composition",
     "read_map": "data.maps",

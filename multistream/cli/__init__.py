@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from multistream import __version__
+from multistream.cli.ablate import ablate
 from multistream.cli.compare import compare
 from multistream.cli.data import app as data
 from multistream.cli.evaluate import evaluate
+from multistream.cli.explain import explain
 from multistream.cli.plugins import app as plugins
 from multistream.cli.predict import predict
 from multistream.cli.profile import profile
@@ -32,7 +34,9 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(compare)
+app.command()(explain)
 app.command()(profile)
+app.command()(ablate)
 app.command()(report)
 app.add_typer(data, name="data")
 app.add_typer(plugins, name="plugins")

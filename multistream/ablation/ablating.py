@@ -1,0 +1,268 @@
+"""ablate: which depth, which tap, which stream matters, and what each costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from multistream import runs
+from multistream.ablation.costs import Cost, costs
+from multistream.ablation.keeping import keep_result
+from multistream.ablation.pooled import Found, PooledAblation
+from multistream.ablation.results import Ablation, Complement, LeftOut, Pair, Row, Share
+from multistream.ablation.retrained import Retrained
+from multistream.ablation.scores import Scores, pareto
+from multistream.ablation.variants import AXES, Axis, Variant, variants
+from multistream.console import Console
+from multistream.data.splits import Parts, split
+from multistream.errors import UsageError, did_you_mean
+from multistream.explaining.games import shapley
+from multistream.interfaces import Stream
+from multistream.recipe import Recipe
+from multistream.statistics import Floats, agreement, holm, oracle_any
+from multistream.training.preparation import Prepared, prepare, usable
+
+
+def ablate(
+    source: str | Path | Recipe,
+    *,
+    run: str | Path | None = None,
+    axis: str = "depth",
+    seeds: int = 1,
+    splits: int = 1,
+    cut: str = "",
+    verify: bool = False,
+    out: str | Path | None = None,
+    streams: Mapping[str, Stream] | None = None,
+    console: Console | None = None,
+) -> Ablation:
+    """Trains a composition again with parts of it left out, and says what each part is worth and what it costs.
+
+    `source` is a run or a recipe; `run`, the run that a changed recipe comes from and that keeps the result. `axis`:
+    `depth` cuts each stream from the top (paper fig. 4), `taps` tries all subsets of a stream's taps, `streams` all
+    subsets of streams under each fusion. `seeds` and `splits` are how many; the first are the recipe's own. `cut`
+    names the one stream to cut. With frozen streams all rows train in one pass over pooled features; else each is
+    trained for real. A run keeps the result in its `ablations/`, a recipe in the folder `out`, if that is given.
+    Raises MultistreamError.
+    """
+    if axis not in AXES:
+        raise UsageError("--axis", f"{axis!r} is unknown.", right=did_you_mean(axis, AXES))
+    if seeds < 1 or splits < 1:
+        raise UsageError("ablate", f"{seeds} seeds and {splits} splits.", right="At least one of each is needed.")
+    console = console or Console(quiet=True)
+    started = time.perf_counter()
+    recipe = source if isinstance(source, Recipe) else _recipe_of(Path(source).expanduser())
+    run = run if isinstance(source, Recipe) else source
+    work = _Work(
+        prepared=prepare(recipe, say=console.say, streams=streams),
+        axis=axis,
+        cut=cut,
+        seeds=[recipe.training.seed + i for i in range(seeds)],
+        split_seeds=[recipe.data.split_seed + i for i in range(splits)],
+        streams=streams,
+        console=console,
+    )
+    folder = Path(out).expanduser() if out is not None else _folder(Path(run)) / "ablations" if run else None
+    result = work.run(folder, verify=verify)
+    result = replace(result, run=str(run or ""), seconds=round(time.perf_counter() - started, 3))
+    if folder is not None:
+        console.say(f"ablate: kept in {keep_result(result, folder, cut=cut)}")
+    return result
+
+
+@dataclass
+class _Work:
+    """One ablation on its way."""
+
+    prepared: Prepared
+    axis: Axis
+    cut: str
+    seeds: Sequence[int]
+    split_seeds: Sequence[int]
+    streams: Mapping[str, Stream] | None
+    console: Console
+
+    def run(self, folder: Path | None, *, verify: bool) -> Ablation:
+        """All rows, by whichever way the composition allows."""
+        network = self.prepared.network
+        self.variants = variants(network, self.axis, cut=self.cut)
+        splits = self._splits()
+        many = f"{len(self.variants):,} variants x {len(self.seeds)} seeds x {len(splits)} splits"
+        self.console.say(f"ablate: {self.axis}, {many}")
+        if network.is_cacheable and not self.prepared.recipe.training.flips:
+            return self._pooled(splits, verify=verify)
+        if verify:
+            right = "It shows that rows trained together are those trained alone; here each is trained alone."
+            raise UsageError("--verify", "no rows are trained together.", right=right)
+        if folder is not None:
+            return self._retrained(folder / f"runs-{self.axis}")
+        with TemporaryDirectory(prefix="multistream-ablate-") as temporary:
+            return self._retrained(Path(temporary))
+
+    def _splits(self) -> list[Parts]:
+        """The parts of every split; a data set that brings its own has no others."""
+        prepared = self.prepared
+        found = [prepared.parts]
+        for seed in self.split_seeds[1:]:
+            parts = split(prepared.table, fractions=prepared.recipe.data.split, seed=seed)
+            found.append(usable(parts, prepared.beside, prepared.table))
+        if len(found) > 1 and all(np.array_equal(p.test, found[0].test) for p in found[1:]):
+            right = "It brings its own parts, or test photos alone."
+            raise UsageError("--splits", f"{prepared.table.name} gives the same test photos each time.", right=right)
+        return found
+
+    def _pooled(self, splits: Sequence[Parts], *, verify: bool) -> Ablation:
+        keys = [v.about for v in self.variants if v.about]
+        ridge = keys[0] if self.axis == "taps" and len(set(keys)) == 1 else ""
+        work = PooledAblation(
+            self.prepared, self.variants, seeds=self.seeds, streams=self.streams, console=self.console
+        )
+        found = work.run(splits, ridge=ridge, verify=verify)
+        spent = costs(found.base, found.networks, runtime=self.prepared.runtime)
+        rows = self._rows(found.tally.scores(), spent, found)
+        return replace(
+            self._result(found.tally.scores(), rows, found.seconds),
+            stacked=found.stacked,
+            ridge=found.certificate,
+            verified=found.verified,
+            shapley=self._shapley(found.tally.scores(), splits) if self.axis == "taps" else (),
+        )
+
+    def _retrained(self, folder: Path) -> Ablation:
+        work = Retrained(
+            self.prepared,
+            self.variants,
+            axis=self.axis,
+            seeds=self.seeds,
+            split_seeds=self.split_seeds,
+            streams=self.streams,
+            folder=folder,
+            console=self.console,
+        )
+        work.tell_cost()
+        tally, networks, seconds = work.run()
+        runtime = self.prepared.runtime
+        spent = [costs(network, [network], runtime=runtime)[0] for network in map(runtime.place, networks)]
+        result = self._result(tally.scores(), self._rows(tally.scores(), spent, None), seconds)
+        return replace(result, trained_on="photos")
+
+    def _rows(self, scores: Scores, spent: Sequence[Cost], found: Found | None) -> tuple[Row, ...]:
+        last = len(self.variants) - 1
+        p_values = [scores.p_value(v, last) for v in range(last)]
+        corrected: list[float | None] = [*holm(p_values), None]
+        best = pareto(scores.accuracy.tolist(), [cost.macs for cost in spent])
+        masked = found.masked.scores().accuracy if found else None
+        ridge = found.ridge.scores().accuracy if found and found.ridge else None
+        labels, classes = self.prepared.table.labels, self.prepared.table.classes
+        return tuple(
+            Row(
+                keep=variant.keep,
+                fusion=variant.fusion if len(variant.keep) > 1 else "",
+                label=variant.label,
+                accuracy=float(scores.accuracy[v]),
+                accuracy_ci95=scores.interval(v),
+                delta=float(scores.accuracy[v] - scores.accuracy[last]),
+                p_value=p_values[v] if v < last else None,
+                p_holm=corrected[v],
+                params=spent[v].params,
+                macs=spent[v].macs,
+                ms_p50=spent[v].ms,
+                accuracies=tuple(scores.accuracies[v].tolist()),
+                masked_accuracy=float(masked[v]) if masked is not None and self._can_mask(variant) else None,
+                ridge_accuracy=float(ridge[v]) if ridge is not None and self._has_probe(variant) else None,
+                pareto=best[v],
+                per_class=scores.per_class(v, last, labels, classes),
+            )
+            for v, variant in enumerate(self.variants)
+        )
+
+    def _can_mask(self, variant: Variant) -> bool:
+        """Whether the whole holds all that the variant keeps, under the same fusion."""
+        whole = self.variants[-1]
+        inside = all(set(stages) <= set(whole.keep[key]) for key, stages in variant.keep.items())
+        return inside and variant.fusion == whole.fusion
+
+    def _has_probe(self, variant: Variant) -> bool:
+        return next(v.about for v in self.variants if v.about) in variant.keep
+
+    def _result(self, scores: Scores, rows: tuple[Row, ...], seconds: float) -> Ablation:
+        return Ablation(
+            axis=self.axis,
+            rows=rows,
+            seconds=0.0,
+            training_seconds=seconds,
+            seeds=tuple(self.seeds),
+            split_seeds=tuple(self.split_seeds),
+            n=int((scores.tried > 0).sum()),
+            trained_on="pooled features",
+            stacked=0,
+            data=self.prepared.table.name,
+            run="",
+            streams=self._complement(scores) if self.axis == "streams" else None,
+        )
+
+    def _complement(self, scores: Scores) -> Complement:
+        """How the streams complete each other; a stream is right on a photo where most of its trainings were."""
+        number = {(tuple(v.keep), v.fusion if len(v.keep) > 1 else ""): i for i, v in enumerate(self.variants)}
+        keys = tuple(self.variants[-1].keep)
+        tested = scores.tried > 0
+        right = {k: 2 * scores.right[number[(k,), ""]][tested] > scores.tried[tested] for k in keys}
+        pairs = []
+        for first, second in combinations(keys, 2):
+            both = agreement(right[first], right[second])
+            pairs.append(Pair(first, second, both.disagreement, both.double_fault, both.oracle))
+        left = []
+        for fusion in dict.fromkeys(v.fusion for v in self.variants if len(v.keep) > 1):
+            full = scores.accuracy[number[keys, fusion]]
+            for key in keys:
+                rest = tuple(k for k in keys if k != key)
+                own = scores.accuracy[number[rest, fusion if len(rest) > 1 else ""]]
+                left.append(LeftOut(fusion, key, float(own), float(own - full)))
+        return Complement(tuple(pairs), tuple(left), oracle_any(np.stack([right[key] for key in keys])))
+
+    def _shapley(self, scores: Scores, splits: Sequence[Parts]) -> tuple[Share, ...]:
+        """The exact Shapley value of every tap in each training's game of accuracies, averaged over trainings."""
+        found: list[Share] = []
+        whole = self.variants[-1]
+        number = {tuple(v.keep.items()): i for i, v in enumerate(self.variants)}
+        for key in dict.fromkeys(v.about for v in self.variants if v.about):
+            stages = whole.keep[key]
+            table = torch.zeros(2 ** len(stages), scores.accuracies.shape[1], dtype=torch.float64)
+            table[0] = torch.from_numpy(self._nothing(scores, key, splits))
+            for mask in range(1, len(table)):
+                subset = tuple(stage for bit, stage in enumerate(stages) if mask >> bit & 1)
+                keep = {k: subset if k == key else s for k, s in whole.keep.items()}
+                table[mask] = torch.from_numpy(scores.accuracies[number[tuple(keep.items())]])
+            values = shapley(table)
+            deviations = values.std(1).tolist() if values.shape[1] > 1 else [None] * len(stages)
+            found += [Share(key, *each) for each in zip(stages, values.mean(1).tolist(), deviations, strict=True)]
+        return tuple(found)
+
+    def _nothing(self, scores: Scores, key: str, splits: Sequence[Parts]) -> Floats:
+        """The accuracy of no tap at all, by training: without the stream; alone, the most frequent class's share."""
+        others = {k: s for k, s in self.variants[-1].keep.items() if k != key}
+        if others:
+            number = next(i for i, v in enumerate(self.variants) if dict(v.keep) == others)
+            without: Floats = scores.accuracies[number]
+            return without
+        labels = self.prepared.table.labels
+        shares = [float((labels[p.test] == np.bincount(labels[p.train]).argmax()).mean()) for p in splits]
+        return np.repeat(np.array(shares), len(self.seeds))
+
+
+def _folder(run: Path) -> Path:
+    """A run's folder, given itself or its model file."""
+    return run if run.is_dir() else run.parent
+
+
+def _recipe_of(run: Path) -> Recipe:
+    if not (_folder(run) / runs.RECIPE).is_file():
+        raise UsageError(str(run), f"no {runs.RECIPE} is there.", right="A run's folder has one.")
+    return Recipe.load(_folder(run))

@@ -1,0 +1,76 @@
+"""What each variant costs for one image: parameters, multiply-adds, milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multistream.modes import evaluating
+from multistream.network import MultiStream
+from multistream.profiling.counting import count, without_numbers
+from multistream.profiling.machine import latency
+from multistream.profiling.profiler import example_batch, time_pieces, walk
+from multistream.runtime import Runtime, parameter_count
+
+REPEATS = 5
+"""Calls of which the median is taken: a quick look; `multistream profile` looks longer."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one image."""
+
+    params: int
+    macs: int
+    ms: float
+
+
+def costs(base: MultiStream, networks: Sequence[MultiStream], *, runtime: Runtime) -> list[Cost]:
+    """The cost of each network, whose streams are `base`'s or cut from them; the modes are left as they were.
+
+    Stages are counted and timed once, on `base`; what lies above the pooling, for each network.
+    """
+    with evaluating(base), torch.no_grad():
+        macs = _stage_macs(base, runtime)
+        times = {
+            place: taken.p50 for place, taken in time_pieces(base, runtime=runtime, batch=1, repeats=REPEATS).items()
+        }
+        return [_cost(network, macs, times, runtime) for network in networks]
+
+
+def _cost(
+    network: MultiStream, macs: dict[tuple[str, str], int], times: dict[tuple[str, str], float], runtime: Runtime
+) -> Cost:
+    places = [(key, s) for key, branch in network.branches.items() for s in branch.stream.stages or branch.taps]
+    with evaluating(network):
+        pooled = {
+            key: {s: torch.zeros(1, tap.pooled_width, device=runtime.device) for s, tap in branch.taps.items()}
+            for key, branch in network.branches.items()
+        }
+        head: Callable[[], Tensor] = partial(network.classify, pooled)
+        above = latency(head, runtime, repeats=REPEATS).p50
+        with without_numbers():
+            counted, _ = count(head)
+    total = counted.macs + sum(macs[place] for place in places)
+    ms = above + sum(times[place] for place in places)
+    return Cost(parameter_count(network)["total"], total, round(ms, 4))
+
+
+def _stage_macs(base: MultiStream, runtime: Runtime) -> dict[tuple[str, str], int]:
+    """Multiply-adds by stream and stage."""
+    found: dict[tuple[str, str], int] = {}
+
+    def visit(stream: str, stage: str, run: Callable[[], Any], modules: Sequence[nn.Module]) -> Any:
+        del modules
+        counted, result = count(run)
+        found[stream, stage] = counted.macs
+        return result
+
+    with without_numbers():
+        walk(base, runtime.send(example_batch(base, 1)), visit)
+    return found

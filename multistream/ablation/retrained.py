@@ -1,0 +1,119 @@
+"""Ablation where streams train too: every row is a training of its own, on the photos, with `train` itself."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from multistream import runs
+from multistream.ablation.scores import Tally
+from multistream.ablation.variants import Axis, Variant
+from multistream.console import Console
+from multistream.errors import UsageError
+from multistream.interfaces import Stream
+from multistream.model import load
+from multistream.network import MultiStream
+from multistream.predictions import read_predictions
+from multistream.profiling.machine import timed
+from multistream.profiling.profiler import example_batch
+from multistream.recipe import Recipe
+from multistream.training import train
+from multistream.training.preparation import Prepared
+
+BACKWARD = 3
+"""A training step costs some three passes: forward, and backward through activations and weights."""
+
+
+class Retrained:
+    """Trains each variant for each seed and split, in folders of their own below `folder`."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        variants: Sequence[Variant],
+        *,
+        axis: Axis,
+        seeds: Sequence[int],
+        split_seeds: Sequence[int],
+        streams: Mapping[str, Stream] | None,
+        folder: Path,
+        console: Console,
+    ) -> None:
+        if axis == "taps":
+            what = "subsets of taps are trained on pooled features, and here streams train or photos are turned."
+            raise UsageError("--axis", what, right="depth and streams are trained for real.", do="Or freeze streams.")
+        self.prepared, self.variants, self.axis, self.folder = prepared, variants, axis, folder
+        self.seeds, self.split_seeds, self.streams, self.console = seeds, split_seeds, streams, console
+
+    def tell_cost(self) -> None:
+        """Says how many trainings there will be and how long they may take, from a few steps timed now."""
+        count = len(self.variants) * len(self.seeds) * len(self.split_seeds)
+        settings, photos = self.prepared.recipe.training, len(self.prepared.parts.train)
+        seconds = self._seconds_a_photo() * BACKWARD * photos * settings.epochs * count
+        self.console.say(
+            f"ablate: streams train or photos are turned, so every row is trained for real: {count:,} trainings of up "
+            f"to {settings.epochs} epochs over {photos:,} photos, some {seconds / 60:,.0f} minutes in all"
+        )
+
+    def run(self) -> tuple[Tally, list[MultiStream], float]:
+        """Who was right; the first networks, one a variant; and the seconds of training."""
+        tally = Tally(len(self.variants), len(self.prepared.table))
+        started, networks = time.perf_counter(), []
+        for split_seed in self.split_seeds:
+            for seed in self.seeds:
+                answers = []
+                for number, variant in enumerate(self.variants):
+                    run = self._train(variant, number, seed=seed, split_seed=split_seed)
+                    answers.append(self._answers(run))
+                    if (seed, split_seed) == (self.seeds[0], self.split_seeds[0]):
+                        given = {k: s for k, s in (self.streams or {}).items() if k in variant.keep}
+                        networks.append(load(run, streams=given).network)
+                rows = np.array(sorted(set.intersection(*(set(answer) for answer in answers))), dtype=np.int64)
+                tally.add(rows, np.array([[answer[i] for i in rows.tolist()] for answer in answers]))
+        return tally, networks, round(time.perf_counter() - started, 3)
+
+    def _train(self, variant: Variant, number: int, *, seed: int, split_seed: int) -> Path:
+        folder = self.folder / f"{number:02}-seed{seed}-split{split_seed}"
+        self.console.say(f"ablate: {variant.label}, seed {seed}, split {split_seed}")
+        recipe = recipe_of(variant, self.prepared, self.axis)
+        recipe = recipe.updated({"training": {"seed": seed}, "data": {"split_seed": split_seed}})
+        given = {key: stream for key, stream in (self.streams or {}).items() if key in variant.keep}
+        return train(recipe, out=folder, streams=given or None, console=self.console).folder
+
+    def _answers(self, run: Path) -> dict[int, bool]:
+        """{index in the table: right or not} of a run's test part."""
+        places = {name: i for i, name in enumerate(self.prepared.table.ids)}
+        found = read_predictions(run / runs.PREDICTIONS)
+        return {places[path]: bool(right) for path, right in zip(found.paths, found.correct, strict=True)}
+
+    def _seconds_a_photo(self) -> float:
+        """A forward pass, in a batch of eight."""
+        network, runtime = self.prepared.network, self.prepared.runtime
+        batch = runtime.send(example_batch(network, 8))
+
+        def forward() -> None:
+            with runtime.autocast:
+                network.pool(batch)
+
+        return min(timed(forward, runtime, repeats=2)) / 8
+
+
+def recipe_of(variant: Variant, prepared: Prepared, axis: Axis) -> Recipe:
+    """The recipe that trains a variant alone."""
+    recipe = prepared.recipe
+    if axis == "depth":
+        key = variant.about
+        if not key:
+            return recipe
+        depth = list(prepared.network.branches[key].stream.stages).index(variant.keep[key][-1]) + 1
+        return recipe.updated({"network": {"depth": {**recipe.network.depth, key: depth}}})
+    streams = {key: spec for key, spec in recipe.network.streams.items() if key in variant.keep}
+    used = {name for key in variant.keep for name in (key, prepared.network.inputs[key].name)}
+    inputs = {name: path for name, path in recipe.network.inputs.items() if name in used}
+    changes = {"network": {"streams": streams, "inputs": inputs, "fusion": variant.fusion}}
+    if variant.fusion == recipe.network.fusion:
+        return recipe.updated(changes)
+    return recipe.updated({**changes, "options": {"fusion": {}}})

@@ -1,0 +1,112 @@
+"""multistream ablate"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from multistream.cli.figures import Plot, save_figure
+from multistream.cli.options import Inputs, Json, Quiet, pairs, print_json
+from multistream.cli.train import merged
+from multistream.errors import UsageError
+from multistream.recipe import Recipe
+from multistream.spec import parse_specs
+
+
+class Axis(StrEnum):
+    """What is left out."""
+
+    depth = "depth"
+    taps = "taps"
+    streams = "streams"
+
+
+def ablate(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run's folder; without one give --streams or --recipe.")
+    ] = None,
+    axis: Annotated[
+        Axis, typer.Option(help="Cut streams from the top, try subsets of taps, or of streams.")
+    ] = Axis.depth,
+    cut: Annotated[str, typer.Option(metavar="KEY", help="The one stream to cut.", show_default="each")] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="How many; the first is the recipe's.")] = 1,
+    splits: Annotated[int, typer.Option(min=1, help="How many; the first is the recipe's.")] = 1,
+    streams: Annotated[str, typer.Option(metavar="SPEC,...", help="A composition that was never trained.")] = "",
+    data: Annotated[str, typer.Option(metavar="PATH", help="As for train.")] = "",
+    temporal: Annotated[str, typer.Option(help="What reads a stream's tokens.", show_default="concat")] = "",
+    fusion: Annotated[str, typer.Option(help="How streams become one decision.", show_default="early")] = "",
+    weights: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's weights; repeats.")
+    ] = None,
+    input: Inputs = None,
+    epochs: Annotated[int | None, typer.Option(help="At most so many.", show_default="the recipe's")] = None,
+    seed: Annotated[int | None, typer.Option(help="The first seed.", show_default="the recipe's")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default="auto")] = "",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", show_default="auto")] = "",
+    recipe: Annotated[
+        str, typer.Option(metavar="FILE|RUN|NAME", help="Settings, without RUN.", show_default="default")
+    ] = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting of the recipe; repeats.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Train one row alone, and hold it against its twin.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the result.", show_default="RUN/ablations")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows as CSV.")] = None,
+    plot: Plot = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Which depth, tap or stream matters, and what it costs: everything left out is trained again, in one pass."""
+    if (run is None) == (not streams and not recipe):
+        raise UsageError("ablate", "give a RUN, or --streams or --recipe.", right="One of them says what is ablated.")
+    given: dict[str, dict[str, Any]] = {
+        "data": {"source": data},
+        "network": {
+            "streams": {spec.key: spec.part for spec in parse_specs(streams)} if streams else {},
+            "temporal": temporal,
+            "fusion": fusion,
+            "weights": pairs(weights, "--weights"),
+            "inputs": pairs(input, "--input"),
+        },
+        "training": {"epochs": epochs, "seed": seed},
+        "runtime": {"device": device, "precision": precision},
+    }
+    base = Recipe.load(
+        run if run is not None and run.is_dir() else run.parent if run is not None else recipe or "default"
+    )
+    settled = merged(base, given).with_settings(set_ or [])
+    from multistream.ablation import ablate as run_ablation
+    from multistream.ablation.keeping import write_csv
+    from multistream.ablation.table import table
+    from multistream.console import Console
+
+    console = Console(quiet=quiet)
+    result = run_ablation(
+        settled,
+        run=run,
+        axis=axis.value,
+        seeds=seeds,
+        splits=splits,
+        cut=cut,
+        verify=verify,
+        out=out,
+        console=console,
+    )
+    if json:
+        print_json(result.to_dict())
+    else:
+        typer.echo(table(result))
+    if csv is not None:
+        write_csv(result, csv)
+    if plot is not None:
+        from multistream.ablation.figure import draw
+
+        save_figure(draw(result), plot)
+        console.say(f"figure: {plot}")
