@@ -6,10 +6,13 @@ from multistream.reporting.evidence import Evidence
 from multistream.reporting.markup import Safe, embedded_json, paragraph, tag
 from multistream.reporting.sections import section
 
-INTRO = (
+SUM = (
     "Each logit is a sum: what every stage of every stream gives at every place of the photo, what each entry of a "
-    "vector gives, and a bias. Orange speaks for the class, blue against it. The photos were drawn by their hashes, "
-    "half of them wrong where there are so many."
+    "vector gives, and a bias. "
+)
+INTRO = (
+    "Orange speaks for the class, blue against it. The photos were drawn by their hashes, half of them wrong where "
+    "there are so many."
 )
 
 
@@ -28,7 +31,7 @@ def gallery(evidence: Evidence, by_stream: Safe) -> Safe:
         "evidence",
         "Where the evidence is",
         by_stream,
-        paragraph(INTRO),
+        paragraph((SUM if any(evidence.exact.values()) else "") + INTRO),
         *notes,
         tag("noscript", paragraph("The maps are drawn by a script, which this browser does not run.")),
         _thumbnails(evidence),

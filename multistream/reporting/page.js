@@ -15,6 +15,7 @@
   const buttons = [...document.querySelectorAll("[data-photo]")];
   const streams = data.streams.filter((stream) => Object.keys(stream.stages).length);
   const ALL = "";
+  const relative = Object.keys(data.typical).length > 0;
   const together = new Set(streams.map((stream) => stream.target)).size <= 1 && streams.length > 1;
   const state = { photo: 0, k: 0, stream: ALL, stage: ALL, scale: "shared", zero: "average", opacity: 0.8 };
   const FOR = [226, 88, 12], AGAINST = [22, 104, 190];
@@ -131,7 +132,7 @@
     const total = chosen().reduce((sum, [key, stage]) => sum + given(key, stage), 0);
     const name = data.classes[photo().classes[state.k]];
     const who = `${state.stream === ALL ? "all image streams" : state.stream}, ${state.stage === ALL ? "all stages" : state.stage}`;
-    const text = `${photo().name}: ${who} give ${signed(total)} logits to ${name}${state.zero === "average" ? ", against the average photo" : ""}; most of it speaks for it at the ${place}.`;
+    const text = `${photo().name}: ${who} give ${signed(total)} logits to ${name}${state.zero === "average" && chosen().every(([key]) => data.typical[key]) ? ", against the average photo" : ""}; most of it speaks for it at the ${place}.`;
     $("told").textContent = text;
     $("canvas").setAttribute("aria-label", text);
   }
@@ -170,7 +171,8 @@
       if (stream.target) rows.push(...totals(p, k, stream.target, stream.key + ": "));
     }
     if (!data.streams.some((stream) => stream.target)) rows.push(...totals(p, k, "", ""));
-    fill("contributions", `What each stage gives to ${name}`, ["part", "logits", "against the average photo"], rows);
+    fill("contributions", `What each stage gives to ${name}`, ["part", "logits", ...(relative ? ["against the average photo"] : [])],
+      rows.map((row) => ({ ...row, cells: row.cells.slice(0, relative ? 3 : 2) })));
     fill("shapley", `Shapley values of the streams for ${name}, against the average photo`, ["stream", "logits"],
       data.streams.length > 1 ? data.streams.map((stream, s) => ({ cells: [stream.key, signed(p.shapley[k][s])] })) : []);
     const entries = data.streams.filter((stream) => p.vectors[stream.key])
@@ -230,6 +232,9 @@
     $("opaque").textContent = event.target.value + " %";
     draw();
   });
+  const hide = (control) => { control.closest("fieldset, label:not(fieldset label)").hidden = true; };
+  if (!streams.length) for (const control of [$("stream"), $("stage"), $("opacity"), ...document.getElementsByName("scale"), ...document.getElementsByName("zero")]) hide(control);
+  else if (!streams.some((stream) => data.typical[stream.key])) document.getElementsByName("zero").forEach(hide);
   document.documentElement.classList.add("ready");
   state.k = photo().classes.indexOf(photo().predicted);
   pick(0);

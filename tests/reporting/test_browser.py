@@ -77,6 +77,9 @@ def test_opens_in_silence_and_shows_names_as_text(open_page: Callable[[str], Any
     assert page.find_element(By.ID, "probabilities").text
     if name != "early":
         assert len(Select(page.find_element(By.ID, "stream")).options) == (name == "late")
+    shown = {k for k in ("stream", "stage", "opacity", "class") if page.find_element(By.ID, k).is_displayed()}
+    assert shown == ({"class"} if name == "anp" else {"stream", "stage", "opacity", "class"})
+    assert page.find_element(By.NAME, "zero").is_displayed() == (name != "anp")
     if name != "late":
         assert "<b>pair" in page.find_element(By.ID, "entries").text
 
