@@ -55,9 +55,7 @@ def test_late_sums_per_stream_and_fuses_by_the_mean(
     assert np.allclose([arrays["probability/object"], arrays["probability/anp"]], own, atol=1e-6)
 
 
-def test_many_photos_keep_the_target_and_damaged_ones_a_status(
-    recipe: Recipe, vectors: Path, photos: Path, tmp_path: Path
-) -> None:
+def test_many_photos_keep_the_target_and_damaged_ones_a_status(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
     run = train(recipe, out=tmp_path / "run").folder
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
