@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from multistream.errors import DataError
+from multistream.interfaces import VECTOR
 
 FOLDER = "ablations"
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """One file of a run's ablations: rows as `ablate --json` prints them."""
+    """One file of a run's ablations: rows as `ablate --json` prints them, and `whole`, all that it prints."""
 
     file: str
     axis: str
     rows: Sequence[Mapping[str, Any]]
+    whole: Mapping[str, Any]
 
 
 def read_ablations(run: Path) -> list[Ablation]:
@@ -29,7 +31,7 @@ def read_ablations(run: Path) -> list[Ablation]:
         try:
             read = json.loads(path.read_text(encoding="utf-8"))
             rows = [{**row, "accuracy": float(row["accuracy"]), "keep": kept(row["keep"])} for row in read["rows"]]
-            found.append(Ablation(path.name, str(read["axis"]), rows))
+            found.append(Ablation(path.name, str(read["axis"]), rows, read))
         except (ValueError, KeyError, TypeError) as error:
             right = "It must be what ablate --json prints."
             raise DataError(str(path), f"this is no ablation ({error!r}).", right=right) from error
@@ -39,12 +41,12 @@ def read_ablations(run: Path) -> list[Ablation]:
 def kept(what: Any) -> str:
     """What a row kept, in words.
 
-    >>> kept({"object": ["stem", "mid"]}), kept({"object": 3}), kept(["object", "anp"])
-    ('object stem, mid', 'object 3', 'object, anp')
+    >>> kept({"object": ["stem", "mid"], "anp": ["vector"]}), kept({"object": 3}), kept(["object", "anp"])
+    ('object stem + mid, anp', 'object 3', 'object + anp')
     """
     if isinstance(what, Mapping):
-        return "; ".join(f"{key} {kept(value)}" for key, value in what.items())
-    return ", ".join(map(str, what)) if isinstance(what, list) else str(what)
+        return ", ".join(key if value == [VECTOR] else f"{key} {kept(value)}" for key, value in what.items())
+    return " + ".join(map(str, what)) if isinstance(what, list) else str(what)
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from multistream.evaluation import Metrics
-from multistream.reporting.ablations import Ablation, pareto
 from multistream.reporting.dots import Entry, dot_plot
 from multistream.reporting.figures import Axis, Plot, axis, drawing, figure
-from multistream.reporting.markup import Safe, details, interval, join, pair, percent, signed, table, tag
+from multistream.reporting.markup import Safe, details, interval, pair, percent, signed, table, tag
 from multistream.reporting.results import Bin, Line
 
 LARGEST = 40
 """Classes of the largest confusion matrix that is shown whole."""
+CURVES = {"train": "training", "val": "validation"}
 SHARES = Axis("", 0, 1, (0, 0.25, 0.5, 0.75, 1), lambda value: f"{100 * value:g}")
 
 
@@ -34,9 +34,12 @@ def comparison(found: Sequence[Line]) -> Safe:
         ]
         for line in found
     ]
-    head = ["classifier", "accuracy", "95 % interval", "run ahead by, points", "p (McNemar)"]
-    caption = f"Dots are accuracies on the same {found[0].n:,} photos, lines their 95 % intervals (Wilson)."
-    return pair(figure(plot, caption=caption), table(head, rows))
+    head = ["classifier", "accuracy", "95 % interval", "lead", "p"]
+    caption = (
+        f"Dots are accuracies on the same {found[0].n:,} photos, lines their 95 % intervals (Wilson). Lead: by how "
+        "many points this run is ahead. p: how often chance alone would part the two as far (exact McNemar test)."
+    )
+    return pair(figure(plot, caption=caption), table(head, rows, kind="tight"))
 
 
 def p_value(p: float) -> str:
@@ -133,7 +136,7 @@ def learning(epochs: Sequence[Mapping[str, float]], *, best: int | None) -> Safe
     known = [value for values in losses.values() for value in values if value is not None]
     drawings = []
     if known:
-        plot = Plot(x, axis("loss: training (thin) and validation", known, zero=True))
+        plot = Plot(x, axis("loss", known, zero=True))
         drawings.append(_curves(plot, counted, losses, best, "Losses"))
     shares = [line.get("val_accuracy") for line in epochs]
     if any(value is not None for value in shares):
@@ -162,63 +165,21 @@ def _curves(
             for point in points
             if curve == "val"
         ]
-    last = {curve: next((v for v in reversed(values) if v is not None), None) for curve, values in curves.items()}
-    told = ", ".join(f"{curve} ends at {value:.3f}" for curve, value in last.items() if value is not None)
+    last = {CURVES[c]: next((v for v in reversed(values) if v is not None), None) for c, values in curves.items()}
+    ends = {name: value for name, value in last.items() if value is not None}
+    if len(curves) > 1:
+        marks += _named(plot, epochs[-1], ends)
+    told = ", ".join(f"{curve} ends at {value:.3f}" for curve, value in ends.items())
     return drawing(*marks, label=f"{name} over {len(epochs)} epochs: {told}")
+
+
+def _named(plot: Plot, epoch: int, ends: Mapping[str, float]) -> list[Safe]:
+    """Each curve's name at its end, the higher one's above and the lower one's below."""
+    top = max(ends.values())
+    return [
+        plot.text((epoch, value), name, "name", dy=-9 if value == top else 18, end=True) for name, value in ends.items()
+    ]
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def ablation(found: Ablation) -> Safe:
-    """Accuracy against cost, with the rows that nothing cheaper beats."""
-    front = pareto(found.rows)
-    rows = []
-    for i, row in enumerate(found.rows):
-        p = row.get("p_value")
-        delta = row.get("delta")
-        rows.append(
-            [
-                str(row["keep"]),
-                percent(row["accuracy"]),
-                interval(row["accuracy_ci95"]) if row.get("accuracy_ci95") else "",
-                "" if delta is None else signed(100 * delta, 1),
-                "" if p is None else p_value(p),
-                "" if row.get("params") is None else f"{row['params']:,}",
-                "" if row.get("macs") is None else f"{row['macs'] / 1e6:,.1f}",
-                "yes" if i in front else "",
-            ]
-        )
-    head = [
-        "kept",
-        "accuracy",
-        "95 % interval",
-        "difference, points",
-        "p",
-        "parameters",
-        "M multiply-adds",
-        "on the front",
-    ]
-    numbers = table(head, rows, caption=f"Ablation by {found.axis}", kind="tight")
-    return join([_front(found, front), numbers]) if len(front) > 1 else numbers
-
-
-def _front(found: Ablation, front: Sequence[int]) -> Safe:
-    points = [(row["macs"] / 1e6, row["accuracy"]) for row in found.rows if row.get("macs") is not None]
-    plot = Plot(
-        axis("M multiply-adds an image", [p[0] for p in points], zero=True),
-        axis("accuracy", [p[1] for p in points], write=lambda v: f"{100 * v:g}"),
-    )
-    best = [(found.rows[i]["macs"] / 1e6, found.rows[i]["accuracy"]) for i in front]
-    marks = [plot.frame(), plot.line(best, "first")]
-    for row in found.rows:
-        if row.get("macs") is not None:
-            at = (row["macs"] / 1e6, row["accuracy"])
-            marks.append(
-                plot.dot(at, "first" if at in best else "second", title=f"{row['keep']}: {percent(row['accuracy'])}")
-            )
-    label = f"Accuracy against cost, {len(points)} compositions; {len(best)} are on the Pareto front."
-    return figure(
-        drawing(*marks, label=label), caption="Accuracy, %, against cost. The line joins what nothing cheaper beats."
-    )

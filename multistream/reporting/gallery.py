@@ -11,8 +11,10 @@ SUM = (
     "vector gives, and a bias. "
 )
 INTRO = (
-    "Orange speaks for the class, blue against it. The photos were drawn by their hashes, half of them wrong where "
-    "there are so many."
+    "A logit is a class's score before scores become probabilities: one more makes the class 2.7 times as likely "
+    "against the others. Orange speaks for the class, blue against it; colours are logits for each percent of the "
+    "photo's area, so that coarse and fine stages compare. The photos were drawn by their hashes, half of them wrong "
+    "where there are so many."
 )
 
 

@@ -59,6 +59,19 @@ class Measured:
         settings = replace(self.model.recipe.data, on_bad_image="report")
         return make_photos(self.table, self.model.network, self.beside, settings)
 
+    @property
+    def masked(self) -> dict[str, NDArray[np.float64]]:
+        """{key: (N, K)} probabilities where every other stream gives its mean over the training photos."""
+        network, device = self.model.network, self.runtime.device
+        stages = {key: list(branch.taps) for key, branch in network.branches.items()}
+        pooled = {k: {s: p.to(device) for s, p in taps.items()} for k, taps in self.pooled.items()}
+        found = {}
+        with torch.no_grad(), evaluating(network):
+            for key in stages if len(stages) > 1 else ():
+                others = network.mask({other: taps for other, taps in stages.items() if other != key})
+                found[key] = others.fuse(pooled).logits.double().softmax(1).cpu().numpy()
+        return found
+
     def attribution(self, rows: NDArray[np.int64] | None = None) -> Attribution:
         """Shapley values of the streams on the logit scale, of all photos or of some rows."""
         some = slice(None) if rows is None else torch.from_numpy(rows)
@@ -82,7 +95,7 @@ def measure(
     inputs = model.recipe.network.inputs
     beside = gather(table, model.inputs, inputs, missing=settings.missing_vectors, resize=settings.resize)
     runtime = resolve(RuntimeSettings(device=device, precision=precision))  # type: ignore[arg-type]  # checked inside
-    network = runtime.place(model.network)
+    network = runtime.place(model.network).freeze("streams")  # nothing trains here, so the feature cache may help
     photos = make_photos(table, network, beside, settings)
     with console.progress(len(table), "features") as bar:
         every = np.arange(len(table))

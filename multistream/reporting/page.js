@@ -177,7 +177,7 @@
       data.streams.length > 1 ? data.streams.map((stream, s) => ({ cells: [stream.key, signed(p.shapley[k][s])] })) : []);
     const entries = data.streams.filter((stream) => p.vectors[stream.key])
       .flatMap((stream) => p.vectors[stream.key].entries[k].map(([i, value]) => ({ cells: [data.words[stream.key][i], signed(value)] })));
-    fill("entries", `Entries that give most to ${name}`, ["entry", "logits"], entries);
+    fill("entries", `Entries of the vector that give most to ${name}, as the sum stands`, ["entry", "logits"], entries);
   }
   function totals(p, k, target, before) {
     const keys = data.streams.filter((stream) => stream.target === target).map((stream) => stream.key);
@@ -204,8 +204,15 @@
     const p = photo(), same = p.classes.indexOf(before);
     state.k = own || same < 0 ? p.classes.indexOf(p.predicted) : same;
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === state.photo)));
+    reveal(buttons[state.photo]);
     options("class", p.classes.map((c, i) => [i, data.classes[c] + mark(p, c)]), state.k);
     show();
+  }
+  // On a phone the photos are a strip: the chosen one is brought into it, and the page stays where it is.
+  function reveal(button) {
+    const strip = button.parentElement, box = button.getBoundingClientRect(), seen = strip.getBoundingClientRect();
+    if (box.left < seen.left) strip.scrollLeft += box.left - seen.left;
+    else if (box.right > seen.right) strip.scrollLeft += box.right - seen.right;
   }
   function stages() {
     const some = streams.filter((stream) => state.stream === ALL || stream.key === state.stream);

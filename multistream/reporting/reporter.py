@@ -55,6 +55,7 @@ def report(
     run: str | Path,
     *,
     photos: int = 24,
+    against: Sequence[str | Path] = (),
     out: str | Path | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -62,8 +63,9 @@ def report(
 ) -> Report:
     """Writes RUN/report.html, or `out`: the same page for the same run, byte by byte.
 
-    `photos` of the test part are explained; with 0 none is looked at, and the data need not be here. Raises DataError
-    for a run without a test part, or whose photos are gone.
+    `photos` of the test part are explained; with 0 none is looked at, and the data need not be here. `against` are
+    runs with the same test part, which the results are held against. Raises DataError for a run without a test part,
+    or whose photos are gone, UsageError for runs that cannot be compared.
     """
     console = console or Console(quiet=True)
     if photos < 0:
@@ -82,7 +84,8 @@ def report(
         )
         evidence = gather_evidence(measured, choose(facts.result.predictions, photos=photos))
         cues = measure_cues(measured) if not facts.result.recipe.data.source else []
-    found, notes = lines(facts, measured.streams if measured else {})
+    own, masked = (measured.streams, measured.masked) if measured else ({}, {})
+    found, notes = lines(facts, own=own, masked=masked, against=against)
     checks = run_checks(facts, measured, evidence)
     name = facts.folder.resolve().name
     parts = {
@@ -98,7 +101,7 @@ def report(
         parts["evidence"] = gallery(evidence, _by_stream(measured))
     if cues:
         parts["cues"] = planted(cues)
-    page = assemble(title=facts.title, name=name, summary=sections.summary(facts), sections=parts).encode()
+    page = assemble(title=facts.title, name=name, summary=sections.summary(facts, checks), sections=parts).encode()
     path = Path(out).expanduser() if out else facts.folder / PAGE
     write_atomic(path, page)
     shown = len(evidence.data["photos"]) if evidence else 0

@@ -1,8 +1,8 @@
-"""The run beside what it must beat: always saying the most frequent class, and each of its streams alone."""
+"""The run beside what it must beat: the most frequent class, each of its streams alone, other runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.comparison.results import read_result
-from multistream.errors import MultistreamError
+from multistream.errors import MultistreamError, UsageError
 from multistream.evaluation.metrics import BINS
 from multistream.predictions import Predictions
 from multistream.reporting.facts import Facts
 from multistream.spec import Spec
 from multistream.statistics import Interval, agreement, mcnemar, wilson
+
+ONLY = (
+    "“only …” is this run where every other stream gives what the average training photo gives: what the fusion makes "
+    "of that stream, not what a classifier trained on it alone would. --against RUN adds such a one."
+)
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,17 @@ class Bin:
     ci95: Interval
 
 
-def lines(facts: Facts, own: Mapping[str, NDArray[np.float64]]) -> tuple[list[Line], list[str]]:
-    """The run, its streams, the majority; and notes on streams' runs that could not be read or saw other photos.
+Shares = Mapping[str, NDArray[np.float64]]
 
-    `own` are the probabilities (N, K) of the streams' own classifiers, where the fusion has them.
+
+def lines(
+    facts: Facts, *, own: Shares, masked: Shares, against: Sequence[str | Path] = ()
+) -> tuple[list[Line], list[str]]:
+    """The run, its streams, other runs, the majority; and notes on what the streams' lines mean.
+
+    `own` are the probabilities (N, K) of the streams' own classifiers, where the fusion has them; `masked` those of
+    the run where every other stream gives its training mean, which are told where there are no own ones. UsageError
+    for a run of `against` that was measured on other photos or classes.
     """
     told = facts.result.predictions
     correct = told.correct
@@ -55,17 +67,35 @@ def lines(facts: Facts, own: Mapping[str, NDArray[np.float64]]) -> tuple[list[Li
     notes = []
     if len(facts.result.recipe.network.streams) > 1:
         found += [_line(f"{key} alone", p.argmax(1) == labels, correct) for key, p in own.items()]
+    beside, about = _trained_alone(facts, own)
+    found += beside
+    notes += about
+    if not own and masked:
+        found += [_line(f"only {key}", p.argmax(1) == labels, correct) for key, p in masked.items()]
+        notes.append(ONLY)
+    for path in against:
+        other = _of_run(Path(path), told)
+        if isinstance(other, str):
+            raise UsageError("--against", other, right="It must have the same test part; --recipe RUN repeats one.")
+        found.append(_line(Path(path).resolve().name, other, correct))
+    most = np.bincount(labels).argmax()
+    found.append(_line("most frequent class", labels == most, correct))
+    return found, notes
+
+
+def _trained_alone(facts: Facts, own: Shares) -> tuple[list[Line], list[str]]:
+    """Streams that came from runs of their own, on these photos; notes where that is not known."""
+    told = facts.result.predictions
+    found, notes = [], []
     for key, text in facts.result.recipe.network.streams.items():
         spec = Spec.parse(text, key=key)
         if spec.run is None:
             continue
         other = _of_run(Path(spec.run), told)
         if isinstance(other, str):
-            notes.append(f"{key}: {other}")
+            notes.append(f"{key}: its own run: {other}")
         elif key not in own:
-            found.append(_line(f"{key} alone", other, correct))
-    most = np.bincount(labels).argmax()
-    found.append(_line("most frequent class", labels == most, correct))
+            found.append(_line(f"{key} alone", other, told.correct))
     return found, notes
 
 
@@ -82,10 +112,10 @@ def _of_run(path: Path, told: Predictions) -> NDArray[np.bool_] | str:
     try:
         other = read_result(path.expanduser()).predictions
     except MultistreamError as error:
-        return f"its own run cannot be read ({error})"
+        return f"{path} cannot be read ({error})"
     places = {digest: i for i, digest in enumerate(other.sha256)}
     if set(other.classes) != set(told.classes) or not all(digest in places for digest in told.sha256):
-        return f"its own run {path} was measured on other photos or classes"
+        return f"{path} was measured on other photos or classes"
     return other.correct[[places[digest] for digest in told.sha256]]
 
 

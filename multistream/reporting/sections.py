@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from multistream.evaluation import Metrics
 from multistream.profiling.counting import Count
-from multistream.reporting import charts
+from multistream.reporting import charts, fronts
 from multistream.reporting.ablations import Ablation
 from multistream.reporting.checks import Check
 from multistream.reporting.facts import PARTS, Facts
+from multistream.reporting.glossary import measures, part
 from multistream.reporting.markup import Safe, details, interval, join, pair, paragraph, percent, table, tag
 from multistream.reporting.results import Line, reliability
 from multistream.statistics import Interval
@@ -18,7 +19,7 @@ Costs = dict[tuple[str, str], tuple[Count, tuple[int, ...], int, int]]
 """{(stream, stage): (count, shape, parameters, trainable ones)}, as the profile counts them."""
 
 
-PER_CLASS = ["class", "photos", "precision", "recall", "95 % interval", "F1"]
+PER_CLASS = ["class", "photos", "precision", "recall", "its 95 % interval", "F1"]
 
 
 def section(identity: str, title: str, *children: str) -> Safe:
@@ -27,15 +28,18 @@ def section(identity: str, title: str, *children: str) -> Safe:
     return tag("section", tag("h2", title, attributes={"id": f"{identity}-title"}), *children, attributes=given)
 
 
-def summary(facts: Facts) -> Safe:
+def summary(facts: Facts, checks: Sequence[Check]) -> Safe:
     """The first paragraph: what a reader who reads no further should know."""
     found, name = facts.metrics, facts.result.data
     text = (
         f"On the {found.n:,} test photos of {name} the run is right in {percent(found.accuracy)} "
         f"(95 % interval {interval(found.accuracy_ci95)}); always saying the most frequent of the "
-        f"{len(facts.classes)} classes is right in {percent(found.majority)}."
+        f"{len(facts.classes)} classes is right in {percent(found.majority)}. "
     )
-    return tag("p", text, attributes={"class": "lead"})
+    failed = sum(not check.holds for check in checks)
+    verdict = f"{failed} of {len(checks)} checks fail." if failed else f"All {len(checks)} checks hold."
+    link = tag("a", verdict, attributes={"href": "#checks"})
+    return tag("p", text, link, attributes={"class": "lead"})
 
 
 def trained(facts: Facts) -> Safe:
@@ -47,7 +51,7 @@ def trained(facts: Facts) -> Safe:
             "streams",
             ", ".join(f"{key} = {text}" if key != text else key for key, text in recipe.network.streams.items()),
         ),
-        ("tap, temporal, fusion", f"{recipe.network.tap}, {recipe.network.temporal}, {recipe.network.fusion}"),
+        *((kind, part(kind, getattr(recipe.network, kind))) for kind in ("tap", "temporal", "fusion")),
         ("weights", ", ".join(f"{key} = {text}" for key, text in recipe.network.weights.items()) or "none given"),
         ("frozen", ", ".join(recipe.network.freeze) or "nothing"),
         ("parameters", f"{parameters['total']:,}, of which {parameters['trainable']:,} trained"),
@@ -80,16 +84,21 @@ def results(facts: Facts, found: Sequence[Line], notes: Sequence[str]) -> Safe:
         charts.comparison(found),
         *(tag("p", note, attributes={"class": "note"}) for note in notes),
         pair(
-            join(
-                [tag("h3", "Measures"), table(["on the test part", "value", "95 % interval"], _measures(facts.metrics))]
-            ),
-            join([tag("h3", "By class"), table(PER_CLASS, _by_class(facts.metrics))]),
+            join([tag("h3", "Measures"), *_measured(facts.metrics)]),
+            join([tag("h3", "By class"), table(PER_CLASS, _by_class(facts.metrics), kind="tight")]),
         ),
         pair(
             join([tag("h3", "What was taken for what"), charts.confusion(facts.metrics)]),
             join([tag("h3", "Calibration"), charts.calibration(bins)]),
         ),
     )
+
+
+def _measured(m: Metrics) -> list[Safe]:
+    rows = _measures(m)
+    words = measures(frozenset(row[0].partition(",")[0] for row in rows))
+    numbers = table(["on the test part", "value", "95 % interval"], rows, kind="tight")
+    return [numbers, tag("p", words, attributes={"class": "note"})]
 
 
 def _measures(m: Metrics) -> list[list[str]]:
@@ -142,7 +151,7 @@ def ablated(found: Sequence[Ablation], *, name: str) -> Safe:
     if not found:
         advice = paragraph("No ablation was made. ", tag("code", f"multistream ablate {name}"), " makes one.")
         return section("ablation", "Ablation", advice)
-    return section("ablation", "Ablation", *(charts.ablation(each) for each in found))
+    return section("ablation", "Ablation", paragraph(fronts.INTRO), *(fronts.ablation(each) for each in found))
 
 
 def cost(found: Costs, *, name: str) -> Safe:
@@ -162,9 +171,13 @@ def cost(found: Costs, *, name: str) -> Safe:
     params = sum(entry[2] for entry in found.values())
     peak = max(entry[0].peak_bytes for entry in found.values())
     rows.append(["all", "", f"{params:,}", f"{total / 1e6:,.2f}", "100.0 %", f"{peak / 2**20:,.1f}"])
-    head = ["stage", "gives", "parameters", "M multiply-adds", "share", "peak MiB"]
+    head = ["stage", "gives", "parameters", "multiply-adds, M", "share", "peak, MiB"]
     note = paragraph(
-        "For one photo, counted. For times on your machine: ", tag("code", f"multistream profile {name}"), "."
+        "For one photo, counted; the same on every machine. A stage gives channels × rows × columns, the taps stages × "
+        "numbers; multiply-adds are in millions, the peak is what its activations take in memory at most. For times on "
+        "your machine: ",
+        tag("code", f"multistream profile {name}"),
+        ".",
     )
     return section("cost", "Cost by stage", table(head, rows, kind="tight"), note)
 
@@ -172,10 +185,17 @@ def cost(found: Costs, *, name: str) -> Safe:
 def checked(found: Sequence[Check]) -> Safe:
     """The checks with their residuals."""
     rows = [
-        [check.promise, f"{check.measured:.2g}", f"{check.limit:.2g}", "holds" if check.holds else "FAILS", check.about]
+        [
+            join([check.promise, tag("small", check.about)]),
+            f"{check.measured:.3g}".replace("-", "−"),
+            f"{check.limit:.3g}".replace("-", "−"),
+            "✓ holds" if check.holds else "✗ FAILS",
+        ]
         for check in found
     ]
-    return section("checks", "Checks", table(["promise", "measured", "at most", "", "of what"], rows, kind="checks"))
+    note = paragraph("Measured on this run while the page was made. What is measured must be at most the limit.")
+    numbers = table(["promise", "measured", "limit", "verdict"], rows, kind="checks")
+    return section("checks", "Checks", note, numbers)
 
 
 def repeated(facts: Facts, *, name: str) -> Safe:
