@@ -20,6 +20,23 @@ ReadMap = Callable[[int], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
+class MapReader:
+    """Reads the maps of all images, by index, as the input `wanted` asks for them."""
+
+    paths: tuple[Path, ...]
+    wanted: Map
+    resize: str
+
+    def __call__(self, index: int) -> NDArray[np.float32]:
+        """The map of one image, (C, size, size)."""
+        array = self.wanted.read(self.paths[index])
+        if array.ndim != 3 or array.shape[0] != self.wanted.channels:
+            right = f"{self.wanted.name} needs (C, H, W) with C={self.wanted.channels}."
+            raise DataError(str(self.paths[index]), f"the map has shape {array.shape}.", right=right)
+        return fit_map(array, self.wanted.size, self.resize)
+
+
+@dataclass(frozen=True)
 class Beside:
     """Vectors (N, D) and map readers by stream key, row i for image i; `usable` (N,) is False for rows to leave out."""
 
@@ -56,7 +73,7 @@ def gather(
             usable &= joined.present if missing == "drop" else True
             notes += [f"{key}: {note}" for note in joined.notes]
         elif isinstance(each, Map):
-            maps[key] = _map_reader(find_maps(table, _source(sources, key, each.name, table)), each, resize)
+            maps[key] = MapReader(find_maps(table, _source(sources, key, each.name, table)), each, resize)
             notes.append(f"{key}: {len(table):,} maps found")
     return Beside(vectors, maps, usable, tuple(notes))
 
@@ -98,19 +115,6 @@ def _source(sources: Mapping[str, str], key: str, name: str, table: Table) -> st
     raise DataError(
         f"input.{key}", "the stream reads maps, and none are given.", do=f"Give them: --input {key}=FOLDER."
     )
-
-
-def _map_reader(paths: tuple[Path, ...], wanted: Map, resize: str) -> ReadMap:
-    def read(index: int) -> NDArray[np.float32]:
-        array = wanted.read(paths[index])
-        if array.ndim != 3 or array.shape[0] != wanted.channels:
-            right = f"(C, H, W) with C={wanted.channels}."
-            raise DataError(
-                str(paths[index]), f"the map has shape {array.shape}.", right=f"{wanted.name} needs {right}"
-            )
-        return fit_map(array, wanted.size, resize)
-
-    return read
 
 
 def _is_photo(each: Input) -> bool:

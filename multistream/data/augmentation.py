@@ -9,7 +9,7 @@ from torch import Tensor
 
 from multistream.data.draws import flips
 
-_AXES = {"horizontal": 3, "vertical": 2}
+AXES = {"horizontal": 3, "vertical": 2}
 """The dimension of (B, C, H, W) that each kind of flip turns round."""
 
 
@@ -31,5 +31,5 @@ def augment(
         chosen = torch.from_numpy(flips(indices.numpy(), seed=seed, epoch=epoch, axis=axis)).view(-1, 1, 1, 1)
         for name, pictures in turned.items():
             if pictures.ndim == 4:
-                turned[name] = torch.where(chosen.to(pictures.device), pictures.flip(_AXES[axis]), pictures)
+                turned[name] = torch.where(chosen.to(pictures.device), pictures.flip(AXES[axis]), pictures)
     return turned

@@ -2,5 +2,6 @@
 
 from multistream.features.caching import extract
 from multistream.features.extraction import GROUP, Extracted
+from multistream.features.views import turned_by
 
-__all__ = ["GROUP", "Extracted", "extract"]
+__all__ = ["GROUP", "Extracted", "extract", "turned_by"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.data.loading import Photos, loaded
+from multistream.features.views import turn
+from multistream.inputs import Image
 from multistream.network import Branch
 from multistream.runtime import Runtime
 
@@ -23,14 +25,22 @@ Features = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Extracted:
-    """Pooled features {key: {stage: (N, P) float32}} on the CPU; `valid` (N,) tells which rows are filled."""
+    """Pooled features {key: {stage: (N, P) float32}} on the CPU; `valid` (N,) tells which rows are filled.
+
+    `turned` holds the features of further views {view: features}, of the streams that see pictures.
+    """
 
     features: Mapping[str, Mapping[str, Tensor]]
     valid: Tensor
+    turned: Mapping[str, Mapping[str, Mapping[str, Tensor]]] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Mapping[str, Mapping[str, Tensor]]:
         """The features on a device."""
-        return {key: {stage: f.to(device) for stage, f in stages.items()} for key, stages in self.features.items()}
+        return _moved(self.features, device)
+
+    def turned_to(self, device: torch.device) -> Mapping[str, Mapping[str, Mapping[str, Tensor]]]:
+        """The further views' features on a device."""
+        return {view: _moved(features, device) for view, features in self.turned.items()}
 
 
 def empty_features(branches: Mapping[str, Branch], rows: int) -> Features:
@@ -43,26 +53,44 @@ def empty_features(branches: Mapping[str, Branch], rows: int) -> Features:
 
 @torch.no_grad()
 def pooled_groups(
-    branches: Mapping[str, Branch],
+    branches: Mapping[tuple[str, str], Branch],
     photos: Photos,
-    indices: NDArray[np.int64],
+    indices: NDArray[np.int64] | Sequence[int],
     *,
     runtime: Runtime,
     workers: int,
-) -> Iterator[tuple[Tensor, Features]]:
-    """Runs these streams once over the images, without augmentation: (indices (n,), features of n rows) a group.
+) -> Iterator[tuple[Tensor, dict[tuple[str, str], dict[str, Tensor]]]]:
+    """Runs these streams, by (view, key), once over the images: (indices (n,), features of n rows) a group.
 
-    The branches must be in eval mode. What cannot be decoded is left out.
+    Each photo is decoded once for all streams and views. The branches must be in eval mode. What cannot be decoded is
+    left out, and the last rows of a group are filled up, so that no row depends on its neighbours.
     """
-    for batch in loaded(photos, indices, batch_size=GROUP, workers=workers):
+    needed = _needed(photos, {key: branch for (_, key), branch in branches.items()})
+    views = list(dict.fromkeys(view for view, _ in branches))
+    for batch in loaded(needed, indices, batch_size=GROUP, workers=workers):
         chosen = batch.pop("index")
-        if not len(chosen):
+        rows = len(chosen)
+        if not rows:
             continue
         sent = runtime.send({name: _padded(tensor) for name, tensor in batch.items()})
+        seen = {view: runtime.send(turn(sent, view)) for view in views}
         with runtime.autocast:
-            pooled = {key: branch.pool(sent[branch.entry(key, sent)]) for key, branch in branches.items()}
-        rows = len(chosen)
-        yield chosen, {key: {s: f[:rows].cpu() for s, f in stages.items()} for key, stages in pooled.items()}
+            pooled = {(v, k): branch.pool(seen[v][branch.entry(k, sent)]) for (v, k), branch in branches.items()}
+        yield chosen, {task: {s: f[:rows].cpu() for s, f in stages.items()} for task, stages in pooled.items()}
+
+
+def _needed(photos: Photos, branches: Mapping[str, Branch]) -> Photos:
+    """The photos with nothing beside them that these branches do not read; what is bad is told to the same list."""
+    has_image = any(isinstance(branch.stream.input, Image) for branch in branches.values())
+    entries = {key if key in photos.maps else branch.stream.input.name for key, branch in branches.items()}
+    maps = {name: read for name, read in photos.maps.items() if name in entries}
+    needed = Photos(photos.table, photos.decoder if has_image else None, maps=maps, on_bad_image=photos.on_bad_image)
+    needed.bad = photos.bad
+    return needed
+
+
+def _moved(features: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> dict[str, dict[str, Tensor]]:
+    return {key: {stage: f.to(device) for stage, f in stages.items()} for key, stages in features.items()}
 
 
 def _padded(tensor: Tensor) -> Tensor:

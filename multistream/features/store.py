@@ -1,62 +1,58 @@
-"""The feature cache on disk: pooled features by the sha256 of each image, in shards that are written once.
+"""The feature cache on disk: pooled features by the sha256 of the file they come from, in shards written once.
 
-A store holds the features of one stream under one set of conditions (`identity`): another weight, decoder, torch or
-precision is another store. Shards carry names of their own, so that two processes can add to a store at once.
+A store holds one view of one stream under one set of conditions (`identity`): another weight, decoder, torch or
+precision is another store. A shard is named by the sha256 of its own bytes: a changed bit is noticed when it is read,
+and two processes that compute the same write the same file.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor
 
-from multistream.files import write_atomic
+from multistream.files import clean, write_atomic
 
 SHARD = 1024
-"""Images a shard."""
+"""Images a shard, at most."""
 
-
-@dataclass(frozen=True)
-class Place:
-    """Where one image's features lie."""
-
-    shard: Path
-    row: int
+SECONDS = 30.0
+"""After so long a shard is written although it is not full: what a kill can cost."""
 
 
 @dataclass
 class FeatureStore:
-    """Pooled features {stage: (P,)} by image sha256, under `folder`."""
+    """Pooled features {stage: (P,)} by a file's sha256, under `folder`; `warn` is told of shards that are damaged."""
 
     folder: Path
-    places: dict[str, Place] = field(default_factory=dict)
-    damaged: list[Path] = field(default_factory=list)
-    """Shards that could not be read, and count as not there."""
+    warn: Callable[[str], None] = print
+    places: dict[str, tuple[Path, int]] = field(default_factory=dict)
+    """Shard and row of each file's features."""
 
     @classmethod
-    def open(cls, root: Path, identity: Mapping[str, Any]) -> FeatureStore:
-        """The store of this identity below `root`, made if there is none; reads the shards' indexes only."""
+    def open(cls, root: Path, identity: Mapping[str, Any], *, warn: Callable[[str], None]) -> FeatureStore:
+        """The store of this identity below `root`, made if there is none; reads the shards' headers only."""
         text = json.dumps(identity, sort_keys=True)
-        store = cls(root / hashlib.sha256(text.encode()).hexdigest()[:32])
+        store = cls(root / hashlib.sha256(text.encode()).hexdigest()[:32], warn)
         if not (store.folder / "identity.json").exists():
             store.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(store.folder / "identity.json", json.dumps(identity, indent=2, sort_keys=True) + "\n")
+        clean(store.folder)
         store.refresh()
         return store
 
     def refresh(self) -> None:
         """Finds what is there, also what another process has added."""
-        known = {place.shard for place in self.places.values()}
+        known = {shard for shard, _ in self.places.values()}
         for shard in sorted(self.folder.glob("*.safetensors")):
             if shard not in known:
                 self._index(shard)
@@ -65,7 +61,10 @@ class FeatureStore:
         return sha256 in self.places
 
     def read(self, hashes: Sequence[str], into: Mapping[str, Tensor], rows: Sequence[int]) -> list[int]:
-        """Copies the features of these images into `into` {stage: (N, P)} at `rows`; returns the positions it lacks."""
+        """Copies these files' features into `into` {stage: (N, P)} at `rows`; returns the positions that it lacks.
+
+        Every shard that is needed is read whole and checked, one after another, also where `into` is empty.
+        """
         wanted: dict[Path, list[int]] = {}
         missing = []
         for position, digest in enumerate(hashes):
@@ -73,53 +72,87 @@ class FeatureStore:
             if place is None:
                 missing.append(position)
             else:
-                wanted.setdefault(place.shard, []).append(position)
+                wanted.setdefault(place[0], []).append(position)
         for shard, positions in wanted.items():
-            try:
-                with safe_open(shard, framework="pt") as stored:
-                    source = torch.tensor([self.places[hashes[p]].row for p in positions])
-                    target = torch.tensor([rows[p] for p in positions])
-                    for stage, values in into.items():
-                        values[target] = stored.get_tensor(stage)[source]
-            except (SafetensorError, OSError, IndexError, KeyError):
-                self.damaged.append(shard)
-                self.places = {digest: place for digest, place in self.places.items() if place.shard != shard}
+            source = torch.tensor([self.places[hashes[p]][1] for p in positions])
+            target = torch.tensor([rows[p] for p in positions])
+            tensors = self._tensors(shard, into)
+            if tensors is None:
                 missing += positions
+                continue
+            for stage, values in into.items():
+                values[target] = tensors[stage][source]
         return sorted(missing)
 
     def add(self, hashes: Sequence[str], features: Mapping[str, Tensor]) -> None:
-        """Writes one shard: the features {stage: (n, P)} of n images."""
-        path = self.folder / f"{os.getpid()}-{secrets.token_hex(8)}.safetensors"
-        digest = hashlib.sha256()
+        """Writes one shard: the features {stage: (n, P)} of n files."""
         tensors = {stage: values.contiguous() for stage, values in features.items()}
-        for stage in sorted(tensors):
-            digest.update(tensors[stage].numpy().tobytes())
-        about = {"images": json.dumps(list(hashes)), "sha256": digest.hexdigest()}
-        write_atomic(path, save(tensors, metadata=about))
-        self.places |= {image: Place(path, row) for row, image in enumerate(hashes)}
+        content = save(tensors, metadata={"files": json.dumps(list(hashes))})
+        path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
+        write_atomic(path, content)
+        self.places |= {digest: (path, row) for row, digest in enumerate(hashes)}
+
+    def _tensors(self, shard: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """A shard's tensors; None, and it is put aside, where its bytes are no longer those that were written."""
+        try:
+            content = shard.read_bytes()
+        except FileNotFoundError:  # another process found it damaged, or the user emptied the cache
+            self._forget(shard)
+            return None
+        except OSError as error:
+            self._damaged(shard, error.strerror or type(error).__name__)
+            return None
+        if hashlib.sha256(content).hexdigest() != shard.stem:
+            self._damaged(shard, "its bytes have changed")
+            return None
+        tensors = load(content)
+        if any(stage not in tensors for stage in wanted):  # written whole, but not by this code
+            self._damaged(shard, "it lacks a stage")
+            return None
+        return tensors
 
     def _index(self, shard: Path) -> None:
-        """Reads a shard's list of images; one whose bytes have changed counts as not there."""
+        """Reads a shard's list of files, not its features."""
         try:
             with safe_open(shard, framework="pt") as stored:
-                about = stored.metadata()
-                digest = hashlib.sha256()
-                for stage in sorted(stored.keys()):
-                    digest.update(stored.get_tensor(stage).numpy().tobytes())
-                images = json.loads(about["images"])
-            if digest.hexdigest() != about["sha256"]:
-                self.damaged.append(shard)
-                return
-        except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError):
-            self.damaged.append(shard)
+                files = json.loads((stored.metadata() or {})["files"])
+        except FileNotFoundError:
             return
-        self.places |= {image: Place(shard, row) for row, image in enumerate(images)}
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            self._damaged(shard, str(error) or type(error).__name__)
+            return
+        self.places |= {digest: (shard, row) for row, digest in enumerate(files)}
+
+    def _damaged(self, shard: Path, why: str) -> None:
+        """Says so, and takes the shard away: what it held is computed anew."""
+        self.warn(f"features: {shard} is damaged ({why}) and removed; its features are computed anew")
+        shard.unlink(missing_ok=True)
+        self._forget(shard)
+
+    def _forget(self, shard: Path) -> None:
+        self.places = {digest: place for digest, place in self.places.items() if place[0] != shard}
 
 
-def weights_hash(module: torch.nn.Module) -> str:
-    """sha256 over all tensors of a module, names and shapes included."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+class Shards:
+    """Gathers features for a store, and writes them when there are `SHARD` of them or `SECONDS` have passed."""
+
+    def __init__(self, store: FeatureStore, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.store, self._clock = store, clock
+        self._hashes: list[str] = []
+        self._parts: list[Mapping[str, Tensor]] = []
+        self._written = clock()
+
+    def add(self, hashes: Sequence[str], features: Mapping[str, Tensor]) -> None:
+        """Takes the features {stage: (n, P)} of n files; those that the store has by now are left out."""
+        new = [row for row, digest in enumerate(hashes) if digest not in self.store]
+        self._hashes += [hashes[row] for row in new]
+        self._parts.append({stage: values[new] for stage, values in features.items()})
+        if len(self._hashes) >= SHARD or self._clock() - self._written >= SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what has gathered."""
+        if self._hashes:
+            stages = self._parts[0]
+            self.store.add(self._hashes, {stage: torch.cat([part[stage] for part in self._parts]) for stage in stages})
+        self._hashes, self._parts, self._written = [], [], self._clock()
