@@ -49,6 +49,18 @@ def kept(what: Any) -> str:
     return " + ".join(map(str, what)) if isinstance(what, list) else str(what)
 
 
+def in_short(names: Sequence[str]) -> list[str]:
+    """Names of rows of one stream's depths or taps, without the streams that all of them keep whole.
+
+    >>> in_short(["anp", "object a, anp", "object a + b, anp"])
+    ['anp alone', 'object a', 'object a + b']
+    """
+    split = [name.split(", ") for name in names]
+    common = set.intersection(*map(set, split)) if split else set()
+    short = [", ".join(part for part in parts if part not in common) for parts in split]
+    return [left or f"{name} alone" for left, name in zip(short, names, strict=True)]
+
+
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[int]:
     """The rows that no other beats in accuracy at as few multiply-adds, cheapest first."""
     order = sorted(

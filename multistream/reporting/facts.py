@@ -34,6 +34,8 @@ class Facts:
     """split.csv"""
     split_sha256: str
     """Of split.csv: it holds every photo's own hash, so it stands for the data and for who saw what."""
+    model_sha256: str
+    """Of the model file: whether two people speak of the same weights."""
     epochs: Sequence[Mapping[str, float]]
     """metrics.jsonl"""
     summary: Mapping[str, Any]
@@ -73,6 +75,7 @@ def read_facts(folder: Path, model_file: Path) -> Facts:
         classes=found.classes,
         rows=read_split(folder / runs.SPLIT),
         split_sha256=sha256_file(folder / runs.SPLIT),
+        model_sha256=sha256_file(model_file),
         epochs=runs.read_lines(log) if log.is_file() else [],
         summary=runs.read_summary(folder),
         versions={**about["distributions"], **_here()},

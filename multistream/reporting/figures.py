@@ -15,6 +15,15 @@ LEFT, RIGHT, TOP, BOTTOM = 46.0, 14.0, 26.0, 40.0
 Point = tuple[float, float]
 
 
+def plain_number(value: float) -> str:
+    """A tick as short as it can be, with a true minus.
+
+    >>> plain_number(-0.5)
+    '−0.5'
+    """
+    return f"{value:g}".replace("-", "−")
+
+
 @dataclass(frozen=True)
 class Axis:
     """One axis: what it shows, from where to where, its ticks and how they are written."""
@@ -23,7 +32,7 @@ class Axis:
     low: float
     high: float
     ticks: Sequence[float]
-    write: Callable[[float], str] = lambda value: f"{value:g}"
+    write: Callable[[float], str] = plain_number
 
     def place(self, value: float) -> float:
         """The share of the axis at which a value lies."""
@@ -34,7 +43,7 @@ def axis(
     title: str,
     values: Sequence[float],
     *,
-    write: Callable[[float], str] = lambda value: f"{value:g}",
+    write: Callable[[float], str] = plain_number,
     zero: bool = False,
 ) -> Axis:
     """An axis with round ticks around values; with `zero` it begins there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from multistream.reporting.ablations import Ablation, pareto
+from multistream.reporting.ablations import Ablation, in_short, pareto
 from multistream.reporting.charts import SHARES, p_value
 from multistream.reporting.dots import Entry, dot_plot
 from multistream.reporting.figures import Axis, Plot, axis, drawing, figure
@@ -24,7 +24,9 @@ def ablation(found: Ablation) -> Safe:
     """Everything of one ablation."""
     front = pareto(found.rows)
     head = ["kept", "accuracy", "95 % interval", "difference", p_name(found), "masked", "parameters", "M adds", "front"]
-    rows = [_row(row, front.index(i) + 1 if i in front else None) for i, row in enumerate(found.rows)]
+    kept, shared = [row["keep"] for row in found.rows], shared_fusion(found)
+    names = in_short(kept) if found.axis in ("depth", "taps") else kept
+    rows = [_row(row, front.index(i) + 1 if i in front else None, names[i], shared) for i, row in enumerate(found.rows)]
     used = [k for k, name in enumerate(head) if any(row[k] for row in rows)]
     numbers = table(
         [head[k] for k in used], [[row[k] for k in used] for row in rows], caption=_about(found), kind="tight"
@@ -48,16 +50,24 @@ def _about(found: Ablation) -> str:
     if "n" in known:
         told.append(f"{known['n']:,} test photos")
     if "seeds" in known and "split_seeds" in known:
-        told.append(f"{len(known['seeds'])} seeds × {len(known['split_seeds'])} splits")
+        told.append(f"seeds: {len(known['seeds'])}, splits: {len(known['split_seeds'])}")
+    if shared := shared_fusion(found):
+        told.append(f"{shared} fusion")
     return ", ".join(told) + "; M adds: millions of multiply-adds for one photo"
 
 
-def _row(row: Mapping[str, Any], place: int | None) -> list[str]:
+def shared_fusion(found: Ablation) -> str:
+    """The fusion of all rows, where they have one."""
+    fusions = {row.get("fusion") or "" for row in found.rows}
+    return fusions.pop() if len(fusions) == 1 else ""
+
+
+def _row(row: Mapping[str, Any], place: int | None, name: str, shared: str) -> list[str]:
     p = row.get("p_holm") if row.get("p_holm") is not None else row.get("p_value")
     masked, delta = row.get("masked_accuracy"), row.get("delta")
-    fusion = f"; {row['fusion']}" if row.get("fusion") and "," in row["keep"] else ""
+    fusion = f"; {row['fusion']}" if row.get("fusion") and "," in row["keep"] and not shared else ""
     return [
-        row["keep"] + fusion,
+        name + fusion,
         percent(row["accuracy"]),
         interval(row["accuracy_ci95"]) if row.get("accuracy_ci95") else "",
         "" if delta is None else signed(100 * delta, 1),
@@ -79,13 +89,14 @@ def _front(found: Ablation, front: Sequence[int]) -> Safe:
     )
     at = [(found.rows[i]["macs"] / 1e6, found.rows[i]["accuracy"]) for i in front]
     marks = [plot.frame(), plot.line(at, "first")]
-    for row in known:
-        point, kind = (row["macs"] / 1e6, row["accuracy"]), "first" if found.rows.index(row) in front else "second"
+    best = [found.rows[i] for i in front]
+    for row in [*(row for row in known if row not in best), *best]:
+        point, kind = (row["macs"] / 1e6, row["accuracy"]), "first" if row in best else "second"
         if row.get("accuracy_ci95") and len(known) <= MOST:
             low, high = row["accuracy_ci95"]
             marks.append(plot.bar(point[0], low, high, "thin" if kind == "first" else "faint"))
         marks.append(plot.dot(point, kind, title=f"{row['keep']}: {percent(row['accuracy'])}"))
-    marks += [plot.text(point, str(n), "name", dx=-7, dy=-6, end=True) for n, point in enumerate(at, start=1)]
+    marks += _numbers(plot, at)
     told = "; ".join(
         f"{n}: {found.rows[i]['keep']} {percent(found.rows[i]['accuracy'])}" for n, i in enumerate(front, 1)
     )
@@ -93,6 +104,16 @@ def _front(found: Ablation, front: Sequence[int]) -> Safe:
     bars = " Upright lines are 95 % intervals." if len(known) <= MOST else ""
     caption = f"The line joins what nothing cheaper beats (the Pareto front), numbered as in the table.{bars}"
     return figure(drawing(*marks, label=label), caption=caption)
+
+
+def _numbers(plot: Plot, at: Sequence[tuple[float, float]]) -> Iterator[Safe]:
+    """The front's numbers beside their dots: on the left where the one before is too near on the right."""
+    right, last = True, (-99.0, -99.0)
+    for n, point in enumerate(at, start=1):
+        x, y = plot.at(*point)
+        right = not right if abs(x - last[0]) < 14 and abs(y - last[1]) < 14 else True
+        last = (x, y)
+        yield plot.text(point, str(n), "name", dx=6 if right else -6, dy=-4, end=not right)
 
 
 def _beside(parts: Sequence[Safe], found: Ablation) -> Iterator[Safe]:
@@ -129,10 +150,11 @@ def _streams(found: Ablation) -> Iterator[Safe]:
         for each in known["pairs"]
     ]
     title = "Streams two by two, each trained alone: share of the test photos"
-    yield table(["streams", "they differ", "both wrong", "one at least right"], rows, caption=title, kind="tight")
+    left = table(["streams", "they differ", "both wrong", "one at least right"], rows, caption=title, kind="tight")
     rows = [
         [each["fusion"], each["stream"], percent(each["accuracy"]), signed(100 * each["delta"], 1)]
         for each in known["leave_one_out"]
     ]
     title = "Fusions without one stream; difference to all streams, in points"
-    yield table(["fusion", "without", "accuracy", "difference"], rows, words=2, caption=title, kind="tight")
+    right = table(["fusion", "without", "accuracy", "difference"], rows, words=2, caption=title, kind="tight")
+    yield pair(left, right)

@@ -49,7 +49,8 @@ def _thumbnails(evidence: Evidence) -> Safe:
         label, predicted = classes[photo["label"]], classes[photo["predicted"]]
         right = photo["label"] == photo["predicted"]
         said = label if right else f"{label}, said {predicted}"
-        inner = [tag("span", ("✓ " if right else "✗ ") + said, attributes={"class": "said"})]
+        verdict = ("✓" if right else "✗") + "\N{NO-BREAK SPACE}"
+        inner = [tag("span", verdict + said, attributes={"class": "said"})]
         if evidence.pictures:
             seen = evidence.pictures[i]
             size = {"src": seen.uri, "width": seen.width, "height": seen.height}
@@ -94,7 +95,8 @@ def _controls() -> Safe:
         _radio("scale", "shared", "shared by all streams and stages", chosen=True),
         _radio("scale", "own", "own, of this map alone", chosen=False),
     )
-    slider = {"id": "opacity", "type": "range", "min": 0, "max": 100, "value": 80, "step": 5}
+    # Its label also holds the value, which browsers take for no name.
+    slider = {"id": "opacity", "aria-label": "Opacity", "type": "range", "min": 0, "max": 100, "value": 80, "step": 5}
     zeros = tag(
         "fieldset",
         tag("legend", "Zero is"),

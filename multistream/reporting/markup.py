@@ -99,6 +99,11 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f} %"
 
 
+def mark(holds: bool) -> str:
+    """A verdict that needs no colour."""
+    return "✓ holds" if holds else "✗ FAILS"
+
+
 def interval(ends: Sequence[float], digits: int = 1) -> str:
     """A share's interval in percent.
 

@@ -14,12 +14,17 @@ from multistream.errors import MultistreamError, UsageError
 from multistream.evaluation.metrics import BINS
 from multistream.predictions import Predictions
 from multistream.reporting.facts import Facts
+from multistream.reporting.markup import join, tag
 from multistream.spec import Spec
 from multistream.statistics import Interval, agreement, mcnemar, wilson
 
-ONLY = (
-    "“only …” is this run where every other stream gives what the average training photo gives: what the fusion makes "
-    "of that stream, not what a classifier trained on it alone would. --against RUN adds such a one."
+ONLY = join(
+    [
+        "“only …” is this run where every other stream gives what the average training photo gives: what the fusion "
+        "makes of that stream, not what a classifier trained on it alone would. ",
+        tag("code", "--against RUN"),
+        " sets such a one beside it.",
+    ]
 )
 
 

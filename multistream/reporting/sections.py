@@ -11,7 +11,7 @@ from multistream.reporting.ablations import Ablation
 from multistream.reporting.checks import Check
 from multistream.reporting.facts import PARTS, Facts
 from multistream.reporting.glossary import measures, part
-from multistream.reporting.markup import Safe, details, interval, join, pair, paragraph, percent, table, tag
+from multistream.reporting.markup import Safe, details, interval, join, mark, pair, paragraph, percent, table, tag
 from multistream.reporting.results import Line, reliability
 from multistream.statistics import Interval
 
@@ -56,7 +56,8 @@ def trained(facts: Facts) -> Safe:
         ("frozen", ", ".join(recipe.network.freeze) or "nothing"),
         ("parameters", f"{parameters['total']:,}, of which {parameters['trainable']:,} trained"),
         ("data", f"{facts.result.data}: {len(facts.rows):,} photos, {len(facts.classes)} classes"),
-        ("split.csv, sha256", facts.split_sha256),
+        ("sha256 of split.csv", facts.split_sha256),
+        ("sha256 of the model", facts.model_sha256),
         ("seeds", f"training {recipe.training.seed}, split {recipe.data.split_seed}"),
         ("versions", ", ".join(f"{name} {number}" for name, number in facts.versions.items())),
     ]
@@ -189,7 +190,7 @@ def checked(found: Sequence[Check]) -> Safe:
             join([check.promise, tag("small", check.about)]),
             f"{check.measured:.3g}".replace("-", "−"),
             f"{check.limit:.3g}".replace("-", "−"),
-            "✓ holds" if check.holds else "✗ FAILS",
+            mark(check.holds),
         ]
         for check in found
     ]

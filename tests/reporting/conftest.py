@@ -49,14 +49,16 @@ def vectors(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def recipe(photos: Path, vectors: Path, *, streams: tuple[str, ...], fusion: str) -> Recipe:
-    """A few epochs on the CPU in float32, streams random and frozen."""
+def recipe(
+    photos: Path, vectors: Path, *, streams: tuple[str, ...], fusion: str, parts: dict[str, str] | None = None
+) -> Recipe:
+    """A few epochs on the CPU in float32, streams random and frozen; `parts` are specs of keys that are no names."""
     images = [key for key in streams if key != "anp"]
     return Recipe().updated(
         {
             "data": {"source": str(photos), "image_size": 32, "split": "50/10/40"},
             "network": {
-                "streams": {key: key for key in streams},
+                "streams": {key: (parts or {}).get(key, key) for key in streams},
                 "fusion": fusion,
                 "weights": dict.fromkeys(images, "random"),
                 "freeze": ["streams"] if images else ["none"],
@@ -96,6 +98,15 @@ def late(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactory) 
     """object + anp, late fusion."""
     folder = tmp_path_factory.mktemp("runs") / "late"
     train(recipe(photos, vectors, streams=("object", "anp"), fusion="late"), out=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two image streams, early fusion: there is a stream to pick."""
+    folder = tmp_path_factory.mktemp("runs") / "two"
+    parts = {"other": "object:mobilenetv1"}
+    train(recipe(photos, vectors, streams=("object", "other"), fusion="early", parts=parts), out=folder)
     return folder
 
 

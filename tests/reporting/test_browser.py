@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +27,11 @@ from selenium.webdriver.support.select import Select  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def pages(early: Path, late: Path, vectors_alone: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def pages(
+    early: Path, late: Path, two: Path, vectors_alone: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("pages")
-    runs = {"early": early, "late": late, "anp": vectors_alone}
+    runs = {"early": early, "late": late, "two": two, "anp": vectors_alone}
     return {n: report(run, photos=8, out=folder / f"{n}.html", device="cpu").path for n, run in runs.items()}
 
 
@@ -58,6 +63,7 @@ def open_page(driver: Any, pages: dict[str, Path]) -> Iterator[Callable[[str], A
     assert asked
     assert {url.split(":")[0] for url in asked} <= {"file", "data"}
     assert {url for url in asked if url.startswith("file")} <= {path.as_uri() for path in pages.values()}
+    assert driver.execute_script("return performance.getEntriesByType('resource').map(e => e.name)") == []
     assert driver.get_log("browser") == []
     assert driver.execute_script("return window.broken") is None
 
@@ -111,6 +117,37 @@ def test_works_by_mouse(open_page: Callable[[str], Any]) -> None:
     assert page.find_elements(By.CSS_SELECTOR, "[data-photo]")[4].get_attribute("aria-pressed") == "true"
 
 
+def test_a_stream_is_picked(open_page: Callable[[str], Any]) -> None:
+    page = open_page("two")
+    stream, stage = Select(page.find_element(By.ID, "stream")), Select(page.find_element(By.ID, "stage"))
+    assert [option.text for option in stream.options] == ["all image streams", "object", "other"]
+    seen = {(pixels(page), told(page))}
+    for key in ("object", "other"):
+        stream.select_by_visible_text(key)
+        assert f": {key}, all stages give" in told(page)
+        seen.add((pixels(page), told(page)))
+    before = len(stage.options)
+    stream.select_by_visible_text("all image streams")
+    assert len(stage.options) >= before > 1
+    assert len({drawn for drawn, _ in seen}) == len({text for _, text in seen}) == 3
+    stream_control = page.find_element(By.ID, "stream")
+    stream_control.send_keys(Keys.ARROW_DOWN)
+    assert ": object, all stages give" in told(page)
+
+
+@pytest.mark.parametrize("name", ["early", "late", "two", "anp"])
+def test_every_figure_says_what_it_shows(open_page: Callable[[str], Any], name: str) -> None:
+    page = open_page(name)
+    shown = "return [...document.querySelectorAll('svg, img, canvas')].filter(e => e.checkVisibility())"
+    for each in page.execute_script(shown):
+        hidden = each.get_attribute("aria-hidden") == "true"
+        assert hidden or each.get_attribute("aria-label") or each.get_attribute("alt"), each.get_attribute("outerHTML")
+    if name != "anp":
+        assert page.find_element(By.ID, "canvas").get_attribute("aria-label") == told(page)
+    for control in page.find_elements(By.CSS_SELECTOR, "select, input, button"):
+        assert control.accessible_name or not control.is_displayed()
+
+
 def test_works_by_keyboard(open_page: Callable[[str], Any]) -> None:
     page = open_page("early")
     visited, changed = [], set()
@@ -143,14 +180,86 @@ def test_the_tables_add_up(open_page: Callable[[str], Any]) -> None:
         assert sum(numbers[:-1]) == pytest.approx(numbers[-1], abs=0.0005 * len(numbers))
 
 
-def test_a_phone_scrolls_one_way_only(open_page: Callable[[str], Any]) -> None:
-    page = open_page("early")
-    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+@contextmanager
+def screen(page: Any, *, width: int, mobile: bool = False, media: str = "", **features: str) -> Iterator[None]:
+    """The page as another device shows it."""
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": mobile}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    wanted = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
+    page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": wanted})
     try:
-        assert page.execute_script("return document.documentElement.scrollWidth") == 390
+        yield
     finally:
+        page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "", "features": []})
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+@pytest.mark.parametrize("name", ["early", "late", "two", "anp"])
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_phone_scrolls_one_way_only(open_page: Callable[[str], Any], name: str, width: int) -> None:
+    page = open_page(name)
+    with screen(page, width=width, mobile=True):
+        assert page.execute_script("return document.documentElement.scrollWidth") == width
+
+
+def test_a_phone_keeps_photo_and_map_together(open_page: Callable[[str], Any]) -> None:
+    """The photos are a strip: the chosen one is scrolled into it, and the map below it stays where it is."""
+    page = open_page("early")
+    with screen(page, width=390, mobile=True):
+        page.execute_script("document.querySelector('.photos').scrollIntoView()")
+        place = "return document.getElementById('canvas').getBoundingClientRect().top"
+        top = page.execute_script(place)
+        assert 0 < top < 844
+        for _ in range(7):
+            page.find_element(By.ID, "next").click()
+            chosen = page.find_element(By.CSS_SELECTOR, "[data-photo][aria-pressed='true']")
+            left, right = page.execute_script(
+                "const b = arguments[0].getBoundingClientRect(); return [b.left, b.right]", chosen
+            )
+            assert -1 <= left < right <= 391
+
+
+CONTRAST = """
+const line = (c) => { const v = c / 255; return v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; };
+const light = (text) => {
+  const [r, g, b] = text.match(/[\\d.]+/g).map(Number);
+  return 0.2126 * line(r) + 0.7152 * line(g) + 0.0722 * line(b);
+};
+const paper = light(getComputedStyle(document.body).backgroundColor);
+const words = [...document.querySelectorAll('p, th, td, dt, dd, a, figcaption, caption, .said, summary, text, small')];
+return Math.min(...words.filter((e) => e.textContent.trim() && !e.closest('.matrix')).map((e) => {
+  const style = getComputedStyle(e), ink = light(e.tagName === 'text' ? style.fill : style.color);
+  return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+}));
+"""
+"""The smallest contrast of any words with the page, after WCAG 2."""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out(open_page: Callable[[str], Any], scheme: str) -> None:
+    page = open_page("early")
+    with screen(page, width=1100, prefers_color_scheme=scheme):
+        paper = page.execute_script("return getComputedStyle(document.body).backgroundColor")
+        assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+        assert page.execute_script(CONTRAST) >= 4.5
+
+
+@pytest.mark.parametrize("name", ["early", "late", "two", "anp"])
+def test_no_table_is_cut_in_print(open_page: Callable[[str], Any], name: str) -> None:
+    """A sheet of A4 with the browser's own margins is 718 pixels wide, and cannot be scrolled."""
+    page = open_page(name)
+    page.execute_script("dispatchEvent(new Event('beforeprint'))")
+    with screen(page, width=718, media="print"):
+        cut = (
+            "return [...document.querySelectorAll('.wide, pre')].filter(e => e.scrollWidth > e.clientWidth + 1)"
+            ".map(e => e.getAttribute('aria-label') || e.id || e.textContent.slice(0, 40))"
+        )
+        assert page.execute_script(cut) == []
+        assert not page.find_element(By.ID, "controls").is_displayed()
+    page.execute_script("dispatchEvent(new Event('afterprint'))")
+    sheets = base64.b64decode(page.execute_cdp_cmd("Page.printToPDF", {})["data"])
+    assert sheets.startswith(b"%PDF")
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", sheets)) <= 12
 
 
 def test_print_opens_everything(open_page: Callable[[str], Any]) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import csv
 import hashlib
+import html
 import json
 import re
 import shutil
+from collections import Counter
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +22,10 @@ from typer.testing import CliRunner
 
 import multistream
 from multistream.cli import app
+from multistream.data.images import Decoder
 from multistream.errors import DataError, UsageError
 from multistream.predictions import read_predictions
+from multistream.recipe import Recipe
 from multistream.reporting import report
 
 VOID = {"br", "col", "hr", "img", "input", "link", "meta", "line", "circle", "polyline"}
@@ -140,6 +146,98 @@ def test_results_are_those_of_the_predictions(early: Path, page: str) -> None:
     assert hashlib.sha256((early / "split.csv").read_bytes()).hexdigest() in page
     assert "Ablation by depth" in page
     assert "object 3" in page
+
+
+def section(page: str, identity: str) -> str:
+    """The text of one section of the page."""
+    found = re.search(rf'<section id="{identity}".*?</section>', page, re.S)
+    assert found, identity
+    return html.unescape(re.sub(r"<[^>]+>", " ", found[0]))
+
+
+def test_tells_the_whole_story(early: Path, page: str) -> None:
+    """Every section says what the run's own files say."""
+    recipe, split = Recipe.load(early), list(csv.DictReader((early / "split.csv").open(newline="")))
+    trained = section(page, "trained")
+    model = hashlib.sha256((early / "model.safetensors").read_bytes()).hexdigest()
+    for text in (recipe.network.tap, recipe.network.fusion, version("torch"), f"{len(split)} photos", model):
+        assert text in trained
+    for line in recipe.dumps().splitlines():
+        assert line in trained
+    counts = Counter((row["label"], row["part"]) for row in split)
+    labels = {row["label"] for row in split}
+    for label in labels:
+        numbers = " ".join(rf"\s+{counts[label, part]}\s" for part in ("train", "val", "test"))
+        assert re.search(re.escape(label) + r"\s*" + numbers, trained)
+    told = read_predictions(early / "predictions.csv")
+    results = section(page, "results")
+    majority = max(counts[label, "test"] for label in labels) / len(told)
+    assert re.search(rf"most frequent class\s+{100 * majority:.1f} %\s+[\d.]+ to [\d.]+", results)
+    for words in ("balanced accuracy", "Brier score", "What was taken for what", "Calibration", "precision"):
+        assert words in results
+    epochs = [json.loads(line) for line in (early / "metrics.jsonl").read_text().splitlines()]
+    assert all(f"{epoch['val_loss']:.4g}" in section(page, "learning") for epoch in epochs)
+    cost = section(page, "cost")
+    assert [stage for stage in multistream.load(early).network.branches["object"].taps if f"object {stage}" in cost]
+    assert f"{sum(p.numel() for p in multistream.load(early).network.parameters()):,}" in cost
+    for command in ("train --recipe early/recipe.toml", "evaluate early", "explain early", "report early"):
+        assert f"multistream {command}" in section(page, "repeat")
+
+
+def test_streams_of_an_early_fusion_stand_beside_it(early: Path, page: str, tmp_path: Path) -> None:
+    """Only object: by the layers themselves, with the training mean in the place of the vector."""
+    found = report(early, photos=1, out=tmp_path / "p.html", device="cpu", precision="fp32")
+    assert [line.name for line in found.results] == ["this run", "only object", "only anp", "most frequent class"]
+    model = multistream.load(early)
+    told = read_predictions(early / "predictions.csv")
+    photos = [Path(model.recipe.data.source).parent / name for name in told.paths]
+    network = model.network.eval()
+    (tap,) = network.branches["anp"].taps.values()
+    with torch.no_grad():
+        decoder = Decoder(32)
+        seen = torch.stack([torch.from_numpy(decoder.read(path)) for path in photos])
+        pooled = network.pool({"image": seen, "anp": torch.zeros(len(seen), 12)})
+        pooled = {**pooled, "anp": {"vector": tap.baseline.expand(len(seen), -1)}}
+        said = network.classify(pooled).argmax(1).tolist()
+    right = np.mean([told.classes[k] == label for k, label in zip(said, told.labels or (), strict=True)])
+    assert found.results[1].accuracy == pytest.approx(right)
+    assert "only object" in section(page, "results")
+
+
+def test_other_runs_stand_beside_it(early: Path, late: Path, tmp_path: Path) -> None:
+    found = report(early, photos=0, against=[late], out=tmp_path / "p.html")
+    (line,) = [line for line in found.results if line.name == "late"]
+    ours, theirs = (read_predictions(run / "predictions.csv").correct for run in (early, late))
+    assert line.accuracy == theirs.mean()
+    assert line.difference == pytest.approx(ours.mean() - theirs.mean())
+    compared = multistream.compare([early, late]).rows[1].difference
+    assert compared is not None
+    assert line.p_value == pytest.approx(compared.p_value)
+    with pytest.raises(UsageError, match="--against"):
+        report(early, photos=0, against=[tmp_path / "nothing"], out=tmp_path / "p.html")
+
+
+def test_frozen_streams_come_from_the_cache(early: Path, tmp_path: Path) -> None:
+    """What training has pooled is not pooled again."""
+    told = CliRunner().invoke(app, ["report", str(early), "--photos", "1", "--out", str(tmp_path / "p.html")])
+    assert told.exit_code == 0
+    assert "object from the cache" in told.stderr
+    assert "runs" not in told.stderr
+
+
+def test_ablations_are_shown_as_ablate_leaves_them(early: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(early, tmp_path / "run")
+    shutil.rmtree(run / "ablations")
+    for axis in ("depth", "taps", "streams"):
+        multistream.ablate(run, axis=axis)
+    found = report(run, photos=0).path.read_text()
+    ablation = section(found, "ablation")
+    for path in (run / "ablations").glob("*.json"):
+        for row in json.loads(path.read_text())["rows"]:
+            assert f"{100 * row['accuracy']:.1f} %" in ablation
+    assert "Pareto front" in found
+    assert "Shapley value of each tap" in ablation
+    assert "one at least right" in ablation
 
 
 def test_all_checks_hold_and_late_streams_stand_alone(early: Path, late: Path, tmp_path: Path) -> None:
