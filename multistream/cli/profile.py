@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from multistream.cli.figures import Plot, save_figure
 from multistream.cli.options import Device, Json, Precision, Quiet, print_json
 from multistream.errors import UsageError
 
@@ -32,6 +33,7 @@ def profile(
     batch: Annotated[int, typer.Option(min=1, help="Images at once, for the times.")] = 1,
     repeats: Annotated[int, typer.Option(min=2, help="Calls a time is the median of.")] = 10,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a timeline for Perfetto.")] = None,
+    plot: Plot = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
@@ -54,6 +56,10 @@ def profile(
     runtime = resolve(RuntimeSettings(device=device, precision=precision))  # type: ignore[arg-type]  # checked inside
     Console(quiet=quiet).say(f"profile: {runtime}, batch {batch}")
     found = measure(network, runtime=runtime, batch=batch, repeats=repeats, trace=trace)
+    if plot is not None:
+        from multistream.profiling.figure import draw
+
+        save_figure(draw(found), plot)
     if json:
         print_json(found.to_dict())
     else:
@@ -68,6 +74,7 @@ def table(found: Profile) -> str:
     )
     lines = [head, *(_line(row) for row in (*found.rows, found.total, found.cached))]
     peak = found.roofline
+    lines += ["", "total adds up the pieces; cached is what is left to compute on cached features."]
     lines += ["", "batch  ms p50     p95   images/s"]
     lines += [
         f"{s['batch']:5}  {s['ms_p50']:7.2f} {s['ms_p95']:7.2f} {s['images_per_second']:9.1f}" for s in found.sweep
@@ -75,7 +82,8 @@ def table(found: Profile) -> str:
     lines.append(
         f"\nmachine: {peak.macs_per_second / 1e9:.0f} G multiply-adds/s in a matrix product, "
         f"{peak.bytes_per_second / 1e9:.0f} GB/s in a copy; {found.runtime}. "
-        "MACs are multiply-adds; FLOPs are twice as many."
+        "MACs are multiply-adds, FLOPs are twice as many;\nroofline is the share of the time that this machine's "
+        "matrix product and copy would need."
     )
     return "\n".join(lines)
 

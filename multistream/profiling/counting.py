@@ -7,8 +7,9 @@ into its matrix products, so that they count too; on CUDA it is one operation th
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,17 +18,23 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from multistream.interfaces import FusionOutput
+
 PRODUCTS = frozenset({"aten::convolution", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
 """The operations whose outputs count as activations, as papers count them."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """`macs` multiply-adds; `activations`, numbers that convolutions and matrix products return; `peak_bytes` alive."""
+    """`macs` multiply-adds; `activations`, numbers that convolutions and matrix products return; `peak_bytes` alive.
+
+    `moved` are the numbers that go in and come out: what any implementation has to move, parameters apart.
+    """
 
     macs: int
     activations: int
     peak_bytes: int
+    moved: int = 0
 
 
 def without_numbers() -> FakeTensorMode:
@@ -42,7 +49,19 @@ def count(run: Callable[[], Any]) -> tuple[Count, Any]:
     """
     with torch.no_grad(), _Observer() as seen, FlopCounterMode(display=False) as flops:
         result = run()
-    return Count(flops.get_total_flops() // 2, seen.activations, seen.peak), result
+    given = run.args if isinstance(run, partial) else ()
+    return Count(flops.get_total_flops() // 2, seen.activations, seen.peak, _numbers((given, result))), result
+
+
+def _numbers(value: Any) -> int:
+    """How many numbers the tensors in a value hold."""
+    if isinstance(value, Tensor):
+        return value.numel()
+    if isinstance(value, FusionOutput):
+        return value.logits.numel()
+    if isinstance(value, Mapping):
+        return sum(map(_numbers, value.values()))
+    return sum(map(_numbers, value)) if isinstance(value, tuple | list) else 0
 
 
 class _Observer(TorchDispatchMode):

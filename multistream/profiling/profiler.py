@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,53 +15,17 @@ from torch.profiler import ProfilerActivity, record_function
 from torch.profiler import profile as torch_profile
 
 from multistream.composition import example_input
-from multistream.interfaces import VECTOR, FusionOutput, Stream
-from multistream.modes import evaluating
+from multistream.interfaces import VECTOR, Fusion, FusionOutput, Stream
+from multistream.model import load
+from multistream.modules import Modules
 from multistream.network import Branch, MultiStream
-from multistream.profiling.counting import Count, count, without_numbers
-from multistream.profiling.machine import Latency, Roofline, latency, measure_roofline, synchronise
-from multistream.runtime import Runtime
+from multistream.profiling.counting import count, without_numbers
+from multistream.profiling.machine import Latency, latency, measure_roofline, synchronise
+from multistream.profiling.results import ABOVE, Piece, Profile, make_rows, summed
+from multistream.recipe import RuntimeSettings
+from multistream.runtime import AUTOCAST, Runtime, resolve
 
 SWEEP = (1, 4, 16, 64)
-
-
-@dataclass(frozen=True)
-class Row:
-    """What one piece costs at batch 1; `flops` are 2 x `macs`, times are milliseconds at the profile's batch."""
-
-    stream: str
-    stage: str
-    shape: tuple[int, ...]
-    params: int
-    params_cumulative: int
-    trainable: int
-    macs: int
-    flops: int
-    activations: int
-    bytes: int
-    peak_bytes: int
-    ms_p50: float
-    ms_p95: float
-    roofline: float
-    """Share of the machine's matrix product rate, measured in the same run."""
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Rows in the order of computation, their total, a sweep over batch sizes, and the machine."""
-
-    rows: tuple[Row, ...]
-    total: Row
-    cached: Row
-    """What is left to compute where the streams' pooled features are cached: taps, temporals, fusion."""
-    sweep: tuple[Mapping[str, float], ...]
-    batch: int
-    runtime: str
-    roofline: Roofline
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `profile --json` prints."""
-        return asdict(self)
 
 
 Visit = Callable[[str, str, Callable[[], Any], Sequence[nn.Module]], Any]
@@ -69,37 +33,37 @@ Visit = Callable[[str, str, Callable[[], Any], Sequence[nn.Module]], Any]
 
 
 def profile(
-    network: MultiStream,
+    network: MultiStream | str | Path,
     *,
-    runtime: Runtime,
+    runtime: Runtime | None = None,
     batch: int = 1,
     repeats: int = 10,
     sweep: Sequence[int] = SWEEP,
-    trace: Path | None = None,
+    trace: str | Path | None = None,
 ) -> Profile:
-    """Counts and times every piece of a network; its modes, weights and device are left as they were.
+    """Counts and times every piece of a network, or of a run's; a copy is measured, the network is left untouched.
 
-    Counts are for one image, times for `batch`. `trace` writes a timeline with a range for every stream and stage.
+    Counts are for one image, times for `batch`. `runtime` is what `auto` gives, if it is not given. `trace` writes a
+    timeline with a range for every stream and stage.
     """
-    home = next(iter(network.parameters()), torch.empty(0)).device
-    with evaluating(network), torch.no_grad():
-        counts = count_pieces(network.cpu())
-        runtime.place(network)
-        try:
-            roofline = measure_roofline(runtime)
-            times = time_pieces(network, runtime=runtime, batch=batch, repeats=repeats)
-            if trace:
-                write_trace(network, trace, runtime=runtime, batch=batch)
-            whole = tuple(_swept(network, size, runtime=runtime, repeats=repeats) for size in sweep)
-        finally:
-            network.to(home)
-    rate = roofline.macs_per_second * 1e-3 / batch
-    rows = _rows(counts, times, rate)
-    heads = [row for row in rows if row.stage in ("taps", "temporal", "fusion")]
+    if not isinstance(network, MultiStream):
+        network = load(network).network
+    runtime = runtime or resolve(RuntimeSettings())
+    copied = copy.deepcopy(network).eval()
+    with torch.no_grad():
+        pieces = count_pieces(copied.cpu())
+        runtime.place(copied)
+        roofline = measure_roofline(runtime)
+        times = time_pieces(copied, runtime=runtime, batch=batch, repeats=repeats)
+        if trace:
+            write_trace(copied, Path(trace), runtime=runtime, batch=batch)
+        whole = tuple(_swept(copied, size, runtime=runtime, repeats=repeats) for size in sweep)
+    width = AUTOCAST.get(runtime.precision, torch.float32).itemsize
+    rows = make_rows(pieces, times, batch=batch, width=width, roofline=roofline)
     return Profile(
         rows=rows,
-        total=_sum(rows, "total", rate),
-        cached=_sum(heads, "cached", rate),
+        total=summed(rows, "total"),
+        cached=summed([row for row in rows if row.stage in ABOVE], "cached"),
         sweep=whole,
         batch=batch,
         runtime=str(runtime),
@@ -117,10 +81,12 @@ def walk(network: MultiStream, batch: Mapping[str, Tensor], visit: Visit) -> Any
             vectors[key] = tokens.squeeze(1)
         else:
             vectors[key] = visit(key, "temporal", partial(branch.temporal, tokens), [branch.temporal])
-    return visit("", "fusion", partial(network.fusion, vectors), [network.fusion])
+    fusion = network.fusion
+    given = {key: visit(key, "head", partial(head, vectors[key]), [head]) for key, head in fusion.heads.items()}
+    return visit("", "fusion", partial(_after_heads(fusion, given), vectors), [_after_heads(fusion, given)])
 
 
-def count_pieces(network: MultiStream) -> dict[tuple[str, str], tuple[Count, tuple[int, ...], int, int]]:
+def count_pieces(network: MultiStream) -> dict[tuple[str, str], Piece]:
     """{(stream, stage): (count, output shape, parameters, trainable ones)} for one image."""
     found = {}
 
@@ -186,6 +152,26 @@ def _walk_stream(key: str, branch: Branch, x: Tensor, visit: Visit) -> dict[str,
     return maps
 
 
+class _Given(nn.Module):
+    """Stands for a head whose logits are known."""
+
+    def __init__(self, logits_BK: Tensor) -> None:
+        super().__init__()
+        self.logits_BK = logits_BK
+
+    def forward(self, vector_BE: Tensor) -> Tensor:
+        """(B, E) -> the known (B, K)."""
+        del vector_BE
+        return self.logits_BK
+
+
+def _after_heads(fusion: Fusion, logits: Mapping[str, Tensor]) -> Fusion:
+    """The fusion, all weights shared, without the work and the parameters of its heads."""
+    rest = copy.copy(fusion)
+    rest._modules = {**fusion._modules, "heads": Modules({key: _Given(each) for key, each in logits.items()})}
+    return rest
+
+
 def _first_stage(stream: Stream, stage: nn.Module, x: Tensor) -> Any:
     return stage(stream.prepare(x))
 
@@ -196,7 +182,7 @@ def _tokens(branch: Branch, maps: Mapping[str, Tensor]) -> Tensor:
 
 def _cast(runtime: Runtime, stage: str) -> AbstractContextManager[object]:
     """Streams run in the runtime's precision, all above in float32, as in training."""
-    return nullcontext() if stage in ("taps", "temporal", "fusion") else runtime.autocast
+    return nullcontext() if stage in ABOVE else runtime.autocast
 
 
 def _swept(network: MultiStream, size: int, *, runtime: Runtime, repeats: int) -> dict[str, float]:
@@ -215,50 +201,6 @@ def _swept(network: MultiStream, size: int, *, runtime: Runtime, repeats: int) -
         "ms_p95": taken.p95,
         "images_per_second": round(1e3 * size / taken.p50, 1),
     }
-
-
-def _rows(counts: Mapping[Any, Any], times: Mapping[Any, Latency], rate: float) -> tuple[Row, ...]:
-    rows: list[Row] = []
-    cumulative = 0
-    for (stream, stage), (counted, shape, params, trainable) in counts.items():
-        cumulative += params
-        taken = times[stream, stage]
-        rows.append(
-            Row(
-                stream=stream,
-                stage=stage,
-                shape=shape,
-                params=params,
-                params_cumulative=cumulative,
-                trainable=trainable,
-                macs=counted.macs,
-                flops=2 * counted.macs,
-                activations=counted.activations,
-                bytes=4 * counted.activations,
-                peak_bytes=counted.peak_bytes,
-                ms_p50=taken.p50,
-                ms_p95=taken.p95,
-                roofline=round(counted.macs / taken.p50 / rate, 4),
-            )
-        )
-    return tuple(rows)
-
-
-def _sum(rows: Sequence[Row], name: str, rate: float) -> Row:
-    """All rows as one: their numbers added, the peak the largest."""
-    added = {
-        field: sum(getattr(row, field) for row in rows)
-        for field in ("params", "trainable", "macs", "flops", "activations", "bytes", "ms_p50", "ms_p95")
-    }
-    return Row(
-        stream="",
-        stage=name,
-        shape=rows[-1].shape,
-        params_cumulative=added["params"],
-        peak_bytes=max(row.peak_bytes for row in rows),
-        roofline=round(added["macs"] / added["ms_p50"] / rate, 4),
-        **added,
-    )
 
 
 def _shape(result: Any) -> tuple[int, ...]:

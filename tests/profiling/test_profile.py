@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
+import fvcore.nn
 import pytest
 import timm
 import torch
+import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 from multistream import MultiStream, compose, streams
 from multistream.profiling import profile
+from multistream.profiling.counting import count, without_numbers
+from multistream.profiling.figure import draw
 from multistream.profiling.profiler import count_pieces
+from multistream.profiling.results import ABOVE
 from multistream.runtime import Runtime
 
 CPU = Runtime(torch.device("cpu"))
 
 
-def small() -> MultiStream:
-    anp = streams["anp"](width=12)
-    return compose({"object": "object", "anp": anp}, classes=["a", "b"], image_size=32, temporal="bigru+att")
+def small(fusion: str = "early") -> MultiStream:
+    given = {"object": "object", "anp": streams["anp"](width=12)}
+    return compose(given, classes=["a", "b"], image_size=32, temporal="bigru+att", fusion=fusion)
 
 
 def macs_of(network: MultiStream, key: str) -> list[int]:
@@ -44,7 +50,9 @@ def test_a_bidirectional_gru_is_counted() -> None:
     assert counted.macs == 737_280
 
 
-@pytest.mark.parametrize("model", ["resnet18", "regnety_002", "convnext_atto", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize(
+    "model", ["resnet18", "regnety_002", "convnext_atto", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]
+)
 def test_any_timm_net_counts_as_torch_counts_it(model: str) -> None:
     network = compose({"net": f"timm:{model}"}, classes=["a"]).eval()
     image = torch.zeros(1, 3, 224, 224)
@@ -52,9 +60,7 @@ def test_any_timm_net_counts_as_torch_counts_it(model: str) -> None:
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         backbone.forward_features(image)
     found = count_pieces(network)
-    ours = sum(
-        counted.macs for (_, stage), (counted, *_) in found.items() if stage not in ("taps", "temporal", "fusion")
-    )
+    ours = sum(counted.macs for (_, stage), (counted, *_) in found.items() if stage not in ABOVE)
     assert ours == flops.get_total_flops() // 2
 
 
@@ -76,6 +82,76 @@ def test_rows_sum_to_the_total_and_the_model_is_unchanged(tmp_path: Path) -> Non
     assert found.total.macs == flops.get_total_flops() // 2
     names = {event.get("name") for event in json.loads((tmp_path / "trace.json").read_text())["traceEvents"]}
     assert {f"{row.stream}/{row.stage}" if row.stream else row.stage for row in found.rows} <= names
+
+
+def test_published_counts_of_the_whole_networks() -> None:
+    """MobileNetV2 and VGG16 as published, classifiers and all, by the same counting."""
+    image = torch.zeros(1, 3, 224, 224)
+    for model, macs, params in (
+        (torchvision.models.mobilenet_v2(), 300_774_272, 3_504_872),
+        (torchvision.models.vgg16(), 15_470_264_320, 138_357_544),
+    ):
+        with without_numbers():
+            counted, _ = count(partial(model.eval(), image))
+        assert (counted.macs, sum(p.numel() for p in model.parameters())) == (macs, params)
+
+
+def test_what_fvcore_counts_beside_is_norms_and_pooling() -> None:
+    """Checks P2, as docs/profile.md explains it."""
+    network = compose(["object"], classes=["a"], options={"streams": {"object": {"end": 1280}}})
+    ours = sum(macs_of(network, "object")) + 1280 * 1000
+    theirs = fvcore.nn.FlopCountAnalysis(torchvision.models.mobilenet_v2().eval(), torch.zeros(1, 3, 224, 224))
+    found = theirs.unsupported_ops_warnings(False).by_operator()
+    assert found["batch_norm"] == 13_356_224
+    assert found["adaptive_avg_pool2d"] == 62_720
+    assert found.total() == 314_193_216
+    assert found.total() - found["batch_norm"] - found["adaptive_avg_pool2d"] == ours == 300_774_272
+
+
+@pytest.mark.parametrize("fusion", ["early", "late", "gated"])
+def test_heads_are_rows_and_the_fusion_is_what_is_left(fusion: str) -> None:
+    network = small(fusion).eval()
+    pieces = count_pieces(network)
+    given = {"image": torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "anp": torch.zeros(1, 12)}
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        network(given)
+    assert sum(counted.macs for counted, *_ in pieces.values()) == flops.get_total_flops() // 2
+    assert sum(params for _, _, params, _ in pieces.values()) == sum(p.numel() for p in network.parameters())
+    heads = {stream: params for (stream, stage), (_, _, params, _) in pieces.items() if stage == "head"}
+    assert heads == {key: sum(p.numel() for p in head.parameters()) for key, head in network.fusion.heads.items()}
+    assert bool(heads) == (fusion != "early")
+
+
+def test_a_profile_leaves_everything_as_it_was() -> None:
+    """Checks P5: gradients, memory layout and random numbers too."""
+    network = small().train()
+    for parameter in network.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    strides = [tensor.stride() for tensor in network.state_dict().values()]
+    drawn = torch.random.get_rng_state()
+    profile(network, runtime=Runtime(torch.device("cpu"), channels_last=True), repeats=2, sweep=(1,))
+    assert strides == [tensor.stride() for tensor in network.state_dict().values()]
+    assert all(parameter.grad is not None and bool((parameter.grad == 1).all()) for parameter in network.parameters())
+    assert torch.equal(drawn, torch.random.get_rng_state())
+
+
+def test_the_roofline_is_the_longer_of_product_and_copy() -> None:
+    found = profile(small(), runtime=CPU, repeats=2, sweep=())
+    machine = found.roofline
+    for row in found.rows:
+        product, copied = row.macs / machine.macs_per_second, row.moved_bytes / machine.bytes_per_second
+        assert row.ms_roofline == pytest.approx(1e3 * max(product, copied), abs=1e-5)
+        assert row.roofline == pytest.approx(row.ms_roofline / row.ms_p50, abs=1e-3)
+    first = found.rows[0]
+    assert first.moved_bytes == 4 * (first.params + 3 * 32 * 32 + 16 * 16 * 16)
+
+
+def test_a_profile_as_a_figure() -> None:
+    found = profile(small(), runtime=CPU, repeats=2, sweep=())
+    (axes,) = draw(found).axes
+    bars = [patch.get_width() for patch in axes.patches]  # type: ignore[attr-defined]  # they are rectangles
+    assert bars[: len(found.rows)] == [row.ms_p50 for row in found.rows]
+    assert bars[len(found.rows) :] == [row.ms_roofline for row in found.rows]
 
 
 def test_truncated_networks_cost_less() -> None:

@@ -1,0 +1,128 @@
+"""What profile returns: a row for each piece, their total, a sweep over batch sizes, and the machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from multistream.profiling.counting import Count
+from multistream.profiling.machine import Latency, Roofline
+
+ABOVE = ("taps", "temporal", "head", "fusion")
+"""The pieces above the streams' maps: they compute in float32, and are all that is left where features are cached."""
+
+ADDED = ("params", "trainable", "macs", "flops", "activations", "bytes", "moved_bytes", "ms_roofline")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one piece costs: counts for one image (`flops` are 2 x `macs`), milliseconds for the profile's batch."""
+
+    stream: str
+    stage: str
+    shape: tuple[int, ...]
+    params: int
+    params_cumulative: int
+    trainable: int
+    macs: int
+    flops: int
+    activations: int
+    """Numbers that convolutions and matrix products return."""
+    bytes: int
+    """Of the activations, in float32."""
+    moved_bytes: int
+    """Parameters, input and output in the precision used, each moved once: no implementation moves less."""
+    peak_bytes: int
+    """The most that is alive at once while it runs, in float32."""
+    ms_p50: float
+    ms_p95: float
+    ms_roofline: float
+    """The least time by this machine's matrix product and copy, measured in the same run: the longer of the two."""
+    roofline: float
+    """`ms_roofline / ms_p50`."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Rows in the order of computation, their total, a sweep over batch sizes, and the machine."""
+
+    rows: tuple[Row, ...]
+    total: Row
+    cached: Row
+    """What is left to compute where the streams' pooled features are cached: taps, temporals, heads, fusion."""
+    sweep: tuple[Mapping[str, float], ...]
+    batch: int
+    runtime: str
+    roofline: Roofline
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `profile --json` prints."""
+        return asdict(self)
+
+
+Piece = tuple[Count, tuple[int, ...], int, int]
+"""One piece as it was counted: what it computes, output shape, parameters, and those that train."""
+
+
+def make_rows(
+    pieces: Mapping[tuple[str, str], Piece],
+    times: Mapping[tuple[str, str], Latency],
+    *,
+    batch: int,
+    width: int,
+    roofline: Roofline,
+) -> tuple[Row, ...]:
+    """The rows of all pieces; a number of a stream takes `width` bytes."""
+    rows: list[Row] = []
+    cumulative = 0
+    for (stream, stage), (counted, shape, params, trainable) in pieces.items():
+        cumulative += params
+        taken = times[stream, stage]
+        each = 4 if stage in ABOVE else width
+        products = batch * counted.macs / roofline.macs_per_second
+        copies = each * (params + batch * counted.moved) / roofline.bytes_per_second
+        least = 1e3 * max(products, copies)
+        rows.append(
+            Row(
+                stream=stream,
+                stage=stage,
+                shape=shape,
+                params=params,
+                params_cumulative=cumulative,
+                trainable=trainable,
+                macs=counted.macs,
+                flops=2 * counted.macs,
+                activations=counted.activations,
+                bytes=4 * counted.activations,
+                moved_bytes=each * (params + counted.moved),
+                peak_bytes=counted.peak_bytes,
+                ms_p50=taken.p50,
+                ms_p95=taken.p95,
+                ms_roofline=round(least, 6),
+                roofline=_share(least, taken.p50),
+            )
+        )
+    return tuple(rows)
+
+
+def summed(rows: Sequence[Row], name: str) -> Row:
+    """All rows as one: their numbers and medians added, the peak the largest; p95 as if all were slow at once."""
+    added = {field: sum(getattr(row, field) for row in rows) for field in ADDED}
+    p50, p95 = (round(sum(getattr(row, field) for row in rows), 4) for field in ("ms_p50", "ms_p95"))
+    return Row(
+        stream="",
+        stage=name,
+        shape=rows[-1].shape,
+        params_cumulative=added["params"],
+        peak_bytes=max(row.peak_bytes for row in rows),
+        ms_p50=p50,
+        ms_p95=p95,
+        roofline=_share(added["ms_roofline"], p50),
+        **added,
+    )
+
+
+def _share(least: float, taken: float) -> float:
+    """Which part of the time taken the roofline asks for; 0 where nothing was to be computed."""
+    return round(least / taken, 4) if taken else 0.0
