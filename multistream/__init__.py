@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from multistream.data.maps import read_map as read_map
     from multistream.errors import MultistreamError as MultistreamError
     from multistream.evaluating import evaluate as evaluate
+    from multistream.explaining import explain as explain
+    from multistream.features.extracting import extract as extract
     from multistream.hookspecs import hookimpl as hookimpl
     from multistream.inputs import Image as Image
     from multistream.inputs import Map as Map
@@ -48,6 +50,8 @@ _WHERE = {
     "read_map": "data.maps",
     "evaluate": "evaluating",
     "MultistreamError": "errors",
+    "extract": "features.extracting",
+    "explain": "explaining",
     "hookimpl": "hookspecs",
     "Image": "inputs",
     "Map": "inputs",

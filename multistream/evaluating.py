@@ -22,8 +22,8 @@ from multistream.evaluation import Metrics, match_classes, metrics, read_class_m
 from multistream.features import extract
 from multistream.model import Model, load, require_trained
 from multistream.predictions import as_predictions, write_predictions
-from multistream.recipe import RuntimeSettings
-from multistream.runtime import available_workers, resolve
+from multistream.runtime import available_workers, resolve_again
+from multistream.training.leaks import seen_in, splits_used
 from multistream.training.preparation import make_photos
 
 
@@ -100,20 +100,27 @@ def _photos_to_measure(model: Model, data: str, label: str) -> tuple[Table, dict
     split = read_split(folder / runs.SPLIT) if (folder / runs.SPLIT).is_file() else None
     if data:
         table = open_table(data, label=label, allow_outside=settings.allow_outside)
-        seen = {row.sha256 for row in split or () if row.part in ("train", "val")}
+        splits = [folder / runs.SPLIT] if split else []
+        seen = frozenset[str]().union(*map(seen_in, [*splits, *splits_used(model.recipe).values()]))
         hashes = sha256_of_files([table.path(i) for i in range(len(table))]) if seen else ()
         kept = [i for i, digest in enumerate(hashes) if digest not in seen] if seen else list(range(len(table)))
         return table.select(kept), {"in the run's training": len(table) - len(kept)} if seen else {}
-    if split is None:
+    return own_test_part(model, "evaluate", label=label), {}
+
+
+def own_test_part(model: Model, command: str, *, label: str = "") -> Table:
+    """The photos of the run's own test part, from its recipe's data and split.csv; `command` asks for them."""
+    folder, settings = model.path.parent, model.recipe.data
+    if not (folder / runs.SPLIT).is_file():
         what = f"{folder} has no {runs.SPLIT}, so its test part is not known."
-        raise UsageError("evaluate", what, do="Give photos with labels: --data PATH.")
+        raise UsageError(command, what, do="Give photos with labels: --data PATH.")
     table = open_table(settings.source, label=label or settings.label, allow_outside=settings.allow_outside)
     places = {name: i for i, name in enumerate(table.ids)}
-    test = [row.path for row in split if row.part == "test"]
+    test = [row.path for row in read_split(folder / runs.SPLIT) if row.part == "test"]
     gone = [name for name in test if name not in places]
     if gone:
         raise DataError(settings.source, f"{len(gone):,} of {len(test):,} test images are gone, {gone[0]} say.")
-    return table.select([places[name] for name in test]), {}
+    return table.select([places[name] for name in test])
 
 
 def _probabilities(
@@ -124,8 +131,8 @@ def _probabilities(
     beside = gather(table, model.inputs, sources, missing=settings.missing_vectors, resize=settings.resize)
     for note in beside.notes:
         console.say(f"data: {note}")
-    runtime = resolve(RuntimeSettings(device=device, precision=precision))  # type: ignore[arg-type]  # checked inside
-    network = runtime.place(model.network)
+    runtime = resolve_again(model.recipe, device=device, precision=precision)
+    network = runtime.place(model.network).freeze(*model.recipe.network.freeze)  # so far the cache knows its streams
     photos = make_photos(table, network, beside, settings)
     with console.progress(len(table), "features") as bar:
         extracted = extract(

@@ -1,6 +1,9 @@
 """Explanation: who gave how much to a decision, exactly where that can be said."""
 
-from multistream.explaining.explainer import Explained, Explanation, explain
-from multistream.explaining.storing import NpzWriter, write_overlays
+from multistream.explaining.explainer import Explainer, explain
+from multistream.explaining.explanation import Arrays, Explanation
+from multistream.explaining.overlays import write_overlay
+from multistream.explaining.storing import NpzWriter
+from multistream.explaining.targets import Target
 
-__all__ = ["Explained", "Explanation", "NpzWriter", "explain", "write_overlays"]
+__all__ = ["Arrays", "Explainer", "Explanation", "NpzWriter", "Target", "explain", "write_overlay"]

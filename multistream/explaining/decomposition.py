@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from multistream.interfaces import FusionOutput
+from multistream.explaining.observing import Maps, Observed, observe
 from multistream.modes import evaluating
 from multistream.network import MultiStream, Pooled
 from multistream.parts.fusions import Solo
@@ -28,6 +29,9 @@ Read = Callable[[Pooled], Tensor]
 
 Coefficients = dict[str, dict[str, Tensor]]
 """{key: {stage: (K, P)}} where they hold for every image, (B, K, P) where they are gradients at one."""
+
+Kind = Literal["exact", "local", "gradient"]
+"""Of a stream's evidence: a sum for every image; a sum near this image (a head that is not linear); no sum at all."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,17 @@ class Decomposition:
     """{key: {stage: (B, K, h, w)}}, on the logit scale, signed."""
     vectors: Mapping[str, Tensor]
     """{key: (B, K, D)}"""
-    exact: Mapping[str, bool]
-    """Whether the sum is exact by construction, by key of the stream; False marks a local explanation."""
+    kinds: Mapping[str, Kind]
+    """What can be said of the sum, by key of the stream."""
     probabilities: Mapping[str, Tensor]
     """{key: (B, K)} of each stream's own classifier, where the fusion has them."""
     fused: Tensor
     """softmax of the network's logits, (B, K)."""
+
+    @property
+    def exact(self) -> dict[str, bool]:
+        """Whether the sum is exact by construction, by key of the stream."""
+        return {key: kind == "exact" for key, kind in self.kinds.items()}
 
     @property
     def targets(self) -> dict[str, tuple[str, ...]]:
@@ -74,8 +83,8 @@ class Decomposition:
 def sum_of_parts(found: Decomposition, key: str) -> Tensor:
     """What one stream gave to its target, (B, K) float64."""
     if key in found.vectors:
-        return found.vectors[key].double().sum(2)
-    return torch.stack([m.double().sum((2, 3)) for m in found.maps[key].values()]).sum(0)
+        return found.vectors[key].sum(2, dtype=torch.float64)
+    return torch.stack([m.sum((2, 3), dtype=torch.float64) for m in found.maps[key].values()]).sum(0)
 
 
 def decompose(network: MultiStream, batch: Mapping[str, Tensor], *, runtime: Runtime) -> Decomposition:
@@ -83,27 +92,72 @@ def decompose(network: MultiStream, batch: Mapping[str, Tensor], *, runtime: Run
 
     Leaves modes, gradients and weights as they were.
     """
-    with evaluating(network):
-        with torch.no_grad(), runtime.autocast:
-            maps = {k: b.stream(batch[b.entry(k, batch)]) for k, b in network.branches.items()}
-            pooled = {k: {s: t.pool(maps[k][s]) for s, t in b.taps.items()} for k, b in network.branches.items()}
-        whole = "" if is_linear(network) or not network.fusion.heads else None
-        targets = [""] if whole == "" else list(network.branches)
-        logits: dict[str, Tensor] = {}
-        bias: dict[str, Tensor] = {}
+    return Decomposer(network).decompose(observe(network, batch, runtime=runtime))
+
+
+class Decomposer:
+    """Decomposes batch after batch; where the network is linear its coefficients are found once."""
+
+    def __init__(self, network: MultiStream) -> None:
+        self.network = network
+        whole = is_linear(network) or not network.fusion.heads
+        self.targets = {"": tuple(network.branches)} if whole else {key: (key,) for key in network.branches}
+        self._linear: dict[str, tuple[Coefficients, Tensor]] = {}
+
+    def kind(self, target: str) -> Kind:
+        """What can be said of the sum that is to give a target's logits."""
+        if target == "":
+            return "exact" if is_linear(self.network) else "gradient"
+        if is_linear_stream(self.network, target):
+            return "exact"
+        return "local" if _is_linear_branch(self.network, target) else "gradient"
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The kind of each stream's evidence."""
+        return {key: self.kind(target) for target, keys in self.targets.items() for key in keys}
+
+    def decompose(self, seen: Observed) -> Decomposition:
+        """All classes of a batch that was observed."""
         coefficients: Coefficients = {}
-        exact: dict[str, bool] = {}
-        for target in targets:
-            keys = list(network.branches) if target == "" else [target]
-            some = {key: pooled[key] for key in keys}
-            linear = is_linear(network) if target == "" else is_linear_stream(network, target)
-            read = _reader(network, target)
-            logits[target], found, bias[target] = _coefficients(read, some, linear=linear)
-            coefficients |= found
-            exact |= dict.fromkeys(keys, linear)
-        with torch.no_grad():
-            output = network.fuse(pooled)
-            return _located(network, maps, pooled, coefficients, logits=logits, bias=bias, exact=exact, output=output)
+        logits, bias = {}, {}
+        with evaluating(self.network):
+            for target, keys in self.targets.items():
+                logits[target] = seen.output.streams[target] if target else seen.output.logits
+                found, bias[target] = self._coefficients(
+                    target, {key: seen.pooled[key] for key in keys}, logits[target]
+                )
+                coefficients |= found
+        maps, vectors = located(self.network, seen, coefficients)
+        return Decomposition(
+            logits=logits,
+            bias=bias,
+            maps=maps,
+            vectors=vectors,
+            kinds=self.kinds,
+            probabilities={key: own.double().softmax(1) for key, own in seen.output.streams.items()},
+            fused=seen.fused,
+        )
+
+    def _coefficients(self, target: str, pooled: Pooled, logits: Tensor) -> tuple[Coefficients, Tensor]:
+        """Coefficients and bias of a target: exact where it is linear, else gradients and what they leave over."""
+        read = self._reader(target)
+        if self.kind(target) == "exact":
+            if target not in self._linear:
+                nothing = {k: {s: torch.zeros_like(p[:1]) for s, p in stages.items()} for k, stages in pooled.items()}
+                found, at = gradients_of_classes(read, nothing)
+                self._linear[target] = ({k: {s: j[0] for s, j in stages.items()} for k, stages in found.items()}, at[0])
+            return self._linear[target]
+        found, _ = gradients_of_classes(read, pooled)
+        given = [torch.einsum("bkp,bp->bk", found[k][s], pooled[k][s]) for k in pooled for s in pooled[k]]
+        return found, logits - torch.stack(given).sum(0)
+
+    def _reader(self, target: str) -> Read:
+        """pooled features -> the target's logits (B, K)."""
+        network = self.network
+        if target == "" or isinstance(network.fusion, Solo):
+            return network.classify
+        return lambda pooled: network.fusion.heads[target](network.branches[target](pooled[target]))
 
 
 def is_linear(network: MultiStream) -> bool:
@@ -121,57 +175,33 @@ def _is_linear_branch(network: MultiStream, key: str) -> bool:
     return all(tap.linear for tap in branch.taps.values()) and (branch.temporal is None or branch.temporal.linear)
 
 
-def _reader(network: MultiStream, target: str) -> Read:
-    """pooled features -> the target's logits (B, K)."""
-    if target == "" or isinstance(network.fusion, Solo):
-        return network.classify
-    return lambda pooled: network.fusion.heads[target](network.branches[target](pooled[target]))
+def gradients_of_classes(read: Read, pooled: Pooled) -> tuple[Coefficients, Tensor]:
+    """Gradients {key: {stage: (B, K, P)}} of each class's logit at these images, and the logits (B, K).
 
-
-def _coefficients(read: Read, pooled: Pooled, *, linear: bool) -> tuple[Tensor, Coefficients, Tensor]:
-    """(logits (B, K), coefficients, bias): exact where `linear`, else gradients at these images and what is left."""
-    logits = read(pooled).detach()
-    points = {
-        k: {s: torch.zeros_like(p[:1]) if linear else p for s, p in stages.items()} for k, stages in pooled.items()
+    One backward pass: every image stands there K times, once for each class.
+    """
+    with torch.no_grad():
+        at = read(pooled)
+    size, classes = at.shape
+    leaves = {
+        k: {s: p.detach().repeat_interleave(classes, 0).requires_grad_() for s, p in stages.items()}
+        for k, stages in pooled.items()
     }
-    leaves = {k: {s: p.detach().clone().requires_grad_() for s, p in stages.items()} for k, stages in points.items()}
     flat = [leaf for stages in leaves.values() for leaf in stages.values()]
     with torch.enable_grad():
-        at = read(leaves)
-        rows = [torch.autograd.grad(at[:, k].sum(), flat, retain_graph=True) for k in range(at.shape[1])]
-    stacked = iter([torch.stack([row[i] for row in rows], dim=1) for i in range(len(flat))])  # (B, K, P) each
-    found = {k: {s: next(stacked) for s in stages} for k, stages in leaves.items()}
-    if linear:
-        return logits, {k: {s: j[0] for s, j in stages.items()} for k, stages in found.items()}, at.detach()[0]
-    given = [torch.einsum("bkp,bp->bk", found[k][s], pooled[k][s]) for k in pooled for s in pooled[k]]
-    return logits, found, logits - torch.stack(given).sum(0)
+        own = read(leaves).unflatten(0, (size, classes)).diagonal(dim1=1, dim2=2).sum()
+        gradients = iter(torch.autograd.grad(own, flat, materialize_grads=True))
+    return {k: {s: next(gradients).unflatten(0, (size, classes)) for s in stages} for k, stages in leaves.items()}, at
 
 
-def _located(
-    network: MultiStream,
-    maps: Pooled,
-    pooled: Pooled,
-    coefficients: Coefficients,
-    *,
-    logits: Mapping[str, Tensor],
-    bias: Mapping[str, Tensor],
-    exact: Mapping[str, bool],
-    output: FusionOutput,
-) -> Decomposition:
-    """Spreads the coefficients over the maps' pixels and the vectors' entries."""
-    located, vectors = {}, {}
+@torch.no_grad()
+def located(network: MultiStream, seen: Observed, coefficients: Coefficients) -> tuple[Maps, dict[str, Tensor]]:
+    """Spreads coefficients over the maps' pixels {key: {stage: (B, K, h, w)}} and the vectors' entries (B, K, D)."""
+    maps, vectors = {}, {}
     for key, branch in network.branches.items():
         if branch.is_vector:
             (stage,) = branch.taps
-            vectors[key] = coefficients[key][stage] * pooled[key][stage].unsqueeze(1)
+            vectors[key] = coefficients[key][stage] * seen.pooled[key][stage].unsqueeze(1)
         else:
-            located[key] = {s: tap.locate(coefficients[key][s], maps[key][s]) for s, tap in branch.taps.items()}
-    return Decomposition(
-        logits=logits,
-        bias=bias,
-        maps=located,
-        vectors=vectors,
-        exact=exact,
-        probabilities={key: own.double().softmax(1) for key, own in output.streams.items()},
-        fused=output.logits.double().softmax(1),
-    )
+            maps[key] = {s: tap.locate(coefficients[key][s], seen.maps[key][s]) for s, tap in branch.taps.items()}
+    return maps, vectors

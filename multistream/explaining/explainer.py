@@ -3,147 +3,176 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.beside import gather
-from multistream.data.loading import loaded
-from multistream.data.tables import Table
-from multistream.errors import UsageError, did_you_mean
-from multistream.explaining.attribution import Attribution, Baseline, attribute
-from multistream.explaining.decomposition import Decomposition, decompose
+from multistream.beside import Beside, gather
+from multistream.console import Console
+from multistream.data.loading import Photos, loaded
+from multistream.explaining.answers import Answers
+from multistream.explaining.attribution import attribute
+from multistream.explaining.explanation import Explanation
+from multistream.explaining.gradients import attention
+from multistream.explaining.methods import Examiner, settle
+from multistream.explaining.observing import observe
+from multistream.explaining.subjects import Subjects, find_subjects
+from multistream.explaining.targets import Target
 from multistream.inputs import Vector
-from multistream.model import Model, require_trained
-from multistream.prediction import expanded
+from multistream.model import Model, load, require_trained
 from multistream.recipe import RuntimeSettings
-from multistream.runtime import available_workers, resolve
+from multistream.runtime import Runtime, available_workers, resolve
 from multistream.training.preparation import make_photos
 
 CHUNK = 16
 """Photos that are explained together: with 8 classes a VGG16's maps take 4 MB a photo."""
-TOP = 8
-"""Vector entries that are named."""
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """One photo's evidence for the class `target`; values are on the logit scale and signed.
-
-    Where all of `exact` is True, `bias` and all of `stages` and `vectors` sum to `logit`, up to `residual`. For late
-    and gated fusion the sums hold for each stream's own logit, in `logits`. `shapley` are the streams' Shapley values
-    of the fused logit.
-    """
-
-    path: str
-    status: str
-    predicted: str = ""
-    target: str = ""
-    probability: float = 0.0
-    logits: Mapping[str, float] = field(default_factory=dict)
-    bias: Mapping[str, float] = field(default_factory=dict)
-    stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    vectors: Mapping[str, float] = field(default_factory=dict)
-    entries: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
-    shapley: Mapping[str, float] = field(default_factory=dict)
-    exact: Mapping[str, bool] = field(default_factory=dict)
-    residual: float = 0.0
-    baseline: str = "mean"
-
-    def to_dict(self) -> dict[str, Any]:
-        """An object of `explain --json`."""
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Explained:
-    """A chunk of photos with all that was found: rows of the tensors are `indices` of the photos asked for."""
-
-    indices: Tensor
-    paths: tuple[Path, ...]
-    images: Tensor | None
-    """(B, 3, S, S) uint8, as the network saw them."""
-    targets: tuple[int, ...]
-    decomposition: Decomposition
-    attribution: Attribution
-    explanations: tuple[Explanation, ...]
+MANY = 32
+"""Of more photos than this only the target is kept, unless all classes are asked for."""
 
 
 def explain(
-    model: Model,
-    images: Sequence[str | Path],
+    model: Model | str | Path,
+    images: Sequence[str | Path] | None = None,
     *,
+    data: str = "",
+    label: str = "",
     target: str = "predicted",
-    baseline: Baseline = "mean",
+    against: str = "",
+    method: str = "auto",
+    flow: str = "auto",
+    stages: str = "all",
+    scale: str = "logit",
+    baseline: str = "mean",
+    every_class: bool | None = None,
     inputs: Mapping[str, str] | None = None,
     device: str = "auto",
-) -> Iterator[Explained | Explanation]:
-    """Explains photos chunk by chunk, in float32: exact where the composition is linear, and marked where it is not.
+    console: Console | None = None,
+) -> Iterator[Explanation]:
+    """Explains photos one after the other, in float32: an Explanation each, in their order, with its arrays.
 
-    `target` is a class's name or `predicted`. Files that cannot be decoded come last, each as an Explanation with its
-    status alone. Raises UsageError for an unknown class.
+    `images` are files and folders; without them the run's own test part is explained, or the labelled set `data`.
+    `target` is a class, `predicted` or `true`, and `against` another, for their difference. `method` is
+    `decomposition` (the exact sum), `grad-cam` (with `flow` direct or total, of `stages` all or last) or
+    `integrated-gradients`; `auto` takes the sum where there is one. `every_class` keeps all classes beside the target
+    (None: for sums of up to 32 photos). A file that cannot be used gets an Explanation with its status. UsageError
+    for what does not go together.
     """
-    require_trained(model, "explain")
-    if target != "predicted" and target not in model.classes:
-        raise UsageError(
-            "--target", f"{target!r} is no class.", right=did_you_mean(target, [*model.classes, "predicted"])
+    return Explainer(
+        load(model) if isinstance(model, str | Path) else model,
+        images,
+        target=Target(target, against, scale),
+        data=data,
+        label=label,
+        method=method,
+        flow=flow,
+        stages=stages,
+        baseline=baseline,
+        every_class=every_class,
+        inputs=inputs,
+        device=device,
+        console=console,
+    ).explanations()
+
+
+class Explainer:
+    """A question about some photos, checked at once; `explanations` answers it photo by photo in constant memory."""
+
+    def __init__(
+        self,
+        model: Model,
+        images: Sequence[str | Path] | None,
+        *,
+        target: Target,
+        data: str,
+        label: str,
+        method: str,
+        flow: str,
+        stages: str,
+        baseline: str,
+        every_class: bool | None,
+        inputs: Mapping[str, str] | None,
+        device: str,
+        console: Console | None,
+    ) -> None:
+        require_trained(model, "explain")
+        self.model, self.console = model, console or Console(quiet=True)
+        parts = model.recipe.network
+        self.question = settle(
+            model.network,
+            target=target,
+            method=method,
+            flow=flow,
+            stages=stages,
+            baseline=baseline,
+            every_class=every_class,
+            names=(parts.tap, parts.temporal, parts.fusion),
         )
-    paths = tuple(Path(str(path)) for path in expanded(images))
-    table = Table("photos", Path(), tuple(map(str, paths)), np.zeros(len(paths), dtype=np.int64), model.classes)
-    settings = replace(model.recipe.data, on_bad_image="report")
-    beside = gather(table, model.inputs, dict(inputs or {}), missing=settings.missing_vectors, resize=settings.resize)
-    runtime = resolve(RuntimeSettings(device=device, precision="fp32"))
-    network = runtime.place(model.network)
-    photos = make_photos(table, network, beside, settings)
-    for batch in loaded(photos, np.flatnonzero(beside.usable), batch_size=CHUNK, workers=available_workers()):
-        indices = batch.pop("index")
-        if not len(indices):
-            continue
-        sent = runtime.send(batch)
-        found = decompose(network, sent, runtime=runtime)
-        with torch.no_grad():
-            given = attribute(network, network.pool(sent), baseline=baseline, stages=False)
-        predicted = found.fused.argmax(1).tolist()
-        targets = predicted if target == "predicted" else [model.classes.index(target)] * len(indices)
-        chosen = tuple(paths[int(i)] for i in indices)
-        explained = tuple(
-            _explanation(model, found, given, row, str(chosen[row]), predicted[row], targets[row])
-            for row in range(len(indices))
+        self.subjects: Subjects = find_subjects(
+            model, images, data=data, label=label, inputs=inputs, labelled=target.needs_labels
         )
-        yield Explained(indices, chosen, batch.get("image"), tuple(targets), found, given, explained)
-    for index, reason in sorted(photos.bad.items()):
-        yield Explanation(str(paths[index]), reason)
+        if every_class is None and len(self.subjects) > MANY:
+            self.question = replace(self.question, every_class=False)
+        self.vocabularies = {key: each.vocabulary for key, each in model.inputs.items() if isinstance(each, Vector)}
+        self.runtime: Runtime = resolve(RuntimeSettings(device=device, precision="fp32"))
+
+    def explanations(self) -> Iterator[Explanation]:
+        """One Explanation a photo, in order."""
+        table, settings = self.subjects.table, replace(self.model.recipe.data, on_bad_image="report")
+        beside = gather(
+            table, self.model.inputs, self.subjects.sources, missing=settings.missing_vectors, resize=settings.resize
+        )
+        for note in beside.notes:
+            self.console.say(f"data: {note}")
+        network = self.runtime.place(self.model.network)
+        photos = make_photos(table, network, beside, settings)
+        examiner = Examiner(network, self.question)
+        usable = np.flatnonzero(beside.usable)
+        done = 0
+        batches = loaded(photos, usable, batch_size=CHUNK, workers=available_workers())
+        for number, batch in enumerate(batches):
+            rows = batch.pop("index").tolist()
+            found = dict(zip(rows, self._batch(examiner, batch, rows), strict=True)) if rows else {}
+            end = _end(usable, number, len(table))
+            for index in range(done, end):
+                yield found.pop(index, None) or self._unusable(index, photos, beside)
+            done = end
+        for index in range(done, len(table)):
+            yield self._unusable(index, photos, beside)
+
+    def _unusable(self, index: int, photos: Photos, beside: Beside) -> Explanation:
+        reason = photos.bad.get(index, "no vector" if not beside.usable[index] else "not read")
+        return Explanation(self.subjects.names[index], reason)
+
+    def _batch(self, examiner: Examiner, batch: dict[str, Tensor], rows: list[int]) -> Iterator[Explanation]:
+        """The explanations of one batch."""
+        sent = self.runtime.send(batch)
+        seen = observe(examiner.network, sent, runtime=self.runtime)
+        labels = torch.from_numpy(self.subjects.table.labels[rows])
+        chosen = self.question.target.of(seen.fused, labels, self.model.classes)
+        given = attribute(examiner.network, seen.pooled, baseline=self.question.baseline, scale=chosen.scale)
+        answers = Answers(
+            classes=self.model.classes,
+            vocabularies=self.vocabularies,
+            question=self.question,
+            seen=seen,
+            chosen=chosen,
+            found=examiner.examine(seen, sent, chosen).cpu(),
+            given=given,
+            attention=attention(examiner.network, seen.pooled),
+            images=batch.get("image"),
+        )
+        for place, row in enumerate(rows):
+            label = int(labels[place])
+            yield answers.explanation(
+                place, path=self.subjects.names[row], label=self.model.classes[label] if label >= 0 else ""
+            )
 
 
-def _explanation(
-    model: Model, found: Decomposition, given: Attribution, row: int, path: str, predicted: int, target: int
-) -> Explanation:
-    """One row of a chunk in numbers."""
-    vocabulary = {key: each.vocabulary for key, each in model.inputs.items() if isinstance(each, Vector)}
-    bias = {name: (b[row] if b.ndim == 2 else b)[target] for name, b in found.bias.items()}
-    return Explanation(
-        path=path,
-        status="ok",
-        predicted=model.classes[predicted],
-        target=model.classes[target],
-        probability=float(found.fused[row, target]),
-        logits={name or "fused": float(logits[row, target]) for name, logits in found.logits.items()},
-        bias={name or "fused": float(value) for name, value in bias.items()},
-        stages={k: {s: float(m[row, target].sum()) for s, m in stages.items()} for k, stages in found.maps.items()},
-        vectors={key: float(v[row, target].sum()) for key, v in found.vectors.items()},
-        entries={key: _top(v[row, target], vocabulary[key]) for key, v in found.vectors.items()},
-        shapley={key: float(given.streams[row, target, i]) for i, key in enumerate(given.keys)},
-        exact=dict(found.exact),
-        residual=float(found.residual()[row]),
-        baseline=given.baseline,
-    )
-
-
-def _top(values_D: Tensor, vocabulary: Sequence[str]) -> list[tuple[str, float]]:
-    """The entries that gave most, for or against."""
-    order = values_D.abs().argsort(descending=True)[:TOP].tolist()
-    return [(vocabulary[i] if vocabulary else f"entry {i}", float(values_D[i])) for i in order]
+def _end(usable: NDArray[np.int64], number: int, total: int) -> int:
+    """The first index that batch `number` does not answer for: those before its end that have no input are due too."""
+    after = (number + 1) * CHUNK
+    return int(usable[after]) if after < len(usable) else total

@@ -7,75 +7,107 @@ has them too, and no `.grad` is touched.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from multistream.explaining.observing import Maps, Observed, observe
 from multistream.modes import evaluating
 from multistream.network import MultiStream, Pooled
 from multistream.parts.temporals import AttentiveBiGRU
+from multistream.runtime import Runtime
 
 Flow = Literal["direct", "total"]
 Score = Callable[[Tensor], Tensor]
 """logits (B, K) -> the number (B,) to explain: a class's logit, a contrast, a fused probability."""
 
-Maps = dict[str, dict[str, Tensor]]
-"""{key: {stage: (B, ...)}}"""
-
 
 def grad_cam(network: MultiStream, batch: Mapping[str, Tensor], *, score: Score, flow: Flow = "direct") -> Maps:
-    """Grad-CAM maps (B, h, w) of every stage of every image stream, signed, before any ReLU (Selvaraju et al. 2017).
+    """Grad-CAM maps (B, h, w) of every tapped stage, signed, before any ReLU (Selvaraju et al. 2017).
 
     A channel's weight is the mean of the score's gradient over the map's pixels. `direct` takes the gradient through
     the stage's own tap only, so that maps add up over the stages; `total` also through the deeper stages, as
-    Grad-CAM on a network with one output does. At the last stage both are the same.
+    Grad-CAM on a network with one output does, and for stages without a tap too. At the last stage both are the same.
+    For a vector there is the gradient times each entry, (B, D).
     """
+    if flow == "direct":
+        return grad_cam_of(network, observe(network, batch, runtime=Runtime(next(iter(batch.values())).device)), score)
     with evaluating(network), torch.enable_grad():
-        maps, leaves = (_maps_direct if flow == "direct" else _maps_total)(network, batch)
-        pooled = {key: {s: t.pool(maps[key][s]) for s, t in b.taps.items()} for key, b in network.branches.items()}
-        value = score(network.classify(pooled)).sum()
-        flat = [leaf for key, stages in leaves.items() for leaf in stages.values()]
-        gradients = iter(torch.autograd.grad(value, flat, allow_unused=True))
-    cams: Maps = {}
-    for key, stages in leaves.items():
-        for stage, leaf in stages.items():
-            gradient = next(gradients)
-            weights = (torch.zeros_like(leaf) if gradient is None else gradient).mean((2, 3), keepdim=True)
-            cams.setdefault(key, {})[stage] = (weights * leaf.detach()).sum(1)
-    return cams
+        maps = _connected(network, batch)
+        return _cams(network, maps, score)
+
+
+def grad_cam_of(network: MultiStream, seen: Observed, score: Score) -> Maps:
+    """Direct Grad-CAM of a batch that was observed: the backward pass ends at the pooling, nothing of a stream runs."""
+    leaves = {k: {s: m.detach().clone().requires_grad_() for s, m in stages.items()} for k, stages in seen.maps.items()}
+    with evaluating(network), torch.enable_grad():
+        return _cams(network, leaves, score)
+
+
+@dataclass(frozen=True)
+class Integrated:
+    """Integrated gradients of a batch: by token unit, and carried on to the places that the tokens were read from.
+
+    `tokens` {key: (B, T, W)} sum to the score's distance from that of the training mean, up to `gap` (B,). `places`
+    {key: {stage: (B, h, w)}}, or (B, D) for a vector, have the same sums by stage: behind a linear tap a unit's share
+    is an affine function of the map. Stages behind a tap that is not linear have none.
+    """
+
+    tokens: dict[str, Tensor]
+    places: Maps
+    gap: Tensor
 
 
 def integrated_gradients(
-    network: MultiStream, pooled: Pooled, *, score: Score, steps: int = 32, chunk: int = 8
-) -> tuple[Maps, Tensor]:
+    network: MultiStream, seen: Observed, *, score: Score, steps: int = 32, chunk: int = 8
+) -> Integrated:
     """Integrated gradients on the tokens, from those of the training mean (Sundararajan et al. 2017).
 
-    Returns {key: {stage: (B, W)}} and the completeness gap (B,): |score - baseline's score - sum|. The integral is a
-    Gauss-Legendre sum of `steps` points.
+    The integral is a Gauss-Legendre sum of `steps` points, `chunk` of them at once.
     """
     points, weights = np.polynomial.legendre.leggauss(steps)
     with evaluating(network):
         with torch.no_grad():
-            ends = {key: b.tokens(pooled[key]) for key, b in network.branches.items()}
+            ends = {key: b.tokens(seen.pooled[key]) for key, b in network.branches.items()}
             means = {
-                k: {s: t.baseline.expand_as(pooled[k][s]) for s, t in b.taps.items()}
+                k: {s: t.baseline.expand_as(seen.pooled[k][s]) for s, t in b.taps.items()}
                 for k, b in network.branches.items()
             }
             starts = {key: b.tokens(means[key]) for key, b in network.branches.items()}
-        sums = {key: torch.zeros_like(end) for key, end in ends.items()}
+        slopes = {key: torch.zeros_like(end) for key, end in ends.items()}
         for low in range(0, steps, chunk):
-            some = torch.tensor((points[low : low + chunk] + 1) / 2, dtype=next(iter(ends.values())).dtype)
-            shares = torch.tensor(weights[low : low + chunk] / 2, dtype=some.dtype)
+            some = torch.tensor((points[low : low + chunk] + 1) / 2, dtype=torch.float64)
+            shares = torch.tensor(weights[low : low + chunk] / 2, dtype=torch.float64)
             for key, gradient in _token_gradients(network, starts, ends, some, score).items():
-                sums[key] += torch.einsum("sbtw,s->btw", gradient, shares.to(gradient))
+                slopes[key] += torch.einsum("sbtw,s->btw", gradient, shares.to(gradient))
         with torch.no_grad():
             change = score(fused_of_tokens(network, ends)) - score(fused_of_tokens(network, starts))
-    given = {key: (ends[key] - starts[key]) * sums[key] for key in ends}
+        places = _carried(network, seen, slopes)
+    given = {key: (ends[key] - starts[key]) * slopes[key] for key in ends}
     gap = (change - torch.stack([g.sum((1, 2)) for g in given.values()]).sum(0)).abs()
-    taps = {key: list(branch.taps) for key, branch in network.branches.items()}
-    return {key: {s: g[:, i] for i, s in enumerate(taps[key])} for key, g in given.items()}, gap
+    return Integrated(given, places, gap)
+
+
+def _carried(network: MultiStream, seen: Observed, slopes: Mapping[str, Tensor]) -> Maps:
+    """What each place gave to tokens that count with these slopes {key: (B, T, W)}, against the training mean."""
+    places: Maps = {}
+    for key, branch in network.branches.items():
+        for step, (stage, tap) in enumerate(branch.taps.items()):
+            if not tap.linear:
+                continue
+            pooled = seen.pooled[key][stage].detach().requires_grad_()
+            with torch.enable_grad():
+                (weights_BP,) = torch.autograd.grad((tap.project(pooled) * slopes[key][:, step]).sum(), pooled)
+            if branch.is_vector:
+                places.setdefault(key, {})[stage] = weights_BP * (pooled.detach() - tap.baseline)
+                continue
+            place = tap.locate(weights_BP.unsqueeze(1), seen.maps[key][stage])[:, 0]
+            mean = (weights_BP @ tap.baseline) / (place.shape[-2] * place.shape[-1])
+            places.setdefault(key, {})[stage] = place - mean[:, None, None]
+    return places
 
 
 @torch.no_grad()
@@ -113,25 +145,27 @@ def _token_gradients(
         return dict(zip(way, torch.autograd.grad(value, list(way.values())), strict=True))
 
 
-def _maps_direct(network: MultiStream, batch: Mapping[str, Tensor]) -> tuple[Maps, Maps]:
-    """All maps computed without gradients, each a leaf: the backward pass stays above the pooling."""
-    maps: Maps = {}
-    with torch.no_grad():
-        for key, branch in network.branches.items():
-            maps[key] = {s: m for s, m in branch.stream(batch[branch.entry(key, batch)]).items() if s in branch.taps}
-    for key, branch in network.branches.items():
-        if not branch.is_vector:
-            maps[key] = {stage: m.detach().clone().requires_grad_() for stage, m in maps[key].items()}
-    return maps, {key: stages for key, stages in maps.items() if not network.branches[key].is_vector}
+def _cams(network: MultiStream, maps: Maps, score: Score) -> Maps:
+    """Each map weighted with its gradient's means, summed over the channels; a vector times its gradient."""
+    pooled = {key: {s: t.pool(maps[key][s]) for s, t in b.taps.items()} for key, b in network.branches.items()}
+    flat = [maps[key][stage] for key in pooled for stage in maps[key]]
+    gradients = iter(torch.autograd.grad(score(network.classify(pooled)).sum(), flat, materialize_grads=True))
+    cams: Maps = {}
+    for key in pooled:
+        for stage, m in maps[key].items():
+            gradient, leaf = next(gradients), m.detach()
+            if network.branches[key].is_vector:
+                cams.setdefault(key, {})[stage] = gradient * leaf
+            else:
+                cams.setdefault(key, {})[stage] = (gradient.mean((2, 3), keepdim=True) * leaf).sum(1)
+    return cams
 
 
-def _maps_total(network: MultiStream, batch: Mapping[str, Tensor]) -> tuple[Maps, Maps]:
-    """Maps that hang together, so that gradients reach a stage through all deeper ones too."""
+def _connected(network: MultiStream, batch: Mapping[str, Tensor]) -> Maps:
+    """Maps that hang together, so that gradients reach a stage through all deeper ones too, if it has a tap or not."""
     maps: Maps = {}
     for key, branch in network.branches.items():
-        x = batch[branch.entry(key, batch)]
-        if not branch.is_vector:
-            # A float image that asks for gradients makes every stage record them, whatever of it is frozen.
-            x = x.float().requires_grad_()
-        maps[key] = {stage: m for stage, m in branch.stream(x).items() if stage in branch.taps}
-    return maps, {key: stages for key, stages in maps.items() if not network.branches[key].is_vector}
+        # A float input that asks for gradients makes every stage record them, whatever of it is frozen.
+        x = batch[branch.entry(key, batch)].detach().float().requires_grad_()
+        maps[key] = branch.stream(x)
+    return maps

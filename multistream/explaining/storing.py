@@ -1,73 +1,66 @@
-"""Explanations on disk: an .npz of any number of photos, written in constant memory, and overlays to look at."""
+"""Explanations on disk: one .npz of any number of photos, written in constant memory."""
 
 from __future__ import annotations
 
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.explaining.explainer import Explained
+from multistream.explaining.explanation import Arrays, Explanation
 from multistream.files import replacing
 
 
 class NpzWriter:
     """Collects explanations row by row in files, and makes one .npz of them at the end.
 
-    Keys: `ids`, `classes`, `target`; `logits` (N, K) and `bias` (K), or `logits/KEY` and `bias/KEY` with
-    `probability/KEY` where the fusion averages probabilities; `map/KEY/STAGE` (N, K, h, w); `vector/KEY` (N, K, D);
-    `shapley/streams` (N, K, S); `exact/KEY`. With `every_class` False, K is the target alone. Rows of photos that
-    could not be used are NaN.
+    Keys: `ids`, `classes`, `target` and `against` (N,), -1 where there is none; `logits` (N, K) and `bias` (K), or
+    `logits/KEY`, `bias/KEY` and `probability/KEY` where the fusion averages probabilities; `map/KEY/STAGE`
+    (N, K, h, w); `vector/KEY` (N, K, D); `tokens/KEY` (N, T, W); `shapley/streams` (N, K, S), `shapley/stages/KEY`
+    (N, K, T), `interactions` (N, K, S, S); `attention/KEY` (N, T); `exact/KEY`, `kind/KEY`; `streams`, `stages/KEY`
+    name the columns; `method`, `flow`, `scale`, `baseline`. K is 1 where the target alone was kept. Rows of photos
+    that could not be used are NaN.
     """
 
-    def __init__(self, path: Path, *, ids: Sequence[str], classes: Sequence[str], every_class: bool) -> None:
-        self.path, self.ids, self.classes, self.every_class = path, tuple(ids), tuple(classes), every_class
+    def __init__(self, path: Path, *, ids: Sequence[str], classes: Sequence[str]) -> None:
+        self.path, self.ids, self.classes = path, tuple(ids), tuple(classes)
         self.folder = tempfile.TemporaryDirectory(prefix="multistream-")
         self.arrays: dict[str, NDArray[np.generic]] = {}
+        self.about: dict[str, NDArray[np.generic]] = {}
+        self.row = 0
 
     def __enter__(self) -> NpzWriter:
         return self
 
-    def add(self, found: Explained) -> None:
-        """Writes a chunk's rows."""
-        parts, rows, shapley = found.decomposition, found.indices.numpy(), found.attribution.streams
-        targets = torch.tensor(found.targets)
-        self._rows("target", rows, targets)
-        for name, logits in parts.logits.items():
-            end = f"/{name}" if name else ""
-            self._rows(f"logits{end}", rows, logits if self.every_class else logits.gather(1, targets[:, None]))
-            bias = parts.bias[name].expand_as(logits)
-            self._rows(f"bias{end}", rows, bias if self.every_class else bias.gather(1, targets[:, None]))
-        for key, own in parts.probabilities.items():
-            self._rows(f"probability/{key}", rows, own)
-        for key, stages in parts.maps.items():
-            for stage, maps in stages.items():
-                self._rows(f"map/{key}/{stage}", rows, self._chosen(maps, targets))
-        for key, entries in parts.vectors.items():
-            self._rows(f"vector/{key}", rows, self._chosen(entries, targets))
-        self._rows("shapley/streams", rows, self._chosen(shapley, targets))
-        for key, exact in parts.exact.items():
-            self.arrays[f"exact/{key}"] = np.array(exact)
+    def add(self, found: Explanation) -> None:
+        """Writes the next photo's row: explanations come in the order of `ids`."""
+        if found.arrays is not None:
+            column = {name: self.classes.index(name) for name in (found.target, found.against) if name}
+            self._put("target", np.array(column[found.target]))
+            self._put("against", np.array(column.get(found.against, -1)))
+            for name, tensor in named(found.arrays).items():
+                self._put(name, tensor.numpy())
+            if not self.about:
+                self.about = described(found)
+        self.row += 1
 
-    def _chosen(self, values: Tensor, targets: Tensor) -> Tensor:
-        """(B, K, ...), or (B, 1, ...) of each photo's target."""
-        return values if self.every_class else values[torch.arange(len(values)), targets].unsqueeze(1)
-
-    def _rows(self, name: str, rows: NDArray[np.int64], values: Tensor) -> None:
-        array = values.detach().cpu().numpy()
+    def _put(self, name: str, value: NDArray[np.generic]) -> None:
         if name not in self.arrays:
-            file = Path(self.folder.name) / f"{len(self.arrays)}.npy"
-            kind = np.dtype(np.int64) if name == "target" else np.dtype(np.float32)
-            made = np.lib.format.open_memmap(file, mode="w+", dtype=kind, shape=(len(self.ids), *array.shape[1:]))
-            made[:] = -1 if name == "target" else np.nan
+            is_index = value.dtype.kind == "i"
+            made = np.lib.format.open_memmap(
+                Path(self.folder.name) / f"{len(self.arrays)}.npy",
+                mode="w+",
+                dtype=np.dtype(np.int64 if is_index else np.float32),
+                shape=(len(self.ids), *value.shape),
+            )
+            made[:] = -1 if is_index else np.nan
             self.arrays[name] = made
-        self.arrays[name][rows] = array
+        self.arrays[name][self.row] = value
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -78,48 +71,48 @@ class NpzWriter:
         self.folder.cleanup()
 
     def _write(self) -> None:
-        self.arrays |= {"ids": np.array(self.ids), "classes": np.array(self.classes)}
-        for name in [name for name in self.arrays if name.startswith("bias") and self.every_class]:
+        for name in [name for name in self.arrays if name.partition("/")[0] == "bias"]:
             rows = np.asarray(self.arrays[name])
-            if np.array_equal(rows, np.broadcast_to(rows[:1], rows.shape)):  # one bias for all photos
-                self.arrays[name] = rows[0].copy()
+            used = rows[~np.isnan(rows).all(1)]
+            if len(used) and np.array_equal(used, np.broadcast_to(used[:1], used.shape)):  # one bias for all photos
+                self.arrays[name] = used[0].copy()
+        names = {"ids": np.array(self.ids), "classes": np.array(self.classes)}
         with replacing(self.path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, array in self.arrays.items():
+            for name, array in {**names, **self.about, **self.arrays}.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
-def write_overlays(found: Explained, folder: Path) -> list[Path]:
-    """A PNG for each photo: the photo, and the target's signed map of every stage over it, on one colour scale."""
-    from matplotlib.figure import Figure  # a second of import that only overlays need
+def named(arrays: Arrays) -> dict[str, Tensor]:
+    """One photo's tensors by their names in the file."""
 
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for row, explanation in enumerate(found.explanations):
-        maps = {k: {s: m[row, found.targets[row]] for s, m in v.items()} for k, v in found.decomposition.maps.items()}
-        if found.images is None or not maps:
-            continue
-        photo = found.images[row].permute(1, 2, 0).numpy()
-        # Densities, not sums: a stage of 7 x 7 pixels would outshine one of 112 x 112 by its pixels' size alone.
-        dense = {k: {s: m * m.numel() for s, m in v.items()} for k, v in maps.items()}
-        limit = max(float(m.abs().max()) for v in dense.values() for m in v.values()) or 1.0
-        columns = 1 + max(len(v) for v in dense.values())
-        figure = Figure(figsize=(2.2 * columns, 2.5 * len(dense)), layout="constrained")
-        axes = figure.subplots(len(dense), columns, squeeze=False)
-        for line, (key, stages) in zip(axes, dense.items(), strict=True):
-            for place, axis in enumerate(line):
-                axis.set_axis_off()
-                name = list(stages)[place - 1] if 0 < place <= len(stages) else ""
-                if place == 0 or name:
-                    axis.imshow(photo, extent=(0, 1, 0, 1))
-                axis.set_title(f"{key} {name}".strip() if place else explanation.predicted, fontsize=9)
-                if name:
-                    shown = axis.imshow(
-                        stages[name].cpu().numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit, alpha=0.65,
-                        extent=(0, 1, 0, 1), interpolation="bilinear",
-                    )  # fmt: skip
-        figure.colorbar(shown, ax=axes, shrink=0.7, label=f"for {explanation.target}, logits if it were so everywhere")
-        path = folder / f"{int(found.indices[row]):05d}-{Path(explanation.path).stem}.png"
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-        written.append(path)
-    return written
+    def under(prefix: str, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f"{prefix}/{key}" if key else prefix: tensor for key, tensor in parts.items()}
+
+    maps = {f"map/{k}/{s}": m for k, stages in arrays.maps.items() for s, m in stages.items()}
+    return {
+        **under("logits", arrays.logits),
+        **under("bias", arrays.bias),
+        **under("probability", arrays.probabilities),
+        **maps,
+        **under("vector", arrays.vectors),
+        **under("tokens", arrays.tokens),
+        "shapley/streams": arrays.shapley,
+        **under("shapley/stages", arrays.shapley_stages),
+        "interactions": arrays.interactions,
+        **under("attention", arrays.attention),
+    }
+
+
+def described(found: Explanation) -> dict[str, NDArray[np.generic]]:
+    """What holds for every photo of the file."""
+    return {
+        "streams": np.array(list(found.shapley)),
+        **{f"stages/{key}": np.array(list(stages)) for key, stages in found.shapley_stages.items()},
+        **{f"exact/{key}": np.array(exact) for key, exact in found.exact.items()},
+        **{f"kind/{key}": np.array(kind) for key, kind in found.kinds.items()},
+        "method": np.array(found.method),
+        "flow": np.array(found.flow),
+        "scale": np.array(found.scale),
+        "baseline": np.array(found.baseline),
+    }

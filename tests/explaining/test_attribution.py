@@ -43,6 +43,44 @@ def test_with_a_linear_head_a_streams_value_is_its_distance_from_the_mean(make: 
         assert torch.allclose(found.streams[..., place], expected.double(), atol=1e-5)
 
 
+def test_streams_equal_captums_over_the_fused_vector(make: Make) -> None:
+    """Check A2: captum permutes the streams' parts of the vector, a contiguous mask."""
+    captum = pytest.importorskip("captum.attr")
+    network = make(temporal="bigru+att", fusion="gated")
+    pooled = pooled_of(network, 2)
+    vectors, means = {}, {}
+    with torch.no_grad():
+        for key, branch in network.branches.items():
+            vectors[key] = branch(pooled[key])
+            means[key] = branch({s: t.baseline.expand_as(pooled[key][s]) for s, t in branch.taps.items()})
+    widths = [vector.shape[1] for vector in vectors.values()]
+
+    def of_vector(joined: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = network.fusion(dict(zip(vectors, joined.split(widths, 1), strict=True))).logits
+        return logits
+
+    mask = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths))[None]
+    joined, baseline = (torch.cat(list(parts.values()), 1) for parts in (vectors, means))
+    with torch.no_grad():
+        theirs = captum.ShapleyValues(of_vector).attribute(joined, baseline, target=1, feature_mask=mask)
+    ours = attribute(network, pooled).streams[:, 1]
+    starts = torch.tensor([0, *widths[:-1]]).cumsum(0)
+    assert torch.allclose(ours, theirs[:, starts].double(), atol=1e-6)
+
+
+def test_streams_that_do_the_same_get_the_same(make: Make) -> None:
+    """Check A3: equal taps, equal values; stage by stage too."""
+    network = make()
+    network.branches["right"].load_state_dict(network.branches["left"].state_dict())
+    width = network.branches["left"].out_width
+    with torch.no_grad():
+        weight = network.fusion.classifier.weight
+        weight[:, width : 2 * width] = weight[:, :width]
+    found = attribute(network, pooled_of(network))
+    assert torch.allclose(found.streams[..., 0], found.streams[..., 1], atol=1e-6)
+    assert torch.allclose(found.stages["left"], found.stages["right"], atol=1e-6)
+
+
 def test_a_stream_that_the_head_ignores_gets_nothing(make: Make) -> None:
     network = make()
     width = network.branches["left"].out_width

@@ -48,18 +48,25 @@ def test_shapley_and_interactions_equal_shapiq(players: int) -> None:
             assert abs(both[i, j].item() - pairs[(i, j)]) < 1e-12
 
 
-def test_shapley_equals_captum_on_its_own_cases() -> None:
-    """Check A4: the network of captum's tests, x = [20, 50, 30]."""
+@pytest.mark.parametrize(
+    ("groups", "baseline", "expected"),
+    [
+        ([0, 1, 2], 0.0, [76.6667, 196.6667, 116.6667]),
+        ([0, 0, 1], 0.0, [275.0, 115.0]),
+        ([0, 0, 1], 4.0, [248.0, 104.0]),
+    ],
+)
+def test_captums_own_cases(groups: list[int], baseline: float, expected: list[float]) -> None:
+    """Check A4: the network and the numbers of captum's tests, x = [20, 50, 30]."""
     captum = pytest.importorskip("captum.attr")
-
-    def network(x: torch.Tensor) -> torch.Tensor:
-        lin1 = torch.relu(torch.stack([x.sum(1) * w + b for w, b in zip([1.0] * 4, [-10.0, 1, 1, 1], strict=True)], 1))
-        return lin1 @ torch.tensor([1.0, 1, 1, 1]) + 2
-
-    x = torch.tensor([[20.0, 50, 30]])
-    table = torch.cat([network(torch.where(row, x, 0.0)) for row in coalitions(3)])
-    expected = captum.ShapleyValues(network).attribute(x, perturbations_per_eval=4)
-    assert torch.allclose(shapley(table), expected[0], atol=1e-4)
+    network = pytest.importorskip("captum.testing.helpers.basic_models").BasicModel_MultiLayer()
+    x, member = torch.tensor([[20.0, 50, 30]]), torch.tensor(groups)
+    with torch.no_grad():
+        rows = coalitions(max(groups) + 1)[:, member]
+        ours = shapley(network(torch.where(rows, x, baseline))[:, 0])
+    assert torch.allclose(ours, torch.tensor(expected), atol=1e-4)
+    theirs = captum.ShapleyValues(network).attribute(x, baselines=baseline, target=0, feature_mask=member[None])
+    assert torch.allclose(ours[member], theirs[0], atol=1e-4)
 
 
 def test_shapley_equals_shap_exact() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from multistream import MultiStream
 from multistream.explaining.decomposition import decompose
 from multistream.explaining.gradients import attention, grad_cam, integrated_gradients
+from multistream.explaining.observing import observe
 from multistream.runtime import Runtime
 from tests.explaining.conftest import Make, example
 
@@ -108,10 +109,10 @@ def test_integrated_gradients_are_complete_and_equal_captum(make: Make, temporal
     """Check E10."""
     captum = pytest.importorskip("captum.attr")
     network, batch = make(temporal=temporal, fusion=fusion), example()
-    with torch.no_grad():
-        pooled = network.pool(batch)
-    given, gap = integrated_gradients(network, pooled, score=second)
-    assert gap.max() < 1e-5
+    seen = observe(network, batch, runtime=CPU)
+    pooled = seen.pooled
+    found = integrated_gradients(network, seen, score=second)
+    assert found.gap.max() < 1e-5
     tokens = {key: branch.tokens(pooled[key]).detach() for key, branch in network.branches.items()}
     means = {k: {s: t.baseline.expand_as(pooled[k][s]) for s, t in b.taps.items()} for k, b in network.branches.items()}
     starts = {key: branch.tokens(means[key]).detach() for key, branch in network.branches.items()}
@@ -126,8 +127,9 @@ def test_integrated_gradients_are_complete_and_equal_captum(make: Make, temporal
         tuple(tokens.values()), tuple(starts.values()), target=1, n_steps=32, method="gausslegendre"
     )
     for (key, branch), their in zip(network.branches.items(), theirs, strict=True):
-        for step, stage in enumerate(branch.taps):
-            assert torch.allclose(given[key][stage], their[:, step].float(), atol=1e-5)
+        assert torch.allclose(found.tokens[key], their.float(), atol=1e-5)
+        for step, stage in enumerate(branch.taps):  # the places carry on what the tokens got
+            assert torch.allclose(found.places[key][stage].flatten(1).sum(1), their[:, step].sum(1).float(), atol=2e-5)
 
 
 def test_attention_is_what_the_temporal_multiplies_with(make: Make) -> None:
@@ -149,3 +151,30 @@ def test_scores_can_contrast_and_fuse(make: Make) -> None:
     late = make(fusion="late")
     fused = grad_cam(late, batch, score=lambda logits: logits.softmax(1)[:, 1])
     assert fused["right"]["high"].abs().max() > 0
+
+
+@pytest.mark.parametrize("flow", ["direct", "total"])
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_frozen_network_is_given_back_as_it_was(make: Make, flow: str, breaks: bool) -> None:
+    """Check E6, also after an exception."""
+    network, batch = make(temporal="bigru+att"), example()
+    network.train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    flags = [(module.training, len(module._forward_hooks), len(module._backward_hooks)) for module in network.modules()]
+    asked = [p.requires_grad for p in network.parameters()]
+
+    def score(logits: Tensor) -> Tensor:
+        if breaks:
+            raise RuntimeError("half way")
+        return logits[:, 1]
+
+    if breaks:
+        with pytest.raises(RuntimeError, match="half way"):
+            grad_cam(network, batch, score=score, flow=flow)  # type: ignore[arg-type]
+    else:
+        cams = grad_cam(network, batch, score=score, flow=flow)  # type: ignore[arg-type]
+        assert all(cam.abs().max() > 0 for cam in cams["left"].values())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert flags == [(m.training, len(m._forward_hooks), len(m._backward_hooks)) for m in network.modules()]
+    assert asked == [p.requires_grad for p in network.parameters()]
+    assert all(parameter.grad is None for parameter in network.parameters())

@@ -1,0 +1,81 @@
+"""What an explanation costs, against the plain forward pass and against captum, interleaved in one run.
+
+pytest benchmarks/test_explaining.py -s      on a CPU, with two threads
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmarks.test_speed import Report, batch_of, ours
+from multistream import MultiStream
+from multistream.explaining.decomposition import Decomposer
+from multistream.explaining.observing import observe
+from multistream.recipe import RuntimeSettings
+from multistream.runtime import Runtime, resolve
+
+CASES = {"object": (["object"], 16), "object+places": (["object", "places"], 4)}
+
+
+@pytest.fixture
+def exact() -> Runtime:
+    """Explanations run in float32, in the memory layout of all commands."""
+    torch.set_num_threads(2)
+    return resolve(RuntimeSettings(precision="fp32"))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_all_stages_and_classes_against_a_plain_forward(case: str, exact: Runtime, report: Report) -> None:
+    """At most 1.2 times a forward pass, the residual with it: plain / explained stays above 1 / 1.2."""
+    streams, size = CASES[case]
+    network = ours(streams, exact).freeze("streams").eval()
+    given = exact.send({"image": batch_of(size, exact)[0]})
+    decomposer = Decomposer(network)
+
+    def explain() -> Tensor:
+        return decomposer.decompose(observe(network, given, runtime=exact)).residual()
+
+    @torch.no_grad()
+    def plain() -> Tensor:
+        return network(given)
+
+    found = report(f"plain forward against explained, {case}", explain, plain, pairs=15)
+    assert found.median > 1 / 1.2
+
+
+def test_five_stages_against_captum(exact: Runtime, report: Report) -> None:
+    """Captum runs the network forward and back once a stage, for one class; ours tells all eight."""
+    captum = pytest.importorskip("captum.attr")
+    network = ours(["object"], exact).freeze("streams").eval()
+    given = exact.send({"image": batch_of(16, exact)[0]})
+    decomposer = Decomposer(network)
+    whole = OfImage(network)
+    peers = [captum.LayerGradCam(whole, stage) for stage in network.branches["object"].stream.stages.values()]
+
+    def theirs() -> list[Tensor]:
+        image = given["image"].float().requires_grad_()
+        return [peer.attribute(image, target=1) for peer in peers]
+
+    def mine() -> Any:
+        return decomposer.decompose(observe(network, given, runtime=exact))
+
+    last = list(mine().maps["object"].values())[-1][:, 1]
+    assert torch.allclose(last, theirs()[-1][:, 0], atol=1e-5 * float(last.abs().max()))
+    found = report("captum against explained, five stages", mine, theirs, pairs=5, warmup=1)
+    assert found.median > 5
+
+
+class OfImage(nn.Module):
+    """The network as a function of the photo alone."""
+
+    def __init__(self, network: MultiStream) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.network({"image": image})
+        return logits
