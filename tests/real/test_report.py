@@ -21,6 +21,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fusion", ["early", "late"])
 def test_two_dozen_photos_fit_and_sum_to_their_logits(
     fusion: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

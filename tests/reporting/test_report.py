@@ -167,8 +167,8 @@ def test_tells_the_whole_story(early: Path, page: str) -> None:
     counts = Counter((row["label"], row["part"]) for row in split)
     labels = {row["label"] for row in split}
     for label in labels:
-        numbers = " ".join(rf"\s+{counts[label, part]}\s" for part in ("train", "val", "test"))
-        assert re.search(re.escape(label) + r"\s*" + numbers, trained)
+        numbers = [str(counts[label, part]) for part in ("train", "val", "test")]
+        assert re.search(r"\s+".join([re.escape(label), *numbers]) + r"\s", trained)
     told = read_predictions(early / "predictions.csv")
     results = section(page, "results")
     majority = max(counts[label, "test"] for label in labels) / len(told)
