@@ -18,16 +18,17 @@ from torch import Tensor
 from multistream.beside import Beside, gather
 from multistream.data.images import BadImage, Decoder
 from multistream.data.tables import Table
+from multistream.data.vectors import MissingPolicy
 from multistream.errors import UsageError
 from multistream.model import Model, require_trained
-from multistream.recipe import RuntimeSettings
-from multistream.runtime import Runtime, available_workers, resolve
+from multistream.runtime import Runtime, available_workers, resolve_again
 from multistream.training.preparation import make_decoder
 
 CHUNK = 32
 """Photos that run through the network together."""
 
-Pixels = NDArray[np.uint8]
+Arrays = dict[str, NDArray[Any]]
+"""What one photo gives, by input name."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,17 @@ def predict(
     require_trained(model, "predict")
     items = list(expanded(images))
     beside = _beside(model, items, {name: str(path) for name, path in inputs.items()})
-    runtime = resolve(RuntimeSettings(device=device, precision=precision))  # type: ignore[arg-type]  # checked inside
+    runtime = resolve_again(model.recipe, device=device, precision=precision)
     network = runtime.place(model.network).eval()
     decoder = make_decoder(network, model.recipe.data)
     with ThreadPoolExecutor(available_workers()) as pool:  # Pillow lets go of the interpreter while it decodes
         for start in range(0, len(items), CHUNK):
             chunk = list(enumerate(items[start : start + CHUNK], start))
-            decoded = list(pool.map(lambda entry: _decoded(decoder, entry[1]), chunk))
-            usable = [i for (i, _), pixels in zip(chunk, decoded, strict=True) if not isinstance(pixels, str)]
-            usable = [i for i in usable if beside.usable[i]]
-            photos = {i: pixels for (i, _), pixels in zip(chunk, decoded, strict=True)}
-            rows = _probabilities(model, runtime, usable, photos, beside)
-            for i, item in chunk:
-                yield _prediction(model, item, photos[i], rows.get(i))
+            read = list(pool.map(lambda entry: _read(decoder, beside, *entry), chunk))
+            usable = {i: found for (i, _), found in zip(chunk, read, strict=True) if not isinstance(found, str)}
+            rows = _probabilities(model, runtime, usable, beside)
+            for (i, item), found in zip(chunk, read, strict=True):
+                yield _prediction(model, item, found if isinstance(found, str) else "ok", rows.get(i))
 
 
 def expanded(images: Iterable[str | Path | Picture]) -> Iterator[Path | Picture]:
@@ -91,52 +90,61 @@ def expanded(images: Iterable[str | Path | Picture]) -> Iterator[Path | Picture]
 
 
 def _beside(model: Model, items: Sequence[Path | Picture], sources: Mapping[str, str]) -> Beside:
-    """The vectors and maps of these photos, joined by their paths."""
+    """The vectors and maps of these photos, joined by their paths; a photo without a vector costs a status."""
     ids = tuple(str(item) if isinstance(item, Path) else f"image {i}" for i, item in enumerate(items))
     table = Table("predict", Path(), ids, np.zeros(len(ids), dtype=np.int64), model.classes)
-    return gather(table, model.inputs, sources, missing=model.recipe.data.missing_vectors)
+    policy = model.recipe.data.missing_vectors
+    missing: MissingPolicy = "drop" if policy == "error" else policy
+    return gather(table, model.inputs, sources, missing=missing, resize=model.recipe.data.resize)
 
 
-def _decoded(decoder: Decoder | None, item: Path | Picture) -> Pixels | str | None:
-    """The pixels (3, S, S), None where no stream reads photos, or why there are none."""
-    if decoder is None:
-        return None
+def _read(decoder: Decoder | None, beside: Beside, index: int, item: Path | Picture) -> Arrays | str:
+    """What one photo gives, by input name: pixels (3, S, S) and maps (C, S, S); or why it cannot be used."""
+    if not beside.usable[index]:
+        return "no vector"
     try:
-        if isinstance(item, Path):
-            return decoder.read(item)
-        content = io.BytesIO()
-        item.save(content, "PNG", compress_level=0)  # a picture in memory takes the same way as one in a file
-        return decoder.decode(content.getvalue(), path=Path("image")).pixels
+        found: Arrays = {} if decoder is None else {"image": _pixels(decoder, item)}
     except BadImage as error:
         return error.reason
+    try:
+        return found | {key: read(index) for key, read in beside.maps.items()}
+    except BadImage as error:
+        return f"map {error.reason}"
+
+
+def _pixels(decoder: Decoder, item: Path | Picture) -> NDArray[np.uint8]:
+    """The pixels (3, S, S); BadImage where there are none."""
+    if isinstance(item, Path):
+        return decoder.read(item)
+    content = io.BytesIO()
+    try:
+        item.save(content, "PNG", compress_level=0)  # a picture in memory takes the same way as one in a file
     except OSError as error:
-        raise UsageError(
-            "predict", f"a picture of mode {getattr(item, 'mode', '?')} cannot be used: {error}."
-        ) from error
+        raise UsageError("predict", f"a picture of mode {item.mode} cannot be used: {error}.") from error
+    return decoder.decode(content.getvalue(), path=Path("image")).pixels
 
 
 @torch.no_grad()
 def _probabilities(
-    model: Model, runtime: Runtime, usable: Sequence[int], photos: Mapping[int, Any], beside: Beside
+    model: Model, runtime: Runtime, usable: Mapping[int, Arrays], beside: Beside
 ) -> dict[int, NDArray[np.float64]]:
     """softmax(logits) by index."""
     if not usable:
         return {}
+    names = next(iter(usable.values()))
     batch: dict[str, Tensor] = {
         **{key: torch.from_numpy(rows[list(usable)]) for key, rows in beside.vectors.items()},
-        **{key: torch.from_numpy(np.stack([read(i) for i in usable])) for key, read in beside.maps.items()},
+        **{name: torch.from_numpy(np.stack([found[name] for found in usable.values()])) for name in names},
     }
-    if photos[usable[0]] is not None:
-        batch["image"] = torch.from_numpy(np.stack([photos[i] for i in usable]))
     with runtime.autocast:
         pooled = model.network.pool(runtime.send(batch))
     rows = model.network.classify(pooled).double().softmax(1).cpu().numpy()
     return dict(zip(usable, rows, strict=True))
 
 
-def _prediction(model: Model, item: Path | Picture, pixels: Any, row: NDArray[np.float64] | None) -> Prediction:
+def _prediction(model: Model, item: Path | Picture, status: str, row: NDArray[np.float64] | None) -> Prediction:
     path = str(item) if isinstance(item, Path) else "<image>"
     if row is None:
-        return Prediction(path, pixels if isinstance(pixels, str) else "no vector")
+        return Prediction(path, status)
     probabilities = {name: float(p) for name, p in zip(model.classes, row, strict=True)}
     return Prediction(path, "ok", model.classes[int(row.argmax())], probabilities)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from multistream.errors import UsageError
-from multistream.files import write_atomic
+from multistream.files import LOCK, write_atomic
 from multistream.recipe import Recipe
 
 RECIPE = "recipe.toml"
@@ -29,7 +29,7 @@ def new_run(out: str | Path | None, recipe: Recipe) -> Path:
         folder = next(path for path in free if not path.exists())
     else:
         folder = Path(out).expanduser()
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
             right = "A run needs a new or empty folder."
             raise UsageError(
                 "--out", f"{folder} is not empty.", right=right, do=f"To go on with it: --resume {folder}."
@@ -58,11 +58,11 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def keep_lines(path: Path, *, before_step: int) -> None:
-    """Drops from a .jsonl what lies after a step that a run is resumed from, and a line that a crash cut off."""
+def keep_lines(path: Path, *, before_epoch: int) -> None:
+    """Drops from a .jsonl what a run that is resumed in this epoch will tell again, and a line that a crash cut off."""
     if not path.exists():
         return
-    kept = [line for line in read_lines(path) if line["step"] <= before_step]
+    kept = [line for line in read_lines(path) if line["epoch"] < before_epoch]
     write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 

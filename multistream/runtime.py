@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from multistream.allocation import keep_memory
 from multistream.errors import UsageError
 from multistream.network import MultiStream
-from multistream.recipe import RuntimeSettings
+from multistream.recipe import Recipe, RuntimeSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -65,6 +66,8 @@ def resolve(settings: RuntimeSettings) -> Runtime:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = _device(settings.device)
+    if device.type == "cpu":
+        keep_memory()
     precision: Precision = (
         ("bf16" if has_bf16(device) else "fp32") if settings.precision == "auto" else settings.precision
     )
@@ -76,6 +79,17 @@ def resolve(settings: RuntimeSettings) -> Runtime:
         channels_last=settings.channels_last != "off" and device.type in ("cpu", "cuda"),
         compile=settings.compile == "on",
     )
+
+
+def resolve_again(recipe: Recipe, *, device: str, precision: str) -> Runtime:
+    """Where a trained network runs: `precision` auto is the one that it was trained in, if this device computes it."""
+    settings = RuntimeSettings(device=device, precision=precision)  # type: ignore[arg-type]  # checked inside
+    own = recipe.runtime.precision
+    there = _device(device)
+    computes = {"fp32": True, "bf16": has_bf16(there), "fp16": there.type != "cpu"}
+    if precision == "auto" and computes.get(own, False):
+        settings = replace(settings, precision=own)
+    return resolve(settings)
 
 
 def has_bf16(device: torch.device) -> bool:

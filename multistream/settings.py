@@ -195,6 +195,7 @@ class RuntimeSettings(Section):
     channels_last: Switch = setting("auto", word(Switch))
     workers: int = setting(-1, integer(-1))
     threads: int = setting(0, integer(0))
+    fit_batch: bool = setting(False, flag)
 
 
 def is_table(name: str, section: type[Section]) -> bool:

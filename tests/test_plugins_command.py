@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -66,6 +67,32 @@ class TestList:
         assert done.stderr == "[]\n"
         assert len(json.loads(done.stdout)) > 20
         assert min(times) < 0.6, "measured 0.2 s; the promise is 0.3 s on an idle machine"
+
+    def test_a_broken_one_that_pip_has_installed(self, tmp_path):
+        """As a stranger's mistake comes: a real distribution, which stops no other and is named with its cause."""
+        trees = [str(Path(__file__).parent / "plugins" / name) for name in ("broken", "sketch")]
+        copies = [shutil.copytree(tree, tmp_path / Path(tree).name) for tree in trees]  # pip builds inside of a tree
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+        subprocess.run([*pip, "--target", str(tmp_path / "site"), *map(str, copies)], check=True)
+        environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+
+        def call(*words: str, code: int) -> str:
+            command = [sys.executable, "-m", "multistream", *words]
+            done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+            assert done.returncode == code, done.stderr
+            return done.stdout if code == 0 else done.stderr
+
+        rows = {row["name"]: row for row in json.loads(call("plugins", "--json", code=0))}
+        assert rows["broken"]["status"] == "broken"
+        assert rows["broken"]["distribution"] == "multistream-broken"
+        assert "a_library_that_nobody_has" in rows["broken"]["error"]
+        assert {row["status"] for name, row in rows.items() if name != "broken"} == {"ok"}
+        assert "sketch" in rows
+        error = call("train", "--streams", "broken", code=69)
+        assert "multistream-broken 0.3" in error
+        assert "a_library_that_nobody_has" in error
+        assert "Traceback" not in error
+        assert "network.streams" in call("train", "--streams", "sketch", "--print-recipe", code=0)
 
 
 class TestShow:

@@ -57,7 +57,7 @@ class Step:
     seeds: Sequence[int]
     number: int
     """What dropout is drawn with, as in training."""
-    of: int = 1
+    of: float = 1
 
     def alone(self, g: int) -> Tensor:
         """The images of one seed, without those that do not count."""
@@ -98,18 +98,19 @@ def steps(pool: Pool, seeds: Sequence[int], *, epoch: int, batch_size: int, accu
     """An epoch's batches: each seed has its own order, the order of `train`."""
     train = pool.parts.train
     orders = np.stack([train[order(len(train), seed=seed, epoch=epoch)] for seed in seeds])
-    batches = -(-len(train) // batch_size)
-    for position in range(batches):
+    images = len(train)
+    for position in range(-(-images // batch_size)):
         first = position - position % accumulation
         chunk = torch.from_numpy(orders[:, position * batch_size : (position + 1) * batch_size].copy())
         places, counts = _gathered(chunk, pool.valid[chunk])
         device = pool.labels.device
+        together = min(accumulation * batch_size, images - first * batch_size)
         yield Step(
             places.to(device),
             counts.to(device),
             seeds,
             number=epoch * 1_000_003 + position,
-            of=min(accumulation, batches - first),
+            of=together / chunk.shape[1],
         )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -41,6 +43,21 @@ def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
     return found
 
 
-def print_json(data: Mapping[str, Any] | Sequence[Any]) -> None:
-    """One JSON value on stdout."""
-    typer.echo(json.dumps(data, ensure_ascii=False, indent=2))
+def print_json(data: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 2) -> None:
+    """One JSON value on stdout; on one line with `indent` None."""
+    text = json.dumps(data, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a file's name that is no text, or a terminal that cannot show it
+        text = json.dumps(data, indent=indent)
+    typer.echo(text)
+
+
+def listed_paths(paths: Sequence[str]) -> list[str]:
+    """The paths of a command; `-` stands for those on stdin, one a line, in whatever bytes the system names files."""
+    return [line for path in paths for line in (_lines_of_stdin() if path == "-" else [path])]
+
+
+def _lines_of_stdin() -> list[str]:
+    lines = sys.stdin.buffer.read().split(b"\n")
+    return [os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip()]

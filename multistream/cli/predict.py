@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-import sys
 from typing import Annotated
 
 import typer
 
-from multistream.cli.options import Device, Inputs, Json, Precision, Quiet, Run, pairs
+from multistream.cli.options import Device, Inputs, Json, Precision, Quiet, Run, listed_paths, pairs, print_json
 
 
 def predict(
@@ -21,18 +19,22 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Class probabilities for photos, a line each; a damaged file costs a status, not the run."""
+    from multistream.data.names import printable
     from multistream.model import load
 
-    listed = [line for path in paths for line in (sys.stdin.read().splitlines() if path == "-" else [path])]
     model = load(run)
     bad = 0
-    for result in model.predict(listed, inputs=pairs(input, "--input"), device=device, precision=precision):
+    for result in model.predict(
+        listed_paths(paths), inputs=pairs(input, "--input"), device=device, precision=precision
+    ):
         bad += result.status != "ok"
         if json:
-            typer.echo(jsonlib.dumps(result.to_dict(), ensure_ascii=False))
+            print_json(result.to_dict(), indent=None)
         elif result.label is None:
-            typer.echo(f"{result.path}\t{result.status}")
+            typer.echo(f"{printable(result.path)}\t{result.status}")
         else:
-            typer.echo(f"{result.path}\t{result.label}\t{100 * result.probabilities[result.label]:.1f} %")
+            typer.echo(
+                f"{printable(result.path)}\t{printable(result.label)}\t{100 * result.probabilities[result.label]:.1f} %"
+            )
     if bad and not quiet:
         typer.echo(f"{bad} files could not be used; their lines say why.", err=True)

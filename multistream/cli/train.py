@@ -35,7 +35,10 @@ def train(
         str, typer.Option(metavar="WHAT,...", help="none, streams, branches, KEY or KEY:STAGES.", show_default="auto")
     ] = "",
     epochs: Annotated[int | None, typer.Option(help="At most so many.", show_default="30")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images a step.", show_default="64")] = None,
+    batch_size: Annotated[
+        str,
+        typer.Option(metavar="N|auto", help="Images a step; auto: in pieces that fit into memory.", show_default="64"),
+    ] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.", show_default="0")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default="auto")] = "",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", show_default="auto")] = "",
@@ -68,8 +71,8 @@ def train(
             "inputs": pairs(input, "--input"),
             "freeze": freeze.split(",") if freeze else [],
         },
-        "training": {"epochs": epochs, "batch_size": batch_size, "seed": seed},
-        "runtime": {"device": device, "precision": precision},
+        "training": {"epochs": epochs, "batch_size": images_a_step(batch_size), "seed": seed},
+        "runtime": {"device": device, "precision": precision, "fit_batch": True if batch_size == "auto" else None},
     }
     settled = merged(Recipe.load(base), given).with_settings(set_ or [])
     if print_recipe:
@@ -85,6 +88,19 @@ def train(
         typer.echo(described(result))
     if not quiet:
         typer.echo(next_commands(result), err=True)
+
+
+def images_a_step(text: str) -> int | None:
+    """The number that --batch-size gives; None for `auto`, which keeps the recipe's, and where it is left away.
+
+    >>> images_a_step("32")
+    32
+    """
+    if text in ("", "auto"):
+        return None
+    if not text.isascii() or not text.isdecimal():
+        raise UsageError("--batch-size", f"{text!r} is no number.", right="It must be a number of images, or auto.")
+    return int(text)
 
 
 def merged(recipe: Recipe, given: dict[str, dict[str, Any]]) -> Recipe:

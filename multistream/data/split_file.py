@@ -68,15 +68,26 @@ def write_split(path: Path, table: Table, parts: Named, *, strict: bool = False)
     Those are a DataError if `strict`. Names are escaped (`multistream.data.names`), so that each stays on its line.
     """
     rows = split_rows(table, parts)
+    notes = check_parts(rows, strict=strict)
+    write_rows(path, rows)
+    return notes
+
+
+def check_parts(rows: Sequence[SplitRow], *, strict: bool) -> tuple[str, ...]:
+    """Notes on images that lie in two parts; a DataError if `strict`."""
     notes = shared_between_parts(rows)
     if notes and strict:
         raise DataError("data", notes[0], do="Remove one of each, or set data.strict to false.")
+    return notes
+
+
+def write_rows(path: Path, rows: Sequence[SplitRow]) -> None:
+    """Writes split.csv, whole or not at all (DiskFull)."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
     writer.writerows((escape(row.path), escape(row.label), row.part, row.sha256) for row in rows)
     write_atomic(path, text.getvalue())
-    return notes
 
 
 def read_split(path: Path) -> tuple[SplitRow, ...]:

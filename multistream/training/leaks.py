@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from multistream import runs
 from multistream.data.splits import Parts, read_split, sha256_of_files
 from multistream.data.tables import Table
@@ -9,18 +12,48 @@ from multistream.errors import DataError
 from multistream.recipe import Recipe
 from multistream.spec import Spec
 
+SEEN = ("train", "val")
+"""Parts that a run has learnt from: weights from the one, the best epoch from the other."""
+
 
 def check_leaks(recipe: Recipe, table: Table, parts: Parts) -> None:
-    """Refuses test images that lie in the training part of a run whose branch is used; compares the files' bytes."""
-    specs = {key: Spec.parse(text, key=key) for key, text in recipe.network.streams.items()}
-    runs_used = {key: spec.run for key, spec in specs.items() if spec.run and (spec.run / runs.SPLIT).is_file()}
-    test = set(sha256_of_files([table.path(i) for i in parts.test])) if runs_used else set()
-    for key, run in runs_used.items():
-        trained = {row.sha256 for row in read_split(run / runs.SPLIT) if row.part in ("train", "val")}
-        if leaked := len(test & trained):
+    """Refuses test images that a run has learnt from whose branch or weights are used; compares the files' bytes."""
+    used = splits_used(recipe)
+    test = set(sha256_of_files([table.path(i) for i in parts.test])) if used else set()
+    for where, split in used.items():
+        if leaked := len(test & seen_in(split)):
             raise DataError(
-                f"streams.{key}",
-                f"{leaked:,} of {len(test):,} test images were in the training part of {run}.",
+                where,
+                f"{leaked:,} of {len(test):,} test images were in the training part of {split.parent}.",
                 right="A branch may not have seen what it is tested on.",
                 do="Train with that run's data.split_seed.",
             )
+
+
+def splits_used(recipe: Recipe) -> dict[str, Path]:
+    """The split.csv of every run that gave a branch or a stream's weights, by the setting that names the run.
+
+    A model file that was copied away from its run has none: what it learnt from cannot be told.
+    """
+    named = {f"streams.{key}": Spec.parse(text, key=key).run for key, text in recipe.network.streams.items()}
+    named |= {f"weights.{key}": _folder(text) for key, text in recipe.network.weights.items()}
+    splits = {where: (run if run.is_dir() else run.parent) / runs.SPLIT for where, run in named.items() if run}
+    return {where: split for where, split in splits.items() if split.is_file()}
+
+
+def seen_in(split: Path) -> frozenset[str]:
+    """sha256 of all images that the run of this split.csv has learnt from."""
+    return frozenset(row.sha256 for row in read_split(split) if row.part in SEEN)
+
+
+def unknown_origins(recipe: Recipe) -> Mapping[str, str]:
+    """Branches from runs whose split.csv is gone, {setting: path}: nobody can say what they have seen."""
+    known = splits_used(recipe)
+    named = {f"streams.{key}": text for key, text in recipe.network.streams.items() if Spec.parse(text, key=key).run}
+    return {where: text for where, text in named.items() if where not in known}
+
+
+def _folder(text: str) -> Path | None:
+    """The run that `--weights KEY=RUN` names; None for files of weights, `hub` and `random`."""
+    path = Path(text).expanduser()
+    return path if text not in ("hub", "random") and path.is_dir() else None

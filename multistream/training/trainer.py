@@ -116,7 +116,7 @@ class Trainer:
             position = self.progress.position + 1
             pending += 1
             last = pending == self.settings.accumulation or position == len(batches)
-            self._step(batch, last=last, of=min(self.settings.accumulation, len(batches) - position + pending))
+            self._step(batch, last=last, of=self._pieces(position - 1))
             pending = 0 if last else pending
             self.progress = replace(self.progress, position=position, step=self.progress.step + last)
             self.listener.batch()
@@ -124,7 +124,13 @@ class Trainer:
                 self._pause_or_stop()
         self._end_epoch(seconds=time.monotonic() - started)
 
-    def _step(self, batch: Batch, *, last: bool, of: int) -> None:
+    def _pieces(self, position: int) -> float:
+        """How many batches as large as this one make up its step: an epoch's last batch is a smaller piece."""
+        size, count, images = self.settings.batch_size, self.settings.accumulation, len(self.parts.train)
+        first = position - position % count
+        return min(count * size, images - first * size) / min(size, images - position * size)
+
+    def _step(self, batch: Batch, *, last: bool, of: float) -> None:
         """Forward and backward of one batch, and the optimizer's step with the last of an accumulation."""
         total = self.settings.epochs * self.steps_per_epoch
         set_rate(self.optimizer, schedule_factor(self.progress.step, total=total, settings=self.settings))
@@ -216,6 +222,7 @@ class Trainer:
         rows = []
         with evaluating(self.network):
             for batch in self.feed.plain(indices):
+                self._stop_if_asked()
                 if not len(batch.labels):
                     continue
                 _, logits = self.objective(batch.given, batch.labels)
@@ -224,11 +231,15 @@ class Trainer:
 
     def _pause_or_stop(self) -> None:
         """Saves when it is time to; stops, after a save, when somebody asked for it."""
+        self._stop_if_asked()
+        if time.monotonic() - self.saved >= self.settings.checkpoint_minutes * 60:
+            self._save()
+
+    def _stop_if_asked(self) -> None:
+        """Between steps, and between the batches of a validation, which may be long: all that is done is saved."""
         if self.stop():
             self._save()
             raise Interrupted(self.stop.signal, f"multistream train --resume {self.folder.parent}")
-        if time.monotonic() - self.saved >= self.settings.checkpoint_minutes * 60:
-            self._save()
 
     def _batches_of(self, indices: Indices) -> range:
         return range(math.ceil(len(indices) / self.settings.batch_size))
@@ -253,7 +264,8 @@ class Trainer:
         state["history"] = tuple(state["history"])
         values: dict[str, Any] = {k: math.inf if v is None else v for k, v in state.items()}
         self.progress = Progress(**values)
-        if self.progress.epoch < self.settings.epochs and self.progress.waited < max(1, self.settings.patience):
+        patient = not self.settings.patience or self.progress.waited < self.settings.patience
+        if self.progress.epoch < self.settings.epochs and patient:
             self.progress = replace(self.progress, finished=False)  # a finished run is extended by more epochs
         self.network.load_state_dict(dict(saved.tensors["model"]))
         self.best_weights = dict(saved.tensors.get("best", {}))

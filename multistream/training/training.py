@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +16,25 @@ from torch import Tensor
 from multistream import __version__, checkpoint, runs
 from multistream.composition import plan_of
 from multistream.console import Console
-from multistream.data.splits import Parts, read_split, write_split
+from multistream.data.names import printable
+from multistream.data.split_file import SplitRow, check_parts, read_split, split_rows, write_rows
+from multistream.data.splits import Parts
 from multistream.errors import CannotResume, DataError, UsageError
 from multistream.evaluation import Metrics, metrics
-from multistream.features import Extracted, extract
-from multistream.files import FolderLock, clean
+from multistream.features import GROUP, Extracted, extract, turned_by
+from multistream.files import FolderLock, clean, write_atomic
 from multistream.interfaces import Stream
 from multistream.model import MODEL_FILE, distributions_of, save_model
 from multistream.predictions import as_predictions, write_predictions
-from multistream.recipe import Recipe
+from multistream.recipe import Recipe, TrainingSettings
 from multistream.runtime import parameter_count
+from multistream.training.batches import settings_that_fit, smaller_batches
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed
-from multistream.training.leaks import check_leaks
+from multistream.training.leaks import check_leaks, unknown_origins
+from multistream.training.memory import exhausted
 from multistream.training.objective import CrossEntropy, Objective, class_weights
 from multistream.training.preparation import Prepared, prepare
-from multistream.training.resuming import recipe_to_resume
+from multistream.training.resuming import check_origin, recipe_to_resume
 from multistream.training.stopping import Interrupted, Stop, stoppable
 from multistream.training.trainer import Listener, Progress, Trainer
 
@@ -90,9 +94,14 @@ def train(
         recipe = recipe_to_resume(folder, recipe)
     prepared = prepare(recipe, say=console.say, streams=streams)
     check_leaks(prepared.recipe, prepared.table, prepared.parts)
+    for where, path in unknown_origins(prepared.recipe).items():
+        console.warn(f"{where}: {path} has no {runs.SPLIT}, so nobody can say which test images it has seen")
+    rows = split_rows(prepared.table, prepared.parts)
+    for note in check_parts(rows, strict=prepared.recipe.data.strict):
+        console.warn(f"split: {note}")
     folder = folder or runs.new_run(out, prepared.recipe)
     with FolderLock(folder), stoppable() as stop:
-        _write_head(folder, prepared, console)
+        _write_head(folder, prepared, rows)
         work = _Work(prepared, folder, console, stop)
         progress = work.train(resume=resume is not None)
         return work.finish(progress, started=started)
@@ -112,20 +121,27 @@ class _Work:
         """Fits the taps, then trains what is left to train."""
         network = self.prepared.network
         trainable = any(p.requires_grad for p in network.parameters())
-        pooled = network.is_cacheable and not self.settings.flips
+        pooled = network.is_cacheable
         if pooled or not trainable or any(b.stream.is_frozen and not b.is_vector for b in network.branches.values()):
-            self.extracted = self._extract(self.prepared.parts if pooled or not trainable else None)
+            views = turned_by(self.settings.flips) if pooled and trainable else ()
+            self.extracted = self._extract(self.prepared.parts if pooled or not trainable else None, views)
             self._fit(network, self.extracted)
         if not trainable:
             self.console.say("train: nothing is left to train; the network is evaluated as it is")
             return Progress(finished=True)
-        feed = self._feed(pooled=pooled)
         criterion = self._criterion().to(self.prepared.runtime.device)
         objective = Objective(network, criterion=criterion, runtime=self.prepared.runtime, pooled=pooled)
-        steps = -(-len(self.prepared.parts.train) // self.settings.batch_size)
         saved = self._checkpoint() if resume else None
+        if self.prepared.recipe.runtime.fit_batch and saved is None:
+            self._fit_batch(objective)
+        feed = self._feed(self.settings, pooled=pooled)
+        steps = -(-len(self.prepared.parts.train) // self.settings.batch_size)
+        what = f"{self.settings.batch_size:,} images at once do not fit into the memory of {self.prepared.runtime}."
         done = int(saved.state["epoch"]) * steps + int(saved.state["position"]) if saved else 0
-        with self.console.progress(steps * self.settings.epochs, "train", done=done) as bar:
+        with (
+            self.console.progress(steps * self.settings.epochs, "train", done=done) as bar,
+            exhausted("training", what, do=smaller_batches(self.settings)),
+        ):
             trainer = Trainer(
                 network,
                 feed,
@@ -175,8 +191,8 @@ class _Work:
         runs.write_json(self.folder / runs.SUMMARY, run.to_dict())
         return run
 
-    def _extract(self, parts: Parts | None) -> Extracted:
-        """One pass over the photos of all parts, or of the training part alone."""
+    def _extract(self, parts: Parts | None, views: Sequence[str] = ()) -> Extracted:
+        """One pass over the photos of all parts, or of the training part alone; of that also in these views."""
         chosen = np.concatenate(list(parts.named().values())) if parts else self.prepared.parts.train
         with self.console.progress(len(chosen), "features") as bar:
 
@@ -186,15 +202,18 @@ class _Work:
                     raise Interrupted(self.stop.signal, f"multistream train --resume {self.folder}")
 
             photos = self.prepared.photos
-            found = extract(
-                self.prepared.network,
-                photos,
-                np.sort(chosen),
-                runtime=self.prepared.runtime,
-                workers=self.prepared.workers,
-                tick=tick,
-                say=self.console.say,
-            )
+            what = f"{GROUP} images at once do not fit into the memory of {self.prepared.runtime}."
+            with exhausted("features", what, do="Give smaller pictures, --set data.image_size=128, or --device cpu."):
+                found = extract(
+                    self.prepared.network,
+                    photos,
+                    np.sort(chosen),
+                    runtime=self.prepared.runtime,
+                    workers=self.prepared.workers,
+                    tick=tick,
+                    say=self.console.say,
+                    turned=dict.fromkeys(views, self.prepared.parts.train),
+                )
         for index, reason in sorted(photos.bad.items())[:BAD_SHOWN]:
             self.console.warn(f"{self.prepared.table.ids[index]}: {reason}; it is left out")
         if len(photos.bad) > BAD_SHOWN:
@@ -218,13 +237,29 @@ class _Work:
                 for stage, tap in branch.taps.items():
                     tap.baseline.copy_(extracted.features[key][stage][rows].double().mean(0))
 
-    def _feed(self, *, pooled: bool) -> Feed:
+    def _feed(self, settings: TrainingSettings, *, pooled: bool) -> Feed:
         if pooled and self.extracted is not None:
             features = self.extracted.to(self.prepared.runtime.device)
-            return PooledFeed(features, self.labels, self.extracted.valid, self.settings)
+            turned = self.extracted.turned_to(self.prepared.runtime.device)
+            return PooledFeed(features, self.labels, self.extracted.valid, settings, turned)
         return PhotoFeed(
-            self.prepared.photos, self.labels, self.settings, self.prepared.runtime, workers=self.prepared.workers
+            self.prepared.photos, self.labels, settings, self.prepared.runtime, workers=self.prepared.workers
         )
+
+    def _fit_batch(self, objective: Objective) -> None:
+        """Settles `runtime.fit_batch`: what fits goes into the run's recipe, so that it can be repeated and resumed."""
+        self.settings = fitted = settings_that_fit(
+            self.settings,
+            objective=objective,
+            make_feed=lambda settings: self._feed(settings, pooled=objective.pooled),
+            train=self.prepared.parts.train,
+            device=self.prepared.runtime.device,
+        )
+        sizes = {"batch_size": fitted.batch_size, "accumulation": fitted.accumulation}
+        recipe = self.prepared.recipe.updated({"training": sizes, "runtime": {"fit_batch": False}})
+        self.prepared = replace(self.prepared, recipe=recipe)
+        write_atomic(self.folder / runs.RECIPE, recipe.dumps())
+        self.console.say(f"batch: {fitted.batch_size:,} images fit at once; {fitted.accumulation:,} such make a step")
 
     def _criterion(self) -> CrossEntropy:
         weights = None
@@ -268,19 +303,20 @@ class _Work:
                 raise CannotResume(str(self.folder), "no checkpoint is complete and undamaged.", do="Train it anew.")
             self.console.say("train: no checkpoint was written yet; it starts at the beginning")
             return None
-        runs.keep_lines(self.folder / runs.METRICS, before_step=int(found.state["step"]))
+        check_origin(self.folder, found.about, self._about(), warn=self.console.warn)
+        runs.keep_lines(self.folder / runs.METRICS, before_epoch=int(found.state["epoch"]))
         return found
 
 
-def _write_head(folder: Path, prepared: Prepared, console: Console) -> None:
+def _write_head(folder: Path, prepared: Prepared, rows: Sequence[SplitRow]) -> None:
     """Writes what a run can be repeated from, before anything is trained; a resumed run's data must be the same."""
     clean(folder)
     checkpoint.clean(folder / runs.CHECKPOINTS)
-    before = read_split(folder / runs.SPLIT) if (folder / runs.SPLIT).is_file() else None
-    strict = prepared.recipe.data.strict
-    for note in write_split(folder / runs.SPLIT, prepared.table, prepared.parts, strict=strict):
-        console.warn(f"split: {note}")
-    if before is not None and (changed := set(before) ^ set(read_split(folder / runs.SPLIT))):
-        what = f"{len({row.path for row in changed}):,} photos are others than when the run began."
-        raise CannotResume(str(folder), what, do="Train a new run instead.")
-    prepared.recipe.save(folder / runs.RECIPE)
+    if (folder / runs.SPLIT).is_file():
+        if changed := set(read_split(folder / runs.SPLIT)) ^ set(rows):
+            paths = sorted({row.path for row in changed})
+            what = f"{len(paths):,} photos are others than when the run began, such as {printable(paths[0])}."
+            raise CannotResume(str(folder), what, do="Train a new run instead.")
+    else:
+        write_rows(folder / runs.SPLIT, rows)
+    write_atomic(folder / runs.RECIPE, prepared.recipe.dumps())

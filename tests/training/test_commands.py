@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -182,3 +183,84 @@ def test_data_scan_and_split(photos: Path, tmp_path: Path) -> None:
     out, _ = call("data", "split", photos, "split.csv", "--fractions", "60/20/20", cwd=tmp_path)
     assert out.strip() == "train 36, val 12, test 12"
     assert len((tmp_path / "split.csv").read_text().splitlines()) == 61
+
+
+def test_sigterm_saves_and_leaves_with_143(photos: Path, tmp_path: Path) -> None:
+    """Promise 6, in the middle of an epoch of photos; the run goes on from there."""
+    import signal
+    import time
+
+    environment = {**os.environ, "MULTISTREAM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    words = [*options(photos), "--freeze", "none", "--epochs", "500", "--set", "training.patience=0"]
+    command = [sys.executable, "-m", "multistream", "train", *words, "--out", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    began = time.monotonic()
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM == 143, err
+    assert time.monotonic() - began < 10
+    assert "multistream train --resume run" in err
+    epochs = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    out, _ = call("train", "--resume", "run", "--epochs", str(epochs + 1), "--json", cwd=tmp_path)
+    assert json.loads(out)["epochs"] == epochs + 1
+
+
+def test_batch_size_auto(photos: Path, tmp_path: Path) -> None:
+    _, err = call("train", *options(photos), "--batch-size", "auto", "--out", "run", cwd=tmp_path)
+    assert "64 images fit at once; 1 such make a step" in err
+    recipe = Recipe.load(tmp_path / "run")
+    assert (recipe.training.batch_size, recipe.runtime.fit_batch) == (64, False)
+    _, err = call("train", *options(photos), "--batch-size", "many", cwd=tmp_path, code=2)
+    assert "It must be a number of images, or auto" in err
+
+
+def test_evaluate_matches_classes_by_name(run: Path, photos: Path, tmp_path: Path) -> None:
+    """Renamed, missing, extra and reordered classes, as folders on a user's disk."""
+
+    def laid(name: str, **classes: str) -> Path:
+        for folder, source in classes.items():
+            (tmp_path / name / folder).mkdir(parents=True)
+            for path in sorted((photos / source).glob("*.png"))[:6]:
+                pixels = Image.open(path).transpose(Image.Transpose.FLIP_TOP_BOTTOM)  # no photo of the training
+                pixels.save(tmp_path / name / folder / path.name)
+        return tmp_path / name
+
+    same = evaluate(run, data=str(laid("same", awe="awe", fear="fear", joy="joy")), device="cpu").metrics
+    renamed = laid("renamed", a_joy="joy", b_fear="fear", c_awe="awe")  # and in another order
+    _, err = call("evaluate", run, "--data", renamed, "--device", "cpu", cwd=tmp_path, code=65)
+    assert "the photos have a_joy, b_fear, c_awe, and the run does not" in err
+    (tmp_path / "map.toml").write_text('awe = "c_awe"\nfear = "b_fear"\njoy = "a_joy"\n')
+    words = ["evaluate", run, "--data", renamed, "--device", "cpu", "--json", "--class-map", "map.toml"]
+    found = json.loads(call(*words, cwd=tmp_path)[0])
+    assert found["accuracy"] == same.accuracy
+    assert found["classes"] == ["a_joy", "b_fear", "c_awe"]
+    assert found["confusion"] == [list(row)[::-1] for row in np.array(same.confusion)[::-1].tolist()]
+    missing = evaluate(run, data=str(laid("missing", awe="awe", joy="joy")), device="cpu").metrics
+    assert missing.n == 12
+    assert missing.per_class["awe"]["recall"] == same.per_class["awe"]["recall"]
+    extra = laid("extra", awe="awe", fear="fear", joy="joy", love="joy")
+    _, err = call("evaluate", run, "--data", extra, "--device", "cpu", cwd=tmp_path, code=65)
+    assert "the photos have love" in err
+    assert "--class-map" in err
+
+
+def test_predict_names_files_whatever_they_are_called(run: Path, photos: Path, tmp_path: Path) -> None:
+    """Names that are no text, break a line, or would run in a spreadsheet; given as words, in a folder and on stdin."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    names = [b"=cmd().png", b"two\nlines.png", b"\xff\xfe.png", "é.png".encode()]
+    for name in names:
+        (folder / os.fsdecode(name)).write_bytes((photos / "awe" / "1.png").read_bytes())
+    out, _ = call("predict", run, folder, "--json", "--device", "cpu", cwd=tmp_path)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert {os.fsencode(Path(each["path"]).name) for each in found} == set(names)
+    assert {each["status"] for each in found} == {"ok"}
+    out, _ = call("predict", run, folder, "--device", "cpu", cwd=tmp_path)
+    assert len(out.splitlines()) == len(names)
+    command = [sys.executable, "-m", "multistream", "predict", str(run), "-", "--json", "--device", "cpu"]
+    listed = b"".join(bytes(folder) + b"/" + name + b"\n" for name in names if b"\n" not in name)
+    done = subprocess.run(command, cwd=tmp_path, input=listed, capture_output=True, check=True)
+    assert len(done.stdout.splitlines()) == 3

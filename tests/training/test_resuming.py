@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import random
+import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+import torch
 
-from multistream import checkpoint
-from multistream.errors import CannotResume
+from multistream.errors import CannotResume, PluginError
+from multistream.model import load
 from multistream.recipe import Recipe
 from multistream.training import Interrupted, train
 from tests.training.test_training import equal, weights_of
@@ -80,41 +78,69 @@ def test_a_damaged_checkpoint_is_passed_over_aloud(
     assert all((before[name] == after[name]).all() for name in before)
 
 
-CHILD = """
-import sys
-from multistream.recipe import Recipe
-from multistream.training import train
-import torch
-torch.set_num_threads(1)
-train(Recipe.load(sys.argv[1]), out=sys.argv[2]) if sys.argv[3] == "new" else train(Recipe(), resume=sys.argv[2])
-"""
+def test_a_line_told_before_the_kill_is_not_told_twice(recipe: Recipe, tmp_path: Path) -> None:
+    """The instant between an epoch's line and the next checkpoint: the checkpoint is of that epoch's last step."""
+    from multistream import runs
+
+    recipe = recipe.with_settings(EVERY_STEP)
+    run = train(recipe, out=tmp_path / "run").folder
+    whole = runs.read_lines(run / "metrics.jsonl")
+    newest = max((run / "checkpoints").iterdir(), key=lambda path: path.stat().st_mtime)
+    shutil.rmtree(newest)  # it says "finished"; the one before is of the last step, its epoch not yet closed
+    train(Recipe(), resume=run)
+    again = runs.read_lines(run / "metrics.jsonl")
+    assert [line["epoch"] for line in again] == [line["epoch"] for line in whole] == [0, 1]
 
 
-@pytest.mark.slow
-def test_killed_at_twenty_instants_it_ends_the_same(recipe: Recipe, tmp_path: Path) -> None:
-    """Promise 2 with SIGKILL: 20 kills, each followed by a resumption, and the same weights at the end."""
-    recipe = recipe.with_settings([*EVERY_STEP, "training.epochs=12", "runtime.threads=1"])
-    recipe.save(tmp_path / "recipe.toml")
+@pytest.mark.parametrize("patience", [0, 5])
+def test_a_run_that_did_not_improve_can_be_extended_too(recipe: Recipe, tmp_path: Path, patience: int) -> None:
+    """The last epoch was no better than the one before: without patience that means nothing."""
+    stuck = recipe.with_settings(["training.epochs=3", "training.learning_rate=1e-12", f"training.patience={patience}"])
+    stuck = stuck.with_settings(["training.monitor=accuracy"])
+    run = train(stuck, out=tmp_path / "run").folder
+    longer = train(Recipe.load(run).with_settings(["training.epochs=5"]), resume=run)
+    assert longer.epochs == 5
 
-    def child(out: Path, how: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", CHILD, str(tmp_path / "recipe.toml"), str(out), how])
 
-    assert child(tmp_path / "whole", "new").wait() == 0
-    chance, killed, how = random.Random(0), 0, "new"
-    out = tmp_path / "killed"
-    while True:
-        process = child(out, how)
-        deadline = time.monotonic() + 60
-        while process.poll() is None and not any((out / "checkpoints").glob("step-*")) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        if killed < 20:
-            time.sleep(2.5 + chance.uniform(0, 2.0) if how == "resume" else chance.uniform(0, 0.5))
-            process.kill()
-        code = process.wait()
-        if code == 0:
-            break
-        killed += 1
-        assert checkpoint.latest(out / "checkpoints", warn=print) is not None
-        how = "resume"
-    assert killed >= 1
-    assert equal(tmp_path / "whole", out)
+def test_other_photos_are_refused_every_time(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "photos"
+    shutil.copytree(photos, copied)
+    run = train(recipe.updated({"data": {"source": str(copied)}, "training": {"epochs": 1}}), out=tmp_path / "run")
+    before = (run.folder / "split.csv").read_bytes()
+    shutil.copy(copied / "awe" / "1.png", copied / "awe" / "2.png")
+    for _ in range(2):
+        with pytest.raises(CannotResume, match=r"1 photos are others than when the run began, such as awe/2\.png"):
+            train(Recipe(), resume=run.folder)
+    assert (run.folder / "split.csv").read_bytes() == before
+
+
+def test_another_version_of_a_plugin_is_refused(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faults, training: exit 69, distribution and version named."""
+    from multistream.training import training
+
+    run = train(recipe.with_settings(["training.epochs=1"]), out=tmp_path / "run").folder
+    (name, version), *_ = training.distributions_of(training.plan_of(load(run).network)).items()
+    monkeypatch.setattr(training, "distributions_of", lambda _: {name: "9.9"})
+    with pytest.raises(PluginError, match=rf"trained with {name} {version}, and {name} 9\.9 is installed") as error:
+        train(Recipe(), resume=run)
+    assert error.value.exit_code == 69
+
+
+def test_another_number_of_threads_is_told(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = train(recipe.with_settings(["training.epochs=1"]), out=tmp_path / "run").folder
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    train(Recipe(), resume=run)
+    assert f"threads {threads} -> {threads + 1}" in capsys.readouterr().err
+
+
+def test_the_precision_is_settled_and_stays(recipe: Recipe, tmp_path: Path) -> None:
+    run = train(recipe.with_settings(["runtime.precision=auto", "training.epochs=1"]), out=tmp_path / "run")
+    assert run.recipe.runtime.precision in ("fp32", "bf16")
+    other = "bf16" if run.recipe.runtime.precision == "fp32" else "fp32"
+    with pytest.raises(CannotResume, match=r"runtime\.precision"):
+        train(run.recipe.with_settings([f"runtime.precision={other}"]), resume=run.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +169,76 @@ def test_a_branch_that_saw_the_test_images_is_refused(recipe: Recipe, tmp_path: 
     assert error.value.exit_code == 65
 
 
+def test_weights_of_a_run_that_saw_the_test_images_are_refused(recipe: Recipe, tmp_path: Path) -> None:
+    one = train(recipe.with_settings(["network.freeze=['none']", "training.epochs=1"]), out=tmp_path / "one").folder
+    tuned = recipe.updated({"network": {"weights": {"object": str(one)}}})
+    assert train(tuned, out=tmp_path / "same").parts["test"].n == 6
+    with pytest.raises(DataError, match=r"weights\.object: \d of 6 test images were in the training part"):
+        train(tuned.with_settings(["data.split_seed=5"]), out=tmp_path / "two")
+
+
+def test_a_branch_without_its_split_is_told(recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = train(recipe, out=tmp_path / "one").folder
+    (one / "split.csv").unlink()
+    other = recipe.updated({"network": {"streams": {"object": str(one)}, "weights": {}}})
+    train(other, out=tmp_path / "two")
+    assert "nobody can say which test images it has seen" in capsys.readouterr().err
+
+
+def test_evaluate_leaves_out_what_a_branch_has_learnt_from(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
+    """A run whose own split is gone, over a branch whose run has its own."""
+    from multistream import evaluate
+
+    one = train(recipe, out=tmp_path / "one").folder
+    late = recipe.updated({"network": {"streams": {"object": str(one)}, "weights": {}, "freeze": ["branches"]}})
+    two = train(late, out=tmp_path / "two").folder
+    (two / "split.csv").unlink()
+    found = evaluate(two, data=str(photos), device="cpu")
+    assert found.left_out == {"in the run's training": 54}
+
+
+def test_the_same_photo_in_two_parts(
+    recipe: Recipe, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told, with both paths; an error under data.strict, before a folder is made."""
+    copied = tmp_path / "photos"
+    shutil.copytree(photos, copied)
+    for number in range(1, 20):
+        shutil.copy(copied / "awe" / "0.png", copied / "awe" / f"{number}.png")
+    recipe = recipe.updated({"data": {"source": str(copied)}, "training": {"epochs": 1}})
+    train(recipe, out=tmp_path / "run")
+    assert "images lie in two parts, such as awe/0.png" in capsys.readouterr().err
+    with pytest.raises(DataError, match=r"images lie in two parts.*data\.strict") as error:
+        train(recipe.with_settings(["data.strict=true"]), out=tmp_path / "strict")
+    assert error.value.exit_code == 65
+    assert not (tmp_path / "strict").exists()
+
+
+@pytest.mark.parametrize(("policy", "told"), [("report", True), ("skip", False), ("error", None)])
+def test_damaged_photos_by_policy(
+    recipe: Recipe,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    policy: str,
+    told: bool | None,
+) -> None:
+    copied = tmp_path / "photos"
+    shutil.copytree(photos, copied)
+    (copied / "awe" / "3.png").write_bytes(b"not a picture")
+    recipe = recipe.updated({"data": {"source": str(copied), "on_bad_image": policy}, "training": {"epochs": 1}})
+    for freeze in ("none", "streams"):  # photo by photo, and over the cache
+        recipe = recipe.updated({"network": {"freeze": [freeze]}})
+        if told is None:
+            with pytest.raises(DataError, match=r"3\.png: not an image") as error:
+                train(recipe, out=tmp_path / freeze)
+            assert error.value.exit_code == 65
+            continue
+        run = train(recipe, out=tmp_path / freeze)
+        assert sum(part.n for part in run.parts.values()) == 59
+        assert ("awe/3.png: not an image; it is left out" in capsys.readouterr().err) == told
+
+
 def test_pretrained_streams_are_never_silently_random(recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="--weights object=FILE") as error:
         train(recipe.updated({"network": {"weights": {}}}), out=tmp_path / "run")
@@ -213,13 +284,3 @@ def test_every_combination_trains(recipe: Recipe, vectors: Path, tmp_path: Path,
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["train_loss"] < lines[0]["train_loss"]
     assert load(run.folder).network.trained
-
-
-def test_a_damaged_photo_is_left_out_and_the_run_goes_on(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
-    import shutil
-
-    copied = tmp_path / "photos"
-    shutil.copytree(photos, copied)
-    (copied / "awe" / "3.png").write_bytes(b"not a picture")
-    run = train(recipe.updated({"data": {"source": str(copied)}}), out=tmp_path / "run")
-    assert sum(part.n for part in run.parts.values()) == 59

@@ -1,0 +1,154 @@
+"""Memory: what to say when it is used up, and the largest batch that fits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import nn
+
+from multistream.errors import MemoryExhausted
+
+RESERVE: Final = 0.9
+"""The share of what is free that a step on the CPU may take: a process that takes all is killed, not told."""
+
+SMALLER: Final = "Freeze more of it (--freeze streams), or give smaller pictures: --set data.image_size=128, say."
+
+_KIB: Final = 1024
+
+
+@contextmanager
+def exhausted(where: str, what: str, *, do: str) -> Iterator[None]:
+    """Turns "out of memory", of whatever device, into MemoryExhausted (exit 71) with advice."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_exhaustion(error):
+            raise
+        raise MemoryExhausted(where, what, do=do) from error
+
+
+def is_exhaustion(error: BaseException) -> bool:
+    """Whether memory is what was lacking: CUDA has a class for it, torch's CPU and MPS allocators say it in words."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and (
+        "you tried to allocate" in str(error) or "out of memory" in str(error).lower()
+    )
+
+
+def pieces_of(batch: int) -> tuple[int, ...]:
+    """The sizes, ascending, of equal pieces that a batch can be computed in.
+
+    >>> pieces_of(12)
+    (1, 2, 3, 4, 6, 12)
+    """
+    return tuple(size for size in range(1, batch + 1) if batch % size == 0)
+
+
+def largest_that_fits(sizes: Sequence[int], attempt: Callable[[int], int], *, free: int) -> int:
+    """The largest of these ascending sizes whose attempt does not run out of memory.
+
+    `attempt(size)` tries a step and returns the bytes that it took. A size that would take more than `free` bytes, if
+    bytes grow with images, is not tried: on a CPU nobody would live to tell. Raises MemoryExhausted if none fits.
+    """
+    tried: list[tuple[int, int]] = []
+    for size in sizes:
+        if tried and _expected(size, tried) > free * RESERVE:
+            break
+        try:
+            tried.append((size, attempt(size)))
+        except (RuntimeError, MemoryError) as error:
+            if not is_exhaustion(error):
+                raise
+            break
+    if not tried:
+        raise MemoryExhausted("--batch-size", f"a step of {sizes[0]} image does not fit into memory.", do=SMALLER)
+    return tried[-1][0]
+
+
+def _expected(size: int, tried: Sequence[tuple[int, int]]) -> float:
+    """The bytes that a size will take, on the line through the last two tried; through zero after the first."""
+    before, taken = tried[-1]
+    if len(tried) == 1:
+        return taken * size / before
+    an_image = (taken - tried[-2][1]) / (before - tried[-2][0])
+    return taken + max(0.0, an_image) * (size - before)
+
+
+class Gauge:
+    """Measures how many bytes work on a device takes at its height, beyond what was taken when the gauge was made."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.before = _held(device)
+
+    def free(self) -> int:
+        """Bytes that may be taken: on a CPU of the machine and the control group; elsewhere the device itself tells."""
+        if self.device.type != "cpu":
+            return 2**63 - 1
+        return min(_available(Path("/proc/meminfo")), _group_limit(Path("/sys/fs/cgroup")))
+
+    def reset(self) -> None:
+        """Begins a new height."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif os.access("/proc/self/clear_refs", os.W_OK):
+            Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak starts again from what is held now
+
+    def taken(self) -> int:
+        """The height since the last reset; 0 where the system does not tell."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device) - self.before
+        return max(0, _status(Path("/proc/self/status")).get("VmHWM", 0) - self.before)
+
+
+@contextmanager
+def as_it_was(network: nn.Module) -> Iterator[None]:
+    """Gives back a network's buffers, modes and absent gradients, and torch's generator, after steps on trial."""
+    modes = [(module, module.training) for module in network.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            for parameter in network.parameters():
+                parameter.grad = None
+
+
+def _held(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device)
+    return _status(Path("/proc/self/status")).get("VmRSS", 0)
+
+
+def _status(path: Path) -> Mapping[str, int]:
+    """{name: bytes} of a file of Linux's with lines such as `VmRSS:  1234 kB`; empty elsewhere."""
+    if not path.is_file():
+        return {}
+    lines = (line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
+    return {words[0].rstrip(":"): int(words[1]) * _KIB for words in lines if len(words) == 3 and words[2] == "kB"}
+
+
+def _available(meminfo: Path) -> int:
+    return _status(meminfo).get("MemAvailable", 2**63 - 1)
+
+
+def _group_limit(folder: Path) -> int:
+    """What a container's control group leaves (version 2): its limit less what is taken and cannot be dropped."""
+    try:
+        limit, current = (folder / "memory.max").read_text(), int((folder / "memory.current").read_text())
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return 2**63 - 1  # no Linux, no group, or version 1
+    return int(limit) - current + int(stat.get("file", 0)) if limit.strip().isdecimal() else 2**63 - 1
