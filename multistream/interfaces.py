@@ -17,6 +17,7 @@ from torch.nn import functional
 from multistream.errors import UsageError
 from multistream.inputs import Image, Input, Map, Vector
 from multistream.modules import Modules
+from multistream.pooling import global_average
 from multistream.spec import check_key
 from multistream.weights import Fitted, Source, fit
 
@@ -180,7 +181,7 @@ class Tap(nn.Module):
 
     def pool(self, map_BChw: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, P) float32: the global average."""
-        return map_BChw.mean((2, 3), dtype=torch.float32)
+        return global_average(map_BChw)
 
     def locate(self, weights: Tensor, map_BChw: Tensor) -> Tensor:
         """Spreads `weights . pool(map)` over the map's pixels: weights (K, P) or (B, K, P) -> (B, K, h, w).

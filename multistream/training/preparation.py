@@ -19,8 +19,9 @@ from multistream.errors import DataError, UsageError, WeightsError
 from multistream.inputs import Image
 from multistream.interfaces import Stream
 from multistream.network import MultiStream
+from multistream.parity import settle
 from multistream.recipe import DataSettings, Recipe
-from multistream.runtime import Runtime, available_workers, resolve
+from multistream.runtime import Runtime, available_workers
 
 FINE_TUNING_RATE = 1e-4
 """Rate of a pretrained stream that trains, unless training.rates says otherwise (benchmarks/README.md: measured)."""
@@ -83,8 +84,9 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     for note in parts.notes:
         say(f"split: {note}")
     fit_vectors(network, beside, parts)
-    runtime = resolve(recipe.runtime)
-    return Prepared(recipe, table, parts, runtime.place(network), beside, runtime)
+    runtime = settle(recipe.runtime, network, say=say)
+    recipe = recipe.updated({"runtime": {"precision": runtime.precision}})  # auto is another one elsewhere
+    return Prepared(recipe, table, parts, network, beside, runtime)
 
 
 def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Stream] | None) -> MultiStream:
