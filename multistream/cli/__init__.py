@@ -15,6 +15,7 @@ from multistream.cli.compare import compare
 from multistream.cli.data import app as data
 from multistream.cli.evaluate import evaluate
 from multistream.cli.explain import explain
+from multistream.cli.extract import extract
 from multistream.cli.plugins import app as plugins
 from multistream.cli.predict import predict
 from multistream.cli.profile import profile
@@ -37,10 +38,13 @@ app.command()(compare)
 app.command()(explain)
 app.command()(profile)
 app.command()(ablate)
+app.command()(extract)
 app.command()(report)
 app.add_typer(data, name="data")
 app.add_typer(plugins, name="plugins")
 app.add_typer(weights, name="weights")
+
+ELSEWHERE = "Free some, or run it where more is: --device cpu, say."
 
 
 def _version(asked: bool) -> None:
@@ -71,7 +75,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except MemoryError:
-        _leave(str(MemoryExhausted("memory", "it is used up.", do="Give a smaller --batch-size.")), 71)
+        _leave(str(MemoryExhausted("memory", "it is used up.", do=ELSEWHERE)), 71)
     except Exception as error:
         _leave_known(error)
         raise
@@ -82,7 +86,7 @@ def _leave_known(error: Exception) -> None:
     if (training := sys.modules.get("multistream.training")) and isinstance(error, training.Interrupted):
         _leave(f"stopped, and saved. To go on: {error.resume}", 128 + error.signal)
     if (torch := sys.modules.get("torch")) and isinstance(error, torch.OutOfMemoryError):
-        _leave(str(MemoryExhausted("memory", "the device's is used up.", do="Give a smaller --batch-size.")), 71)
+        _leave(str(MemoryExhausted("memory", "the device's is used up.", do=ELSEWHERE)), 71)
 
 
 def _leave(line: str, code: int) -> None:

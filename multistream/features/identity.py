@@ -52,7 +52,7 @@ def why_not_cached(branch: Branch, photos: Photos) -> str:
     if branch.is_vector:
         return "its vector is at hand"
     if not branch.stream.is_frozen:
-        return "it trains"
+        return "it is not frozen"
     if branch.plan is None or not branch.plan.stream:
         return "it was given as an instance, and what it was made with cannot be told"
     if not all(tap.cacheable for tap in branch.taps.values()):

@@ -1,0 +1,116 @@
+"""multistream extract"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from multistream.cli.options import Inputs, Json, Quiet, pairs, print_json
+from multistream.cli.train import merged
+from multistream.errors import UsageError
+from multistream.recipe import Recipe
+from multistream.spec import parse_specs
+
+if TYPE_CHECKING:
+    from multistream.features.extracting import Extraction
+
+
+def extract(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="A run's folder; without one give --streams or --recipe.")
+    ] = None,
+    streams: Annotated[str, typer.Option(metavar="SPEC,...", help="Streams that no run holds.")] = "",
+    data: Annotated[
+        str, typer.Option(metavar="PATH", help="As for train.", show_default="the run's, or the demo set")
+    ] = "",
+    label: Annotated[str, typer.Option(help="Which label, where a layout offers several.")] = "",
+    weights: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's weights; repeats.")
+    ] = None,
+    input: Inputs = None,
+    views: Annotated[
+        str, typer.Option(metavar="VIEW,...", help="identity, hflip, vflip, hvflip: how photos are turned.")
+    ] = "identity",
+    stages: Annotated[
+        str, typer.Option(metavar="STAGE,...", help="What --out holds: STAGE or KEY/STAGE.", show_default="all")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE.npz", help="Write ids, features and vocabulary: a vector stream's.")
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compute a sample again, and compare it with the cache bit for bit.")
+    ] = False,
+    sample: Annotated[int, typer.Option(min=0, help="How many images --verify computes again; 0 for all.")] = 64,
+    seed: Annotated[int | None, typer.Option(help="Of random weights and of the sample.", show_default="0")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default="auto")] = "",
+    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", show_default="auto")] = "",
+    recipe: Annotated[
+        str, typer.Option(metavar="FILE|RUN|NAME", help="Settings, without RUN.", show_default="default")
+    ] = "",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting, without RUN; repeats.")
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fill the feature cache: frozen streams over all photos, once; verify it; write the features to a file."""
+    if (run is None) == (not streams and not recipe):
+        raise UsageError("extract", "give a RUN, or --streams or --recipe.", right="One of them says what is run.")
+    if run is not None and (set_ or weights):
+        raise UsageError("extract", "a RUN has its own settings and weights.", do="Leave --set and --weights away.")
+    source = run if run is not None else _recipe(streams, recipe, weights, seed, set_)
+    from multistream.console import Console
+    from multistream.features.extracting import extract as fill
+    from multistream.features.views import parse_views
+
+    found = fill(
+        source,
+        data=data,
+        label=label,
+        inputs=pairs(input, "--input"),
+        views=parse_views(views),
+        stages=[name.strip() for name in stages.split(",") if name.strip()],
+        out=out,
+        sample=sample if verify else None,
+        seed=seed or 0,
+        device=device,
+        precision=precision,
+        console=Console(quiet=quiet),
+    )
+    if json:
+        print_json(found.to_dict())
+    else:
+        typer.echo(described(found))
+
+
+def described(found: Extraction) -> str:
+    """What was done, in a few lines."""
+    lines = [f"{'stream':10} {'view':10} {'found':>10} {'computed':>10}  cache"]
+    lines += [
+        f"{row.stream:10} {row.view:10} {row.found:10,} {row.computed:10,}  {row.folder}" for row in found.streams
+    ]
+    speed = f", {found.images_per_second:,.0f} images/s" if found.images_per_second else ""
+    lines.append(f"{found.data}, {found.images:,} images, {found.seconds:.1f} s{speed}")
+    if found.bad:
+        lines.append(f"{len(found.bad):,} photos cannot be decoded and are left out")
+    if found.out:
+        lines.append(f"{found.out}: {found.images - len(found.bad):,} x {found.width:,} numbers")
+    if found.verified:
+        count, numbers = found.verified.images, found.verified.numbers
+        lines.append(f"verified: {count:,} images computed again, {numbers:,} numbers, all equal bit for bit")
+    return "\n".join(lines)
+
+
+def _recipe(
+    streams: str, recipe: str, weights: list[str] | None, seed: int | None, settings: list[str] | None
+) -> Recipe:
+    given: dict[str, dict[str, Any]] = {
+        "network": {
+            "streams": {spec.key: spec.part for spec in parse_specs(streams)} if streams else {},
+            "weights": pairs(weights, "--weights"),
+        },
+        "training": {"seed": seed},
+    }
+    return merged(Recipe.load(recipe or "default"), given).with_settings(settings or [])

@@ -1,0 +1,76 @@
+"""Features as a file of vectors: with it any network becomes a vector stream of another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from multistream.data.loading import Photos
+from multistream.data.tables import VectorTable
+from multistream.data.vectors import write_vectors
+from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.features.subject import Subject
+from multistream.features.tasks import Task
+from multistream.features.views import IDENTITY
+from multistream.files import temporary
+
+
+@dataclass(frozen=True)
+class Column:
+    """The columns `start:stop` of a file: one stage of one stream in one view."""
+
+    view: str
+    key: str
+    stage: str
+    start: int
+    stop: int
+
+    @property
+    def names(self) -> list[str]:
+        """What the vocabulary calls them: object/block3/17, or object.hflip/block3/17."""
+        key = self.key if self.view == IDENTITY else f"{self.key}.{self.view}"
+        return [f"{key}/{self.stage}/{number}" for number in range(self.stop - self.start)]
+
+
+def columns_of(subject: Subject, views: Sequence[str], stages: Sequence[str]) -> list[Column]:
+    """The columns of these views, of `stages` (STAGE or KEY/STAGE) or of all, shallow to deep."""
+    known = [(key, stage) for key, branch in subject.pictures.items() for stage in branch.taps]
+    for name in stages:
+        if not any(name in (stage, f"{key}/{stage}") for key, stage in known):
+            right = did_you_mean(name, [f"{key}/{stage}" for key, stage in known])
+            raise UsageError("--stages", f"no tap reads {name!r}.", right=right)
+    chosen = [(key, s) for key, s in known if not stages or s in stages or f"{key}/{s}" in stages]
+    columns, start = [], 0
+    for view in views:
+        for key, stage in chosen:
+            width = subject.pictures[key].taps[stage].pooled_width
+            columns.append(Column(view, key, stage, start, start + width))
+            start += width
+    return columns
+
+
+def write_features(path: Path, columns: Sequence[Column], tasks: Sequence[Task], photos: Photos) -> int:
+    """Writes ids, features (N, D) and vocabulary of all photos that could be decoded to an .npz; returns D.
+
+    The features pass through a file, shard by shard: they need not fit into memory.
+    """
+    rows = [i for i in range(len(photos)) if i not in photos.bad]
+    if not rows:
+        raise DataError("extract", "no photo could be decoded.", do="Run multistream data scan.")
+    width = columns[-1].stop
+    with temporary(path.absolute().parent, needed=8 * len(rows) * width) as name:
+        features = np.memmap(name, dtype=np.float32, mode="w+", shape=(len(rows), width))
+        shared = torch.from_numpy(features)
+        for task in tasks:
+            own = [column for column in columns if (column.view, column.key) == (task.view, task.key)]
+            into = {column.stage: shared[:, column.start : column.stop] for column in own}
+            assert task.store is not None
+            if into and task.store.read([task.digests[i] for i in rows], into, range(len(rows))):
+                raise DataError(str(task.store.folder), "features were lost meanwhile.", do="Extract again.")
+        names = tuple(text for column in columns for text in column.names)
+        write_vectors(path, VectorTable(tuple(photos.table.ids[i] for i in rows), features, names))
+    return width

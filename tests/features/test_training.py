@@ -1,0 +1,88 @@
+"""Training, evaluating and ablating use the cache by themselves, and on it are what they are on photos."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from multistream import evaluate, load
+from multistream.console import Console
+from multistream.data.images import Decoder
+from multistream.network import MultiStream
+from multistream.recipe import Recipe
+from multistream.training import train
+
+
+def weights_of(run: Path) -> dict[str, Tensor]:
+    return load(run).network.state_dict()
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
+    """The photos that are decoded."""
+    read: list[Path] = []
+    plain = Decoder.read
+    monkeypatch.setattr(Decoder, "read", lambda self, path: read.append(path) or plain(self, path))
+    return read
+
+
+@pytest.mark.parametrize("flips", [[], ["horizontal"], ["vertical"], ["horizontal", "vertical"]])
+def test_training_on_the_cache_is_training_on_photos(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flips: list[str], decoded: list[Path]
+) -> None:
+    """Check B6: each epoch shows each image in the view that photos would be turned to."""
+    recipe = recipe.updated({"training": {"flips": flips, "learning_rate": 0.01}})
+    cached = weights_of(train(recipe, out=tmp_path / "cached").folder)
+    assert len(decoded) == 60
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiStream, "is_cacheable", False)
+        on_photos = weights_of(train(recipe, out=tmp_path / "anew").folder)
+    assert len(decoded) > 60 + 3 * 48
+    plain = weights_of(train(recipe.updated({"training": {"flips": []}}), out=tmp_path / "plain").folder)
+    for name, tensor in cached.items():
+        assert torch.allclose(tensor, on_photos[name], atol=1e-5), name
+    if flips:
+        assert max((t - plain[n]).abs().max() for n, t in cached.items() if t.is_floating_point()) > 1e-3
+
+
+def test_a_second_training_with_flips_decodes_nothing(recipe: Recipe, tmp_path: Path, decoded: list[Path]) -> None:
+    recipe = recipe.updated({"training": {"flips": ["horizontal"]}})
+    one = weights_of(train(recipe, out=tmp_path / "one").folder)
+    decoded.clear()
+    two = weights_of(train(recipe, out=tmp_path / "two").folder)
+    assert decoded == []
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
+def test_evaluate_reads_what_training_has_computed(
+    recipe: Recipe, tmp_path: Path, decoded: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train(recipe, out=tmp_path / "run")
+    decoded.clear()
+    found = evaluate(run.folder, device="cpu", precision="fp32", console=Console(quiet=False))
+    assert decoded == []
+    assert "object from the cache, 6 images" in capsys.readouterr().err
+    assert found.metrics.accuracy == run.parts["test"].accuracy
+    assert found.metrics.nll == pytest.approx(run.parts["test"].nll, abs=1e-6)
+
+
+def test_evaluate_says_why_a_stream_that_was_trained_runs(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = recipe.updated({"network": {"freeze": ["none"]}, "training": {"epochs": 1}})
+    run = train(recipe, out=tmp_path / "run")
+    evaluate(run.folder, device="cpu", precision="fp32", console=Console(quiet=False))
+    assert "object runs anew: it is not frozen" in capsys.readouterr().err
+
+
+def test_ablate_reads_what_training_has_computed(recipe: Recipe, tmp_path: Path, decoded: list[Path]) -> None:
+    from multistream import ablate
+
+    run = train(recipe, out=tmp_path / "run").folder
+    decoded.clear()
+    assert len(ablate(run, axis="depth").rows) == 5
+    assert decoded == []
