@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from multistream.errors import UsageError
-from multistream.files import LOCK, write_atomic
+from multistream.files import LOCK, write_atomic, writing
 from multistream.recipe import Recipe
 
 RECIPE = "recipe.toml"
@@ -53,8 +53,8 @@ def read_summary(run: Path) -> dict[str, Any]:
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Appends one JSON object to a .jsonl file."""
-    with path.open("a", encoding="utf-8") as file:
+    """Appends one JSON object to a .jsonl file; DiskFull (exit 74) where the disk refuses."""
+    with writing(path.parent), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from multistream.errors import CannotResume, PluginError
+from multistream.errors import CannotResume, DiskFull, PluginError
 from multistream.model import load
 from multistream.recipe import Recipe
 from multistream.training import Interrupted, train
@@ -144,3 +144,20 @@ def test_the_precision_is_settled_and_stays(recipe: Recipe, tmp_path: Path) -> N
     other = "bf16" if run.recipe.runtime.precision == "fp32" else "fp32"
     with pytest.raises(CannotResume, match=r"runtime\.precision"):
         train(run.recipe.with_settings([f"runtime.precision={other}"]), resume=run.folder)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_told_by_every_line(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Promise 4 for the one file that grows: no traceback, and the run goes on when there is room again."""
+    from multistream import runs
+
+    recipe = recipe.with_settings(["training.epochs=2"])
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "METRICS", "full")
+        (tmp_path / "run").mkdir()
+        patch.setattr(runs, "new_run", lambda out, _: Path(out))
+        (tmp_path / "run" / "full").symlink_to("/dev/full")
+        with pytest.raises(DiskFull, match="no room is left") as error:
+            train(recipe, out=tmp_path / "run")
+    assert error.value.exit_code == 74
+    assert train(Recipe(), resume=tmp_path / "run").epochs == 2
