@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from multistream.data.loading import Photos
 from multistream.features.extraction import GROUP
 from multistream.files import sha256_file
 from multistream.inputs import Image, Map
+from multistream.interfaces import Tap
 from multistream.network import Branch
 from multistream.registry import Spec, find
 from multistream.runtime import Runtime
@@ -36,7 +38,7 @@ def identity(branch: Branch, photos: Photos, runtime: Runtime, *, view: str) -> 
         "code": code_of(branch),
         "weights": weights_hash(branch.stream),
         "input": {"kind": type(branch.stream.input).__name__, "name": branch.stream.input.name, **read},
-        "pooling": {stage: type(tap).pool.__qualname__ for stage, tap in branch.taps.items()},
+        "pooling": {stage: pooling_of(tap, branch) for stage, tap in branch.taps.items()},
         "view": view,
         "precision": runtime.precision,
         "device": device_kind(runtime.device),
@@ -45,6 +47,15 @@ def identity(branch: Branch, photos: Photos, runtime: Runtime, *, view: str) -> 
         "decoder": decoder_of(branch, photos),
         "group": GROUP,
     }
+
+
+def pooling_of(tap: Tap, branch: Branch) -> str:
+    """How a tap pools: the global average depends on nothing; another way may depend on what the tap was made with."""
+    if type(tap).pool is Tap.pool:
+        return "global average"
+    assert branch.plan is not None
+    options = json.dumps(dict(branch.plan.tap_options), sort_keys=True)
+    return f"{type(tap).pool.__qualname__} of {branch.plan.tap} {options}"
 
 
 def why_not_cached(branch: Branch, photos: Photos) -> str:

@@ -15,7 +15,7 @@ from multistream.data.images import Decoder
 from multistream.data.layouts import open_table
 from multistream.data.loading import Photos
 from multistream.features import GROUP, extraction
-from multistream.interfaces import Stream
+from multistream.interfaces import Stream, Tap
 from multistream.network import MultiStream
 from multistream.runtime import Runtime
 from tests.features.conftest import CLASSES, ON_CPU, SIZE, Ask, make_network, make_photos
@@ -184,6 +184,27 @@ def test_the_code_in_the_key_is_that_of_stream_stages_and_taps() -> None:
     found = code_of(make_network().branches["object"])
     assert {"multistream_object.stream", "multistream.parts.taps", "multistream.interfaces"} <= set(found)
     assert not any(name.startswith("torch.") for name in found)
+
+
+class Power(Tap):
+    """Pools by a power mean, whose power is an option."""
+
+    def pool(self, map_BChw: torch.Tensor) -> torch.Tensor:
+        return super().pool(map_BChw**2)
+
+
+def test_how_a_tap_pools_is_in_the_key() -> None:
+    """Widths of the token do not matter to the global average; what another way of pooling was made with may."""
+    from multistream.features.identity import pooling_of
+
+    branch = make_network().branches["object"]
+    assert branch.plan is not None
+    assert {pooling_of(tap, branch) for tap in branch.taps.values()} == {"global average"}
+    found = set()
+    for power in (2, 3):
+        branch.plan = replace(branch.plan, tap="power", tap_options={"power": power})
+        found.add(pooling_of(Power(4, width=4), branch))
+    assert len(found) == 2
 
 
 class Own(Stream):

@@ -34,8 +34,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
 def test_training_on_the_cache_is_training_on_photos(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flips: list[str], decoded: list[Path]
 ) -> None:
-    """Check B6: each epoch shows each image in the view that photos would be turned to."""
-    recipe = recipe.updated({"training": {"flips": flips, "learning_rate": 0.01}})
+    """Check B6: each epoch shows each image in the view that photos would be turned to, and what is drawn matters."""
+    recipe = recipe.updated({"training": {"flips": flips}})
     cached = weights_of(train(recipe, out=tmp_path / "cached").folder)
     assert len(decoded) == 60
     with monkeypatch.context() as patch:
@@ -46,7 +46,7 @@ def test_training_on_the_cache_is_training_on_photos(
     for name, tensor in cached.items():
         assert torch.allclose(tensor, on_photos[name], atol=1e-5), name
     if flips:
-        assert max((t - plain[n]).abs().max() for n, t in cached.items() if t.is_floating_point()) > 1e-3
+        assert max((t - plain[n]).abs().max() for n, t in cached.items() if t.is_floating_point()) > 1e-4
 
 
 def test_a_second_training_with_flips_decodes_nothing(recipe: Recipe, tmp_path: Path, decoded: list[Path]) -> None:
