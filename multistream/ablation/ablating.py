@@ -5,28 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 
 from multistream import runs
+from multistream.ablation.complement import complement
 from multistream.ablation.costs import Cost, costs
 from multistream.ablation.keeping import keep_result
-from multistream.ablation.pooled import Found, PooledAblation
-from multistream.ablation.results import Ablation, Complement, LeftOut, Pair, Row, Share
+from multistream.ablation.pooled import Found, PooledAblation, probed_key
+from multistream.ablation.results import Ablation, Row, Share
 from multistream.ablation.retrained import Retrained
 from multistream.ablation.scores import Scores, pareto
+from multistream.ablation.shares import shares
 from multistream.ablation.variants import AXES, Axis, Variant, variants
 from multistream.console import Console
 from multistream.data.splits import Parts, split
 from multistream.errors import UsageError, did_you_mean
-from multistream.explaining.games import shapley
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe
-from multistream.statistics import Floats, agreement, holm, oracle_any
+from multistream.statistics import holm
 from multistream.training.preparation import Prepared, prepare, usable
 
 
@@ -115,24 +114,26 @@ class _Work:
             found.append(usable(parts, prepared.beside, prepared.table))
         if len(found) > 1 and all(np.array_equal(p.test, found[0].test) for p in found[1:]):
             right = "It brings its own parts, or test photos alone."
-            raise UsageError("--splits", f"{prepared.table.name} gives the same test photos each time.", right=right)
+            what = f"{prepared.table.name} gives the same test photos each time."
+            raise UsageError("--splits", what, right=right, do="Leave --splits out.")
         return found
 
     def _pooled(self, splits: Sequence[Parts], *, verify: bool) -> Ablation:
-        keys = [v.about for v in self.variants if v.about]
-        ridge = keys[0] if self.axis == "taps" and len(set(keys)) == 1 else ""
         work = PooledAblation(
             self.prepared, self.variants, seeds=self.seeds, streams=self.streams, console=self.console
         )
-        found = work.run(splits, ridge=ridge, verify=verify)
+        found = work.run(splits, ridge=self.axis == "taps", check=verify)
         spent = costs(found.base, found.networks, runtime=self.prepared.runtime)
-        rows = self._rows(found.tally.scores(), spent, found)
+        scores, labels = found.tally.scores(), self.prepared.table.labels
+        shared: tuple[Share, ...] = ()
+        if self.axis == "taps":
+            shared = shares(self.variants, scores, labels=labels, splits=splits, seeds=len(self.seeds))
         return replace(
-            self._result(found.tally.scores(), rows, found.seconds),
+            self._result(scores, self._rows(scores, spent, found), found.seconds),
             stacked=found.stacked,
             ridge=found.certificate,
             verified=found.verified,
-            shapley=self._shapley(found.tally.scores(), splits) if self.axis == "taps" else (),
+            shapley=shared,
         )
 
     def _retrained(self, folder: Path) -> Ablation:
@@ -165,7 +166,7 @@ class _Work:
             Row(
                 keep=variant.keep,
                 fusion=variant.fusion if len(variant.keep) > 1 else "",
-                label=variant.label,
+                label=variant.label(self.variants[-1]),
                 accuracy=float(scores.accuracy[v]),
                 accuracy_ci95=scores.interval(v),
                 delta=float(scores.accuracy[v] - scores.accuracy[last]),
@@ -176,7 +177,7 @@ class _Work:
                 ms_p50=spent[v].ms,
                 accuracies=tuple(scores.accuracies[v].tolist()),
                 masked_accuracy=float(masked[v]) if masked is not None and self._can_mask(variant) else None,
-                ridge_accuracy=float(ridge[v]) if ridge is not None and self._has_probe(variant) else None,
+                ridge_accuracy=float(ridge[v]) if ridge is not None and probed_key(self.variants, v) else None,
                 pareto=best[v],
                 per_class=scores.per_class(v, last, labels, classes),
             )
@@ -188,9 +189,6 @@ class _Work:
         whole = self.variants[-1]
         inside = all(set(stages) <= set(whole.keep[key]) for key, stages in variant.keep.items())
         return inside and variant.fusion == whole.fusion
-
-    def _has_probe(self, variant: Variant) -> bool:
-        return next(v.about for v in self.variants if v.about) in variant.keep
 
     def _result(self, scores: Scores, rows: tuple[Row, ...], seconds: float) -> Ablation:
         return Ablation(
@@ -205,56 +203,8 @@ class _Work:
             stacked=0,
             data=self.prepared.table.name,
             run="",
-            streams=self._complement(scores) if self.axis == "streams" else None,
+            streams=complement(self.variants, scores) if self.axis == "streams" else None,
         )
-
-    def _complement(self, scores: Scores) -> Complement:
-        """How the streams complete each other; a stream is right on a photo where most of its trainings were."""
-        number = {(tuple(v.keep), v.fusion if len(v.keep) > 1 else ""): i for i, v in enumerate(self.variants)}
-        keys = tuple(self.variants[-1].keep)
-        tested = scores.tried > 0
-        right = {k: 2 * scores.right[number[(k,), ""]][tested] > scores.tried[tested] for k in keys}
-        pairs = []
-        for first, second in combinations(keys, 2):
-            both = agreement(right[first], right[second])
-            pairs.append(Pair(first, second, both.disagreement, both.double_fault, both.oracle))
-        left = []
-        for fusion in dict.fromkeys(v.fusion for v in self.variants if len(v.keep) > 1):
-            full = scores.accuracy[number[keys, fusion]]
-            for key in keys:
-                rest = tuple(k for k in keys if k != key)
-                own = scores.accuracy[number[rest, fusion if len(rest) > 1 else ""]]
-                left.append(LeftOut(fusion, key, float(own), float(own - full)))
-        return Complement(tuple(pairs), tuple(left), oracle_any(np.stack([right[key] for key in keys])))
-
-    def _shapley(self, scores: Scores, splits: Sequence[Parts]) -> tuple[Share, ...]:
-        """The exact Shapley value of every tap in each training's game of accuracies, averaged over trainings."""
-        found: list[Share] = []
-        whole = self.variants[-1]
-        number = {tuple(v.keep.items()): i for i, v in enumerate(self.variants)}
-        for key in dict.fromkeys(v.about for v in self.variants if v.about):
-            stages = whole.keep[key]
-            table = torch.zeros(2 ** len(stages), scores.accuracies.shape[1], dtype=torch.float64)
-            table[0] = torch.from_numpy(self._nothing(scores, key, splits))
-            for mask in range(1, len(table)):
-                subset = tuple(stage for bit, stage in enumerate(stages) if mask >> bit & 1)
-                keep = {k: subset if k == key else s for k, s in whole.keep.items()}
-                table[mask] = torch.from_numpy(scores.accuracies[number[tuple(keep.items())]])
-            values = shapley(table)
-            deviations = values.std(1).tolist() if values.shape[1] > 1 else [None] * len(stages)
-            found += [Share(key, *each) for each in zip(stages, values.mean(1).tolist(), deviations, strict=True)]
-        return tuple(found)
-
-    def _nothing(self, scores: Scores, key: str, splits: Sequence[Parts]) -> Floats:
-        """The accuracy of no tap at all, by training: without the stream; alone, the most frequent class's share."""
-        others = {k: s for k, s in self.variants[-1].keep.items() if k != key}
-        if others:
-            number = next(i for i, v in enumerate(self.variants) if dict(v.keep) == others)
-            without: Floats = scores.accuracies[number]
-            return without
-        labels = self.prepared.table.labels
-        shares = [float((labels[p.test] == np.bincount(labels[p.train]).argmax()).mean()) for p in splits]
-        return np.repeat(np.array(shares), len(self.seeds))
 
 
 def _folder(run: Path) -> Path:

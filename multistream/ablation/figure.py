@@ -2,37 +2,84 @@
 
 from __future__ import annotations
 
-from matplotlib.figure import Figure
+from collections.abc import Sequence
+from math import log10
 
-from multistream.ablation.results import Ablation
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from multistream.ablation.results import Ablation, Row
 
 OURS, BEST = "#8a8a8a", "#20639b"
-MOST_NAMED = 12
+MOST_NAMED = 16
+"""With more rows, those on the line and the whole alone have a number and a name."""
+NEAR = 0.025
+"""Dots closer than this share of an axis in both directions share their numbers' place."""
 
 
 def draw(result: Ablation) -> Figure:
-    """A dot with its 95 % interval for each row; the Pareto line through those that no other beats."""
-    figure = Figure(figsize=(7.0, 4.5), layout="constrained")
+    """A dot with its 95 % interval for each row, numbered from cheap to dear; the names beside; the Pareto line."""
+    figure = Figure(figsize=(8.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    few = len(result.rows) <= MOST_NAMED
-    for row in result.rows:
-        x, color = row.macs / 1e6, BEST if row.pareto else OURS
-        axes.plot([x, x], [100 * end for end in row.accuracy_ci95], color=color, linewidth=1.0, alpha=0.6)
-        axes.plot(x, 100 * row.accuracy, "o", color=color, markersize=5)
-        if few or row.pareto:
-            axes.annotate(
-                row.label,
-                (x, 100 * row.accuracy),
-                xytext=(5, 4),
-                textcoords="offset points",
-                fontsize=7,
-                parse_math=False,
-            )
-    best = sorted((row.macs / 1e6, 100 * row.accuracy) for row in result.rows if row.pareto)
+    rows = sorted(result.rows, key=lambda row: (row.macs, row.accuracy))
+    for row in rows:
+        color = BEST if row.pareto else OURS
+        axes.plot([_x(row)] * 2, [100 * end for end in row.accuracy_ci95], color=color, linewidth=1.0, alpha=0.6)
+        axes.plot(_x(row), _y(row), "o", color=color, markersize=5)
+    best = sorted((_x(row), _y(row)) for row in rows if row.pareto)
     axes.step([x for x, _ in best], [y for _, y in best], where="post", color=BEST, linewidth=0.8, linestyle=":")
-    axes.set_xscale("log")
+    _scale(axes, rows)
+    few = len(rows) <= MOST_NAMED
+    _name(axes, [row for row in rows if few or row.pareto or row is result.whole], result.whole)
     axes.set_xlabel("multiply-adds of one image, millions")
     axes.set_ylabel("accuracy on test photos, % (95 % interval)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(linewidth=0.4, alpha=0.5)
     return figure
+
+
+def _x(row: Row) -> float:
+    return max(row.macs, 1) / 1e6
+
+
+def _y(row: Row) -> float:
+    return 100 * row.accuracy
+
+
+def _scale(axes: Axes, rows: Sequence[Row]) -> None:
+    """Decades, or 1, 2, 5 within them where there are few; no more than 100 %."""
+    axes.set_xscale("log")
+    decades = log10(_x(rows[-1]) / _x(rows[0]))
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    lowest = min(100 * row.accuracy_ci95[0] for row in rows)
+    highest = max(100 * row.accuracy_ci95[1] for row in rows)
+    room = max(1.0, 0.08 * (highest - lowest))
+    axes.set_ylim(max(-1.0, lowest - room), min(101.0, highest + room))
+    axes.set_xlim(_x(rows[0]) / 10 ** (0.05 * decades + 0.03), _x(rows[-1]) * 10 ** (0.1 * decades + 0.05))
+
+
+def _name(axes: Axes, named: Sequence[Row], whole: Row) -> None:
+    """Numbers beside the dots, and what they stand for beside the axes; dots that nearly coincide share a place."""
+    left, right = axes.get_xlim()
+    bottom, top = axes.get_ylim()
+    places: list[tuple[float, float, float, float, list[str]]] = []
+    handles = []
+    for number, row in enumerate(named, start=1):
+        across, up = log10(_x(row) / left) / log10(right / left), (_y(row) - bottom) / (top - bottom)
+        near = next((p for p in places if abs(p[0] - across) < NEAR and abs(p[1] - up) < NEAR), None)
+        if near is None:
+            places.append((across, up, _x(row), _y(row), [str(number)]))
+        else:
+            near[4].append(str(number))
+        name = f"{number}  {row.label}" + (" (all)" if row is whole else "")
+        color = BEST if row.pareto else OURS
+        handles.append(Line2D([], [], marker="o", linestyle="", markersize=4, color=color, label=name))
+    for _, _, x, y, numbers in places:
+        axes.annotate(", ".join(numbers), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+    legend = axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=7)
+    for text in legend.get_texts():
+        text.set_parse_math(False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from multistream.ablation.pool import Pool
 from multistream.ablation.results import Certificate, Verified
 from multistream.ablation.ridge import Probes
 from multistream.ablation.scores import Tally
+from multistream.ablation.solo import verify
 from multistream.ablation.starts import Starts, tapped_everywhere
 from multistream.ablation.together import epochs_of, train_together
 from multistream.ablation.variants import Variant
@@ -66,12 +67,13 @@ class PooledAblation:
         self.labels = torch.from_numpy(np.ascontiguousarray(prepared.table.labels)).to(prepared.runtime.device)
         self.seconds, self.stacked = 0.0, 0
 
-    def run(self, splits: Sequence[Parts], *, ridge: str, verify: bool) -> Found:
-        """Trains and tests everything; `ridge` names the stream whose subsets of taps get a probe, if any."""
+    def run(self, splits: Sequence[Parts], *, ridge: bool, check: bool) -> Found:
+        """Trains and tests everything; `ridge` gives subsets of taps a probe, `check` trains one row alone."""
         photos = len(self.prepared.table)
         tally, masked = Tally(len(self.variants), photos), Tally(len(self.variants), photos)
         probed = Tally(len(self.variants), photos) if ridge else None
-        certificate = verified = None
+        certificates: list[tuple[int, float]] = []
+        verified = None
         networks: Sequence[MultiStream] = ()
         extracted = self._extract(splits)
         for number, parts in enumerate(splits):
@@ -82,10 +84,11 @@ class PooledAblation:
                 tally.add(tests, self._correct(pool, tests, trained))
                 masked.add(tests, self._masked(pool, tests, trained[-1]))
             if probed is not None:
-                certificate = self._probe(pool, tests, ridge, probed)
+                certificates += self._probe(pool, tests, probed)
             if number == 0:
                 networks = grid[0]
-                verified = self._verify(pool, starts, grid) if verify else None
+                verified = self._verify(pool, starts, grid) if check else None
+        certificate = Certificate(sum(n for n, _ in certificates), max(d for _, d in certificates)) if ridge else None
         return Found(
             tally, masked, probed, certificate, verified, networks, self.base, self.stacked, round(self.seconds, 3)
         )
@@ -168,35 +171,56 @@ class PooledAblation:
             found.append(_right(pool, rows, whole.mask({k: s for k, s in missing.items() if s}), present))
         return np.stack(found)
 
-    def _probe(self, pool: Pool, rows: NDArray[np.int64], key: str, tally: Tally) -> Certificate:
-        """Ridge probes of the stream's subsets; a variant without the stream counts as never right."""
+    def _probe(self, pool: Pool, rows: NDArray[np.int64], tally: Tally) -> list[tuple[int, float]]:
+        """Ridge probes of each stream's subsets, and their certificates; a variant without one is never right."""
+        correct = np.zeros((len(self.variants), len(rows)), dtype=np.bool_)
+        keys = [probed_key(self.variants, v) for v in range(len(self.variants))]
+        certificates = []
+        for key in dict.fromkeys(filter(None, keys)):
+            numbers = [v for v, own in enumerate(keys) if own == key]
+            correct[numbers], certificate = self._probe_stream(pool, rows, key, numbers)
+            certificates.append(certificate)
+        tally.add(rows, correct)
+        return certificates
+
+    def _probe_stream(
+        self, pool: Pool, rows: NDArray[np.int64], key: str, numbers: Sequence[int]
+    ) -> tuple[NDArray[np.bool_], tuple[int, float]]:
+        """Whether the probes of these variants are right, (n_variants, n); and (how many are certified, how well)."""
         branch = self.base.branches[key]
         features = {stage: tap.standardise(pool.features[key][stage]) for stage, tap in branch.taps.items()}
         train = torch.from_numpy(pool.rows(pool.parts.train)).to(self.labels.device)
         test = torch.from_numpy(rows).to(self.labels.device)
         probes = Probes.of(_at(features, train), self.labels[train], classes=len(self.prepared.table.classes))
-        numbers = [v for v, variant in enumerate(self.variants) if key in variant.keep]
         subsets = [self.variants[v].keep[key] for v in numbers]
         weights = probes.solve_all(subsets)
-        correct = np.zeros((len(self.variants), len(rows)), dtype=np.bool_)
-        for v, subset, own in zip(numbers, subsets, weights, strict=True):
-            correct[v] = (probes.predict(_at(features, test), subset, own) == self.labels[test]).cpu().numpy()
-        tally.add(rows, correct)
-        return Certificate(*probes.certify(subsets, weights))
+        tested = _at(features, test)
+        right = [
+            (probes.predict(tested, subset, own) == self.labels[test]).cpu().numpy()
+            for subset, own in zip(subsets, weights, strict=True)
+        ]
+        return np.stack(right), probes.certify(subsets, weights)
 
     def _verify(self, pool: Pool, starts: Starts, grid: Grid) -> Verified:
-        """Trains one row alone, from its start, and holds all its weights against the row's."""
-        seed, v = self.seeds[-1], len(self.variants) // 2
-        alone = starts.network(self.variants[v], seed=seed)
-        settings = replace(self.prepared.recipe.training, seed=seed)
-        train_together(
-            [[alone]], pool, seeds=[seed], settings=settings, runtime=self.prepared.runtime, tick=lambda _: None
+        """Trains the middle row of the last seed alone, and holds it against its twin."""
+        v = len(self.variants) // 2
+        return verify(
+            grid[-1][v],
+            self.variants[v],
+            whole=self.variants[-1],
+            starts=starts,
+            pool=pool,
+            seed=self.seeds[-1],
+            settings=self.prepared.recipe.training,
+            runtime=self.prepared.runtime,
         )
-        theirs = grid[-1][v].state_dict()
-        differences = [
-            float((t.double() - theirs[n].double()).abs().max()) for n, t in alone.state_dict().items() if t.numel()
-        ]
-        return Verified(self.variants[v].label, seed, max(differences))
+
+
+def probed_key(variants: Sequence[Variant], v: int) -> str:
+    """The stream of whose taps a variant gets a ridge probe; the whole, where one stream alone is cut; "" for none."""
+    keys = {variant.about for variant in variants if variant.about}
+    key = variants[v].about or (keys.pop() if len(keys) == 1 else "")
+    return key if key in variants[v].keep else ""
 
 
 def _at(features: Mapping[str, Tensor], places: Tensor) -> dict[str, Tensor]:

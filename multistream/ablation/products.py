@@ -6,6 +6,7 @@ equal for all rows; so every matrix, read or written, is made to begin at a mult
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,22 @@ def shared_product(x_GBP: Tensor, weights_GVWP: Tensor) -> Tensor:
 def product(a_GVnk: Tensor, b_GVkm: Tensor) -> Tensor:
     """(G, V, n, k) times (G, V, k, m) -> (G, V, n, m), row by row."""
     result: Tensor = _Product.apply(a_GVnk, b_GVkm)
+    return result
+
+
+def dropped_product(
+    x_GBP: Tensor,
+    weights_GVWP: Tensor,
+    bias_GVW: Tensor,
+    mask_GBE: Tensor,
+    places: Sequence[int],
+    columns_GVKW: Tensor,
+) -> Tensor:
+    """((x weights + bias) times mask) times columns -> (G, V, B, K); variant v's mask begins at entry places[v].
+
+    One function, because between two products of small matrices the passes over their numbers cost as much as they.
+    """
+    result: Tensor = _DroppedProduct.apply(x_GBP, weights_GVWP, bias_GVW, mask_GBE, places, columns_GVKW)
     return result
 
 
@@ -55,6 +72,48 @@ class _SharedProduct(torch.autograd.Function):
         return None, result
 
 
+class _DroppedProduct(torch.autograd.Function):
+    """Tokens are made, dropped from and read; their gradient lies in one buffer, written by a product, masked there."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weights: Tensor, bias: Tensor, mask: Tensor, places: Sequence[int], columns: Tensor
+    ) -> Tensor:
+        x, columns = _aligned(x), _aligned(columns)
+        seeds, variants, width, _ = weights.shape
+        tokens = _space(x, seeds, variants, x.shape[1], width)
+        for x_BP, weights_VWP, out in zip(x, _aligned(weights), tokens, strict=True):
+            torch.bmm(x_BP.expand(variants, -1, -1), weights_VWP.mT, out=out)
+        tokens += bias.unsqueeze(2)
+        _mask(tokens, mask, places)
+        ctx.places = places
+        ctx.save_for_backward(x, mask, columns, tokens)
+        return _multiplied(tokens, columns.mT)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, mask, columns, tokens = ctx.saved_tensors
+        gradient = _aligned(gradient)
+        of_columns = _multiplied(gradient.mT, tokens) if ctx.needs_input_grad[5] else None
+        if not ctx.needs_input_grad[1]:
+            return None, None, None, None, None, of_columns
+        of_tokens = _multiplied(gradient, columns)
+        _mask(of_tokens, mask, ctx.places)
+        variants = of_tokens.shape[1]
+        of_weights = _space(x, *of_tokens.shape[:2], of_tokens.shape[3], x.shape[2])
+        for x_BP, tokens_VBW, out in zip(x, of_tokens, of_weights, strict=True):
+            torch.bmm(tokens_VBW.mT, x_BP.expand(variants, -1, -1), out=out)
+        return None, of_weights, of_tokens.sum(2), None, None, of_columns
+
+
+def _mask(tokens_GVBW: Tensor, mask_GBE: Tensor, places: Sequence[int]) -> None:
+    """Multiplies each variant's tokens with its part of the mask, in place."""
+    width = tokens_GVBW.shape[3]
+    for tokens_GBW, place in zip(tokens_GVBW.unbind(1), places, strict=True):
+        tokens_GBW *= mask_GBE[..., place : place + width]
+
+
 class _Product(torch.autograd.Function):
     """One batch of products."""
 
@@ -70,7 +129,8 @@ class _Product(torch.autograd.Function):
         a, b = ctx.saved_tensors
         gradient = _aligned(gradient)
         of_a = _multiplied(gradient, b.mT) if ctx.needs_input_grad[0] else None
-        return of_a, _multiplied(a.mT, gradient) if ctx.needs_input_grad[1] else None
+        # a^T times the gradient has few columns, for which the kernel takes 17 times as long as for few rows.
+        return of_a, _multiplied(gradient.mT, a).mT if ctx.needs_input_grad[1] else None
 
 
 def _multiplied(a: Tensor, b: Tensor) -> Tensor:

@@ -90,11 +90,15 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Verified:
-    """One row trained alone, held against the same row trained among all: the largest difference of any weight."""
+    """One row trained alone, held against the same row trained among all: the largest difference of any weight.
+
+    `difference_to_train` is that to the weights which `train`'s own loop gives, on the same pooled features.
+    """
 
     label: str
     seed: int
     largest_difference: float
+    difference_to_train: float
 
     @property
     def identical(self) -> bool:
@@ -123,7 +127,6 @@ class Ablation:
     streams: Complement | None = None
     ridge: Certificate | None = None
     verified: Verified | None = None
-    notes: tuple[str, ...] = ()
 
     @property
     def whole(self) -> Row:

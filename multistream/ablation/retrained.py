@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -50,12 +52,12 @@ class Retrained:
 
     def tell_cost(self) -> None:
         """Says how many trainings there will be and how long they may take, from a few steps timed now."""
-        count = len(self.variants) * len(self.seeds) * len(self.split_seeds)
+        trainings = len(self.variants) * len(self.seeds) * len(self.split_seeds)
         settings, photos = self.prepared.recipe.training, len(self.prepared.parts.train)
-        seconds = self._seconds_a_photo() * BACKWARD * photos * settings.epochs * count
+        seconds = self._seconds_a_photo() * BACKWARD * photos * settings.epochs * trainings
         self.console.say(
-            f"ablate: streams train or photos are turned, so every row is trained for real: {count:,} trainings of up "
-            f"to {settings.epochs} epochs over {photos:,} photos, some {seconds / 60:,.0f} minutes in all"
+            f"ablate: streams train or photos are turned, so every row is trained for real: {trainings:,} trainings of "
+            f"up to {settings.epochs} epochs over {photos:,} photos, some {span(seconds)} in all"
         )
 
     def run(self) -> tuple[Tally, list[MultiStream], float]:
@@ -76,11 +78,18 @@ class Retrained:
         return tally, networks, round(time.perf_counter() - started, 3)
 
     def _train(self, variant: Variant, number: int, *, seed: int, split_seed: int) -> Path:
-        folder = self.folder / f"{number:02}-seed{seed}-split{split_seed}"
-        self.console.say(f"ablate: {variant.label}, seed {seed}, split {split_seed}")
+        self.console.say(f"ablate: {variant.label(self.variants[-1])}, seed {seed}, split {split_seed}")
         recipe = recipe_of(variant, self.prepared, self.axis)
         recipe = recipe.updated({"training": {"seed": seed}, "data": {"split_seed": split_seed}})
         given = {key: stream for key, stream in (self.streams or {}).items() if key in variant.keep}
+        folder, state = _place(self.folder / f"{number:02}-seed{seed}-split{split_seed}", recipe)
+        if given and state != "new":  # whether an instance is the one that was trained, nobody can tell
+            folder, state = _free(folder), "new"
+        if state == "finished":
+            self.console.say(f"ablate: {folder} was trained with these settings before, and is taken as it is")
+            return folder
+        if state == "stopped":
+            return train(recipe, resume=folder, console=self.console).folder
         return train(recipe, out=folder, streams=given or None, console=self.console).folder
 
     def _answers(self, run: Path) -> dict[int, bool]:
@@ -99,6 +108,34 @@ class Retrained:
                 network.pool(batch)
 
         return min(timed(forward, runtime, repeats=2)) / 8
+
+
+def span(seconds: float) -> str:
+    """A time to plan with.
+
+    >>> span(40), span(600), span(40_000)
+    ('40 seconds', '10 minutes', '11.1 hours')
+    """
+    if seconds < 120:
+        return f"{max(1, round(seconds))} seconds"
+    return f"{seconds / 60:,.0f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
+
+
+def _place(folder: Path, recipe: Recipe) -> tuple[Path, Literal["new", "stopped", "finished"]]:
+    """The run of this recipe at `folder` or beside it, and how far it has come; else a place for one."""
+    for number in count(1):
+        place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+        if not place.exists():
+            return place, "new"
+        if (place / runs.RECIPE).is_file() and Recipe.load(place) == recipe:
+            return place, "finished" if (place / runs.SUMMARY).is_file() else "stopped"
+    raise AssertionError
+
+
+def _free(folder: Path) -> Path:
+    """The next place beside `folder` where nothing lies."""
+    places = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return next(place for place in places if not place.exists())
 
 
 def recipe_of(variant: Variant, prepared: Prepared, axis: Axis) -> Recipe:

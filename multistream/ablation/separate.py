@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from multistream.ablation.pieces import Grid
 from multistream.ablation.pool import Measured, Pool, Step
-from multistream.ablation.stack import Grid
 from multistream.modes import evaluating
 from multistream.network import MultiStream
 from multistream.parts.dropout import reseed_dropout

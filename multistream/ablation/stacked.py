@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from multistream.ablation.pieces import Grid, Name, write_back
 from multistream.ablation.pool import Measured, Pool, Step
 from multistream.ablation.products import LINE
-from multistream.ablation.stack import Grid, Name, Stack, renumbered, write_back
+from multistream.ablation.stack import Stack, renumbered
 from multistream.ablation.stacking import Stacked
 from multistream.parts.fusions import Late
 from multistream.recipe import TrainingSettings

@@ -6,36 +6,63 @@ from collections.abc import Iterator
 
 from multistream.ablation.results import Ablation, Row
 
+MOST_ROWS = 24
+"""With more rows, the differences by class are left to the files."""
+MOST_CLASSES = 10
+
 
 def table(result: Ablation) -> str:
     """The rows, and what else the axis tells."""
-    width = max(len("keep"), *(len(row.label) for row in result.rows))
-    return "\n".join([_head(width), *(_line(row, width) for row in result.rows), *_further(result)])
+    width = max(len("by class: difference to the whole"), *(len(row.label) for row in result.rows))
+    ridge = any(row.ridge_accuracy is not None for row in result.rows)
+    lines = [_head(width, ridge=ridge), *(_line(row, width, ridge=ridge) for row in result.rows)]
+    return "\n".join([*lines, *_further(result), *_by_class(result, width)])
 
 
-def _head(width: int) -> str:
+def _head(width: int, *, ridge: bool) -> str:
     return (
         f"  {'keep':{width}}  {'accuracy':>8} {'95 %':>14} {'delta':>6} {'p Holm':>7} {'masked':>7} "
-        f"{'params':>13} {'MACs':>15} {'ms':>8}"
+        + ("  ridge " if ridge else "")
+        + f"{'params':>13} {'MACs (M)':>10} {'ms':>8}"
     )
 
 
-def _line(row: Row, width: int) -> str:
+def _line(row: Row, width: int, *, ridge: bool) -> str:
     low, high = row.accuracy_ci95
     p = f"{row.p_holm:7.3f}" if row.p_holm is not None else f"{'':7}"
-    masked = f"{100 * row.masked_accuracy:7.1f}" if row.masked_accuracy is not None else f"{'':7}"
+    probe = f"{_percent(row.ridge_accuracy)} " if ridge else ""
     return (
         f"{'*' if row.pareto else ' '} {row.label:{width}}  {100 * row.accuracy:8.1f} "
-        f"{f'[{100 * low:.1f}, {100 * high:.1f}]':>14} {100 * row.delta:+6.1f} {p} {masked} "
-        f"{row.params:13,} {row.macs:15,} {row.ms_p50:8.2f}"
+        f"{f'[{100 * low:.1f}, {100 * high:.1f}]':>14} {100 * row.delta:+6.1f} {p} {_percent(row.masked_accuracy)} "
+        f"{probe}{row.params:13,} {row.macs / 1e6:10,.1f} {row.ms_p50:8.2f}"
     )
+
+
+def _percent(share: float | None) -> str:
+    return f"{100 * share:7.1f}" if share is not None else f"{'':7}"
+
+
+def _by_class(result: Ablation, width: int) -> Iterator[str]:
+    """Each row's differences to the whole by class, in points."""
+    classes = list(result.whole.per_class)
+    if len(result.rows) > MOST_ROWS or len(classes) > MOST_CLASSES:
+        return
+    columns = [max(6, len(name)) for name in classes]
+    names = " ".join(f"{name:>{column}}" for name, column in zip(classes, columns, strict=True))
+    yield f"\n  {'by class: difference to the whole':{width}}  {names}"
+    for row in result.rows[:-1]:
+        deltas = [f"{100 * row.per_class[name]['delta']:+{c}.1f}" for name, c in zip(classes, columns, strict=True)]
+        yield f"  {row.label:{width}}  {' '.join(deltas)}"
+    own = [f"{100 * result.whole.per_class[name]['accuracy']:{c}.1f}" for name, c in zip(classes, columns, strict=True)]
+    yield f"  {'accuracy of the whole':{width}}  {' '.join(own)}"
 
 
 def _further(result: Ablation) -> Iterator[str]:
     seeds, splits = len(result.seeds), len(result.split_seeds)
+    many = f"{seeds} seed{'s' * (seeds > 1)} x {splits} split{'s' * (splits > 1)}"
     yield (
-        f"\n* no row is as accurate for fewer multiply-adds. {result.data}, {result.n:,} test photos, {seeds} seeds x "
-        f"{splits} splits, on {result.trained_on}: {result.seconds:.1f} s, {result.training_seconds:.1f} s of training"
+        f"\n* no row is as accurate for fewer multiply-adds. {result.data}, {result.n:,} test photos, {many}, on "
+        f"{result.trained_on}: {result.seconds:.1f} s, {result.training_seconds:.1f} s of training"
     )
     if result.shapley:
         yield "\nShapley value of each tap (points of accuracy, all subsets trained again):"
@@ -58,6 +85,7 @@ def _further(result: Ablation) -> Iterator[str]:
         for left in result.streams.leave_one_out:
             yield f"  {left.fusion} without {left.stream}: {100 * left.accuracy:.1f} % ({100 * left.delta:+.1f})"
     if result.verified:
-        same = "the same bits" if result.verified.identical else f"differs by {result.verified.largest_difference:.1e}"
-        yield f"verified: {result.verified.label}, seed {result.verified.seed}, trained alone: {same}"
-    yield from (f"note: {note}" for note in result.notes)
+        found = result.verified
+        same = "the same bits" if found.identical else f"differs by {found.largest_difference:.1e}"
+        loop = "the same bits" if found.difference_to_train == 0 else f"within {found.difference_to_train:.1e}"
+        yield f"verified: {found.label}, seed {found.seed}, trained alone: {same}; by train's own loop: {loop}"

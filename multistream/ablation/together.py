@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from multistream.ablation.pieces import Grid, kind_of
 from multistream.ablation.pool import Pool, Rows, steps
 from multistream.ablation.separate import SeparateRows
-from multistream.ablation.stack import Grid, kind_of
 from multistream.ablation.stacked import StackedRows
 from multistream.errors import DivergedError
 from multistream.recipe import TrainingSettings

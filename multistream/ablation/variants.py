@@ -8,7 +8,6 @@ from itertools import combinations
 from typing import Literal
 
 from multistream.errors import UsageError, did_you_mean
-from multistream.interfaces import VECTOR
 from multistream.network import MultiStream
 
 Axis = Literal["depth", "taps", "streams"]
@@ -30,15 +29,27 @@ class Variant:
     fusion: str
     about: str = ""
 
-    @property
-    def label(self) -> str:
-        """The variant in a few words.
+    def label(self, whole: Variant) -> str:
+        """The variant in a few words, held against the whole: stages are named where some of a stream's are missing.
 
-        >>> Variant({"object": ("block1", "block2"), "anp": ("vector",)}, "early").label
-        'object block1+block2, anp; early'
+        >>> whole = Variant({"object": ("a", "b", "c", "d"), "anp": ("vector",)}, "early")
+        >>> Variant({"object": ("a", "b", "c"), "anp": ("vector",)}, "early").label(whole)
+        'object a..c, anp; early'
+        >>> Variant({"object": ("a", "c", "d")}, "early").label(whole), whole.label(whole)
+        ('object a+c+d', 'object, anp; early')
         """
-        parts = [key if stages == (VECTOR,) else f"{key} {'+'.join(stages)}" for key, stages in self.keep.items()]
+        parts = [f"{key} {_named(stages, whole.keep[key])}".rstrip() for key, stages in self.keep.items()]
         return ", ".join(parts) + (f"; {self.fusion}" if len(self.keep) > 1 else "")
+
+
+def _named(stages: tuple[str, ...], everything: tuple[str, ...]) -> str:
+    """Stages by name, a run of three or more by its ends; nothing where all are kept."""
+    if stages == everything:
+        return ""
+    start = everything.index(stages[0]) if stages[0] in everything else 0
+    if len(stages) > 2 and stages == everything[start : start + len(stages)]:
+        return f"{stages[0]}..{stages[-1]}"
+    return "+".join(stages)
 
 
 def whole(network: MultiStream) -> Variant:

@@ -1,0 +1,156 @@
+"""A toy stream of three stages, pooled features in its shape, and a small set of pictures on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Picture
+from torch import nn
+
+from multistream import Image, Stream, compose, streams
+from multistream.ablation.pool import Pool
+from multistream.ablation.starts import Starts, tapped_everywhere
+from multistream.ablation.together import Together, train_together
+from multistream.ablation.variants import Axis, Variant, variants
+from multistream.composition import fusion_factory
+from multistream.data.splits import Parts
+from multistream.network import MultiStream
+from multistream.recipe import Recipe, TrainingSettings
+from multistream.runtime import Runtime
+from multistream.training.objective import CrossEntropy
+
+CPU = Runtime(torch.device("cpu"))
+CLASSES = ["awe", "fear", "joy"]
+COLOURS = {"awe": (120, 100, 140), "fear": (90, 90, 100), "joy": (150, 120, 90)}
+PARTS = Parts(np.arange(90), np.arange(90, 110), np.arange(110, 150))
+
+
+class Toy(Stream):
+    """Three small convolutions, the same whenever it is made."""
+
+    def __init__(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            stages = {
+                name: nn.Sequential(nn.Conv2d(into, out, 3, stride=2, padding=1), nn.ReLU())
+                for name, into, out in (("edges", 3, 6), ("parts", 6, 10), ("things", 10, 18))
+            }
+        super().__init__(stages, channels={"edges": 6, "parts": 10, "things": 18}, input=Image(size=32))
+
+
+@dataclass
+class Bench:
+    """A composed network with the stream `toy`, and `anp` if asked for, and random features to train its heads on."""
+
+    temporal: str = "concat"
+    fusion: str = "early"
+    keys: tuple[str, ...] = ("toy",)
+    tap: str = "gap:8"
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        made = {"toy": Toy(), "anp": streams["anp"](width=5)}
+        self.network = compose(
+            {key: made[key] for key in self.keys},
+            classes=CLASSES,
+            temporal=self.temporal,
+            fusion=self.fusion,
+            tap=self.tap,
+            image_size=32,
+        ).freeze("streams")
+        self.base = tapped_everywhere(self.network)
+        chance = torch.Generator().manual_seed(1)
+        labels = torch.randint(3, (150,), generator=chance)
+        features = {
+            key: {
+                stage: torch.randn(150, tap.pooled_width, generator=chance) + 0.4 * labels[:, None]
+                for stage, tap in branch.taps.items()
+            }
+            for key, branch in self.base.branches.items()
+        }
+        self.pool = Pool(features, labels, torch.ones(150, dtype=torch.bool), PARTS, CrossEntropy())
+        self.base.fit(self.pool.take(torch.from_numpy(PARTS.train)))
+        self.recipe = Recipe().updated({"network": {"freeze": ["streams"]}})
+        fusions = {
+            name: (fusion_factory(name, {}, classes=3), {}) for name in dict.fromkeys((self.fusion, "late", "gated"))
+        }
+        given = dict.fromkeys(self.keys, self.base.branches["toy"].stream)
+        self.starts = Starts(self.base, self.recipe, streams=given, fusions=fusions)
+
+    def variants(self, axis: Axis) -> tuple[Variant, ...]:
+        """What the axis keeps, under one fusion."""
+        return tuple(v for v in variants(self.network, axis) if v.fusion == self.fusion)
+
+    def grid(self, found: Sequence[Variant], seeds: Sequence[int]) -> list[list[MultiStream]]:
+        """Untrained networks, seeds by variants."""
+        return [[self.starts.network(variant, seed=seed) for variant in found] for seed in seeds]
+
+    def train(self, grid: list[list[MultiStream]], seeds: Sequence[int], settings: TrainingSettings) -> Together:
+        """Trains them together."""
+        return train_together(grid, self.pool, seeds=seeds, settings=settings, runtime=CPU, tick=lambda _: None)
+
+
+def settings_of(**changes: Any) -> TrainingSettings:
+    """Five short epochs, 12 steps of 16 images in each."""
+    return Recipe().updated({"training": {"epochs": 5, "batch_size": 16, "patience": 0, **changes}}).training
+
+
+def weights_of(network: MultiStream) -> dict[str, torch.Tensor]:
+    """All that training changes."""
+    return {n: t.detach().clone() for n, t in network.state_dict().items() if ".stream." not in n}
+
+
+def difference(first: MultiStream, second: MultiStream) -> float:
+    """The largest difference of any weight."""
+    other = weights_of(second)
+    return max(float((t - other[n]).abs().max()) for n, t in weights_of(first).items())
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of 90 pictures of 32 pixels whose colours overlap."""
+    root = tmp_path_factory.mktemp("photos")
+    chance = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for number in range(30):
+            tint = np.array(colour) + chance.normal(0, 25, 3)
+            pixels = np.clip(tint + chance.normal(0, 50, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Picture.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def vectors(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Vectors of 6 for every picture, of which the first says a little about the class."""
+    ids = [str(path.relative_to(photos)) for path in sorted(photos.rglob("*.png"))]
+    features = np.random.default_rng(1).random((len(ids), 6)).astype(np.float32)
+    features[:, 0] += [0.4 * list(COLOURS).index(name.split("/")[0]) for name in ids]
+    path = tmp_path_factory.mktemp("vectors") / "anp.npz"
+    np.savez(path, ids=np.array(ids), features=features, vocabulary=np.array([f"pair {i}" for i in range(6)]))
+    return path
+
+
+@pytest.fixture
+def recipe(photos: Path) -> Recipe:
+    """The toy alone, frozen: 4 epochs of 4 steps on the CPU."""
+    return Recipe().updated(
+        {
+            "data": {"source": str(photos), "image_size": 32, "split": "60/10/30"},
+            "network": {"freeze": ["streams"]},
+            "training": {"epochs": 4, "batch_size": 16, "patience": 0},
+            "runtime": {"device": "cpu", "precision": "fp32", "workers": 0},
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads what another has cached."""
+    monkeypatch.setenv("MULTISTREAM_CACHE", str(tmp_path / "cache"))
