@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from multistream.recipe import RuntimeSettings
 from multistream.runtime import Runtime, resolve
 
 PAIRS = 9
+THREADS = 2
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,50 @@ class Ratio:
     high: float
     ours: float
     theirs: float
+    pairs: int
 
     def __str__(self) -> str:
         return (
             f"{self.median:.2f}x [{self.low:.2f}, {self.high:.2f}]  "
-            f"(ours {1e3 * self.ours:.1f} ms, theirs {1e3 * self.theirs:.1f} ms, medians of {PAIRS} pairs)"
+            f"(ours {1e3 * self.ours:.1f} ms, theirs {1e3 * self.theirs:.1f} ms, medians of {self.pairs} pairs)"
         )
+
+
+class Elsewhere:
+    """A call that runs in a process of its own: as in a user's program, without what ours sets for its process.
+
+    `make(*arguments)` returns what is called there. Both processes rest while the other is timed.
+    """
+
+    def __init__(self, make: Callable[..., Callable[[], Any]], *arguments: Any) -> None:
+        context = get_context("spawn")
+        self.pipe, there = context.Pipe()
+        self.process = context.Process(target=_serve, args=(there, make, arguments), daemon=True)
+        self.process.start()
+
+    def __call__(self) -> None:
+        self.pipe.send(None)
+        if error := self.pipe.recv():
+            raise RuntimeError(error)
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.terminate()
+        self.process.join()
+
+
+def _serve(pipe: Connection, make: Callable[..., Callable[[], Any]], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(0)
+    run = make(*arguments)
+    while True:
+        pipe.recv()
+        try:
+            run()
+            _synchronise()
+            pipe.send("")
+        except Exception as error:  # told to the test, which fails with it
+            pipe.send(repr(error))
 
 
 def interleaved(ours: Callable[[], Any], theirs: Callable[[], Any], *, pairs: int = PAIRS, warmup: int = 2) -> Ratio:
@@ -43,15 +84,19 @@ def interleaved(ours: Callable[[], Any], theirs: Callable[[], Any], *, pairs: in
     drawn = np.random.default_rng(0).integers(0, pairs, (10_000, pairs))
     low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
     median = np.median(times, axis=0)
-    return Ratio(float(np.median(ratios)), float(low), float(high), float(median[0]), float(median[1]))
+    return Ratio(float(np.median(ratios)), float(low), float(high), float(median[0]), float(median[1]), pairs)
 
 
 def _seconds(run: Callable[[], Any]) -> float:
     start = time.perf_counter()
     run()
+    _synchronise()
+    return time.perf_counter() - start
+
+
+def _synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 @pytest.fixture
@@ -69,8 +114,22 @@ def report(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
     return run
 
 
+@pytest.fixture
+def elsewhere() -> Iterator[Callable[..., Elsewhere]]:
+    """`elsewhere(make, *arguments)`: a call in a process of its own, which ends with the test."""
+    started: list[Elsewhere] = []
+
+    def start(make: Callable[..., Callable[[], Any]], *arguments: Any) -> Elsewhere:
+        started.append(Elsewhere(make, *arguments))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.close()
+
+
 @pytest.fixture(scope="session")
 def fast() -> Runtime:
     """What `--device auto --precision auto` gives here."""
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     return resolve(RuntimeSettings())

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import timm
 import torch
 from torch import Tensor, nn
+
+from benchmarks.subjects import batch_of
 
 MEAN, STD = torch.tensor([123.675, 116.28, 103.53]), torch.tensor([58.395, 57.12, 57.375])
 INDICES = {"mobilenetv2_100": (0, 1, 2, 3, 4), "vgg16": (0, 1, 2, 3, 4)}
@@ -34,6 +38,61 @@ class Plain(nn.Module):
             tokens += [tap(m).mean((2, 3)) for tap, m in zip(taps, backbone(x), strict=True)]
         logits: Tensor = self.head(torch.cat(tokens, 1))
         return logits
+
+
+def plain_step(models: Sequence[str], size: int, device: str) -> Callable[[], None]:
+    """One fine-tuning step of the plain loop."""
+    images, labels = batch_of(size, torch.device(device))
+    network = Plain(*models).to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
+
+    def step() -> None:
+        nn.functional.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def plain_inference(models: Sequence[str], size: int, device: str) -> Callable[[], Tensor]:
+    """The logits of a batch."""
+    images, _ = batch_of(size, torch.device(device))
+    network = Plain(*models).to(device).eval()
+    return torch.no_grad()(lambda: network(images))
+
+
+def plain_features(model: str, size: int, device: str) -> Callable[[], list[Tensor]]:
+    """timm's own feature extraction: its maps by `forward_intermediates`, averaged."""
+    images, _ = batch_of(size, torch.device(device))
+    network = timm.create_model(model, pretrained=False).to(device).eval()
+    mean, std = MEAN.view(3, 1, 1).to(device), STD.view(3, 1, 1).to(device)
+
+    @torch.no_grad()
+    def run() -> list[Tensor]:
+        maps = network.forward_intermediates(
+            (images.float() - mean) / std, indices=list(INDICES[model]), intermediates_only=True
+        )
+        return [each.mean((2, 3)) for each in maps]
+
+    return run
+
+
+def tuned_step(models: Sequence[str], size: int, device: str) -> Callable[[], None]:
+    """One step as somebody writes it who knows: bf16, channels-last, compile, fused AdamW."""
+    images, labels = batch_of(size, torch.device(device))
+    plain = Plain(*models).to(device, memory_format=torch.channels_last).train()
+    tuned = torch.compile(plain)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=1e-3, fused=True)
+    given = images.contiguous(memory_format=torch.channels_last)
+
+    def step() -> None:
+        with torch.autocast(torch.device(device).type, dtype=torch.bfloat16):
+            loss = nn.functional.cross_entropy(tuned(given), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
 
 
 class ByHand(nn.Module):

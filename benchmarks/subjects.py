@@ -1,0 +1,63 @@
+"""What is timed: our network and its steps, as training, prediction and extraction take them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from multistream import MultiStream, compose
+from multistream.recipe import TrainingSettings
+from multistream.runtime import Runtime
+from multistream.training.objective import CrossEntropy, Objective
+from multistream.training.optimisers import make_optimizer
+
+CLASSES = [f"class {number}" for number in range(8)]
+CASES = {
+    "object": (("object",), ("mobilenetv2_100",), 16),
+    "places": (("places",), ("vgg16",), 4),
+    "both": (("object", "places"), ("mobilenetv2_100", "vgg16"), 4),
+}
+"""Our streams, timm's names of the same networks, and the batch."""
+
+
+def ours(streams: Sequence[str], runtime: Runtime) -> MultiStream:
+    """The paper's network, random."""
+    torch.manual_seed(0)
+    return runtime.place(compose(streams, classes=CLASSES))
+
+
+def batch_of(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Random pictures uint8 (B, 3, 224, 224) and labels (B,)."""
+    chance = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (size, 3, 224, 224), dtype=torch.uint8, generator=chance)
+    return images.to(device), (torch.arange(size) % 8).to(device)
+
+
+def step_of(network: MultiStream, runtime: Runtime, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    """One fine-tuning step as training takes it."""
+    objective = Objective(network.train(), criterion=CrossEntropy(), runtime=runtime, pooled=False)
+    whole = torch.compile(objective) if runtime.compile else objective
+    optimizer = make_optimizer(network, TrainingSettings(), runtime)
+    given = runtime.send({"image": images})
+
+    def step() -> None:
+        whole(given, labels)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def inference_of(network: MultiStream, runtime: Runtime, images: Tensor) -> Callable[[], Tensor]:
+    """The logits of a batch, as prediction computes them."""
+    given = runtime.send({"image": images})
+
+    @torch.no_grad()
+    def run() -> Tensor:
+        with runtime.autocast:
+            pooled = network.pool(given)
+        return network.classify(pooled)
+
+    return run

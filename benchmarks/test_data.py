@@ -1,0 +1,76 @@
+"""Photos: drafts of 12-megapixel JPEGs, and how long a fine-tuning epoch waits for its data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.subjects import ours
+from multistream.data.images import Decoder
+from multistream.data.loading import Photos
+from multistream.data.tables import Table
+from multistream.recipe import TrainingSettings
+from multistream.runtime import Runtime, available_workers
+from multistream.training.feeds import PhotoFeed
+from multistream.training.objective import CrossEntropy, Objective
+from multistream.training.optimisers import make_optimizer
+
+Report = Callable[..., Any]
+PHOTOS, BATCH = 96, 16
+
+
+def write_photo(path: Path, size: tuple[int, int], seed: int) -> None:
+    """A JPEG like a photo: amplitudes fall with frequency, and most detail is in grey."""
+    chance = np.random.default_rng(seed)
+    picture = np.full((size[1], size[0], 3), 128, dtype=np.float32)
+    for side in (4, 8, 16, 32, 64, 128, 256):
+        octave = chance.normal(size=(side, side)) + 0.3 * chance.normal(size=(3, side, side))
+        for channel in range(3):
+            smooth = Image.fromarray(octave[channel].astype(np.float32)).resize(size, Image.Resampling.BICUBIC)
+            picture[..., channel] += 80 * side**-0.75 * np.asarray(smooth)
+    Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+
+
+def test_drafts_of_12_megapixels(tmp_path: Path, report: Report) -> None:
+    path = tmp_path / "photo.jpg"
+    write_photo(path, (4000, 3000), seed=0)
+    draft, whole = Decoder(size=224), Decoder(size=224, draft=False)
+    found = report("decoding 12 megapixels, drafts", lambda: draft.read(path), lambda: whole.read(path))
+    difference = np.abs(draft.read(path).astype(np.int16) - whole.read(path).astype(np.int16)).mean()
+    assert found.low > 5
+    assert difference <= 1
+
+
+def test_waiting_for_photos(tmp_path: Path, fast: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
+    """The share of a fine-tuning epoch of `object` in which the step waits for the next batch."""
+    for number in range(PHOTOS):
+        write_photo(tmp_path / f"{number:03}.jpg", (640, 480), seed=number)
+    ids = tuple(f"{number:03}.jpg" for number in range(PHOTOS))
+    table = Table("photos", tmp_path, ids, np.arange(PHOTOS) % 8, tuple("abcdefgh"))
+    labels = torch.from_numpy(np.asarray(table.labels)).to(fast.device)
+    settings = TrainingSettings(batch_size=BATCH, flips=("horizontal",))
+    feed = PhotoFeed(Photos(table, Decoder(size=224)), labels, settings, fast, workers=available_workers())
+    network = ours(["object"], fast).train()
+    objective = Objective(network, criterion=CrossEntropy(), runtime=fast, pooled=False)
+    optimizer = make_optimizer(network, settings, fast)
+    waited = 0.0
+    started = asked = time.perf_counter()
+    for batch in feed.training(np.arange(PHOTOS), epoch=0):
+        waited += time.perf_counter() - asked
+        objective(batch.given, batch.labels)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if fast.device.type == "cuda":
+            torch.cuda.synchronize()
+        asked = time.perf_counter()
+    share = waited / (asked - started)
+    with capsys.disabled():
+        print(f"\n{'waiting for photos in a fine-tuning epoch':42} {share:.1%} of {asked - started:.1f} s")
+    assert share < 0.2

@@ -1,0 +1,137 @@
+"""Extraction against the roofline and against timm, and training on the cache against photos and scikit-learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from benchmarks.plain import plain_features
+from benchmarks.subjects import CASES, batch_of, ours
+from multistream import MultiStream
+from multistream.features.extraction import GROUP
+from multistream.profiling.machine import measure_roofline, timed
+from multistream.recipe import TrainingSettings
+from multistream.runtime import Runtime
+from multistream.training.feeds import PooledFeed
+from multistream.training.objective import CrossEntropy, Objective
+from multistream.training.optimisers import make_optimizer
+
+Report = Callable[..., Any]
+VGG16_MACS = 15_346_630_656
+IMAGES, EPOCHS = 1_584, 30
+
+
+def extraction_of(streams: Sequence[str], runtime: Runtime) -> Callable[[], Any]:
+    """A group as extraction runs it."""
+    network = ours(streams, runtime).freeze("streams").eval()
+    given = runtime.send({"image": batch_of(GROUP, runtime.device)[0]})
+
+    @torch.no_grad()
+    def group() -> None:
+        with runtime.autocast:
+            network.pool(given)
+
+    return group
+
+
+def test_extraction_of_vgg16_against_the_roofline(fast: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
+    group = extraction_of(["places"], fast)
+    group()
+    shares = []
+    for _ in range(7):
+        (seconds,) = timed(group, fast, repeats=1)
+        shares.append(GROUP * VGG16_MACS / seconds / measure_roofline(fast).macs_per_second)
+    with capsys.disabled():
+        told = f"{median(shares):.0%} [{min(shares):.0%}, {max(shares):.0%}] (median and range of 7)"
+        print(f"\n{'extraction of VGG16, share of the roofline':42} {told}")
+
+
+@pytest.mark.parametrize("case", ["object", "places"])
+def test_extraction_against_timm(case: str, fast: Runtime, report: Report, elsewhere: Callable[..., Any]) -> None:
+    streams, (model,), _ = CASES[case]
+    theirs = elsewhere(plain_features, model, GROUP, str(fast.device))
+    report(f"extraction against timm's, {case}", extraction_of(streams, fast), theirs, pairs=7, warmup=1)
+
+
+def test_an_epoch_on_the_cache(fast: Runtime, report: Report) -> None:
+    network = ours(["object"], fast).freeze("streams")
+    images, labels = batch_of(64, fast.device)
+    given = fast.send({"image": images})
+    with torch.no_grad(), fast.autocast:
+        pooled = network.pool(given)
+    optimizer = make_optimizer(network, TrainingSettings(), fast)
+
+    def step(feed: Any, *, cached: bool) -> Callable[[], None]:
+        objective = Objective(network.train(), criterion=CrossEntropy(), runtime=fast, pooled=cached)
+
+        def run() -> None:
+            objective(feed, labels)[0].backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        return run
+
+    report("epoch on the cache against frozen streams", step(pooled, cached=True), step(given, cached=False))
+
+
+def test_training_on_the_cache_against_scikit_learn(
+    fast: Runtime, report: Report, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Thirty epochs of our head against logistic regression on the same features side by side, to convergence."""
+    features, labels = clusters(ours(["object"], Runtime(torch.device("cpu"))))
+    joined = np.concatenate([f.numpy() for f in features.values()], axis=1)
+    train, test = slice(0, IMAGES), slice(IMAGES, None)
+    scores: dict[str, float] = {}
+
+    def mine() -> None:
+        network = trained_head(features, labels, fast)
+        rows = {"object": {stage: f[test].to(fast.device) for stage, f in features.items()}}
+        with torch.no_grad():
+            found = network.eval().classify(rows).argmax(1).cpu()
+        scores["ours"] = float((found == labels[test]).float().mean())
+
+    def theirs() -> None:
+        scaler = StandardScaler().fit(joined[train])
+        found = LogisticRegression(max_iter=1_000).fit(scaler.transform(joined[train]), labels[train].numpy())
+        scores["theirs"] = float(found.score(scaler.transform(joined[test]), labels[test].numpy()))
+
+    report("head on the cache against scikit-learn", mine, theirs, pairs=7, warmup=1)
+    with capsys.disabled():
+        print(f"{'':42} test accuracy ours {scores['ours']:.1%}, theirs {scores['theirs']:.1%}")
+    assert scores["ours"] > scores["theirs"] - 0.03
+
+
+def clusters(network: MultiStream) -> tuple[dict[str, Tensor], Tensor]:
+    """Features {stage: (N, P)} of eight overlapping classes, in the shape of what is pooled, and labels (N,)."""
+    chance = torch.Generator().manual_seed(0)
+    labels = torch.randint(8, (IMAGES + 400,), generator=chance)
+    features = {}
+    for stage, tap in network.branches["object"].taps.items():
+        centres = 0.25 * torch.randn(8, tap.pooled_width, generator=chance)
+        features[stage] = centres[labels] + torch.randn(len(labels), tap.pooled_width, generator=chance)
+    return features, labels
+
+
+def trained_head(features: dict[str, Tensor], labels: Tensor, runtime: Runtime) -> nn.Module:
+    """Thirty epochs on the cache, batch 64, as training goes about it."""
+    network = ours(["object"], runtime).freeze("streams")
+    network.fit({"object": {stage: f[:IMAGES].to(runtime.device) for stage, f in features.items()}})
+    settings = TrainingSettings()
+    objective = Objective(network.train(), criterion=CrossEntropy(), runtime=runtime, pooled=True)
+    optimizer = make_optimizer(network, settings, runtime)
+    held = {"object": {stage: f.to(runtime.device) for stage, f in features.items()}}
+    feed = PooledFeed(held, labels.to(runtime.device), torch.ones(len(labels), dtype=torch.bool), settings)
+    for epoch in range(EPOCHS):
+        for batch in feed.training(np.arange(IMAGES), epoch=epoch):
+            objective(batch.given, batch.labels)[0].backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+    return network
