@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from multistream.cli.examined import Asked, print_examination, print_self_test
 from multistream.cli.explained import described
 from multistream.cli.options import Device, Inputs, Json, Quiet, Run, pairs
 from multistream.errors import UsageError
@@ -54,6 +55,24 @@ def explain(
     colour_scale: Annotated[
         str, typer.Option(help="Of overlays: shared by all streams and stages, or one for each map.")
     ] = "shared",
+    gallery: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Write galleries: all, some, no streams right; mean maps; what vectors saw."
+        ),
+    ] = None,
+    faithfulness: Annotated[
+        bool, typer.Option("--faithfulness", help="Deletion and insertion of the maps, against maps of noise.")
+    ] = False,
+    masks: Annotated[
+        str,
+        typer.Option(
+            metavar="FOLDER|CSV", help="Where evidence is known to lie: the pointing game, and the energy there."
+        ),
+    ] = "",
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="Plant evidence, teach it to the composition, check what explains it.")
+    ] = False,
     input: Inputs = None,
     device: Device = "auto",
     json: Json = False,
@@ -71,6 +90,27 @@ def explain(
         raise UsageError("--colour-scale", f"{colour_scale!r} is unknown.", right="shared or map.")
     listed = [line for path in paths or () for line in (sys.stdin.read().splitlines() if path == "-" else [path])]
     model = load(run)
+    asked = Asked(faithfulness, masks, gallery, self_test)
+    if asked:
+        if npz or overlays:
+            raise UsageError("--npz, --overlays", "they go photo by photo.", do="Give them in a call of their own.")
+        console = Console(quiet=quiet)
+        if self_test:
+            print_self_test(model, device=device, json=json, console=console)
+            return
+        print_examination(
+            model,
+            listed if paths else None,
+            asked=asked,
+            target=Target(target, against, scale),
+            data=data,
+            label=label,
+            inputs=pairs(input, "--input"),
+            device=device,
+            json=json,
+            console=console,
+        )
+        return
     explainer = Explainer(
         model,
         listed if paths else None,

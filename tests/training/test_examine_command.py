@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from multistream.cli import app
@@ -55,9 +56,11 @@ def test_all_at_once_on_the_runs_own_photos(run: Path, photos: Path, tmp_path: P
         (["--faithfulness", "--npz", "x.npz"], "a call of their own"),
         (["--faithfulness", "--against", "awe"], "one class's logit"),
         (["--masks", "no.csv"], "No such file"),
+        (["elsewhere.png", "--gallery", "pictures"], "these photos have no labels"),
     ],
 )
 def test_mistakes_are_told(run: Path, tmp_path: Path, words: list[str], said: str) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "elsewhere.png")
     code = 65 if "no.csv" in words else 2
     _, err = call("explain", run, *words, "--device", "cpu", cwd=tmp_path, code=code)
     assert said in err

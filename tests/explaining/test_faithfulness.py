@@ -1,0 +1,216 @@
+"""Deletion, insertion, randomisation, pointing and energy (check E9), and that none of them changes the network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from multistream import MultiStream
+from multistream.explaining.curves import perturbation_curves, without_evidence
+from multistream.explaining.evidence import evidence
+from multistream.explaining.faithfulness import FaithfulnessMeter, answering, photo_streams
+from multistream.explaining.pointing import energy_in, points_into
+from multistream.explaining.randomisation import cascade, randomised, similarity_to_random
+from multistream.explaining.ranks import ranks, spearman
+from multistream.runtime import Runtime
+from tests.explaining.conftest import Make, example
+
+CPU = Runtime(torch.device("cpu"))
+
+
+def total(pictures: Tensor, rows: Tensor) -> Tensor:
+    del rows
+    return pictures.sum((1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("values", "steps", "deletion", "insertion"),
+    [([[0.4, 0.3, 0.2, 0.1]], 2, 0.4, 0.6), ([[0.3, 0.25, 0.2, 0.15, 0.1]], 3, 0.41, 0.59)],
+)
+@pytest.mark.parametrize("chunk", [1, 3, 32])
+def test_areas_of_a_sum(values: list[list[float]], steps: int, deletion: float, insertion: float, chunk: int) -> None:
+    """Check E9."""
+    x = torch.tensor(values)[None, None]
+    found = perturbation_curves(total, x, maps_BHW=x[:, 0], absent_BCHW=torch.zeros_like(x), steps=steps, chunk=chunk)
+    assert found.deletion_area.item() == pytest.approx(deletion, abs=1e-6)
+    assert found.insertion_area.item() == pytest.approx(insertion, abs=1e-6)
+
+
+def test_areas_equal_torch_cams() -> None:
+    """The probabilities of a small network along its own Grad-CAM, photo by photo."""
+    metrics, methods = pytest.importorskip("torchcam.metrics"), pytest.importorskip("torchcam.methods")
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 4, 3, padding=1), nn.AvgPool2d(3, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net = nn.Sequential(*layers, nn.Linear(4, 3)).eval()
+    x = torch.rand(3, 3, 9, 9)
+    targets = net(x).argmax(1).tolist()
+    baseline = torch.full_like(x, 0.5)
+
+    def answer(pictures: Tensor, rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            return net(pictures).softmax(1)[torch.arange(len(rows)), torch.tensor(targets)[rows]]
+
+    with methods.GradCAM(net, net[1]) as extractor:
+        for row in range(3):
+            one = x[row : row + 1].clone().requires_grad_()
+            cam = extractor.fuse_cams(extractor(targets[row], net(one).softmax(1))).detach()
+            ours = perturbation_curves(
+                lambda pictures, rows, row=row: answer(pictures, rows + row),
+                one.detach(), maps_BHW=cam, absent_BCHW=baseline[:1], steps=7, chunk=5,
+            )  # fmt: skip
+            metric = metrics.DeletionInsertionMetric(
+                extractor, lambda y: y.softmax(1), steps=7, baseline=baseline[:1], batch_size=4
+            )
+            metric.update(one, targets[row])
+            theirs = metric.summary()
+            assert ours.deletion_area.item() == pytest.approx(theirs["deletion_auc"], abs=1e-6)
+            assert ours.insertion_area.item() == pytest.approx(theirs["insertion_auc"], abs=1e-6)
+
+
+def test_what_stands_for_absence_keeps_type_and_light() -> None:
+    pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    for kind in ("blur", "mean"):
+        gone = without_evidence(pictures, kind)  # type: ignore[arg-type]
+        assert gone.dtype == torch.uint8
+        assert gone.float().std() < 0.5 * pictures.float().std()
+        assert (gone.float().mean((2, 3)) - pictures.float().mean((2, 3))).abs().max() < 5
+
+
+def test_maps_of_another_size_are_refused() -> None:
+    x = torch.zeros(1, 1, 4, 4)
+    with pytest.raises(ValueError, match="one size"):
+        perturbation_curves(total, x, maps_BHW=torch.zeros(1, 2, 2), absent_BCHW=x)
+
+
+def test_memory_is_bounded_by_the_chunk() -> None:
+    sizes: list[int] = []
+
+    def answer(pictures: Tensor, rows: Tensor) -> Tensor:
+        sizes.append(len(pictures))
+        return rows.float()
+
+    x = torch.rand(5, 1, 8, 8)
+    perturbation_curves(answer, x, maps_BHW=x[:, 0], absent_BCHW=x * 0, steps=8, chunk=6)
+    assert max(sizes) == 6
+    assert sum(sizes) == 5 * (2 + 2 * 7)  # the ends of both curves are answered once
+
+
+def test_a_true_map_beats_noise_and_its_opposite_loses() -> None:
+    """On a model that adds up the bright spot the interval of the paired difference leaves no doubt."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.zeros(32, 32)
+    weights[4:12, 20:28] = 1.0
+    x = torch.rand(30, 1, 32, 32, generator=generator)
+    meter = FaithfulnessMeter(absent="mean", steps=8)
+    maps = (x[:, 0] * weights + weights).double()
+
+    def answer(pictures: Tensor, rows: Tensor) -> Tensor:
+        del rows
+        return (pictures[:, 0] * weights).flatten(1).std(1)
+
+    meter.add(answer, x, {"true": maps, "opposite": -maps})
+    true, opposite = meter.results()
+    assert (true.name, opposite.name, true.n) == ("true", "opposite", 30)
+    assert true.insertion.difference_ci95[0] > 0
+    assert opposite.insertion.difference_ci95[1] < 0
+    assert true.insertion.difference == pytest.approx(true.insertion.value - true.insertion.noise)
+
+
+def test_the_networks_answer_changes_with_the_photo_alone(make: Make) -> None:
+    network, batch = make(fusion="late"), example(3)
+    targets = torch.tensor([0, 1, 2])
+
+    def score(rows: Tensor):  # type: ignore[no-untyped-def]
+        return lambda logits: logits.softmax(1)[torch.arange(len(rows)), targets[rows]]
+
+    assert photo_streams(network) == ("left", "right")
+    rows = torch.tensor([2, 0, 1, 1])
+    answer = answering(network, batch, keys=["left", "right"], score=score, runtime=CPU)
+    expected = network(batch).softmax(1)[torch.arange(3), targets]
+    assert torch.allclose(answer(batch["image"][rows], rows), expected[rows], atol=1e-6)
+    # one stream alone, through its own key
+    other = example(4, seed=9)["image"]
+    answer = answering(network, batch, keys=["left"], score=score, runtime=CPU)
+    changed = {"left": other, "image": batch["image"][rows], "words": batch["words"][rows]}
+    expected = network(changed).softmax(1)[torch.arange(4), targets[rows]]
+    assert torch.allclose(answer(other, rows), expected, atol=1e-6)
+
+
+def test_ranks_and_correlation_equal_scipys() -> None:
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randint(0, 9, (4, 50), generator=generator).float() for _ in range(2))
+    expected = [spearmanr(x, y).statistic for x, y in zip(a.numpy(), b.numpy(), strict=True)]
+    assert np.allclose(spearman(a, b).numpy(), expected, atol=1e-12)
+    assert ranks(torch.tensor([[2.0, 2.0, 1.0]])).tolist() == [[1.5, 1.5, 0.0]]
+
+
+def look_and_fail(network: MultiStream, batch: dict[str, Tensor], before: dict[str, Tensor]) -> None:
+    with randomised(network, seed=1, batch=batch):
+        changed = network.state_dict()
+        for name in ("fusion.classifier.weight", "branches.left.stream.stages.low.1.running_mean"):
+            assert not torch.equal(changed[name], before[name])
+        raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_randomised_weights_come_back(make: Make, training: bool) -> None:
+    """Check E6 for randomisation, also after an exception, with batch norm's statistics and the modes."""
+    network, batch = make(frozen=False).train(training), example()
+    before = {name: t.clone() for name, t in network.state_dict().items()}
+    modes = [m.training for m in network.modules()]
+    momenta = [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    with pytest.raises(RuntimeError, match="on purpose"):
+        look_and_fail(network, batch, before)
+    assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
+    assert modes == [m.training for m in network.modules()]
+    assert momenta == [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_a_map_of_the_picture_alone_fails_the_randomisation(make: Make) -> None:
+    """Negative control: edges do not care for weights."""
+    network, batch = make(), example()
+    edges = batch["image"].float().diff(dim=3).abs().sum(1)
+    assert similarity_to_random(network, lambda: edges, batch=batch, seeds=(0, 1)).min() > 0.999
+    found = cascade(network, lambda: edges, batch=batch)
+    assert list(found) == ["fusion", "taps and temporals", "stage 3", "stage 2", "stage 1"]
+
+    def ours() -> Tensor:
+        return evidence(network, batch, targets=torch.zeros(4).long(), runtime=CPU).maps["left"]["middle"]
+
+    assert cascade(network, ours, batch=batch)["stage 1"].abs().max() < 0.9
+
+
+@pytest.mark.parametrize(("temporal", "fusion"), [("concat", "early"), ("bigru+att", "early"), ("bigru", "gated")])
+def test_evidence_sums_to_the_contrast_whatever_the_composition(make: Make, temporal: str, fusion: str) -> None:
+    """Exactly with the bias, or beyond the average photo (check E10 on maps)."""
+    network, batch = make(temporal=temporal, fusion=fusion), example()
+    targets, against = torch.tensor([0, 1, 2, 1]), torch.tensor([1, 0, 0, 2])
+    found = evidence(network, batch, targets=targets, against=against, runtime=CPU)
+    total = sum(m.double().sum((1, 2)) for stages in found.maps.values() for m in stages.values())
+    total = total + found.vectors["words"].double().sum(1)
+    rows = torch.arange(4)
+
+    def contrast(logits: Tensor) -> Tensor:
+        logits = logits.detach().double()
+        return logits[rows, targets] - logits[rows, against]
+
+    nothing = {k: {s: torch.zeros(4, t.pooled_width) for s, t in b.taps.items()} for k, b in network.branches.items()}
+    mean = {k: {s: t.baseline.expand(4, -1) for s, t in b.taps.items()} for k, b in network.branches.items()}
+    start = network.classify(nothing if found.method == "exact" else mean)
+    assert (contrast(network(batch)) - contrast(start) - total).abs().max() < 1e-5
+    assert found.method == ("exact" if (temporal, fusion) == ("concat", "early") else "integrated")
+    assert found.densities(20)["left"].shape == (4, 20, 20)
+
+
+def test_energy_and_pointing() -> None:
+    maps = torch.tensor([[[1.0, 3.0], [-9.0, 0.0]], [[0.0, -1.0], [0.0, 0.0]]])
+    masks = torch.tensor([[[False, True], [True, False]]] * 2)
+    assert energy_in(maps, masks)[0] == 0.75
+    assert energy_in(maps, masks)[1].isnan()  # nothing speaks for the class
+    assert points_into(maps, masks).tolist() == [True, False]
+    with pytest.raises(ValueError, match="one shape"):
+        energy_in(maps, masks[:, :1])
