@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -59,14 +59,15 @@ class TestList:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         times = []
         for _ in range(5):
-            start = time.perf_counter()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             done = subprocess.run(
                 [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
             )
-            times.append(time.perf_counter() - start)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.stderr == "[]\n"
         assert len(json.loads(done.stdout)) > 20
-        assert min(times) < 0.6, "measured 0.2 s; the promise is 0.3 s on an idle machine"
+        assert min(times) < 0.5, "0.25 s of a core was measured; the promise is 0.3 s on an idle machine"
 
     def test_a_broken_one_that_pip_has_installed(self, tmp_path):
         """As a stranger's mistake comes: a real distribution, which stops no other and is named with its cause."""

@@ -23,8 +23,9 @@ from multistream.parity import settle
 from multistream.recipe import DataSettings, Recipe
 from multistream.runtime import Runtime, available_workers
 
-FINE_TUNING_RATE = 1e-4
-"""Rate of a pretrained stream that trains, unless training.rates says otherwise (benchmarks/README.md: measured)."""
+FINE_TUNING_RATE = 3e-4
+"""Rate of a pretrained stream that trains, unless training.rates says otherwise: the best of three that were tried for
+a short time (benchmarks/README.md)."""
 
 Say = Callable[[str], None]
 
