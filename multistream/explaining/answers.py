@@ -51,8 +51,8 @@ class Answers:
             flow=question.flow,
             scale=question.target.scale,
             baseline=question.baseline,
-            logits={name or "fused": self._picked(logits, place) for name, logits in found.logits.items()},
-            bias={name or "fused": self._picked(bias, place) for name, bias in found.bias.items()},
+            logits={name or "fused": float(values[place]) for name, values in found.logits.items()},
+            bias={name or "fused": float(values[place]) for name, values in found.bias.items()},
             stages=self._stages(place),
             vectors={key: float(v[place].sum(dtype=torch.float64)) for key, v in found.vectors.items()},
             entries={key: _top(v[place], self.vocabularies[key]) for key, v in found.vectors.items()},
@@ -98,31 +98,26 @@ class Answers:
             if key not in found.vectors
         }
 
-    def _picked(self, values_BK: Tensor, place: int) -> float:
-        return float(self.chosen.pick(values_BK)[place])
-
     def _arrays(self, place: int) -> Arrays:
-        found, given = self.found, self.given
-        every = self.question.every_class
+        found, given, every = self.found, self.given, self.found.every
         maps = {key: {stage: m[place] for stage, m in stages.items()} for key, stages in found.maps.items()}
         vectors = {key: v[place] for key, v in found.vectors.items()}
-        wide = found.every_maps if every and found.every_maps is not None else None
-        long = found.every_vectors if every and found.every_vectors is not None else None
 
         def columns(values: Tensor) -> Tensor:
-            """(B, K, ...) -> all K of this photo, or its target alone, on the CPU."""
-            return (values[place] if every else self.chosen.pick(values)[place].unsqueeze(0)).cpu()
+            """(B, K, ...) -> all K of this photo, or what was chosen alone, on the CPU."""
+            return (self.chosen.pick(values)[place].unsqueeze(0) if every is None else values[place]).cpu()
+
+        def named(one: Mapping[str, Tensor], all_of: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+            """Of each name all K of this photo, (K, ...), or what was chosen alone, (1, ...)."""
+            return {n: v[place].unsqueeze(0) if all_of is None else all_of[n][place] for n, v in one.items()}
 
         return Arrays(
             image=None if self.images is None else self.images[place],
-            logits={name: columns(v) for name, v in found.logits.items()},
-            bias={name: columns(v) for name, v in found.bias.items()},
+            logits=named(found.logits, None if every is None else every.logits),
+            bias=named(found.bias, None if every is None else every.bias),
             probabilities={key: own[place].double().softmax(0).cpu() for key, own in self.seen.output.streams.items()},
-            maps={
-                key: {s: m.unsqueeze(0) if wide is None else wide[key][s][place] for s, m in stages.items()}
-                for key, stages in maps.items()
-            },
-            vectors={key: v.unsqueeze(0) if long is None else long[key][place] for key, v in vectors.items()},
+            maps={key: named(m, None if every is None else every.maps[key]) for key, m in found.maps.items()},
+            vectors=named(found.vectors, None if every is None else every.vectors),
             tokens={key: part[place] for key, part in found.tokens.items()},
             target_maps=maps,
             target_vectors=vectors,

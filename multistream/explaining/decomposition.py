@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from multistream.explaining.observing import Maps, Observed, observe
+from multistream.explaining.targets import Chosen
 from multistream.modes import evaluating
 from multistream.network import MultiStream, Pooled
 from multistream.parts.fusions import Solo
@@ -117,8 +118,8 @@ class Decomposer:
         """The kind of each stream's evidence."""
         return {key: self.kind(target) for target, keys in self.targets.items() for key in keys}
 
-    def decompose(self, seen: Observed) -> Decomposition:
-        """All classes of a batch that was observed."""
+    def decompose(self, seen: Observed, chosen: Chosen | None = None) -> Decomposition:
+        """All classes of a batch that was observed, or what was chosen alone: then K is 1, and little is computed."""
         coefficients: Coefficients = {}
         logits, bias = {}, {}
         with evaluating(self.network):
@@ -128,6 +129,13 @@ class Decomposer:
                     target, {key: seen.pooled[key] for key in keys}, logits[target]
                 )
                 coefficients |= found
+        if chosen is not None:
+            logits = {target: chosen.pick(values).unsqueeze(1) for target, values in logits.items()}
+            bias = {target: _picked(values, 1, chosen) for target, values in bias.items()}
+            coefficients = {
+                key: {stage: _picked(values, 2, chosen) for stage, values in stages.items()}
+                for key, stages in coefficients.items()
+            }
         maps, vectors = located(self.network, seen, coefficients)
         return Decomposition(
             logits=logits,
@@ -158,6 +166,12 @@ class Decomposer:
         if target == "" or isinstance(network.fusion, Solo):
             return network.classify
         return lambda pooled: network.fusion.heads[target](network.branches[target](pooled[target]))
+
+
+def _picked(values: Tensor, dimensions: int, chosen: Chosen) -> Tensor:
+    """What was chosen of (K, ...), the same for all photos, or of (B, K, ...), as (B, 1, ...)."""
+    rows = values.expand(len(chosen.rows), *values.shape) if values.ndim == dimensions else values
+    return chosen.pick(rows).unsqueeze(1)
 
 
 def is_linear(network: MultiStream) -> bool:

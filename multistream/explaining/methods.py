@@ -11,7 +11,7 @@ from torch import Tensor
 
 from multistream.errors import UsageError
 from multistream.explaining.attribution import Baseline
-from multistream.explaining.decomposition import Decomposer, Kind
+from multistream.explaining.decomposition import Decomposer, Decomposition, Kind
 from multistream.explaining.gradients import Flow, Score, grad_cam, grad_cam_of, integrated_gradients
 from multistream.explaining.observing import Maps, Observed
 from multistream.explaining.targets import Chosen, Target
@@ -36,34 +36,46 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """A batch's evidence. Without the axis of classes: `maps` {key: {stage: (B, h, w)}}, `vectors` {key: (B, D)}.
+class Every:
+    """A batch's evidence for all classes: as in Findings, with the axis (B, K, ...)."""
 
-    `every_maps` and `every_vectors` have it, (B, K, ...), where all classes were asked for. `tokens` {key: (B, T, W)}
-    are integrated gradients. `residual` (B,) is that of the sum, None where there is no sum; `gap` (B,) that of the
-    integral. `logits` and `bias` {name: (B, K)} belong to the sums.
+    maps: Maps
+    vectors: Mapping[str, Tensor]
+    logits: Mapping[str, Tensor]
+    bias: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """A batch's evidence for what was chosen: `maps` {key: {stage: (B, h, w)}}, `vectors` {key: (B, D)}.
+
+    `logits` and `bias` {name: (B,)} belong to the sums. `tokens` {key: (B, T, W)} are integrated gradients.
+    `residual` (B,) is that of the sum, None where there is no sum; `gap` (B,) that of the integral. `every` has all
+    classes, where they were asked for.
     """
 
     kinds: Mapping[str, Kind]
     maps: Maps
     vectors: Mapping[str, Tensor]
-    every_maps: Maps | None
-    every_vectors: Mapping[str, Tensor] | None
     logits: Mapping[str, Tensor]
     bias: Mapping[str, Tensor]
     tokens: Mapping[str, Tensor]
     residual: Tensor | None = None
     gap: Tensor | None = None
+    every: Every | None = None
 
     def cpu(self) -> Findings:
         """The same on the CPU, all at once."""
-        return Findings(**{each.name: _on_cpu(getattr(self, each.name)) for each in fields(self)})
+        moved: Findings = _on_cpu(self)
+        return moved
 
 
 def _on_cpu(value: Any) -> Any:
-    """Tensors, and all tensors within mappings, on the CPU."""
+    """Tensors, and all tensors within mappings and our dataclasses, on the CPU."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
+    if isinstance(value, Findings | Every):
+        return type(value)(**{each.name: _on_cpu(getattr(value, each.name)) for each in fields(value)})
     return {key: _on_cpu(each) for key, each in value.items()} if isinstance(value, Mapping) else value
 
 
@@ -123,6 +135,19 @@ def no_sum(network: MultiStream, target: Target, *, names: tuple[str, str, str])
     return f"the fusion {fusion} is not linear"
 
 
+def _one_column(found: Decomposition) -> Findings:
+    """A decomposition of what was chosen alone."""
+    return Findings(
+        kinds=found.kinds,
+        maps={key: {stage: m[:, 0] for stage, m in stages.items()} for key, stages in found.maps.items()},
+        vectors={key: v[:, 0] for key, v in found.vectors.items()},
+        logits={name: values[:, 0] for name, values in found.logits.items()},
+        bias={name: values[:, 0] for name, values in found.bias.items()},
+        tokens={},
+        residual=found.residual(),
+    )
+
+
 class Examiner:
     """Answers one question batch after batch."""
 
@@ -139,36 +164,34 @@ class Examiner:
         return self._integrated(seen, chosen)
 
     def _decomposed(self, seen: Observed, chosen: Chosen) -> Findings:
+        if not self.question.every_class:
+            return _one_column(self.decomposer.decompose(seen, chosen))
         found = self.decomposer.decompose(seen)
+        bias = {name: b.expand_as(found.logits[name]) for name, b in found.bias.items()}
         return Findings(
             kinds=found.kinds,
             maps={k: {s: chosen.pick(m) for s, m in stages.items()} for k, stages in found.maps.items()},
             vectors={key: chosen.pick(v) for key, v in found.vectors.items()},
-            every_maps={k: dict(stages) for k, stages in found.maps.items()},
-            every_vectors=found.vectors,
-            logits=found.logits,
-            bias={name: bias.expand_as(found.logits[name]) for name, bias in found.bias.items()},
+            logits={name: chosen.pick(values) for name, values in found.logits.items()},
+            bias={name: chosen.pick(values) for name, values in bias.items()},
             tokens={},
             residual=found.residual(),
+            every=Every({k: dict(v) for k, v in found.maps.items()}, found.vectors, found.logits, bias),
         )
 
     def _differentiated(self, seen: Observed, batch: Mapping[str, Tensor], chosen: Chosen) -> Findings:
         maps, vectors = self._cams(seen, batch, chosen.score)
-        every = self._every_class(seen, batch, chosen) if self.question.every_class else (None, None)
         return Findings(
             kinds=dict.fromkeys(self.network.branches, "gradient"),
             maps=maps,
             vectors=vectors,
-            every_maps=every[0],
-            every_vectors=every[1],
-            logits={"": seen.output.logits},
+            logits={"": chosen.pick(seen.output.logits)},
             bias={},
             tokens={},
+            every=self._every_class(seen, batch, chosen) if self.question.every_class else None,
         )
 
-    def _every_class(
-        self, seen: Observed, batch: Mapping[str, Tensor], chosen: Chosen
-    ) -> tuple[Maps, dict[str, Tensor]]:
+    def _every_class(self, seen: Observed, batch: Mapping[str, Tensor], chosen: Chosen) -> Every:
         """Grad-CAM of each class in turn, stacked: (B, K, ...)."""
         columns = [
             self._cams(seen, batch, Chosen(torch.full_like(chosen.rows, k), None, chosen.scale).score)
@@ -179,7 +202,8 @@ class Examiner:
             key: {stage: torch.stack([m[key][stage] for m, _ in columns], 1) for stage in stages}
             for key, stages in first_maps.items()
         }
-        return maps, {key: torch.stack([v[key] for _, v in columns], 1) for key in first_vectors}
+        vectors = {key: torch.stack([v[key] for _, v in columns], 1) for key in first_vectors}
+        return Every(maps, vectors, {"": seen.output.logits}, {})
 
     def _cams(self, seen: Observed, batch: Mapping[str, Tensor], score: Score) -> tuple[Maps, dict[str, Tensor]]:
         """Grad-CAM of the stages asked for. At the last stage both flows are one: the head alone is differentiated."""
@@ -199,9 +223,7 @@ class Examiner:
             kinds=dict.fromkeys(self.network.branches, "gradient"),
             maps=maps,
             vectors=vectors,
-            every_maps=None,
-            every_vectors=None,
-            logits={"": seen.output.logits},
+            logits={"": chosen.pick(seen.output.logits)},
             bias={},
             tokens=found.tokens,
             gap=found.gap,

@@ -22,7 +22,7 @@ def test_streams_sum_to_the_whole_and_stages_to_their_stream(
 ) -> None:
     network = make(temporal=temporal, fusion=fusion)
     found = attribute(network, pooled_of(network), baseline=baseline, scale=scale)  # type: ignore[arg-type]
-    assert torch.allclose(found.streams.sum(-1), found.everybody - found.nobody, atol=1e-10)
+    assert torch.allclose(found.streams.sum(-1), found.everybody - found.nobody, atol=1e-12)
     for place, key in enumerate(found.keys):
         if found.stages:
             assert torch.allclose(found.stages[key].sum(-1), found.streams[..., place], atol=1e-10)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from multistream.explaining.decomposition import decompose, sum_of_parts
+from multistream.explaining.decomposition import Decomposer, decompose, sum_of_parts
+from multistream.explaining.observing import observe
+from multistream.explaining.targets import Target
 from multistream.runtime import Runtime
-from tests.explaining.conftest import Make, example
+from tests.explaining.conftest import CLASSES, Make, example
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -74,3 +76,18 @@ def test_modes_come_back_after_an_exception(make: Make) -> None:
     with pytest.raises(KeyError):
         decompose(network, {"image": example()["image"]}, runtime=CPU)
     assert modes == [m.training for m in network.modules()]
+
+
+@pytest.mark.parametrize("fusion", ["early", "late"])
+@pytest.mark.parametrize("against", ["", "awe"])
+def test_one_class_alone_is_the_same_as_among_all(make: Make, fusion: str, against: str) -> None:
+    network = make(fusion=fusion)
+    seen = observe(network, example(), runtime=CPU)
+    chosen = Target("fear", against).of(seen.fused, torch.full((4,), -1), CLASSES)
+    every, one = Decomposer(network).decompose(seen), Decomposer(network).decompose(seen, chosen)
+    for key, stages in every.maps.items():
+        for stage, maps in stages.items():
+            assert one.maps[key][stage].shape[1] == 1
+            assert torch.allclose(one.maps[key][stage][:, 0], chosen.pick(maps), atol=1e-6)
+    assert torch.allclose(one.vectors["words"][:, 0], chosen.pick(every.vectors["words"]), atol=1e-6)
+    assert one.residual().max() < 1e-5

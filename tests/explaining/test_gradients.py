@@ -85,11 +85,15 @@ def test_last_stage_equals_pytorch_grad_cam_and_torch_cam(make: Make) -> None:
 
 
 def test_last_stage_is_the_closed_form(make: Make) -> None:
-    """Check E2: with a linear head Grad-CAM at the last stage is the exact decomposition's map."""
+    """Check E2: with a linear head Grad-CAM at the last stage is the exact decomposition's map; captum's is too."""
+    captum = pytest.importorskip("captum.attr")
     network, batch = make(), example()
     cam = grad_cam(network, batch, score=second)["left"]["high"]
     exact = decompose(network, batch, runtime=CPU).maps["left"]["high"][:, 1]
     assert (cam - exact).abs().max() <= 5e-6 * exact.abs().max()
+    peer = captum.LayerGradCam(OfImage(network, batch), network.branches["left"].stream.stages["high"])
+    theirs = peer.attribute(batch["image"].float().requires_grad_(), target=1).detach()
+    close(exact, theirs, tolerance=5e-6)
 
 
 def test_in_place_activations_after_the_stage_do_not_matter(make: Make) -> None:
