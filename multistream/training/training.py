@@ -203,7 +203,9 @@ class _Work:
 
             photos = self.prepared.photos
             what = f"{GROUP} images at once do not fit into the memory of {self.prepared.runtime}."
-            with exhausted("features", what, do="Give smaller pictures, --set data.image_size=128, or --device cpu."):
+            elsewhere = ", or --device cpu" if self.prepared.runtime.device.type != "cpu" else ""
+            do = f"Give smaller pictures, --set data.image_size=128, say{elsewhere}."
+            with exhausted("features", what, do=do):
                 found = extract(
                     self.prepared.network,
                     photos,
