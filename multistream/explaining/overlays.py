@@ -70,7 +70,7 @@ def blended(image: Tensor | None, density: Tensor, *, limit: float) -> NDArray[n
     grey = torch.full(size, 0.92)
     if image is not None:
         photo = functional.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0] / 255
-        grey = 0.25 + 0.7 * (photo * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
+        grey = 0.45 + 0.5 * (photo * torch.tensor([0.299, 0.587, 0.114])[:, None, None]).sum(0)
     strength = (value.abs() / limit).clamp(0, 1).pow(0.7) * 0.9
     colour = torch.where((value > 0)[..., None], torch.tensor(FOR), torch.tensor(AGAINST))
     mixed: NDArray[np.float32] = (grey[..., None] * (1 - strength[..., None]) + colour * strength[..., None]).numpy()
