@@ -18,6 +18,9 @@ MOST_NAMED = 16
 NEAR = 0.025
 """Dots closer than this share of an axis in both directions share their numbers' place."""
 
+RIGHT = 0.8
+"""Beyond this share of the axis numbers stand on the left of their dots."""
+
 
 def draw(result: Ablation) -> Figure:
     """A dot with its 95 % interval for each row, numbered from cheap to dear; the names beside; the Pareto line."""
@@ -57,7 +60,7 @@ def _scale(axes: Axes, rows: Sequence[Row]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     lowest = min(100 * row.accuracy_ci95[0] for row in rows)
     highest = max(100 * row.accuracy_ci95[1] for row in rows)
-    room = max(1.0, 0.08 * (highest - lowest))
+    room = max(2.5, 0.08 * (highest - lowest))
     axes.set_ylim(max(-1.0, lowest - room), min(101.0, highest + room))
     axes.set_xlim(_x(rows[0]) / 10 ** (0.05 * decades + 0.03), _x(rows[-1]) * 10 ** (0.1 * decades + 0.05))
 
@@ -78,8 +81,16 @@ def _name(axes: Axes, named: Sequence[Row], whole: Row) -> None:
         name = f"{number}  {row.label}" + (" (all)" if row is whole else "")
         color = BEST if row.pareto else OURS
         handles.append(Line2D([], [], marker="o", linestyle="", markersize=4, color=color, label=name))
-    for _, _, x, y, numbers in places:
-        axes.annotate(", ".join(numbers), (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+    for across, _, x, y, numbers in places:
+        side = -1 if across > RIGHT else 1  # away from the names
+        axes.annotate(
+            ", ".join(numbers),
+            (x, y),
+            xytext=(5 * side, 4),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            fontsize=7,
+        )
     legend = axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=7)
     for text in legend.get_texts():
         text.set_parse_math(False)

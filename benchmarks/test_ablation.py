@@ -1,0 +1,102 @@
+"""Ablation on pooled features: many trainings as one, against one training loop and against all of them one by one.
+
+pytest benchmarks/test_ablation.py -s      on a CPU, with two threads
+
+Features are random numbers in the shape of what MobileNetV2 gives for 1,584 training photos of six classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from multistream.ablation.pool import Pool
+from multistream.ablation.solo import train_by_itself
+from multistream.ablation.starts import Starts
+from multistream.ablation.together import train_together
+from multistream.ablation.variants import Axis, variants
+from multistream.composition import compose, fusion_factory
+from multistream.data.splits import Parts
+from multistream.network import MultiStream
+from multistream.recipe import Recipe
+from multistream.runtime import Runtime
+from multistream.training.objective import CrossEntropy
+
+Report = Callable[..., Any]
+CLASSES = [f"class {number}" for number in range(6)]
+PARTS = Parts(np.arange(1584), np.arange(1584, 1683), np.arange(1683, 1980))
+EPOCHS = 10
+SEEDS = range(5)
+CPU = Runtime(torch.device("cpu"))
+RECIPE = Recipe().updated(
+    {
+        "network": {"streams": {"object": "object"}, "weights": {"object": "random"}, "freeze": ["streams"]},
+        "training": {"epochs": EPOCHS, "patience": 0, "checkpoint_minutes": 1000},
+    }
+)
+
+
+class Bench:
+    """Untrained networks of one axis, and the features that they train on."""
+
+    def __init__(self, *, temporal: str = "concat") -> None:
+        torch.set_num_threads(2)
+        torch.manual_seed(0)
+        self.base = compose(["object"], classes=CLASSES, temporal=temporal).freeze("streams")
+        chance = torch.Generator().manual_seed(0)
+        labels = torch.randint(len(CLASSES), (1980,), generator=chance)
+        features = {
+            "object": {
+                stage: torch.randn(1980, tap.pooled_width, generator=chance)
+                for stage, tap in self.base.branches["object"].taps.items()
+            }
+        }
+        self.pool = Pool(features, labels, torch.ones(1980, dtype=torch.bool), PARTS, CrossEntropy())
+        self.base.fit(self.pool.take(torch.from_numpy(PARTS.train)))
+        make = fusion_factory("early", {}, classes=len(CLASSES))
+        self.starts = Starts(self.base, RECIPE, streams=None, fusions={"early": (make, {})})
+
+    def grid(self, axis: Axis) -> list[list[MultiStream]]:
+        """Every variant of the axis from every seed."""
+        found = variants(self.base, axis)
+        return [[self.starts.network(variant, seed=seed) for variant in found] for seed in SEEDS]
+
+    def together(self, grid: list[list[MultiStream]]) -> None:
+        """Trains all of them as `ablate` does."""
+        train_together(grid, self.pool, seeds=list(SEEDS), settings=RECIPE.training, runtime=CPU, tick=lambda _: None)
+
+    def alone(self, network: MultiStream, folder: Path, *, seed: int = 0) -> None:
+        """Trains one of them as `train` does, its checkpoints at beginning and end included."""
+        settings = RECIPE.updated({"training": {"seed": seed}}).training
+        train_by_itself(network, self.pool, settings=settings, runtime=CPU, folder=folder)
+
+
+@pytest.mark.parametrize("axis", ["depth", "taps"])
+def test_all_rows_against_one_training_loop(axis: Axis, tmp_path: Path, report: Report) -> None:
+    """The target is at most three times the loop: a ratio of at least 0.33."""
+    bench = Bench()
+    grid, solo = bench.grid(axis), bench.grid("depth")[0][-1]
+    count = len(grid) * len(grid[0])
+    report(
+        f"{axis}, {count} rows, against one loop",
+        lambda: bench.together(grid),
+        lambda: bench.alone(solo, tmp_path),
+    )
+
+
+def test_recurrent_rows_against_the_sum_of_solo_runs(tmp_path: Path, report: Report) -> None:
+    """Bi-GRU with attention does not stack: its rows share batches, and must cost less than one by one."""
+    bench = Bench(temporal="bigru+att")
+    grid = bench.grid("depth")
+
+    def one_by_one() -> None:
+        for seed, networks in zip(SEEDS, grid, strict=True):
+            for network in networks:
+                bench.alone(network, tmp_path, seed=seed)
+
+    report("depth with Bi-GRU + att, against one by one", lambda: bench.together(grid), one_by_one, pairs=7, warmup=1)
