@@ -35,7 +35,8 @@ def test_training_on_the_cache_is_training_on_photos(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flips: list[str], decoded: list[Path]
 ) -> None:
     """Check B6: each epoch shows each image in the view that photos would be turned to, and what is drawn matters."""
-    recipe = recipe.updated({"training": {"flips": flips}})
+    # Adam turns a gradient that is nearly zero into a whole step of its sign: there the rounding of a group is seen.
+    recipe = recipe.updated({"training": {"flips": flips, "optimizer": "sgd", "learning_rate": 0.01}})
     cached = weights_of(train(recipe, out=tmp_path / "cached").folder)
     assert len(decoded) == 60
     with monkeypatch.context() as patch:
