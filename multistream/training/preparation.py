@@ -131,9 +131,12 @@ def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Re
 
 
 def settle_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool, say: Say) -> Recipe:
-    """The default of --freeze: pretrained streams are frozen, random ones train; the demo's random ones stay frozen."""
+    """The default of --freeze: what comes trained is frozen, branches whole; random streams train, but in the demo."""
     if recipe.network.freeze:
         return recipe
+    if network.loaded_branches >= set(network.branches):
+        say("freeze: branches (they come trained; --freeze streams trains their taps and heads further)")
+        return recipe.updated({"network": {"freeze": ["branches"]}})
     images = [key for key, branch in network.branches.items() if not branch.is_vector]
     weights = recipe.network.weights
     frozen = [k for k in images if is_demo or k in network.loaded_branches or weights.get(k, "random") != "random"]

@@ -132,7 +132,7 @@ def test_late_over_runs_is_the_mean_of_their_predictions(recipe: Recipe, vectors
                 "weights": {},
                 "inputs": {"anp": str(vectors)},
                 "fusion": "late",
-                "freeze": ["branches"],
+                "freeze": [],  # branches that come trained stay as they are
             }
         }
     )
