@@ -57,7 +57,7 @@ def ablate(
         raise UsageError("ablate", f"{seeds} seeds and {splits} splits.", right="At least one of each is needed.")
     console = console or Console(quiet=True)
     started = time.perf_counter()
-    recipe = source if isinstance(source, Recipe) else _recipe_of(Path(source).expanduser())
+    recipe = source if isinstance(source, Recipe) else recipe_of(Path(source).expanduser())
     run = run if isinstance(source, Recipe) else source
     work = _Work(
         prepared=prepare(recipe, say=console.say, streams=streams),
@@ -212,7 +212,8 @@ def _folder(run: Path) -> Path:
     return run if run.is_dir() else run.parent
 
 
-def _recipe_of(run: Path) -> Recipe:
+def recipe_of(run: Path) -> Recipe:
+    """The recipe of a run, given its folder or its model file; UsageError where there is none."""
     if not (_folder(run) / runs.RECIPE).is_file():
         raise UsageError(str(run), f"no {runs.RECIPE} is there.", right="A run's folder has one.")
     return Recipe.load(_folder(run))

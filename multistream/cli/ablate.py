@@ -78,15 +78,14 @@ def ablate(
         "training": {"epochs": epochs, "seed": seed},
         "runtime": {"device": device, "precision": precision},
     }
-    base = Recipe.load(
-        run if run is not None and run.is_dir() else run.parent if run is not None else recipe or "default"
-    )
-    settled = merged(base, given).with_settings(set_ or [])
     from multistream.ablation import ablate as run_ablation
+    from multistream.ablation.ablating import recipe_of
     from multistream.ablation.keeping import write_csv
     from multistream.ablation.table import table
     from multistream.console import Console
 
+    base = recipe_of(run.expanduser()) if run is not None else Recipe.load(recipe or "default")
+    settled = merged(base, given).with_settings(set_ or [])
     console = Console(quiet=quiet)
     result = run_ablation(
         settled,

@@ -33,6 +33,16 @@ class Asked:
     def __bool__(self) -> bool:
         return bool(self.faithfulness or self.masks or self.gallery or self.self_test)
 
+    def refuse(self, given: Mapping[str, bool]) -> None:
+        """Refuses options that would be without effect beside what is asked; UsageError names them."""
+        idle = [option for option, is_given in given.items() if is_given]
+        if not idle:
+            return
+        if self.self_test:
+            raise UsageError("--self-test", f"it plants its own photos; {', '.join(idle)} would be without effect.")
+        what = "they speak of one photo; many are examined here." if len(idle) > 1 else "it speaks of one photo."
+        raise UsageError(", ".join(idle), what, do="Give that in a call of its own.")
+
 
 def print_self_test(model: Model, *, device: str, json: bool, console: Console) -> None:
     """Runs the self-test on a model's composition and prints its table; exit code 1 where a check fails."""

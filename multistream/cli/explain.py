@@ -92,8 +92,29 @@ def explain(
     model = load(run)
     asked = Asked(faithfulness, masks, gallery, self_test)
     if asked:
-        if npz or overlays:
-            raise UsageError("--npz, --overlays", "they go photo by photo.", do="Give them in a call of their own.")
+        per_photo = {
+            "--method": method != "auto",
+            "--flow": flow != "auto",
+            "--stages": stages != "all",
+            "--baseline": baseline != "mean",
+            "--classes": classes != "auto",
+            "--colour-scale": colour_scale != "shared",
+            "--npz": npz is not None,
+            "--overlays": overlays is not None,
+        }
+        about_photos = {
+            "PATHS": bool(paths),
+            "--data": bool(data),
+            "--label": bool(label),
+            "--target": target != "predicted",
+            "--against": bool(against),
+            "--scale": scale != "logit",
+            "--input": bool(input),
+            "--faithfulness": faithfulness,
+            "--masks": bool(masks),
+            "--gallery": gallery is not None,
+        }
+        asked.refuse(per_photo | (about_photos if self_test else {}))
         console = Console(quiet=quiet)
         if self_test:
             print_self_test(model, device=device, json=json, console=console)

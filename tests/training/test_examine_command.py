@@ -53,7 +53,9 @@ def test_all_at_once_on_the_runs_own_photos(run: Path, photos: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--faithfulness", "--npz", "x.npz"], "a call of their own"),
+        (["--faithfulness", "--npz", "x.npz"], "a call of its own"),
+        (["--gallery", "pictures", "--method", "grad-cam", "--classes", "all"], "--method, --classes: they speak"),
+        (["--self-test", "--target", "awe"], "--target would be without effect"),
         (["--faithfulness", "--against", "awe"], "one class's logit"),
         (["--masks", "no.csv"], "No such file"),
         (["elsewhere.png", "--gallery", "pictures"], "these photos have no labels"),

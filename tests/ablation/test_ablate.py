@@ -1,0 +1,221 @@
+"""ablate from the recipe to its result, held against ordinary trainings; what it keeps, and how it fails."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from multistream import MultistreamError
+from multistream.ablation import Ablation, ablate
+from multistream.ablation.variants import Axis
+from multistream.console import Console
+from multistream.errors import UsageError
+from multistream.model import load
+from multistream.predictions import read_predictions
+from multistream.recipe import Recipe
+from multistream.reporting.ablations import read_ablations
+from multistream.statistics import holm, mcnemar
+from multistream.training import train
+from tests.ablation.conftest import Toy
+
+
+class Listening(Console):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(quiet=False)
+        self.lines: list[str] = []
+        self._print = self.lines.append
+
+
+def toy_ablated(recipe: Recipe, axis: Axis, **options: object) -> Ablation:
+    return ablate(recipe, axis=axis, streams={"toy": Toy()}, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def with_anp(recipe: Recipe, vectors: Path) -> Recipe:
+    """A second stream, of vectors."""
+    return recipe.updated({"network": {"streams": {"anp": "anp"}, "inputs": {"anp": str(vectors)}}})
+
+
+def test_rows_are_what_ordinary_trainings_give(recipe: Recipe, tmp_path: Path) -> None:
+    """With the recurrent temporal, whose rows are `train`'s bit by bit: accuracies, p and Holm from its predictions."""
+    recipe = recipe.updated({"network": {"temporal": "bigru+att"}})
+    result = toy_ablated(recipe, "depth")
+    correct = []
+    for depth in (1, 2, 3):
+        own = recipe.updated({"network": {"depth": {"toy": depth} if depth < 3 else {}}})
+        run = train(own, out=tmp_path / str(depth), streams={"toy": Toy()})
+        correct.append(read_predictions(run.folder / "predictions.csv").correct)
+        row = result.rows[depth - 1]
+        assert row.accuracy == run.parts["test"].accuracy
+        assert row.params == run.parameters["total"]
+        assert tuple(row.keep["toy"]) == ("edges", "parts", "things")[:depth]
+    whole = correct[-1]
+    p_values = [mcnemar(int((whole & ~own).sum()), int((own & ~whole).sum())) for own in correct[:2]]
+    assert [row.p_value for row in result.rows] == [*p_values, None]
+    assert [row.p_holm for row in result.rows] == [*holm(p_values), None]
+    assert result.stacked == 0
+    assert len({row.accuracy for row in result.rows}) > 1
+
+
+def test_several_seeds_and_splits_in_one_call(recipe: Recipe, tmp_path: Path) -> None:
+    result = toy_ablated(recipe, "depth", seeds=2, splits=2, verify=True)
+    assert (result.seeds, result.split_seeds, result.stacked) == ((0, 1), (18, 19), 12)
+    assert result.verified is not None
+    assert result.verified.identical
+    assert result.verified.difference_to_train < 1e-4
+    for row in result.rows:
+        assert row.accuracy == pytest.approx(np.mean(row.accuracies))
+        assert row.accuracy_ci95[0] <= row.accuracy <= row.accuracy_ci95[1]
+    for place, (split_seed, seed) in enumerate([(18, 0), (18, 1), (19, 0), (19, 1)]):
+        own = recipe.updated({"training": {"seed": seed}, "data": {"split_seed": split_seed}})
+        run = train(own, out=tmp_path / str(place), streams={"toy": Toy()})
+        n = run.parts["test"].n
+        assert abs(result.whole.accuracies[place] - run.parts["test"].accuracy) * n < 1.5  # rounding may turn a photo
+
+
+def test_masking_is_the_whole_with_the_training_mean(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = recipe.updated({"network": {"temporal": "bigru"}})
+    result = toy_ablated(recipe, "taps")
+    run = train(recipe, out=tmp_path / "whole", streams={"toy": Toy()})
+    model = load(run.folder, streams={"toy": Toy()})
+    found = read_predictions(run.folder / "predictions.csv")
+    row = next(row for row in result.rows if tuple(row.keep["toy"]) == ("parts",))
+    masked = model.network.mask({"toy": ["edges", "things"]})
+    pictures = [np.array(Image.open(Path(recipe.data.source) / path)) for path in found.paths]
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    guesses = masked({"image": images}).argmax(1).tolist()
+    right = [model.classes[g] == label for g, label in zip(guesses, found.labels, strict=True)]
+    assert row.masked_accuracy == pytest.approx(np.mean(right))
+    assert result.whole.masked_accuracy == result.whole.accuracy
+
+
+def test_taps_have_shapley_values_and_probes(recipe: Recipe) -> None:
+    result = toy_ablated(recipe, "taps", seeds=2)
+    assert len(result.rows) == 7
+    guess = 1 / 3  # classes of one size
+    total = sum(share.value for share in result.shapley)
+    assert total == pytest.approx(np.mean(result.whole.accuracies) - guess, abs=1e-9)
+    assert result.ridge is not None
+    assert result.ridge.checked == 7
+    assert result.ridge.largest_difference < 1e-8
+    assert all(row.ridge_accuracy is not None for row in result.rows)
+    whole = result.whole
+    assert whole.macs == max(row.macs for row in result.rows)
+    assert sum(row.pareto for row in result.rows) >= 1
+
+
+def test_streams_are_tried_in_all_subsets_under_each_fusion(with_anp: Recipe) -> None:
+    result = toy_ablated(with_anp, "streams")
+    named = [(tuple(row.keep), row.fusion) for row in result.rows]
+    assert named == [
+        (("anp",), ""),
+        (("toy",), ""),
+        (("anp", "toy"), "late"),
+        (("anp", "toy"), "gated"),
+        (("anp", "toy"), "early"),
+    ]
+    found = result.streams
+    assert found is not None
+    by_keep = {tuple(row.keep): row.accuracy for row in result.rows[:2]}
+    (pair,) = found.pairs
+    alone = by_keep["anp",] + by_keep["toy",]
+    assert alone == pytest.approx(2 * (1 - pair.double_fault) - pair.disagreement)  # both right counts twice
+    assert found.oracle_any == pair.oracle
+    assert {(each.fusion, each.stream) for each in found.leave_one_out} == {
+        (fusion, key) for fusion in ("early", "late", "gated") for key in ("anp", "toy")
+    }
+    for each in found.leave_one_out:
+        full = next(row for row in result.rows if row.fusion == each.fusion)
+        assert each.delta == pytest.approx(each.accuracy - full.accuracy)
+
+
+def test_a_cut_stream_is_one_stream(with_anp: Recipe) -> None:
+    result = toy_ablated(with_anp, "taps", cut="toy")
+    assert len(result.rows) == 8  # all subsets, the empty one too, for anp is left
+    assert tuple(result.rows[0].keep) == ("anp",)
+    without = np.mean(result.rows[0].accuracies)
+    assert sum(share.value for share in result.shapley) == pytest.approx(result.whole.accuracy - without)
+
+
+@pytest.mark.slow
+def test_streams_that_train_are_trained_for_real(recipe: Recipe, tmp_path: Path) -> None:
+    """The cost is told first; each row is the run that `train` leaves; a second call takes what is there."""
+    recipe = recipe.updated(
+        {
+            "network": {"streams": {"object": "object"}, "weights": {"object": "random"}, "freeze": ["none"]},
+            "training": {"epochs": 1},
+        }
+    )
+    console = Listening()
+    result = ablate(recipe, axis="depth", out=tmp_path / "kept", console=console)
+    assert result.trained_on == "photos"
+    told = next(i for i, line in enumerate(console.lines) if "5 trainings" in line)
+    assert told < next(i for i, line in enumerate(console.lines) if "seed 0" in line)
+    runs = sorted((tmp_path / "kept" / "runs-depth").iterdir())
+    assert len(runs) == 5
+    for row, run in zip(result.rows, runs, strict=True):
+        summary = json.loads((run / "summary.json").read_text())
+        assert row.accuracy == summary["test"]["accuracy"]
+        assert row.params == summary["parameters"]["total"]
+    again = Listening()
+    second = ablate(recipe, axis="depth", out=tmp_path / "kept", console=again)
+    assert [row.accuracies for row in second.rows] == [row.accuracies for row in result.rows]
+    assert sum("before" in line for line in again.lines) == 5
+
+
+def test_it_is_kept_and_the_report_reads_it(recipe: Recipe, tmp_path: Path) -> None:
+    result = toy_ablated(recipe, "depth", out=tmp_path / "ablations")
+    toy_ablated(recipe, "depth", out=tmp_path / "ablations")
+    assert sorted(path.name for path in (tmp_path / "ablations").iterdir()) == [
+        "depth-1.csv",
+        "depth-1.json",
+        "depth-2.csv",
+        "depth-2.json",
+    ]
+    kept = json.loads((tmp_path / "ablations" / "depth-1.json").read_text())
+    assert kept["axis"] == "depth"
+    assert {"keep", "accuracy", "accuracy_ci95", "delta", "p_value", "params", "macs"} <= set(kept["rows"][0])
+    rows = list(csv.DictReader((tmp_path / "ablations" / "depth-1.csv").open()))
+    assert [float(row["accuracy"]) for row in rows] == [row.accuracy for row in result.rows]
+    assert rows[0]["keep"] == "toy:edges"
+    assert float(rows[0]["accuracy_joy"]) == result.rows[0].per_class["joy"]["accuracy"]
+    first, _ = read_ablations(tmp_path)
+    assert (first.axis, len(first.rows)) == ("depth", 3)
+
+
+def test_ablating_twice_gives_the_same(recipe: Recipe) -> None:
+    first, second = (toy_ablated(recipe, "depth", seeds=2) for _ in range(2))
+    assert [row.accuracies for row in first.rows] == [row.accuracies for row in second.rows]
+
+
+@pytest.mark.parametrize(
+    ("changes", "options", "words"),
+    [
+        ({}, {"axis": "dept"}, "Did you mean 'depth'"),
+        ({}, {"axis": "depth", "cut": "toi"}, "Did you mean 'toy'"),
+        ({}, {"axis": "streams"}, "one is composed"),
+        ({}, {"axis": "depth", "seeds": 0}, "At least one"),
+        ({"network": {"tap": "last"}}, {"axis": "taps"}, "not all stages"),
+        ({"network": {"freeze": ["none"]}}, {"axis": "depth", "verify": True}, "no rows are trained together"),
+        ({"network": {"freeze": ["none"]}}, {"axis": "taps"}, "freeze streams"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_ablated_is_told(
+    recipe: Recipe, changes: dict[str, object], options: dict[str, object], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        ablate(recipe.updated(changes), streams={"toy": Toy()}, **options)  # type: ignore[arg-type]
+
+
+def test_a_run_that_is_none_is_told(tmp_path: Path) -> None:
+    with pytest.raises(MultistreamError, match=r"no recipe\.toml is there"):
+        ablate(tmp_path)

@@ -1,0 +1,63 @@
+"""multistream ablate as a user types it: JSON on stdout, table, CSV, figure, what a run keeps, and errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from multistream.reporting.ablations import read_ablations
+
+
+def call(*words: str | Path, cwd: Path, code: int = 0) -> tuple[str, str]:
+    """Runs the command line in a process of its own; returns stdout and stderr."""
+    environment = {**os.environ, "MULTISTREAM_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "multistream", *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a frozen stream."""
+    folder = tmp_path_factory.mktemp("home")
+    words = "--streams object --weights object=random --freeze streams --epochs 2 --batch-size 16 --device cpu --quiet"
+    settings = ["--set", "data.image_size=32", "--set", "data.split=60/10/30"]
+    call("train", "--data", photos, *words.split(), *settings, "--out", "run", cwd=folder)
+    return folder / "run"
+
+
+def test_a_run_is_ablated_and_keeps_it(run: Path, tmp_path: Path) -> None:
+    options = ["--seeds", "2", "--verify", "--json", "--csv", "rows.csv", "--plot", "figure.svg"]
+    out, err = call("ablate", run, *options, cwd=tmp_path)
+    found = json.loads(out)
+    assert set(found) >= {"axis", "rows", "seconds"}
+    assert set(found["rows"][0]) >= {"keep", "accuracy", "accuracy_ci95", "delta", "p_value", "params", "macs"}
+    assert [len(row["keep"]["object"]) for row in found["rows"]] == [1, 2, 3, 4, 5]
+    assert found["verified"]["identical"] is True
+    assert "kept in" in err
+    rows = list(csv.DictReader((tmp_path / "rows.csv").open()))
+    assert [float(row["accuracy"]) for row in rows] == [row["accuracy"] for row in found["rows"]]
+    assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
+    (kept,) = read_ablations(run)
+    assert [row["accuracy"] for row in kept.rows] == [row["accuracy"] for row in found["rows"]]
+
+
+def test_mistakes_are_one_line(run: Path, tmp_path: Path) -> None:
+    for words, expected in (
+        (["ablate", run, "--axis", "depht"], "depth"),
+        (["ablate"], "give a RUN"),
+        (["ablate", run, "--cut", "objekt"], "Did you mean 'object'"),
+        (["ablate", tmp_path / "nothing"], "nothing"),
+        (["ablate", run, "--axis", "streams"], "one is composed"),
+    ):
+        out, err = call(*words, cwd=tmp_path, code=2)
+        assert out == ""
+        assert expected in err
+        assert "Traceback" not in err
