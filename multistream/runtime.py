@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -90,6 +91,17 @@ def resolve_again(recipe: Recipe, *, device: str, precision: str) -> Runtime:
     if precision == "auto" and computes.get(own, False):
         settings = replace(settings, precision=own)
     return resolve(settings)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch's products inside, as many as before afterwards: how a sum is split follows its threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def has_bf16(device: torch.device) -> bool:

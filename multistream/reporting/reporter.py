@@ -12,7 +12,7 @@ import numpy as np
 from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.files import write_atomic
-from multistream.model import load, require_trained
+from multistream.model import Model, load, require_trained
 from multistream.modes import evaluating
 from multistream.profiling.profiler import count_pieces
 from multistream.reporting import sections
@@ -73,20 +73,14 @@ def report(
     model = load(run)
     require_trained(model, "report")
     facts = read_facts(model.path.parent, model.path)
-    measured = None
-    evidence = None
-    cues: list[Cue] = []
     with evaluating(model.network):
         costs = count_pieces(model.network.cpu())
-    if photos:
-        measured = measure(
-            model, facts.result.predictions, facts.rows, device=device, precision=precision, console=console
-        )
-        evidence = gather_evidence(measured, choose(facts.result.predictions, photos=photos))
-        cues = measure_cues(measured) if not facts.result.recipe.data.source else []
-    own, masked = (measured.streams, measured.masked) if measured else ({}, {})
+    seen = (
+        _look(model, facts, photos=photos, device=device, precision=precision, console=console) if photos else _Seen()
+    )
+    own, masked = (seen.measured.streams, seen.measured.masked) if seen.measured else ({}, {})
     found, notes = lines(facts, own=own, masked=masked, against=against)
-    checks = run_checks(facts, measured, evidence)
+    checks = run_checks(facts, seen.measured, seen.evidence)
     name = facts.folder.resolve().name
     parts = {
         "trained": sections.trained(facts),
@@ -96,16 +90,43 @@ def report(
         "cost": sections.cost(costs, name=name),
         "checks": sections.checked(checks),
         "repeat": sections.repeated(facts, name=name),
+        **seen.sections(),
     }
-    if measured and evidence:
-        parts["evidence"] = gallery(evidence, _by_stream(measured))
-    if cues:
-        parts["cues"] = planted(cues)
     page = assemble(title=facts.title, name=name, summary=sections.summary(facts, checks), sections=parts).encode()
     path = Path(out).expanduser() if out else facts.folder / PAGE
     write_atomic(path, page)
-    shown = len(evidence.data["photos"]) if evidence else 0
-    return Report(path, len(page), shown, found, cues, checks)
+    return Report(path, len(page), seen.photos, found, seen.cues, checks)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the photos showed; nothing where none were looked at."""
+
+    measured: Measured | None = None
+    evidence: Evidence | None = None
+    cues: Sequence[Cue] = ()
+
+    @property
+    def photos(self) -> int:
+        """How many are explained one by one."""
+        return len(self.evidence.data["photos"]) if self.evidence else 0
+
+    def sections(self) -> dict[str, Safe]:
+        """The sections that need photos."""
+        found = {}
+        if self.measured and self.evidence:
+            found["evidence"] = gallery(self.evidence, _by_stream(self.measured))
+        if self.cues:
+            found["cues"] = planted(self.cues)
+        return found
+
+
+def _look(model: Model, facts: Facts, *, photos: int, device: str, precision: str, console: Console) -> _Seen:
+    """Runs the network over the test part, and explains some of it."""
+    told = facts.result.predictions
+    measured = measure(model, told, facts.rows, device=device, precision=precision, console=console)
+    evidence = gather_evidence(measured, choose(told, photos=photos))
+    return _Seen(measured, evidence, measure_cues(measured) if not facts.result.recipe.data.source else ())
 
 
 def _by_stream(measured: Measured) -> Safe:

@@ -22,11 +22,14 @@ from typer.testing import CliRunner
 
 import multistream
 from multistream.cli import app
+from multistream.console import Console
 from multistream.data.images import Decoder
 from multistream.errors import DataError, UsageError
 from multistream.predictions import read_predictions
 from multistream.recipe import Recipe
 from multistream.reporting import report
+from multistream.reporting.facts import read_facts
+from multistream.reporting.measuring import measure
 
 VOID = {"br", "col", "hr", "img", "input", "link", "meta", "line", "circle", "polyline"}
 
@@ -198,8 +201,13 @@ def test_streams_of_an_early_fusion_stand_beside_it(early: Path, page: str, tmp_
         seen = torch.stack([torch.from_numpy(decoder.read(path)) for path in photos])
         pooled = network.pool({"image": seen, "anp": torch.zeros(len(seen), 12)})
         pooled = {**pooled, "anp": {"vector": tap.baseline.expand(len(seen), -1)}}
-        said = network.classify(pooled).argmax(1).tolist()
-    right = np.mean([told.classes[k] == label for k, label in zip(said, told.labels or (), strict=True)])
+        expected = network.classify(pooled).softmax(1).numpy()
+    facts = read_facts(early, early / "model.safetensors")
+    measured = measure(model, told, facts.rows, device="cpu", precision="fp32", console=Console(quiet=True))
+    np.testing.assert_allclose(measured.masked["object"], expected, atol=1e-5)
+    assert np.abs(measured.probabilities - expected).max() > 1e-3
+    labels = zip(expected.argmax(1), told.labels or (), strict=True)
+    right = np.mean([told.classes[k] == label for k, label in labels])
     assert found.results[1].accuracy == pytest.approx(right)
     assert "only object" in section(page, "results")
 
