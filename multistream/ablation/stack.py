@@ -34,7 +34,7 @@ from multistream.parts.temporals import Average
 
 
 class Stack(nn.Module):
-    """The networks of a grid as one: `logits` gives {output: (G, V, B, K)}; outputs are late's streams, else ""."""
+    """The networks of a grid as one: `logits` gives {output: (G, V, K, B)}; outputs are late's streams, else ""."""
 
     def __init__(self, grid: Grid) -> None:
         super().__init__()
@@ -63,13 +63,13 @@ class Stack(nn.Module):
         return found | {("bias", output): bias for output, bias in self.biases.items()}
 
     def logits(self, x: Mapping[tuple[str, str], Tensor], masks: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-        """Standardised features {(key, stage): (G, B, P)} -> {output: (G, V_o, B, K)}.
+        """Standardised features {(key, stage): (G, B, P)} -> {output: (G, V_o, K, B)}.
 
-        `masks` {key: (G, B, E)} are what dropout multiplies with; without, a stage's projection and classifier are
+        `masks` {key: (G, E, B)} are what dropout multiplies with; without, a stage's projection and classifier are
         multiplied with each other before they meet the images: K columns an image instead of W.
         """
         batch = next(iter(x.values())).shape[1]
-        totals = {o: bias.value.unsqueeze(2).expand(-1, -1, batch, -1) for o, bias in self.biases.items()}
+        totals = {o: bias.value.unsqueeze(3).expand(-1, -1, -1, batch) for o, bias in self.biases.items()}
         averaged: dict[tuple[str, str], Tensor] = {}
         for piece in self.pieces:
             name = self._slot_name(piece)
@@ -83,12 +83,12 @@ class Stack(nn.Module):
         for name, vector in averaged.items():
             assert masks is not None
             slot = self.slots[name]
-            part = product(vector * masks[name[0]].unsqueeze(1), slot.weight.value.mT)
+            part = product(slot.weight.value, vector * masks[name[0]].unsqueeze(1))
             totals[slot.output] = self._added(totals[slot.output], slot.output, slot.held, part)
         return totals
 
     def masks(self, step: Step) -> dict[str, Tensor]:
-        """What dropout multiplies with, {key: (G, B, E)}: what each row would draw alone, drawn once for a seed."""
+        """What dropout multiplies with, {key: (G, E, B)}: what each row would draw alone, drawn once for a seed."""
         widths: dict[str, int] = {}
         for piece in self.pieces:
             name = self._slot_name(piece)
@@ -101,8 +101,7 @@ class Stack(nn.Module):
                 functional.pad(kept(width, n, p=self.dropout, seed=seed, step=step.number, part=key), (0, batch - n))
                 for seed, n in zip(step.seeds, counts, strict=True)
             ]
-            kept_GEB = torch.stack(drawn).to(step.counts_GB.device)
-            found[key] = kept_GEB.mT.contiguous() / (1 - self.dropout)
+            found[key] = torch.stack(drawn).to(step.counts_GB.device) / (1 - self.dropout)
         return found
 
     def select(self, variants: Sequence[int], replaced: Mapping[Name, Stacked]) -> None:
@@ -127,29 +126,30 @@ class Stack(nn.Module):
         return (piece.key, piece.stage) if (piece.key, piece.stage) in self.slots else (piece.key, "")
 
     def _averaged(self, before: Tensor | None, piece: Piece, x_GBP: Tensor) -> Tensor:
-        """Adds a piece's share to its stream's vectors, (G, V_s, B, W)."""
+        """Adds a piece's share to its stream's vectors, (G, V_s, W, B)."""
         slot = self.slots[self._slot_name(piece)]
         if piece.weight is None or piece.bias is None:
-            tokens = x_GBP.unsqueeze(1).expand(-1, len(piece.held), -1, -1)
+            tokens = x_GBP.mT.unsqueeze(1).expand(-1, len(piece.held), -1, -1)
         else:
-            tokens = shared_product(x_GBP, piece.weight.value) + piece.bias.value.unsqueeze(2)
+            tokens = shared_product(piece.weight.value, x_GBP) + piece.bias.value.unsqueeze(3)
         if before is None:
             before = tokens.new_zeros(len(tokens), len(slot.held), *tokens.shape[2:])
         return before.index_add(1, torch.searchsorted(slot.held, piece.held), tokens * _column(piece.share))
 
-    def _dropped(self, piece: Piece, x_GBP: Tensor, mask_GBE: Tensor) -> Tensor:
-        """(G, B, P) -> (G, V_p, B, K): what the token, after dropout, adds to the logits."""
+    def _dropped(self, piece: Piece, x_GBP: Tensor, mask_GEB: Tensor) -> Tensor:
+        """(G, B, P) -> (G, V_p, K, B): what the token, after dropout, adds to the logits."""
         columns = self.slots[piece.key, piece.stage].weight.value
         if piece.weight is not None and piece.bias is not None:
-            return dropped_product(x_GBP, piece.weight.value, piece.bias.value, mask_GBE, piece.place.tolist(), columns)
+            weight, bias = piece.weight.value, piece.bias.value
+            return dropped_product(columns, weight, bias, x_GBP, mask_GEB, piece.place.tolist())
         if bool((piece.place == piece.place[0]).all()):  # one mask for all variants: the images are dropped once
             start = int(piece.place[0])
-            return shared_product(x_GBP * mask_GBE[..., start : start + x_GBP.shape[2]], columns)
+            return shared_product(columns, x_GBP * mask_GEB[:, start : start + x_GBP.shape[2]].mT)
         entries = piece.place[:, None] + torch.arange(x_GBP.shape[2], device=x_GBP.device)
-        return product(x_GBP.unsqueeze(1) * mask_GBE[..., entries].transpose(1, 2), columns.mT)
+        return product(columns, x_GBP.mT.unsqueeze(1) * mask_GEB[:, entries])
 
     def _direct(self, piece: Piece, x_GBP: Tensor) -> Tensor:
-        """(G, B, P) -> (G, V_p, B, K): what the token adds to the logits."""
+        """(G, B, P) -> (G, V_p, K, B): what the token adds to the logits."""
         slot = self.slots[self._slot_name(piece)]
         columns = slot.weight.value
         if len(slot.held) != len(piece.held):
@@ -157,9 +157,9 @@ class Stack(nn.Module):
         if bool((piece.share != 1).any()):
             columns = columns * _column(piece.share)
         if piece.weight is None or piece.bias is None:
-            return shared_product(x_GBP, columns)
+            return shared_product(columns, x_GBP)
         offset = (columns * piece.bias.value.unsqueeze(2)).sum(3)
-        return shared_product(x_GBP, product(columns, piece.weight.value)) + offset.unsqueeze(2)
+        return shared_product(product(columns, piece.weight.value), x_GBP) + offset.unsqueeze(3)
 
     def _added(self, total: Tensor, output: str, held: Tensor, part: Tensor) -> Tensor:
         own = self.outputs[output]

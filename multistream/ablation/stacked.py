@@ -63,12 +63,12 @@ class StackedRows:
         hits, seen = torch.zeros(*shape, dtype=torch.float64), 0
         for places in self.pool.plain(indices):
             filled = functional.pad(places, (0, -len(places) % LINE)).expand(len(self.grid), -1)
-            logits = self._fused(self.stack.logits(self._gathered(filled), None))[:, :, : len(places)]
+            logits_GVKB = self._fused(self.stack.logits(self._gathered(filled), None))[..., : len(places)]
             labels = self.pool.labels[places]
             spread = labels.expand(*shape, -1)
-            each = functional.cross_entropy(logits.double().flatten(0, 2), spread.flatten(), reduction="none")
+            each = functional.cross_entropy(logits_GVKB.double().flatten(0, 1), spread.flatten(0, 1), reduction="none")
             loss += each.view(spread.shape).sum(2).cpu()
-            hits += (logits.argmax(3) == labels).sum(2).cpu()
+            hits += (logits_GVKB.argmax(2) == labels).sum(2).cpu()
             seen += len(places)
         return Measured(loss / max(1, seen), hits / max(1, seen))
 
@@ -106,13 +106,13 @@ class StackedRows:
     def _gathered(self, places_GB: Tensor) -> dict[tuple[str, str], Tensor]:
         return {(p.key, p.stage): self.features[p.key, p.stage][places_GB] for p in self.stack.pieces}
 
-    def _loss(self, logits_GVBK: Tensor, step: Step) -> Tensor:
+    def _loss(self, logits_GVKB: Tensor, step: Step) -> Tensor:
         """Each row's criterion, (G, V): the mean over the images that count, weighted as the classes are."""
         criterion, labels_GB = self.pool.criterion, self.pool.labels[step.places_GB]
-        spread = labels_GB.unsqueeze(1).expand(logits_GVBK.shape[:3])
+        spread = labels_GB.unsqueeze(1).expand(-1, logits_GVKB.shape[1], -1)
         each = functional.cross_entropy(
-            logits_GVBK.flatten(0, 2),
-            spread.flatten(),
+            logits_GVKB.flatten(0, 1),
+            spread.flatten(0, 1),
             weight=criterion.weights,
             label_smoothing=criterion.label_smoothing,
             reduction="none",
@@ -123,7 +123,7 @@ class StackedRows:
         return (each * weights_GB.unsqueeze(1)).sum(2) / total_G.unsqueeze(1)
 
     def _fused(self, logits: Mapping[str, Tensor]) -> Tensor:
-        """The fused logits of every row, (G, V, B, K): for late the log of the mean of the streams' softmaxes."""
+        """The fused logits of every row, (G, V, K, B): for late the log of the mean of the streams' softmaxes."""
         if not self.late:
             return logits[""]
         first = next(iter(logits.values()))
@@ -131,7 +131,7 @@ class StackedRows:
         count = first.new_zeros(self.stack.variants)
         for output, each in logits.items():
             held = self.stack.outputs[output]
-            total = total.index_add(1, held, each.softmax(3))
+            total = total.index_add(1, held, each.softmax(2))
             count = count.index_add(0, held, torch.ones_like(held, dtype=count.dtype))
         return (total / count.view(-1, 1, 1)).log()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from multistream.ablation.separate import SeparateRows
 from multistream.ablation.stacked import StackedRows
 from multistream.errors import DivergedError
 from multistream.recipe import TrainingSettings
-from multistream.runtime import Runtime, one_thread
+from multistream.runtime import Runtime
 from multistream.training.optimisers import schedule_factor
 
 
@@ -48,9 +47,7 @@ def train_together(
     for kind, variants in kinds.items():
         part = [[networks[v] for v in variants] for networks in grid]
         rows: Rows = SeparateRows(part, pool, settings, runtime) if kind is None else StackedRows(part, pool, settings)
-        # Two threads split a stack of 25 rows otherwise than a single row, and the last bit would tell.
-        with nullcontext() if kind is None else one_thread():
-            best[:, variants] = _Loop(rows, pool, seeds, settings, len(variants)).run(tick)
+        best[:, variants] = _Loop(rows, pool, seeds, settings, len(variants)).run(tick)
     for networks in grid:
         for network in networks:
             network.eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from multistream.ablation.pieces import kind_of
 from multistream.ablation.separate import SeparateRows
 from multistream.ablation.solo import train_by_itself
 from multistream.ablation.stacked import StackedRows
-from multistream.ablation.together import train_together
 from multistream.ablation.variants import Axis
 from multistream.network import MultiStream
 from multistream.recipe import TrainingSettings
@@ -25,14 +23,6 @@ OPTIMIZERS = {
     "adam": {"optimizer": "adam", "learning_rate": 0.01},
     "adamw": {"optimizer": "adamw", "learning_rate": 0.01},
 }
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def solo(bench: Bench, network: MultiStream, settings: TrainingSettings, folder: Path) -> MultiStream:
@@ -60,25 +50,6 @@ def check_alone(bench: Bench, axis: Axis, settings: TrainingSettings) -> None:
 def test_together_is_alone_bit_by_bit(optimizer: str, axis: Axis) -> None:
     """With dropout of one half, several seeds, and the best epoch kept for each row."""
     check_alone(Bench(keys=("toy", "anp")), axis, settings_of(**OPTIMIZERS[optimizer]))
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_two_threads_change_no_bit() -> None:
-    """On real photos' 640 features a stack of 25 rows differed by 1e-7 from one row, each on two threads."""
-    check_alone(Bench(), "taps", settings_of(epochs=2))
-
-
-@pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize(("temporal", "threads"), [("concat", 1), ("bigru", 2)])
-def test_stacks_train_on_one_thread_and_give_the_others_back(temporal: str, threads: int) -> None:
-    bench, seen = Bench(temporal=temporal), set[int]()
-    grid = bench.grid(bench.variants("depth"), SEEDS)
-    settings = settings_of(epochs=1)
-    train_together(
-        grid, bench.pool, seeds=SEEDS, settings=settings, runtime=CPU, tick=lambda _: seen.add(torch.get_num_threads())
-    )
-    assert seen == {threads}
-    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize(
