@@ -180,6 +180,7 @@ class TrainingSettings(Section):
     clip_norm: float = setting(0.0, number(0))
     accumulation: int = setting(1, integer(1))
     flips: tuple[str, ...] = setting(("auto",), flip_names)
+    crops: bool = setting(False, flag)
     checkpoint_minutes: float = setting(5.0, number(0))
 
 

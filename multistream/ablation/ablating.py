@@ -95,7 +95,7 @@ class _Work:
         splits = self._splits()
         many = f"{len(self.variants):,} variants x {len(self.seeds)} seeds x {len(splits)} splits"
         self.console.say(f"ablate: {self.axis}, {many}")
-        if network.is_cacheable and not self.prepared.recipe.training.flips:
+        if network.is_cacheable:
             return self._pooled(splits, verify=verify)
         if verify:
             right = "It shows that rows trained together are those trained alone; here each is trained alone."

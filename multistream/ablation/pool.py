@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from multistream.ablation.products import LINE
-from multistream.data.loading import order
 from multistream.data.splits import Parts
+from multistream.recipe import TrainingSettings
+from multistream.training.feeds import images_of, shown_rows
 from multistream.training.objective import CrossEntropy
 
 PLAIN = 1024
@@ -23,7 +24,10 @@ PLAIN = 1024
 
 @dataclass(frozen=True)
 class Pool:
-    """Pooled features {key: {stage: (N, P)}} and labels (N,) on a device; `valid` (N,) on the CPU: could be decoded."""
+    """Pooled features {key: {stage: (V * N, P)}} and labels (V * N,) on a device, as PooledFeed has them.
+
+    `valid` (V * N,) on the CPU tells what could be decoded. Parts name images in their first view.
+    """
 
     features: Mapping[str, Mapping[str, Tensor]]
     labels: Tensor
@@ -94,10 +98,11 @@ class Rows(Protocol):
         """Puts what each row remembered into its network."""
 
 
-def steps(pool: Pool, seeds: Sequence[int], *, epoch: int, batch_size: int, accumulation: int) -> Iterator[Step]:
-    """An epoch's batches: each seed has its own order, the order of `train`."""
-    train = pool.parts.train
-    orders = np.stack([train[order(len(train), seed=seed, epoch=epoch)] for seed in seeds])
+def steps(pool: Pool, seeds: Sequence[int], *, epoch: int, settings: TrainingSettings) -> Iterator[Step]:
+    """An epoch's batches: each seed has its own order and views, those of `train`."""
+    batch_size, accumulation = settings.batch_size, settings.accumulation
+    train, rows = pool.parts.train, images_of(pool.valid, settings)
+    orders = np.stack([shown_rows(train, rows, settings=settings, seed=seed, epoch=epoch) for seed in seeds])
     images = len(train)
     for position in range(-(-images // batch_size)):
         first = position - position % accumulation

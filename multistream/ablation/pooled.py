@@ -22,6 +22,7 @@ from multistream.ablation.variants import Variant
 from multistream.composition import fusion_factory
 from multistream.console import Console
 from multistream.data.splits import Parts
+from multistream.data.views import views_of
 from multistream.errors import DataError
 from multistream.features import Extracted, extract
 from multistream.interfaces import Stream
@@ -65,6 +66,8 @@ class PooledAblation:
         self.streams, self.console = streams, console
         self.base = tapped_everywhere(prepared.network).to(prepared.runtime.device)
         self.labels = torch.from_numpy(np.ascontiguousarray(prepared.table.labels)).to(prepared.runtime.device)
+        settings = prepared.recipe.training
+        self.views = views_of(flips=settings.flips, crops=settings.crops)
         self.seconds, self.stacked = 0.0, 0
 
     def run(self, splits: Sequence[Parts], *, ridge: bool, check: bool) -> Found:
@@ -106,6 +109,7 @@ class PooledAblation:
                 workers=self.prepared.workers,
                 tick=bar.advance,
                 say=self.console.say,
+                turned=dict.fromkeys(self.views[1:], np.unique(np.concatenate([parts.train for parts in splits]))),
             )
         if photos.bad:
             self.console.warn(f"{len(photos.bad):,} photos cannot be decoded and are left out")
@@ -114,18 +118,20 @@ class PooledAblation:
     def _pool(self, parts: Parts, extracted: Extracted, *, first: bool) -> Pool:
         """The features under one split, the base fitted to its training part."""
         check_leaks(self.prepared.recipe, self.prepared.table, parts)
-        features = {key: dict(stages) for key, stages in extracted.to(self.prepared.runtime.device).items()}
+        features = dict(extracted.views_to(self.prepared.runtime.device))
         if not first:
             fit_vectors(self.base, self.prepared.beside, parts)
             for key, rows in self.prepared.beside.vectors.items():
                 vectors = torch.from_numpy(np.ascontiguousarray(rows)).to(self.prepared.runtime.device)
-                features[key] = self.base.branches[key].pool(vectors)
+                pooled = self.base.branches[key].pool(vectors)
+                features[key] = {s: f.repeat(len(self.views), 1) for s, f in pooled.items()}
         settings = self.prepared.recipe.training
         weights = None
         if settings.class_weights == "balanced":
             weights = class_weights(self.labels[parts.train].cpu(), len(self.prepared.table.classes))
         criterion = CrossEntropy(weights=weights, label_smoothing=settings.label_smoothing).to(self.labels.device)
-        pool = Pool(features, self.labels, extracted.valid, parts, criterion)
+        views = len(self.views)
+        pool = Pool(features, self.labels.repeat(views), extracted.valid.repeat(views), parts, criterion)
         train = torch.from_numpy(pool.rows(parts.train))
         if not len(train) or not len(pool.rows(parts.test)):
             raise DataError("data", "no photo of the training or test part can be decoded.", do="Scan the data.")

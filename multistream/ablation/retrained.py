@@ -45,7 +45,7 @@ class Retrained:
         console: Console,
     ) -> None:
         if axis == "taps":
-            what = "subsets of taps are trained on pooled features, and here streams train or photos are turned."
+            what = "subsets of taps are trained on pooled features, and here streams train."
             raise UsageError("--axis", what, right="depth and streams are trained for real.", do="Or freeze streams.")
         self.prepared, self.variants, self.axis, self.folder = prepared, variants, axis, folder
         self.seeds, self.split_seeds, self.streams, self.console = seeds, split_seeds, streams, console
@@ -56,7 +56,7 @@ class Retrained:
         settings, photos = self.prepared.recipe.training, len(self.prepared.parts.train)
         seconds = self._seconds_a_photo() * BACKWARD * photos * settings.epochs * trainings
         self.console.say(
-            f"ablate: streams train or photos are turned, so every row is trained for real: {trainings:,} trainings of "
+            f"ablate: streams train, so every row is trained for real: {trainings:,} trainings of "
             f"up to {settings.epochs} epochs over {photos:,} photos, some {span(seconds)} in all"
         )
 

@@ -89,9 +89,7 @@ class _Loop:
         settings = self.settings
         per_epoch = -(-len(self.pool.parts.train) // settings.batch_size)
         updates = -(-per_epoch // settings.accumulation)
-        batches = steps(
-            self.pool, self.seeds, epoch=epoch, batch_size=settings.batch_size, accumulation=settings.accumulation
-        )
+        batches = steps(self.pool, self.seeds, epoch=epoch, settings=settings)
         losses = torch.zeros(())
         for position, step in enumerate(batches):
             losses = losses + self.rows.backward(step)

@@ -31,7 +31,10 @@ def extract(
     ] = None,
     input: Inputs = None,
     views: Annotated[
-        str, typer.Option(metavar="VIEW,...", help="identity, hflip, vflip, hvflip: how photos are turned.")
+        str,
+        typer.Option(
+            metavar="VIEW,...", help="How photos are cut and turned: identity, hflip, top_left, centre+hflip ..."
+        ),
     ] = "identity",
     stages: Annotated[
         str, typer.Option(metavar="STAGE,...", help="What --out holds: STAGE or KEY/STAGE.", show_default="all")
@@ -62,8 +65,8 @@ def extract(
         raise UsageError("extract", "a RUN has its own settings and weights.", do="Leave --set and --weights away.")
     source = run if run is not None else _recipe(streams, recipe, weights, seed, set_)
     from multistream.console import Console
+    from multistream.data.views import parse_views
     from multistream.features.extracting import extract as fill
-    from multistream.features.views import parse_views
 
     found = fill(
         source,

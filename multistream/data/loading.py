@@ -14,15 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from multistream.data.augmentation import augment
-from multistream.data.draws import flips, order
 from multistream.data.images import BadImage, Decoder
 from multistream.data.names import printable
 from multistream.data.pool import Pool
 from multistream.data.tables import Table
 from multistream.errors import DataError
-
-__all__ = ["Photos", "augment", "flips", "loaded", "order"]
 
 OnBadImage = Literal["error", "skip", "report"]
 Item = dict[str, NDArray[Any]]

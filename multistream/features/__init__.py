@@ -2,6 +2,5 @@
 
 from multistream.features.caching import extract
 from multistream.features.extraction import GROUP, Extracted
-from multistream.features.views import turned_by
 
-__all__ = ["GROUP", "Extracted", "extract", "turned_by"]
+__all__ = ["GROUP", "Extracted", "extract"]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from multistream.data.loading import Photos
+from multistream.data.views import IDENTITY
 from multistream.features.extraction import Extracted, Features, empty_features
 from multistream.features.tasks import Rows, Say, Task, plan_tasks, run_tasks
-from multistream.features.views import IDENTITY
 from multistream.modes import evaluating
 from multistream.network import Branch, MultiStream
 from multistream.runtime import Runtime

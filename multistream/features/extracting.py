@@ -12,12 +12,12 @@ import numpy as np
 
 from multistream.console import Console
 from multistream.data.names import printable
+from multistream.data.views import IDENTITY, parse_views
 from multistream.errors import DataError
 from multistream.features.export import columns_of, write_features
 from multistream.features.subject import Subject, of_recipe, of_run
 from multistream.features.tasks import Task, plan_tasks, run_tasks
 from multistream.features.verification import Verified, chosen_rows, verify
-from multistream.features.views import IDENTITY, parse_views
 from multistream.modes import evaluating
 from multistream.recipe import Recipe
 from multistream.runtime import available_workers

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.data.loading import Photos, loaded
-from multistream.features.views import turn
+from multistream.data.views import turn
 from multistream.inputs import Image
 from multistream.network import Branch
 from multistream.runtime import Runtime
@@ -38,9 +38,16 @@ class Extracted:
         """The features on a device."""
         return _moved(self.features, device)
 
-    def turned_to(self, device: torch.device) -> Mapping[str, Mapping[str, Mapping[str, Tensor]]]:
-        """The further views' features on a device."""
-        return {view: _moved(features, device) for view, features in self.turned.items()}
+    def views_to(self, device: torch.device) -> Mapping[str, Mapping[str, Tensor]]:
+        """The features on a device with those of the further views below, (views * N, P); vectors are the same in all.
+
+        Row `view * N + i` is image i, the view counted as `data.views.views_of` does.
+        """
+        each = [self.features, *({**self.features, **features} for features in self.turned.values())]
+        return {
+            key: {stage: torch.cat([view[key][stage].to(device) for view in each]) for stage in stages}
+            for key, stages in self.features.items()
+        }
 
 
 def empty_features(branches: Mapping[str, Branch], rows: int) -> Features:

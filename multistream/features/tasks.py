@@ -11,6 +11,7 @@ from torch import Tensor
 
 from multistream.data.loading import Photos
 from multistream.data.splits import sha256_of_files
+from multistream.data.views import IDENTITY
 from multistream.features.extraction import pooled_groups
 from multistream.features.identity import identity, map_reader, why_not_cached
 from multistream.features.store import FeatureStore, Shards
@@ -49,7 +50,7 @@ class Task:
     @property
     def label(self) -> str:
         """How messages name it."""
-        return self.key if self.view == "identity" else f"{self.key} ({self.view})"
+        return self.key if self.view == IDENTITY else f"{self.key} ({self.view})"
 
     def told(self) -> str:
         """What was found, in a line."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.data.loading import Photos, augment, loaded, order
-from multistream.features.views import drawn
+from multistream.data.draws import order
+from multistream.data.loading import Photos, loaded
+from multistream.data.views import augment, drawn, views_of
 from multistream.recipe import TrainingSettings
 from multistream.runtime import Runtime
 
@@ -59,10 +60,10 @@ class PhotoFeed:
             turned = augment(
                 dict(batch.given),
                 batch.indices,
+                flips=self.settings.flips,
+                crops=self.settings.crops,
                 seed=self.settings.seed,
                 epoch=epoch,
-                horizontal="horizontal" in self.settings.flips,
-                vertical="vertical" in self.settings.flips,
             )
             yield Batch(turned, batch.labels, batch.indices)
 
@@ -78,23 +79,26 @@ class PhotoFeed:
 
 @dataclass(frozen=True)
 class PooledFeed:
-    """Pooled features {key: {stage: (N, P)}} in memory: an epoch is a few matrix products a step.
+    """Pooled features {key: {stage: (V * N, P)}} in memory: an epoch is a few matrix products a step.
 
-    Row i is image i; `valid` (N,) tells which could be decoded. `turned` holds the features of the views that the
-    settings' flips lead to, {view: features}: an epoch shows each image in the view that `augment` would draw.
+    Row `view * N + i` is image i in one of the V views that the settings' flips and crops lead to; labels (V * N,) and
+    `valid` (V * N,), which tells what could be decoded, likewise. An epoch shows the view that `augment` would.
     """
 
     features: Mapping[str, Mapping[str, Tensor]]
     labels: Tensor
     valid: Tensor
     settings: TrainingSettings
-    turned: Mapping[str, Mapping[str, Mapping[str, Tensor]]] = field(default_factory=dict)
     pooled: bool = True
 
+    @property
+    def images(self) -> int:
+        """N"""
+        return images_of(self.valid, self.settings)
+
     def training(self, indices: Indices, *, epoch: int, start: int = 0) -> Iterator[Batch]:
-        shuffled = indices[order(len(indices), seed=self.settings.seed, epoch=epoch)]
-        for batch in self._batches(shuffled[start * self.settings.batch_size :], self.settings.batch_size):
-            yield self._turned(batch, epoch=epoch) if self.turned else batch
+        rows = shown_rows(indices, self.images, settings=self.settings, seed=self.settings.seed, epoch=epoch)
+        return self._batches(rows[start * self.settings.batch_size :], self.settings.batch_size)
 
     def plain(self, indices: Indices) -> Iterator[Batch]:
         return self._batches(indices, max(1024, self.settings.batch_size))
@@ -105,15 +109,16 @@ class PooledFeed:
             chosen = chunk[self.valid[chunk]]
             place = chosen.to(self.labels.device)
             given = {k: {s: f[place] for s, f in stages.items()} for k, stages in self.features.items()}
-            yield Batch(given, self.labels[place], chosen)
+            yield Batch(given, self.labels[place], chosen % self.images)
 
-    def _turned(self, batch: Batch, *, epoch: int) -> Batch:
-        """The batch with the features of the view that this epoch shows of each image."""
-        place = batch.indices.to(self.labels.device)
-        given = {key: dict(stages) for key, stages in batch.given.items()}
-        chosen = drawn(batch.indices, self.settings.flips, seed=self.settings.seed, epoch=epoch)
-        for view, rows in chosen.items():
-            shown = rows.to(self.labels.device).unsqueeze(1)
-            for key, stages in self.turned[view].items():
-                given[key] |= {s: torch.where(shown, f[place], given[key][s]) for s, f in stages.items()}
-        return replace(batch, given=given)
+
+def images_of(table: Tensor, settings: TrainingSettings) -> int:
+    """How many images a table has that holds them in every view that the settings lead to."""
+    return len(table) // len(views_of(flips=settings.flips, crops=settings.crops))
+
+
+def shown_rows(indices: Indices, images: int, *, settings: TrainingSettings, seed: int, epoch: int) -> Indices:
+    """The rows of such a table that an epoch shows of these images, in its order and its views."""
+    shuffled = indices[order(len(indices), seed=seed, epoch=epoch)]
+    views = drawn(shuffled, flips=settings.flips, crops=settings.crops, seed=seed, epoch=epoch)
+    return views * images + shuffled

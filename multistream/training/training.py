@@ -19,9 +19,10 @@ from multistream.console import Console
 from multistream.data.names import printable
 from multistream.data.split_file import SplitRow, check_parts, read_split, split_rows, write_rows
 from multistream.data.splits import Parts
+from multistream.data.views import views_of
 from multistream.errors import CannotResume, DataError, UsageError
 from multistream.evaluation import Metrics, metrics
-from multistream.features import GROUP, Extracted, extract, turned_by
+from multistream.features import GROUP, Extracted, extract
 from multistream.files import FolderLock, clean, write_atomic
 from multistream.interfaces import Stream
 from multistream.model import MODEL_FILE, distributions_of, save_model
@@ -123,8 +124,8 @@ class _Work:
         trainable = any(p.requires_grad for p in network.parameters())
         pooled = network.is_cacheable
         if pooled or not trainable or any(b.stream.is_frozen and not b.is_vector for b in network.branches.values()):
-            views = turned_by(self.settings.flips) if pooled and trainable else ()
-            self.extracted = self._extract(self.prepared.parts if pooled or not trainable else None, views)
+            views = views_of(flips=self.settings.flips, crops=self.settings.crops) if pooled and trainable else ()
+            self.extracted = self._extract(self.prepared.parts if pooled or not trainable else None, views[1:])
             self._fit(network, self.extracted)
         if not trainable:
             self.console.say("train: nothing is left to train; the network is evaluated as it is")
@@ -241,9 +242,8 @@ class _Work:
 
     def _feed(self, settings: TrainingSettings, *, pooled: bool) -> Feed:
         if pooled and self.extracted is not None:
-            features = self.extracted.to(self.prepared.runtime.device)
-            turned = self.extracted.turned_to(self.prepared.runtime.device)
-            return PooledFeed(features, self.labels, self.extracted.valid, settings, turned)
+            features, views = self.extracted.views_to(self.prepared.runtime.device), 1 + len(self.extracted.turned)
+            return PooledFeed(features, self.labels.repeat(views), self.extracted.valid.repeat(views), settings)
         return PhotoFeed(
             self.prepared.photos, self.labels, settings, self.prepared.runtime, workers=self.prepared.workers
         )

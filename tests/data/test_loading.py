@@ -1,4 +1,4 @@
-"""Loading: batches in the order asked for, whatever the workers; and chance as a function."""
+"""Loading: batches in the order asked for, whatever the workers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from multistream.data.images import BadImage, Decoder
 from multistream.data.layouts import open_table
-from multistream.data.loading import Photos, augment, flips, loaded, order
+from multistream.data.loading import Photos, loaded
 from multistream.errors import DataError
 
 
@@ -127,85 +127,9 @@ def test_it_is_a_torch_dataset(made: Photos) -> None:
     assert batch["image"].shape == (5, 3, 8, 8)
 
 
-def test_order_is_a_function_of_seed_and_epoch() -> None:
-    base = order(1000, seed=3, epoch=1)
-    assert sorted(base.tolist()) == list(range(1000))
-    assert np.array_equal(base, order(1000, seed=3, epoch=1))
-    for other in (order(1000, seed=4, epoch=1), order(1000, seed=3, epoch=2), np.arange(1000)):
-        assert (base == other).mean() < 0.02
-    assert order(0, seed=0, epoch=0).shape == (0,)
-
-
-def test_orders_are_fair() -> None:
-    firsts = np.bincount([order(8, seed=s, epoch=e)[0] for s in range(40) for e in range(40)], minlength=8)
-    assert firsts.min() > 130  # of 200 expected; five deviations below are 134
-    assert firsts.max() < 270
-
-
-def test_flips_are_functions_of_seed_epoch_and_index() -> None:
-    chosen = flips(np.arange(4000), seed=1, epoch=2, axis="horizontal")
-    assert np.array_equal(chosen[::-1], flips(np.arange(4000)[::-1], seed=1, epoch=2, axis="horizontal"))
-    assert abs(chosen.mean() - 0.5) < 0.04
-    others = [
-        flips(np.arange(4000), seed=s, epoch=e, axis=a)
-        for s, e, a in ((2, 2, "horizontal"), (1, 3, "horizontal"), (1, 2, "vertical"))
-    ]
-    assert all(abs((chosen == other).mean() - 0.5) < 0.04 for other in others)
-
-
-def test_chance_of_today_is_chance_of_tomorrow() -> None:
-    assert order(10, seed=0, epoch=0).tolist() == [1, 4, 2, 6, 9, 8, 5, 7, 3, 0]
-    assert flips(np.arange(16), seed=0, epoch=0, axis="horizontal").astype(int).tolist() == [
-        0,
-        0,
-        0,
-        0,
-        1,
-        1,
-        1,
-        1,
-        0,
-        0,
-        0,
-        1,
-        1,
-        0,
-        0,
-        1,
-    ]
-
-
-@pytest.mark.parametrize(("horizontal", "vertical"), [(True, False), (False, True), (True, True), (False, False)])
-def test_one_draw_turns_photo_and_maps_alike(horizontal: bool, vertical: bool) -> None:
-    image = torch.randint(0, 256, (64, 3, 5, 7), dtype=torch.uint8)
-    batch = {"image": image, "depth": image[:, :1].float(), "anp": torch.rand(64, 9)}
-    index = torch.arange(100, 164)
-    turned = augment(batch, index, seed=5, epoch=6, horizontal=horizontal, vertical=vertical)
-    for row in range(64):
-        expected = image[row]
-        for axis, wanted, dim in (("horizontal", horizontal, 2), ("vertical", vertical, 1)):
-            if wanted and flips(index[row : row + 1].numpy(), seed=5, epoch=6, axis=axis)[0]:
-                expected = expected.flip(dim)
-        assert torch.equal(turned["image"][row], expected)
-        assert torch.equal(turned["depth"][row], expected[:1].float())
-    assert turned["anp"] is batch["anp"]
-    assert torch.equal(batch["image"], image)
-    halves = [
-        augment(
-            {n: t[s] for n, t in batch.items()}, index[s], seed=5, epoch=6, horizontal=horizontal, vertical=vertical
-        )
-        for s in (slice(20), slice(20, None))
-    ]
-    assert torch.equal(torch.cat([half["image"] for half in halves]), turned["image"])
-
-
 @pytest.mark.gpu
-def test_on_a_gpu(made: Photos) -> None:
+def test_batches_for_a_gpu_are_pinned(made: Photos) -> None:
     if not torch.cuda.is_available():
         pytest.skip("there is no GPU")
     (batch,) = loaded(made, range(10), batch_size=10, workers=2, pin=True)
     assert batch["image"].is_pinned()
-    index = batch.pop("index")
-    here = augment(batch, index, seed=0, epoch=0, horizontal=True, vertical=True)
-    there = augment({n: t.cuda() for n, t in batch.items()}, index, seed=0, epoch=0, horizontal=True, vertical=True)
-    assert torch.equal(there["image"].cpu(), here["image"])

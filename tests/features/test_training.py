@@ -30,23 +30,27 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
     return read
 
 
-@pytest.mark.parametrize("flips", [[], ["horizontal"], ["vertical"], ["horizontal", "vertical"]])
+@pytest.mark.parametrize(
+    ("flips", "crops"),
+    [([], False), (["horizontal"], False), (["vertical"], False), (["horizontal", "vertical"], False), ([], True)],
+)
 def test_training_on_the_cache_is_training_on_photos(
-    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flips: list[str], decoded: list[Path]
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flips: list[str], crops: bool, decoded: list[Path]
 ) -> None:
     """Check B6: each epoch shows each image in the view that photos would be turned to, and what is drawn matters."""
     # Adam turns a gradient that is nearly zero into a whole step of its sign: there the rounding of a group is seen.
-    recipe = recipe.updated({"training": {"flips": flips, "optimizer": "sgd", "learning_rate": 0.01}})
+    recipe = recipe.updated({"training": {"flips": flips, "crops": crops, "optimizer": "sgd", "learning_rate": 0.01}})
     cached = weights_of(train(recipe, out=tmp_path / "cached").folder)
     assert len(decoded) == 60
     with monkeypatch.context() as patch:
         patch.setattr(MultiStream, "is_cacheable", False)
         on_photos = weights_of(train(recipe, out=tmp_path / "anew").folder)
     assert len(decoded) > 60 + 3 * 48
-    plain = weights_of(train(recipe.updated({"training": {"flips": []}}), out=tmp_path / "plain").folder)
+    unturned = recipe.updated({"training": {"flips": [], "crops": False}})
+    plain = weights_of(train(unturned, out=tmp_path / "plain").folder)
     for name, tensor in cached.items():
         assert torch.allclose(tensor, on_photos[name], atol=1e-5), name
-    if flips:
+    if flips or crops:
         assert max((t - plain[n]).abs().max() for n, t in cached.items() if t.is_floating_point()) > 1e-4
 
 
@@ -87,3 +91,20 @@ def test_ablate_reads_what_training_has_computed(recipe: Recipe, tmp_path: Path,
     decoded.clear()
     assert len(ablate(run, axis="depth").rows) == 5
     assert decoded == []
+
+
+def test_ablate_trains_on_cached_views_what_train_does(recipe: Recipe, tmp_path: Path, decoded: list[Path]) -> None:
+    """Two rows with views drawn anew every epoch: the whole is the run's own training, up to the order of its sums."""
+    from multistream import ablate
+
+    recipe = recipe.updated({"training": {"flips": ["horizontal"], "crops": True, "optimizer": "sgd"}})
+    run = train(recipe, out=tmp_path / "run")
+    decoded.clear()
+    found = ablate(run.folder, axis="depth", seeds=2, verify=True)
+    assert decoded == []
+    assert found.trained_on == "pooled features"
+    assert found.rows[-1].accuracies[0] == run.parts["test"].accuracy
+    assert found.verified is not None
+    assert found.verified.identical
+    assert found.verified.difference_to_train < 1e-5
+    assert ablate(run.folder, axis="depth", splits=2).n > found.n

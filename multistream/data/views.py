@@ -1,0 +1,139 @@
+"""Views: the ways in which a photo is cut and turned before the streams see it, and which one an epoch shows.
+
+Augmentation shows each image in one of a few views, drawn anew every epoch. Since they are few, what frozen streams
+make of them can be kept: training on cached views is training on augmented photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from multistream.data.draws import draws, flips
+from multistream.errors import UsageError, did_you_mean
+
+IDENTITY = "identity"
+
+AXES = {"horizontal": 3, "vertical": 2}
+"""The dimension of (B, C, H, W) that each kind of flip turns round."""
+
+FLIPS: Mapping[str, tuple[str, ...]] = {
+    "": (),
+    "hflip": ("horizontal",),
+    "vflip": ("vertical",),
+    "hvflip": ("horizontal", "vertical"),
+}
+
+CROPS: Mapping[str, tuple[float, float]] = {
+    "": (0.0, 0.0),
+    "centre": (0.5, 0.5),
+    "top_left": (0.0, 0.0),
+    "top_right": (0.0, 1.0),
+    "bottom_left": (1.0, 0.0),
+    "bottom_right": (1.0, 1.0),
+}
+"""Where a crop lies: the shares of the margin above it and to its left."""
+
+KEPT = 7 / 8
+"""Of a side, in a crop: 224 of 256 pixels, as in the ten crops of Krizhevsky et al. 2012 (section 4.1)."""
+
+VIEWS: Mapping[str, tuple[str, str]] = {
+    "+".join(filter(None, (crop, flip))) or IDENTITY: (crop, flip) for crop in CROPS for flip in FLIPS
+}
+"""Crop and flip of each view: 24 with the identity, top_left+hflip for one."""
+
+
+def parse_views(text: str) -> tuple[str, ...]:
+    """The views of `identity,hflip,...`, each once, in the order given.
+
+    >>> parse_views("identity,hflip,centre+hflip")
+    ('identity', 'hflip', 'centre+hflip')
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in VIEWS:
+            raise UsageError("--views", f"{name!r} is unknown.", right=did_you_mean(name, VIEWS))
+    if not names:
+        raise UsageError("--views", "none is given.", right=f"They are {', '.join(VIEWS)}.")
+    return names
+
+
+def views_of(*, flips: Collection[str], crops: bool) -> tuple[str, ...]:
+    """The views that training sees with flips along these axes, and with or without crops; the identity comes first.
+
+    >>> views_of(flips=["horizontal"], crops=False)
+    ('identity', 'hflip')
+    """
+    return tuple(view for view, (crop, flip) in VIEWS.items() if set(FLIPS[flip]) <= set(flips) and (crops or not crop))
+
+
+def turn(batch: Mapping[str, Tensor], view: str) -> dict[str, Tensor]:
+    """The batch with its pictures (B, C, H, W) in this view, of their size still; vectors (B, D) stay."""
+    return {name: _turned(t, *VIEWS[view]) if t.ndim == 4 else t for name, t in batch.items()}
+
+
+def drawn(
+    indices: NDArray[np.int64], *, flips: Collection[str], crops: bool, seed: int, epoch: int
+) -> NDArray[np.int64]:
+    """The view that an epoch shows of each image, as its number in `views_of`: half are flipped, five sixths cropped.
+
+    A function of (seed, epoch, index) alone: not of the batch, the workers or the rank.
+    """
+    views = views_of(flips=flips, crops=crops)
+    number = np.zeros(len(indices), dtype=np.int64)
+    turned = _flipped(indices, flips, seed=seed, epoch=epoch)
+    cut = draws(indices, seed=seed, epoch=epoch, purpose="crop") % np.uint64(len(CROPS))
+    for place, view in enumerate(views):
+        crop, flip = VIEWS[view]
+        number[turned[flip] & (cut == list(CROPS).index(crop) if crops else True)] = place
+    return number
+
+
+def augment(
+    batch: Mapping[str, Tensor], indices: Tensor, *, flips: Collection[str], crops: bool, seed: int, epoch: int
+) -> dict[str, Tensor]:
+    """Each image in the view that `drawn` gives it, its Maps like its photo; `indices` (B,) lie on the CPU.
+
+    >>> photos = {"image": torch.arange(6).view(1, 1, 2, 3)}
+    >>> augment(photos, torch.tensor([0]), flips=[], crops=False, seed=0, epoch=0)["image"].tolist()
+    [[[[0, 1, 2], [3, 4, 5]]]]
+    """
+    views = views_of(flips=flips, crops=crops)
+    number = drawn(indices.numpy(), flips=flips, crops=crops, seed=seed, epoch=epoch)
+    augmented = dict(batch)
+    for name, pictures in batch.items():
+        if pictures.ndim != 4 or not number.any():
+            continue
+        augmented[name] = pictures.clone()
+        for place in np.unique(number[number > 0]).tolist():
+            rows = torch.from_numpy(number == place).to(pictures.device)
+            augmented[name][rows] = _turned(pictures[rows], *VIEWS[views[place]])
+    return augmented
+
+
+def _flipped(indices: NDArray[np.int64], axes: Collection[str], *, seed: int, epoch: int) -> dict[str, NDArray[Any]]:
+    """Which images each flip is drawn for, {flip: (B,) bool}."""
+    chosen = {axis: flips(indices, seed=seed, epoch=epoch, axis=axis) for axis in axes}
+    still = np.zeros(len(indices), dtype=np.bool_)
+    return {
+        flip: np.logical_and.reduce([chosen.get(axis, still) == (axis in turned) for axis in AXES])
+        for flip, turned in FLIPS.items()
+    }
+
+
+def _turned(pictures: Tensor, crop: str, flip: str) -> Tensor:
+    """Pictures (B, C, H, W), cut and brought to their size again, then flipped."""
+    if crop:
+        from torchvision.transforms import functional
+
+        height, width = pictures.shape[2:]
+        kept_h, kept_w = round(KEPT * height), round(KEPT * width)
+        top, left = CROPS[crop]
+        corner = round(top * (height - kept_h)), round(left * (width - kept_w))
+        pictures = functional.resized_crop(pictures, *corner, kept_h, kept_w, [height, width], antialias=True)
+    return pictures.flip([AXES[axis] for axis in FLIPS[flip]]) if flip else pictures
