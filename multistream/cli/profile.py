@@ -75,9 +75,11 @@ def table(found: Profile) -> str:
     lines = [head, *(_line(row) for row in (*found.rows, found.total, found.cached))]
     peak = found.roofline
     lines += ["", "total adds up the pieces; cached is what is left to compute on cached features."]
-    lines += ["", "batch  ms p50     p95   images/s"]
+    lines += ["", "batch  ms p50     p95   images/s   peak MiB"]
     lines += [
-        f"{s['batch']:5}  {s['ms_p50']:7.2f} {s['ms_p95']:7.2f} {s['images_per_second']:9.1f}" for s in found.sweep
+        f"{s['batch']:5}  {s['ms_p50']:7.2f} {s['ms_p95']:7.2f} {s['images_per_second']:9.1f} "
+        f"{s['peak_bytes'] / 2**20:10.1f}"
+        for s in found.sweep
     ]
     lines.append(
         f"\nmachine: {peak.macs_per_second / 1e9:.0f} G multiply-adds/s in a matrix product, "

@@ -186,21 +186,36 @@ def _cast(runtime: Runtime, stage: str) -> AbstractContextManager[object]:
 
 
 def _swept(network: MultiStream, size: int, *, runtime: Runtime, repeats: int) -> dict[str, float]:
-    """Latency and throughput of the whole network at one batch size."""
+    """Latency, throughput and memory of the whole network at one batch size."""
     given = runtime.send(example_batch(network, size))
-
-    def run() -> Tensor:
-        with runtime.autocast:
-            pooled = network.pool(given)
-        return network.classify(pooled)
-
+    run = partial(_whole, network, given, runtime)
     taken = latency(run, runtime, repeats=repeats, warmup=1)
     return {
         "batch": size,
+        "peak_bytes": _peak(network, size, run, runtime=runtime),
         "ms_p50": taken.p50,
         "ms_p95": taken.p95,
         "images_per_second": round(1e3 * size / taken.p50, 1),
     }
+
+
+def _whole(network: MultiStream, given: Mapping[str, Tensor], runtime: Runtime) -> Tensor:
+    with runtime.autocast:
+        pooled = network.pool(given)
+    return network.classify(pooled)
+
+
+def _peak(network: MultiStream, size: int, run: Callable[[], Tensor], *, runtime: Runtime) -> int:
+    """The bytes that the weights, a batch and what is computed from it fill at most; measured on CUDA, else counted."""
+    if runtime.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(runtime.device)
+        run()
+        return torch.cuda.max_memory_allocated(runtime.device)
+    with without_numbers():
+        given = example_batch(network, size)
+        counted, _ = count(partial(_whole, network, given, runtime))
+    held = [*network.parameters(), *network.buffers(), *given.values()]
+    return counted.peak_bytes + sum(tensor.nbytes for tensor in held)
 
 
 def _shape(result: Any) -> tuple[int, ...]:

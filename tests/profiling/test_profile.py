@@ -161,3 +161,16 @@ def test_truncated_networks_cost_less() -> None:
     ]
     assert costs == sorted(costs)
     assert len(set(costs)) == 5
+
+
+def test_memory_by_batch_is_what_vgg16_holds_at_its_widest() -> None:
+    """Between the first convolutions two maps of 64 x 224 x 224 are alive, beside weights, photos and their floats."""
+    network = compose(["places"], classes=["a", "b"], weights={"places": "random"})
+    weights, maps, photo = 4 * sum(p.numel() for p in network.parameters()), 2 * 64 * 224 * 224, 3 * 224 * 224
+    for precision, bytes_each in (("fp32", 4), ("bf16", 2)):
+        found = profile(network, runtime=Runtime(CPU.device, precision), repeats=1, sweep=(1, 4)).sweep
+        for size, row in zip((1, 4), found, strict=True):
+            known = weights + size * (maps * bytes_each + 5 * photo)
+            assert (
+                1 <= row["peak_bytes"] / known < (1.05 if precision == "fp32" else 1.2)
+            )  # and half of the weights anew
