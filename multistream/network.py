@@ -27,6 +27,9 @@ from multistream.plans import BranchPlan, Options
 Pooled = Mapping[str, Mapping[str, Tensor]]
 """{key: {stage: (B, P) float32}}"""
 
+Batch = Mapping[str, Tensor | Mapping[str, Tensor]]
+"""By input name, or by a stream's key: pictures (B, C, S, S), vectors (B, D), or what a frozen stream's `pool` gave."""
+
 MakeTemporal = Callable[[int, int], Temporal]
 """(token width, steps) -> a new Temporal"""
 
@@ -66,7 +69,12 @@ class Branch(nn.Module):
         """Whether the stream reads a Vector."""
         return isinstance(self.stream.input, Vector)
 
-    def entry(self, key: str, batch: Mapping[str, Tensor]) -> str:
+    @property
+    def is_cacheable(self) -> bool:
+        """Whether training needs `pool` only once: the stream is frozen, all taps are cacheable."""
+        return self.stream.is_frozen and all(tap.cacheable for tap in self.taps.values())
+
+    def entry(self, key: str, batch: Batch) -> str:
         """The name under which a batch holds what this branch reads: its own key, else its input's name."""
         return key if key in batch else self.stream.input.name
 
@@ -139,9 +147,12 @@ class MultiStream(nn.Module):
         """What each stream reads, by key."""
         return {key: branch.stream.input for key, branch in self.branches.items()}
 
-    def pool(self, batch: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-        """Runs the streams: batch -> {key: {stage: (B, P) float32}}. A stream's own key goes before its input's."""
-        return {key: branch.pool(batch[branch.entry(key, batch)]) for key, branch in self.branches.items()}
+    def pool(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
+        """Runs the streams: batch -> {key: {stage: (B, P) float32}}. A stream's own key goes before its input's.
+
+        Under its own key a batch may hold what a frozen stream's `pool` gave before: that stream does not run.
+        """
+        return {key: _pooled(branch, batch[branch.entry(key, batch)]) for key, branch in self.branches.items()}
 
     def fuse(self, pooled: Pooled, present: frozenset[str] | None = None) -> FusionOutput:
         """All above the pooling: {key: {stage: (B, P)}} -> FusionOutput, with each stream's own logits if there are."""
@@ -153,7 +164,7 @@ class MultiStream(nn.Module):
         """{key: {stage: (B, P)}} -> logits (B, K)."""
         return self.fuse(pooled).logits
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """A batch by input name, images uint8 (B, 3, S, S), vectors float32 (B, D) -> logits (B, K)."""
         return self.classify(self.pool(batch))
 
@@ -208,15 +219,15 @@ class MultiStream(nn.Module):
     @property
     def is_cacheable(self) -> bool:
         """Whether training needs `pool` only once: all streams frozen, all taps cacheable."""
-        return self.is_frozen and all(tap.cacheable for b in self.branches.values() for tap in b.taps.values())
+        return all(branch.is_cacheable for branch in self.branches.values())
 
     @torch.no_grad()
     def fit(self, pooled: Pooled) -> None:
-        """Fits the taps' buffers on the training part's pooled features; standardises where the stream is frozen.
+        """Fits these taps' buffers on the training part's pooled features; standardises where the stream is frozen.
 
         A branch that came from a run keeps what it was trained with.
         """
-        for key in set(self.branches) - self.loaded_branches:
+        for key in set(pooled) - self.loaded_branches:
             branch = self.branches[key]
             for stage, tap in branch.taps.items():
                 tap.fit(pooled[key][stage], standardise=branch.stream.is_frozen and not branch.is_vector)
@@ -225,6 +236,10 @@ class MultiStream(nn.Module):
         for key in keys:
             if key not in self.branches:
                 raise UsageError(where, f"no stream {key!r}.", right=did_you_mean(key, self.branches))
+
+
+def _pooled(branch: Branch, entry: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return branch.pool(entry) if isinstance(entry, Tensor) else dict(entry)
 
 
 def _renewed(branch: Branch) -> Branch:

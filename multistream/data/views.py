@@ -6,7 +6,7 @@ make of them can be kept: training on cached views is training on augmented phot
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,17 +94,13 @@ def drawn(
     return number
 
 
-def augment(
-    batch: Mapping[str, Tensor], indices: Tensor, *, flips: Collection[str], crops: bool, seed: int, epoch: int
-) -> dict[str, Tensor]:
-    """Each image in the view that `drawn` gives it, its Maps like its photo; `indices` (B,) lie on the CPU.
+def augment(batch: Mapping[str, Tensor], number: NDArray[np.int64], views: Sequence[str]) -> dict[str, Tensor]:
+    """Each image in the view of its `number` (B,), as `drawn` gives it, its Maps like its photo.
 
-    >>> photos = {"image": torch.arange(6).view(1, 1, 2, 3)}
-    >>> augment(photos, torch.tensor([0]), flips=[], crops=False, seed=0, epoch=0)["image"].tolist()
-    [[[[0, 1, 2], [3, 4, 5]]]]
+    >>> photos = {"image": torch.arange(6).view(2, 1, 1, 3)}
+    >>> augment(photos, np.array([0, 1]), ["identity", "hflip"])["image"].flatten().tolist()
+    [0, 1, 2, 5, 4, 3]
     """
-    views = views_of(flips=flips, crops=crops)
-    number = drawn(indices.numpy(), flips=flips, crops=crops, seed=seed, epoch=epoch)
     augmented = dict(batch)
     for name, pictures in batch.items():
         if pictures.ndim != 4 or not number.any():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
@@ -28,14 +28,16 @@ def extract(
     say: Say,
     cache: bool = True,
     turned: Mapping[str, Rows] | None = None,
+    keys: Collection[str] | None = None,
 ) -> Extracted:
     """What `network.pool` gives for these images, (N, P) with N = len(photos); rows of other images stay empty.
 
-    Streams whose features the cache holds do not run. `turned` asks for further views, {view: indices}. `tick` gets
-    the number of images done, `say` what was found.
+    `keys` are the streams asked for, None all. Streams whose features the cache holds do not run. `turned` asks for
+    further views, {view: indices}. `tick` gets the number of images done, `say` what was found.
     """
-    pictures = {key: branch for key, branch in network.branches.items() if not branch.is_vector}
-    vectors = {key: branch for key, branch in network.branches.items() if branch.is_vector}
+    branches = {key: branch for key, branch in network.branches.items() if keys is None or key in keys}
+    pictures = {key: branch for key, branch in branches.items() if not branch.is_vector}
+    vectors = {key: branch for key, branch in branches.items() if branch.is_vector}
     wanted = {IDENTITY: indices, **(turned or {})}
     memory = {view: empty_features(pictures, len(photos)) for view in wanted}
     tasks = plan_tasks(pictures, photos, wanted, runtime=runtime, say=say, cache=cache)
@@ -57,7 +59,7 @@ def extract(
         valid[torch.from_numpy(bad)] = False
         beside = _vectors(vectors, photos, indices, runtime)
     features = memory.pop(IDENTITY) | beside
-    return Extracted({key: features[key] for key in network.branches}, valid, turned=memory)
+    return Extracted({key: features[key] for key in branches}, valid, turned=memory)
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -45,30 +45,36 @@ class Feed(Protocol):
 
 @dataclass(frozen=True)
 class PhotoFeed:
-    """Decodes photos anew for every epoch, because some stream trains."""
+    """Decodes photos anew for every epoch, because some stream trains.
+
+    `held` are pooled features of frozen streams, which do not run: {key: {stage: (V * N, P)}} as PooledFeed has them.
+    """
 
     photos: Photos
     labels: Tensor
     settings: TrainingSettings
     runtime: Runtime
     workers: int
+    held: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     pooled: bool = False
 
     def training(self, indices: Indices, *, epoch: int, start: int = 0) -> Iterator[Batch]:
-        shuffled = indices[order(len(indices), seed=self.settings.seed, epoch=epoch)]
-        for batch in self._batches(shuffled[start * self.settings.batch_size :]):
-            turned = augment(
-                dict(batch.given),
-                batch.indices,
-                flips=self.settings.flips,
-                crops=self.settings.crops,
-                seed=self.settings.seed,
-                epoch=epoch,
-            )
-            yield Batch(turned, batch.labels, batch.indices)
+        settings = self.settings
+        shuffled = indices[order(len(indices), seed=settings.seed, epoch=epoch)]
+        for batch in self._batches(shuffled[start * settings.batch_size :]):
+            numbers = batch.indices.numpy()
+            views = drawn(numbers, flips=settings.flips, crops=settings.crops, seed=settings.seed, epoch=epoch)
+            turned = augment(batch.given, views, views_of(flips=settings.flips, crops=settings.crops))
+            held = self._held(torch.from_numpy(views * len(self.photos) + numbers))
+            yield replace(batch, given={**turned, **held})
 
     def plain(self, indices: Indices) -> Iterator[Batch]:
-        return self._batches(indices)
+        for batch in self._batches(indices):
+            yield replace(batch, given={**batch.given, **self._held(batch.indices)})
+
+    def _held(self, rows: Tensor) -> dict[str, dict[str, Tensor]]:
+        rows = rows.to(self.labels.device)
+        return {key: {stage: f[rows] for stage, f in stages.items()} for key, stages in self.held.items()}
 
     def _batches(self, indices: Indices) -> Iterator[Batch]:
         size, pin = self.settings.batch_size, self.runtime.device.type == "cuda"

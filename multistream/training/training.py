@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream import __version__, checkpoint, runs
@@ -18,7 +19,6 @@ from multistream.composition import plan_of
 from multistream.console import Console
 from multistream.data.names import printable
 from multistream.data.split_file import SplitRow, check_parts, read_split, split_rows, write_rows
-from multistream.data.splits import Parts
 from multistream.data.views import views_of
 from multistream.errors import CannotResume, DataError, UsageError
 from multistream.evaluation import Metrics, metrics
@@ -122,10 +122,15 @@ class _Work:
         """Fits the taps, then trains what is left to train."""
         network = self.prepared.network
         trainable = any(p.requires_grad for p in network.parameters())
-        pooled = network.is_cacheable
-        if pooled or not trainable or any(b.stream.is_frozen and not b.is_vector for b in network.branches.values()):
-            views = views_of(flips=self.settings.flips, crops=self.settings.crops) if pooled and trainable else ()
-            self.extracted = self._extract(self.prepared.parts if pooled or not trainable else None, views[1:])
+        pooled, parts = network.is_cacheable, self.prepared.parts
+        frozen = {key for key, branch in network.branches.items() if branch.stream.is_frozen}
+        if not trainable:
+            self.extracted = self._extract(parts.named().values())
+        elif pooled or any(not network.branches[key].is_vector for key in frozen):
+            views = views_of(flips=self.settings.flips, crops=self.settings.crops)
+            seen = parts.named().values() if pooled else (parts.train, parts.val)
+            self.extracted = self._extract(seen, views=views[1:], keys=frozen)
+        if self.extracted is not None:
             self._fit(network, self.extracted)
         if not trainable:
             self.console.say("train: nothing is left to train; the network is evaluated as it is")
@@ -162,7 +167,7 @@ class _Work:
         """Measures the trained network on all parts, and writes the run."""
         network, table, parts = self.prepared.network, self.prepared.table, self.prepared.parts
         if self.extracted is None or not network.is_cacheable or not bool(self.extracted.valid[parts.test].all()):
-            self.extracted = self._extract(parts)
+            self.extracted = self._extract(parts.named().values())
         self._set_baselines(self.extracted)
         counts = np.bincount(table.labels[parts.train], minlength=len(table.classes))
         network.prior.copy_(torch.from_numpy(counts / counts.sum()))
@@ -192,9 +197,11 @@ class _Work:
         runs.write_json(self.folder / runs.SUMMARY, run.to_dict())
         return run
 
-    def _extract(self, parts: Parts | None, views: Sequence[str] = ()) -> Extracted:
-        """One pass over the photos of all parts, or of the training part alone; of that also in these views."""
-        chosen = np.concatenate(list(parts.named().values())) if parts else self.prepared.parts.train
+    def _extract(
+        self, parts: Iterable[NDArray[np.int64]], *, views: Sequence[str] = (), keys: Collection[str] | None = None
+    ) -> Extracted:
+        """One pass of these streams, or of all, over the photos of these parts; of the training part also in views."""
+        chosen = np.concatenate(list(parts))
         with self.console.progress(len(chosen), "features") as bar:
 
             def tick(done: int) -> None:
@@ -216,6 +223,7 @@ class _Work:
                     tick=tick,
                     say=self.console.say,
                     turned=dict.fromkeys(views, self.prepared.parts.train),
+                    keys=keys,
                 )
         for index, reason in sorted(photos.bad.items())[:BAD_SHOWN]:
             self.console.warn(f"{self.prepared.table.ids[index]}: {reason}; it is left out")
@@ -241,12 +249,14 @@ class _Work:
                     tap.baseline.copy_(extracted.features[key][stage][rows].double().mean(0))
 
     def _feed(self, settings: TrainingSettings, *, pooled: bool) -> Feed:
-        if pooled and self.extracted is not None:
-            features, views = self.extracted.views_to(self.prepared.runtime.device), 1 + len(self.extracted.turned)
-            return PooledFeed(features, self.labels.repeat(views), self.extracted.valid.repeat(views), settings)
-        return PhotoFeed(
-            self.prepared.photos, self.labels, settings, self.prepared.runtime, workers=self.prepared.workers
-        )
+        runtime, found = self.prepared.runtime, self.extracted
+        features = found.views_to(runtime.device) if found else {}
+        if pooled and found is not None:
+            views = 1 + len(found.turned)
+            return PooledFeed(features, self.labels.repeat(views), found.valid.repeat(views), settings)
+        branches = self.prepared.network.branches
+        held = {k: stages for k, stages in features.items() if branches[k].is_cacheable and not branches[k].is_vector}
+        return PhotoFeed(self.prepared.photos, self.labels, settings, runtime, workers=self.prepared.workers, held=held)
 
     def _fit_batch(self, objective: Objective) -> None:
         """Settles `runtime.fit_batch`: what fits goes into the run's recipe, so that it can be repeated and resumed."""

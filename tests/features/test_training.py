@@ -12,7 +12,7 @@ from torch import Tensor
 from multistream import evaluate, load
 from multistream.console import Console
 from multistream.data.images import Decoder
-from multistream.network import MultiStream
+from multistream.network import Branch, MultiStream
 from multistream.recipe import Recipe
 from multistream.training import train
 
@@ -108,3 +108,35 @@ def test_ablate_trains_on_cached_views_what_train_does(recipe: Recipe, tmp_path:
     assert found.verified.identical
     assert found.verified.difference_to_train < 1e-5
     assert ablate(run.folder, axis="depth", splits=2).n > found.n
+
+
+@pytest.mark.parametrize("crops", [False, True])
+def test_a_frozen_stream_runs_once_beside_one_that_trains(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crops: bool
+) -> None:
+    """Its pooled features join the batches, in the view that the other stream is shown: the same weights as without.
+
+    Of the stream that trains only the last stage does: batch norms that train turn rounding into more.
+    """
+    streams = {"kept": "object", "own": "object:mobilenetv1"}
+    network = {"streams": streams, "weights": dict.fromkeys(streams, "random"), "freeze": ["kept", "own:4"]}
+    training = {"flips": ["horizontal"], "crops": crops, "optimizer": "sgd", "learning_rate": 0.001}
+    recipe = recipe.updated({"network": network, "training": training})
+    ran: list[bool] = []
+    plain = Branch.pool
+
+    def counted(self: Branch, x: Tensor) -> dict[str, Tensor]:
+        ran.append(self.stream.is_frozen)
+        return plain(self, x)
+
+    monkeypatch.setattr(Branch, "pool", counted)
+    once = weights_of(train(recipe, out=tmp_path / "once").folder)
+    views, steps = 12 if crops else 2, 3 * (48 // 8 + 1)
+    assert sum(ran) <= 2 + 2 * views + 1  # groups of 32: train and validation, 48 in each view more, and the test part
+    assert len(ran) - sum(ran) >= steps
+    ran.clear()
+    monkeypatch.setattr(Branch, "is_cacheable", False)
+    every = weights_of(train(recipe, out=tmp_path / "every").folder)
+    assert sum(ran) >= steps
+    for name, tensor in once.items():
+        assert torch.allclose(tensor, every[name], atol=1e-4), name
