@@ -44,7 +44,8 @@ RECIPE = Recipe().updated(
 class Bench:
     """Untrained networks of one axis, and the features that they train on."""
 
-    def __init__(self, *, temporal: str = "concat") -> None:
+    def __init__(self, *, temporal: str = "concat", epochs: int = EPOCHS) -> None:
+        self.recipe = RECIPE.updated({"training": {"epochs": epochs}})
         torch.set_num_threads(2)
         torch.manual_seed(0)
         self.base = compose(["object"], classes=CLASSES, temporal=temporal).freeze("streams")
@@ -59,7 +60,7 @@ class Bench:
         self.pool = Pool(features, labels, torch.ones(1980, dtype=torch.bool), PARTS, CrossEntropy())
         self.base.fit(self.pool.take(torch.from_numpy(PARTS.train)))
         make = fusion_factory("early", {}, classes=len(CLASSES))
-        self.starts = Starts(self.base, RECIPE, streams=None, fusions={"early": (make, {})})
+        self.starts = Starts(self.base, self.recipe, streams=None, fusions={"early": (make, {})})
 
     def grid(self, axis: Axis) -> list[list[MultiStream]]:
         """Every variant of the axis from every seed."""
@@ -68,11 +69,13 @@ class Bench:
 
     def together(self, grid: list[list[MultiStream]]) -> None:
         """Trains all of them as `ablate` does."""
-        train_together(grid, self.pool, seeds=list(SEEDS), settings=RECIPE.training, runtime=CPU, tick=lambda _: None)
+        train_together(
+            grid, self.pool, seeds=list(SEEDS), settings=self.recipe.training, runtime=CPU, tick=lambda _: None
+        )
 
     def alone(self, network: MultiStream, folder: Path, *, seed: int = 0) -> None:
         """Trains one of them as `train` does, its checkpoints at beginning and end included."""
-        settings = RECIPE.updated({"training": {"seed": seed}}).training
+        settings = self.recipe.updated({"training": {"seed": seed}}).training
         train_by_itself(network, self.pool, settings=settings, runtime=CPU, folder=folder)
 
 
@@ -91,7 +94,7 @@ def test_all_rows_against_one_training_loop(axis: Axis, tmp_path: Path, report: 
 
 def test_recurrent_rows_against_the_sum_of_solo_runs(tmp_path: Path, report: Report) -> None:
     """Bi-GRU with attention does not stack: its rows share batches, and must cost less than one by one."""
-    bench = Bench(temporal="bigru+att")
+    bench = Bench(temporal="bigru+att", epochs=2)
     grid = bench.grid("depth")
 
     def one_by_one() -> None:

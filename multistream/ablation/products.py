@@ -37,6 +37,12 @@ def product(a_GVnk: Tensor, b_GVkm: Tensor) -> Tensor:
     return result
 
 
+def direct_product(columns_GVKW: Tensor, weights_GVWP: Tensor, bias_GVW: Tensor, x_GBP: Tensor) -> Tensor:
+    """Columns times (weights x + bias) -> (G, V, K, B); columns meet weights first: K rows an image instead of W."""
+    result: Tensor = _DirectProduct.apply(columns_GVKW, weights_GVWP, bias_GVW, x_GBP)
+    return result
+
+
 def dropped_product(
     columns_GVKW: Tensor,
     weights_GVWP: Tensor,
@@ -47,7 +53,7 @@ def dropped_product(
 ) -> Tensor:
     """Columns times ((weights x + bias) times mask) -> (G, V, K, B); variant v's mask begins at entry places[v].
 
-    One function, because between two products of small matrices the passes over their numbers cost as much as they.
+    One function, as `direct_product` is: between products of small matrices the passes over their numbers cost as much.
     """
     result: Tensor = _DroppedProduct.apply(columns_GVKW, weights_GVWP, bias_GVW, x_GBP, mask_GEB, places)
     return result
@@ -65,6 +71,28 @@ class _SharedProduct(torch.autograd.Function):
     def backward(ctx: Any, gradient_GVWB: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         return _over_seeds(gradient_GVWB, x), None
+
+
+class _DirectProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, columns: Tensor, weights: Tensor, bias: Tensor, x: Tensor) -> Tensor:
+        columns, weights, x = _aligned(columns), _aligned(weights), _aligned(x)
+        ctx.save_for_backward(columns, weights, bias, x)
+        result_GVKB = _over_seeds(_multiplied(columns, weights), x.mT)
+        result_GVKB += (columns * bias.unsqueeze(2)).sum(3, keepdim=True)
+        return result_GVKB
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_GVKB: Tensor) -> tuple[Tensor | None, ...]:
+        columns, weights, bias, x = ctx.saved_tensors
+        of_merged, of_offset = _over_seeds(gradient_GVKB, x), gradient_GVKB.sum(3, keepdim=True)
+        of_columns = of_weights = of_bias = None
+        if ctx.needs_input_grad[0]:
+            of_columns = _multiplied(of_merged, weights.mT) + of_offset * bias.unsqueeze(2)
+        if ctx.needs_input_grad[1]:
+            of_weights, of_bias = _multiplied(columns.mT, of_merged), (columns * of_offset).sum(2)
+        return of_columns, of_weights, of_bias, None
 
 
 class _DroppedProduct(torch.autograd.Function):

@@ -15,7 +15,8 @@ class Row:
 
     `delta` is accuracy less the whole composition's, `p_value` the exact McNemar test of it, `p_holm` corrected for
     all rows; None for the whole itself. `masked_accuracy` is that of the whole, trained once, with the training mean
-    in place of what is left out. `macs` are multiply-adds and `ms_p50` milliseconds for one image.
+    in place of the missing taps and without the missing streams. `macs` are multiply-adds and `ms_p50` milliseconds
+    for one image.
     """
 
     keep: Mapping[str, tuple[str, ...]]

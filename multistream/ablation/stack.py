@@ -26,7 +26,7 @@ from multistream.ablation.pieces import (
     stack_parameter,
 )
 from multistream.ablation.pool import Step
-from multistream.ablation.products import dropped_product, product, shared_product
+from multistream.ablation.products import direct_product, dropped_product, product, shared_product
 from multistream.ablation.stacking import Stacked
 from multistream.parts.dropout import kept
 from multistream.parts.fusions import Early
@@ -69,7 +69,7 @@ class Stack(nn.Module):
         multiplied with each other before they meet the images: K columns an image instead of W.
         """
         batch = next(iter(x.values())).shape[1]
-        totals = {o: bias.value.unsqueeze(3).expand(-1, -1, -1, batch) for o, bias in self.biases.items()}
+        totals = {o: bias.value.unsqueeze(3).repeat(1, 1, 1, batch) for o, bias in self.biases.items()}
         averaged: dict[tuple[str, str], Tensor] = {}
         for piece in self.pieces:
             name = self._slot_name(piece)
@@ -158,14 +158,13 @@ class Stack(nn.Module):
             columns = columns * _column(piece.share)
         if piece.weight is None or piece.bias is None:
             return shared_product(columns, x_GBP)
-        offset = (columns * piece.bias.value.unsqueeze(2)).sum(3)
-        return shared_product(product(columns, piece.weight.value), x_GBP) + offset.unsqueeze(3)
+        return direct_product(columns, piece.weight.value, piece.bias.value, x_GBP)
 
     def _added(self, total: Tensor, output: str, held: Tensor, part: Tensor) -> Tensor:
         own = self.outputs[output]
         if len(own) == len(held):
             return total + part
-        return total.index_add(1, torch.searchsorted(own, held), part)
+        return total.index_add_(1, torch.searchsorted(own, held), part)
 
 
 def _column(values_V: Tensor) -> Tensor:

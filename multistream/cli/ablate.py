@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from multistream.cli.figures import Plot, save_figure
-from multistream.cli.options import Inputs, Json, Quiet, pairs, print_json
+from multistream.cli.options import (
+    DeviceSet,
+    Inputs,
+    Json,
+    PrecisionSet,
+    Quiet,
+    RecipeWithoutRun,
+    RunOrNone,
+    Settings,
+    Weights,
+    pairs,
+    print_json,
+)
 from multistream.cli.train import merged
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
@@ -25,9 +37,7 @@ class Axis(StrEnum):
 
 
 def ablate(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run's folder; without one give --streams or --recipe.")
-    ] = None,
+    run: RunOrNone = None,
     axis: Annotated[
         Axis, typer.Option(help="Cut streams from the top, try subsets of taps, or of streams.")
     ] = Axis.depth,
@@ -38,20 +48,14 @@ def ablate(
     data: Annotated[str, typer.Option(metavar="PATH", help="As for train.")] = "",
     temporal: Annotated[str, typer.Option(help="What reads a stream's tokens.", show_default="concat")] = "",
     fusion: Annotated[str, typer.Option(help="How streams become one decision.", show_default="early")] = "",
-    weights: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's weights; repeats.")
-    ] = None,
+    weights: Weights = None,
     input: Inputs = None,
     epochs: Annotated[int | None, typer.Option(help="At most so many.", show_default="the recipe's")] = None,
     seed: Annotated[int | None, typer.Option(help="The first seed.", show_default="the recipe's")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default="auto")] = "",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", show_default="auto")] = "",
-    recipe: Annotated[
-        str, typer.Option(metavar="FILE|RUN|NAME", help="Settings, without RUN.", show_default="default")
-    ] = "",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting of the recipe; repeats.")
-    ] = None,
+    device: DeviceSet = "",
+    precision: PrecisionSet = "",
+    recipe: RecipeWithoutRun = "",
+    set_: Settings = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Train one row alone, and hold it against its twin.")
     ] = False,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +11,7 @@ import typer
 
 from multistream.cli.examined import Asked, print_examination, print_self_test
 from multistream.cli.explained import described
-from multistream.cli.options import Device, Inputs, Json, Quiet, Run, pairs
+from multistream.cli.options import Device, Inputs, Json, Quiet, Run, listed_paths, pairs
 from multistream.errors import UsageError
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ def explain(
         raise UsageError("--classes", f"{classes!r} is unknown.", right="auto, all or target.")
     if colour_scale not in ("shared", "map"):
         raise UsageError("--colour-scale", f"{colour_scale!r} is unknown.", right="shared or map.")
-    listed = [line for path in paths or () for line in (sys.stdin.read().splitlines() if path == "-" else [path])]
+    listed = listed_paths(paths or ())
     model = load(run)
     asked = Asked(faithfulness, masks, gallery, self_test)
     if asked:

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multistream.cli.options import Inputs, Json, Quiet, pairs, print_json
+from multistream.cli.options import (
+    DeviceSet,
+    Inputs,
+    Json,
+    PrecisionSet,
+    Quiet,
+    RecipeWithoutRun,
+    RunOrNone,
+    Settings,
+    Weights,
+    pairs,
+    print_json,
+)
 from multistream.cli.train import merged
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
@@ -18,17 +30,13 @@ if TYPE_CHECKING:
 
 
 def extract(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run's folder; without one give --streams or --recipe.")
-    ] = None,
+    run: RunOrNone = None,
     streams: Annotated[str, typer.Option(metavar="SPEC,...", help="Streams that no run holds.")] = "",
     data: Annotated[
         str, typer.Option(metavar="PATH", help="As for train.", show_default="the run's, or the demo set")
     ] = "",
     label: Annotated[str, typer.Option(help="Which label, where a layout offers several.")] = "",
-    weights: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's weights; repeats.")
-    ] = None,
+    weights: Weights = None,
     input: Inputs = None,
     views: Annotated[
         str,
@@ -47,14 +55,10 @@ def extract(
     ] = False,
     sample: Annotated[int, typer.Option(min=0, help="How many images --verify computes again; 0 for all.")] = 64,
     seed: Annotated[int | None, typer.Option(help="Of random weights and of the sample.", show_default="0")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default="auto")] = "",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", show_default="auto")] = "",
-    recipe: Annotated[
-        str, typer.Option(metavar="FILE|RUN|NAME", help="Settings, without RUN.", show_default="default")
-    ] = "",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting, without RUN; repeats.")
-    ] = None,
+    device: DeviceSet = "",
+    precision: PrecisionSet = "",
+    recipe: RecipeWithoutRun = "",
+    set_: Settings = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -17,11 +17,26 @@ Json = Annotated[bool, typer.Option("--json", help="Machine-readable results on 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+DeviceSet = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", show_default="auto")]
+PrecisionSet = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.", show_default="auto")]
+"""Where "" leaves the recipe's setting as it is."""
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
         "--input", metavar="NAME=PATH", help="A stream's vectors (.npz, .csv, ...) or folder of maps; repeats."
     ),
+]
+Weights = Annotated[
+    list[str] | None, typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's pretrained weights; repeats.")
+]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting of the recipe; repeats.")
+]
+RecipeWithoutRun = Annotated[
+    str, typer.Option(metavar="FILE|RUN|NAME", help="Settings, without RUN.", show_default="default")
+]
+RunOrNone = Annotated[
+    Path | None, typer.Argument(metavar="RUN", help="A run's folder; without one give --streams or --recipe.")
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its model.safetensors.")]
 

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multistream.cli.options import Inputs, Json, Quiet, pairs, print_json
+from multistream.cli.options import (
+    DeviceSet,
+    Inputs,
+    Json,
+    PrecisionSet,
+    Quiet,
+    Settings,
+    Weights,
+    pairs,
+    print_json,
+)
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
 from multistream.spec import parse_specs
@@ -26,10 +36,7 @@ def train(
     tap: Annotated[str, typer.Option(help="How a map becomes a token.", show_default="gap:64")] = "",
     temporal: Annotated[str, typer.Option(help="What reads a stream's tokens.", show_default="concat")] = "",
     fusion: Annotated[str, typer.Option(help="How streams become one decision.", show_default="early")] = "",
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's pretrained weights; repeats."),
-    ] = None,
+    weights: Weights = None,
     input: Inputs = None,
     freeze: Annotated[
         str, typer.Option(metavar="WHAT,...", help="none, streams, branches, KEY or KEY:STAGES.", show_default="auto")
@@ -40,14 +47,12 @@ def train(
         typer.Option(metavar="N|auto", help="Images a step; auto: in pieces that fit into memory.", show_default="64"),
     ] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.", show_default="0")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.", show_default="auto")] = "",
-    precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.", show_default="auto")] = "",
+    device: DeviceSet = "",
+    precision: PrecisionSet = "",
     recipe: Annotated[
         str, typer.Option(metavar="FILE|RUN|NAME", help="Settings: a file, a run's, or default, paper, paper-code.")
     ] = "default",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting of the recipe; repeats.")
-    ] = None,
+    set_: Settings = None,
     print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Print the settings and leave.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run, new or empty.", show_default="runs/KEYS-FUSION-N")

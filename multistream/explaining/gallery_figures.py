@@ -6,21 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from multistream.data.names import printable
 from multistream.explaining.gallery import OUTCOMES, Collector, Entry, Outcome, Shown
+from multistream.explaining.overlays import AGAINST, FOR, SIDE, blended
 from multistream.files import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-PIXELS = 224
-FOR, AGAINST = (0.86, 0.35, 0.0), (0.36, 0.16, 0.62)
-"""Orange speaks for, violet against, as in overlays."""
 RIGHT, WRONG = "#1b6e3c", "#a3201a"
 TITLES: dict[Outcome, str] = {
     "all": "All streams right",
@@ -69,7 +68,7 @@ def draw_photos(photos: Sequence[Shown], *, title: str, how: str) -> Figure:
             decision = shown.decisions[key]
             verdict = f"{key} says {_short(decision)}\nmap for {_short(shown.target)}"
             color = RIGHT if decision == shown.label else WRONG
-            _draw(axis, tinted(shown.image, shown.maps[key], limit=limit), verdict, color)
+            _draw(axis, blended(shown.image, shown.maps[key], limit=limit), verdict, color)
     return figure
 
 
@@ -87,7 +86,7 @@ def draw_means(means: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, 
         limit = _limit(list(maps.values()))
         for axis, name in zip(line, classes, strict=True):
             words = "" if place else f"{_short(name)} ({numbers[name]:,})"
-            _draw(axis, tinted(None, maps[name], limit=limit), words, "black")
+            _draw(axis, blended(None, maps[name], limit=limit), words, "black")
         line[0].set_ylabel(key, fontsize=9)
     return figure
 
@@ -114,32 +113,21 @@ def draw_entries(photos: Sequence[Shown], key: str) -> Figure:
     return figure
 
 
-def tinted(image: Tensor | None, map_hw: Tensor, *, limit: float) -> Tensor:
-    """The photo in grey with evidence over it, (PIXELS, PIXELS, 3) in 0..1: the more, the stronger the colour."""
-    size = (PIXELS, PIXELS)
-    value = functional.interpolate(map_hw[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
-    grey = torch.full(size, 0.93)
-    if image is not None:
-        grey = 0.3 + 0.65 * (_photo(image) * torch.tensor([0.299, 0.587, 0.114])).sum(2)
-    strength = ((value.abs() / limit).clamp(0, 1).pow(0.8) * 0.85)[..., None]
-    colour = torch.where((value > 0)[..., None], torch.tensor(FOR), torch.tensor(AGAINST))
-    return grey[..., None] * (1 - strength) + colour * strength
-
-
 def _limit(maps: Sequence[Tensor]) -> float:
     """The density that gets the full colour: not the single largest cell, which would dim all else."""
     return max((float(m.abs().flatten().quantile(0.995)) for m in maps), default=0.0) or 1.0
 
 
-def _photo(image: Tensor | None) -> Tensor:
+def _photo(image: Tensor | None) -> NDArray[np.float32]:
     if image is None:
-        return torch.full((PIXELS, PIXELS, 3), 0.93)
-    seen = functional.interpolate(image[None].float(), (PIXELS, PIXELS), mode="bilinear", antialias=True)[0]
-    return (seen / 255).clamp(0, 1).permute(1, 2, 0)
+        return np.full((SIDE, SIDE, 3), 0.93, dtype=np.float32)
+    seen = functional.interpolate(image[None].float(), (SIDE, SIDE), mode="bilinear", antialias=True)[0]
+    picture: NDArray[np.float32] = (seen / 255).clamp(0, 1).permute(1, 2, 0).numpy()
+    return picture
 
 
-def _draw(axis: Axes, picture: Tensor, words: str, color: str) -> None:
-    axis.imshow(picture.numpy())
+def _draw(axis: Axes, picture: NDArray[np.float32], words: str, color: str) -> None:
+    axis.imshow(picture)
     axis.set_xticks([])
     axis.set_yticks([])
     for edge in axis.spines.values():

@@ -23,8 +23,7 @@ from multistream.interfaces import FusionOutput
 from multistream.model import Model
 from multistream.modes import evaluating
 from multistream.predictions import Predictions
-from multistream.recipe import RuntimeSettings
-from multistream.runtime import Runtime, available_workers, resolve
+from multistream.runtime import Runtime, available_workers, resolve_again
 from multistream.training.preparation import make_photos
 
 
@@ -94,7 +93,7 @@ def measure(
     )
     inputs = model.recipe.network.inputs
     beside = gather(table, model.inputs, inputs, missing=settings.missing_vectors, resize=settings.resize)
-    runtime = resolve(RuntimeSettings(device=device, precision=precision))  # type: ignore[arg-type]  # checked inside
+    runtime = resolve_again(model.recipe, device=device, precision=precision)
     network = runtime.place(model.network).freeze("streams")  # nothing trains here, so the feature cache may help
     photos = make_photos(table, network, beside, settings)
     with console.progress(len(table), "features") as bar:

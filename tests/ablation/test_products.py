@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from multistream.ablation.products import dropped_product, product, shared_product
+from multistream.ablation.products import direct_product, dropped_product, product, shared_product
 
 SEEDS, VARIANTS, CLASSES, WIDTH, FEATURES, IMAGES = 2, 3, 6, 64, 320, 64
 PLACES = [0, 64, 0]
@@ -32,12 +32,22 @@ def plainly(given: dict[str, Tensor], places: list[int]) -> Tensor:
     return given["columns"] @ (tokens * kept)
 
 
+def undropped(given: dict[str, Tensor], _: list[int]) -> Tensor:
+    return given["columns"] @ (given["weights"] @ given["x"].mT.unsqueeze(1) + given["bias"].unsqueeze(3))
+
+
 FORMS: dict[str, tuple[Callable[[dict[str, Tensor], list[int]], Tensor], ...]] = {
     "product": (lambda d, _: product(d["columns"], d["weights"]), lambda d, _: d["columns"] @ d["weights"]),
+    "direct": (lambda d, _: direct_product(d["columns"], d["weights"], d["bias"], d["x"]), undropped),
     "shared": (lambda d, _: shared_product(d["weights"], d["x"]), lambda d, _: d["weights"] @ d["x"].mT.unsqueeze(1)),
     "dropped": (of_tokens, plainly),
 }
-TRAINED = {"product": ("columns", "weights"), "shared": ("weights",), "dropped": ("columns", "weights", "bias")}
+TRAINED = {
+    "product": ("columns", "weights"),
+    "direct": ("columns", "weights", "bias"),
+    "shared": ("weights",),
+    "dropped": ("columns", "weights", "bias"),
+}
 
 
 def numbers() -> dict[str, Tensor]:
