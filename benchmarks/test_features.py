@@ -115,7 +115,7 @@ def clusters(network: MultiStream) -> tuple[dict[str, Tensor], Tensor]:
     labels = torch.randint(8, (IMAGES + 400,), generator=chance)
     features = {}
     for stage, tap in network.branches["object"].taps.items():
-        centres = 0.25 * torch.randn(8, tap.pooled_width, generator=chance)
+        centres = 0.08 * torch.randn(8, tap.pooled_width, generator=chance)
         features[stage] = centres[labels] + torch.randn(len(labels), tap.pooled_width, generator=chance)
     return features, labels
 
