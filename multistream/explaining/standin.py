@@ -13,7 +13,8 @@ from multistream.inputs import Map, Vector
 from multistream.interfaces import Stream
 from multistream.network import Branch, MultiStream
 
-CHANNELS = 16
+CHANNELS = 64
+"""Of every stage: with 16, twins that were taught alike agreed less (.64 to .81 in rank, instead of .76 to .93)."""
 
 
 class StandIn(Stream):

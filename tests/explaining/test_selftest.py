@@ -69,7 +69,7 @@ def centred(network, drawn: Planted) -> dict[str, Tensor]:  # type: ignore[no-un
 def test_a_map_of_the_picture_alone_is_found_out(make: Make) -> None:
     """Negative control, without a training: right places, but they do not depend on the weights."""
     student = stand_in(make()).eval()
-    checks = {check.name: check for check in selftest._measure(student, student, "left", centred, runtime=CPU)}
+    checks = {check.name: check for check in selftest._measure([student, student], "left", centred, runtime=CPU)}
     assert checks["pointing game in the stream"].passed
     assert checks["rank correlation, weights randomised"].value > 0.99
     assert not checks["rank correlation, weights randomised"].passed
@@ -116,8 +116,8 @@ def test_broken_explanations_fail_on_a_composition_that_was_taught(make: Make) -
     def negated(net, drawn: Planted) -> Mapping[str, Tensor]:  # type: ignore[no-untyped-def]
         return {key: -each for key, each in right(net, drawn).items()}
 
-    whole = {check.name: check for check in selftest._measure(student, student, "left", right, runtime=CPU)}
+    whole = {check.name: check for check in selftest._measure([student, student], "left", right, runtime=CPU)}
     assert whole["pointing game in the stream"].passed
     for broken in (mirrored, exchanged, negated):
-        checks = {check.name: check for check in selftest._measure(student, student, "left", broken, runtime=CPU)}
+        checks = {check.name: check for check in selftest._measure([student, student], "left", broken, runtime=CPU)}
         assert not checks["pointing game in the stream"].passed, broken.__name__
