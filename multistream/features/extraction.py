@@ -43,6 +43,8 @@ class Extracted:
 
         Row `view * N + i` is image i, the view counted as `data.views.views_of` does.
         """
+        if not self.turned:
+            return self.to(device)  # the tensors themselves, not a copy
         each = [self.features, *({**self.features, **features} for features in self.turned.values())]
         return {
             key: {stage: torch.cat([view[key][stage].to(device) for view in each]) for stage in stages}
