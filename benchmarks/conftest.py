@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from multistream.recipe import RuntimeSettings
-from multistream.runtime import Runtime, resolve
+from multistream.runtime.device import Runtime, resolve
 
 PAIRS = 9
 THREADS = 2

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from multistream import MultiStream, compose
 from multistream.recipe import TrainingSettings
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 from multistream.training.objective import CrossEntropy, Objective
-from multistream.training.optimisers import make_optimizer
+from multistream.training.optimizers import make_optimizer
 
 CLASSES = [f"class {number}" for number in range(8)]
 CASES = {

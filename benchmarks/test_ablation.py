@@ -20,11 +20,11 @@ from multistream.ablation.solo import train_by_itself
 from multistream.ablation.starts import Starts
 from multistream.ablation.together import train_together
 from multistream.ablation.variants import Axis, variants
-from multistream.composition import compose, fusion_factory
 from multistream.data.splits import Parts
-from multistream.network import MultiStream
+from multistream.network.compose import compose, fusion_factory
+from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 from multistream.training.objective import CrossEntropy
 
 Report = Callable[..., Any]

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 
 from benchmarks.subjects import ours
-from multistream.data.images import Decoder
+from multistream.data.decoding import Decoder
 from multistream.data.loading import Photos
-from multistream.data.tables import Table
+from multistream.data.table import Table
 from multistream.recipe import TrainingSettings
-from multistream.runtime import Runtime, available_workers
+from multistream.runtime.device import Runtime, available_workers
 from multistream.training.feeds import PhotoFeed
 from multistream.training.objective import CrossEntropy, Objective
-from multistream.training.optimisers import make_optimizer
+from multistream.training.optimizers import make_optimizer
 
 Report = Callable[..., Any]
 PHOTOS, BATCH = 96, 16

@@ -16,7 +16,7 @@ from multistream import MultiStream, compose
 from multistream.explaining.decomposition import Decomposer
 from multistream.explaining.observing import observe
 from multistream.recipe import RuntimeSettings
-from multistream.runtime import Runtime, resolve
+from multistream.runtime.device import Runtime, resolve
 
 Report = Callable[..., Any]
 CASES = {"object": (["object"], 16), "object+places": (["object", "places"], 4)}

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from benchmarks.plain import plain_features
 from benchmarks.subjects import CASES, batch_of, ours
 from multistream import MultiStream
-from multistream.features.extraction import GROUP
+from multistream.features.pooled_groups import GROUP
 from multistream.profiling.machine import measure_roofline, timed
 from multistream.recipe import TrainingSettings
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 from multistream.training.feeds import PooledFeed
 from multistream.training.objective import CrossEntropy, Objective
-from multistream.training.optimisers import make_optimizer
+from multistream.training.optimizers import make_optimizer
 
 Report = Callable[..., Any]
 VGG16_MACS = 15_346_630_656

@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.plain import ByHand, plain_inference, plain_step, tuned_step
 from benchmarks.subjects import CASES, batch_of, inference_of, ours, step_of
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 
 Report = Callable[..., Any]
 gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")]

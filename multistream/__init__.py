@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multistream.ablation import ablate as ablate
-    from multistream.comparison import compare as compare
-    from multistream.composition import compose as compose
+    from multistream.comparison.compare import compare as compare
     from multistream.data.maps import read_map as read_map
     from multistream.errors import MultistreamError as MultistreamError
-    from multistream.evaluating import evaluate as evaluate
     from multistream.explaining import explain as explain
-    from multistream.features.extracting import extract as extract
+    from multistream.features.extract_command import extract as extract
     from multistream.hookspecs import hookimpl as hookimpl
+    from multistream.inference.evaluate import evaluate as evaluate
     from multistream.inputs import Image as Image
     from multistream.inputs import Map as Map
     from multistream.inputs import Vector as Vector
@@ -27,10 +26,9 @@ if TYPE_CHECKING:
     from multistream.interfaces import Stream as Stream
     from multistream.interfaces import Tap as Tap
     from multistream.interfaces import Temporal as Temporal
-    from multistream.model import Model as Model
-    from multistream.model import load as load
-    from multistream.network import MultiStream as MultiStream
-    from multistream.profiling import profile as profile
+    from multistream.network.compose import compose as compose
+    from multistream.network.network import MultiStream as MultiStream
+    from multistream.profiling.profile import profile as profile
     from multistream.recipe import Recipe as Recipe
     from multistream.registry import datasets as datasets
     from multistream.registry import fusions as fusions
@@ -38,19 +36,21 @@ if TYPE_CHECKING:
     from multistream.registry import taps as taps
     from multistream.registry import temporals as temporals
     from multistream.reporting import report as report
-    from multistream.training import train as train
+    from multistream.runs.model_file import Model as Model
+    from multistream.runs.model_file import load as load
+    from multistream.training.train import train as train
     from multistream.weights import Source as Source
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "ablate": "ablation",
-    "compare": "comparison",
-    "compose": "composition",
+    "compare": "comparison.compare",
+    "compose": "network.compose",
     "read_map": "data.maps",
-    "evaluate": "evaluating",
+    "evaluate": "inference.evaluate",
     "MultistreamError": "errors",
-    "extract": "features.extracting",
+    "extract": "features.extract_command",
     "explain": "explaining",
     "hookimpl": "hookspecs",
     "Image": "inputs",
@@ -61,10 +61,10 @@ _WHERE = {
     "Stream": "interfaces",
     "Tap": "interfaces",
     "Temporal": "interfaces",
-    "Model": "model",
-    "load": "model",
-    "MultiStream": "network",
-    "profile": "profiling",
+    "Model": "runs.model_file",
+    "load": "runs.model_file",
+    "MultiStream": "network.network",
+    "profile": "profiling.profile",
     "Recipe": "recipe",
     "datasets": "registry",
     "fusions": "registry",
@@ -72,7 +72,7 @@ _WHERE = {
     "taps": "registry",
     "temporals": "registry",
     "report": "reporting",
-    "train": "training",
+    "train": "training.train",
     "Source": "weights",
 }
 

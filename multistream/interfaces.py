@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from multistream.errors import UsageError
 from multistream.inputs import Image, Input, Map, Vector
-from multistream.modules import Modules
-from multistream.pooling import global_average
+from multistream.nn.global_average import global_average
+from multistream.nn.module_dict import Modules
 from multistream.spec import check_key
 from multistream.weights import Fitted, Source, fit
 

@@ -1,4 +1,4 @@
-"""What several tests share: strangers' distributions that seem to be installed."""
+"""What several rooms' tests share: strangers' distributions that seem to be installed, and a small set of pictures."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from multistream.recipe import Recipe
 from multistream.registry import discovery
 
 ROOT = Path(__file__).parent.parent
@@ -56,3 +59,52 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
         if name.startswith("multistream_"):
             del sys.modules[name]
     discovery.forget()
+
+
+COLOURS = {"awe": (40, 60, 200), "fear": (20, 20, 30), "joy": (240, 210, 60)}
+PER_CLASS = 20
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of 60 pictures of 32 pixels, told apart by their colour."""
+    root = tmp_path_factory.mktemp("photos")
+    chance = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (root / name).mkdir()
+        for number in range(PER_CLASS):
+            noise = chance.normal(0, 60, (32, 32, 3))
+            pixels = np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def vectors(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Vectors of 6 for every picture, of which the first says a little about the class."""
+    ids = [str(path.relative_to(photos)) for path in sorted(photos.rglob("*.png"))]
+    chance = np.random.default_rng(1)
+    features = chance.random((len(ids), 6)).astype(np.float32)
+    features[:, 0] += [list(COLOURS).index(name.split("/")[0]) for name in ids]
+    path = tmp_path_factory.mktemp("vectors") / "anp.npz"
+    np.savez(path, ids=np.array(ids), features=features, vocabulary=np.array([f"pair {i}" for i in range(6)]))
+    return path
+
+
+@pytest.fixture
+def recipe(photos: Path) -> Recipe:
+    """One small random stream, trained in float32 on the CPU: 3 epochs of 6 steps."""
+    return Recipe().updated(
+        {
+            "data": {"source": str(photos), "image_size": 32, "split": "80/10/10"},
+            "network": {"streams": {"object": "object"}, "weights": {"object": "random"}, "freeze": ["streams"]},
+            "training": {"epochs": 3, "batch_size": 8, "patience": 0},
+            "runtime": {"device": "cpu", "precision": "fp32", "workers": 0},
+        }
+    )
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads what another has cached."""
+    monkeypatch.setenv("MULTISTREAM_CACHE", str(tmp_path / "cache"))

@@ -26,7 +26,7 @@ from multistream.errors import UsageError, did_you_mean
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe
 from multistream.statistics import holm
-from multistream.training.preparation import Prepared, prepare, usable
+from multistream.training.prepare import Prepared, prepare, usable
 
 
 def ablate(

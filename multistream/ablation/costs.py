@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multistream.modes import evaluating
-from multistream.network import MultiStream
+from multistream.network.network import MultiStream
+from multistream.nn.eval_mode import evaluating
 from multistream.profiling.counting import count, without_numbers
 from multistream.profiling.machine import latency
-from multistream.profiling.profiler import example_batch, time_pieces, walk
-from multistream.runtime import Runtime, parameter_count
+from multistream.profiling.profile import example_batch, time_pieces, walk
+from multistream.runtime.device import Runtime, parameter_count
 
 REPEATS = 5
 """Calls of which the median is taken: a quick look; `multistream profile` looks longer."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from multistream.ablation.stacking import Stacked
-from multistream.network import MultiStream
+from multistream.network.network import MultiStream
 from multistream.parts.fusions import Early, Late, Solo
 from multistream.parts.taps import GlobalAverage, LastStage, VectorTap
 from multistream.parts.temporals import Average, Concat

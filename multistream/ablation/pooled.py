@@ -19,17 +19,17 @@ from multistream.ablation.solo import verify
 from multistream.ablation.starts import Starts, tapped_everywhere
 from multistream.ablation.together import epochs_of, train_together
 from multistream.ablation.variants import Variant
-from multistream.composition import fusion_factory
 from multistream.console import Console
 from multistream.data.splits import Parts
 from multistream.data.views import views_of
 from multistream.errors import DataError
 from multistream.features import Extracted, extract
 from multistream.interfaces import Stream
-from multistream.network import MultiStream
+from multistream.network.compose import fusion_factory
+from multistream.network.network import MultiStream
 from multistream.training.leaks import check_leaks
 from multistream.training.objective import CrossEntropy, class_weights
-from multistream.training.preparation import Prepared, fit_vectors
+from multistream.training.prepare import Prepared, fit_vectors
 
 Grid = list[list[MultiStream]]
 

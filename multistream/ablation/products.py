@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from multistream.runtime import one_thread
+from multistream.runtime.device import one_thread
 
 LINE = 16
 """float32 numbers in 64 bytes."""

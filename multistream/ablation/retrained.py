@@ -17,14 +17,14 @@ from multistream.ablation.variants import Axis, Variant
 from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.interfaces import Stream
-from multistream.model import load
-from multistream.network import MultiStream
-from multistream.predictions import read_predictions
+from multistream.network.network import MultiStream
 from multistream.profiling.machine import timed
-from multistream.profiling.profiler import example_batch
+from multistream.profiling.profile import example_batch
 from multistream.recipe import Recipe
-from multistream.training import train
-from multistream.training.preparation import Prepared
+from multistream.runs.model_file import load
+from multistream.runs.predictions_file import read_predictions
+from multistream.training.prepare import Prepared
+from multistream.training.train import train
 
 BACKWARD = 3
 """A training step costs some three passes: forward, and backward through activations and weights."""

@@ -12,12 +12,12 @@ from torch.nn import functional
 
 from multistream.ablation.pieces import Grid
 from multistream.ablation.pool import Measured, Pool, Step
-from multistream.modes import evaluating
-from multistream.network import MultiStream
+from multistream.network.network import MultiStream
+from multistream.nn.eval_mode import evaluating
 from multistream.parts.dropout import reseed_dropout
 from multistream.recipe import TrainingSettings
-from multistream.runtime import Runtime
-from multistream.training.optimisers import make_optimizer, set_rate
+from multistream.runtime.device import Runtime
+from multistream.training.optimizers import make_optimizer, set_rate
 
 
 class SeparateRows:

@@ -11,13 +11,13 @@ from multistream.ablation.results import Verified
 from multistream.ablation.starts import Starts
 from multistream.ablation.together import train_together
 from multistream.ablation.variants import Variant
-from multistream.network import MultiStream
+from multistream.network.network import MultiStream
 from multistream.recipe import TrainingSettings
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 from multistream.training.feeds import PooledFeed
+from multistream.training.loop import Listener, Trainer
 from multistream.training.objective import Objective
-from multistream.training.stopping import Stop
-from multistream.training.trainer import Listener, Trainer
+from multistream.training.stop import Stop
 
 
 def verify(

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from multistream.ablation.variants import Variant
-from multistream.composition import branch_of_run, build_stream, build_taps, load_stream_weights
 from multistream.interfaces import Stream
-from multistream.network import Branch, MakeFusion, MultiStream
-from multistream.plans import Options
+from multistream.network.compose import branch_of_run, build_stream, build_taps, load_stream_weights
+from multistream.network.network import Branch, MakeFusion, MultiStream
+from multistream.network.plan import Options
 from multistream.recipe import Recipe
 from multistream.spec import Spec
 

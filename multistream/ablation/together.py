@@ -14,8 +14,8 @@ from multistream.ablation.separate import SeparateRows
 from multistream.ablation.stacked import StackedRows
 from multistream.errors import DivergedError
 from multistream.recipe import TrainingSettings
-from multistream.runtime import Runtime
-from multistream.training.optimisers import schedule_factor
+from multistream.runtime.device import Runtime
+from multistream.training.optimizers import schedule_factor
 
 
 @dataclass(frozen=True)

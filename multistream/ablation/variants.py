@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Literal
 
 from multistream.errors import UsageError, did_you_mean
-from multistream.network import MultiStream
+from multistream.network.network import MultiStream
 
 Axis = Literal["depth", "taps", "streams"]
 AXES: tuple[Axis, ...] = ("depth", "taps", "streams")

@@ -83,7 +83,7 @@ def main() -> None:
 
 def _leave_known(error: Exception) -> None:
     """Leaves for errors whose classes live in modules that import torch, if one of those was imported at all."""
-    if (training := sys.modules.get("multistream.training")) and isinstance(error, training.Interrupted):
+    if (stop := sys.modules.get("multistream.training.stop")) and isinstance(error, stop.Interrupted):
         _leave(f"stopped, and saved. To go on: {error.resume}", 128 + error.signal)
     if (torch := sys.modules.get("torch")) and isinstance(error, torch.OutOfMemoryError):
         _leave(str(MemoryExhausted("memory", "the device's is used up.", do=ELSEWHERE)), 71)

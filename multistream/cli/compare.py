@@ -40,8 +40,8 @@ def compare(
     quiet: Quiet = False,
 ) -> None:
     """Compare runs: what differs, accuracy with interval, paired tests; seeds become mean and deviation."""
-    from multistream.comparison import compare as compare_runs
-    from multistream.comparison.formats import FORMATS, told
+    from multistream.comparison.compare import compare as compare_runs
+    from multistream.comparison.tables import FORMATS, told
     from multistream.console import Console
 
     console = Console(quiet=quiet)

@@ -23,8 +23,8 @@ SHOWN = 10
 def scan(data: Source, label: Label = "", json: Json = False, quiet: Quiet = False) -> None:
     """Decode every file, and list what would spoil a result: damaged, doubled, placeholder-like."""
     from multistream.console import Console
-    from multistream.data.images import Decoder
-    from multistream.data.layouts import open_table
+    from multistream.data.decoding import Decoder
+    from multistream.data.layouts.data_source import open_table
     from multistream.data.scan import scan as look_through
     from multistream.recipe import DataSettings
 
@@ -49,7 +49,7 @@ def split(
     json: Json = False,
 ) -> None:
     """Write which photo is for training, validation and test, with each file's sha256."""
-    from multistream.data.layouts import open_table
+    from multistream.data.layouts.data_source import open_table
     from multistream.data.splits import split as draw
     from multistream.data.splits import write_split
 
@@ -67,7 +67,7 @@ def split(
 @app.command()
 def demo(json: Json = False) -> None:
     """Draw the demo set, if it is not there yet, and say where it lies."""
-    from multistream.data.layouts import open_table
+    from multistream.data.layouts.data_source import open_table
 
     table = open_table("")
     if json:

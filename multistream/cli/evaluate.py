@@ -10,7 +10,7 @@ import typer
 from multistream.cli.options import Device, Inputs, Json, Precision, Quiet, Run, pairs, print_json
 
 if TYPE_CHECKING:
-    from multistream.evaluation import Metrics
+    from multistream.inference.metrics import Metrics
 
 
 def evaluate(
@@ -31,7 +31,7 @@ def evaluate(
 ) -> None:
     """Measure a run: accuracy with interval, per class, calibration."""
     from multistream.console import Console
-    from multistream.evaluating import evaluate as measure
+    from multistream.inference.evaluate import evaluate as measure
 
     result = measure(
         run,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from multistream.explaining.examination import Results
     from multistream.explaining.faithfulness import Area
     from multistream.explaining.selftest import SelfTest
-    from multistream.model import Model
+    from multistream.runs.model_file import Model
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def print_self_test(model: Model, *, device: str, json: bool, console: Console) 
     """Runs the self-test on a model's composition and prints its table; exit code 1 where a check fails."""
     from multistream.explaining.selftest import self_test
     from multistream.recipe import RuntimeSettings
-    from multistream.runtime import resolve
+    from multistream.runtime.device import resolve
 
     runtime = resolve(RuntimeSettings(device=device, precision="fp32"))
     found = self_test(model.network, runtime=runtime, say=console.say)
@@ -80,9 +80,9 @@ def print_examination(
     from multistream.explaining.gallery_figures import write_galleries
     from multistream.explaining.masks import masks_of
     from multistream.explaining.subjects import find_subjects
-    from multistream.model import require_trained
     from multistream.recipe import RuntimeSettings
-    from multistream.runtime import resolve
+    from multistream.runs.model_file import require_trained
+    from multistream.runtime.device import resolve
 
     require_trained(model, "explain")
     target.check(model.classes)

@@ -26,7 +26,7 @@ from multistream.recipe import Recipe
 from multistream.spec import parse_specs
 
 if TYPE_CHECKING:
-    from multistream.features.extracting import Extraction
+    from multistream.features.extract_command import Extraction
 
 
 def extract(
@@ -70,7 +70,7 @@ def extract(
     source = run if run is not None else _recipe(streams, recipe, weights, seed, set_)
     from multistream.console import Console
     from multistream.data.views import parse_views
-    from multistream.features.extracting import extract as fill
+    from multistream.features.extract_command import extract as fill
 
     found = fill(
         source,

@@ -12,7 +12,7 @@ from multistream.cli.options import Json, Quiet, print_json
 from multistream.errors import PluginError
 from multistream.registry import Kind, Part, PartInfo, find, find_any, parts
 from multistream.registry.describing import Description, describe
-from multistream.scaffold import NewKind, new_plugin
+from multistream.registry.scaffold import NewKind, new_plugin
 
 app = typer.Typer(help="List, show, check and start plugins.")
 

@@ -19,8 +19,8 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Class probabilities for photos, a line each; a damaged file costs a status, not the run."""
-    from multistream.data.names import printable
-    from multistream.model import load
+    from multistream.data.filenames import printable
+    from multistream.runs.model_file import load
 
     model = load(run)
     bad = 0

@@ -12,8 +12,8 @@ from multistream.cli.options import Device, Json, Precision, Quiet, print_json
 from multistream.errors import UsageError
 
 if TYPE_CHECKING:
-    from multistream.network import MultiStream
-    from multistream.profiling import Profile, Row
+    from multistream.network.network import MultiStream
+    from multistream.profiling.results import Profile, Row
 
 
 def profile(
@@ -41,14 +41,14 @@ def profile(
 ) -> None:
     """Cost by stage: shapes, parameters, multiply-adds, time, memory. Weights are never needed."""
     from multistream.console import Console
-    from multistream.profiling import profile as measure
+    from multistream.profiling.profile import profile as measure
     from multistream.recipe import RuntimeSettings
-    from multistream.runtime import resolve
+    from multistream.runtime.device import resolve
 
     if (run is None) == (not streams):
         raise UsageError("profile", "give a RUN or --streams, one of them.")
     if run is not None:
-        from multistream.model import load
+        from multistream.runs.model_file import load
 
         network = load(run).network
     else:
@@ -99,7 +99,7 @@ def _line(row: Row) -> str:
 
 
 def _composed(streams: str, tap: str, temporal: str, fusion: str, classes: int, settings: list[str]) -> MultiStream:
-    from multistream.composition import compose
+    from multistream.network.compose import compose
     from multistream.recipe import Recipe
     from multistream.spec import parse_specs
 

@@ -7,23 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multistream.cli.options import (
-    DeviceSet,
-    Inputs,
-    Json,
-    PrecisionSet,
-    Quiet,
-    Settings,
-    Weights,
-    pairs,
-    print_json,
-)
+from multistream.cli.options import DeviceSet, Inputs, Json, PrecisionSet, Quiet, Settings, Weights, pairs, print_json
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
 from multistream.spec import parse_specs
 
 if TYPE_CHECKING:
-    from multistream.training import Run
+    from multistream.training.train import Run
 
 
 def train(
@@ -84,7 +74,7 @@ def train(
         typer.echo(settled.dumps(), nl=False)
         return
     from multistream.console import Console
-    from multistream.training import train as run_training
+    from multistream.training.train import train as run_training
 
     result = run_training(settled, out=out, resume=resume, console=Console(quiet=quiet))
     if json:

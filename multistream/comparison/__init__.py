@@ -1,6 +1,1 @@
-"""Comparison: runs side by side, told apart by what their recipes differ in, and by paired tests. No torch here."""
-
-from multistream.comparison.comparing import Comparison, Row, compare
-from multistream.comparison.differences import Difference
-
-__all__ = ["Comparison", "Difference", "Row", "compare"]
+"""Comparison: runs side by side, named by the settings that differ, with paired tests. No torch here."""

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from multistream.comparison.comparing import Comparison
-from multistream.comparison.formats import heading, shown
+from multistream.comparison.compare import Comparison
+from multistream.comparison.tables import heading, shown
 from multistream.statistics import Interval
 
 OURS, PUBLISHED = "#20639b", "#8a8a8a"

@@ -8,11 +8,11 @@ from typing import Any
 from multistream.hookspecs import Factory, hookimpl
 
 _HOME = {
-    "Table": "tables",
-    "VectorTable": "tables",
-    "BadImage": "images",
-    "Decoder": "images",
-    "open_table": "layouts",
+    "Table": "table",
+    "VectorTable": "table",
+    "BadImage": "decoding",
+    "Decoder": "decoding",
+    "open_table": "layouts.data_source",
     "Parts": "splits",
     "split": "splits",
 }

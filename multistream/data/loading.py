@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from multistream.data.images import BadImage, Decoder
-from multistream.data.names import printable
-from multistream.data.pool import Pool
-from multistream.data.tables import Table
+from multistream.data.decode_pool import Pool
+from multistream.data.decoding import BadImage, Decoder
+from multistream.data.filenames import printable
+from multistream.data.table import Table
 from multistream.errors import DataError
 
 OnBadImage = Literal["error", "skip", "report"]

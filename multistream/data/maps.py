@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from multistream.data import png
-from multistream.data.formats import ALLOWED
-from multistream.data.images import BadImage
-from multistream.data.names import printable
-from multistream.data.tables import Table
+from multistream.data.decoding import BadImage
+from multistream.data.file_formats import ALLOWED
+from multistream.data.filenames import printable
+from multistream.data.table import Table
 from multistream.errors import DataError, did_you_mean
 
 EXTENSIONS = (".png", ".npy", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp")

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.images import BadImage, Decoder
-from multistream.data.pool import Pool
-from multistream.data.tables import Table
+from multistream.data.decode_pool import Pool
+from multistream.data.decoding import BadImage, Decoder
+from multistream.data.table import Table
 
 COPIES = 5
 """So many files that show one picture are taken for a placeholder."""

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
-from multistream.data.names import printable
-from multistream.data.split_file import SplitRow, read_split, sha256_of_files, shared_between_parts, write_split
-from multistream.data.tables import Table
+from multistream.data.filenames import printable
+from multistream.data.table import Table
 from multistream.errors import UsageError
+from multistream.runs.split_file import SplitRow, read_split, sha256_of_files, shared_between_parts, write_split
 
 __all__ = ["Parts", "SplitRow", "read_split", "sha256_of_files", "shared_between_parts", "split", "write_split"]
 

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.data.draws import draws, flips
+from multistream.data.sampling import draws, flips
 from multistream.errors import UsageError, did_you_mean
 
 IDENTITY = "identity"

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from multistream.errors import UsageError
 from multistream.explaining.games import coalitions, interactions, owen, shapley
-from multistream.modes import evaluating
-from multistream.network import Branch, MultiStream, Pooled
+from multistream.network.network import Branch, MultiStream, Pooled
+from multistream.nn.eval_mode import evaluating
 
 Baseline = Literal["mean", "zero", "drop"]
 Scale = Literal["logit", "probability"]

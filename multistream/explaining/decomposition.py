@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from multistream.explaining.observing import Maps, Observed, observe
 from multistream.explaining.targets import Chosen
-from multistream.modes import evaluating
-from multistream.network import MultiStream, Pooled
+from multistream.network.network import MultiStream, Pooled
+from multistream.nn.eval_mode import evaluating
 from multistream.parts.fusions import Solo
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 
 Read = Callable[[Pooled], Tensor]
 """Pooled features -> logits (B, K)."""

@@ -14,8 +14,8 @@ from multistream.explaining.gradients import integrated_gradients
 from multistream.explaining.observing import Observed, observe
 from multistream.explaining.pointing import density
 from multistream.explaining.targets import Chosen
-from multistream.network import MultiStream
-from multistream.runtime import Runtime
+from multistream.network.network import MultiStream
+from multistream.runtime.device import Runtime
 
 Method = Literal["exact", "integrated"]
 

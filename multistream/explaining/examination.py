@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multistream.beside import gather
 from multistream.data.loading import loaded
-from multistream.data.tables import Table
+from multistream.data.side_inputs import gather
+from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.explaining.attribution import attribute
 from multistream.explaining.evidence import Evidence, Method, evidence_of
@@ -23,9 +23,9 @@ from multistream.explaining.masks import ReadMask
 from multistream.explaining.observing import observe
 from multistream.explaining.places import Place, Places
 from multistream.inputs import Image, Vector
-from multistream.model import Model
-from multistream.runtime import Runtime, available_workers
-from multistream.training.preparation import make_photos
+from multistream.runs.model_file import Model
+from multistream.runtime.device import Runtime, available_workers
+from multistream.training.prepare import make_photos
 
 CHUNK = 16
 TOP = 8

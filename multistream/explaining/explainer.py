@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.beside import Beside, gather
 from multistream.console import Console
 from multistream.data.loading import Photos, loaded
+from multistream.data.side_inputs import Beside, gather
 from multistream.explaining.answers import Answers
 from multistream.explaining.attribution import attribute
 from multistream.explaining.explanation import Explanation
@@ -23,10 +23,10 @@ from multistream.explaining.observing import observe
 from multistream.explaining.subjects import Subjects, find_subjects
 from multistream.explaining.targets import Target
 from multistream.inputs import Vector
-from multistream.model import Model, load, require_trained
 from multistream.recipe import RuntimeSettings
-from multistream.runtime import Runtime, available_workers, resolve
-from multistream.training.preparation import make_photos
+from multistream.runs.model_file import Model, load, require_trained
+from multistream.runtime.device import Runtime, available_workers, resolve
+from multistream.training.prepare import make_photos
 
 CHUNK = 16
 """Photos that are explained together: with 8 classes a VGG16's maps take 4 MB a photo."""

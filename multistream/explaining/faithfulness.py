@@ -15,9 +15,9 @@ from torch.nn import functional
 from multistream.explaining.curves import Absent, Answer, Curves, perturbation_curves, without_evidence
 from multistream.explaining.gradients import Score
 from multistream.inputs import Image
-from multistream.modes import evaluating
-from multistream.network import MultiStream
-from multistream.runtime import Runtime
+from multistream.network.network import MultiStream
+from multistream.nn.eval_mode import evaluating
+from multistream.runtime.device import Runtime
 from multistream.statistics import Interval, paired_bootstrap
 
 MapsOf = Mapping[str, Tensor]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from multistream.data.names import printable
+from multistream.data.filenames import printable
 from multistream.explaining.gallery import OUTCOMES, Collector, Entry, Outcome, Shown
 from multistream.explaining.overlays import AGAINST, FOR, SIDE, blended
 from multistream.files import replacing

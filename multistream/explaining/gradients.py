@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from multistream.explaining.observing import Maps, Observed, observe
-from multistream.modes import evaluating
-from multistream.network import MultiStream, Pooled
+from multistream.network.network import MultiStream, Pooled
+from multistream.nn.eval_mode import evaluating
 from multistream.parts.temporals import AttentiveBiGRU
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 
 Flow = Literal["direct", "total"]
 Score = Callable[[Tensor], Tensor]

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from multistream.data.filenames import printable
 from multistream.data.maps import find_maps, fit_map, read_map
-from multistream.data.names import printable
-from multistream.data.tables import Table
+from multistream.data.table import Table
 from multistream.errors import DataError
 
 COLUMNS = ("path", "left", "top", "right", "bottom")

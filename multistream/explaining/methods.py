@@ -15,7 +15,7 @@ from multistream.explaining.decomposition import Decomposer, Decomposition, Kind
 from multistream.explaining.gradients import Flow, Score, grad_cam, grad_cam_of, integrated_gradients
 from multistream.explaining.observing import Maps, Observed
 from multistream.explaining.targets import Chosen, Target
-from multistream.network import MultiStream
+from multistream.network.network import MultiStream
 
 Method = Literal["decomposition", "grad-cam", "integrated-gradients"]
 METHODS: tuple[Method, ...] = ("decomposition", "grad-cam", "integrated-gradients")

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from multistream.interfaces import FusionOutput
-from multistream.modes import evaluating
-from multistream.network import MultiStream, Pooled
-from multistream.runtime import Runtime
+from multistream.network.network import MultiStream, Pooled
+from multistream.nn.eval_mode import evaluating
+from multistream.runtime.device import Runtime
 
 Maps = dict[str, dict[str, Tensor]]
 """{key: {stage: (B, ...)}}"""

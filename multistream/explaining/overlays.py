@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from multistream.data.names import printable
+from multistream.data.filenames import printable
 from multistream.explaining.explanation import Arrays, Explanation
 from multistream.files import replacing
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from multistream.explaining.ranks import spearman
-from multistream.modes import evaluating
-from multistream.network import MultiStream
+from multistream.network.network import MultiStream
+from multistream.nn.eval_mode import evaluating
 
 Explain = Callable[[], Tensor]
 """Explains one and the same batch with the network as it is now: maps (B, ...)."""

@@ -26,10 +26,10 @@ from multistream.explaining.pointing import points_into
 from multistream.explaining.randomisation import similarity_to_random
 from multistream.explaining.ranks import spearman
 from multistream.explaining.standin import stand_in
-from multistream.modes import evaluating
-from multistream.network import MultiStream
+from multistream.network.network import MultiStream
+from multistream.nn.eval_mode import evaluating
 from multistream.parts.dropout import reseed_dropout
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 from multistream.training.objective import CrossEntropy
 
 Explainer = Callable[[MultiStream, Planted], Mapping[str, Tensor]]

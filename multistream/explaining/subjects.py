@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from multistream.data.layouts import open_table
-from multistream.data.tables import Table
+from multistream.data.layouts.data_source import open_table
+from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
-from multistream.evaluating import own_test_part
+from multistream.inference.evaluate import own_test_part
+from multistream.inference.predict import expanded
 from multistream.inputs import Image
-from multistream.model import Model
-from multistream.prediction import expanded
+from multistream.runs.model_file import Model
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from multistream.data.loading import Photos
-from multistream.data.tables import VectorTable
+from multistream.data.table import VectorTable
 from multistream.data.vectors import write_vectors
 from multistream.data.views import IDENTITY
 from multistream.errors import DataError, UsageError, did_you_mean
-from multistream.features.subject import Subject
+from multistream.features.source import Subject
 from multistream.features.tasks import Task
 from multistream.files import temporary
 

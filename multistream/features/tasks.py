@@ -12,13 +12,13 @@ from torch import Tensor
 from multistream.data.loading import Photos
 from multistream.data.splits import sha256_of_files
 from multistream.data.views import IDENTITY
-from multistream.features.extraction import pooled_groups
-from multistream.features.identity import identity, map_reader, why_not_cached
+from multistream.features.key import identity, map_reader, why_not_cached
+from multistream.features.pooled_groups import pooled_groups
 from multistream.features.store import FeatureStore, Shards
 from multistream.files import cache_root
 from multistream.inputs import Image
-from multistream.network import Branch
-from multistream.runtime import Runtime
+from multistream.network.network import Branch
+from multistream.runtime.device import Runtime
 
 Say = Callable[[str], None]
 Rows = NDArray[np.int64]

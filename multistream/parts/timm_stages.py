@@ -12,7 +12,7 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from multistream.modes import evaluating
+from multistream.nn.eval_mode import evaluating
 
 Layout = Literal["NCHW", "NHWC", "tokens"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from multistream.runtime import AUTOCAST, Runtime
+from multistream.runtime.device import AUTOCAST, Runtime
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from multistream.evaluation import Metrics
+from multistream.inference.metrics import Metrics
 from multistream.reporting.dots import Entry, dot_plot
 from multistream.reporting.figures import Axis, Plot, axis, drawing, figure
 from multistream.reporting.markup import Safe, details, interval, pair, percent, signed, table, tag

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.predictions import Predictions
+from multistream.runs.predictions_file import Predictions
 
 
 def choose(predictions: Predictions, *, photos: int) -> list[int]:

@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.composition import map_shapes
-from multistream.data.names import printable
+from multistream.data.filenames import printable
 from multistream.explaining.decomposition import Decomposition, decompose
 from multistream.inputs import Vector
-from multistream.modes import evaluating
+from multistream.network.compose import map_shapes
+from multistream.nn.eval_mode import evaluating
 from multistream.reporting.choosing import shown_classes
 from multistream.reporting.measuring import Measured, batches
 from multistream.reporting.packing import affordable_side, pack

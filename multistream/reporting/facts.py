@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from multistream import __version__, runs
-from multistream.comparison.results import Result, read_result
-from multistream.data.split_file import SplitRow, read_split, shared_between_parts
-from multistream.evaluation import Metrics, metrics
+from multistream.comparison.run_results import Result, read_result
 from multistream.files import sha256_file
-from multistream.model import read_about
+from multistream.inference.metrics import Metrics, metrics
+from multistream.runs.model_file import read_about
+from multistream.runs.split_file import SplitRow, read_split, shared_between_parts
 
 PARTS = ("train", "val", "test")
 

@@ -10,21 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.beside import Beside, gather
 from multistream.console import Console
-from multistream.data.layouts import open_table
+from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos, loaded
-from multistream.data.split_file import SplitRow, sha256_of_files
-from multistream.data.tables import Table
+from multistream.data.side_inputs import Beside, gather
+from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.explaining.attribution import Attribution, attribute
 from multistream.features import extract
 from multistream.interfaces import FusionOutput
-from multistream.model import Model
-from multistream.modes import evaluating
-from multistream.predictions import Predictions
-from multistream.runtime import Runtime, available_workers, resolve_again
-from multistream.training.preparation import make_photos
+from multistream.nn.eval_mode import evaluating
+from multistream.runs.model_file import Model
+from multistream.runs.predictions_file import Predictions
+from multistream.runs.split_file import SplitRow, sha256_of_files
+from multistream.runtime.device import Runtime, available_workers, resolve_again
+from multistream.training.prepare import make_photos
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from multistream.data.images import Decoder
+from multistream.data.decoding import Decoder
 
 SIDE = 224
 BYTES = 12_000

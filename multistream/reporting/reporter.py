@@ -12,9 +12,8 @@ import numpy as np
 from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.files import write_atomic
-from multistream.model import Model, load, require_trained
-from multistream.modes import evaluating
-from multistream.profiling.profiler import count_pieces
+from multistream.nn.eval_mode import evaluating
+from multistream.profiling.profile import count_pieces
 from multistream.reporting import sections
 from multistream.reporting.ablations import read_ablations
 from multistream.reporting.attributed import by_stream, planted
@@ -28,6 +27,7 @@ from multistream.reporting.markup import Safe
 from multistream.reporting.measuring import Measured, measure
 from multistream.reporting.page import assemble
 from multistream.reporting.results import Line, lines
+from multistream.runs.model_file import Model, load, require_trained
 from multistream.statistics import paired_bootstrap
 
 PAGE = "report.html"

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.comparison.results import read_result
+from multistream.comparison.run_results import read_result
 from multistream.errors import MultistreamError, UsageError
-from multistream.evaluation.metrics import BINS
-from multistream.predictions import Predictions
+from multistream.inference.metrics import BINS
 from multistream.reporting.facts import Facts
 from multistream.reporting.markup import join, tag
+from multistream.runs.predictions_file import Predictions
 from multistream.spec import Spec
 from multistream.statistics import Interval, agreement, mcnemar, wilson
 

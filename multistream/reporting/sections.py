@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multistream.evaluation import Metrics
+from multistream.inference.metrics import Metrics
 from multistream.profiling.counting import Count
 from multistream.reporting import charts, fronts
 from multistream.reporting.ablations import Ablation

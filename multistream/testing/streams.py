@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from multistream.composition import example_input
 from multistream.errors import WeightsError
 from multistream.inputs import Image, Vector
 from multistream.interfaces import VECTOR, Stream
+from multistream.network.compose import example_input
 from multistream.registry import Kind
 from multistream.testing.base import Contract, same, state, step
 from multistream.weights import Source

@@ -1,6 +1,1 @@
-"""train: a recipe becomes a run."""
-
-from multistream.training.stopping import Interrupted
-from multistream.training.training import Run, train
-
-__all__ = ["Interrupted", "Run", "train"]
+"""Training: from a recipe to a run."""

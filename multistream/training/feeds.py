@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.data.draws import order
 from multistream.data.loading import Photos, loaded
+from multistream.data.sampling import order
 from multistream.data.views import augment, drawn, views_of
 from multistream.recipe import TrainingSettings
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 
 Indices = NDArray[np.int64]
 

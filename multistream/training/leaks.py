@@ -7,7 +7,7 @@ from pathlib import Path
 
 from multistream import runs
 from multistream.data.splits import Parts, read_split, sha256_of_files
-from multistream.data.tables import Table
+from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.recipe import Recipe
 from multistream.spec import Spec

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from multistream.network import MultiStream
-from multistream.runtime import Runtime
+from multistream.network.network import MultiStream
+from multistream.runtime.device import Runtime
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from multistream.weights.conversion import convert as convert
+    from multistream.weights.files import WeightFile as WeightFile
+    from multistream.weights.files import read_tensors as read_tensors
     from multistream.weights.fitting import Fitted as Fitted
     from multistream.weights.fitting import fit as fit
     from multistream.weights.hub import from_hub as from_hub
     from multistream.weights.inspection import Inspection as Inspection
     from multistream.weights.inspection import inspect as inspect
-    from multistream.weights.reading import WeightFile as WeightFile
-    from multistream.weights.reading import read_tensors as read_tensors
     from multistream.weights.renaming import caffe_vgg16 as caffe_vgg16
     from multistream.weights.renaming import match_by_order as match_by_order
     from multistream.weights.renaming import to_names as to_names
@@ -29,8 +29,8 @@ _WHERE = {
     "from_hub": "hub",
     "Inspection": "inspection",
     "inspect": "inspection",
-    "WeightFile": "reading",
-    "read_tensors": "reading",
+    "WeightFile": "files",
+    "read_tensors": "files",
     "caffe_vgg16": "renaming",
     "match_by_order": "renaming",
     "to_names": "renaming",

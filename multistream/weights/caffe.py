@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.weights.contents import Contents, Malformed
-from multistream.weights.wire import BYTES, FIXED32, FIXED64, VARINT, budget, fields, varint
+from multistream.weights.protobuf import BYTES, FIXED32, FIXED64, VARINT, budget, fields, varint
+from multistream.weights.tensors import Contents, Malformed
 
 # Field numbers of caffe.proto: BlobProto's old sizes and its shape.
 SIZES, SHAPE = (1, 2, 3, 4), 7

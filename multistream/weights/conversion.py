@@ -8,8 +8,8 @@ from safetensors.torch import save
 
 from multistream.errors import UsageError
 from multistream.files import write_atomic
+from multistream.weights.files import read_tensors
 from multistream.weights.inspection import Inspection, inspect
-from multistream.weights.reading import read_tensors
 from multistream.weights.renaming import Names, caffe_vgg16, is_caffe_vgg16, to_names
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from multistream.weights.reading import WeightFile, read_tensors
+from multistream.weights.files import WeightFile, read_tensors
 
 ARCHITECTURES: tuple[tuple[str, str, str], ...] = (
     ("features.0.0.weight", "torchvision", "MobileNetV2"),

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from multistream.errors import WeightsError
-from multistream.weights.contents import Contents, Malformed
+from multistream.weights.tensors import Contents, Malformed
 
 MOST_DATASETS = 100_000
 

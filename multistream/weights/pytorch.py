@@ -14,8 +14,8 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 import torch
 from torch import Tensor
 
-from multistream.weights.contents import Contents, Malformed
-from multistream.weights.outline import Outline, Storage
+from multistream.weights.pickle_check import Outline, Storage
+from multistream.weights.tensors import Contents, Malformed
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." b"\x80\x02M\xe9\x03."  # fmt: skip
 """The two pickles with which torch's older files begin: its number and its protocol."""

@@ -18,11 +18,11 @@ from multistream.ablation.pool import Pool
 from multistream.ablation.starts import Starts, tapped_everywhere
 from multistream.ablation.together import Together, train_together
 from multistream.ablation.variants import Axis, Variant, variants
-from multistream.composition import fusion_factory
 from multistream.data.splits import Parts
-from multistream.network import MultiStream
+from multistream.network.compose import fusion_factory
+from multistream.network.network import MultiStream
 from multistream.recipe import Recipe, TrainingSettings
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 from multistream.training.objective import CrossEntropy
 
 CPU = Runtime(torch.device("cpu"))

@@ -13,7 +13,7 @@ from multistream.ablation.separate import SeparateRows
 from multistream.ablation.solo import train_by_itself
 from multistream.ablation.stacked import StackedRows
 from multistream.ablation.variants import Axis
-from multistream.network import MultiStream
+from multistream.network.network import MultiStream
 from multistream.recipe import TrainingSettings
 from tests.ablation.conftest import CPU, PARTS, Bench, difference, settings_of, weights_of
 

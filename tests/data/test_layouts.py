@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multistream.data.layouts import open_table
 from multistream.data.layouts.abstract import abstract
 from multistream.data.layouts.artphoto import artphoto
+from multistream.data.layouts.data_source import open_table
 from multistream.data.layouts.emoset import emoset
 from multistream.data.layouts.emotion6 import emotion6
 from multistream.data.layouts.emotionroi import emotionroi
 from multistream.data.layouts.fi import fi
 from multistream.data.layouts.ldl import ldl
 from multistream.data.layouts.webemo import SEVEN, at_level, webemo
-from multistream.data.tables import Table
+from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
 
 Photos = Callable[..., Path]

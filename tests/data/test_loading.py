@@ -12,8 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from multistream.data.images import BadImage, Decoder
-from multistream.data.layouts import open_table
+from multistream.data.decoding import BadImage, Decoder
+from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos, loaded
 from multistream.errors import DataError
 

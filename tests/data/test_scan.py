@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from multistream.data.images import Decoder
-from multistream.data.layouts import open_table
+from multistream.data.decoding import Decoder
+from multistream.data.layouts.data_source import open_table
 from multistream.data.scan import COPIES, scan
 
 

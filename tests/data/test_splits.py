@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
-from multistream.data.layouts import open_table
+from multistream.data.layouts.data_source import open_table
 from multistream.data.splits import Parts, read_split, sha256_of_files, split, write_split
-from multistream.data.tables import Table
+from multistream.data.table import Table
 from multistream.errors import DataError, DiskFull, UsageError
 
 FI = (4_942, 1_266, 3_151, 5_374, 1_658, 2_963, 1_032, 1_874)

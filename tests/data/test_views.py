@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.v2.functional import five_crop
 
-from multistream.data.draws import flips
+from multistream.data.sampling import flips
 from multistream.data.views import CROPS, IDENTITY, VIEWS, augment, drawn, turn, views_of
 
 BOTH = ["horizontal", "vertical"]

@@ -8,7 +8,7 @@ import torch
 from multistream.explaining.decomposition import Decomposer, decompose, sum_of_parts
 from multistream.explaining.observing import observe
 from multistream.explaining.targets import Target
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 from tests.explaining.conftest import CLASSES, Make, example
 
 CPU = Runtime(torch.device("cpu"))

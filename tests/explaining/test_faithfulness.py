@@ -15,7 +15,7 @@ from multistream.explaining.faithfulness import FaithfulnessMeter, answering, ph
 from multistream.explaining.pointing import energy_in, points_into
 from multistream.explaining.randomisation import cascade, randomised, similarity_to_random
 from multistream.explaining.ranks import ranks, spearman
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 from tests.explaining.conftest import Make, example
 
 CPU = Runtime(torch.device("cpu"))

@@ -10,7 +10,7 @@ from multistream import MultiStream
 from multistream.explaining.decomposition import decompose
 from multistream.explaining.gradients import attention, grad_cam, integrated_gradients
 from multistream.explaining.observing import observe
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 from tests.explaining.conftest import Make, example
 
 CPU = Runtime(torch.device("cpu"))

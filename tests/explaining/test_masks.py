@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from multistream import MultistreamError
-from multistream.data.tables import Table
+from multistream.data.table import Table
 from multistream.explaining.masks import masks_of
 from multistream.explaining.places import Places
 

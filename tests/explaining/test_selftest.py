@@ -14,7 +14,7 @@ from multistream.explaining.planting import PATCH, SIDE, Planted, plant
 from multistream.explaining.selftest import Check, SelfTest, self_test, teach
 from multistream.explaining.standin import stand_in
 from multistream.inputs import Map, Vector
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 from tests.explaining.conftest import CLASSES, Make, Toy, Words
 
 CPU = Runtime(torch.device("cpu"))

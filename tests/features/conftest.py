@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from multistream.composition import compose
-from multistream.data.images import Decoder
-from multistream.data.layouts import open_table
+from multistream.data.decoding import Decoder
+from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos
 from multistream.features import Extracted, extract
-from multistream.network import MultiStream
+from multistream.network.compose import compose
+from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 
 CLASSES = ("awe", "fear", "joy")
 PER_CLASS = 20

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from multistream.beside import MapReader
 from multistream.data.maps import read_map
-from multistream.features.extracting import extract
-from multistream.features.identity import why_not_cached
-from multistream.features.subject import of_recipe
+from multistream.data.side_inputs import MapReader
+from multistream.features.extract_command import extract
+from multistream.features.key import why_not_cached
+from multistream.features.source import of_recipe
 from multistream.inputs import Map
 from multistream.recipe import Recipe
 

@@ -13,7 +13,7 @@ import torch
 from multistream.features import store
 from multistream.features.store import FeatureStore, Shards
 from tests.features.conftest import Ask, make_network
-from tests.features.test_caching import same
+from tests.features.test_cache import same
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from multistream import evaluate, load
 from multistream.console import Console
-from multistream.data.images import Decoder
-from multistream.network import Branch, MultiStream
+from multistream.data.decoding import Decoder
+from multistream.network.network import Branch, MultiStream
 from multistream.recipe import Recipe
-from multistream.training import train
+from multistream.training.train import train
 
 
 def weights_of(run: Path) -> dict[str, Tensor]:

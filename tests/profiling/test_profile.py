@@ -14,12 +14,11 @@ import torchvision
 from torch.utils.flop_counter import FlopCounterMode
 
 from multistream import MultiStream, compose, streams
-from multistream.profiling import profile
 from multistream.profiling.counting import count, without_numbers
 from multistream.profiling.figure import draw
-from multistream.profiling.profiler import count_pieces
+from multistream.profiling.profile import count_pieces, profile
 from multistream.profiling.results import ABOVE
-from multistream.runtime import Runtime
+from multistream.runtime.device import Runtime
 
 CPU = Runtime(torch.device("cpu"))
 

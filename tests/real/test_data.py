@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multistream.data.images import Decoder
-from multistream.data.layouts import open_table
+from multistream.data.decoding import Decoder
+from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos, loaded
 from multistream.data.scan import scan
 from multistream.data.splits import read_split, split, write_split

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from multistream import load, train
-from multistream.data.images import Decoder
-from multistream.data.layouts import open_table
-from multistream.model import Model
-from multistream.predictions import read_predictions
+from multistream.data.decoding import Decoder
+from multistream.data.layouts.data_source import open_table
 from multistream.recipe import Recipe
+from multistream.runs.model_file import Model
+from multistream.runs.predictions_file import read_predictions
 
 SHARED = Path(__file__).parents[3] / "shared"
 EMOTION6, WEIGHTS = SHARED / "data" / "emotion6", SHARED / "weights" / "mobilenet_v2_imagenet.safetensors"

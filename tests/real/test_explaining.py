@@ -11,7 +11,7 @@ import pytest
 from multistream import explain
 from multistream.explaining import Explanation
 from multistream.recipe import Recipe
-from multistream.training import train
+from multistream.training.train import train
 from tests.real.test_scenes import site  # noqa: F401  the stranger's stream, installed
 
 SHARED = Path(__file__).parents[3] / "shared"

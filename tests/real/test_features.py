@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from multistream.features.extracting import extract
-from multistream.model import load
-from multistream.network import MultiStream
+from multistream.features.extract_command import extract
+from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
-from multistream.training import train
+from multistream.runs.model_file import load
+from multistream.training.train import train
 
 SHARED = Path(__file__).parents[3] / "shared"
 EMOTION6, OBJECT = SHARED / "data" / "emotion6", SHARED / "weights" / "mobilenet_v2_imagenet.safetensors"

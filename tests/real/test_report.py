@@ -9,7 +9,7 @@ import pytest
 
 from multistream.recipe import Recipe
 from multistream.reporting import report
-from multistream.training import train
+from multistream.training.train import train
 
 SHARED = Path(__file__).parent.parent.parent.parent / "shared"
 WEIGHTS = SHARED / "weights" / "mobilenet_v2_imagenet.safetensors"

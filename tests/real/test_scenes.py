@@ -48,7 +48,7 @@ def test_keeps_the_contract() -> None:
 def test_real_weights_fit_and_see_places() -> None:
     """Its own last layer on top of our maps names the places of real photos with some confidence."""
     stream = compose({"scenes": "scenes"}, classes=["a"], weights={"scenes": str(WEIGHTS)}).branches["scenes"].stream
-    from multistream.data.images import Decoder
+    from multistream.data.decoding import Decoder
 
     tensors = read_tensors(WEIGHTS).tensors
     last = nn.Conv2d(512, 365, 1)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from multistream.recipe import Recipe
-from multistream.training import train
+from multistream.training.train import train
 
 COLOURS = {
     "</script><script>window.broken=1</script>": (40, 60, 200),

@@ -13,7 +13,7 @@ from multistream.recipe import Recipe
 from multistream.reporting import report
 from multistream.reporting.attributed import planted
 from multistream.reporting.cues import NAMES, Cue, Share, _carried, _weighed
-from multistream.training import train
+from multistream.training.train import train
 
 GIVEN = np.array([[3.0, 1.0, -2.0, 2.0], [4.0, 0.0, 2.0, -2.0]])
 """What four entries gave in two photos; the last two speak by chance."""

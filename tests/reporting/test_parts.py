@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multistream.explaining.pointing import density, points_into
-from multistream.predictions import Predictions
 from multistream.reporting.ablations import pareto
 from multistream.reporting.choosing import choose, shown_classes
 from multistream.reporting.figures import axis
 from multistream.reporting.markup import embedded_json, join, tag
 from multistream.reporting.packing import affordable_side, block_sums, pack
 from multistream.reporting.results import reliability
+from multistream.runs.predictions_file import Predictions
 
 
 @given(st.text())

@@ -23,13 +23,13 @@ from typer.testing import CliRunner
 import multistream
 from multistream.cli import app
 from multistream.console import Console
-from multistream.data.images import Decoder
+from multistream.data.decoding import Decoder
 from multistream.errors import DataError, UsageError
-from multistream.predictions import read_predictions
 from multistream.recipe import Recipe
 from multistream.reporting import report
 from multistream.reporting.facts import read_facts
 from multistream.reporting.measuring import measure
+from multistream.runs.predictions_file import read_predictions
 
 VOID = {"br", "col", "hr", "img", "input", "link", "meta", "line", "circle", "polyline"}
 

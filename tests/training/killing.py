@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 
-from multistream import checkpoint, runs
+from multistream import runs
 from multistream.console import Console
 from multistream.recipe import Recipe
-from multistream.training import train
+from multistream.runs import checkpoint
+from multistream.training.train import train
 
 
 def work(recipe: Path, out: Path) -> None:

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from multistream import runs
-from multistream.model import MODEL_FILE
 from multistream.recipe import Recipe
+from multistream.runs.model_file import MODEL_FILE
 from tests.training.killing import newest, work
 
 Start = Callable[[Path, Path], ForkServerProcess]

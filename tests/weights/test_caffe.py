@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from multistream import streams
 from multistream.errors import WeightsError
-from multistream.weights import caffe_vgg16, read_tensors, wire
+from multistream.weights import caffe_vgg16, protobuf, read_tensors
 
 Write = Callable[[str, bytes], Path]
 Layers = dict[str, tuple[Tensor, ...]]
@@ -182,7 +182,7 @@ def test_two_layers_of_one_name_are_refused(make_caffe: Callable[..., bytes], la
 
 
 def test_a_file_of_tiny_fields_is_given_up_early(write: Write) -> None:
-    path = write("many.caffemodel", b"\x08\x01" * (4 * wire.MOST_FIELDS))
+    path = write("many.caffemodel", b"\x08\x01" * (4 * protobuf.MOST_FIELDS))
     start = time.perf_counter()
     with pytest.raises(WeightsError, match="more than 1,000,000 fields"):
         read_tensors(path)
@@ -190,7 +190,7 @@ def test_a_file_of_tiny_fields_is_given_up_early(write: Write) -> None:
 
 
 def test_the_number_of_fields_is_that_of_the_whole_file(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wire, "MOST_FIELDS", 50)
+    monkeypatch.setattr(protobuf, "MOST_FIELDS", 50)
     layer = field(1, 2, length(b"a")) * 10
     with pytest.raises(WeightsError, match="more than 50 fields"):
         read_tensors(write("nested.caffemodel", (b"\xa2\x06" + length(layer)) * 10))
@@ -200,7 +200,7 @@ def test_unpacked_numbers_cost_no_more_than_packed(
     make_caffe: Callable[..., bytes], write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """2 x 100,000 numbers, each under its own tag, are two fields."""
-    monkeypatch.setattr(wire, "MOST_FIELDS", 40)
+    monkeypatch.setattr(protobuf, "MOST_FIELDS", 40)
     weight = torch.randn(1000, 100)
     path = write("u.caffemodel", make_caffe({"fc": (weight, weight[:, 0])}, packed=False))
     assert torch.equal(read_tensors(path).tensors["fc.weight"], weight)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from multistream.errors import WeightsError
 from multistream.weights import read_tensors
-from multistream.weights.outline import Outline
+from multistream.weights.pickle_check import Outline
 
 Write = Callable[[str, bytes], Path]
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.data.demo.pictures import SIDE
-from multistream.data.demo.storing import CUES, VECTORS, stored, user_cache
-from multistream.data.names import printable
-from multistream.data.tables import Table
+from multistream.data.demo.storage import CUES, VECTORS, stored, user_cache
+from multistream.data.filenames import printable
+from multistream.data.table import Table
 from multistream.data.vectors import read_vectors
 from multistream.errors import DataError
 

@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from multistream.data.layouts.assembling import MIKELS, Entry, assemble, counted, emotion, folder_of
-from multistream.data.listing import list_images
-from multistream.data.tables import Table
+from multistream.data.image_files import list_images
+from multistream.data.layouts.assemble import MIKELS, Entry, assemble, counted, emotion, folder_of
+from multistream.data.table import Table
 
 _NAME = re.compile(r"([A-Za-z]+)_\d+\.\w+")
 

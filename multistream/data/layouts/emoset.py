@@ -7,12 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from multistream.data.layouts.assembling import PARTS, Entry, assemble, counted, folder_of
+from multistream.data.filenames import printable
+from multistream.data.layouts.assemble import PARTS, Entry, assemble, counted, folder_of
+from multistream.data.layouts.delimited_text import read_text
 from multistream.data.layouts.folders import folders
-from multistream.data.layouts.places import BadPlace, Root
-from multistream.data.layouts.rows import read_text
-from multistream.data.names import printable
-from multistream.data.tables import Table
+from multistream.data.layouts.image_paths import BadPlace, Root
+from multistream.data.table import Table
 from multistream.errors import DataError
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from multistream.data.layouts.assembling import PARTS, Entry, assemble, counted, emotion, folder_of
+from multistream.data.filenames import printable
+from multistream.data.image_files import list_images
+from multistream.data.layouts.assemble import PARTS, Entry, assemble, counted, emotion, folder_of
+from multistream.data.layouts.delimited_text import read_text
 from multistream.data.layouts.folders import folders
-from multistream.data.layouts.rows import read_text
-from multistream.data.listing import list_images
-from multistream.data.names import printable
-from multistream.data.tables import Table
+from multistream.data.table import Table
 from multistream.errors import DataError
 
 LISTS = "training_testing_split"

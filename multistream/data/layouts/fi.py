@@ -6,21 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from multistream.data.layouts.assembling import (
-    PARTS,
-    Entry,
-    Finder,
-    assemble,
-    choose,
-    counted,
-    emotion,
-    folder_of,
-)
+from multistream.data.filenames import printable
+from multistream.data.image_files import list_images
+from multistream.data.layouts.assemble import PARTS, Entry, Finder, assemble, choose, counted, emotion, folder_of
+from multistream.data.layouts.delimited_text import Row, read_rows, where
 from multistream.data.layouts.folders import folders
-from multistream.data.layouts.rows import Row, read_rows, where
-from multistream.data.listing import list_images
-from multistream.data.names import printable
-from multistream.data.tables import Table
+from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
 
 RULES = ("majority", "three")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from multistream.data.layouts.assembling import PARTS, Entry, assemble
-from multistream.data.listing import Listing, list_images
-from multistream.data.names import printable
-from multistream.data.tables import Table
+from multistream.data.filenames import printable
+from multistream.data.image_files import Listing, list_images
+from multistream.data.layouts.assemble import PARTS, Entry, assemble
+from multistream.data.table import Table
 from multistream.errors import DataError
 
 

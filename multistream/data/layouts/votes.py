@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from multistream.data.layouts.rows import Row, where
+from multistream.data.layouts.delimited_text import Row, where
 from multistream.errors import DataError
 
 

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from multistream.data.layouts.assembling import PARTS, Entry, Finder, assemble, choose, counted, folder_of
-from multistream.data.layouts.rows import where, words
-from multistream.data.listing import list_images
-from multistream.data.names import printable
-from multistream.data.tables import Table
+from multistream.data.filenames import printable
+from multistream.data.image_files import list_images
+from multistream.data.layouts.assemble import PARTS, Entry, Finder, assemble, choose, counted, folder_of
+from multistream.data.layouts.delimited_text import where, words
+from multistream.data.table import Table
 from multistream.errors import DataError
 
 SEVEN = {

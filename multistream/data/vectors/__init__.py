@@ -1,7 +1,7 @@
 """Vectors: numbers known for each image id (ANP scores, say), read, brought to one order of names, joined to images."""
 
-from multistream.data.vectors.aligning import align
-from multistream.data.vectors.joining import Joined, MissingPolicy, join
-from multistream.data.vectors.reading import read_vectors, write_vectors
+from multistream.data.vectors.alignment import align
+from multistream.data.vectors.files import read_vectors, write_vectors
+from multistream.data.vectors.joined import Joined, MissingPolicy, join
 
 __all__ = ["Joined", "MissingPolicy", "align", "join", "read_vectors", "write_vectors"]

@@ -1,0 +1,97 @@
+"""What the recipes of runs differ in, and which runs are equal but for seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from multistream import runs
+from multistream.comparison.run_results import Result
+from multistream.recipe import Recipe, differences
+
+SEEDS = ("training.seed", "data.split_seed")
+MACHINE = frozenset(
+    (
+        *("runtime.device", "runtime.compile", "runtime.channels_last", "runtime.workers", "runtime.threads"),
+        "training.checkpoint_minutes",
+    )
+)
+"""Where and how fast, which is not what was meant. Precision is not among them: it rounds."""
+RUN_VALUED = ("network.streams.", "network.weights.")
+KEYED = (
+    *RUN_VALUED,
+    *("network.depth.", "network.inputs.", "options.streams.", "training.rates.", "training.decays."),
+)
+"""Tables by stream key: a row without the stream says nothing there."""
+
+Groups = tuple[tuple[Result, ...], ...]
+
+
+def grouped(results: Sequence[Result]) -> Groups:
+    """Runs equal but for their seeds together, in the order given; the same seeds twice are two groups."""
+    groups: list[list[Result]] = []
+    for result in results:
+        for group in groups:
+            known = {other.seeds for other in group}
+            if result.seeds not in known and not _meant(group[0].recipe, result.recipe):
+                group.append(result)
+                break
+        else:
+            groups.append([result])
+    return tuple(map(tuple, groups))
+
+
+def what_differs(groups: Groups) -> dict[str, tuple[Any, ...]]:
+    """{setting: its value in every group}, for settings in which groups differ; a tuple of seeds for several runs.
+
+    Where groups have other streams, `streams` names them, and settings of a stream that some lack do not count.
+    """
+    recipes = [group[0].recipe for group in groups]
+    first, columns = recipes[0], {}
+    streams = [tuple(recipe.network.streams) for recipe in recipes]
+    if len(set(streams)) > 1:
+        columns["streams"] = tuple("+".join(keys) for keys in streams)
+    found = [{name: (a, b) for name, a, b in _meant(first, recipe)} for recipe in recipes]
+    for name in sorted({name for each in found for name in each}):
+        of_first = next(each[name][0] for each in found if name in each)
+        values = [each[name][1] if name in each else of_first for each in found]
+        having = [value for value, keys in zip(values, streams, strict=True) if _concerns(name, keys)]
+        if any(value != having[0] for value in having):
+            columns[name] = tuple(values)
+    return columns | _seeds(groups)
+
+
+def _meant(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
+    """What two recipes mean differently: neither seeds, nor the machine, nor branches that differ in seeds alone."""
+    return [
+        (name, left, right)
+        for name, left, right in differences(a, b)
+        if name not in SEEDS and name not in MACHINE and not _same_run(name, left, right)
+    ]
+
+
+def _same_run(name: str, left: Any, right: Any) -> bool:
+    """Whether both are runs, of which one branch comes, and equal but for seeds."""
+    if not name.startswith(RUN_VALUED):
+        return False
+    folders = [Path(str(value)).expanduser() for value in (left, right)]
+    if not all((folder / runs.RECIPE).is_file() for folder in folders):
+        return False
+    return not _meant(*(Recipe.load(folder) for folder in folders))
+
+
+def _concerns(name: str, keys: Sequence[str]) -> bool:
+    """Whether a setting says something of a composition with these streams."""
+    prefix = next((prefix for prefix in KEYED if name.startswith(prefix)), None)
+    return prefix is None or name.removeprefix(prefix).split(".")[0] in keys
+
+
+def _seeds(groups: Groups) -> dict[str, tuple[Any, ...]]:
+    """The seeds of each group, where there is more than one seed in all."""
+    columns = {}
+    for index, name in enumerate(SEEDS):
+        values = [tuple(dict.fromkeys(result.seeds[index] for result in group)) for group in groups]
+        if len({seed for seeds in values for seed in seeds}) > 1:
+            columns[name] = tuple(seeds[0] if len(seeds) == 1 else seeds for seeds in values)
+    return columns

@@ -1,0 +1,65 @@
+"""A run as its folder tells it: recipe, predictions on its own test part, parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream import runs
+from multistream.errors import DataError, UsageError
+from multistream.recipe import Recipe
+from multistream.runs.predictions_file import Predictions, read_predictions
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished run; `name` is its folder as the user wrote it."""
+
+    name: str
+    recipe: Recipe
+    predictions: Predictions
+    data: str
+    parameters: Mapping[str, int]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each test photo was named rightly, (N,)."""
+        return self.predictions.correct
+
+    @property
+    def accuracy(self) -> float:
+        """The share of test photos named rightly."""
+        return float(self.correct.mean())
+
+    @property
+    def seeds(self) -> tuple[int, int]:
+        """Of training and of the split."""
+        return self.recipe.training.seed, self.recipe.data.split_seed
+
+
+def read_result(run: Path) -> Result:
+    """Reads a run's folder (or the one that its model file lies in)."""
+    folder = run.parent if run.is_file() else run
+    if not folder.is_dir():
+        raise UsageError(str(run), "no such folder.", right="A run is the folder that train left.")
+    summary = runs.read_summary(folder)
+    predictions = read_predictions(folder / runs.PREDICTIONS)
+    if predictions.labels is None or not len(predictions):
+        what = f"{runs.PREDICTIONS} holds no photo with a label."
+        raise DataError(str(run), what, do="Train it on data with a test part.")
+    data, parameters = _of_summary(folder, summary)
+    return Result(str(run), Recipe.load(folder), predictions, data, parameters)
+
+
+def _of_summary(folder: Path, summary: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
+    """The data set's name and the counts of parameters."""
+    try:
+        return str(summary["data"]["name"]), {name: int(summary["parameters"][name]) for name in ("total", "trainable")}
+    except (KeyError, TypeError, ValueError) as error:
+        right = "It must have data.name, parameters.total and parameters.trainable."
+        raise DataError(str(folder / runs.SUMMARY), f"this is no summary of a run ({error!r}).", right=right) from error

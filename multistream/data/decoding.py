@@ -1,0 +1,235 @@
+"""Decoding: a file of any kind that people call a photo becomes uint8 RGB (3, S, S), or a BadImage that says why not.
+
+No file is ever changed, half a picture is never taken for one, and a header is believed before memory is spent.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from dataclasses import KW_ONLY, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from multistream.data import png
+from multistream.data.color_modes import CannotConvert, to_rgb
+from multistream.data.file_formats import ALLOWED, recognise
+from multistream.data.filenames import printable
+from multistream.errors import DataError, UsageError
+
+RULES = 1
+"""Raise this where a change here may change a pixel: feature caches carry it."""
+
+_BYTES_PER_PIXEL = 8
+"""A file larger than this, per pixel that may be decoded, is no photo (16-bit RGBA, uncompressed)."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation (EXIF 2.32, tag 0x0112)."""
+
+
+class BadImage(DataError):
+    """A file that cannot be used as a photo: `path`, and the `reason` in a few words that stay the same."""
+
+    def __init__(self, path: Path, reason: str, detail: str = "") -> None:
+        super().__init__(printable(os.fspath(path)), f"{reason}{f' ({detail})' if detail else ''}.")
+        self.path, self.reason, self.detail = path, reason, detail
+
+    def __reduce__(self) -> tuple[type[BadImage], tuple[Path, str, str]]:
+        """Exceptions are copied between processes by their arguments, and those here are not the message."""
+        return BadImage, (self.path, self.reason, self.detail)
+
+
+@dataclass(frozen=True)
+class Photo:
+    """One decoded file: `pixels` uint8 (3, S, S) RGB, and `notes` on what of the file was not used."""
+
+    pixels: NDArray[np.uint8]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How a file becomes the pixels that streams see; the same in training, evaluation and prediction.
+
+    `size` is S in pixels. `resize` "squash" scales both sides to S (paper section 2), "crop" takes the central square.
+    More than `max_pixels` in the header or a side below `min_side` is refused. Alpha lies over `background`, RGB.
+    `draft` takes the short cuts that change a pixel by less than a grey level on average: large JPEGs are decoded at
+    1/2, 1/4 or 1/8 as long as no side falls below S.
+
+    >>> Decoder(size=64).resize
+    'squash'
+    """
+
+    size: int
+    _: KW_ONLY
+    resize: Literal["squash", "crop"] = "squash"
+    max_pixels: int = 64_000_000
+    min_side: int = 8
+    background: tuple[int, int, int] = (255, 255, 255)
+    draft: bool = True
+
+    def __post_init__(self) -> None:
+        if self.resize not in ("squash", "crop"):
+            raise UsageError("data.resize", f"{self.resize!r} is unknown.", right="It must be 'squash' or 'crop'.")
+        if self.size < 1 or self.min_side < 1:
+            raise UsageError("data", f"size {self.size} and min_side {self.min_side} must be at least 1.")
+        if self.max_pixels < 1 or (Image.MAX_IMAGE_PIXELS and self.max_pixels > 2 * Image.MAX_IMAGE_PIXELS):
+            limit = f"It must lie between 1 and {2 * (Image.MAX_IMAGE_PIXELS or 0):,}, where Pillow stops."
+            raise UsageError("data.max_pixels", f"{self.max_pixels:,} is out of range.", right=limit)
+        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
+            raise UsageError("data.background", f"{self.background} is no colour.", right="Give three values 0..255.")
+
+    @property
+    def version(self) -> str:
+        """All that decoded pixels depend on, as text for cache keys."""
+        colour = "-".join(map(str, self.background))
+        limits = f"min {self.min_side} max {self.max_pixels}"
+        draft = " draft" if self.draft else ""
+        return f"rules {RULES} pillow {PIL.__version__} {self.resize} {self.size}{draft} over {colour} {limits}"
+
+    def read(self, path: Path) -> NDArray[np.uint8]:
+        """The photo at `path` as contiguous uint8 (3, S, S) RGB; BadImage if it cannot be had."""
+        return self.examine(path).pixels
+
+    def examine(self, path: Path) -> Photo:
+        """As `read`, with notes on what was left aside: later frames, texts too large, EXIF that cannot be read."""
+        data = self.content(Path(path))
+        return self.decode(data, path=Path(path))
+
+    def decode(self, data: bytes, *, path: Path) -> Photo:
+        """As `examine`, for the file's content; `path` is what errors name."""
+        is_png = data.startswith(png.SIGNATURE)
+        if wrong := "empty" if not data else png.fault(data) if is_png else "":
+            raise BadImage(path, wrong)
+        try:
+            try:
+                return self._photo(data, path)
+            except (ValueError, SyntaxError, UnidentifiedImageError):
+                if not is_png:
+                    raise
+                # A text or profile that is broken, or unpacks to more than Pillow bears: the picture may be good.
+                photo = self._photo(png.without_texts(data), path)
+                return replace(photo, notes=(*photo.notes, "text or profile left out"))
+        except (BadImage, MemoryError):
+            raise
+        except CannotConvert as error:
+            raise BadImage(path, str(error)) from error
+        # Pillow's decoders raise whatever a damaged file makes them stumble over: struct.error, KeyError, zlib.error...
+        except Exception as error:
+            raise BadImage(path, _reason(error, data), _told(error)) from error
+
+    def content(self, path: Path) -> bytes:
+        """The bytes of a regular file of bearable size; BadImage if it is none."""
+        limit = self.max_pixels * _BYTES_PER_PIXEL + 2**20
+        try:
+            status = path.stat()
+            if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
+                raise BadImage(path, "not a regular file")
+            if status.st_size > limit:
+                raise BadImage(path, "too large", f"{status.st_size:,} bytes, at most {limit:,}")
+            return path.read_bytes()
+        except FileNotFoundError as error:
+            raise BadImage(path, "missing") from error
+        except (OSError, ValueError) as error:
+            raise BadImage(path, "cannot be read", _told(error)) from error
+
+    def _check_size(self, size: tuple[int, int], path: Path) -> None:
+        width, height = size
+        if width * height > self.max_pixels:
+            detail = f"{width} x {height} = {width * height:,} pixels, data.max_pixels is {self.max_pixels:,}"
+            raise BadImage(path, "too large", detail)
+        if min(size) < self.min_side:
+            raise BadImage(path, "too small", f"{width} x {height}, data.min_side is {self.min_side}")
+
+    def _photo(self, data: bytes, path: Path) -> Photo:
+        """Reduces while decoding, converts, resizes, lays over the background, turns: in this order for speed."""
+        with Image.open(io.BytesIO(data), formats=ALLOWED) as image:
+            self._check_size(image.size, path)
+            drafted = image.draft("RGB", (self.size, self.size)) if self.draft else None
+            image.load()
+            box = drafted[1] if drafted else (0, 0, *image.size)
+            turn, notes = _orientation(image)  # after loading: Pillow turns a TIFF itself, and takes its tag away
+            flat = self._over_background(self._resized(to_rgb(image), box))
+            if turn is not None:
+                flat = flat.transpose(turn)
+            if _has_more_frames(image):
+                notes = (*notes, "first frame")
+            return Photo(np.ascontiguousarray(np.asarray(flat).transpose(2, 0, 1)), notes)
+
+    def _resized(self, image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
+        return image.resize(
+            (self.size, self.size),
+            Image.Resampling.BILINEAR,
+            box=_central_square(box) if self.resize == "crop" else box,
+            reducing_gap=3.0 if self.draft else None,
+        )
+
+    def _over_background(self, image: Image.Image) -> Image.Image:
+        if image.mode == "RGB":
+            return image
+        canvas = Image.new("RGB", image.size, self.background)
+        canvas.paste(image, mask=image)
+        return canvas
+
+
+def _central_square(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+    """The square in the middle of a picture of (0, 0, width, height)."""
+    _, _, width, height = box
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _orientation(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:
+    """What brings the picture upright by its EXIF, and a note if the EXIF cannot be read."""
+    try:
+        exif = image.getexif()
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+    except Exception:  # every camera writes EXIF in its own way; the picture is good without
+        return None, ("EXIF left out",)
+    is_lost = bool(image.info.get("exif")) and not exif  # JPEGs ask for it while they open, and forget their failure
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return turn, ("EXIF left out",) if is_lost else ()
+
+
+def _has_more_frames(image: Image.Image) -> bool:
+    if image.format in ("JPEG", "MPO", "BMP"):
+        return False
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # a later frame is damaged; that there is one is all that is asked
+        return True
+
+
+def _reason(error: Exception, data: bytes) -> str:
+    """A few stable words for what Pillow said of `data`."""
+    if isinstance(error, Image.DecompressionBombError):
+        return "too large"
+    form = recognise(data)
+    if "truncat" in str(error).lower() or (form == "WEBP" and int.from_bytes(data[4:8], "little") + 8 > len(data)):
+        return "truncated"
+    if form in ALLOWED:
+        return "damaged"
+    return f"format {form} not allowed" if form else "not an image"
+
+
+def _told(error: Exception) -> str:
+    """What Pillow or the system said, on one line; nothing where it would only say that it does not know."""
+    if isinstance(error, UnidentifiedImageError):
+        return ""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return printable(" ".join(text.split()))[:120]

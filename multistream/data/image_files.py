@@ -1,0 +1,92 @@
+"""Listing: the image files below a folder, and a count of everything that was passed over."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from multistream.data.file_formats import SUFFIXES
+from multistream.data.filenames import printable
+from multistream.errors import DataError
+
+HIDDEN = "hidden or system files and folders"
+OUTSIDE = "links that lead outside the folder (data.allow_outside = true follows them)"
+LOOPS = "links that lead back to a folder above them"
+IRREGULAR = "entries that are no regular files (pipes, links to nothing)"
+OTHER = "files that are no images by their name"
+
+_SYSTEM = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "lost+found", "__pycache__"))
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Image files (`ids`, relative to `root`, with slashes, sorted), folders likewise, and what was ignored: counts."""
+
+    root: Path
+    ids: tuple[str, ...]
+    folders: tuple[str, ...]
+    ignored: Mapping[str, int]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """One line for each kind of thing that was ignored."""
+        return tuple(f"ignored {count:,} {what}" for what, count in sorted(self.ignored.items()))
+
+
+@dataclass
+class _Walk:
+    """A walk through a folder as it goes on."""
+
+    real: str
+    allow_outside: bool
+    ids: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+
+    def enter(self, folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> None:
+        """Takes what lies in `folder`; `above` are device and inode of it and the folders that lead to it."""
+        try:
+            with os.scandir(folder) as entries:
+                for entry in sorted(entries, key=lambda each: each.name):
+                    self._take(entry, prefix + entry.name, above)
+        except OSError as error:
+            raise DataError(printable(str(folder)), f"the folder cannot be read: {error.strerror}.") from error
+
+    def _take(self, entry: os.DirEntry[str], name: str, above: frozenset[tuple[int, int]]) -> None:
+        if entry.name.startswith(".") or entry.name in _SYSTEM:
+            self.ignored[HIDDEN] += 1
+        elif entry.is_symlink() and not self.allow_outside and not is_inside(os.path.realpath(entry), self.real):
+            self.ignored[OUTSIDE] += 1
+        elif entry.is_dir():
+            status = entry.stat()
+            identity = (status.st_dev, status.st_ino)
+            if identity in above:
+                self.ignored[LOOPS] += 1
+                return
+            self.folders.append(name)
+            self.enter(Path(entry.path), f"{name}/", above | {identity})
+        elif not entry.is_file():
+            self.ignored[IRREGULAR] += 1
+        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+            self.ids.append(name)
+        else:
+            self.ignored[OTHER] += 1
+
+
+def list_images(root: Path, *, allow_outside: bool = False) -> Listing:
+    """All image files below `root`, by their names; links are followed inside it, elsewhere only if allowed."""
+    try:
+        status = root.stat()
+    except OSError as error:
+        raise DataError(printable(str(root)), f"the folder cannot be read: {error.strerror}.") from error
+    walk = _Walk(os.path.realpath(root), allow_outside)
+    walk.enter(root, "", frozenset([(status.st_dev, status.st_ino)]))
+    return Listing(root, tuple(sorted(walk.ids)), tuple(sorted(walk.folders)), dict(walk.ignored))
+
+
+def is_inside(real: str, folder: str) -> bool:
+    """Whether the real path `real` is the real path `folder`, or lies below it."""
+    return real == folder or real.startswith(folder.rstrip(os.sep) + os.sep)

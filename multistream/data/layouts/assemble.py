@@ -1,0 +1,114 @@
+"""Assembling: what layouts have in common once they know their images, labels and parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multistream.data.filenames import printable
+from multistream.data.image_files import Listing
+from multistream.data.table import Table
+from multistream.errors import DataError, UsageError, did_you_mean
+
+MIKELS = ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")
+"""The eight emotions of FI, EmoSet, ArtPhoto, Abstract and LDL, alphabetical (paper section 2)."""
+
+SHORT_NAMES = {"sad": "sadness", "content": "contentment", "amuse": "amusement", "excite": "excitement"}
+
+PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What people call the parts."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One image as a layout has it: id, label, and part where the layout splits."""
+
+    id: str
+    label: str
+    part: str | None = None
+
+
+def assemble(name: str, root: Path, entries: Iterable[Entry], *, notes: Iterable[str] = (), **more: Any) -> Table:
+    """The Table of these entries, classes alphabetical; DataError if there are none."""
+    chosen = list(entries)
+    if not chosen:
+        told = f" ({'; '.join(notes)})" if notes else ""
+        where = printable(str(root))
+        raise DataError(where, f"no image of {name} is left{told}.", do="Check the path, and the layout's form.")
+    classes = tuple(sorted({entry.label for entry in chosen}))
+    place = {label: number for number, label in enumerate(classes)}
+    parts = tuple(entry.part or "train" for entry in chosen) if any(entry.part for entry in chosen) else None
+    return Table(
+        name=name,
+        root=root,
+        ids=tuple(entry.id for entry in chosen),
+        labels=np.array([place[entry.label] for entry in chosen], dtype=np.int64),
+        classes=classes,
+        parts=parts,
+        notes=tuple(notes),
+        **more,
+    )
+
+
+def choose(layout: str, label: str, known: Sequence[str]) -> str:
+    """The label asked for, the first known one if none is; UsageError if it is unknown."""
+    if label and label not in known:
+        raise UsageError("data.label", f"{layout} has no label {label!r}.", right=did_you_mean(label, known))
+    return label or known[0]
+
+
+def emotion(name: str) -> str:
+    """An emotion as the paper writes it: in small letters, and in full."""
+    word = name.strip().strip("'\"").lower()
+    return SHORT_NAMES.get(word, word)
+
+
+def folder_of(path: Path, *names: str) -> Path:
+    """The first folder of these names below `path`, else `path` itself; DataError if that is no folder."""
+    for name in names:
+        if (path / name).is_dir():
+            return path / name
+    if not path.is_dir():
+        raise DataError(printable(str(path)), "there is no such folder.", do="Give the folder of the data set.")
+    return path
+
+
+class Finder:
+    """Finds the image that a release's list means, which names it by a URL or by a path from somewhere else.
+
+    It takes the longest end of the name, cut at slashes, that one image alone ends with.
+    """
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+        self._by_end: dict[str, str | None] = {}
+        for image_id in listing.ids:
+            for end in _ends(image_id):
+                self._by_end[end] = None if end in self._by_end else image_id
+        self._by_end |= {image_id: image_id for image_id in listing.ids}
+
+    def find(self, name: str) -> str | None:
+        """The id of the image, None if there is none or if several end alike."""
+        plain = name.split("?")[0] if "://" in name else name
+        for end in _ends(plain.replace("\\", "/").strip("/")):
+            if end in self._by_end:
+                return self._by_end[end]
+        return None
+
+
+def counted(counts: Mapping[str, int]) -> tuple[str, ...]:
+    """Notes "N images ...", where N is not 0."""
+    return tuple(f"{count:,} {what}" for what, count in counts.items() if count)
+
+
+def _ends(path: str) -> list[str]:
+    pieces = path.split("/")
+    return ["/".join(pieces[start:]) for start in range(len(pieces))]

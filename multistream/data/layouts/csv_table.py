@@ -1,0 +1,178 @@
+"""Sheets: a CSV file with a path and a label for each image, and perhaps its part and the paths of its maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from multistream.data.filenames import printable
+from multistream.data.layouts.assemble import PARTS, Entry, assemble
+from multistream.data.layouts.delimited_text import Row, read_rows
+from multistream.data.layouts.image_paths import BadPlace, Root
+from multistream.data.table import Table
+from multistream.errors import DataError
+
+PATH = ("path", "image", "file", "filename", "file_name", "file_path", "filepath", "image_path", "file_link", "img")
+LABEL = ("label", "class", "emotion", "category", "target", "class_name")
+PART = ("part", "split", "subset", "fold")
+"""What the columns are called, in any case; the first that a sheet has is taken."""
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Record:
+    """One row of a sheet, checked: the line, the image, and its cells by column."""
+
+    line: int
+    entry: Entry
+    cells: Mapping[str, str]
+
+
+def sheet(path: Path, *, allow_outside: bool = False, strict: bool = False) -> Table:
+    """A Table of the images that a CSV names; paths are relative to the folder it lies in.
+
+    Faulty lines are a DataError that names the first of them and counts the others. Files that are missing are left
+    out and told, unless `strict`. A further column in which every cell is the path of a file holds Maps.
+    """
+    rows = read_rows(path)
+    columns = _columns(path, rows)
+    root = Root(path.parent, allow_outside=allow_outside)
+    records = _Reading(path, root, columns).records(rows[1:])
+    present = [record for record in records if root.exists(record.entry.id)]
+    notes = _missing(path, records, present, strict=strict)
+    maps, told = _maps(root, present, [name for name in columns if name not in _roles(columns).values()])
+    entries = [record.entry for record in present]
+    return assemble(printable(path.stem), path.parent, entries, notes=(*notes, *told), maps=maps)
+
+
+def _roles(columns: Sequence[str]) -> dict[str, str]:
+    """Which column is the path, the label and the part: {role: column}."""
+    named = {column.strip().lower(): column for column in reversed(columns)}
+    roles = {"path": PATH, "label": LABEL, "part": PART}
+    return {
+        role: named[next(n for n in names if n in named)] for role, names in roles.items() if set(names) & set(named)
+    }
+
+
+def _columns(path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
+    """The header's names; DataError where it lacks a path or a label, or names a column twice."""
+    if not rows:
+        raise DataError(printable(str(path)), "it is empty.", right="It needs a line of names: path,label.")
+    columns = tuple(cell.strip() for cell in rows[0].cells)
+    where = f"{printable(str(path))}:{rows[0].line}"
+    for role, names in (("path", PATH), ("label", LABEL)):
+        if role not in _roles(columns):
+            shown = ", ".join(map(printable, columns))
+            right = f"A column must be called {names[0]} (or {', '.join(names[1:4])}...)."
+            do = "If this line is an image already, put the line path,label before it."
+            raise DataError(where, f"there is no column with the {role} among {shown}.", right=right, do=do)
+    twice = sorted({name for name in columns if columns.count(name) > 1 and name})
+    if twice:
+        raise DataError(where, f"two columns are called {printable(twice[0])!r}.", do="Rename one.")
+    return columns
+
+
+class _Reading:
+    """The rows of a sheet read one by one, faults gathered."""
+
+    def __init__(self, path: Path, root: Root, columns: Sequence[str]) -> None:
+        self.path, self.root, self.columns = path, root, columns
+        self.roles = _roles(columns)
+        self.lines: dict[str, int] = {}
+        self.faults: list[tuple[int, str, str]] = []
+
+    def records(self, rows: Sequence[Row]) -> list[Record]:
+        """The checked records; DataError with the first faulty line and the numbers of some others."""
+        records = [record for row in rows if (record := self._record(row))]
+        if self.faults:
+            line, what, do = self.faults[0]
+            others = [str(other) for other, _, _ in self.faults[1:]]
+            more = f" {len(others):,} other lines are faulty too: {', '.join(others[:_SHOWN])}." if others else ""
+            raise DataError(f"{printable(str(self.path))}:{line}", what, do=f"{do}{more}")
+        return records
+
+    def _record(self, row: Row) -> Record | None:
+        try:
+            if len(row.cells) != len(self.columns):
+                what = f"{len(row.cells)} cells stand under {len(self.columns)} columns."
+                raise BadPlace(what, "Put cells that hold the delimiter into double quotes.")
+            cells = dict(zip(self.columns, row.cells, strict=True))
+            entry = Entry(self._image(row, cells), self._label(cells), self._part(cells))
+            return Record(row.line, entry, cells)
+        except BadPlace as fault:
+            self.faults.append((row.line, fault.what, fault.do))
+            return None
+
+    def _image(self, row: Row, cells: Mapping[str, str]) -> str:
+        image_id = self.root.image_id(cells[self.roles["path"]])
+        first = self.lines.setdefault(image_id, row.line)
+        if first != row.line:
+            raise BadPlace(f"{image_id!r} stands on line {first} already.", "Keep one line for each image.")
+        return image_id
+
+    def _label(self, cells: Mapping[str, str]) -> str:
+        label = cells[self.roles["label"]].strip()
+        if not label:
+            raise BadPlace("the label is blank.", "Fill it in, or remove the line.")
+        if any("\udc80" <= character <= "\udcff" for character in label):
+            raise BadPlace(f"the label {label!r} is not UTF-8.", "Save the file as UTF-8.")
+        return label
+
+    def _part(self, cells: Mapping[str, str]) -> str | None:
+        if "part" not in self.roles:
+            return None
+        part = cells[self.roles["part"]].strip()
+        if part.lower() not in PARTS:
+            raise BadPlace(f"{part!r} is no part.", "Write train, val or test.")
+        return PARTS[part.lower()]
+
+
+def _missing(path: Path, records: Sequence[Record], present: Sequence[Record], *, strict: bool) -> tuple[str, ...]:
+    """A note on files that are not there; DataError if `strict`, or if none is."""
+    if len(present) == len(records):
+        return ()
+    there = {record.line for record in present}
+    first = next(record for record in records if record.line not in there)
+    name, count = printable(first.entry.id), len(records) - len(present)
+    if strict or not present:
+        what = (
+            f"{name!r} is no file below {printable(str(path.parent))}; so are {count - 1:,} more of {len(records):,}."
+        )
+        do = "Paths are relative to the folder of the CSV."
+        raise DataError(f"{printable(str(path))}:{first.line}", what, do=do)
+    return (
+        f"left out {count:,} of {len(records):,} images whose files are missing, {name!r} (line {first.line}) first",
+    )
+
+
+def _maps(
+    root: Root, records: Sequence[Record], columns: Sequence[str]
+) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """The columns whose every cell is the path of a file, as ids; and notes on columns of which only some are."""
+    maps: dict[str, tuple[str, ...]] = {}
+    notes = []
+    for column in columns:
+        found = [_file(root, record.cells[column]) for record in records[:1]]
+        if not any(found):
+            continue
+        found = [_file(root, record.cells[column]) for record in records]
+        if all(found):
+            maps[column] = tuple(name for name in found if name)
+        else:
+            line = records[found.index(None)].line
+            count = found.count(None)
+            notes.append(
+                f"column {printable(column)!r} holds no maps: {count:,} files are missing, on line {line} first"
+            )
+    return maps, tuple(notes)
+
+
+def _file(root: Root, cell: str) -> str | None:
+    """The id of the file that a cell names; None if it names none that may be used."""
+    try:
+        name = root.image_id(cell)
+    except BadPlace:
+        return None
+    return name if root.exists(name) else None

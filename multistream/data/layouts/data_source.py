@@ -1,0 +1,70 @@
+"""Opening: from what a user types after --data to a Table."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from multistream.data.filenames import printable
+from multistream.data.layouts.csv_table import sheet
+from multistream.data.layouts.folders import folders
+from multistream.data.table import Table
+from multistream.errors import DataError, UsageError, did_you_mean
+
+DEMO = "demo"
+
+
+def open_table(source: str, *, label: str = "", allow_outside: bool = False, strict: bool = False) -> Table:
+    """The data set that `source` names: "" the demo set, LAYOUT:PATH a named layout, else a folder or a CSV file.
+
+    `label` chooses among the labels of a layout that has several. Paths may begin with ~. `allow_outside` lets a data
+    set name files outside its folder; `strict` makes errors of what else would be left out and told.
+    """
+    from multistream.registry import datasets  # late: the registry may read metadata of every distribution
+
+    options = {"label": label, "allow_outside": allow_outside, "strict": strict}
+    if not source:
+        return _called(DEMO, datasets[DEMO], None, options)
+    name, colon, rest = source.partition(":")
+    if colon and name.partition("@")[0] in datasets:
+        return _called(name, datasets[name], Path(rest).expanduser() if rest else None, options)
+    path = Path(source).expanduser()
+    if colon and re.fullmatch(r"\w+(@[\w.-]+)?", name) and not path.exists():
+        raise UsageError("data", f"{name!r} is no layout.", right=did_you_mean(name, datasets))
+    if source in datasets and not path.exists():
+        return _called(source, datasets[source], None, options)
+    if label:
+        what = f"{printable(source)} has one label an image, so {label!r} cannot be chosen."
+        raise UsageError("data.label", what, do="Leave it out, or name the layout: emotion6:PATH, say.")
+    return _unnamed(path, allow_outside=allow_outside, strict=strict)
+
+
+def _unnamed(path: Path, *, allow_outside: bool, strict: bool) -> Table:
+    where = printable(str(path))
+    if path.is_dir():
+        return folders(path, allow_outside=allow_outside, strict=strict)
+    if path.is_file():
+        return sheet(path, allow_outside=allow_outside, strict=strict)
+    if path.exists():
+        raise DataError(where, "it is neither a folder nor a regular file.", do="Give a folder of photos, or a CSV.")
+    raise DataError(where, "there is no such file or folder.", do="Give a folder of photos by class, or a CSV.")
+
+
+def _called(name: str, factory: Callable[..., Any], path: Path | None, options: dict[str, Any]) -> Table:
+    """The table of a layout; it gets what its signature names of `options`, and must know a label that is asked for."""
+    parameters = inspect.signature(factory).parameters
+    first = next(iter(parameters.values()), None)
+    if path is None and first is not None and first.name == "path" and first.default is first.empty:
+        raise UsageError("data", f"{name!r} needs the place of its files.", right=f"Write {name}:PATH.")
+    if path is not None and "path" not in parameters:
+        raise UsageError("data", f"{name!r} takes no path.", right=f"Write {name} alone.")
+    if options["label"] and "label" not in parameters:
+        raise UsageError("data.label", f"{name!r} has one label an image.", do="Leave the label out.")
+    given = {key: value for key, value in options.items() if key in parameters and (key != "label" or value)}
+    table = factory(**given) if path is None else factory(path, **given)
+    if not isinstance(table, Table):
+        raise ValueError(f"the layout {name!r} returned a {type(table).__name__}; it must return a multistream Table.")
+    return table

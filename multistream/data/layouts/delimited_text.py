@@ -1,0 +1,86 @@
+"""Rows: delimited text as people save it (any delimiter, byte order mark, line ends), with the number of each line."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from multistream.data.filenames import printable
+from multistream.errors import DataError
+
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_DELIMITERS = (",", ";", "\t", "|")
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cells of one record, and the line on which it begins (1 is the first)."""
+
+    line: int
+    cells: tuple[str, ...]
+
+
+def read_text(path: Path) -> str:
+    r"""The file's text with "\n" line ends; bytes that are not UTF-8 survive as file names do (PEP 383)."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(printable(str(path)), f"it cannot be read: {error.strerror}.") from error
+    text = _decoded(path, data)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _decoded(path: Path, data: bytes) -> str:
+    for mark, encoding in _MARKS:
+        if data.startswith(mark):
+            errors = "surrogateescape" if encoding == "utf-8" else "strict"
+            try:
+                return data[len(mark) :].decode(encoding, errors)
+            except UnicodeDecodeError as error:
+                do = "Save the file as UTF-8."
+                raise DataError(printable(str(path)), f"it begins as {encoding} but is none.", do=do) from error
+    return data.decode("utf-8", "surrogateescape")
+
+
+def delimiter_of(line: str) -> str:
+    """The delimiter that a header line uses: the one of `, ; tab |` that it holds most often outside quotes."""
+    unquoted = "".join(line.split('"')[::2])
+    return max(_DELIMITERS, key=unquoted.count)
+
+
+def read_rows(path: Path, *, delimiter: str = "") -> list[Row]:
+    """The records of a delimited file, blank lines left out; without `delimiter` the first line shows it."""
+    text = read_text(path)
+    first = text.lstrip("\n").split("\n", 1)[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or delimiter_of(first), strict=True)
+    rows = []
+    line = 1
+    try:
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                rows.append(Row(line, tuple(cells)))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        do = "Look for a quote that is not closed, or that stands inside a cell and is not doubled."
+        raise DataError(f"{printable(str(path))}:{line}", f"the line cannot be read: {error}.", do=do) from error
+    return rows
+
+
+def words(path: Path) -> Iterator[Row]:
+    """The lines of a file as words between blanks, blank lines left out."""
+    for line, text in enumerate(read_text(path).split("\n"), 1):
+        if cells := tuple(text.split()):
+            yield Row(line, cells)
+
+
+def where(path: Path, row: Row) -> str:
+    """FILE:LINE, as an error names a row."""
+    return f"{printable(str(path))}:{row.line}"

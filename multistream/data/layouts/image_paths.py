@@ -1,0 +1,56 @@
+"""Places: from a path in a list, which anybody may have written, to the id of an image below the root."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path, PurePosixPath
+
+from multistream.data.image_files import is_inside
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+
+
+class BadPlace(Exception):
+    """A path that cannot be used: `what` is wrong with it, and what to `do`."""
+
+    def __init__(self, what: str, do: str) -> None:
+        super().__init__(what)
+        self.what, self.do = what, do
+
+
+class Root:
+    """The folder that a data set's paths are relative to, and may not leave unless `allow_outside`."""
+
+    def __init__(self, folder: Path, *, allow_outside: bool = False) -> None:
+        self.folder, self.allow_outside = folder, allow_outside
+        self._real = os.path.realpath(folder)
+
+    def image_id(self, text: str) -> str:
+        """The id (relative to the root, with slashes) of the path `text`; BadPlace if it is not to be used.
+
+        Whether there is such a file is not looked at, but to tell trailing blanks and Windows' slashes from names.
+        """
+        name = text if self.exists(text) else text.strip()
+        if not name:
+            raise BadPlace("the path is blank.", "Fill it in, or remove the line.")
+        if _URL.match(name):
+            raise BadPlace(f"{name!r} is a URL.", "Download the images, and give their paths.")
+        if "\0" in name:
+            raise BadPlace(f"{name!r} holds a NUL.", "Save the file as UTF-8.")
+        if "\\" in name and not self.exists(name):
+            name = name.replace("\\", "/")
+        absolute = os.path.normpath(os.path.join(self.folder, name))
+        if not self.allow_outside and not self._holds(absolute):
+            do = f"Move it below {self.folder}, or set data.allow_outside = true."
+            raise BadPlace(f"{name!r} leads outside the folder of the data set.", do)
+        return PurePosixPath(os.path.relpath(absolute, os.path.normpath(self.folder))).as_posix()
+
+    def exists(self, name: str) -> bool:
+        """Whether `name`, as it is written, is a regular file."""
+        return "\0" not in name and os.path.isfile(os.path.join(self.folder, name))
+
+    def _holds(self, absolute: str) -> bool:
+        """Whether a path lies below the root, both as it is written and where its links lead."""
+        written = is_inside(os.path.abspath(absolute), os.path.abspath(self.folder))
+        return (written or is_inside(absolute, self._real)) and is_inside(os.path.realpath(absolute), self._real)

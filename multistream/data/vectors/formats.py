@@ -1,0 +1,144 @@
+"""The forms in which vectors lie on a disk (paper section 5), each read into ids, features and vocabulary."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from multistream.data.filenames import printable
+from multistream.data.layouts.delimited_text import read_text
+from multistream.data.table import VectorTable
+from multistream.data.vectors.deepsentibank import from_scores
+from multistream.data.vectors.text import first_column, from_lines
+from multistream.errors import DataError
+
+VOCABULARY = "{}.vocabulary.txt"
+"""Where the names of a file NAME that holds numbers alone may lie: one a line."""
+
+DAMAGED = (OSError, EOFError, ValueError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What NumPy, zipfile and safetensors raise over files that are not what their names say."""
+
+
+def from_npz(path: Path) -> VectorTable:
+    """Arrays `ids` (N,), `features` (N, D) and perhaps `vocabulary` (D,)."""
+    with _readable(path), np.load(path, allow_pickle=False) as arrays:
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("it is no archive of arrays")
+        wanted = [name for name in ("ids", "features", "vocabulary") if name in arrays.files]
+        found: dict[str, NDArray[Any]] = {name: arrays[name] for name in wanted}
+        _check_names(path, found, arrays.files)
+    return VectorTable(_texts(path, found["ids"]), found["features"], _texts(path, found.get("vocabulary")))
+
+
+def from_safetensors(path: Path) -> VectorTable:
+    """A tensor `features` (N, D); `ids` and `vocabulary` as JSON lists in the metadata, or as uint8 tensors of UTF-8.
+
+    Such a tensor holds a JSON list, or a name a line.
+    """
+    with _readable(path), safe_open(path, framework="numpy") as file:
+        texts = dict(file.metadata() or {})
+        tensors = set(file.keys())
+        for name in {"ids", "vocabulary"} & tensors:
+            texts[name] = file.get_tensor(name).astype(np.uint8).tobytes().decode()
+        _check_names(path, {*texts, *tensors}, {*texts, *tensors})
+        try:
+            features = file.get_tensor("features")
+        except TypeError as error:  # NumPy has no bfloat16
+            raise ValueError(f"NumPy does not know the features' type ({error})") from error
+        return VectorTable(_listed(texts["ids"]), features, _listed(texts.get("vocabulary", "[]")))
+
+
+def from_npy(path: Path) -> VectorTable:
+    """An array (N, D), with ids beside it."""
+    with _readable(path):
+        features = np.load(path, allow_pickle=False)
+    if not isinstance(features, np.ndarray):
+        raise DataError(printable(str(path)), "it is an archive.", do="Give it the extension .npz.")
+    return VectorTable(_ids_beside(path), features, _vocabulary_beside(path))
+
+
+def from_dat(path: Path) -> VectorTable:
+    """Caffe's raw float32, n x D row by row, with n ids beside it."""
+    ids = _ids_beside(path)
+    with _readable(path):
+        size = path.stat().st_size
+        if size % (4 * max(len(ids), 1)):
+            raise ValueError(f"{size:,} bytes are no whole number of float32 for each of {len(ids):,} ids")
+        features = np.fromfile(path, dtype="<f4").reshape(len(ids), -1)
+    return VectorTable(ids, features, _vocabulary_beside(path))
+
+
+FORMS: dict[str, Callable[[Path], VectorTable]] = {
+    ".npz": from_npz,
+    ".npy": from_npy,
+    ".csv": from_lines,
+    ".tsv": from_lines,
+    ".safetensors": from_safetensors,
+    ".dat": from_dat,
+    ".json": from_scores,
+}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what a damaged file raises into a DataError."""
+    try:
+        yield
+    except (*DAMAGED, SafetensorError) as error:
+        told = printable(" ".join(str(error).split())) or type(error).__name__
+        do = "Save text with dtype=str: arrays of objects are pickles." if "pickle" in told else ""
+        raise DataError(printable(str(path)), f"it cannot be read: {told.rstrip('.')}.", do=do) from error
+
+
+def _check_names(path: Path, found: Iterable[str], held: Iterable[str]) -> None:
+    if lacking := sorted({"ids", "features"} - set(found), reverse=True):
+        what = f"it holds no {' and no '.join(lacking)}, but {', '.join(map(printable, sorted(held))) or 'nothing'}."
+        raise DataError(printable(str(path)), what, right="ids (N,), features (N, D), vocabulary (D,) if known.")
+
+
+def _texts(path: Path, array: NDArray[Any] | None) -> tuple[str, ...]:
+    """An array of text, bytes (as UTF-8) or whole numbers as names."""
+    if array is None:
+        return ()
+    if array.ndim != 1 or array.dtype.kind not in "USiu":
+        what = f"names are an array {array.shape} of {array.dtype}."
+        raise DataError(printable(str(path)), what, right="They must be one row of text.")
+    if array.dtype.kind == "S":
+        return tuple(name.decode("utf-8", "surrogateescape") for name in array.tolist())
+    return tuple(map(str, array.tolist()))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """A JSON list, or a name a line."""
+    if not text.lstrip().startswith("["):
+        return tuple(text.splitlines())
+    return tuple(map(str, json.loads(text)))
+
+
+def _ids_beside(path: Path) -> tuple[str, ...]:
+    """The ids of a file that holds numbers alone: a line each, an array of text, or the first column of a CSV."""
+    lines, array, table = (path.with_name(path.stem + ending) for ending in (".ids.txt", "_ids.npy", ".csv"))
+    if lines.is_file():
+        return tuple(read_text(lines).removesuffix("\n").split("\n"))
+    if array.is_file():
+        with _readable(array):
+            return _texts(array, np.load(array, allow_pickle=False))
+    if table.is_file():
+        return first_column(table)
+    looked = ", ".join(printable(place.name) for place in (lines, array, table))
+    what = "it holds numbers alone, and no ids lie beside it."
+    raise DataError(printable(str(path)), what, right=f"Looked for {looked}.", do="Write one of them: an id a row.")
+
+
+def _vocabulary_beside(path: Path) -> tuple[str, ...]:
+    names = path.with_name(VOCABULARY.format(path.stem))
+    return tuple(read_text(names).removesuffix("\n").split("\n")) if names.is_file() else ()

@@ -1,0 +1,103 @@
+"""Joining: the vector of each image, found by id, with a policy for images that have none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.data.filenames import printable
+from multistream.data.table import VectorTable
+from multistream.data.vectors.path_match import Matched, match
+from multistream.errors import DataError
+
+MissingPolicy = Literal["error", "mean", "zero", "drop"]
+
+_DONE = {"mean": "given the mean", "zero": "given zeros", "drop": "left out"}
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Vectors in the order of the images: `rows` (N, D) float32; `present` (N,) is False where none could be had.
+
+    Such rows hold the mean or zeros, as the policy says; under "drop" they are not to be used. `notes` tell how many
+    were joined, and what was missing.
+    """
+
+    rows: NDArray[np.float32]
+    present: NDArray[np.bool_]
+    notes: tuple[str, ...]
+
+
+def join(
+    ids: Sequence[str], vectors: VectorTable, *, missing: MissingPolicy = "error", where: str = "vectors"
+) -> Joined:
+    """The vectors of the images `ids`, by id; elsewhere by the longest path suffix that is unique on both sides.
+
+    An image has none if no id ends like its own, or if its numbers are not all finite. `missing` says what then:
+    "error" is a DataError with counts and names, "mean" and "zero" fill in, "drop" leaves the choice to the caller.
+    The mean is that of all that were joined. DataError also if a join could be meant in several ways, if an id has two
+    vectors that differ, and if no image has one.
+
+    >>> table = VectorTable(("set/joy/1.jpg", "set/joy/2.jpg"), np.float32([[1], [2]]))
+    >>> join(["joy/2.jpg"], table).rows.tolist()
+    [[2.0]]
+    """
+    repeated = _repeated(vectors, where)
+    matched = match(ids, vectors.ids, where=where)
+    found = matched.rows >= 0
+    finite = np.asarray(np.isfinite(vectors.features).all(axis=1))
+    present = found & finite[matched.rows]
+    faults = [
+        _counted(_where(ids, ~found), "without a vector"),
+        _counted(_where(ids, found & ~present), "with NaN or Inf in their vector"),
+    ]
+    told = [fault for fault in faults if fault]
+    if told and (missing == "error" or not present.any()):
+        _refuse(ids, vectors, told, where, some=bool(present.any()))
+    rows = np.zeros((len(ids), vectors.features.shape[1]), np.float32)
+    rows[present] = vectors.features[matched.rows[present]]
+    if missing == "mean" and told:
+        rows[~present] = rows[present].mean(0, dtype=np.float64)
+    notes = (_summary(matched, present), *repeated, *(f"{fault}: {_DONE[missing]}" for fault in told))
+    return Joined(rows, present, notes)
+
+
+def _summary(matched: Matched, present: NDArray[np.bool_]) -> str:
+    how = f", {matched.by_suffix:,} of them by the end of the path" if matched.by_suffix else ""
+    return f"{present.sum():,} of {len(present):,} images joined with a vector{how}"
+
+
+def _where(ids: Sequence[str], mask: NDArray[np.bool_]) -> list[str]:
+    return [name for name, chosen in zip(ids, mask.tolist(), strict=True) if chosen]
+
+
+def _counted(names: Sequence[str], what: str) -> str:
+    """The number of images, what is wrong with them, and the first ones; nothing for none."""
+    if not names:
+        return ""
+    shown = ", ".join(repr(printable(name)) for name in names[:_SHOWN])
+    return f"{len(names):,} images {what} ({shown}{', ...' if len(names) > _SHOWN else ''})"
+
+
+def _refuse(ids: Sequence[str], vectors: VectorTable, told: Sequence[str], where: str, *, some: bool) -> None:
+    what = f"of {len(ids):,} images there are {' and '.join(told)}."
+    right = f"The {len(vectors.ids):,} ids of the file are paths such as {printable(vectors.ids[0])!r}."
+    do = "Set data.missing_vectors to drop, mean or zero to go on with the others." if some else "Check both."
+    raise DataError(where, what, right=right, do=do)
+
+
+def _repeated(vectors: VectorTable, where: str) -> tuple[str, ...]:
+    """A note on ids that stand there again with the same vector; DataError where it is another."""
+    first: dict[str, int] = {}
+    again = [(name, row) for row, name in enumerate(vectors.ids) if first.setdefault(name, row) != row]
+    features = vectors.features
+    unlike = [name for name, row in again if not np.array_equal(features[first[name]], features[row], equal_nan=True)]
+    if unlike:
+        what = f"{len(unlike):,} ids stand there again with other numbers, {printable(unlike[0])!r} first."
+        raise DataError(where, what, do="Keep one vector for each image.")
+    return (f"{len(again):,} ids stand there twice with the same vector",) if again else ()

@@ -1,0 +1,82 @@
+"""Matching: which of the ids in a file means which image, where both are paths from somewhere."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.data.filenames import printable
+from multistream.errors import DataError
+
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Matched:
+    """For each image the row that is its own, `rows` (N,) int64, -1 for none; `by_suffix` were not found by id."""
+
+    rows: NDArray[np.int64]
+    by_suffix: int
+
+
+def match(ids: Sequence[str], names: Sequence[str], *, where: str) -> Matched:
+    """Pairs images and names: equal ones first, then each with the one whose path ends alike for longest.
+
+    Both must be each other's longest: an image does not take the name of one in another folder. Where either side has
+    several of them, a DataError counts the images and shows one. Names that stand there twice count once.
+    """
+    row_of: dict[str, int] = {}
+    for row, name in enumerate(names):
+        row_of.setdefault(name, row)
+    wanted = dict.fromkeys(ids)
+    pairs = _by_suffix(
+        [image for image in wanted if image not in row_of], [name for name in row_of if name not in wanted], where=where
+    )
+    rows = np.array([row_of.get(pairs.get(image, image), -1) for image in ids], dtype=np.int64)
+    return Matched(rows, sum(image in pairs for image in ids))
+
+
+def _by_suffix(images: Sequence[str], names: Sequence[str], *, where: str) -> dict[str, str]:
+    """{image: name} of those that are each other's longest common suffix, in whole path components."""
+    of_images = _by_longest_end(images, {end for name in names for end in _ends(name)})
+    of_names = _by_longest_end(names, {end for image in images for end in _ends(image)})
+    both = [(of_images[end], of_names[end]) for end in of_images if end in of_names]
+    unclear = [(left, right) for left, right in both if len(left) > 1 or len(right) > 1]
+    if unclear:
+        _refuse(unclear, len(images), where)
+    return {left[0]: right[0] for left, right in both}
+
+
+def _by_longest_end(paths: Iterable[str], ends: set[str]) -> Mapping[str, list[str]]:
+    """The paths under the longest of `ends` that each has."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        if (end := next((end for end in _ends(path) if end in ends), None)) is not None:
+            found[end].append(path)
+    return found
+
+
+def _ends(path: str) -> list[str]:
+    """The suffixes of a path in whole components, longest first.
+
+    >>> _ends("set/joy/1.jpg")
+    ['set/joy/1.jpg', 'joy/1.jpg', '1.jpg']
+    """
+    pieces = [piece for piece in path.replace("\\", "/").split("/") if piece not in ("", ".")]
+    return ["/".join(pieces[start:]) for start in range(len(pieces))]
+
+
+def _refuse(unclear: Sequence[tuple[list[str], list[str]]], images: int, where: str) -> None:
+    count = sum(len(left) for left, _ in unclear)
+    left, right = unclear[0]
+    what = f"{count:,} of {images:,} images can be joined in several ways: {_shown(left)} with {_shown(right)}, say."
+    raise DataError(where, what, do="Write ids with as many folders as tell the images apart.")
+
+
+def _shown(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(repr(printable(name)) for name in names[:_SHOWN]) + more

@@ -1,0 +1,119 @@
+"""Vectors as lines of text: an id and D numbers, under a header with their names or under none."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.data.filenames import printable
+from multistream.data.layouts.csv_table import PATH
+from multistream.data.layouts.delimited_text import delimiter_of
+from multistream.data.table import VectorTable
+from multistream.errors import DataError
+
+_ID = ("", "id", "ids", "name", "image_id", "index", *PATH)
+"""What the first column is called, in small letters; "" is how pandas writes an index."""
+
+_SHOWN = 3
+
+
+def from_lines(path: Path) -> VectorTable:
+    """A .csv or .tsv: an id and D numbers a line. Empty cells are NaN; DataError names and counts the faulty lines.
+
+    The first line is a header if its first cell is called like an id, or if a further one is no number. Numbers
+    0 to D - 1 as names are what pandas writes where there are none.
+    """
+    ids: list[str] = []
+    numbers: list[NDArray[np.float32]] = []
+    faults: list[tuple[int, str]] = []
+    records = _records(path)
+    vocabulary: tuple[str, ...] = ()
+    width = 0
+    for line, cells in records:
+        if not width:
+            width = len(cells) - 1
+            if _is_header(cells):
+                vocabulary = tuple(cell.strip() for cell in cells[1:])
+                continue
+        values = _numbers(cells[1:])
+        if len(cells) - 1 != width or not width:
+            faults.append((line, f"{len(cells) - 1:,} numbers stand after the id, {width:,} on the first line"))
+        elif isinstance(values, str):
+            faults.append((line, f"{printable(values)!r} is no number"))
+        else:
+            ids.append(cells[0].strip())
+            numbers.append(values)
+    _refuse(path, faults, has_rows=bool(ids))
+    if vocabulary == tuple(map(str, range(width))):
+        vocabulary = ()
+    return VectorTable(tuple(ids), np.stack(numbers), vocabulary)
+
+
+def first_column(path: Path) -> tuple[str, ...]:
+    """The first cell of each line, without a header that is called like an id."""
+    cells = [cells[0].strip() for _, cells in _records(path)]
+    return tuple(cells[1:] if cells and cells[0].lower() in _ID else cells)
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and cells, blank lines left out; a line at a time, for such files are large."""
+    where = printable(str(path))
+    line = 0
+    try:
+        with path.open(encoding=_encoding(path), errors="surrogateescape", newline="") as file:
+            delimiter = "\t" if path.suffix.lower() == ".tsv" else delimiter_of(file.readline())
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            for cells in reader:
+                line = reader.line_num
+                if any(cell.strip() for cell in cells):
+                    yield line, cells
+    except (OSError, UnicodeError, csv.Error) as error:
+        raise DataError(f"{where}:{line + 1}", f"the line cannot be read: {error}.") from error
+
+
+def _encoding(path: Path) -> str:
+    """By the byte order mark, which these encodings take away."""
+    with path.open("rb") as file:
+        start = file.read(3)
+    return "utf-16" if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
+
+
+def _is_header(cells: Sequence[str]) -> bool:
+    return cells[0].strip().lower() in _ID or isinstance(_numbers(cells[1:]), str)
+
+
+def _numbers(cells: Sequence[str]) -> NDArray[np.float32] | str:
+    """The cells as float32, or the first that is no number."""
+    try:
+        return np.array(cells, dtype=np.float64).astype(np.float32)
+    except ValueError:
+        filled = [cell if cell.strip() else "nan" for cell in cells]
+    try:
+        return np.array(filled, dtype=np.float64).astype(np.float32)
+    except ValueError:
+        return next(cell for cell in filled if not _is_number(cell))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse(path: Path, faults: Sequence[tuple[int, str]], *, has_rows: bool) -> None:
+    where = printable(str(path))
+    if faults:
+        line, what = faults[0]
+        others = ", ".join(str(other) for other, _ in faults[1 : _SHOWN + 1])
+        more = f"{len(faults) - 1:,} other lines are faulty too: {others}." if others else ""
+        raise DataError(f"{where}:{line}", f"{what}.", right="Each line is an id and the same D numbers.", do=more)
+    if not has_rows:
+        raise DataError(where, "it holds no vectors.", right="Each line is an id and the same D numbers.")

@@ -1,0 +1,75 @@
+"""Extraction through the cache: what is there is read, what is missing is computed and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from multistream.data.loading import Photos
+from multistream.data.views import IDENTITY
+from multistream.features.pooled_groups import Extracted, Features, empty_features
+from multistream.features.tasks import Rows, Say, Task, plan_tasks, run_tasks
+from multistream.network.network import Branch, MultiStream
+from multistream.nn.eval_mode import evaluating
+from multistream.runtime.device import Runtime
+
+
+def extract(
+    network: MultiStream,
+    photos: Photos,
+    indices: Rows,
+    *,
+    runtime: Runtime,
+    workers: int,
+    tick: Callable[[int], object],
+    say: Say,
+    cache: bool = True,
+    turned: Mapping[str, Rows] | None = None,
+    keys: Collection[str] | None = None,
+) -> Extracted:
+    """What `network.pool` gives for these images, (N, P) with N = len(photos); rows of other images stay empty.
+
+    `keys` are the streams asked for, None all. Streams whose features the cache holds do not run. `turned` asks for
+    further views, {view: indices}. `tick` gets the number of images done, `say` what was found.
+    """
+    branches = {key: branch for key, branch in network.branches.items() if keys is None or key in keys}
+    pictures = {key: branch for key, branch in branches.items() if not branch.is_vector}
+    vectors = {key: branch for key, branch in branches.items() if branch.is_vector}
+    wanted = {IDENTITY: indices, **(turned or {})}
+    memory = {view: empty_features(pictures, len(photos)) for view in wanted}
+    tasks = plan_tasks(pictures, photos, wanted, runtime=runtime, say=say, cache=cache)
+    for task in tasks:
+        task.read(memory[task.view][task.key])
+        if task.store is not None:
+            say(task.told())
+    lacking = np.unique(np.concatenate([*(task.missing for task in tasks), np.zeros(0, dtype=np.int64)]))
+    tick(len(np.setdiff1d(indices, lacking)))
+
+    def keep(task: Task, chosen: Tensor, pooled: Mapping[str, Tensor]) -> None:
+        for stage, values in pooled.items():
+            memory[task.view][task.key][stage][chosen] = values
+
+    valid = torch.zeros(len(photos), dtype=torch.bool)
+    valid[torch.from_numpy(indices)] = True
+    with evaluating(network):
+        bad = run_tasks(tasks, photos, runtime=runtime, workers=workers, tick=tick, sink=keep)
+        valid[torch.from_numpy(bad)] = False
+        beside = _vectors(vectors, photos, indices, runtime)
+    features = memory.pop(IDENTITY) | beside
+    return Extracted({key: features[key] for key in branches}, valid, turned=memory)
+
+
+@torch.no_grad()
+def _vectors(branches: Mapping[str, Branch], photos: Photos, indices: Rows, runtime: Runtime) -> Features:
+    """The vectors of streams that read them: no photo need be looked at."""
+    features = empty_features(branches, len(photos))
+    rows = torch.from_numpy(indices)
+    for key, branch in branches.items():
+        given = photos.vectors[key if key in photos.vectors else branch.stream.input.name]
+        pooled = branch.pool(torch.from_numpy(given[indices]).to(runtime.device))
+        for stage, values in pooled.items():
+            features[key][stage][rows] = values.cpu()
+    return features

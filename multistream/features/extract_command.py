@@ -1,0 +1,151 @@
+"""extract: a set of photos through the streams once; the features kept in the cache, verified, written to a file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multistream.console import Console
+from multistream.data.filenames import printable
+from multistream.data.views import IDENTITY, parse_views
+from multistream.errors import DataError
+from multistream.features.export import columns_of, write_features
+from multistream.features.source import Subject, of_recipe, of_run
+from multistream.features.tasks import Task, plan_tasks, run_tasks
+from multistream.features.verify import Verified, chosen_rows, verify
+from multistream.nn.eval_mode import evaluating
+from multistream.recipe import Recipe
+from multistream.runtime.device import available_workers
+
+BAD_SHOWN = 5
+"""Photos that cannot be decoded, and are named one by one."""
+
+
+@dataclass(frozen=True)
+class Filled:
+    """One stream in one view: how many images the cache held, how many were computed, and where it lies."""
+
+    stream: str
+    view: str
+    found: int
+    computed: int
+    folder: str
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What `extract` did. `bad` are photos that cannot be decoded, by id, with the reason."""
+
+    data: str
+    images: int
+    bad: Mapping[str, str]
+    streams: Sequence[Filled]
+    seconds: float
+    images_per_second: float
+    """Of the images that were computed; 0 where the cache held all."""
+    out: str = ""
+    width: int = 0
+    verified: Verified | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `extract --json` prints."""
+        return asdict(self)
+
+
+def extract(
+    source: str | Path | Recipe,
+    *,
+    data: str = "",
+    label: str = "",
+    inputs: Mapping[str, str] | None = None,
+    views: Sequence[str] = (IDENTITY,),
+    stages: Sequence[str] = (),
+    out: str | Path | None = None,
+    sample: int | None = None,
+    seed: int = 0,
+    device: str = "",
+    precision: str = "",
+    console: Console | None = None,
+) -> Extraction:
+    """Fills the feature cache for a run's streams, or those that a recipe composes, over all photos of a set.
+
+    `out` writes ids, features (N, D) and vocabulary to an .npz, of `stages` (STAGE or KEY/STAGE) or of all. `sample`
+    computes so many images again (0: all) and compares them bit for bit with the cache; DataError names the first that
+    differs. Memory does not grow with the features; what was interrupted goes on where it stopped.
+    """
+    console = console or Console(quiet=True)
+    started = time.perf_counter()
+    views = parse_views(",".join(views))
+    make = of_recipe if isinstance(source, Recipe) else of_run
+    subject = make(
+        source,  # type: ignore[arg-type]  # each takes its own
+        data=data,
+        label=label,
+        inputs=inputs or {},
+        device=device,
+        precision=precision,
+        say=console.say,
+    )
+    path = Path(out).expanduser() if out is not None else None
+    if path is not None and path.suffix.lower() != ".npz":
+        raise DataError("--out", f"{path.name} is no .npz.", do="Give it that ending.")
+    columns = columns_of(subject, views, stages)
+    filled, tasks, speed = _fill(subject, views, console)
+    width = write_features(path, columns, tasks, subject.photos) if path is not None else 0
+    verified = None
+    if sample is not None:
+        verified = _verify(tasks, subject, sample, seed, console)
+    ids = subject.photos.table.ids
+    return Extraction(
+        subject.photos.table.name,
+        len(subject.photos),
+        {printable(ids[i]): reason for i, reason in sorted(subject.photos.bad.items())},
+        filled,
+        round(time.perf_counter() - started, 3),
+        speed,
+        str(out or ""),
+        width,
+        verified,
+    )
+
+
+def _fill(subject: Subject, views: Sequence[str], console: Console) -> tuple[list[Filled], list[Task], float]:
+    """Computes what the cache lacks, and nothing else: what it did, the tasks, and images a second."""
+    photos, runtime = subject.photos, subject.runtime
+    every = np.arange(len(photos))
+    tasks = plan_tasks(
+        subject.pictures, photos, dict.fromkeys(views, every), runtime=runtime, say=console.say, cache=True
+    )
+    for task in tasks:
+        task.read({})
+        console.say(task.told())
+    missing = np.unique(np.concatenate([task.missing for task in tasks]))
+    started = time.perf_counter()
+    with console.progress(len(missing), "features") as bar, evaluating(subject.network):
+        bad = run_tasks(
+            tasks, photos, runtime=runtime, workers=available_workers(), tick=bar.advance, sink=lambda *_: None
+        )
+    seconds = time.perf_counter() - started
+    for index in bad[:BAD_SHOWN]:
+        console.warn(f"{printable(photos.table.ids[index])}: {photos.bad[int(index)]}; it is left out")
+    if len(bad) > BAD_SHOWN:
+        console.warn(f"{len(bad):,} photos in all are left out; multistream data scan lists them")
+    speed = round((len(missing) - len(bad)) / seconds, 1) if len(missing) > len(bad) else 0.0
+    return [_filled(task, set(bad.tolist())) for task in tasks], tasks, speed
+
+
+def _filled(task: Task, bad: set[int]) -> Filled:
+    assert task.store is not None
+    computed = len(set(task.missing.tolist()) - bad)
+    return Filled(task.key, task.view, len(task.rows) - len(task.missing), computed, str(task.store.folder))
+
+
+def _verify(tasks: Sequence[Task], subject: Subject, sample: int, seed: int, console: Console) -> Verified:
+    total = len(chosen_rows(subject, sample, seed=seed))
+    with console.progress(total, "verify") as bar, evaluating(subject.network):
+        return verify(tasks, subject, sample, seed=seed, workers=available_workers(), tick=bar.advance)

@@ -1,0 +1,153 @@
+"""The key of the cache: all that a stream's pooled features depend on, but the file that they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import PIL
+import torch
+from torch import nn
+
+from multistream.data import decoding, maps
+from multistream.data.loading import Photos
+from multistream.data.side_inputs import MapReader
+from multistream.features.pooled_groups import GROUP
+from multistream.files import sha256_file
+from multistream.inputs import Image, Map
+from multistream.interfaces import Tap
+from multistream.network.network import Branch
+from multistream.registry import Spec, find
+from multistream.runtime.device import Runtime
+
+
+def identity(branch: Branch, photos: Photos, runtime: Runtime, *, view: str) -> dict[str, Any]:
+    """All that these features depend on, as JSON-able data; the branch must be one that can be cached."""
+    assert branch.plan is not None
+    spec = Spec.parse(branch.plan.stream, key="part")
+    part = find("stream", spec.name, distribution=spec.distribution)
+    read = {name: value for name, value in asdict(branch.stream.input).items() if name != "read"}
+    return {
+        "stream": branch.plan.stream,
+        "options": dict(branch.plan.stream_options),
+        "distribution": f"{part.distribution} {part.version}",
+        "code": code_of(branch),
+        "weights": weights_hash(branch.stream),
+        "input": {"kind": type(branch.stream.input).__name__, "name": branch.stream.input.name, **read},
+        "pooling": {stage: pooling_of(tap, branch) for stage, tap in branch.taps.items()},
+        "view": view,
+        "precision": runtime.precision,
+        "device": device_kind(runtime.device),
+        "channels_last": runtime.channels_last,
+        "torch": torch.__version__,
+        "decoder": decoder_of(branch, photos),
+        "group": GROUP,
+    }
+
+
+def pooling_of(tap: Tap, branch: Branch) -> str:
+    """How a tap pools: the global average depends on nothing; another way may depend on what the tap was made with."""
+    if type(tap).pool is Tap.pool:
+        return "global average"
+    assert branch.plan is not None
+    options = json.dumps(dict(branch.plan.tap_options), sort_keys=True)
+    return f"{type(tap).pool.__qualname__} of {branch.plan.tap} {options}"
+
+
+def why_not_cached(branch: Branch, photos: Photos) -> str:
+    """Why a branch's features cannot be taken from the cache; empty where they can."""
+    if branch.is_vector:
+        return "its vector is at hand"
+    if not branch.stream.is_frozen:
+        return "it is not frozen"
+    if branch.plan is None or not branch.plan.stream:
+        return "it was given as an instance, and what it was made with cannot be told"
+    if not all(tap.cacheable for tap in branch.taps.values()):
+        return "its taps read more of a map than they pool"
+    if any(_file_of(name) is None for name in _modules_of(branch)):
+        return "its code lies in no file that could be told from another"
+    if isinstance(branch.stream.input, Map):
+        reader = map_reader(branch, photos)
+        if reader is None:
+            return "its maps come from a function, not from files"
+        if not _is_plain(reader.wanted.read) or _file_of(reader.wanted.read.__module__) is None:
+            return "its maps are read by a function that cannot be told from another"
+    return ""
+
+
+def map_reader(branch: Branch, photos: Photos) -> MapReader | None:
+    """What reads the maps of a branch, where they are files; None elsewhere."""
+    for key in photos.maps:
+        reader = photos.maps[key]
+        if isinstance(reader, MapReader) and reader.wanted is branch.stream.input:
+            return reader
+    return None
+
+
+def weights_hash(module: nn.Module) -> str:
+    """sha256 over all tensors of a module, names, shapes and types included, and buffers that files do not hold."""
+    digest = hashlib.sha256()
+    named = {**dict(module.named_buffers()), **dict(module.named_parameters()), **module.state_dict()}
+    for name, tensor in sorted(named.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def code_of(branch: Branch) -> dict[str, str]:
+    """sha256 of the files that hold the code of a branch's stream and taps, by module; torch has a version of its own.
+
+    A version alone does not tell what a plugin's author changes between two runs.
+    """
+    found = {name: _file_of(name) for name in sorted(_modules_of(branch))}
+    return {name: sha256_file(path) for name, path in found.items() if path is not None}
+
+
+def device_kind(device: torch.device) -> str:
+    """What computes: bits differ between kinds of processors, not only between a CPU and a GPU."""
+    if device.type == "cuda":
+        return f"cuda {torch.cuda.get_device_name(device)}"
+    return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
+
+
+def decoder_of(branch: Branch, photos: Photos) -> str:
+    """How a file becomes what the stream sees."""
+    if isinstance(branch.stream.input, Image):
+        assert photos.decoder is not None
+        return f"{photos.decoder.version} code {_hash_of(decoding.__name__)}"
+    reader = map_reader(branch, photos)
+    assert reader is not None
+    read = reader.wanted.read
+    return (
+        f"maps {reader.resize} pillow {PIL.__version__} code {_hash_of(maps.__name__)} "
+        f"read by {read.__module__}.{read.__qualname__} {_hash_of(read.__module__)}"
+    )
+
+
+def _modules_of(branch: Branch) -> set[str]:
+    """The names of the modules that hold a stream's and its taps' classes, and those that these were made from."""
+    parts = [*branch.stream.modules(), *(m for tap in branch.taps.values() for m in tap.modules())]
+    named = {kind.__module__ for part in {type(part) for part in parts} for kind in part.__mro__}
+    return {name for name in named if name.partition(".")[0] not in ("torch", "builtins", "abc", "typing")}
+
+
+def _file_of(module: str) -> Path | None:
+    """The file of a module's code; None for what was typed in, or made on the way."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return Path(file) if file and Path(file).is_file() and module != "__main__" else None
+
+
+def _hash_of(module: str) -> str:
+    path = _file_of(module)
+    assert path is not None
+    return sha256_file(path)
+
+
+def _is_plain(function: Any) -> bool:
+    """Whether a function is what its module calls by its name: no lambda, no closure, no partial."""
+    name = getattr(function, "__qualname__", "<none>")
+    return getattr(sys.modules.get(str(function.__module__)), name, None) is function

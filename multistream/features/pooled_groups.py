@@ -1,0 +1,107 @@
+"""Extraction: what `pool` returns for every image, in groups of a fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from multistream.data.loading import Photos, loaded
+from multistream.data.views import turn
+from multistream.inputs import Image
+from multistream.network.network import Branch
+from multistream.runtime.device import Runtime
+
+GROUP = 32
+"""Images that run through the streams together, always: float32 convolutions differ in bits between batch sizes."""
+
+Features = dict[str, dict[str, Tensor]]
+"""{key: {stage: (N, P) float32}}"""
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Pooled features {key: {stage: (N, P) float32}} on the CPU; `valid` (N,) tells which rows are filled.
+
+    `turned` holds the features of further views {view: features}, of the streams that see pictures.
+    """
+
+    features: Mapping[str, Mapping[str, Tensor]]
+    valid: Tensor
+    turned: Mapping[str, Mapping[str, Mapping[str, Tensor]]] = field(default_factory=dict)
+
+    def to(self, device: torch.device) -> Mapping[str, Mapping[str, Tensor]]:
+        """The features on a device."""
+        return _moved(self.features, device)
+
+    def views_to(self, device: torch.device) -> Mapping[str, Mapping[str, Tensor]]:
+        """The features on a device with those of the further views below, (views * N, P); vectors are the same in all.
+
+        Row `view * N + i` is image i, the view counted as `data.views.views_of` does.
+        """
+        if not self.turned:
+            return self.to(device)  # the tensors themselves, not a copy
+        each = [self.features, *({**self.features, **features} for features in self.turned.values())]
+        return {
+            key: {stage: torch.cat([view[key][stage].to(device) for view in each]) for stage in stages}
+            for key, stages in self.features.items()
+        }
+
+
+def empty_features(branches: Mapping[str, Branch], rows: int) -> Features:
+    """Zeros for `rows` images."""
+    return {
+        key: {stage: torch.zeros(rows, tap.pooled_width) for stage, tap in branch.taps.items()}
+        for key, branch in branches.items()
+    }
+
+
+@torch.no_grad()
+def pooled_groups(
+    branches: Mapping[tuple[str, str], Branch],
+    photos: Photos,
+    indices: NDArray[np.int64] | Sequence[int],
+    *,
+    runtime: Runtime,
+    workers: int,
+) -> Iterator[tuple[Tensor, dict[tuple[str, str], dict[str, Tensor]]]]:
+    """Runs these streams, by (view, key), once over the images: (indices (n,), features of n rows) a group.
+
+    Each photo is decoded once for all streams and views. The branches must be in eval mode. What cannot be decoded is
+    left out, and the last rows of a group are filled up, so that no row depends on its neighbours.
+    """
+    needed = _needed(photos, {key: branch for (_, key), branch in branches.items()})
+    views = list(dict.fromkeys(view for view, _ in branches))
+    for batch in loaded(needed, indices, batch_size=GROUP, workers=workers):
+        chosen = batch.pop("index")
+        rows = len(chosen)
+        if not rows:
+            continue
+        sent = runtime.send({name: _padded(tensor) for name, tensor in batch.items()})
+        seen = {view: runtime.send(turn(sent, view)) for view in views}
+        with runtime.autocast:
+            pooled = {(v, k): branch.pool(seen[v][branch.entry(k, sent)]) for (v, k), branch in branches.items()}
+        yield chosen, {task: {s: f[:rows].cpu() for s, f in stages.items()} for task, stages in pooled.items()}
+
+
+def _needed(photos: Photos, branches: Mapping[str, Branch]) -> Photos:
+    """The photos with nothing beside them that these branches do not read; what is bad is told to the same list."""
+    has_image = any(isinstance(branch.stream.input, Image) for branch in branches.values())
+    entries = {key if key in photos.maps else branch.stream.input.name for key, branch in branches.items()}
+    maps = {name: read for name, read in photos.maps.items() if name in entries}
+    needed = Photos(photos.table, photos.decoder if has_image else None, maps=maps, on_bad_image=photos.on_bad_image)
+    needed.bad = photos.bad
+    return needed
+
+
+def _moved(features: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> dict[str, dict[str, Tensor]]:
+    return {key: {stage: f.to(device) for stage, f in stages.items()} for key, stages in features.items()}
+
+
+def _padded(tensor: Tensor) -> Tensor:
+    missing = GROUP - len(tensor)
+    return torch.cat([tensor, tensor[-1:].expand(missing, *tensor.shape[1:])]) if missing else tensor

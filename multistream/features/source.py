@@ -1,0 +1,101 @@
+"""What `extract` works on: the streams of a run or of a recipe, and all photos of a set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from multistream.data.layouts.data_source import open_table
+from multistream.data.loading import Photos
+from multistream.data.side_inputs import gather
+from multistream.data.table import Table
+from multistream.errors import UsageError
+from multistream.features.key import why_not_cached
+from multistream.network.network import Branch, MultiStream
+from multistream.recipe import DataSettings, Recipe, RuntimeSettings
+from multistream.runs.model_file import load
+from multistream.runtime.device import Runtime
+from multistream.runtime.precision_check import settle
+from multistream.training.prepare import compose_network, make_photos, settle_weights
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network whose streams stay as they are, on its device, and the photos that it is to look at."""
+
+    network: MultiStream
+    photos: Photos
+    runtime: Runtime
+
+    @property
+    def pictures(self) -> dict[str, Branch]:
+        """The branches that look at photos or maps."""
+        return {key: branch for key, branch in self.network.branches.items() if not branch.is_vector}
+
+
+def of_run(
+    run: str | Path, *, data: str, label: str, inputs: Mapping[str, str], device: str, precision: str, say: Say
+) -> Subject:
+    """The streams of a run over its own photos, of all parts, or over `data`."""
+    model = load(run)
+    settings, runtime = model.recipe.data, model.recipe.runtime
+    label = label or ("" if data else settings.label)
+    table = open_table(data or settings.source, label=label, allow_outside=settings.allow_outside)
+    sources = {**({} if data else model.recipe.network.inputs), **inputs}
+    return _subject(model.network, table, settings, sources, _on(runtime, device, precision), say)
+
+
+def of_recipe(
+    recipe: Recipe, *, data: str, label: str, inputs: Mapping[str, str], device: str, precision: str, say: Say
+) -> Subject:
+    """The streams that a recipe composes, with its weights, over its photos or over `data`."""
+    if not recipe.network.streams:
+        raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object.")
+    settings = recipe.data
+    source = data or settings.source
+    table = open_table(source, label=label or settings.label, allow_outside=settings.allow_outside)
+    recipe = recipe.updated(
+        {
+            "data": {"image_size": settings.image_size or table.image_size},
+            "network": {"inputs": {**recipe.network.inputs, **inputs}},
+        }
+    )
+    network = compose_network(recipe, table, streams=None)
+    settle_weights(recipe, network, is_demo=not source)
+    runtime = _on(recipe.runtime, device, precision)
+    return _subject(network, table, recipe.data, recipe.network.inputs, runtime, say)
+
+
+def _subject(
+    network: MultiStream,
+    table: Table,
+    settings: DataSettings,
+    sources: Mapping[str, str],
+    runtime: RuntimeSettings,
+    say: Say,
+) -> Subject:
+    say(f"data: {table.name}, {len(table):,} images")
+    network.freeze("streams")
+    pictures = {key: branch.stream.input for key, branch in network.branches.items() if not branch.is_vector}
+    if not pictures:
+        raise UsageError("extract", "no stream looks at pictures.", right="Vectors need no extraction.")
+    for key in set(network.branches) - set(pictures):
+        say(f"features: {key} is left aside: its vector is at hand")
+    names = {*pictures, *(each.name for each in pictures.values())}
+    own = {name: path for name, path in sources.items() if name in names}
+    beside = gather(table, pictures, own, resize=settings.resize)
+    for note in beside.notes:
+        say(f"data: {note}")
+    photos = make_photos(table, network, beside, replace(settings, on_bad_image="report"))
+    subject = Subject(network, photos, settle(runtime, network, say=say))
+    for key, branch in subject.pictures.items():
+        if why := why_not_cached(branch, photos):
+            raise UsageError("extract", f"the features of {key} cannot be kept: {why}.")
+    return subject
+
+
+def _on(runtime: RuntimeSettings, device: str, precision: str) -> RuntimeSettings:
+    return replace(runtime, device=device or runtime.device, precision=precision or runtime.precision)  # type: ignore[arg-type]  # checked inside

@@ -1,0 +1,139 @@
+"""Classes of a run met with those of a data set: by name, never by index."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.data.filenames import printable
+from multistream.data.layouts.delimited_text import read_rows, read_text
+from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.inference.emotions import SHIPPED
+
+ClassMap = Mapping[str, str]
+"""{class of the run: class of the data}"""
+
+
+@dataclass(frozen=True)
+class ClassMatch:
+    """How K classes of a run become the T `classes`: a data set's, in its order, then those of the run it lacks.
+
+    So the data's label indices hold as they are, and a photo given to a class that the data lack is wrong.
+    """
+
+    classes: tuple[str, ...]
+    columns: tuple[int, ...]
+    """(K,) index into `classes` of each class of the run."""
+    unreachable: tuple[str, ...]
+    """Classes of the data that the run can never say."""
+    lacking: tuple[str, ...]
+    """Classes of the run that the data lack: the last of `classes`."""
+
+    def apply(self, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Sums probabilities (N, K) into (N, T)."""
+        summed = np.zeros((len(probabilities), len(self.classes)))
+        for k, column in enumerate(self.columns):
+            summed[:, column] += probabilities[:, k]
+        return summed
+
+    def reachable(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which photos (N,) have a label that the run can say."""
+        return np.isin(labels, [i for i, name in enumerate(self.classes) if name not in self.unreachable])
+
+
+def match_classes(
+    classes: Sequence[str], target_classes: Sequence[str], *, mapping: ClassMap | None = None
+) -> ClassMatch:
+    """Meets a run's classes with those of the data (paper section 4): where `mapping` says, else by their own name.
+
+    A class of the data that none goes to is a DataError, unless there is a mapping: then it is `unreachable`.
+
+    >>> match_classes(["joy", "fear"], ["fear", "joy"]).columns
+    (1, 0)
+    """
+    mapping = mapping or {}
+    _check_names(mapping, classes, target_classes)
+    goes_to = [mapping.get(name, name) for name in classes]
+    lacking = tuple(dict.fromkeys(name for name in goes_to if name not in target_classes))
+    unreachable = tuple(name for name in target_classes if name not in goes_to)
+    if unreachable and not mapping:
+        names = ", ".join(map(printable, unreachable))
+        right = f"It knows {', '.join(map(printable, classes))}."
+        do = 'Say what goes where: --class-map FILE with a line OURS = "THEIRS" for each class.'
+        raise DataError("classes", f"the photos have {names}, and the run does not.", right=right, do=do)
+    reached = (*target_classes, *lacking)
+    return ClassMatch(reached, tuple(reached.index(name) for name in goes_to), unreachable, lacking)
+
+
+def _check_names(mapping: ClassMap, classes: Sequence[str], target_classes: Sequence[str]) -> None:
+    for ours, theirs in mapping.items():
+        if ours not in classes:
+            what = f"{printable(ours)!r} is no class of the run."
+            raise UsageError("--class-map", what, right=did_you_mean(ours, classes))
+        if theirs not in target_classes:
+            what = f"{printable(theirs)!r} is no class of the photos."
+            raise UsageError("--class-map", what, right=did_you_mean(theirs, target_classes))
+
+
+def read_class_map(source: str | Path) -> ClassMap:
+    """A class map {ours: theirs}: a shipped one by name, or a TOML, JSON or CSV file (two columns, no header).
+
+    >>> read_class_map("fi-webemo7")["disgust"]
+    'anger'
+    """
+    if str(source) in SHIPPED:
+        return SHIPPED[str(source)]
+    path = Path(source).expanduser()
+    if not path.is_file():
+        what = f"{printable(str(source))!r} is no file and no map that is shipped."
+        raise UsageError("--class-map", what, right=did_you_mean(str(source), SHIPPED))
+    if path.suffix.lower() not in _READERS:
+        raise UsageError(printable(str(path)), "this is no class map.", right=f"It must end in {', '.join(_READERS)}.")
+    found = _READERS[path.suffix.lower()](path)
+    if not isinstance(found, dict) or not all(isinstance(theirs, str) for theirs in found.values()):
+        right = "It must give each class of the run a class of the photos, by name."
+        raise DataError(printable(str(path)), "this is no class map.", right=right)
+    return found
+
+
+def _from_toml(path: Path) -> Any:
+    try:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(printable(str(path)), f"this is no TOML: {error}.") from error
+
+
+def _from_json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path), object_pairs_hook=lambda pairs: _once(pairs, path))
+    except json.JSONDecodeError as error:
+        raise DataError(printable(str(path)), f"this is no JSON: {error}.") from error
+
+
+def _from_csv(path: Path) -> Any:
+    rows = read_rows(path)
+    for row in rows:
+        if len(row.cells) != 2:
+            right = "Each line must be OURS,THEIRS."
+            raise DataError(f"{printable(str(path))}:{row.line}", f"it has {len(row.cells)} cells.", right=right)
+    return _once([(row.cells[0].strip(), row.cells[1].strip()) for row in rows], path)
+
+
+def _once(pairs: Sequence[tuple[str, Any]], path: Path) -> dict[str, Any]:
+    """The pairs as a dict; a class that is named twice is a DataError."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(printable(str(path)), f"{printable(twice)!r} is mapped twice.", do="Keep one line.")
+    return found
+
+
+_READERS = {".toml": _from_toml, ".json": _from_json, ".csv": _from_csv}

@@ -1,0 +1,194 @@
+"""Metrics of probabilities against labels, each with a 95 % interval (paper section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from multistream.errors import DataError
+from multistream.inference.emotions import polarities
+from multistream.statistics import Interval, percentile_interval, resampled_counts, resampled_means, wilson
+
+BINS = 15
+"""Bins of equal width for the calibration error."""
+
+Floats = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How good probabilities over K classes are on n photos; shares between 0 and 1, all in float64.
+
+    Intervals are Wilson's for shares of photos and percentile bootstraps for the rest. Means over classes leave out
+    classes that do not occur: for recall (`balanced_accuracy`) those without a photo, for F1 those that are moreover
+    never predicted. A precision, recall or F1 that is 0/0 is given as 0, with its n beside.
+    """
+
+    accuracy: float
+    accuracy_ci95: Interval
+    macro_f1: float
+    macro_f1_ci95: Interval
+    balanced_accuracy: float
+    balanced_accuracy_ci95: Interval
+    nll: float
+    """Mean negative log-likelihood in nats; a probability of 0 counts as 2.2e-16."""
+    nll_ci95: Interval
+    brier: float
+    """Mean squared distance between probabilities and truth, summed over the classes: 0 to 2."""
+    brier_ci95: Interval
+    ece: float
+    """Expected calibration error of the most probable class, 15 bins of equal width."""
+    ece_ci95: Interval
+    majority: float
+    """The accuracy of always saying the most frequent class."""
+    polarity_accuracy: float | None
+    """The share of photos whose predicted class has the label's polarity; None unless all classes are emotions."""
+    polarity_accuracy_ci95: Interval | None
+    n: int
+    classes: tuple[str, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    """[label][predicted]"""
+    per_class: Mapping[str, Mapping[str, Any]]
+    """{class: {n, precision, recall, recall_ci95, f1}}"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: tuples are lists, and what is not known is left out."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: _plain(value) for name, value in values.items() if value is not None}
+
+
+def metrics(probabilities: NDArray[np.floating], labels: Integers, classes: Sequence[str], *, seed: int = 0) -> Metrics:
+    """Measures probabilities (N, K) against labels (N,), which index the K classes; `seed` draws the bootstraps.
+
+    Raises DataError where there is no photo, ValueError for arrays that do not fit.
+    """
+    exact = np.asarray(probabilities, dtype=np.float64)
+    _check(exact, labels, classes)
+    every, predicted = np.arange(len(classes)), exact.argmax(axis=1)
+    confusion = confusion_matrix(labels, predicted, labels=every).astype(np.int64)
+    n, right = len(labels), int(np.trace(confusion))
+    polar = _polarity(confusion, classes)
+    return Metrics(
+        accuracy=right / n,
+        accuracy_ci95=wilson(right, n),
+        **_over_classes(confusion, seed=seed),
+        **_of_probabilities(exact, labels, predicted, seed=seed),
+        majority=float(confusion.sum(axis=1).max()) / n,
+        polarity_accuracy=None if polar is None else polar / n,
+        polarity_accuracy_ci95=None if polar is None else wilson(polar, n),
+        n=n,
+        classes=tuple(classes),
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+        per_class=_per_class(confusion, labels, predicted, classes),
+    )
+
+
+def _check(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> None:
+    n, k = len(labels), len(classes)
+    if n == 0:
+        raise DataError("metrics", "no photo is left to measure.")
+    if probabilities.shape != (n, k):
+        raise ValueError(f"{n} labels and {k} classes need probabilities of shape {(n, k)}, not {probabilities.shape}.")
+    if not np.isfinite(probabilities).all():
+        raise ValueError(f"{int((~np.isfinite(probabilities)).sum())} probabilities are not finite.")
+    if labels.min() < 0 or labels.max() >= k:
+        raise ValueError(f"labels run from {labels.min()} to {labels.max()}; {k} classes are 0 to {k - 1}.")
+
+
+def _over_classes(confusion: Integers, *, seed: int) -> dict[str, Any]:
+    """macro_f1 and balanced_accuracy with intervals: resampled photos are a resampled confusion matrix."""
+    resampled = resampled_counts(confusion, seed=seed)
+    return {
+        "macro_f1": float(macro_f1(confusion)),
+        "macro_f1_ci95": percentile_interval(macro_f1(resampled)),
+        "balanced_accuracy": float(balanced_accuracy(confusion)),
+        "balanced_accuracy_ci95": percentile_interval(balanced_accuracy(resampled)),
+    }
+
+
+def macro_f1(confusion: Integers) -> Any:
+    """The mean F1 of the classes that occur, from confusion matrices (..., K, K)."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return _mean_ratio(2 * hits, confusion.sum(axis=-1) + confusion.sum(axis=-2))
+
+
+def balanced_accuracy(confusion: Integers) -> Any:
+    """The mean recall of the classes that occur, from confusion matrices (..., K, K)."""
+    return _mean_ratio(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1))
+
+
+def _mean_ratio(above: Integers, below: Integers) -> Any:
+    """The mean over the last axis of above / below, without what is 0/0."""
+    occurs = below > 0
+    ratios = np.divide(above, below, out=np.zeros(below.shape), where=occurs)
+    return ratios.sum(axis=-1) / occurs.sum(axis=-1)
+
+
+def _of_probabilities(probabilities: Floats, labels: Integers, predicted: Integers, *, seed: int) -> dict[str, Any]:
+    """nll, brier and ece with intervals: all three are functions of the same column means, so one bootstrap does."""
+    n, k = probabilities.shape
+    scores_NC = np.empty((n, 2 + BINS))
+    own = probabilities[np.arange(n), labels]
+    scores_NC[:, 0] = -np.log(np.maximum(own, np.finfo(np.float64).eps))
+    scores_NC[:, 1] = ((probabilities - np.eye(k)[labels]) ** 2).sum(axis=1)
+    scores_NC[:, 2:] = _calibration_gaps(probabilities.max(axis=1), predicted == labels)
+    means, resampled = scores_NC.mean(axis=0), resampled_means(scores_NC, seed=seed)
+    ece, drawn = float(np.abs(means[2:]).sum()), np.abs(resampled[:, 2:]).sum(axis=1)
+    low, high = percentile_interval(drawn + ece - drawn.mean())  # resampling adds noise to every bin, which abs() keeps
+    return {
+        "nll": float(means[0]),
+        "nll_ci95": percentile_interval(resampled[:, 0]),
+        "brier": float(means[1]),
+        "brier_ci95": percentile_interval(resampled[:, 1]),
+        "ece": ece,
+        "ece_ci95": (max(0.0, low), high),
+    }
+
+
+def _calibration_gaps(confidences: Floats, correct: NDArray[np.bool_]) -> Floats:
+    """(N, BINS): in the column of its bin (low, high], by how much each photo was better than it was said to be.
+
+    A bin's mean over all N photos is its share of them times (accuracy - confidence): the ECE sums their sizes.
+    """
+    gaps = np.zeros((len(confidences), BINS))
+    bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidences, side="left")
+    gaps[np.arange(len(confidences)), bins] = correct - confidences
+    return gaps
+
+
+def _polarity(confusion: Integers, classes: Sequence[str]) -> int | None:
+    """How many photos got a class of the label's polarity, if that is known of every class."""
+    positive = polarities(classes)
+    if positive is None:
+        return None
+    signs = np.array(positive)
+    return int(confusion[signs[:, None] == signs[None, :]].sum())
+
+
+def _per_class(
+    confusion: Integers, labels: Integers, predicted: Integers, classes: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    every = np.arange(len(classes))
+    rows = precision_recall_fscore_support(labels, predicted, labels=every, zero_division=0.0)
+    return {
+        name: {
+            "n": int(n),
+            "precision": float(precision),
+            "recall": float(recall),
+            "recall_ci95": wilson(int(confusion[k, k]), int(n)) if n else (0.0, 1.0),
+            "f1": float(f1),
+        }
+        for k, (name, precision, recall, f1, n) in enumerate(zip(classes, *rows, strict=True))
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

@@ -1,0 +1,254 @@
+"""The network: branches side by side, a fusion on top.
+
+    batch -> pool: {key: {stage: (B, P)}} -> classify: logits (B, K)
+
+`pool` runs the streams and is what the feature cache keeps; `classify` is all that trains when the streams are
+frozen; ablation trains it, explanation differentiates it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from multistream.errors import UsageError, did_you_mean
+from multistream.inputs import Input, Vector
+from multistream.interfaces import Fusion, FusionOutput, Stream, Tap, Temporal
+from multistream.network.plan import BranchPlan, Options
+from multistream.nn.module_dict import M, Modules
+from multistream.parts.taps import MaskedTap
+
+Pooled = Mapping[str, Mapping[str, Tensor]]
+"""{key: {stage: (B, P) float32}}"""
+
+Batch = Mapping[str, Tensor | Mapping[str, Tensor]]
+"""By input name, or by a stream's key: pictures (B, C, S, S), vectors (B, D), or what a frozen stream's `pool` gave."""
+
+MakeTemporal = Callable[[int, int], Temporal]
+"""(token width, steps) -> a new Temporal"""
+
+MakeFusion = Callable[[Mapping[str, int], Mapping[str, nn.Module]], Fusion]
+"""({key: width}, {key: head}) -> a new Fusion"""
+
+
+class Branch(nn.Module):
+    """A stream with its taps and its temporal: batch entry -> one vector (B, out_width).
+
+    A stream that reads a Vector has one tap, named `vector`, and no temporal.
+    """
+
+    stream: Stream
+    taps: Modules[Tap]
+    temporal: Temporal | None
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        taps: Mapping[str, Tap],
+        make_temporal: MakeTemporal | None,
+        plan: BranchPlan | None = None,
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.stream = stream
+        self.taps = Modules(taps)
+        self.make_temporal = make_temporal
+        width = next(iter(taps.values())).width
+        self.temporal = make_temporal(width, len(taps)) if make_temporal else None
+        self.out_width = self.temporal.out_width if self.temporal else width
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether the stream reads a Vector."""
+        return isinstance(self.stream.input, Vector)
+
+    @property
+    def is_cacheable(self) -> bool:
+        """Whether training needs `pool` only once: the stream is frozen, all taps are cacheable."""
+        return self.stream.is_frozen and all(tap.cacheable for tap in self.taps.values())
+
+    def entry(self, key: str, batch: Batch) -> str:
+        """The name under which a batch holds what this branch reads: its own key, else its input's name."""
+        return key if key in batch else self.stream.input.name
+
+    def pool(self, x: Tensor) -> dict[str, Tensor]:
+        """The stream's input -> {stage: (B, P) float32}; without gradients where the stream is frozen.
+
+        An input that asks for gradients itself gets them: explanation differentiates frozen streams too.
+        """
+        with torch.no_grad() if self.stream.is_frozen and not x.requires_grad else nullcontext():
+            maps = self.stream(x)
+            return {stage: tap.pool(maps[stage]) for stage, tap in self.taps.items()}
+
+    def tokens(self, pooled: Mapping[str, Tensor]) -> Tensor:
+        """{stage: (B, P)} -> tokens (B, T, W)."""
+        return torch.stack([tap.project(pooled[stage]) for stage, tap in self.taps.items()], dim=1)
+
+    def forward(self, pooled: Mapping[str, Tensor]) -> Tensor:
+        """{stage: (B, P)} -> (B, out_width)."""
+        tokens_BTW = self.tokens(pooled)
+        return self.temporal(tokens_BTW) if self.temporal else tokens_BTW.squeeze(1)
+
+    def truncate(self, depth: int) -> Branch:
+        """The first `depth` stages with their taps, shared; the temporal is new and untrained."""
+        stream = self.stream.truncate(depth)
+        if set(self.taps) == set(self.stream.stages):
+            kept = {stage: self.taps[stage] for stage in stream.stages}
+            plan = replace(self.plan, depth=depth) if self.plan else None
+            return Branch(stream, taps=kept, make_temporal=self.make_temporal, plan=plan)
+        raise UsageError(
+            "truncate", "the stages are not all tapped.", right="Truncation needs a tap at every stage, as gap:64 is."
+        )
+
+    def mask(self, stages: Iterable[str]) -> Branch:
+        """The same branch, all weights shared, in which these stages' taps give the training mean."""
+        new = _shallow(self)
+        new.taps = Modules({s: MaskedTap(tap) if s in stages else tap for s, tap in self.taps.items()})
+        return new
+
+
+class MultiStream(nn.Module):
+    """Branches by key and their fusion; what `compose` returns.
+
+    `classes` names the K outputs. `trained` is False until training has ended, and for a truncated network.
+    `prior` (K,) holds the shares of the classes in training.
+    """
+
+    branches: Modules[Branch]
+    fusion: Fusion
+    prior: Tensor
+
+    def __init__(self, branches: Mapping[str, Branch], *, make_fusion: MakeFusion, classes: Sequence[str]) -> None:
+        super().__init__()
+        self.branches = Modules(branches)
+        self.classes = tuple(classes)
+        self.make_fusion = make_fusion
+        self.trained = False
+        self.register_buffer("prior", torch.full((len(classes),), 1 / len(classes)))
+        widths = {key: branch.out_width for key, branch in branches.items()}
+        heads = {key: b.stream.make_head(b.out_width, len(classes)) for key, b in branches.items()}
+        self.fusion = make_fusion(widths, heads)
+        self.fusion_plan: tuple[str, Options] = ("", {})
+        """The fusion's spec and options."""
+        self.loaded_branches: frozenset[str] = frozenset()
+        """Keys of the branches that came trained, from a run."""
+        self.loaded_heads: frozenset[str] = frozenset()
+        """Keys of the heads that came trained, from a run."""
+
+    @property
+    def inputs(self) -> dict[str, Input]:
+        """What each stream reads, by key."""
+        return {key: branch.stream.input for key, branch in self.branches.items()}
+
+    def pool(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
+        """Runs the streams: batch -> {key: {stage: (B, P) float32}}. A stream's own key goes before its input's.
+
+        Under its own key a batch may hold what a frozen stream's `pool` gave before: that stream does not run.
+        """
+        return {key: _pooled(branch, batch[branch.entry(key, batch)]) for key, branch in self.branches.items()}
+
+    def fuse(self, pooled: Pooled, present: frozenset[str] | None = None) -> FusionOutput:
+        """All above the pooling: {key: {stage: (B, P)}} -> FusionOutput, with each stream's own logits if there are."""
+        vectors = {key: branch(pooled[key]) for key, branch in self.branches.items()}
+        output: FusionOutput = self.fusion(vectors, present)
+        return output
+
+    def classify(self, pooled: Pooled) -> Tensor:
+        """{key: {stage: (B, P)}} -> logits (B, K)."""
+        return self.fuse(pooled).logits
+
+    def forward(self, batch: Batch) -> Tensor:
+        """A batch by input name, images uint8 (B, 3, S, S), vectors float32 (B, D) -> logits (B, K)."""
+        return self.classify(self.pool(batch))
+
+    def truncate(self, depths: Mapping[str, int]) -> MultiStream:
+        """A new network of which these streams keep the first n stages (paper fig. 4).
+
+        Kept stages and projections are shared with this one; temporals and fusion are new, so it is untrained.
+        """
+        self._check_keys(depths, "truncate")
+        branches = {k: b.truncate(depths[k]) if k in depths else _renewed(b) for k, b in self.branches.items()}
+        new = MultiStream(branches, make_fusion=self.make_fusion, classes=self.classes)
+        new.fusion_plan = self.fusion_plan
+        return new
+
+    def mask(self, stages: Mapping[str, Sequence[str]]) -> Self:
+        """The same network, all weights shared, with the training mean in the place of these streams' stages."""
+        self._check_keys(stages, "mask")
+        for key, names in stages.items():
+            for name in names:
+                if name not in self.branches[key].taps:
+                    raise UsageError(
+                        "mask", f"{key} has no tap {name!r}.", right=did_you_mean(name, self.branches[key].taps)
+                    )
+        new = _shallow(self)
+        new.branches = Modules({k: b.mask(stages[k]) if k in stages else b for k, b in self.branches.items()})
+        return new
+
+    def freeze(self, *what: str) -> Self:
+        """Freezes `streams`, `branches`, a stream by KEY or its first stages by KEY:n; `none` frees nothing either."""
+        for entry in what:
+            key, _, depth = entry.partition(":")
+            if entry in ("streams", "branches"):
+                for branch in self.branches.values():
+                    branch.stream.freeze()
+            elif entry != "none":
+                self._check_keys([key], "freeze")
+                if depth and not (depth.isdecimal() and int(depth) <= len(self.branches[key].stream.stages)):
+                    limit = len(self.branches[key].stream.stages)
+                    raise UsageError("freeze", f"{entry!r} asks for depth {depth}.", right=f"{key} has 0 to {limit}.")
+                self.branches[key].stream.freeze(int(depth) if depth else None)
+            if entry == "branches":
+                self.branches.requires_grad_(False)
+                for head in self.loaded_heads & set(self.fusion.heads):
+                    self.fusion.heads[head].requires_grad_(False)
+        return self
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether every stream is frozen, so that `pool` gives the same in every epoch."""
+        return all(branch.stream.is_frozen for branch in self.branches.values())
+
+    @property
+    def is_cacheable(self) -> bool:
+        """Whether training needs `pool` only once: all streams frozen, all taps cacheable."""
+        return all(branch.is_cacheable for branch in self.branches.values())
+
+    @torch.no_grad()
+    def fit(self, pooled: Pooled) -> None:
+        """Fits these taps' buffers on the training part's pooled features; standardises where the stream is frozen.
+
+        A branch that came from a run keeps what it was trained with.
+        """
+        for key in set(pooled) - self.loaded_branches:
+            branch = self.branches[key]
+            for stage, tap in branch.taps.items():
+                tap.fit(pooled[key][stage], standardise=branch.stream.is_frozen and not branch.is_vector)
+
+    def _check_keys(self, keys: Iterable[str], where: str) -> None:
+        for key in keys:
+            if key not in self.branches:
+                raise UsageError(where, f"no stream {key!r}.", right=did_you_mean(key, self.branches))
+
+
+def _pooled(branch: Branch, entry: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return branch.pool(entry) if isinstance(entry, Tensor) else dict(entry)
+
+
+def _renewed(branch: Branch) -> Branch:
+    """The same stream and taps under a new temporal."""
+    return Branch(branch.stream, taps=dict(branch.taps.items()), make_temporal=branch.make_temporal, plan=branch.plan)
+
+
+def _shallow(module: M) -> M:
+    """A copy that shares all tensors and submodules but can have other submodules put in."""
+    new = copy.copy(module)
+    new.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in module.__dict__.items()}
+    return new

@@ -1,0 +1,227 @@
+"""profile: what a network costs, a row for each stage, tap set, temporal and fusion. Weights are never needed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, record_function
+from torch.profiler import profile as torch_profile
+
+from multistream.interfaces import VECTOR, Fusion, FusionOutput, Stream
+from multistream.network.compose import example_input
+from multistream.network.network import Branch, MultiStream
+from multistream.nn.module_dict import Modules
+from multistream.profiling.counting import count, without_numbers
+from multistream.profiling.machine import Latency, latency, measure_roofline, synchronise
+from multistream.profiling.results import ABOVE, Piece, Profile, make_rows, summed
+from multistream.recipe import RuntimeSettings
+from multistream.runs.model_file import load
+from multistream.runtime.device import AUTOCAST, Runtime, resolve
+
+SWEEP = (1, 4, 16, 64)
+
+
+Visit = Callable[[str, str, Callable[[], Any], Sequence[nn.Module]], Any]
+"""Told of each piece (stream, stage, what runs it, whose parameters it uses); returns what it computed."""
+
+
+def profile(
+    network: MultiStream | str | Path,
+    *,
+    runtime: Runtime | None = None,
+    batch: int = 1,
+    repeats: int = 10,
+    sweep: Sequence[int] = SWEEP,
+    trace: str | Path | None = None,
+) -> Profile:
+    """Counts and times every piece of a network, or of a run's; a copy is measured, the network is left untouched.
+
+    Counts are for one image, times for `batch`. `runtime` is what `auto` gives, if it is not given. `trace` writes a
+    timeline with a range for every stream and stage.
+    """
+    if not isinstance(network, MultiStream):
+        network = load(network).network
+    runtime = runtime or resolve(RuntimeSettings())
+    copied = copy.deepcopy(network).eval()
+    with torch.no_grad():
+        pieces = count_pieces(copied.cpu())
+        runtime.place(copied)
+        roofline = measure_roofline(runtime)
+        times = time_pieces(copied, runtime=runtime, batch=batch, repeats=repeats)
+        if trace:
+            write_trace(copied, Path(trace), runtime=runtime, batch=batch)
+        whole = tuple(_swept(copied, size, runtime=runtime, repeats=repeats) for size in sweep)
+    width = AUTOCAST.get(runtime.precision, torch.float32).itemsize
+    rows = make_rows(pieces, times, batch=batch, width=width, roofline=roofline)
+    return Profile(
+        rows=rows,
+        total=summed(rows, "total"),
+        cached=summed([row for row in rows if row.stage in ABOVE], "cached"),
+        sweep=whole,
+        batch=batch,
+        runtime=str(runtime),
+        roofline=roofline,
+    )
+
+
+def walk(network: MultiStream, batch: Mapping[str, Tensor], visit: Visit) -> Any:
+    """Runs a network piece by piece, in its order, through `visit`; returns the FusionOutput."""
+    vectors = {}
+    for key, branch in network.branches.items():
+        maps = _walk_stream(key, branch, batch[key], visit)
+        tokens = visit(key, "taps", partial(_tokens, branch, maps), list(branch.taps.values()))
+        if branch.temporal is None:
+            vectors[key] = tokens.squeeze(1)
+        else:
+            vectors[key] = visit(key, "temporal", partial(branch.temporal, tokens), [branch.temporal])
+    fusion = network.fusion
+    given = {key: visit(key, "head", partial(head, vectors[key]), [head]) for key, head in fusion.heads.items()}
+    return visit("", "fusion", partial(_after_heads(fusion, given), vectors), [_after_heads(fusion, given)])
+
+
+def count_pieces(network: MultiStream) -> dict[tuple[str, str], Piece]:
+    """{(stream, stage): (count, output shape, parameters, trainable ones)} for one image."""
+    found = {}
+
+    def visit(stream: str, stage: str, run: Callable[[], Any], modules: Sequence[nn.Module]) -> Any:
+        counted, result = count(run)
+        parameters = [p for module in modules for p in module.parameters()]
+        sizes = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
+        found[stream, stage] = (counted, _shape(result), *sizes)
+        return result
+
+    with without_numbers():
+        walk(network, example_batch(network, 1), visit)
+    return found
+
+
+def time_pieces(network: MultiStream, *, runtime: Runtime, batch: int, repeats: int) -> dict[tuple[str, str], Latency]:
+    """{(stream, stage): latency}, each piece alone, on what the piece before gave."""
+    found = {}
+
+    def visit(stream: str, stage: str, run: Callable[[], Any], modules: Sequence[nn.Module]) -> Any:
+        del modules
+        with _cast(runtime, stage):
+            found[stream, stage] = latency(run, runtime, repeats=repeats)
+            return run()
+
+    walk(network, runtime.send(example_batch(network, batch)), visit)
+    return found
+
+
+def write_trace(network: MultiStream, path: Path, *, runtime: Runtime, batch: int) -> None:
+    """Writes a timeline of one pass (Perfetto, chrome://tracing): ranges are named `stream/stage`."""
+
+    def visit(stream: str, stage: str, run: Callable[[], Any], modules: Sequence[nn.Module]) -> Any:
+        del modules
+        with _cast(runtime, stage), record_function(f"{stream}/{stage}" if stream else stage):
+            return run()
+
+    given = runtime.send(example_batch(network, batch))
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if runtime.device.type == "cuda" else [])
+    with torch_profile(activities=activities) as recorded:
+        walk(network, given, visit)
+        synchronise(runtime)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recorded.export_chrome_trace(str(path))
+
+
+def example_batch(network: MultiStream, size: int) -> dict[str, Tensor]:
+    """A batch of zeros that this network reads, by stream key."""
+    return {key: example_input(branch.stream, batch=size) for key, branch in network.branches.items()}
+
+
+def _walk_stream(key: str, branch: Branch, x: Tensor, visit: Visit) -> dict[str, Tensor]:
+    stream = branch.stream
+    if branch.is_vector:
+        found: dict[str, Tensor] = visit(key, VECTOR, partial(stream, x), [stream])
+        return found
+    state: Any = None
+    maps: dict[str, Tensor] = {}
+    for name, stage in stream.stages.items():
+        run = partial(stage, state) if maps else partial(_first_stage, stream, stage, x)
+        state = visit(key, name, run, [stage])
+        maps[name] = stream.to_map(state, name)
+    return maps
+
+
+class _Given(nn.Module):
+    """Stands for a head whose logits are known."""
+
+    def __init__(self, logits_BK: Tensor) -> None:
+        super().__init__()
+        self.logits_BK = logits_BK
+
+    def forward(self, vector_BE: Tensor) -> Tensor:
+        """(B, E) -> the known (B, K)."""
+        del vector_BE
+        return self.logits_BK
+
+
+def _after_heads(fusion: Fusion, logits: Mapping[str, Tensor]) -> Fusion:
+    """The fusion, all weights shared, without the work and the parameters of its heads."""
+    rest = copy.copy(fusion)
+    rest._modules = {**fusion._modules, "heads": Modules({key: _Given(each) for key, each in logits.items()})}
+    return rest
+
+
+def _first_stage(stream: Stream, stage: nn.Module, x: Tensor) -> Any:
+    return stage(stream.prepare(x))
+
+
+def _tokens(branch: Branch, maps: Mapping[str, Tensor]) -> Tensor:
+    return branch.tokens({stage: tap.pool(maps[stage]) for stage, tap in branch.taps.items()})
+
+
+def _cast(runtime: Runtime, stage: str) -> AbstractContextManager[object]:
+    """Streams run in the runtime's precision, all above in float32, as in training."""
+    return nullcontext() if stage in ABOVE else runtime.autocast
+
+
+def _swept(network: MultiStream, size: int, *, runtime: Runtime, repeats: int) -> dict[str, float]:
+    """Latency, throughput and memory of the whole network at one batch size."""
+    given = runtime.send(example_batch(network, size))
+    run = partial(_whole, network, given, runtime)
+    taken = latency(run, runtime, repeats=repeats, warmup=1)
+    return {
+        "batch": size,
+        "peak_bytes": _peak(network, size, run, runtime=runtime),
+        "ms_p50": taken.p50,
+        "ms_p95": taken.p95,
+        "images_per_second": round(1e3 * size / taken.p50, 1),
+    }
+
+
+def _whole(network: MultiStream, given: Mapping[str, Tensor], runtime: Runtime) -> Tensor:
+    with runtime.autocast:
+        pooled = network.pool(given)
+    return network.classify(pooled)
+
+
+def _peak(network: MultiStream, size: int, run: Callable[[], Tensor], *, runtime: Runtime) -> int:
+    """The bytes that the weights, a batch and what is computed from it fill at most; measured on CUDA, else counted."""
+    if runtime.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(runtime.device)
+        run()
+        return torch.cuda.max_memory_allocated(runtime.device)
+    with without_numbers():
+        given = example_batch(network, size)
+        counted, _ = count(partial(_whole, network, given, runtime))
+    held = [*network.parameters(), *network.buffers(), *given.values()]
+    return counted.peak_bytes + sum(tensor.nbytes for tensor in held)
+
+
+def _shape(result: Any) -> tuple[int, ...]:
+    """The shape of what a piece returned: of the logits, of a vector, of a stage's state."""
+    if isinstance(result, FusionOutput):
+        return tuple(result.logits.shape)
+    if isinstance(result, Mapping):
+        return _shape(next(iter(result.values())))
+    return tuple(result.shape) if isinstance(result, Tensor) else ()

@@ -1,0 +1,216 @@
+"""The sections of a recipe: every setting with its default, and what it may be (multistream/recipe/default.toml)."""
+
+# ruff: noqa: RUF009  setting() is dataclasses.field() with a reader
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from typing import Any, ClassVar, Literal, get_args
+
+from multistream.errors import UsageError
+from multistream.recipe.readers import (
+    Reader,
+    Wrong,
+    anything,
+    flag,
+    integer,
+    listing,
+    matching,
+    number,
+    one_of,
+    table,
+    text,
+)
+from multistream.spec import Spec, check_key
+
+Resize = Literal["squash", "crop"]
+OnBadImage = Literal["report", "error", "skip"]
+MissingVectors = Literal["error", "mean", "zero", "drop"]
+Optimizer = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["cosine", "constant", "linear"]
+Measure = Literal["loss", "accuracy"]
+ClassWeights = Literal["none", "balanced"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Switch = Literal["auto", "on", "off"]
+
+
+def setting(default: Any, reader: Reader) -> Any:
+    """A field of a section: its default, and the reader that every value passes."""
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata={"reader": reader})
+    return field(default=default, metadata={"reader": reader})
+
+
+def word(choices: Any) -> Reader:
+    """One word of a Literal."""
+    return one_of(*get_args(choices))
+
+
+class Section:
+    """Settings that belong together; every value is checked however the section was made (UsageError)."""
+
+    section: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for each in fields(self):  # type: ignore[arg-type]  # every subclass is a dataclass
+            try:
+                value = each.metadata["reader"](getattr(self, each.name))
+            except Wrong as error:
+                where = ".".join((self.section, each.name, *error.path))
+                raise UsageError(where, error.what, right=f"It must be {error.right}.") from error
+            object.__setattr__(self, each.name, value)
+
+
+def split_shares(value: Any) -> str:
+    """Shares in percent, `train/val/test`."""
+    right = "train/val/test in percent, as in 80/5/15: three numbers that sum to 100, the first not 0"
+    try:
+        shares = [float(share) for share in text(value).split("/")]
+    except ValueError as error:
+        raise Wrong(f"{value!r} cannot be read.", right) from error
+    if len(shares) != 3 or not all(0 <= share <= 100 for share in shares) or shares[0] == 0:
+        raise Wrong(f"{value!r} cannot be read.", right)
+    if abs(sum(shares) - 100) > 1e-6:
+        raise Wrong(f"{value!r} sums to {sum(shares):g}.", right)
+    return str(value)
+
+
+def flip_names(value: Any) -> tuple[str, ...]:
+    """`auto` alone, or the directions in which pictures are flipped at random."""
+    names: tuple[str, ...] = listing(one_of("auto", "horizontal", "vertical"))(value)
+    if len(set(names)) != len(names) or ("auto" in names and len(names) > 1):
+        raise Wrong(f"{list(names)} contradicts itself.", '["auto"], or any of "horizontal" and "vertical", each once')
+    return names
+
+
+def spec_of(noun: str) -> Reader:
+    """A part's spec, without a key."""
+
+    def read(value: Any) -> str:
+        if Spec.parse(text(value), key=noun, where=f"network.{noun}").run is not None:
+            raise Wrong(f"{value!r} is a path.", f"a {noun}'s NAME[:VARIANT][@DISTRIBUTION]")
+        return str(value)
+
+    return read
+
+
+def stream_specs(value: Any) -> dict[str, str]:
+    """Streams by key: `object = "object:mobilenetv1"`, or the path of a run."""
+    specs: dict[str, str] = table(text)(value)
+    for key, spec in specs.items():
+        Spec.parse(spec, key=key, where="network.streams")
+    return specs
+
+
+def by_key(reader: Reader) -> Reader:
+    """A table whose names are the keys of streams."""
+    read_table = table(reader)
+
+    def read(value: Any) -> dict[str, Any]:
+        entries: dict[str, Any] = read_table(value)
+        for key in entries:
+            check_key(key, where="recipe")
+        return entries
+
+    return read
+
+
+@dataclass(frozen=True)
+class DataSettings(Section):
+    """The images, how they are cut into parts, and how a file becomes pixels."""
+
+    section: ClassVar[str] = "data"
+
+    source: str = setting("", text)
+    label: str = setting("", text)
+    split: str = setting("80/5/15", split_shares)
+    split_seed: int = setting(18, integer(0))
+    resize: Resize = setting("squash", word(Resize))
+    image_size: int = setting(0, integer(0))
+    on_bad_image: OnBadImage = setting("report", word(OnBadImage))
+    max_pixels: int = setting(64_000_000, integer(1))
+    min_side: int = setting(8, integer(1))
+    background: tuple[int, int, int] = setting((255, 255, 255), listing(integer(0, 255), length=3))
+    draft: bool = setting(True, flag)
+    allow_outside: bool = setting(False, flag)
+    strict: bool = setting(False, flag)
+    missing_vectors: MissingVectors = setting("error", word(MissingVectors))
+
+
+@dataclass(frozen=True)
+class NetworkSettings(Section):
+    """The composition: streams by key, and what reads them."""
+
+    section: ClassVar[str] = "network"
+
+    streams: Mapping[str, str] = setting({}, stream_specs)
+    tap: str = setting("gap:64", spec_of("tap"))
+    temporal: str = setting("concat", spec_of("temporal"))
+    fusion: str = setting("early", spec_of("fusion"))
+    depth: Mapping[str, int] = setting({}, by_key(integer(1)))
+    weights: Mapping[str, str] = setting({}, by_key(matching(r"(?s).+", "a file, a run, hub or random")))
+    inputs: Mapping[str, str] = setting({}, table(matching(r"(?s).+", "the path of a file or folder")))
+    freeze: tuple[str, ...] = setting(
+        (), listing(matching(r"[a-z][a-z0-9_]*(:[1-9]\d*)?", "none, streams, branches, KEY or KEY:STAGES"))
+    )
+
+
+@dataclass(frozen=True)
+class OptionSettings(Section):
+    """What the parts take by keyword: a part's own defaults hold where nothing is said."""
+
+    section: ClassVar[str] = "options"
+
+    streams: Mapping[str, Mapping[str, Any]] = setting({}, by_key(table(anything)))
+    tap: Mapping[str, Any] = setting({}, table(anything))
+    temporal: Mapping[str, Any] = setting({}, table(anything))
+    fusion: Mapping[str, Any] = setting({}, table(anything))
+
+
+@dataclass(frozen=True)
+class TrainingSettings(Section):
+    """How the weights are found."""
+
+    section: ClassVar[str] = "training"
+
+    seed: int = setting(0, integer(0, 2**63 - 1))
+    epochs: int = setting(30, integer(1))
+    batch_size: int = setting(64, integer(1))
+    optimizer: Optimizer = setting("adamw", word(Optimizer))
+    learning_rate: float = setting(1e-3, number(above=0))
+    weight_decay: float = setting(0.05, number(0))
+    momentum: float = setting(0.0, number(0, below=1))
+    schedule: Schedule = setting("cosine", word(Schedule))
+    warmup_steps: int = setting(0, integer(0))
+    rates: Mapping[str, float] = setting({}, by_key(number(above=0)))
+    decays: Mapping[str, float] = setting({}, by_key(number(0)))
+    patience: int = setting(7, integer(0))
+    monitor: Measure = setting("loss", word(Measure))
+    keep: Measure = setting("loss", word(Measure))
+    label_smoothing: float = setting(0.0, number(0, below=1))
+    class_weights: ClassWeights = setting("none", word(ClassWeights))
+    clip_norm: float = setting(0.0, number(0))
+    accumulation: int = setting(1, integer(1))
+    flips: tuple[str, ...] = setting(("auto",), flip_names)
+    crops: bool = setting(False, flag)
+    checkpoint_minutes: float = setting(5.0, number(0))
+
+
+@dataclass(frozen=True)
+class RuntimeSettings(Section):
+    """The machine's share: none of these changes what is meant."""
+
+    section: ClassVar[str] = "runtime"
+
+    device: str = setting("auto", matching(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, cuda, cuda:N or mps"))
+    precision: Precision = setting("auto", word(Precision))
+    compile: Switch = setting("auto", word(Switch))
+    channels_last: Switch = setting("auto", word(Switch))
+    workers: int = setting(-1, integer(-1))
+    threads: int = setting(0, integer(0))
+    fit_batch: bool = setting(False, flag)
+
+
+def is_table(name: str, section: type[Section]) -> bool:
+    """Whether a setting holds a table, whose entries can be set one by one."""
+    return any(each.name == name and each.default_factory is not MISSING for each in fields(section))  # type: ignore[arg-type]

@@ -1,0 +1,58 @@
+"""Writes a new plugin: small, complete, and passing its own test; the author replaces what the part does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Literal
+
+from multistream.errors import DiskFull, UsageError
+from multistream.registry import discover
+from multistream.spec import check_key
+
+NewKind = Literal["stream", "tap", "temporal", "fusion"]
+
+TEMPLATES: Mapping[str, str] = {
+    "pyproject.toml": "pyproject.toml.in",
+    "README.md": "README.md.in",
+    "$package/__init__.py": "init.py.in",
+    "$package/$kind.py": "$kind.py.in",
+    "tests/test_$name.py": "test.py.in",
+}
+"""The files of a plugin, and the template of each in multistream/templates."""
+
+
+def new_plugin(name: str, *, kind: NewKind = "stream", out: Path | None = None) -> tuple[Path, ...]:
+    """Writes a plugin that offers one part of this kind, by default in ./multistream-NAME; returns the files."""
+    check_key(name, where="plugins new", noun="name")
+    for claim in discover():
+        if claim.name == name:
+            raise UsageError("plugins new", f"{name!r} is a part of {claim.owner}.", right="Take another name.")
+    package = f"multistream_{name}"
+    distribution = package.replace("_", "-")
+    folder = Path(distribution) if out is None else out
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError("plugins new", f"{folder} is there already.", right="Give a new or empty folder with --out.")
+    words = {"name": name, "kind": kind, "package": package, "distribution": distribution, "Name": _camel(name)}
+    written = []
+    for path, template in TEMPLATES.items():
+        source = files("multistream.registry").joinpath("templates", Template(template).substitute(words))
+        text = Template(source.read_text(encoding="utf-8")).substitute(words)
+        written.append(_write(folder / Template(path).substitute(words), text))
+    return tuple(written)
+
+
+def _write(path: Path, text: str) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DiskFull(str(path), f"it cannot be written: {error.strerror}.") from error
+    return path
+
+
+def _camel(name: str) -> str:
+    """A class's name: `line_art` -> `LineArt`."""
+    return "".join(word.capitalize() for word in name.split("_"))

@@ -1,0 +1,29 @@
+"""Checkpoints: all that a training needs to go on, in folders that are either complete or not there.
+
+    checkpoints/step-N/   model.safetensors, optimizer.safetensors, ...   one file for each group of tensors
+                          state.json                                      how far the training has come
+                          manifest.json, manifest.sha256                  size and sha256 of each, and what made them
+
+A checkpoint is written beside under a temporary name, brought to the disk, then renamed. So after a crash at any
+instant the newest complete folder is the newest checkpoint: it is found by looking, no pointer can be wrong.
+"""
+
+from multistream.files import clean
+from multistream.runs.checkpoint.loading import Checkpoint, latest, load
+from multistream.runs.checkpoint.manifest import JSON
+from multistream.runs.checkpoint.optimizer import optimizer_tensors, restore_optimizer
+from multistream.runs.checkpoint.rng import restore_rng, rng_tensors
+from multistream.runs.checkpoint.saving import save
+
+__all__ = [
+    "JSON",
+    "Checkpoint",
+    "clean",
+    "latest",
+    "load",
+    "optimizer_tensors",
+    "restore_optimizer",
+    "restore_rng",
+    "rng_tensors",
+    "save",
+]

@@ -1,0 +1,74 @@
+"""Reading checkpoints: nothing is believed before it has been verified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from multistream.errors import CannotResume
+from multistream.runs.checkpoint.manifest import (
+    JSON,
+    STATE,
+    check_contents,
+    damaged,
+    from_json,
+    newest_first,
+    read_manifest,
+    read_small,
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved after optimizer step `step`: tensors by group and name (on the CPU), state, and what made it.
+
+    `skipped` holds the newer ones that are damaged, each with the reason.
+    """
+
+    path: Path
+    step: int
+    tensors: Mapping[str, Mapping[str, Tensor]]
+    state: Mapping[str, JSON]
+    about: Mapping[str, JSON]
+    skipped: tuple[tuple[Path, str], ...] = ()
+
+
+def latest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest complete and undamaged checkpoint in `folder`, None if there is none.
+
+    Each damaged one that it has to pass over is told to `warn` and returned in `skipped`.
+    """
+    skipped: list[tuple[Path, str]] = []
+    for path in newest_first(folder):
+        try:
+            return replace(load(path), skipped=tuple(skipped))
+        except CannotResume as error:
+            warn(str(error))
+            skipped.append((path, str(error)))
+    return None
+
+
+def load(path: Path) -> Checkpoint:
+    """Reads one checkpoint after all its files have been verified, sizes first, then contents.
+
+    Raises CannotResume (exit 78), and nothing else, whatever lies there.
+    """
+    manifest = read_manifest(path)
+    check_contents(path, manifest)
+    state = from_json(path, STATE, read_small(path, STATE))
+    tensors = {group: _tensors(path, name) for group, name in manifest.groups.items()}
+    return Checkpoint(path, manifest.step, tensors, state, manifest.about)
+
+
+def _tensors(path: Path, name: str) -> dict[str, Tensor]:
+    """The tensors of one file. safetensors checks its header against the file's size before it makes any tensor."""
+    try:
+        with safe_open(path / name, framework="pt") as stored:
+            # Copies, for what safetensors gives may lie in the mapped file, which can be pruned or cut under us.
+            return {key: stored.get_tensor(key).clone() for key in stored.keys()}  # noqa: SIM118  it is no mapping
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise damaged(path, f"{name} cannot be read ({error})") from error

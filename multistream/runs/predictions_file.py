@@ -1,0 +1,148 @@
+"""predictions.csv: what a run said of every photo of its test part, with the photo's sha256."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.data.filenames import escape, printable, unescape
+from multistream.data.table import Table
+from multistream.errors import DataError
+from multistream.files import write_atomic
+from multistream.runs.split_file import sha256_of_files
+
+COLUMNS = ("path", "sha256", "label", "predicted")
+PROBABILITY = "p_"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Probabilities (N, K) of N photos: `labels` are names of classes, or None where nobody knows them."""
+
+    paths: tuple[str, ...]
+    sha256: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    probabilities: NDArray[np.floating]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n, k = len(self.paths), len(self.classes)
+        lengths = {len(self.sha256), n if self.labels is None else len(self.labels)}
+        if lengths != {n} or self.probabilities.shape != (n, k):
+            what = f"sha256 and labels {sorted(lengths)}, probabilities {self.probabilities.shape}"
+            raise ValueError(f"{n} paths and {k} classes need as many rows and columns; there are {what}.")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def predicted(self) -> tuple[str, ...]:
+        """The most probable class of each photo; the first of equals."""
+        return tuple(self.classes[k] for k in self.probabilities.argmax(axis=1)) if self.classes else ()
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Whether each prediction is the label, (N,); ValueError without labels."""
+        if self.labels is None:
+            raise ValueError("predictions without labels are neither right nor wrong.")
+        return np.array([a == b for a, b in zip(self.labels, self.predicted, strict=True)], dtype=np.bool_)
+
+
+def write_predictions(path: str | Path, predictions: Predictions) -> None:
+    """Writes predictions.csv, whole or not at all (DiskFull).
+
+    Each number has as many digits as it takes to be read back bit for bit. Names of files and classes that a
+    spreadsheet would run, or that break a line, are escaped (`multistream.data.filenames`).
+    """
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow([*COLUMNS, *(PROBABILITY + escape(name) for name in predictions.classes)])
+    labels = predictions.labels or ("",) * len(predictions)
+    for place, digest, label, predicted, numbers in zip(
+        predictions.paths,
+        predictions.sha256,
+        labels,
+        predictions.predicted,
+        predictions.probabilities.astype(np.float64).tolist(),
+        strict=True,
+    ):
+        rows.writerow([escape(place), digest, escape(label), escape(predicted), *map(repr, numbers)])
+    write_atomic(path, text.getvalue())
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """Reads predictions.csv, probabilities as float64; DataError with the line of what cannot be.
+
+    `predicted` is not read: it is the largest probability.
+    """
+    file, where = Path(path), printable(str(path))
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            reader = csv.reader(text, strict=True)
+            header = next(reader, [])
+            classes = _classes(header, where)
+            rows = [_Row(cells, line=reader.line_num, where=where, width=len(header)) for cells in reader if cells]
+    except FileNotFoundError as error:
+        raise DataError(where, "no such file.", right="A run with a test part has one.") from error
+    except (UnicodeDecodeError, csv.Error, OSError) as error:
+        raise DataError(where, f"it cannot be read: {error}.", do="Evaluate the run again.") from error
+    return Predictions(
+        paths=tuple(row.path for row in rows),
+        sha256=tuple(row.sha256 for row in rows),
+        labels=_labels(rows, where),
+        probabilities=np.array([row.numbers for row in rows], dtype=np.float64).reshape(len(rows), len(classes)),
+        classes=classes,
+    )
+
+
+class _Row:
+    """One line, checked."""
+
+    def __init__(self, cells: Sequence[str], *, line: int, where: str, width: int) -> None:
+        self.line, where = line, f"{where}:{line}"
+        if len(cells) != width:
+            raise DataError(where, f"it has {len(cells)} cells.", right=f"The first line has {width}.")
+        self.path, self.sha256, self.label = unescape(cells[0]), cells[1], unescape(cells[2])
+        try:
+            self.numbers = [float(cell) for cell in cells[len(COLUMNS) :]]
+        except ValueError as error:
+            raise DataError(where, f"{error}.", right="Probabilities are numbers with a decimal point.") from error
+        if not all(0 <= number <= 1 + 1e-6 for number in self.numbers) or abs(math.fsum(self.numbers) - 1) > 1e-3:
+            raise DataError(where, "these are no probabilities.", right="They lie between 0 and 1, and sum to 1.")
+
+
+def _classes(header: Sequence[str], where: str) -> tuple[str, ...]:
+    names = header[len(COLUMNS) :]
+    if tuple(header[: len(COLUMNS)]) != COLUMNS or not names or not all(n.startswith(PROBABILITY) for n in names):
+        right = f"It must be {','.join(COLUMNS)},{PROBABILITY}CLASS,..."
+        raise DataError(f"{where}:1", "this is not the first line of a predictions.csv.", right=right)
+    return tuple(unescape(name.removeprefix(PROBABILITY)) for name in names)
+
+
+def _labels(rows: Sequence[_Row], where: str) -> tuple[str, ...] | None:
+    """The labels, or None if no photo has one; some with and some without is a mistake."""
+    labels = tuple(row.label for row in rows)
+    if any(labels) and not all(labels):
+        line = rows[labels.index("")].line
+        raise DataError(f"{where}:{line}", "the label is missing.", right="All photos have one, or none has.")
+    return labels if any(labels) else None
+
+
+def as_predictions(
+    table: Table, rows: NDArray[np.int64], probabilities: NDArray[np.floating], *, classes: Sequence[str]
+) -> Predictions:
+    """Predictions of some rows of a table: probabilities (len(rows), K) over `classes`; reads the files' sha256."""
+    return Predictions(
+        paths=tuple(table.ids[i] for i in rows),
+        sha256=sha256_of_files([table.path(int(i)) for i in rows]),
+        labels=tuple(table.classes[table.labels[i]] for i in rows),
+        probabilities=probabilities,
+        classes=tuple(classes),
+    )

@@ -1,0 +1,123 @@
+"""split.csv: path, label, part and sha256 of every image, so that a result can be repeated elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.data.filenames import escape, printable, unescape
+from multistream.data.table import Table
+from multistream.errors import DataError
+from multistream.files import sha256_file, write_atomic
+
+HEADER = ("path", "label", "part", "sha256")
+
+
+@dataclass(frozen=True)
+class SplitRow:
+    """One image of a split; `path` is its id in the table."""
+
+    path: str
+    label: str
+    part: str
+    sha256: str
+
+
+class Named(Protocol):
+    """Rows by part name, as `multistream.data.splits.Parts` has them."""
+
+    def named(self) -> dict[str, NDArray[np.int64]]: ...
+
+
+def sha256_of_files(paths: Iterable[Path]) -> tuple[str, ...]:
+    """sha256 of each file's bytes, in hexadecimal and in order; DataError if one cannot be read."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing lets go of the interpreter
+        return tuple(pool.map(_sha256, paths))
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as error:
+        raise DataError(printable(str(path)), f"it cannot be read: {error.strerror}.") from error
+
+
+def split_rows(table: Table, parts: Named) -> tuple[SplitRow, ...]:
+    """A row for every image that lies in a part, in the table's order; reads every file once."""
+    part_of = {int(i): name for name, rows in parts.named().items() for i in rows}
+    chosen = sorted(part_of)
+    digests = sha256_of_files([table.path(i) for i in chosen])
+    return tuple(
+        SplitRow(table.ids[i], table.classes[table.labels[i]], part_of[i], digest)
+        for i, digest in zip(chosen, digests, strict=True)
+    )
+
+
+def write_split(path: Path, table: Table, parts: Named, *, strict: bool = False) -> tuple[str, ...]:
+    """Writes split.csv, whole or not at all, and gives notes on images that lie in two parts.
+
+    Those are a DataError if `strict`. Names are escaped (`multistream.data.filenames`), so that each stays on its line.
+    """
+    rows = split_rows(table, parts)
+    notes = check_parts(rows, strict=strict)
+    write_rows(path, rows)
+    return notes
+
+
+def check_parts(rows: Sequence[SplitRow], *, strict: bool) -> tuple[str, ...]:
+    """Notes on images that lie in two parts; a DataError if `strict`."""
+    notes = shared_between_parts(rows)
+    if notes and strict:
+        raise DataError("data", notes[0], do="Remove one of each, or set data.strict to false.")
+    return notes
+
+
+def write_rows(path: Path, rows: Sequence[SplitRow]) -> None:
+    """Writes split.csv, whole or not at all (DiskFull)."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows((escape(row.path), escape(row.label), row.part, row.sha256) for row in rows)
+    write_atomic(path, text.getvalue())
+
+
+def read_split(path: Path) -> tuple[SplitRow, ...]:
+    """The rows of a split.csv; DataError with the line number where it is none."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            records = list(csv.reader(file, strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(printable(str(path)), f"it cannot be read: {error}.") from error
+    if not records or tuple(records[0]) != HEADER:
+        raise DataError(f"{printable(str(path))}:1", "this is no split.", right=f"It must begin {','.join(HEADER)}.")
+    for line, record in enumerate(records[1:], 2):  # an escaped name holds no line end, so records are lines
+        if len(record) != len(HEADER) or record[2] not in ("train", "val", "test"):
+            right = "It must be path,label,part,sha256 with part train, val or test."
+            raise DataError(
+                f"{printable(str(path))}:{line}", f"{','.join(record)!r} is no row of a split.", right=right
+            )
+    return tuple(SplitRow(unescape(p), unescape(label), part, digest) for p, label, part, digest in records[1:])
+
+
+def shared_between_parts(rows: Sequence[SplitRow]) -> tuple[str, ...]:
+    """One note, with the first pair named, if files with the same bytes lie in different parts; else none."""
+    first: dict[str, SplitRow] = {}
+    pairs = []
+    for row in rows:
+        other = first.setdefault(row.sha256, row)
+        if other.part != row.part:
+            pairs.append((other, row))
+    if not pairs:
+        return ()
+    one, two = pairs[0]
+    named = f"{printable(one.path)} ({one.part}) and {printable(two.path)} ({two.part})"
+    return (f"{len(pairs):,} images lie in two parts, such as {named}.",)

@@ -1,0 +1,1 @@
+"""Runtime: device, number format, memory and processes; what depends on the machine and not on the recipe."""

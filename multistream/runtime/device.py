@@ -1,0 +1,144 @@
+"""Where and how precisely a network runs: device, number format, memory layout, threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from multistream.errors import UsageError
+from multistream.network.network import MultiStream
+from multistream.recipe import Recipe, RuntimeSettings
+from multistream.runtime.malloc import keep_memory
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A device, the precision that the streams compute in, and whether convolutions run channels-last.
+
+    Taps reduce, heads and fusions compute in float32 whatever the precision: they cost nothing and decide all.
+    """
+
+    device: torch.device
+    precision: Precision = "fp32"
+    channels_last: bool = False
+    compile: bool = False
+
+    @property
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which streams run."""
+        kind = AUTOCAST.get(self.precision)
+        return torch.autocast(
+            self.device.type, dtype=kind, enabled=kind is not None, cache_enabled=torch.is_grad_enabled()
+        )
+
+    def place(self, network: MultiStream) -> MultiStream:
+        """Moves the network to the device, and its convolutions to the memory layout."""
+        network.to(self.device)
+        if self.channels_last:
+            for branch in network.branches.values():
+                branch.stream.to(memory_format=torch.channels_last)
+        return network
+
+    def send(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Moves a batch to the device; uint8 images travel as they are."""
+        moved = {name: t.to(self.device, non_blocking=True) for name, t in batch.items()}
+        if self.channels_last:
+            layout = torch.channels_last
+            moved = {name: t.contiguous(memory_format=layout) if t.ndim == 4 else t for name, t in moved.items()}
+        return moved
+
+    def __str__(self) -> str:
+        extras = [name for name, on in (("channels_last", self.channels_last), ("compiled", self.compile)) if on]
+        return ", ".join([str(self.device), self.precision, *extras])
+
+
+def resolve(settings: RuntimeSettings) -> Runtime:
+    """Turns the recipe's `[runtime]` into a Runtime; `auto` takes the fastest that this machine computes natively."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = _device(settings.device)
+    if device.type == "cpu":
+        keep_memory()
+    precision: Precision = (
+        ("bf16" if has_bf16(device) else "fp32") if settings.precision == "auto" else settings.precision
+    )
+    if precision == "fp16" and device.type == "cpu":
+        raise UsageError("runtime.precision", "fp16 does not run on a CPU.", right="bf16 or fp32 do.")
+    return Runtime(
+        device=device,
+        precision=precision,
+        channels_last=settings.channels_last != "off" and device.type in ("cpu", "cuda"),
+        compile=settings.compile == "on",
+    )
+
+
+def resolve_again(recipe: Recipe, *, device: str, precision: str) -> Runtime:
+    """Where a trained network runs: `precision` auto is the one that it was trained in, if this device computes it."""
+    settings = RuntimeSettings(device=device, precision=precision)  # type: ignore[arg-type]  # checked inside
+    own = recipe.runtime.precision
+    there = _device(device)
+    computes = {"fp32": True, "bf16": has_bf16(there), "fp16": there.type != "cpu"}
+    if precision == "auto" and computes.get(own, False):
+        settings = replace(settings, precision=own)
+    return resolve(settings)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for torch's products inside, as many as before afterwards: how a sum is split follows its threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 natively (AVX512-BF16 or AMX; CUDA from compute capability 8)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cpu":
+        return False
+    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(check and check())
+
+
+def available_workers() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def parameter_count(network: nn.Module) -> dict[str, int]:
+    """`{"total", "trainable"}` parameters; a parameter that is shared counts once."""
+    parameters = list(network.parameters())
+    return {
+        "total": sum(p.numel() for p in parameters),
+        "trainable": sum(p.numel() for p in parameters if p.requires_grad),
+    }
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError("device", f"{name!r} is unknown.", right="auto, cpu, cuda, cuda:1 or mps.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            "device", f"{name} is not there: {torch.cuda.device_count()} CUDA devices are.", do="Try auto."
+        )
+    return device

@@ -1,0 +1,93 @@
+"""Whether a faster number format gives what float32 gives: measured on the network at hand before `auto` takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from multistream.inputs import Vector
+from multistream.network.compose import example_input
+from multistream.network.network import MultiStream
+from multistream.nn.eval_mode import evaluating
+from multistream.recipe import RuntimeSettings
+from multistream.runtime.device import Runtime, resolve
+
+TOLERANCE = 0.05
+"""The relative difference of a tap's pooled features above which `auto` stays with float32.
+
+bf16 has 8 bits: each rounding is off by up to 0.4 %, and fifty layers of them add up to 1 or 2 %.
+"""
+
+PICTURES = 4
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """The largest relative difference of pooled features from float32's, and where it is: `key/stage`."""
+
+    difference: float
+    where: str
+
+    @property
+    def holds(self) -> bool:
+        """Whether the difference is borne; a NaN is not."""
+        return self.difference <= TOLERANCE
+
+
+def settle(settings: RuntimeSettings, network: MultiStream, *, say: Say) -> Runtime:
+    """Resolves the settings and places the network; a faster format that `auto` chose has to prove itself, aloud.
+
+    The pictures are made here and are always the same, so that one network gives one answer on one machine.
+    """
+    runtime = resolve(settings)
+    runtime.place(network)
+    if settings.precision != "auto" or runtime.precision == "fp32" or not _pictures(network):
+        return runtime
+    found = compare(network, runtime)
+    told = f"precision: {runtime.precision} pools within {found.difference:.2%} of fp32 (at most, {found.where})"
+    if found.holds:
+        say(told)
+        return runtime
+    say(f"{told}, more than the {TOLERANCE:.0%} that auto bears: fp32 it is")
+    return replace(runtime, precision="fp32")
+
+
+def compare(network: MultiStream, runtime: Runtime) -> Parity:
+    """Pools a few pictures in float32 and in the runtime's precision: |difference| / |float32's| of each tap."""
+    batch = runtime.send(_pictures(network))
+    differences: dict[str, float] = {}
+    with evaluating(network), torch.no_grad():
+        for key, x in batch.items():
+            exact = network.branches[key].pool(x)
+            with runtime.autocast:
+                fast = network.branches[key].pool(x)
+            for stage, pooled_BP in exact.items():
+                size = pooled_BP.norm().clamp_min(torch.finfo(torch.float32).tiny)
+                differences[f"{key}/{stage}"] = float((fast[stage] - pooled_BP).norm() / size)
+    where = max(differences, key=lambda place: (differences[place] != differences[place], differences[place]))
+    return Parity(differences[where], where)
+
+
+def _pictures(network: MultiStream) -> dict[str, Tensor]:
+    """Pictures for every stream that reads any, by its key; vectors are never computed in another format."""
+    inputs = {key: example_input(branch.stream, batch=PICTURES) for key, branch in network.branches.items()}
+    return {key: _cloudy(x) for key, x in inputs.items() if not isinstance(network.inputs[key], Vector)}
+
+
+def _cloudy(like: Tensor) -> Tensor:
+    """Noise with as much at every scale, as photos have: 0-255 for an Image, of order 1 for a Map."""
+    generator = torch.Generator().manual_seed(0)
+    side, picture = 1, torch.zeros(like.shape)
+    while side <= like.shape[-1]:
+        octave = torch.randn(*like.shape[:2], side, side, generator=generator)
+        picture += functional.interpolate(octave, size=like.shape[2:], mode="bilinear")
+        side *= 2
+    if like.dtype != torch.uint8:
+        return picture
+    return (picture * 25 + 128).clamp(0, 255).to(torch.uint8)

@@ -1,0 +1,74 @@
+"""--batch-size auto: the largest piece of a batch that fits into memory, found by trying before the training begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from multistream.recipe import TrainingSettings
+from multistream.runtime.memory import SMALLER, Gauge, as_it_was, largest_that_fits, pieces_of
+from multistream.training.feeds import Feed, Indices
+from multistream.training.objective import Objective
+
+MOMENTS = 2
+"""Tensors of a parameter's size that an optimizer may keep beside it (Adam's two)."""
+
+
+def settings_that_fit(
+    settings: TrainingSettings,
+    *,
+    objective: Objective,
+    make_feed: Callable[[TrainingSettings], Feed],
+    train: Indices,
+    device: torch.device,
+) -> TrainingSettings:
+    """The settings with as many images at once as fit; accumulation keeps the images of an optimizer step.
+
+    Tries forward and backward of growing pieces on photos of the training part, beside what the optimizer will keep.
+    The network is left as it was. Raises MemoryExhausted where not even one image fits.
+    """
+    whole = settings.batch_size * settings.accumulation
+    gauge = Gauge(device)
+    beside = [torch.ones_like(p) for p in objective.network.parameters() if p.requires_grad for _ in range(MOMENTS)]
+
+    def attempt(size: int) -> int:
+        gauge.reset()
+        with as_it_was(objective.network):
+            objective.network.train()
+            feed = make_feed(replace(settings, batch_size=size))
+            batch = next(feed.training(np.resize(train, size), epoch=0))
+            objective(batch.given, batch.labels)[0].backward()
+        return gauge.taken()
+
+    sizes = pieces_of(whole)
+    if whole > 1 and _normalises_batches(objective.network):
+        sizes = sizes[1:]  # of one image there is no variance
+    size = largest_that_fits(sizes, attempt, free=gauge.free())
+    del beside
+    return replace(settings, batch_size=size, accumulation=whole // size)
+
+
+def _normalises_batches(network: nn.Module) -> bool:
+    """Whether a BatchNorm trains, as those of frozen streams do not."""
+    with as_it_was(network):
+        network.train()
+        return any(isinstance(module, _BatchNorm) and module.training for module in network.modules())
+
+
+def smaller_batches(settings: TrainingSettings) -> str:
+    """What to do where a batch does not fit: the next smaller size that makes steps of as many images.
+
+    >>> smaller_batches(TrainingSettings(batch_size=48)).partition(" (")[0]
+    'Train anew with --batch-size 24 --set training.accumulation=2'
+    """
+    if settings.batch_size == 1:
+        return SMALLER
+    smaller = pieces_of(settings.batch_size)[-2]
+    pieces = settings.accumulation * settings.batch_size // smaller
+    sizes = f"--batch-size {smaller} --set training.accumulation={pieces}"
+    return f"Train anew with {sizes} (steps of as many images), or with --batch-size auto, which finds what fits."

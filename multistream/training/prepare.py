@@ -1,0 +1,202 @@
+"""From a recipe to all that a training needs: data, parts, network, weights, what is frozen. Every default is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from multistream.data.decoding import Decoder
+from multistream.data.layouts.data_source import open_table
+from multistream.data.loading import Photos
+from multistream.data.side_inputs import Beside, gather, known_of_vectors
+from multistream.data.splits import Parts, split
+from multistream.data.table import Table
+from multistream.errors import DataError, UsageError, WeightsError
+from multistream.inputs import Image
+from multistream.interfaces import Stream
+from multistream.network.compose import compose
+from multistream.network.network import MultiStream
+from multistream.recipe import DataSettings, Recipe
+from multistream.runtime.device import Runtime, available_workers
+from multistream.runtime.precision_check import settle
+
+FINE_TUNING_RATE = 3e-4
+"""Rate of a pretrained stream that trains, unless training.rates says otherwise: the best of three that were tried for
+a short time (benchmarks/README.md)."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A recipe with nothing left open, and what it speaks of."""
+
+    recipe: Recipe
+    table: Table
+    parts: Parts
+    network: MultiStream
+    beside: Beside
+    runtime: Runtime
+
+    @property
+    def photos(self) -> Photos:
+        """The photos with their vectors and maps, as the network's inputs ask for them."""
+        return make_photos(self.table, self.network, self.beside, self.recipe.data)
+
+    @property
+    def workers(self) -> int:
+        """Decoding workers."""
+        return available_workers() if self.recipe.runtime.workers < 0 else self.recipe.runtime.workers
+
+
+def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = None) -> Prepared:
+    """Opens the data, composes the network, loads its weights, freezes: all as the recipe says; tells what it chose."""
+    if not recipe.network.streams and not streams:
+        raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object,anp.")
+    table = open_table(
+        recipe.data.source,
+        label=recipe.data.label,
+        allow_outside=recipe.data.allow_outside,
+        strict=recipe.data.strict,
+    )
+    is_demo = not recipe.data.source
+    say(
+        f"data: {table.name}, {len(table):,} images, {len(table.classes)} classes" + (" (no --data)" if is_demo else "")
+    )
+    for note in table.notes:
+        say(f"data: {note}")
+    image_size = recipe.data.image_size or table.image_size
+    recipe = recipe.updated({"data": {"image_size": image_size}})
+    network = compose_network(recipe, table, streams=streams)
+    recipe = settle_weights(recipe, network, is_demo=is_demo)
+    recipe = settle_freezing(recipe, network, is_demo=is_demo, say=say)
+    network.freeze(*recipe.network.freeze)
+    recipe = settle_training(recipe, network)
+    settings = recipe.data
+    beside = gather(
+        table, network.inputs, recipe.network.inputs, missing=settings.missing_vectors, resize=settings.resize
+    )
+    for note in beside.notes:
+        say(f"data: {note}")
+    parts = usable(split(table, fractions=recipe.data.split, seed=recipe.data.split_seed), beside, table)
+    for note in parts.notes:
+        say(f"split: {note}")
+    fit_vectors(network, beside, parts)
+    runtime = settle(recipe.runtime, network, say=say)
+    recipe = recipe.updated({"runtime": {"precision": runtime.precision}})  # auto is another one elsewhere
+    return Prepared(recipe, table, parts, network, beside, runtime)
+
+
+def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Stream] | None) -> MultiStream:
+    """The recipe's network, initialised from its seed; torch's own generator is left as it was."""
+    given: dict[str, str | Stream] = {**recipe.network.streams, **(streams or {})}
+    named = {key: text for key, text in given.items() if isinstance(text, str)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        return compose(
+            given,
+            classes=table.classes,
+            tap=recipe.network.tap,
+            temporal=recipe.network.temporal,
+            fusion=recipe.network.fusion,
+            weights=recipe.network.weights,
+            options=vars(recipe.options),
+            depth=recipe.network.depth,
+            image_size=recipe.data.image_size,
+            known=known_of_vectors(named, table, recipe.network.inputs),
+        )
+
+
+def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Recipe:
+    """Refuses a stream that could be pretrained and was given nothing; on the demo set it is random, and said so."""
+    weights = dict(recipe.network.weights)
+    for key, branch in network.branches.items():
+        stream = branch.stream
+        if key in weights or key in network.loaded_branches or not stream.weights:
+            continue
+        if not is_demo:
+            source = stream.source
+            about = f"{source.trained_on}, {source.size}, licence {source.licence}" if source else "its own"
+            raise WeightsError(
+                f"weights.{key}",
+                "this stream has pretrained weights, and none are given.",
+                right=f"They are: {source.file if source else 'a file'} ({about}).",
+                do=f"Give --weights {key}=FILE, {key}=hub to fetch them, or {key}=random to do without.",
+            )
+        weights[key] = "random"
+    return recipe.updated({"network": {"weights": weights}})
+
+
+def settle_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool, say: Say) -> Recipe:
+    """The default of --freeze: what comes trained is frozen, branches whole; random streams train, but in the demo."""
+    if recipe.network.freeze:
+        return recipe
+    if network.loaded_branches >= set(network.branches):
+        say("freeze: branches (they come trained; --freeze streams trains their taps and heads further)")
+        return recipe.updated({"network": {"freeze": ["branches"]}})
+    images = [key for key, branch in network.branches.items() if not branch.is_vector]
+    weights = recipe.network.weights
+    frozen = [k for k in images if is_demo or k in network.loaded_branches or weights.get(k, "random") != "random"]
+    chosen = ["streams"] if len(frozen) == len(images) else frozen or ["none"]
+    if images:
+        say(f"freeze: {', '.join(chosen)} (pretrained streams stay as they are; --freeze none trains them)")
+    return recipe.updated({"network": {"freeze": chosen}})
+
+
+def settle_training(recipe: Recipe, network: MultiStream) -> Recipe:
+    """Gives pretrained streams that train their lower rate, and resolves `flips = auto`."""
+    rates = dict(recipe.training.rates)
+    for key, branch in network.branches.items():
+        pretrained = key in network.loaded_branches or recipe.network.weights.get(key, "random") != "random"
+        if pretrained and not branch.stream.is_frozen:
+            rates.setdefault(key, min(FINE_TUNING_RATE, recipe.training.learning_rate))
+    flips = recipe.training.flips
+    if flips == ("auto",):
+        flips = () if network.is_frozen else ("horizontal",)
+    return recipe.updated({"training": {"rates": rates, "flips": flips}})
+
+
+def usable(parts: Parts, beside: Beside, table: Table) -> Parts:
+    """The parts without the images that lack an input and are to be left out."""
+    train, val, test = (rows[beside.usable[rows]] for rows in (parts.train, parts.val, parts.test))
+    kept = replace(parts, train=train, val=val, test=test)
+    if not len(kept.train):
+        raise DataError("split", f"no image is left to train on, of {len(table):,}.", do="Check the vectors' ids.")
+    return kept
+
+
+@torch.no_grad()
+def fit_vectors(network: MultiStream, beside: Beside, parts: Parts) -> None:
+    """Lets streams that read vectors fit their scaling on the training part, unless they came trained."""
+    for key, rows in beside.vectors.items():
+        if key not in network.loaded_branches:
+            network.branches[key].stream.fit(torch.from_numpy(np.ascontiguousarray(rows[parts.train])))
+
+
+def make_photos(table: Table, network: MultiStream, beside: Beside, settings: DataSettings) -> Photos:
+    """The photos of a table with what lies beside them, as the network's inputs ask for them."""
+    return Photos(
+        table,
+        make_decoder(network, settings),
+        vectors=beside.vectors,
+        maps=beside.maps,
+        on_bad_image=settings.on_bad_image,
+    )
+
+
+def make_decoder(network: MultiStream, settings: DataSettings) -> Decoder | None:
+    """Decodes once for all streams, at the largest size that one asks for; None where no stream reads photos."""
+    sizes = [each.size for each in network.inputs.values() if isinstance(each, Image)]
+    if not sizes:
+        return None
+    return Decoder(
+        size=max(sizes),
+        resize=settings.resize,
+        max_pixels=settings.max_pixels,
+        min_side=settings.min_side,
+        background=settings.background,
+        draft=settings.draft,
+    )

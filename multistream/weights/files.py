@@ -1,0 +1,105 @@
+"""Reading tensors from a file of any format that people keep weights in; never runs what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from multistream.errors import WeightsError
+from multistream.files import sha256_file
+from multistream.weights.caffe import read_binaryproto, read_caffemodel
+from multistream.weights.keras import read_keras
+from multistream.weights.pytorch import read_pytorch
+from multistream.weights.safetensors_file import read_safetensors
+from multistream.weights.tensors import Contents, Malformed
+
+MOST_BYTES = 16 * 2**30
+"""A larger file is refused, unread. The largest models of timm have some 10 GB."""
+
+MOST_SHARING = 4
+"""Tensors that share memory may come to so many times the file's size (tied weights); more is an attack."""
+
+Reader = Callable[[Path], Contents]
+
+PYTORCH: tuple[str, Reader] = ("PyTorch", read_pytorch)
+BY_HEAD: Mapping[bytes, tuple[str, Reader]] = {
+    b"\x89HDF\r\n\x1a\n": ("Keras", read_keras),
+    b"PK\x03\x04": PYTORCH,
+    b"\x80": PYTORCH,
+}
+BY_SUFFIX: Mapping[str, tuple[str, Reader]] = {
+    ".safetensors": ("safetensors", read_safetensors),
+    ".caffemodel": ("Caffe", read_caffemodel),
+    ".binaryproto": ("Caffe mean", read_binaryproto),
+    **dict.fromkeys((".pth", ".pt", ".tar", ".bin"), PYTORCH),
+    **dict.fromkeys((".h5", ".hdf5"), ("Keras", read_keras)),
+}
+
+
+@dataclass(frozen=True)
+class WeightFile:
+    """Tensors by name, on the CPU and in the stored type; `notes` tell what was renamed, turned or unwrapped."""
+
+    path: Path
+    format: str
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    sha256: str = ""
+
+
+def read_tensors(path: str | Path) -> WeightFile:
+    """Reads .safetensors, tensors-only .pth/.pt/.tar (zip and old form), .caffemodel, .binaryproto, Keras .h5.
+
+    Names and values stay as stored, but for wrappers of training scripts (paper section 5). A file that is missing,
+    damaged, or holds anything but tensors is a WeightsError (exit 69), before anything large is allocated.
+    """
+    path = Path(path).expanduser()
+    try:
+        size = _size(path)
+        name, reader = _reader(path)
+        contents = reader(path)
+        _check(contents, size)
+        return WeightFile(path, name, contents.tensors, contents.metadata, contents.notes, sha256_file(path))
+    except Malformed as error:
+        do = "Get it again, or save a state_dict alone: torch.save(model.state_dict(), FILE)."
+        raise WeightsError(str(path), f"this is no {name} file, or a damaged one: {error}.", do=do) from error
+    except OSError as error:
+        raise WeightsError(str(path), f"it cannot be read: {error.strerror or error}.", do="Check the path.") from error
+
+
+def _size(path: Path) -> int:
+    """The size of a regular file, in bytes."""
+    if not path.is_file():
+        raise WeightsError(str(path), "no such file." if not path.exists() else "it is no file.", do="Check the path.")
+    size = path.stat().st_size
+    if size > MOST_BYTES:
+        raise WeightsError(str(path), f"it has {size:,} bytes.", right=f"At most {MOST_BYTES:,} are read.")
+    return size
+
+
+def _reader(path: Path) -> tuple[str, Reader]:
+    """What a file is, by its first bytes where they tell, else by its name."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    for start, known in BY_HEAD.items():
+        # A safetensors file starts with its header's length, whose low byte may well be 0x80.
+        if head.startswith(start) and head[8:9] != b"{" and path.suffix not in (".caffemodel", ".binaryproto"):
+            return known
+    if path.suffix in BY_SUFFIX:
+        return BY_SUFFIX[path.suffix]
+    if head[8:9] == b"{":
+        return BY_SUFFIX[".safetensors"]
+    right = ".safetensors, .pth, .pt, .pth.tar, .caffemodel, .binaryproto and .h5 are read."
+    raise WeightsError(str(path), "its format is unknown.", right=right)
+
+
+def _check(contents: Contents, size: int) -> None:
+    if not contents.tensors:
+        raise Malformed("no tensor is in it")
+    total = sum(tensor.numel() * tensor.element_size() for tensor in contents.tensors.values())
+    if total > MOST_SHARING * size:
+        raise Malformed(f"its tensors have {total:,} bytes together, the file {size:,}")

@@ -1,0 +1,219 @@
+"""The outline of a pickle: what it would build, found without building anything.
+
+torch's `weights_only` reader runs nothing foreign, but it believes the sizes that a file names: a hundred bytes can ask
+for terabytes, or for memory behind a storage's end. So the instructions are read first (pickletools, which executes
+none), on plain values, and only what a state dict needs is admitted.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+from mmap import mmap
+from pickletools import genops
+from typing import IO, Any, cast
+
+import torch
+
+from multistream.weights.tensors import Malformed
+
+Readable = BytesIO | mmap
+
+MOST_INSTRUCTIONS = 1_000_000
+"""A state dict of 1,000 tensors takes some 20,000."""
+
+DTYPES = {
+    f"torch {name}Storage": dtype
+    for name, dtype in {
+        "Float": torch.float32, "Half": torch.float16, "BFloat16": torch.bfloat16, "Double": torch.float64,
+        "Long": torch.int64, "Int": torch.int32, "Short": torch.int16, "Char": torch.int8, "Byte": torch.uint8,
+        "Bool": torch.bool,
+    }.items()
+}  # fmt: skip
+
+REBUILD = ("torch._utils _rebuild_tensor", "torch._utils _rebuild_tensor_v2")
+PARAMETER = "torch._utils _rebuild_parameter"
+ORDERED = "collections OrderedDict"
+HARMLESS = ("torch Size", "torch device", *(str(dtype).replace(".", " ") for dtype in DTYPES.values()))
+ALLOWED = frozenset({*DTYPES, *REBUILD, PARAMETER, ORDERED, *HARMLESS})
+
+CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+VALUES = frozenset({"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"})
+TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+@dataclass(frozen=True, eq=False)
+class Named:
+    """A global by its name, or an object of one that is of no interest."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Storage:
+    """`count` numbers of one type, kept elsewhere in the file under `key`."""
+
+    dtype: torch.dtype
+    key: str
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A tensor: a storage seen with an offset, sizes and strides, all within it."""
+
+    storage: Storage
+    size: tuple[int, ...]
+
+
+class Outline:
+    """Reads one pickle. `value` is what it builds; `storages` are all that it refers to.
+
+    The bytes lie in memory or in a mapped file: a plain file's `read` allocates what a length in it claims.
+    """
+
+    def __init__(self, file: Readable) -> None:
+        self.storages: dict[str, Storage] = {}
+        self._stack: list[Any] = []
+        self._marks: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+        self.value = self._read(file)
+
+    def _read(self, file: Readable) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pickletools decodes old texts with odd escapes, aloud
+            return self._run(file)
+
+    def _run(self, file: Readable) -> Any:
+        try:
+            for count, (opcode, argument, _) in enumerate(genops(cast(IO[bytes], file))):
+                if count > MOST_INSTRUCTIONS:
+                    raise Malformed(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
+                if opcode.name == "STOP":
+                    return self._pop()
+                self._step(opcode.name, argument)
+        except Malformed:
+            raise
+        except (ValueError, IndexError, KeyError) as error:  # pickletools', and instructions that find nothing
+            raise Malformed(f"its pickle is damaged: {str(error)[:200]}") from error
+        raise Malformed("its pickle ends too early")
+
+    def _step(self, name: str, argument: Any) -> None:
+        stack = self._stack
+        if name in VALUES:
+            stack.append(argument)
+        elif name in CONSTANTS:
+            stack.append(CONSTANTS[name])
+        elif name in TUPLES:
+            stack.append(tuple(reversed([self._pop() for _ in range(TUPLES[name])])))
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            self._memo[argument] = stack[-1]
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(self._memo[argument])
+        elif name == "GLOBAL":
+            stack.append(_global(argument))
+        elif name == "REDUCE":
+            arguments = self._pop()
+            stack.append(_called(self._pop(), arguments))
+        elif name == "BINPERSID":
+            stack.append(self._storage(self._pop()))
+        elif name == "BUILD":  # an OrderedDict's own attributes
+            _expect(isinstance(self._pop(), dict) and isinstance(stack[-1], dict), "it sets an object's state")
+        elif name == "PROTO":
+            _expect(argument == 2, f"its pickle protocol is {argument}; torch.save writes 2")
+        else:
+            self._collect(name)
+
+    def _collect(self, name: str) -> None:
+        """Instructions that fill containers."""
+        match name:
+            case "MARK":
+                self._marks.append(self._stack)
+                self._stack = []
+            case "EMPTY_LIST":
+                self._stack.append([])
+            case "EMPTY_DICT":
+                self._stack.append({})
+            case "TUPLE":
+                items = self._since_mark()
+                self._stack.append(tuple(items))
+            case "APPEND" | "APPENDS":
+                items = self._since_mark() if name == "APPENDS" else [self._pop()]
+                _expect(type(self._stack[-1]) is list, "it appends to what is no list")
+                self._stack[-1].extend(items)
+            case "SETITEM" | "SETITEMS":
+                items = self._since_mark() if name == "SETITEMS" else [*reversed([self._pop(), self._pop()])]
+                _expect(type(self._stack[-1]) is dict and len(items) % 2 == 0, "it sets items of what is no dict")
+                self._stack[-1].update(_pairs(zip(items[::2], items[1::2], strict=True)))
+            case _:
+                raise Malformed(f"its instruction {name} has no place in a state dict")
+
+    def _pop(self) -> Any:
+        return self._stack.pop()
+
+    def _since_mark(self) -> list[Any]:
+        items, self._stack = self._stack, self._marks.pop()
+        return items
+
+    def _storage(self, identity: Any) -> Storage:
+        """A storage by its identity: ("storage", type, key, where it lay, count), in old files also a view of one."""
+        match identity:
+            case ("storage", Named(name=kind), str(key), str(), int(count), *view) if kind in DTYPES and count >= 0:
+                _expect(view in ([], [None]), "it has views of storages")
+                storage = self.storages.setdefault(key, Storage(DTYPES[kind], key, count))
+                _expect((storage.dtype, storage.count) == (DTYPES[kind], count), f"it tells storage {key!r} twice")
+                return storage
+        raise Malformed("it refers to something outside that is no storage")
+
+
+def _global(argument: str) -> Named:
+    if argument not in ALLOWED:
+        raise Malformed(f"it holds {argument.replace(' ', '.')[:80]!r}, which is more than tensors")
+    return Named(argument)
+
+
+def _called(function: Any, arguments: Any) -> Any:
+    """What a call gives: a tensor's outline, a dict, or something of no interest."""
+    _expect(isinstance(function, Named) and isinstance(arguments, tuple), "it calls what is no function")
+    name = function.name
+    if name in REBUILD:
+        return _view(arguments)
+    if name == PARAMETER:
+        _expect(bool(arguments) and isinstance(arguments[0], View), "it makes a parameter of what is no tensor")
+        return arguments[0]
+    if name == ORDERED:
+        _expect(len(arguments) < 2 and all(isinstance(pairs, list) for pairs in arguments), "it makes an odd dict")
+        return _pairs(arguments[0] if arguments else ())
+    _expect(name in HARMLESS, f"it calls {name.replace(' ', '.')}")
+    return Named(name)
+
+
+def _pairs(pairs: Any) -> dict[Any, Any]:
+    """A dict whose keys are plain: hashing a tuple of tuples of ... would end the process."""
+    made = {}
+    for pair in pairs:
+        _expect(isinstance(pair, tuple | list) and len(pair) == 2, "it makes an odd dict")
+        _expect(isinstance(pair[0], str | int | float), "a key of a dict is no text and no number")
+        made[pair[0]] = pair[1]
+    return made
+
+
+def _view(arguments: tuple[Any, ...]) -> View:
+    match arguments:
+        case (Storage() as storage, int(offset), tuple(size), tuple(stride), *_) if len(size) == len(stride) <= 32:
+            numbers = (offset, *size, *stride)
+            _expect(all(type(n) is int and 0 <= n <= 2**62 for n in numbers), "a tensor's size is no number")
+            count, last = 1, offset
+            for length, step in zip(size, stride, strict=True):
+                count *= length
+                last += max(length - 1, 0) * step
+            inside = count == 0 or (count <= storage.count and last < storage.count)
+            _expect(inside, f"a tensor of shape {size} reaches over its storage of {storage.count:,}")
+            return View(storage, size)
+    raise Malformed("it makes a tensor of something else")
+
+
+def _expect(condition: bool, otherwise: str) -> None:
+    if not condition:
+        raise Malformed(otherwise)

@@ -1,0 +1,266 @@
+"""The commands as a user types them: train, evaluate, predict, compare; what they print, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from multistream import evaluate, load
+from multistream.recipe import Recipe
+from multistream.training.train import train
+
+
+def call(*words: str | Path, cwd: Path, code: int = 0, stdin: str = "") -> tuple[str, str]:
+    """Runs the command line in a process of its own; returns stdout and stderr."""
+    environment = {**os.environ, "MULTISTREAM_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "multistream", *map(str, words)]
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, input=stdin, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout, done.stderr
+
+
+def options(photos: Path) -> list[str]:
+    text = "--data {} --streams object --weights object=random --freeze streams --epochs 2 --batch-size 8 --device cpu"
+    return [*text.format(photos).split(), "--set", "data.image_size=32", "--set", "data.split=60/20/20"]
+
+
+@pytest.fixture(scope="module")
+def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("home")
+    out, _ = call("train", *options(photos), "--out", "run", "--json", cwd=folder)
+    assert json.loads(out)["test"]["n"] == 12
+    return folder / "run"
+
+
+def test_train_says_what_it_chose_and_what_comes_next(photos: Path, tmp_path: Path) -> None:
+    out, err = call("train", *options(photos), cwd=tmp_path)
+    assert "accuracy" in out
+    assert (tmp_path / "runs" / "object-1" / "model.safetensors").is_file()
+    assert "60 images, 3 classes" in err
+    assert err.strip().splitlines()[-2:] == [
+        "  multistream evaluate runs/object-1",
+        "  multistream predict runs/object-1 PHOTO...",
+    ]
+    _, quiet = call("train", *options(photos), "--quiet", cwd=tmp_path)
+    assert quiet == ""
+    assert (tmp_path / "runs" / "object-2").is_dir()
+
+
+def test_print_recipe_is_a_recipe_that_repeats_itself(photos: Path, tmp_path: Path) -> None:
+    out, _ = call("train", *options(photos), "--print-recipe", cwd=tmp_path)
+    (tmp_path / "mine.toml").write_text(out)
+    again, _ = call("train", "--recipe", "mine.toml", "--print-recipe", cwd=tmp_path)
+    assert again == out
+    assert Recipe.loads(out).training.epochs == 2
+
+
+def test_evaluate_measures_the_test_part_again(run: Path, tmp_path: Path) -> None:
+    out, _ = call("evaluate", run, "--device", "cpu", "--json", "--predictions", tmp_path / "p.csv", cwd=tmp_path)
+    found, summary = json.loads(out), json.loads((run / "summary.json").read_text())
+    for name in ("accuracy", "n", "confusion", "classes"):
+        assert found[name] == summary["test"][name]
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 13
+    text, _ = call("evaluate", run, cwd=tmp_path)
+    assert "balanced accuracy" in text
+
+
+def test_evaluate_leaves_out_what_it_was_trained_on(run: Path, photos: Path) -> None:
+    found = evaluate(run, data=str(photos), device="cpu")
+    assert found.left_out == {"in the run's training": 48}
+    assert found.metrics.n == 12
+
+
+def test_predict_and_python_agree_bit_for_bit(run: Path, photos: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"no picture")
+    paths = [*sorted((photos / "awe").glob("*.png"))[:5], bad, photos / "joy" / "2.png"]
+    out, err = call("predict", run, *paths, "--device", "cpu", "--json", cwd=tmp_path)
+    lines = [json.loads(line) for line in out.splitlines()]
+    ours = [prediction.to_dict() for prediction in load(run).predict(paths, device="cpu")]
+    assert [line["path"] for line in lines] == [str(path) for path in paths]
+    assert lines[5]["status"] == "not an image"
+    assert lines[5]["label"] is None
+    assert "1 files could not be used" in err
+    assert [line["probabilities"] for line in lines] == [line["probabilities"] for line in ours]
+
+
+def test_predict_reads_folders_lists_and_pictures(run: Path, photos: Path, tmp_path: Path) -> None:
+    out, _ = call("predict", run, photos / "fear", "--json", cwd=tmp_path)
+    assert len(out.splitlines()) == 20
+    listed = "\n".join(str(path) for path in sorted((photos / "fear").glob("*.png"))[:3])
+    out, _ = call("predict", run, "-", "--json", cwd=tmp_path, stdin=listed)
+    assert len(out.splitlines()) == 3
+    path = photos / "fear" / "1.png"
+    with Image.open(path) as picture:
+        (of_picture,) = load(run).predict([picture], device="cpu")
+    (of_file,) = load(run).predict([path], device="cpu")
+    assert of_picture.probabilities == of_file.probabilities
+
+
+def test_compare_puts_runs_side_by_side(run: Path, photos: Path, tmp_path: Path) -> None:
+    call("train", *options(photos), "--tap", "last", "--out", "last", cwd=tmp_path)
+    out, _ = call("compare", run, "last", cwd=tmp_path)
+    assert "gap:64" in out
+    assert "McNemar" in out
+    assert len(json.loads(call("compare", run, "last", "--json", cwd=tmp_path)[0])) >= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["train"], 2, "At least one is needed"),
+        (["train", "--streams", "objekt"], 2, "streams: 'objekt' is unknown. Did you mean 'object'?"),
+        (["train", "--streams", "object", "--data", "nowhere"], 65, "nowhere"),
+        (["train", "--streams", "object", "--set", "training.epoch=3"], 2, "Did you mean 'training.epochs'?"),
+        (["train", "--streams", "object", "--weights", "object"], 2, "Write KEY=VALUE"),
+        (["train", "--streams", "object", "--weights", "object=missing.pth"], 69, "no such file"),
+        (["train", "--streams", "object", "--device", "tpu"], 2, "device"),
+        (["train", "--resume", "nowhere"], 2, "no run"),
+        (["evaluate", "nowhere"], 69, "no model is there"),
+        (["predict", "nowhere", "a.jpg"], 69, "no model is there"),
+        (["weights", "inspect", "nowhere.pth"], 69, "no such file"),
+    ],
+)
+def test_mistakes_end_in_one_line_and_a_code(words: list[str], code: int, said: str, tmp_path: Path) -> None:
+    out, err = call(*words, cwd=tmp_path, code=code)
+    assert out == ""
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
+    code = "import sys; sys.argv = ['multistream', sys.argv[1]]; from multistream.cli import app; "
+    code += "app(standalone_mode=False); assert not {'torch', 'numpy', 'timm', 'PIL'} & set(sys.modules), sys.modules"
+    for option in ("--help", "--version"):
+        done = subprocess.run([sys.executable, "-c", code, option], cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == 0, done.stderr.decode()
+
+
+def test_several_processes_are_refused(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(Exception, match="without torchrun"):
+        train(recipe, out=tmp_path / "run")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
+    import signal
+    import time
+
+    environment = {**os.environ, "MULTISTREAM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "multistream", "train", *options(photos), "--epochs", "100000", "--out", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "multistream train --resume run" in err
+    assert any((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_data_scan_and_split(photos: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copied = tmp_path / "photos"
+    shutil.copytree(photos, copied)
+    (copied / "awe" / "bad.jpg").write_bytes(b"nothing")
+    shutil.copy(copied / "awe" / "1.png", copied / "joy" / "twin.png")
+    out, _ = call("data", "scan", copied, cwd=tmp_path)
+    assert "awe/bad.jpg: not an image" in out
+    assert "awe/1.png, joy/twin.png" in out
+    assert "look at these before you train" in out
+    found = json.loads(call("data", "scan", photos, "--json", cwd=tmp_path)[0])
+    assert found["images"] == 60
+    out, _ = call("data", "split", photos, "split.csv", "--fractions", "60/20/20", cwd=tmp_path)
+    assert out.strip() == "train 36, val 12, test 12"
+    assert len((tmp_path / "split.csv").read_text().splitlines()) == 61
+
+
+def test_sigterm_saves_and_leaves_with_143(photos: Path, tmp_path: Path) -> None:
+    """Promise 6, in the middle of an epoch of photos; the run goes on from there."""
+    import signal
+    import time
+
+    environment = {**os.environ, "MULTISTREAM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
+    words = [*options(photos), "--freeze", "none", "--epochs", "500", "--set", "training.patience=0"]
+    command = [sys.executable, "-m", "multistream", "train", *words, "--out", "run"]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    began = time.monotonic()
+    process.terminate()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM == 143, err
+    assert time.monotonic() - began < 10
+    assert "multistream train --resume run" in err
+    epochs = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    out, _ = call("train", "--resume", "run", "--epochs", str(epochs + 1), "--json", cwd=tmp_path)
+    assert json.loads(out)["epochs"] == epochs + 1
+
+
+def test_batch_size_auto(photos: Path, tmp_path: Path) -> None:
+    _, err = call("train", *options(photos), "--batch-size", "auto", "--out", "run", cwd=tmp_path)
+    assert "64 images fit at once; 1 such make a step" in err
+    recipe = Recipe.load(tmp_path / "run")
+    assert (recipe.training.batch_size, recipe.runtime.fit_batch) == (64, False)
+    _, err = call("train", *options(photos), "--batch-size", "many", cwd=tmp_path, code=2)
+    assert "It must be a number of images, or auto" in err
+
+
+def test_evaluate_matches_classes_by_name(run: Path, photos: Path, tmp_path: Path) -> None:
+    """Renamed, missing, extra and reordered classes, as folders on a user's disk."""
+
+    def laid(name: str, **classes: str) -> Path:
+        for folder, source in classes.items():
+            (tmp_path / name / folder).mkdir(parents=True)
+            for path in sorted((photos / source).glob("*.png"))[:6]:
+                pixels = Image.open(path).transpose(Image.Transpose.FLIP_TOP_BOTTOM)  # no photo of the training
+                pixels.save(tmp_path / name / folder / path.name)
+        return tmp_path / name
+
+    same = evaluate(run, data=str(laid("same", awe="awe", fear="fear", joy="joy")), device="cpu").metrics
+    renamed = laid("renamed", a_joy="joy", b_fear="fear", c_awe="awe")  # and in another order
+    _, err = call("evaluate", run, "--data", renamed, "--device", "cpu", cwd=tmp_path, code=65)
+    assert "the photos have a_joy, b_fear, c_awe, and the run does not" in err
+    (tmp_path / "map.toml").write_text('awe = "c_awe"\nfear = "b_fear"\njoy = "a_joy"\n')
+    words = ["evaluate", run, "--data", renamed, "--device", "cpu", "--json", "--class-map", "map.toml"]
+    found = json.loads(call(*words, cwd=tmp_path)[0])
+    assert found["accuracy"] == same.accuracy
+    assert found["classes"] == ["a_joy", "b_fear", "c_awe"]
+    assert found["confusion"] == [list(row)[::-1] for row in np.array(same.confusion)[::-1].tolist()]
+    missing = evaluate(run, data=str(laid("missing", awe="awe", joy="joy")), device="cpu").metrics
+    assert missing.n == 12
+    assert missing.per_class["awe"]["recall"] == same.per_class["awe"]["recall"]
+    extra = laid("extra", awe="awe", fear="fear", joy="joy", love="joy")
+    _, err = call("evaluate", run, "--data", extra, "--device", "cpu", cwd=tmp_path, code=65)
+    assert "the photos have love" in err
+    assert "--class-map" in err
+
+
+def test_predict_names_files_whatever_they_are_called(run: Path, photos: Path, tmp_path: Path) -> None:
+    """Names that are no text, break a line, or would run in a spreadsheet; given as words, in a folder and on stdin."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    names = [b"=cmd().png", b"two\nlines.png", b"\xff\xfe.png", "é.png".encode()]
+    for name in names:
+        (folder / os.fsdecode(name)).write_bytes((photos / "awe" / "1.png").read_bytes())
+    out, _ = call("predict", run, folder, "--json", "--device", "cpu", cwd=tmp_path)
+    found = [json.loads(line) for line in out.splitlines()]
+    assert {os.fsencode(Path(each["path"]).name) for each in found} == set(names)
+    assert {each["status"] for each in found} == {"ok"}
+    out, _ = call("predict", run, folder, "--device", "cpu", cwd=tmp_path)
+    assert len(out.splitlines()) == len(names)
+    command = [sys.executable, "-m", "multistream", "predict", str(run), "-", "--json", "--device", "cpu"]
+    listed = b"".join(bytes(folder) + b"/" + name + b"\n" for name in names if b"\n" not in name)
+    done = subprocess.run(command, cwd=tmp_path, input=listed, capture_output=True, check=True)
+    assert len(done.stdout.splitlines()) == 3

@@ -1,0 +1,421 @@
+"""compare: runs made by hand, whose right table is known."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from typer.testing import CliRunner
+
+from multistream.comparison.compare import Comparison, compare
+from multistream.comparison.tables import FORMATS, as_csv, as_latex, as_markdown, as_table
+from multistream.errors import DataError, UsageError
+from multistream.recipe import Recipe
+from multistream.runs.predictions_file import Predictions, write_predictions
+from multistream.statistics import holm, wilson
+
+FI = ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")
+OBJECT = "network.streams.object=object"
+PLACES = "network.streams.places=places"
+
+
+class Lab:
+    """Makes run folders. Photo i has the bytes `i` and is of class i mod K; `right` says which are named rightly."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def run(
+        self,
+        name: str,
+        right: Sequence[bool] | np.ndarray,
+        *settings: str,
+        photos: Sequence[int] | None = None,
+        classes: tuple[str, ...] = FI,
+        data: str = "fi",
+        shift: int = 0,
+    ) -> Path:
+        folder = self.root / name
+        folder.mkdir(parents=True)
+        photos = range(len(right)) if photos is None else photos
+        k = len(classes)
+        labels = [(i + shift) % k for i in photos]
+        said = [label if ok else (label + 1) % k for label, ok in zip(labels, right, strict=True)]
+        predictions = Predictions(
+            paths=tuple(f"{i}.jpg" for i in photos),
+            sha256=tuple(hashlib.sha256(str(i).encode()).hexdigest() for i in photos),
+            labels=tuple(classes[i] for i in labels),
+            probabilities=0.9 * np.eye(k)[said] + 0.1 / k,
+            classes=classes,
+        )
+        write_predictions(folder / "predictions.csv", predictions)
+        Recipe().with_settings([OBJECT, *settings]).save(folder / "recipe.toml")
+        summary = {"data": {"name": data, "n": 99}, "parameters": {"total": 1000 + len(settings), "trainable": 10}}
+        (folder / "summary.json").write_text(json.dumps(summary))
+        return folder
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Lab:
+    return Lab(tmp_path)
+
+
+def right(both: int, only_first: int, only_second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    cells = np.repeat([[1, 1], [1, 0], [0, 1], [0, 0]], [both, only_first, only_second, neither], axis=0) == 1
+    return cells[:, 0], cells[:, 1]
+
+
+def test_two_runs_on_the_same_photos(lab: Lab) -> None:
+    a, b = right(50, 10, 25, 15)
+    found = compare([lab.run("a", a), lab.run("b", b, "network.temporal=bigru")])
+    first, second = found.rows
+    assert (first.accuracy, second.accuracy) == (0.60, 0.75)
+    assert first.accuracy_ci95 == wilson(60, 100)
+    assert first.difference is None
+    assert second.difference is not None
+    assert second.difference.value == pytest.approx(0.15)
+    assert second.difference.test == "mcnemar"
+    assert second.difference.p_value == pytest.approx(scipy.stats.binomtest(10, 35).pvalue)
+    assert second.difference.p_holm == second.difference.p_value
+    low, high = second.difference.ci95 or (0, 0)
+    deviation = np.sqrt((0.35 - 0.15**2) / 100)
+    assert (low, high) == pytest.approx((0.15 - 1.96 * deviation, 0.15 + 1.96 * deviation), abs=0.02)
+    assert found.oracle == pytest.approx(0.85)
+    assert first.settings == {"network.temporal": "concat"}
+    assert second.settings == {"network.temporal": "bigru"}
+    assert second.parameters == {"total": 1001, "trainable": 10}
+
+
+def test_pairs_are_found_by_bytes_in_whatever_order(lab: Lab) -> None:
+    a, b = right(50, 10, 25, 15)
+    order = np.random.default_rng(0).permutation(100)
+    plain = compare([lab.run("a", a), lab.run("b", b, "network.temporal=bigru")])
+    mixed = compare([lab.root / "a", lab.run("c", b[order], "network.temporal=bigru", photos=list(order))])
+    assert mixed.rows[1].difference is not None
+    assert plain.rows[1].difference is not None
+    assert mixed.rows[1].difference.agreement == plain.rows[1].difference.agreement
+    assert mixed.oracle == plain.oracle
+
+
+def test_other_test_photos_are_paired_on_what_they_share(lab: Lab) -> None:
+    a, b = right(50, 10, 25, 15)
+    shared = [i for i in range(100) if i % 2]
+    found = compare([lab.run("a", a), lab.run("b", b[shared], "network.temporal=bigru", photos=shared)])
+    difference = found.rows[1].difference
+    assert difference is not None
+    assert difference.n == 50
+    assert difference.value == pytest.approx(b[shared].mean() - a[shared].mean())
+    assert any("paired on the 50 photos" in note for note in found.notes)
+    assert found.oracle is None, "the rows do not stand on the same photos"
+    assert found.rows[0].n == (100,)
+    assert found.rows[1].n == (50,)
+
+
+def test_copies_of_a_photo_are_paired_once_each(lab: Lab) -> None:
+    a = lab.run("a", [True, False, True], photos=[1, 1, 2])
+    b = lab.run("b", [False, False, True], "network.temporal=bigru", photos=[2, 1, 1])
+    difference = compare([a, b]).rows[1].difference
+    assert difference is not None
+    assert difference.n == 3
+    assert difference.agreement is not None
+    assert (difference.agreement.both, difference.agreement.only_first) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"photos": range(500, 600)}, "not paired: they tested no photo in common"),
+        ({"shift": 1}, "not paired: they label 100 of 100 common photos differently"),
+    ],
+)
+def test_runs_that_cannot_be_paired_say_so(lab: Lab, options: dict, said: str) -> None:  # type: ignore[type-arg]
+    a, b = right(50, 10, 25, 15)
+    found = compare([lab.run("a", a), lab.run("b", b, "network.temporal=bigru", **options)])
+    difference = found.rows[1].difference
+    assert difference is not None
+    assert (difference.p_value, difference.p_holm, difference.ci95) == (None, None, None)
+    assert difference.value == pytest.approx(0.15)
+    assert any(note.endswith(said) for note in found.notes)
+    for format in FORMATS.values():
+        assert format(found)
+
+
+def seeds(lab: Lab, name: str, accuracies: Sequence[float], *settings: str, first: int = 0) -> list[Path]:
+    return [
+        lab.run(f"{name}{seed}", np.arange(200) < accuracy * 200, *settings, f"training.seed={seed}")
+        for seed, accuracy in enumerate(accuracies, first)
+    ]
+
+
+def test_runs_equal_but_for_seeds_are_one_row(lab: Lab) -> None:
+    one, other = [0.60, 0.63, 0.60, 0.64, 0.61], [0.66, 0.65, 0.64, 0.69, 0.66]
+    a, b = seeds(lab, "a", one), seeds(lab, "b", other, "network.temporal=bigru")
+    found = compare([a[0], b[0], b[1], a[1], *a[2:], *b[2:]])
+    assert [len(row.runs) for row in found.rows] == [5, 5]
+    first, second = found.rows
+    assert first.accuracy == pytest.approx(np.mean(one))
+    assert first.deviation == pytest.approx(np.std(one, ddof=1))
+    assert first.settings == {"network.temporal": "concat", **first.settings}
+    assert second.difference is not None
+    assert second.difference.test == "paired t"
+    assert second.difference.p_value == pytest.approx(scipy.stats.ttest_rel(other, one).pvalue, rel=1e-6)
+    assert second.difference.value == pytest.approx(np.mean(other) - np.mean(one))
+    assert "± 1.82 (5 seeds)" in as_table(found)
+    assert "training.seed" in first.settings
+    assert first.settings["training.seed"] == (0, 1, 2, 3, 4)
+
+
+def test_seeds_that_are_not_the_same_are_not_paired(lab: Lab) -> None:
+    one, other = [0.60, 0.63, 0.61], [0.66, 0.65, 0.64, 0.69]
+    found = compare([*seeds(lab, "a", one), *seeds(lab, "b", other, "network.temporal=bigru", first=7)])
+    difference = found.rows[1].difference
+    assert difference is not None
+    assert difference.test == "welch t"
+    welch = scipy.stats.ttest_ind(other, one, equal_var=False)
+    assert difference.p_value == pytest.approx(2 * scipy.stats.t.sf(welch.statistic, int(welch.df)), rel=1e-6)
+
+
+def test_one_seed_against_several_is_not_tested(lab: Lab) -> None:
+    runs = [*seeds(lab, "a", [0.6]), *seeds(lab, "b", [0.7, 0.8], "network.temporal=bigru")]
+    difference = compare(runs).rows[1].difference
+    assert difference is not None
+    assert difference.value == pytest.approx(0.15)
+    assert difference.p_value is None
+
+
+def test_the_split_seed_is_a_seed_and_the_machine_does_not_matter(lab: Lab) -> None:
+    a, b = right(50, 10, 25, 15)
+    found = compare(
+        [
+            lab.run("a", a),
+            lab.run("b", b, "data.split_seed=19", "runtime.workers=3", "runtime.device=cpu"),
+        ]
+    )
+    assert len(found.rows) == 1
+    assert found.rows[0].settings == {"data.split_seed": (18, 19)}
+
+
+def test_the_same_seed_twice_is_two_rows_and_so_is_another_precision(lab: Lab) -> None:
+    a, b = right(50, 10, 25, 15)
+    assert len(compare([lab.run("a", a), lab.run("b", b)]).rows) == 2
+    assert len(compare([lab.root / "a", lab.run("c", b, "training.seed=1", "runtime.precision=bf16")]).rows) == 2
+
+
+def test_branches_from_runs_that_differ_in_seeds_alone_are_the_same(lab: Lab) -> None:
+    a, b = right(50, 10, 25, 15)
+    for seed in (0, 1):
+        lab.run(f"o{seed}", a, f"training.seed={seed}")
+    lab.run("deep", a, "training.epochs=99")
+    fused = [
+        lab.run(f"f{i}", ok, f"network.streams.object={lab.root / branch}", f"training.seed={i}", PLACES)
+        for i, (ok, branch) in enumerate([(a, "o0"), (b, "o1"), (b, "deep")])
+    ]
+    assert [len(row.runs) for row in compare(fused).rows] == [2, 1]
+
+
+def test_streams_are_one_column_and_what_follows_from_them_is_none(lab: Lab) -> None:
+    a, b = right(50, 10, 25, 15)
+    found = compare(
+        [
+            lab.run("a", a),
+            lab.run("b", b, PLACES, "network.weights.places=hub", "options.streams.places.x=1"),
+            lab.run("c", b, PLACES, "network.weights.places=hub", "options.streams.places.x=2", "network.fusion=late"),
+        ]
+    )
+    assert [row.settings["streams"] for row in found.rows] == ["object", "object+places", "object+places"]
+    assert set(found.rows[0].settings) == {"streams", "network.fusion", "options.streams.places.x"}
+    head = as_table(found).splitlines()[0]
+    assert "streams.places.x" in head
+    assert "weights" not in head
+
+
+def test_holm_is_over_the_table(lab: Lab) -> None:
+    a, b = right(50, 10, 25, 15)
+    runs = [lab.run("a", a)]
+    runs += [lab.run(f"b{i}", np.roll(b, i), f"training.epochs={i}") for i in range(1, 5)]
+    found = compare(runs)
+    tested = [row.difference for row in found.rows[1:] if row.difference]
+    assert [each.p_holm for each in tested] == list(holm([each.p_value or 0.0 for each in tested]))
+    assert "Holm: over the table's 4 tests" in found.notes
+
+
+def test_against_the_best(lab: Lab) -> None:
+    a, b = right(50, 10, 25, 15)
+    found = compare([lab.run("a", a), lab.run("b", b, "training.epochs=3")], against="best")
+    assert found.reference == 1
+    assert found.rows[1].difference is None
+    assert found.rows[0].difference is not None
+    assert found.rows[0].difference.value == pytest.approx(-0.15)
+    assert any("chosen on the test photos" in note for note in found.notes)
+
+
+def test_smallest_detectable_is_printed(lab: Lab) -> None:
+    a, b = right(1900, 390, 410, 639)
+    found = compare([lab.run("a", a), lab.run("b", b, "training.epochs=3")])
+    difference = found.rows[1].difference
+    assert difference is not None
+    assert difference.smallest_detectable == pytest.approx(0.0237, abs=1e-4)
+    assert "2.37" in as_table(found)
+    assert difference.p_value is not None
+    assert difference.p_value > 0.4, "20 photos of 3,339, as the paper's EF - Object, are not shown"
+
+
+def test_published_numbers_stand_apart(lab: Lab) -> None:
+    a, _ = right(50, 10, 25, 15)
+    found = compare([lab.run("a", a)], with_published=True)
+    best = next(each for each in found.published if each.name == "MG EF O+P+ANP")
+    assert best.accuracy == pytest.approx(0.6430)
+    assert [round(100 * end, 2) for end in best.accuracy_ci95 or ()] == [62.66, 65.91]
+    assert len(found.rows) == 1
+    for format in (as_table, as_markdown, as_latex):
+        assert "published on FI, not ours" in format(found)
+
+
+@pytest.mark.parametrize("options", [{"data": "demo"}, {"classes": ("joy", "fear")}])
+def test_published_numbers_are_for_fi_alone(lab: Lab, options: dict) -> None:  # type: ignore[type-arg]
+    with pytest.raises(UsageError, match="for FI"):
+        compare([lab.run("a", [True, False], **options)], with_published=True)
+
+
+# formats -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def found(lab: Lab) -> Comparison:
+    a, b = right(50, 10, 25, 15)
+    return compare([lab.run("a_b|<i>", a), lab.run("=c&d%", b, "network.temporal=bigru")])
+
+
+def test_table_has_columns_in_line(found: Comparison) -> None:
+    head, first, second = as_table(found).splitlines()[:3]
+    assert "accuracy %" in head
+    assert first.index("60.00") == second.index("75.00")
+    assert "+15.00" in second
+    assert "at least one row is right on 85.00 % of the 100 photos" in as_table(found)
+
+
+def test_markdown_cells_cannot_break_out(found: Comparison) -> None:
+    lines = as_markdown(found).splitlines()
+    assert "a\\_b\\|&lt;i&gt;" in lines[2]
+    assert len({line.replace("\\|", "").count("|") for line in lines[:4]}) == 1
+
+
+def test_latex_is_escaped_and_has_as_many_cells_as_columns(found: Comparison) -> None:
+    text = as_latex(found)
+    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
+    letters = text.split(r"\begin{tabular}{")[1].split("}")[0]
+    assert r"a\_b|$<$i$>$" in text
+    assert r"=c\&d\%" in text
+    assert all(row.replace(r"\&", "").count("&") == len(letters) - 1 for row in rows)
+
+
+def test_csv_has_numbers_in_full(found: Comparison) -> None:
+    rows = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert [float(row["accuracy"]) for row in rows] == [0.6, 0.75]
+    assert rows[0]["difference"] == ""
+    assert float(rows[1]["p_value"]) == found.rows[1].difference.p_value  # type: ignore[union-attr]
+    assert rows[1]["network.temporal"] == "bigru"
+
+
+def test_json_is_plain(found: Comparison) -> None:
+    data = found.to_dict()
+    assert json.loads(json.dumps(data, allow_nan=False)) == data
+    assert data["rows"][1]["difference"]["only_second"] == 25
+
+
+# runs that cannot be read ------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_run_is_told(lab: Lab) -> None:
+    with pytest.raises(UsageError, match="no such folder"):
+        compare([lab.root / "nothing"])
+    with pytest.raises(UsageError, match=r"no summary\.json"):
+        compare([lab.root])
+    with pytest.raises(UsageError, match="no run is given"):
+        compare([])
+    run = lab.run("a", [True, False])
+    with pytest.raises(UsageError, match="given twice"):
+        compare([run, lab.root / "." / "a"])
+
+
+def test_a_damaged_run_is_told(lab: Lab) -> None:
+    run = lab.run("a", [True, False])
+    (run / "summary.json").write_text('{"data": {"name": "fi"}}')
+    with pytest.raises(DataError, match="no summary of a run"):
+        compare([run])
+    run = lab.run("b", [True, False])
+    (run / "predictions.csv").unlink()
+    with pytest.raises(DataError, match="no such file"):
+        compare([run])
+    run = lab.run("c", [])
+    with pytest.raises(DataError, match="holds no photo with a label"):
+        compare([run])
+
+
+def test_a_model_file_stands_for_its_run(lab: Lab) -> None:
+    run = lab.run("a", [True, False])
+    (run / "model.safetensors").touch()
+    assert compare([run / "model.safetensors"]).rows[0].accuracy == 0.5
+
+
+# the command -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("module", "absent"), [("multistream.cli", True), ("torch", False)])
+def test_compare_imports_no_torch(lab: Lab, module: str, absent: bool) -> None:
+    """In a fresh interpreter; with torch imported before, the same question is answered with yes."""
+    a, b = right(50, 10, 25, 15)
+    runs = [str(lab.run("a", a)), str(lab.run("b", b, "network.temporal=bigru"))]
+    code = (
+        f"import sys, {module}; sys.argv = ['multistream', 'compare', *{runs!r}, '--json']\n"
+        "import multistream.cli\n"
+        "try: multistream.cli.main()\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "print('torch' in sys.modules, 'sklearn' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["rows"][1]["accuracy"] == 0.75
+    torch_there, sklearn_there = done.stderr.split()[-2:]
+    assert (torch_there == "False") is absent
+    assert not absent or sklearn_there == "False", "scikit-learn takes a second to import"
+
+
+def test_the_command_prints_and_draws(lab: Lab) -> None:
+    from multistream.cli import app
+
+    a, b = right(50, 10, 25, 15)
+    runs = [str(lab.run("a", a)), str(lab.run("b$x$", b, "network.temporal=bigru"))]
+    for kind, start in (("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")):
+        file = lab.root / f"figure.{kind}"
+        done = CliRunner().invoke(app, ["compare", *runs, "--plot", str(file)], catch_exceptions=False)
+        assert "reference: " in done.stdout
+        first = file.read_bytes()
+        assert first.startswith(start)
+        CliRunner().invoke(app, ["compare", *runs, "--plot", str(file), "--quiet"], catch_exceptions=False)
+        assert file.read_bytes() == first, "the same figure, the same bytes"
+
+
+def test_csv_notes_go_to_stderr(lab: Lab) -> None:
+    from multistream.cli import app
+
+    a, b = right(50, 10, 25, 15)
+    runs = [str(lab.run("a", a)), str(lab.run("b", b, "network.temporal=bigru"))]
+    done = CliRunner().invoke(app, ["compare", *runs, "--format", "csv"], catch_exceptions=False)
+    assert len(done.stdout.splitlines()) == 3
+    assert "reference" in done.stderr
+
+
+def test_an_unknown_kind_of_figure_is_refused_before_anything_is_read() -> None:
+    from multistream.cli import app
+
+    with pytest.raises(UsageError, match=r"It must end in \.pdf, \.svg, \.png"):
+        CliRunner().invoke(app, ["compare", "nothing", "--plot", "a.jpg"], catch_exceptions=False)
