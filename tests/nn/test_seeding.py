@@ -1,0 +1,28 @@
+"""Torch's generators as a function of (seed, step)."""
+
+import torch
+from torch import nn
+
+from multistream.nn.seeding import seeded
+
+
+def _mask(seed: int, step: int, rank: int = 0) -> list[float]:
+    with seeded(seed, step=step, rank=rank, device=torch.device("cpu")):
+        return nn.Dropout(0.5)(torch.ones(64)).tolist()
+
+
+def test_a_modules_mask_follows_from_seed_step_and_rank_alone() -> None:
+    first = _mask(0, 3)
+    torch.rand(5)
+    assert _mask(0, 3) == first
+    others = [_mask(1, 3), _mask(0, 4), _mask(0, 3, rank=1)]
+    assert all(other != first for other in others)
+
+
+def test_the_callers_generator_is_left_as_it_was() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    with seeded(0, step=0):
+        torch.rand(9)
+    assert torch.equal(torch.rand(3), expected)
