@@ -161,8 +161,8 @@ class Tap(nn.Module):
     training mean of the pooled features, which stands in for a tap that is masked.
     """
 
-    linear: ClassVar[bool] = True
-    """Whether a token is an affine function of the map."""
+    linear: ClassVar[bool] = False
+    """Whether a token is an affine function of the map; only then is there an exact sum over the map's pixels."""
     cacheable: ClassVar[bool] = True
     """Whether a token depends on the map through `pool` alone."""
     last_only: ClassVar[bool] = False
@@ -186,11 +186,22 @@ class Tap(nn.Module):
     def locate(self, weights: Tensor, map_BChw: Tensor) -> Tensor:
         """Spreads `weights . pool(map)` over the map's pixels: weights (K, P) or (B, K, P) -> (B, K, h, w).
 
-        The pixels sum to `weights . pool(map)`. A tap that pools otherwise than by the global average overrides this.
+        The pixels of a linear tap sum to `weights . pool(map)`. For another `pool` than the global average this takes
+        one gradient a row of `weights`; a tap that knows a faster way overrides it.
         """
         pixels = map_BChw.shape[2] * map_BChw.shape[3]
-        equation = "kc,bchw->bkhw" if weights.ndim == 2 else "bkc,bchw->bkhw"
-        return torch.einsum(equation, weights / pixels, map_BChw.float())
+        if type(self).pool is Tap.pool:
+            equation = "kc,bchw->bkhw" if weights.ndim == 2 else "bkc,bchw->bkhw"
+            return torch.einsum(equation, weights / pixels, map_BChw.float())
+        rows_BKP = weights.expand(len(map_BChw), -1, -1)
+        with torch.enable_grad():
+            leaf = map_BChw.detach().float().requires_grad_()
+            sums_KB = (rows_BKP * self.pool(leaf).unsqueeze(1)).sum(2).T
+            slopes = [torch.autograd.grad(sums_B.sum(), leaf, retain_graph=True)[0] for sums_B in sums_KB]
+        constant_BK = rows_BKP @ self.pool(torch.zeros_like(leaf[:1])).detach()[0]
+        return (
+            torch.stack([(slope * leaf.detach()).sum(1) for slope in slopes], 1) + constant_BK[..., None, None] / pixels
+        )
 
     def project(self, pooled_BP: Tensor) -> Tensor:
         """(B, P) -> the token (B, width)."""
@@ -227,6 +238,11 @@ class Temporal(nn.Module):
         super().__init__()
         self.width, self.steps, self.out_width = width, steps, out_width
 
+    def attention(self, tokens_BTW: Tensor) -> Tensor | None:
+        """How much each step counts, (B, T), for a temporal that weighs its steps; None for others."""
+        del tokens_BTW
+        return None
+
 
 @dataclass(frozen=True)
 class FusionOutput:
@@ -246,11 +262,22 @@ class Fusion(nn.Module):
     heads: Modules[nn.Module]
     linear: bool = False
     """Whether the logits are an affine function of the vectors."""
+    averages_probabilities: bool = False
+    """Whether the fused probabilities are the mean of the streams' own."""
 
     def __init__(self, widths: Mapping[str, int], *, classes: int, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.widths, self.classes = dict(widths), classes
         self.heads = Modules(heads)
+
+    def stream_logits(self, key: str, vector_BE: Tensor) -> Tensor:
+        """The logits (B, K) of one stream's own classifier: what `FusionOutput.streams[key]` holds."""
+        logits: Tensor = self.heads[key](vector_BE)
+        return logits
+
+    def is_linear_stream(self, key: str) -> bool:
+        """Whether a stream's own logits are an affine function of its vector."""
+        return isinstance(self.heads[key], nn.Linear)
 
     def loss(self, output: FusionOutput, labels: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The training loss, a scalar: by default the criterion on the fused logits."""

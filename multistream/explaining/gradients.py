@@ -17,7 +17,6 @@ from torch import Tensor
 from multistream.explaining.observing import Maps, Observed, observe
 from multistream.network.network import MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
-from multistream.parts.temporals import AttentiveBiGRU
 from multistream.runtime.device import Runtime
 
 Flow = Literal["direct", "total"]
@@ -116,9 +115,9 @@ def attention(network: MultiStream, pooled: Pooled) -> dict[str, Tensor]:
     found = {}
     with evaluating(network):
         for key, branch in network.branches.items():
-            if isinstance(branch.temporal, AttentiveBiGRU):
-                states = branch.temporal.states(branch.tokens(pooled[key]))
-                found[key] = branch.temporal.attention(states).mean(2)
+            weights = branch.temporal.attention(branch.tokens(pooled[key])) if branch.temporal else None
+            if weights is not None:
+                found[key] = weights
     return found
 
 

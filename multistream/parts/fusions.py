@@ -53,6 +53,8 @@ class Late(Fusion):
     Its loss is the sum of each stream's own, so that every classifier trains as if it were alone.
     """
 
+    averages_probabilities = True
+
     def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
         keep = frozenset(vectors) if present is None else present
         streams = {key: self.heads[key](vectors[key]) for key in self.widths}

@@ -19,6 +19,8 @@ class GlobalAverage(Tap):
     torch.Size([2, 64])
     """
 
+    linear: ClassVar[bool] = True
+
     def __init__(self, channels: int, *, width: int = 64) -> None:
         super().__init__(channels, width=width)
         self.projection = nn.Linear(channels, width)
@@ -34,6 +36,7 @@ class GlobalAverage(Tap):
 class LastStage(Tap):
     """`last`: the pooled last stage alone, as it is: the usual classifier, which Multi-GAP must beat."""
 
+    linear: ClassVar[bool] = True
     last_only: ClassVar[bool] = True
 
     def __init__(self, channels: int) -> None:
@@ -42,6 +45,8 @@ class LastStage(Tap):
 
 class VectorTap(Tap):
     """Stands where a stream reads a Vector: the vector is pooled feature and token at once (paper: EF takes it raw)."""
+
+    linear: ClassVar[bool] = True
 
     def __init__(self, width: int) -> None:
         super().__init__(width, width=width)
@@ -62,6 +67,10 @@ class MaskedTap(Tap):
     def pool(self, map_BChw: Tensor) -> Tensor:
         """As the tap that it masks."""
         return self.tap.pool(map_BChw)
+
+    def locate(self, weights: Tensor, map_BChw: Tensor) -> Tensor:
+        """As the tap that it masks."""
+        return self.tap.locate(weights, map_BChw)
 
     def project(self, pooled_BP: Tensor) -> Tensor:
         """(B, P) -> (B, width), the same row B times."""

@@ -115,14 +115,18 @@ class AttentiveBiGRU(BiGRU):
         for matrix in self.weight:
             nn.init.xavier_uniform_(matrix)
 
-    def attention(self, states_BTS: Tensor) -> Tensor:
+    def attention(self, tokens_BTW: Tensor) -> Tensor:
+        """The factor of each step (eq. 2), (B, T) in [0, 1): the mean over its units."""
+        return self.factors(self.states(tokens_BTW)).mean(2)
+
+    def factors(self, states_BTS: Tensor) -> Tensor:
         """The factors (B, T, 2 x units) or (B, T, 1) in [0, 1) that each step's output is multiplied with (eq. 2)."""
         weight, bias = self.weight.expand(self.steps, -1, -1), self.bias.expand(self.steps, -1)
         return torch.tanh(torch.einsum("bts,tgs->btg", states_BTS, weight) + bias).square()
 
     def attend(self, states_BTS: Tensor) -> Tensor:
         """Each step's output times its attention."""
-        return states_BTS * self.attention(states_BTS)
+        return states_BTS * self.factors(states_BTS)
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -46,6 +46,32 @@ class FusionContract(Contract):
             assert key in WIDTHS, f"streams holds logits of {key!r}, which is no stream"
             assert tuple(own.shape) == (6, CLASSES), f"the logits of {key} are {tuple(own.shape)}"
 
+    @torch.no_grad()
+    def test_streams_are_their_own_classifiers(self) -> None:
+        """the logits of each stream are what `stream_logits` gives for its vector alone"""
+        fusion, vectors = self.made().eval(), self.vectors()
+        for key, own in fusion(vectors).streams.items():
+            if key in fusion.heads:
+                same = torch.allclose(fusion.stream_logits(key, vectors[key]), own, atol=1e-5)
+                assert same, f"streams[{key!r}] is not stream_logits({key!r}, its vector): override stream_logits"
+
+    def test_linear_streams_are_affine(self) -> None:
+        """where `is_linear_stream` says so, a stream's own logits are an affine function of its vector"""
+        fusion = self.made().eval()
+        for key in fusion.heads:
+            affine = is_affine(lambda vector, key=key: fusion.stream_logits(key, vector), 2, WIDTHS[key])
+            assert affine or not fusion.is_linear_stream(key), f"the logits of {key} are no affine function"
+
+    @torch.no_grad()
+    def test_averages_are_averages(self) -> None:
+        """where `averages_probabilities` says so, the fused probabilities are the mean of the streams'"""
+        fusion = self.made().eval()
+        output = fusion(self.vectors())
+        if fusion.averages_probabilities:
+            assert set(output.streams) == set(WIDTHS), "averages_probabilities is True, but streams are missing"
+            mean = torch.stack([own.softmax(1) for own in output.streams.values()]).mean(0)
+            assert torch.allclose(output.logits.softmax(1), mean, atol=1e-5), "the fused probabilities are no mean"
+
     def test_its_loss_trains_every_parameter(self) -> None:
         """its loss is a finite scalar whose gradient reaches every parameter"""
         fusion = self.made().train()

@@ -54,6 +54,13 @@ class TemporalContract(Contract):
         temporal, tokens = self.made().eval(), self.tokens()
         assert torch.allclose(temporal(tokens)[:1], temporal(tokens[:1]), atol=1e-6), "rows are mixed"
 
+    @torch.no_grad()
+    def test_attention_is_a_number_a_step(self) -> None:
+        """attention, where it gives one, is (B, T)"""
+        weights = self.made().eval().attention(self.tokens())
+        found = None if weights is None else tuple(weights.shape)
+        assert found in (None, (2, STEPS)), f"attention gives {found}, it must be (2, {STEPS})"
+
     def test_linear_means_affine(self) -> None:
         """where `linear` says so, the vector is an affine function of the tokens"""
         temporal = self.made().eval()
