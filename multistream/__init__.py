@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from multistream.features.extract_command import extract as extract
     from multistream.hookspecs import hookimpl as hookimpl
     from multistream.inference.evaluate import evaluate as evaluate
+    from multistream.inference.model import Model as Model
+    from multistream.inference.model import load as load
     from multistream.inputs import Image as Image
     from multistream.inputs import Map as Map
     from multistream.inputs import Vector as Vector
@@ -36,8 +38,6 @@ if TYPE_CHECKING:
     from multistream.registry import taps as taps
     from multistream.registry import temporals as temporals
     from multistream.reporting import report as report
-    from multistream.runs.model_file import Model as Model
-    from multistream.runs.model_file import load as load
     from multistream.training.train import train as train
     from multistream.weights import Source as Source
 
@@ -61,8 +61,8 @@ _WHERE = {
     "Stream": "interfaces",
     "Tap": "interfaces",
     "Temporal": "interfaces",
-    "Model": "runs.model_file",
-    "load": "runs.model_file",
+    "Model": "inference.model",
+    "load": "inference.model",
     "MultiStream": "network.network",
     "profile": "profiling.profile",
     "Recipe": "recipe",

@@ -111,7 +111,7 @@ class _Work:
         found = [prepared.parts]
         for seed in self.split_seeds[1:]:
             parts = split(prepared.table, fractions=prepared.recipe.data.split, seed=seed)
-            found.append(usable(parts, prepared.beside, prepared.table))
+            found.append(usable(parts, prepared.side_inputs, prepared.table))
         if len(found) > 1 and all(np.array_equal(p.test, found[0].test) for p in found[1:]):
             right = "It brings its own parts, or test photos alone."
             what = f"{prepared.table.name} gives the same test photos each time."

@@ -120,8 +120,8 @@ class PooledAblation:
         check_leaks(self.prepared.recipe, self.prepared.table, parts)
         features = dict(extracted.views_to(self.prepared.runtime.device))
         if not first:
-            fit_vectors(self.base, self.prepared.beside, parts)
-            for key, rows in self.prepared.beside.vectors.items():
+            fit_vectors(self.base, self.prepared.side_inputs, parts)
+            for key, rows in self.prepared.side_inputs.vectors.items():
                 vectors = torch.from_numpy(np.ascontiguousarray(rows)).to(self.prepared.runtime.device)
                 pooled = self.base.branches[key].pool(vectors)
                 features[key] = {s: f.repeat(len(self.views), 1) for s, f in pooled.items()}

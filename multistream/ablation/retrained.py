@@ -21,7 +21,7 @@ from multistream.network.network import MultiStream
 from multistream.profiling.machine import timed
 from multistream.profiling.profile import example_batch
 from multistream.recipe import Recipe
-from multistream.runs.model_file import load
+from multistream.runs.model_file import load_model
 from multistream.runs.predictions_file import read_predictions
 from multistream.training.prepare import Prepared
 from multistream.training.train import train
@@ -73,7 +73,7 @@ class Retrained:
                     answers.append(self._answers(run))
                     if (seed, split_seed) == (self.seeds[0], self.split_seeds[0]):
                         given = {k: s for k, s in (self.streams or {}).items() if k in variant.keep}
-                        networks.append(load(run, streams=given).network)
+                        networks.append(load_model(run, streams=given).network)
                 rows = np.array(sorted(set.intersection(*(set(answer) for answer in answers))), dtype=np.int64)
                 tally.add(rows, np.array([[answer[i] for i in rows.tolist()] for answer in answers]))
         return tally, networks, round(time.perf_counter() - started, 3)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from multistream.explaining.examination import Results
     from multistream.explaining.faithfulness import Area
     from multistream.explaining.selftest import SelfTest
-    from multistream.runs.model_file import Model
+    from multistream.inference.model import Model
 
 
 @dataclass(frozen=True)

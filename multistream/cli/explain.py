@@ -80,7 +80,7 @@ def explain(
     """Where the evidence is: how much each stream, stage, pixel and vector entry gave to a class's logit."""
     from multistream.console import Console
     from multistream.explaining import Explainer, NpzWriter, Target, write_overlay
-    from multistream.runs.model_file import load
+    from multistream.inference.model import load
 
     every = {"auto": None, "all": True, "target": False}
     if classes not in every:

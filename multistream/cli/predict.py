@@ -20,7 +20,7 @@ def predict(
 ) -> None:
     """Class probabilities for photos, a line each; a damaged file costs a status, not the run."""
     from multistream.data.filenames import printable
-    from multistream.runs.model_file import load
+    from multistream.inference.model import load
 
     model = load(run)
     bad = 0

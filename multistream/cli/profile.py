@@ -48,9 +48,9 @@ def profile(
     if (run is None) == (not streams):
         raise UsageError("profile", "give a RUN or --streams, one of them.")
     if run is not None:
-        from multistream.runs.model_file import load
+        from multistream.runs.model_file import load_model
 
-        network = load(run).network
+        network = load_model(run).network
     else:
         network = _composed(streams, tap, temporal, fusion, classes, set_ or [])
     runtime = resolve(RuntimeSettings(device=device, precision=precision))  # type: ignore[arg-type]  # checked inside

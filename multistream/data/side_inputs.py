@@ -37,7 +37,7 @@ class MapReader:
 
 
 @dataclass(frozen=True)
-class Beside:
+class SideInputs:
     """Vectors (N, D) and map readers by stream key, row i for image i; `usable` (N,) is False for rows to leave out."""
 
     vectors: Mapping[str, NDArray[np.float32]]
@@ -53,7 +53,7 @@ def gather(
     *,
     missing: MissingPolicy = "error",
     resize: str = "squash",
-) -> Beside:
+) -> SideInputs:
     """Finds and joins all Vectors and Maps that these inputs ask for; `sources` are paths by key or input name."""
     names = {name for key, each in inputs.items() if not _is_photo(each) for name in (key, each.name)}
     for name in sources:
@@ -75,7 +75,7 @@ def gather(
         elif isinstance(each, Map):
             maps[key] = MapReader(find_maps(table, _source(sources, key, each.name, table)), each, resize)
             notes.append(f"{key}: {len(table):,} maps found")
-    return Beside(vectors, maps, usable, tuple(notes))
+    return SideInputs(vectors, maps, usable, tuple(notes))
 
 
 def known_of_vectors(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from multistream.data.loading import loaded
+from multistream.data.photos import make_photos
 from multistream.data.side_inputs import gather
 from multistream.data.table import Table
 from multistream.errors import DataError
@@ -22,10 +23,9 @@ from multistream.explaining.gradients import Score
 from multistream.explaining.masks import ReadMask
 from multistream.explaining.observing import observe
 from multistream.explaining.places import Place, Places
+from multistream.inference.model import Model
 from multistream.inputs import Image, Vector
-from multistream.runs.model_file import Model
 from multistream.runtime.device import Runtime, available_workers
-from multistream.training.prepare import make_photos
 
 CHUNK = 16
 TOP = 8
@@ -57,10 +57,12 @@ class Examination:
     ) -> None:
         self.model, self.table, self.choose, self.runtime = model, table, choose, runtime
         settings = replace(model.recipe.data, on_bad_image="report")
-        beside = gather(table, model.inputs, dict(sources), missing=settings.missing_vectors, resize=settings.resize)
+        side_inputs = gather(
+            table, model.inputs, dict(sources), missing=settings.missing_vectors, resize=settings.resize
+        )
         self.network = runtime.place(model.network)
-        self.photos = make_photos(table, self.network, beside, settings)
-        self.usable = np.flatnonzero(beside.usable)
+        self.photos = make_photos(table, self.network.inputs, side_inputs, settings)
+        self.usable = np.flatnonzero(side_inputs.usable)
         self.vocabularies = {k: each.vocabulary for k, each in model.inputs.items() if isinstance(each, Vector)}
 
     @property

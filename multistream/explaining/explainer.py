@@ -13,7 +13,8 @@ from torch import Tensor
 
 from multistream.console import Console
 from multistream.data.loading import Photos, loaded
-from multistream.data.side_inputs import Beside, gather
+from multistream.data.photos import make_photos
+from multistream.data.side_inputs import SideInputs, gather
 from multistream.explaining.answers import Answers
 from multistream.explaining.attribution import attribute
 from multistream.explaining.explanation import Explanation
@@ -22,11 +23,11 @@ from multistream.explaining.methods import Examiner, settle
 from multistream.explaining.observing import observe
 from multistream.explaining.subjects import Subjects, find_subjects
 from multistream.explaining.targets import Target
+from multistream.inference.model import Model, load
 from multistream.inputs import Vector
 from multistream.recipe import RuntimeSettings
-from multistream.runs.model_file import Model, load, require_trained
+from multistream.runs.model_file import require_trained
 from multistream.runtime.device import Runtime, available_workers, resolve
-from multistream.training.prepare import make_photos
 
 CHUNK = 16
 """Photos that are explained together: with 8 classes a VGG16's maps take 4 MB a photo."""
@@ -122,15 +123,15 @@ class Explainer:
     def explanations(self) -> Iterator[Explanation]:
         """One Explanation a photo, in order."""
         table, settings = self.subjects.table, replace(self.model.recipe.data, on_bad_image="report")
-        beside = gather(
+        side_inputs = gather(
             table, self.model.inputs, self.subjects.sources, missing=settings.missing_vectors, resize=settings.resize
         )
-        for note in beside.notes:
+        for note in side_inputs.notes:
             self.console.say(f"data: {note}")
         network = self.runtime.place(self.model.network)
-        photos = make_photos(table, network, beside, settings)
+        photos = make_photos(table, network.inputs, side_inputs, settings)
         examiner = Examiner(network, self.question)
-        usable = np.flatnonzero(beside.usable)
+        usable = np.flatnonzero(side_inputs.usable)
         done = 0
         batches = loaded(photos, usable, batch_size=CHUNK, workers=available_workers())
         for number, batch in enumerate(batches):
@@ -138,13 +139,13 @@ class Explainer:
             found = dict(zip(rows, self._batch(examiner, batch, rows), strict=True)) if rows else {}
             end = _end(usable, number, len(table))
             for index in range(done, end):
-                yield found.pop(index, None) or self._unusable(index, photos, beside)
+                yield found.pop(index, None) or self._unusable(index, photos, side_inputs)
             done = end
         for index in range(done, len(table)):
-            yield self._unusable(index, photos, beside)
+            yield self._unusable(index, photos, side_inputs)
 
-    def _unusable(self, index: int, photos: Photos, beside: Beside) -> Explanation:
-        reason = photos.bad.get(index, "no vector" if not beside.usable[index] else "not read")
+    def _unusable(self, index: int, photos: Photos, side_inputs: SideInputs) -> Explanation:
+        reason = photos.bad.get(index, "no vector" if not side_inputs.usable[index] else "not read")
         return Explanation(self.subjects.names[index], reason)
 
     def _batch(self, examiner: Examiner, batch: dict[str, Tensor], rows: list[int]) -> Iterator[Explanation]:

@@ -12,9 +12,9 @@ from multistream.data.layouts.data_source import open_table
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
 from multistream.inference.evaluate import own_test_part
+from multistream.inference.model import Model
 from multistream.inference.predict import expanded
 from multistream.inputs import Image
-from multistream.runs.model_file import Model
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,17 @@ from pathlib import Path
 
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos
+from multistream.data.photos import make_photos
 from multistream.data.side_inputs import gather
 from multistream.data.table import Table
 from multistream.errors import UsageError
 from multistream.features.key import why_not_cached
 from multistream.network.network import Branch, MultiStream
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
-from multistream.runs.model_file import load
+from multistream.runs.model_file import load_model
 from multistream.runtime.device import Runtime
 from multistream.runtime.precision_check import settle
-from multistream.training.prepare import compose_network, make_photos, settle_weights
+from multistream.training.prepare import compose_network, settle_weights
 
 Say = Callable[[str], None]
 
@@ -40,7 +41,7 @@ def of_run(
     run: str | Path, *, data: str, label: str, inputs: Mapping[str, str], device: str, precision: str, say: Say
 ) -> Subject:
     """The streams of a run over its own photos, of all parts, or over `data`."""
-    model = load(run)
+    model = load_model(run)
     settings, runtime = model.recipe.data, model.recipe.runtime
     label = label or ("" if data else settings.label)
     table = open_table(data or settings.source, label=label, allow_outside=settings.allow_outside)
@@ -86,10 +87,10 @@ def _subject(
         say(f"features: {key} is left aside: its vector is at hand")
     names = {*pictures, *(each.name for each in pictures.values())}
     own = {name: path for name, path in sources.items() if name in names}
-    beside = gather(table, pictures, own, resize=settings.resize)
-    for note in beside.notes:
+    side_inputs = gather(table, pictures, own, resize=settings.resize)
+    for note in side_inputs.notes:
         say(f"data: {note}")
-    photos = make_photos(table, network, beside, replace(settings, on_bad_image="report"))
+    photos = make_photos(table, network.inputs, side_inputs, replace(settings, on_bad_image="report"))
     subject = Subject(network, photos, settle(runtime, network, say=say))
     for key, branch in subject.pictures.items():
         if why := why_not_cached(branch, photos):

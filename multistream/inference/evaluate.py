@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from multistream import runs
 from multistream.console import Console
 from multistream.data.layouts.data_source import open_table
+from multistream.data.photos import make_photos
 from multistream.data.side_inputs import gather
 from multistream.data.splits import read_split, sha256_of_files
 from multistream.data.table import Table
@@ -21,11 +22,11 @@ from multistream.errors import DataError, UsageError
 from multistream.features import extract
 from multistream.inference.class_maps import match_classes, read_class_map
 from multistream.inference.metrics import Metrics, metrics
-from multistream.runs.model_file import Model, load, require_trained
+from multistream.inference.model import Model, load
+from multistream.runs.model_file import require_trained
 from multistream.runs.predictions_file import as_predictions, write_predictions
 from multistream.runtime.device import available_workers, resolve_again
 from multistream.training.leaks import seen_in, splits_used
-from multistream.training.prepare import make_photos
 
 
 @dataclass(frozen=True)
@@ -129,17 +130,17 @@ def _probabilities(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """softmax(logits) (N, K), and which rows could be had."""
     settings = replace(model.recipe.data, on_bad_image="report")
-    beside = gather(table, model.inputs, sources, missing=settings.missing_vectors, resize=settings.resize)
-    for note in beside.notes:
+    side_inputs = gather(table, model.inputs, sources, missing=settings.missing_vectors, resize=settings.resize)
+    for note in side_inputs.notes:
         console.say(f"data: {note}")
     runtime = resolve_again(model.recipe, device=device, precision=precision)
     network = runtime.place(model.network).freeze(*model.recipe.network.freeze)  # so far the cache knows its streams
-    photos = make_photos(table, network, beside, settings)
+    photos = make_photos(table, network.inputs, side_inputs, settings)
     with console.progress(len(table), "features") as bar:
         extracted = extract(
             network,
             photos,
-            np.flatnonzero(beside.usable),
+            np.flatnonzero(side_inputs.usable),
             runtime=runtime,
             workers=available_workers(),
             tick=bar.advance,

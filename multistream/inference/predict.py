@@ -16,13 +16,13 @@ from PIL.Image import Image as Picture
 from torch import Tensor
 
 from multistream.data.decoding import BadImage, Decoder
-from multistream.data.side_inputs import Beside, gather
+from multistream.data.photos import make_decoder
+from multistream.data.side_inputs import SideInputs, gather
 from multistream.data.table import Table
 from multistream.data.vectors import MissingPolicy
 from multistream.errors import UsageError
-from multistream.runs.model_file import Model, require_trained
+from multistream.runs.model_file import LoadedModel, require_trained
 from multistream.runtime.device import Runtime, available_workers, resolve_again
-from multistream.training.prepare import make_decoder
 
 CHUNK = 32
 """Photos that run through the network together."""
@@ -51,7 +51,7 @@ class Prediction:
 
 
 def predict(
-    model: Model,
+    model: LoadedModel,
     images: Iterable[str | Path | Picture],
     *,
     inputs: Mapping[str, str | Path],
@@ -61,16 +61,16 @@ def predict(
     """One Prediction a photo, in input order; folders give all their files. Never raises for a bad image."""
     require_trained(model, "predict")
     items = list(expanded(images))
-    beside = _beside(model, items, {name: str(path) for name, path in inputs.items()})
+    side_inputs = _side_inputs(model, items, {name: str(path) for name, path in inputs.items()})
     runtime = resolve_again(model.recipe, device=device, precision=precision)
     network = runtime.place(model.network).eval()
-    decoder = make_decoder(network, model.recipe.data)
+    decoder = make_decoder(network.inputs, model.recipe.data)
     with ThreadPoolExecutor(available_workers()) as pool:  # Pillow lets go of the interpreter while it decodes
         for start in range(0, len(items), CHUNK):
             chunk = list(enumerate(items[start : start + CHUNK], start))
-            read = list(pool.map(lambda entry: _read(decoder, beside, *entry), chunk))
+            read = list(pool.map(lambda entry: _read(decoder, side_inputs, *entry), chunk))
             usable = {i: found for (i, _), found in zip(chunk, read, strict=True) if not isinstance(found, str)}
-            rows = _probabilities(model, runtime, usable, beside)
+            rows = _probabilities(model, runtime, usable, side_inputs)
             for (i, item), found in zip(chunk, read, strict=True):
                 yield _prediction(model, item, found if isinstance(found, str) else "ok", rows.get(i))
 
@@ -89,7 +89,7 @@ def expanded(images: Iterable[str | Path | Picture]) -> Iterator[Path | Picture]
             yield path
 
 
-def _beside(model: Model, items: Sequence[Path | Picture], sources: Mapping[str, str]) -> Beside:
+def _side_inputs(model: LoadedModel, items: Sequence[Path | Picture], sources: Mapping[str, str]) -> SideInputs:
     """The vectors and maps of these photos, joined by their paths; a photo without a vector costs a status."""
     ids = tuple(str(item) if isinstance(item, Path) else f"image {i}" for i, item in enumerate(items))
     table = Table("predict", Path(), ids, np.zeros(len(ids), dtype=np.int64), model.classes)
@@ -98,16 +98,16 @@ def _beside(model: Model, items: Sequence[Path | Picture], sources: Mapping[str,
     return gather(table, model.inputs, sources, missing=missing, resize=model.recipe.data.resize)
 
 
-def _read(decoder: Decoder | None, beside: Beside, index: int, item: Path | Picture) -> Arrays | str:
+def _read(decoder: Decoder | None, side_inputs: SideInputs, index: int, item: Path | Picture) -> Arrays | str:
     """What one photo gives, by input name: pixels (3, S, S) and maps (C, S, S); or why it cannot be used."""
-    if not beside.usable[index]:
+    if not side_inputs.usable[index]:
         return "no vector"
     try:
         found: Arrays = {} if decoder is None else {"image": _pixels(decoder, item)}
     except BadImage as error:
         return error.reason
     try:
-        return found | {key: read(index) for key, read in beside.maps.items()}
+        return found | {key: read(index) for key, read in side_inputs.maps.items()}
     except BadImage as error:
         return f"map {error.reason}"
 
@@ -126,14 +126,14 @@ def _pixels(decoder: Decoder, item: Path | Picture) -> NDArray[np.uint8]:
 
 @torch.no_grad()
 def _probabilities(
-    model: Model, runtime: Runtime, usable: Mapping[int, Arrays], beside: Beside
+    model: LoadedModel, runtime: Runtime, usable: Mapping[int, Arrays], side_inputs: SideInputs
 ) -> dict[int, NDArray[np.float64]]:
     """softmax(logits) by index."""
     if not usable:
         return {}
     names = next(iter(usable.values()))
     batch: dict[str, Tensor] = {
-        **{key: torch.from_numpy(rows[list(usable)]) for key, rows in beside.vectors.items()},
+        **{key: torch.from_numpy(rows[list(usable)]) for key, rows in side_inputs.vectors.items()},
         **{name: torch.from_numpy(np.stack([found[name] for found in usable.values()])) for name in names},
     }
     with runtime.autocast:
@@ -142,7 +142,7 @@ def _probabilities(
     return dict(zip(usable, rows, strict=True))
 
 
-def _prediction(model: Model, item: Path | Picture, status: str, row: NDArray[np.float64] | None) -> Prediction:
+def _prediction(model: LoadedModel, item: Path | Picture, status: str, row: NDArray[np.float64] | None) -> Prediction:
     path = str(item) if isinstance(item, Path) else "<image>"
     if row is None:
         return Prediction(path, status)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -150,9 +150,9 @@ def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
 
 def branch_of_run(path: Path, key: str) -> tuple[Branch, nn.Module | None]:
     """The branch of this key in a run, or its only one; with its head if the run's fusion has one."""
-    from multistream.runs.model_file import load  # a model is composed by this very module
+    from multistream.runs.model_file import load_model  # a model is composed by this very module
 
-    network = load(path).network
+    network = load_model(path).network
     names = list(network.branches)
     if key not in names and len(names) > 1:
         raise UsageError(f"streams.{key}", f"{path} has no branch {key!r}.", right=did_you_mean(key, names))
@@ -224,21 +224,42 @@ def build_taps(stream: Stream, plan: BranchPlan) -> dict[str, Tap]:
     return dict(deepest) if deepest[0][1].last_only else taps
 
 
+@dataclass(frozen=True)
+class TemporalFactory:
+    """Makes temporals of one spec. A class and no closure: networks are pickled."""
+
+    spec: Spec
+    options: Options
+
+    def __call__(self, width: int, steps: int) -> Temporal:
+        """A new temporal over `steps` tokens of this width."""
+        made: Temporal = _built("temporal", self.spec, self.options, {"width": width, "steps": steps}, Temporal)
+        return made
+
+
+@dataclass(frozen=True)
+class FusionFactory:
+    """Makes fusions of one spec for K classes; `Solo` where there is one stream."""
+
+    spec: Spec
+    options: Options
+    classes: int
+
+    def __call__(self, widths: Mapping[str, int], heads: Mapping[str, nn.Module]) -> Fusion:
+        """A new fusion of branches of these widths."""
+        given = {"widths": widths, "classes": self.classes, "heads": heads}
+        # Also for one stream: its spec and options are checked.
+        made: Fusion = _built("fusion", self.spec, self.options, given, Fusion)
+        return made if len(widths) > 1 else Solo(widths, classes=self.classes, heads=heads)
+
+
 def _temporal_factory(text: str, options: Options) -> MakeTemporal:
-    spec = Spec.parse(text, key="temporal", where="temporal")
-    return lambda width, steps: _built("temporal", spec, options, {"width": width, "steps": steps}, Temporal)
+    return TemporalFactory(Spec.parse(text, key="temporal", where="temporal"), options)
 
 
 def fusion_factory(text: str, options: Options, *, classes: int) -> MakeFusion:
-    """What makes the fusion of a spec; `Solo` where there is one stream."""
-    spec = Spec.parse(text, key="fusion", where="fusion")
-
-    def make(widths: Mapping[str, int], heads: Mapping[str, nn.Module]) -> Fusion:
-        given = {"widths": widths, "classes": classes, "heads": heads}
-        made = _built("fusion", spec, options, given, Fusion)  # also for one stream: its spec and options are checked
-        return made if len(widths) > 1 else Solo(widths, classes=classes, heads=heads)
-
-    return make
+    """What makes the fusion of a spec."""
+    return FusionFactory(Spec.parse(text, key="fusion", where="fusion"), options, classes)
 
 
 def _built(kind: registry.Kind, spec: Spec, options: Options, given: Options, base: type[Any]) -> Any:

@@ -22,7 +22,7 @@ from multistream.profiling.counting import count, without_numbers
 from multistream.profiling.machine import Latency, latency, measure_roofline, synchronise
 from multistream.profiling.results import ABOVE, Piece, Profile, make_rows, summed
 from multistream.recipe import RuntimeSettings
-from multistream.runs.model_file import load
+from multistream.runs.model_file import load_model
 from multistream.runtime.device import AUTOCAST, Runtime, resolve
 
 SWEEP = (1, 4, 16, 64)
@@ -47,7 +47,7 @@ def profile(
     timeline with a range for every stream and stage.
     """
     if not isinstance(network, MultiStream):
-        network = load(network).network
+        network = load_model(network).network
     runtime = runtime or resolve(RuntimeSettings())
     copied = copy.deepcopy(network).eval()
     with torch.no_grad():

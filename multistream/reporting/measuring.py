@@ -13,18 +13,18 @@ from torch import Tensor
 from multistream.console import Console
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos, loaded
-from multistream.data.side_inputs import Beside, gather
+from multistream.data.photos import make_photos
+from multistream.data.side_inputs import SideInputs, gather
 from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.explaining.attribution import Attribution, attribute
 from multistream.features import extract
+from multistream.inference.model import Model
 from multistream.interfaces import FusionOutput
 from multistream.nn.eval_mode import evaluating
-from multistream.runs.model_file import Model
 from multistream.runs.predictions_file import Predictions
 from multistream.runs.split_file import SplitRow, sha256_of_files
 from multistream.runtime.device import Runtime, available_workers, resolve_again
-from multistream.training.prepare import make_photos
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Measured:
     model: Model
     runtime: Runtime
     table: Table
-    beside: Beside
+    side_inputs: SideInputs
     pooled: Mapping[str, Mapping[str, Tensor]]
     output: FusionOutput
     """On the CPU."""
@@ -56,7 +56,7 @@ class Measured:
     def photos(self) -> Photos:
         """The photos as the network reads them; damaged ones are left out of batches."""
         settings = replace(self.model.recipe.data, on_bad_image="report")
-        return make_photos(self.table, self.model.network, self.beside, settings)
+        return make_photos(self.table, self.model.network.inputs, self.side_inputs, settings)
 
     @property
     def masked(self) -> dict[str, NDArray[np.float64]]:
@@ -92,10 +92,10 @@ def measure(
         for name, digest in zip(table.ids, sha256_of_files([table.path(i) for i in range(len(table))]), strict=True)
     )
     inputs = model.recipe.network.inputs
-    beside = gather(table, model.inputs, inputs, missing=settings.missing_vectors, resize=settings.resize)
+    side_inputs = gather(table, model.inputs, inputs, missing=settings.missing_vectors, resize=settings.resize)
     runtime = resolve_again(model.recipe, device=device, precision=precision)
     network = runtime.place(model.network).freeze("streams")  # nothing trains here, so the feature cache may help
-    photos = make_photos(table, network, beside, settings)
+    photos = make_photos(table, network.inputs, side_inputs, settings)
     with console.progress(len(table), "features") as bar:
         every = np.arange(len(table))
         extracted = extract(
@@ -106,7 +106,7 @@ def measure(
     with torch.no_grad(), evaluating(network):
         output = network.fuse(extracted.to(runtime.device))
     told = FusionOutput(output.logits.cpu(), {key: logits.cpu() for key, logits in output.streams.items()})
-    return Measured(model, runtime, table, beside, extracted.features, told, changed)
+    return Measured(model, runtime, table, side_inputs, extracted.features, told, changed)
 
 
 def _test_part(model: Model, predictions: Predictions) -> Table:

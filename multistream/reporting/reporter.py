@@ -12,6 +12,7 @@ import numpy as np
 from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.files import write_atomic
+from multistream.inference.model import Model, load
 from multistream.nn.eval_mode import evaluating
 from multistream.profiling.profile import count_pieces
 from multistream.reporting import sections
@@ -27,7 +28,7 @@ from multistream.reporting.markup import Safe
 from multistream.reporting.measuring import Measured, measure
 from multistream.reporting.page import assemble
 from multistream.reporting.results import Line, lines
-from multistream.runs.model_file import Model, load, require_trained
+from multistream.runs.model_file import require_trained
 from multistream.statistics import paired_bootstrap
 
 PAGE = "report.html"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -23,18 +23,13 @@ from multistream.recipe import Recipe
 from multistream.registry import find
 from multistream.spec import Spec
 
-if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
-
-    from multistream.inference.predict import Prediction
-
 FORMAT = 1
 MODEL_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
-class Model:
-    """A network in eval mode with the recipe that made it; what `multistream.load` returns."""
+class LoadedModel:
+    """What a model file holds: a network, in eval mode on the CPU, and the recipe that made it."""
 
     network: MultiStream
     recipe: Recipe
@@ -50,22 +45,6 @@ class Model:
     def inputs(self) -> Mapping[str, Input]:
         """What each stream reads, by key."""
         return self.network.inputs
-
-    def predict(
-        self,
-        images: Iterable[str | Path | Picture],
-        *,
-        inputs: Mapping[str, str | Path] | None = None,
-        device: str = "auto",
-        precision: str = "auto",
-    ) -> Iterator[Prediction]:
-        """Class probabilities for files, folders or Pillow images, in their order; a bad image gets a status.
-
-        `inputs` names the vectors' files and the maps' folders, by stream key or input name.
-        """
-        from multistream.inference.predict import predict  # predictions are made with models
-
-        return predict(self, images, inputs=inputs or {}, device=device, precision=precision)
 
 
 def save_model(network: MultiStream, path: Path, *, recipe: Recipe) -> None:
@@ -83,7 +62,7 @@ def save_model(network: MultiStream, path: Path, *, recipe: Recipe) -> None:
     write_atomic(path, save(tensors, metadata={"multistream": json.dumps(about)}))
 
 
-def load(path: str | Path, *, streams: Mapping[str, Stream] | None = None) -> Model:
+def load_model(path: str | Path, *, streams: Mapping[str, Stream] | None = None) -> LoadedModel:
     """Loads a run (its folder) or a model file, in eval mode on the CPU.
 
     `streams` gives again those that were composed as instances. Raises WeightsError (exit 69) for a file that is
@@ -103,7 +82,7 @@ def load(path: str | Path, *, streams: Mapping[str, Stream] | None = None) -> Mo
     network.load_state_dict(tensors)
     network.trained = bool(about["trained"])
     network.loaded_branches = network.loaded_heads = frozenset(network.branches)
-    return Model(network.eval(), Recipe.from_dict(about["recipe"]), file, sha256_file(file))
+    return LoadedModel(network.eval(), Recipe.from_dict(about["recipe"]), file, sha256_file(file))
 
 
 def model_file(path: Path) -> Path:
@@ -157,10 +136,10 @@ def _is_installed(distribution: str) -> bool:
     return True
 
 
-def require_trained(model: Model, what: str) -> None:
+def require_trained(model: LoadedModel, what: str) -> None:
     """Refuses a network whose fusion has never been trained."""
     if not model.network.trained:
         raise UsageError(what, f"{model.path} is untrained: its fusion is as it was initialised.", do="Train it first.")
 
 
-__all__ = ["MODEL_FILE", "Model", "load", "require_trained", "save_model"]
+__all__ = ["MODEL_FILE", "LoadedModel", "load_model", "require_trained", "save_model"]

@@ -8,18 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from multistream.data.decoding import Decoder
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos
-from multistream.data.side_inputs import Beside, gather, known_of_vectors
+from multistream.data.photos import make_photos
+from multistream.data.side_inputs import SideInputs, gather, known_of_vectors
 from multistream.data.splits import Parts, split
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError, WeightsError
-from multistream.inputs import Image
 from multistream.interfaces import Stream
 from multistream.network.compose import compose
 from multistream.network.network import MultiStream
-from multistream.recipe import DataSettings, Recipe
+from multistream.recipe import Recipe
 from multistream.runtime.device import Runtime, available_workers
 from multistream.runtime.precision_check import settle
 
@@ -38,13 +37,13 @@ class Prepared:
     table: Table
     parts: Parts
     network: MultiStream
-    beside: Beside
+    side_inputs: SideInputs
     runtime: Runtime
 
     @property
     def photos(self) -> Photos:
         """The photos with their vectors and maps, as the network's inputs ask for them."""
-        return make_photos(self.table, self.network, self.beside, self.recipe.data)
+        return make_photos(self.table, self.network.inputs, self.side_inputs, self.recipe.data)
 
     @property
     def workers(self) -> int:
@@ -76,18 +75,18 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     network.freeze(*recipe.network.freeze)
     recipe = settle_training(recipe, network)
     settings = recipe.data
-    beside = gather(
+    side_inputs = gather(
         table, network.inputs, recipe.network.inputs, missing=settings.missing_vectors, resize=settings.resize
     )
-    for note in beside.notes:
+    for note in side_inputs.notes:
         say(f"data: {note}")
-    parts = usable(split(table, fractions=recipe.data.split, seed=recipe.data.split_seed), beside, table)
+    parts = usable(split(table, fractions=recipe.data.split, seed=recipe.data.split_seed), side_inputs, table)
     for note in parts.notes:
         say(f"split: {note}")
-    fit_vectors(network, beside, parts)
+    fit_vectors(network, side_inputs, parts)
     runtime = settle(recipe.runtime, network, say=say)
     recipe = recipe.updated({"runtime": {"precision": runtime.precision}})  # auto is another one elsewhere
-    return Prepared(recipe, table, parts, network, beside, runtime)
+    return Prepared(recipe, table, parts, network, side_inputs, runtime)
 
 
 def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Stream] | None) -> MultiStream:
@@ -159,9 +158,9 @@ def settle_training(recipe: Recipe, network: MultiStream) -> Recipe:
     return recipe.updated({"training": {"rates": rates, "flips": flips}})
 
 
-def usable(parts: Parts, beside: Beside, table: Table) -> Parts:
+def usable(parts: Parts, side_inputs: SideInputs, table: Table) -> Parts:
     """The parts without the images that lack an input and are to be left out."""
-    train, val, test = (rows[beside.usable[rows]] for rows in (parts.train, parts.val, parts.test))
+    train, val, test = (rows[side_inputs.usable[rows]] for rows in (parts.train, parts.val, parts.test))
     kept = replace(parts, train=train, val=val, test=test)
     if not len(kept.train):
         raise DataError("split", f"no image is left to train on, of {len(table):,}.", do="Check the vectors' ids.")
@@ -169,34 +168,8 @@ def usable(parts: Parts, beside: Beside, table: Table) -> Parts:
 
 
 @torch.no_grad()
-def fit_vectors(network: MultiStream, beside: Beside, parts: Parts) -> None:
+def fit_vectors(network: MultiStream, side_inputs: SideInputs, parts: Parts) -> None:
     """Lets streams that read vectors fit their scaling on the training part, unless they came trained."""
-    for key, rows in beside.vectors.items():
+    for key, rows in side_inputs.vectors.items():
         if key not in network.loaded_branches:
             network.branches[key].stream.fit(torch.from_numpy(np.ascontiguousarray(rows[parts.train])))
-
-
-def make_photos(table: Table, network: MultiStream, beside: Beside, settings: DataSettings) -> Photos:
-    """The photos of a table with what lies beside them, as the network's inputs ask for them."""
-    return Photos(
-        table,
-        make_decoder(network, settings),
-        vectors=beside.vectors,
-        maps=beside.maps,
-        on_bad_image=settings.on_bad_image,
-    )
-
-
-def make_decoder(network: MultiStream, settings: DataSettings) -> Decoder | None:
-    """Decodes once for all streams, at the largest size that one asks for; None where no stream reads photos."""
-    sizes = [each.size for each in network.inputs.values() if isinstance(each, Image)]
-    if not sizes:
-        return None
-    return Decoder(
-        size=max(sizes),
-        resize=settings.resize,
-        max_pixels=settings.max_pixels,
-        min_side=settings.min_side,
-        background=settings.background,
-        draft=settings.draft,
-    )

@@ -16,9 +16,9 @@ from multistream.ablation import Ablation, ablate
 from multistream.ablation.variants import Axis
 from multistream.console import Console
 from multistream.errors import UsageError
+from multistream.inference.model import load
 from multistream.recipe import Recipe
 from multistream.reporting.ablations import read_ablations
-from multistream.runs.model_file import load
 from multistream.runs.predictions_file import read_predictions
 from multistream.statistics import holm, mcnemar
 from multistream.training.train import train

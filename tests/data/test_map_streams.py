@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
+from multistream.inference.model import load
 from multistream.recipe import Recipe
-from multistream.runs.model_file import load
 from multistream.runtime.device import Runtime
 from multistream.training.feeds import PhotoFeed
 from multistream.training.prepare import prepare

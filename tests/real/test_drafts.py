@@ -14,8 +14,8 @@ from PIL import Image
 from multistream import load, train
 from multistream.data.decoding import Decoder
 from multistream.data.layouts.data_source import open_table
+from multistream.inference.model import Model
 from multistream.recipe import Recipe
-from multistream.runs.model_file import Model
 from multistream.runs.predictions_file import read_predictions
 
 SHARED = Path(__file__).parents[3] / "shared"

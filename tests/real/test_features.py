@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from multistream.features.extract_command import extract
+from multistream.inference.model import load
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
-from multistream.runs.model_file import load
 from multistream.training.train import train
 
 SHARED = Path(__file__).parents[3] / "shared"

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from multistream.errors import CannotResume, DiskFull, PluginError
+from multistream.inference.model import load
 from multistream.recipe import Recipe
-from multistream.runs.model_file import load
 from multistream.training.stop import Interrupted
 from multistream.training.train import train
 from tests.training.test_train import equal, weights_of

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from multistream.errors import DataError, DivergedError, UsageError, WeightsError
+from multistream.inference.model import load
 from multistream.recipe import Recipe
-from multistream.runs.model_file import load
 from multistream.runs.predictions_file import read_predictions
 from multistream.training.train import train
 
