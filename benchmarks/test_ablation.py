@@ -21,9 +21,10 @@ from multistream.ablation.starts import Starts
 from multistream.ablation.together import train_together
 from multistream.ablation.variants import Axis, variants
 from multistream.data.splits import Parts
-from multistream.network.compose import compose, fusion_factory
+from multistream.network.compose import fusion_factory
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
+from multistream.runs.composition import compose
 from multistream.runtime.device import Runtime
 from multistream.training.objective import CrossEntropy
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from multistream._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from multistream.ablation import ablate as ablate
     from multistream.comparison.compare import compare as compare
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
     from multistream.interfaces import Stream as Stream
     from multistream.interfaces import Tap as Tap
     from multistream.interfaces import Temporal as Temporal
-    from multistream.network.compose import compose as compose
     from multistream.network.network import MultiStream as MultiStream
     from multistream.profiling.profile import profile as profile
     from multistream.recipe import Recipe as Recipe
@@ -38,15 +39,15 @@ if TYPE_CHECKING:
     from multistream.registry import taps as taps
     from multistream.registry import temporals as temporals
     from multistream.reporting import report as report
+    from multistream.runs.composition import compose as compose
     from multistream.training.train import train as train
     from multistream.weights import Source as Source
 
-__version__ = "0.1.0"
 
 _WHERE = {
     "ablate": "ablation",
     "compare": "comparison.compare",
-    "compose": "network.compose",
+    "compose": "runs.composition",
     "read_map": "data.maps",
     "evaluate": "inference.evaluate",
     "MultistreamError": "errors",

@@ -12,10 +12,12 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from multistream.errors import UsageError
 from multistream.inputs import Image, Input, Map, Vector
+from multistream.nn.eval_mode import evaluating
 from multistream.nn.global_average import global_average
 from multistream.nn.module_dict import Modules
 from multistream.spec import check_key
@@ -90,6 +92,21 @@ class Stream(nn.Module):
         if self.input.channels == "BGR":
             x = x.flip(1)
         return (x.float() - self.mean) / self.std
+
+    def example_input(self, *, batch: int = 1) -> Tensor:
+        """A batch of zeros as this stream reads it."""
+        match self.input:
+            case Image(size=size):
+                return torch.zeros(batch, 3, size, size, dtype=torch.uint8)
+            case Map(channels=channels, size=size):
+                return torch.zeros(batch, channels, size, size)
+            case Vector(width=width):
+                return torch.zeros(batch, width)
+
+    def map_shapes(self, *, batch: int = 1) -> dict[str, tuple[int, ...]]:
+        """The shapes {stage: (B, C, h, w)} of the maps, found without computing any."""
+        with evaluating(self), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+            return {stage: tuple(m.shape) for stage, m in self(self.example_input(batch=batch)).items()}
 
     def to_map(self, state: Any, stage: str) -> Tensor:
         """The map (B, C, h, w) in what `stage` returned; override it where that is not the map itself."""

@@ -27,7 +27,7 @@ from multistream.features import Extracted, extract
 from multistream.interfaces import Stream
 from multistream.network.compose import fusion_factory
 from multistream.network.network import MultiStream
-from multistream.training.leaks import check_leaks
+from multistream.runs.leaks import check_leaks
 from multistream.training.objective import CrossEntropy, class_weights
 from multistream.training.prepare import Prepared, fit_vectors
 

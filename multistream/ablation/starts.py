@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from multistream.ablation.variants import Variant
 from multistream.interfaces import Stream
-from multistream.network.compose import branch_of_run, build_stream, build_taps, load_stream_weights
+from multistream.network.compose import build_stream, build_taps
 from multistream.network.network import Branch, MakeFusion, MultiStream
 from multistream.network.plan import Options
 from multistream.recipe import Recipe
+from multistream.runs.composition import branch_of_run, load_stream_weights
 from multistream.spec import Spec
 
 
@@ -46,10 +47,13 @@ class Starts:
             torch.manual_seed(seed)
             branches = {key: self._branch(key, stages) for key, stages in variant.keep.items()}
             make, options = self.fusions[variant.fusion]
-            network = MultiStream(branches, make_fusion=make, classes=self.base.classes)
-        network.fusion_plan = (variant.fusion, options)
-        network.loaded_branches = self.base.loaded_branches & set(branches)
-        network.loaded_heads = frozenset(key for key in network.loaded_branches if self._take_head(network, key))
+            network = MultiStream(
+                branches,
+                make_fusion=make,
+                classes=self.base.classes,
+                fusion_plan=(variant.fusion, options),
+                loaded={key: self._head(key, branches[key]) for key in branches if key in self.base.loaded_branches},
+            )
         network.to(self.base.prior.device)
         _share_fit(self.base, network)
         network.freeze(*(("branches",) if "branches" in self.recipe.network.freeze else ("streams",)))
@@ -103,13 +107,10 @@ class Starts:
         if Path(weights).expanduser().is_dir():  # a run, whose network is composed to be read
             load_stream_weights(stream, weights, key=key)
 
-    def _take_head(self, network: MultiStream, key: str) -> bool:
-        """Puts a run's head in place where the fusion has one and the branch is as it was."""
-        head, whole = self._heads.get(key), tuple(self.base.branches[key].taps)
-        if head is None or key not in network.fusion.heads or tuple(network.branches[key].taps) != whole:
-            return False
-        network.fusion.heads[key] = copy.deepcopy(head)
-        return True
+    def _head(self, key: str, branch: Branch) -> nn.Module | None:
+        """A copy of the run's head, where it has one and the branch is as it was."""
+        whole = tuple(branch.taps) == tuple(self.base.branches[key].taps)
+        return copy.deepcopy(self._heads.get(key)) if whole else None
 
 
 def tapped_everywhere(network: MultiStream) -> MultiStream:
@@ -123,9 +124,13 @@ def tapped_everywhere(network: MultiStream) -> MultiStream:
         cut = [branch.stream.truncate(depth) for depth in range(1, len(branch.stream.stages) + 1)]
         taps = {stage: made for stream in cut for stage, made in build_taps(stream, plan).items()}
         branches[key] = Branch(branch.stream, taps=taps, make_temporal=branch.make_temporal, plan=plan)
-    made_of = MultiStream(branches, make_fusion=network.make_fusion, classes=network.classes)
-    made_of.fusion_plan, made_of.loaded_branches = network.fusion_plan, network.loaded_branches
-    return made_of
+    return MultiStream(
+        branches,
+        make_fusion=network.make_fusion,
+        classes=network.classes,
+        fusion_plan=network.fusion_plan,
+        loaded=dict.fromkeys(network.loaded_branches),
+    )
 
 
 @torch.no_grad()

@@ -51,7 +51,7 @@ def train_together(
     for networks in grid:
         for network in networks:
             network.eval()
-            network.trained = True
+            network.mark_trained()
     separate = len(grid) * len(kinds.get(None, ()))
     return Together(best, best.numel() - separate, separate)
 

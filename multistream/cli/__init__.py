@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from multistream import __version__
+from multistream._version import __version__
 from multistream.cli.ablate import ablate
 from multistream.cli.compare import compare
 from multistream.cli.data import app as data

@@ -51,7 +51,7 @@ def split(
     """Write which photo is for training, validation and test, with each file's sha256."""
     from multistream.data.layouts.data_source import open_table
     from multistream.data.splits import split as draw
-    from multistream.data.splits import write_split
+    from multistream.runs.split_file import write_split
 
     table = open_table(data, label=label)
     parts = draw(table, fractions=fractions, seed=seed)

@@ -99,8 +99,8 @@ def _line(row: Row) -> str:
 
 
 def _composed(streams: str, tap: str, temporal: str, fusion: str, classes: int, settings: list[str]) -> MultiStream:
-    from multistream.network.compose import compose
     from multistream.recipe import Recipe
+    from multistream.runs.composition import compose
     from multistream.spec import parse_specs
 
     named = {spec.key: spec.part for spec in parse_specs(streams)}

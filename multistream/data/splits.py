@@ -18,9 +18,8 @@ from sklearn.model_selection import train_test_split
 from multistream.data.filenames import printable
 from multistream.data.table import Table
 from multistream.errors import UsageError
-from multistream.runs.split_file import SplitRow, read_split, sha256_of_files, shared_between_parts, write_split
 
-__all__ = ["Parts", "SplitRow", "read_split", "sha256_of_files", "shared_between_parts", "split", "write_split"]
+__all__ = ["Parts", "split"]
 
 Indices = NDArray[np.int64]
 NAMES = ("train", "val", "test")

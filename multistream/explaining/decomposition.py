@@ -22,7 +22,6 @@ from multistream.explaining.observing import Maps, Observed, observe
 from multistream.explaining.targets import Chosen
 from multistream.network.network import MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
-from multistream.parts.fusions import Solo
 from multistream.runtime.device import Runtime
 
 Read = Callable[[Pooled], Tensor]
@@ -163,7 +162,7 @@ class Decomposer:
     def _reader(self, target: str) -> Read:
         """pooled features -> the target's logits (B, K)."""
         network = self.network
-        if target == "" or isinstance(network.fusion, Solo):
+        if target == "":
             return network.classify
         return lambda pooled: network.fusion.heads[target](network.branches[target](pooled[target]))
 

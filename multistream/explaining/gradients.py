@@ -111,7 +111,7 @@ def _carried(network: MultiStream, seen: Observed, slopes: Mapping[str, Tensor])
 
 @torch.no_grad()
 def attention(network: MultiStream, pooled: Pooled) -> dict[str, Tensor]:
-    """The attention of each step (paper eq. 2), mean over units: {key: (B, T)} for branches that have one."""
+    """The attention of each step, {key: (B, T)}, for branches whose temporal weighs its steps."""
     found = {}
     with evaluating(network):
         for key, branch in network.branches.items():

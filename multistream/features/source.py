@@ -15,10 +15,10 @@ from multistream.errors import UsageError
 from multistream.features.key import why_not_cached
 from multistream.network.network import Branch, MultiStream
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
+from multistream.runs.composition import compose_network, settle_weights
 from multistream.runs.model_file import load_model
 from multistream.runtime.device import Runtime
 from multistream.runtime.precision_check import settle
-from multistream.training.prepare import compose_network, settle_weights
 
 Say = Callable[[str], None]
 

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.data.loading import Photos
-from multistream.data.splits import sha256_of_files
 from multistream.data.views import IDENTITY
 from multistream.features.key import identity, map_reader, why_not_cached
 from multistream.features.pooled_groups import pooled_groups
@@ -18,6 +17,7 @@ from multistream.features.store import FeatureStore, Shards
 from multistream.files import cache_root
 from multistream.inputs import Image
 from multistream.network.network import Branch
+from multistream.runs.split_file import sha256_of_files
 from multistream.runtime.device import Runtime
 
 Say = Callable[[str], None]

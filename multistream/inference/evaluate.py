@@ -16,17 +16,17 @@ from multistream.console import Console
 from multistream.data.layouts.data_source import open_table
 from multistream.data.photos import make_photos
 from multistream.data.side_inputs import gather
-from multistream.data.splits import read_split, sha256_of_files
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
 from multistream.features import extract
 from multistream.inference.class_maps import match_classes, read_class_map
 from multistream.inference.metrics import Metrics, metrics
 from multistream.inference.model import Model, load
+from multistream.runs.leaks import seen_in, splits_used
 from multistream.runs.model_file import require_trained
 from multistream.runs.predictions_file import as_predictions, write_predictions
+from multistream.runs.split_file import read_split, sha256_of_files
 from multistream.runtime.device import available_workers, resolve_again
-from multistream.training.leaks import seen_in, splits_used
 
 
 @dataclass(frozen=True)

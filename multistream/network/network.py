@@ -74,6 +74,10 @@ class Branch(nn.Module):
         """Whether training needs `pool` only once: the stream is frozen, all taps are cacheable."""
         return self.stream.is_frozen and all(tap.cacheable for tap in self.taps.values())
 
+    def make_head(self, classes: int) -> nn.Module:
+        """A new classifier of this branch alone: (B, out_width) -> logits (B, classes)."""
+        return self.stream.make_head(self.out_width, classes)
+
     def entry(self, key: str, batch: Batch) -> str:
         """The name under which a batch holds what this branch reads: its own key, else its input's name."""
         return key if key in batch else self.stream.input.name
@@ -117,30 +121,53 @@ class Branch(nn.Module):
 class MultiStream(nn.Module):
     """Branches by key and their fusion; what `compose` returns.
 
-    `classes` names the K outputs. `trained` is False until training has ended, and for a truncated network.
-    `prior` (K,) holds the shares of the classes in training.
+    `classes` names the K outputs; `fusion_plan` is the fusion's spec and options. `loaded` names the branches that
+    came trained from a run, each with its trained head, or None where it has none or is to get a new one.
+    `trained` is False until training has ended (`mark_trained`), and for a truncated network.
+    `prior` (K,) holds the fractions of the classes in training.
     """
 
     branches: Modules[Branch]
     fusion: Fusion
     prior: Tensor
 
-    def __init__(self, branches: Mapping[str, Branch], *, make_fusion: MakeFusion, classes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        branches: Mapping[str, Branch],
+        *,
+        make_fusion: MakeFusion,
+        classes: Sequence[str],
+        fusion_plan: tuple[str, Options] = ("", {}),
+        loaded: Mapping[str, nn.Module | None] | None = None,
+        trained: bool = False,
+    ) -> None:
         super().__init__()
+        given = {key: head for key, head in (loaded or {}).items() if head is not None}
         self.branches = Modules(branches)
         self.classes = tuple(classes)
         self.make_fusion = make_fusion
-        self.trained = False
         self.register_buffer("prior", torch.full((len(classes),), 1 / len(classes)))
         widths = {key: branch.out_width for key, branch in branches.items()}
-        heads = {key: b.stream.make_head(b.out_width, len(classes)) for key, b in branches.items()}
+        heads = {k: given[k] if k in given else b.make_head(len(classes)) for k, b in branches.items()}
         self.fusion = make_fusion(widths, heads)
-        self.fusion_plan: tuple[str, Options] = ("", {})
-        """The fusion's spec and options."""
-        self.loaded_branches: frozenset[str] = frozenset()
+        self.fusion_plan = fusion_plan
+        self.loaded_branches = frozenset(loaded or {})
         """Keys of the branches that came trained, from a run."""
-        self.loaded_heads: frozenset[str] = frozenset()
+        self.loaded_heads = frozenset(given) & set(self.fusion.heads)
         """Keys of the heads that came trained, from a run."""
+        self._trained = trained
+
+    @property
+    def trained(self) -> bool:
+        """Whether the whole network has been trained, its fusion included."""
+        return self._trained
+
+    def mark_trained(self, prior: Tensor | None = None) -> Self:
+        """Says that training has ended; `prior` (K,) gives the fractions of the classes in the training data."""
+        if prior is not None:
+            self.prior.copy_(prior)
+        self._trained = True
+        return self
 
     @property
     def inputs(self) -> dict[str, Input]:
@@ -175,9 +202,7 @@ class MultiStream(nn.Module):
         """
         self._check_keys(depths, "truncate")
         branches = {k: b.truncate(depths[k]) if k in depths else _renewed(b) for k, b in self.branches.items()}
-        new = MultiStream(branches, make_fusion=self.make_fusion, classes=self.classes)
-        new.fusion_plan = self.fusion_plan
-        return new
+        return MultiStream(branches, make_fusion=self.make_fusion, classes=self.classes, fusion_plan=self.fusion_plan)
 
     def mask(self, stages: Mapping[str, Sequence[str]]) -> Self:
         """The same network, all weights shared, with the training mean in the place of these streams' stages."""

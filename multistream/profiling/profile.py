@@ -15,7 +15,6 @@ from torch.profiler import ProfilerActivity, record_function
 from torch.profiler import profile as torch_profile
 
 from multistream.interfaces import VECTOR, Fusion, FusionOutput, Stream
-from multistream.network.compose import example_input
 from multistream.network.network import Branch, MultiStream
 from multistream.nn.module_dict import Modules
 from multistream.profiling.counting import count, without_numbers
@@ -135,7 +134,7 @@ def write_trace(network: MultiStream, path: Path, *, runtime: Runtime, batch: in
 
 def example_batch(network: MultiStream, size: int) -> dict[str, Tensor]:
     """A batch of zeros that this network reads, by stream key."""
-    return {key: example_input(branch.stream, batch=size) for key, branch in network.branches.items()}
+    return {key: branch.stream.example_input(batch=size) for key, branch in network.branches.items()}
 
 
 def _walk_stream(key: str, branch: Branch, x: Tensor, visit: Visit) -> dict[str, Tensor]:

@@ -14,13 +14,11 @@ from torch import Tensor
 from multistream.data.filenames import printable
 from multistream.explaining.decomposition import Decomposition, decompose
 from multistream.inputs import Vector
-from multistream.network.compose import map_shapes
 from multistream.nn.eval_mode import evaluating
 from multistream.reporting.choosing import shown_classes
 from multistream.reporting.measuring import Measured, batches
 from multistream.reporting.packing import affordable_side, pack
 from multistream.reporting.pictures import Picture, picture
-from multistream.spec import Spec
 
 MAP_BYTES = 22_000
 """What the maps of a photo may take, before base64 makes four bytes of three."""
@@ -90,8 +88,7 @@ class _Work:
     def __init__(self, measured: Measured, side: int) -> None:
         self.measured, self.side = measured, side
         self.residual = self.rounding = 0.0
-        fusion = Spec.parse(measured.model.recipe.network.fusion, key="fusion")
-        is_mean = fusion.name == "late" and len(measured.model.network.branches) > 1
+        is_mean = measured.model.network.fusion.averages_probabilities
         self.mean_gap: float | None = 0.0 if is_mean else None
         self.exact: dict[str, bool] = {}
         self.targets: dict[str, tuple[str, ...]] = {}
@@ -186,7 +183,7 @@ def _shapes(measured: Measured) -> dict[str, dict[str, tuple[int, int]]]:
     found = {}
     for key, branch in measured.model.network.branches.items():
         if not branch.is_vector:
-            shapes = map_shapes(branch.stream)
+            shapes = branch.stream.map_shapes()
             found[key] = {stage: (shapes[stage][2], shapes[stage][3]) for stage in branch.taps}
     return found
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from multistream import __version__, runs
+from multistream import runs
+from multistream._version import __version__
 from multistream.comparison.run_results import Result, read_result
 from multistream.files import sha256_file
 from multistream.inference.metrics import Metrics, metrics

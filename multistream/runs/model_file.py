@@ -72,7 +72,7 @@ def load_model(path: str | Path, *, streams: Mapping[str, Stream] | None = None)
     about = read_about(file)
     plan = NetworkPlan.from_dict(about["plan"])
     _check_distributions(about["distributions"], file)
-    network = recompose(plan, streams=streams)
+    network = recompose(plan, streams=streams, trained=bool(about["trained"]))
     with safe_open(file, framework="pt") as stored:
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  it is no mapping
     own = network.state_dict()
@@ -80,8 +80,6 @@ def load_model(path: str | Path, *, streams: Mapping[str, Stream] | None = None)
     if wrong:
         raise WeightsError(str(file), f"{len(wrong)} tensors do not fit its own plan: {', '.join(wrong[:4])}, ...")
     network.load_state_dict(tensors)
-    network.trained = bool(about["trained"])
-    network.loaded_branches = network.loaded_heads = frozenset(network.branches)
     return LoadedModel(network.eval(), Recipe.from_dict(about["recipe"]), file, sha256_file(file))
 
 

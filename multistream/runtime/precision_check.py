@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from multistream.inputs import Vector
-from multistream.network.compose import example_input
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
 from multistream.recipe import RuntimeSettings
@@ -76,7 +75,7 @@ def compare(network: MultiStream, runtime: Runtime) -> Parity:
 
 def _pictures(network: MultiStream) -> dict[str, Tensor]:
     """Pictures for every stream that reads any, by its key; vectors are never computed in another format."""
-    inputs = {key: example_input(branch.stream, batch=PICTURES) for key, branch in network.branches.items()}
+    inputs = {key: branch.stream.example_input(batch=PICTURES) for key, branch in network.branches.items()}
     return {key: _cloudy(x) for key, x in inputs.items() if not isinstance(network.inputs[key], Vector)}
 
 

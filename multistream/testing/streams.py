@@ -11,7 +11,6 @@ from torch import Tensor
 from multistream.errors import WeightsError
 from multistream.inputs import Image, Vector
 from multistream.interfaces import VECTOR, Stream
-from multistream.network.compose import example_input
 from multistream.registry import Kind
 from multistream.testing.base import Contract, same, state, step
 from multistream.weights import Source
@@ -25,7 +24,7 @@ class StreamContract(Contract):
     def batch(self, size: int = 2) -> Tensor:
         """Random pictures or vectors, as the stream reads them."""
         chance = torch.Generator().manual_seed(1)
-        empty = example_input(self.made(), batch=size)
+        empty = self.made().example_input(batch=size)
         if empty.dtype == torch.uint8:
             return torch.randint(0, 256, empty.shape, generator=chance, dtype=torch.uint8)
         return torch.rand(empty.shape, generator=chance)

@@ -11,14 +11,14 @@ import torch
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos
 from multistream.data.photos import make_photos
-from multistream.data.side_inputs import SideInputs, gather, known_of_vectors
+from multistream.data.side_inputs import SideInputs, gather
 from multistream.data.splits import Parts, split
 from multistream.data.table import Table
-from multistream.errors import DataError, UsageError, WeightsError
+from multistream.errors import DataError, UsageError
 from multistream.interfaces import Stream
-from multistream.network.compose import compose
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
+from multistream.runs.composition import compose_network, settle_weights
 from multistream.runtime.device import Runtime, available_workers
 from multistream.runtime.precision_check import settle
 
@@ -87,46 +87,6 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     runtime = settle(recipe.runtime, network, say=say)
     recipe = recipe.updated({"runtime": {"precision": runtime.precision}})  # auto is another one elsewhere
     return Prepared(recipe, table, parts, network, side_inputs, runtime)
-
-
-def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Stream] | None) -> MultiStream:
-    """The recipe's network, initialised from its seed; torch's own generator is left as it was."""
-    given: dict[str, str | Stream] = {**recipe.network.streams, **(streams or {})}
-    named = {key: text for key, text in given.items() if isinstance(text, str)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.training.seed)
-        return compose(
-            given,
-            classes=table.classes,
-            tap=recipe.network.tap,
-            temporal=recipe.network.temporal,
-            fusion=recipe.network.fusion,
-            weights=recipe.network.weights,
-            options=vars(recipe.options),
-            depth=recipe.network.depth,
-            image_size=recipe.data.image_size,
-            known=known_of_vectors(named, table, recipe.network.inputs),
-        )
-
-
-def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Recipe:
-    """Refuses a stream that could be pretrained and was given nothing; on the demo set it is random, and said so."""
-    weights = dict(recipe.network.weights)
-    for key, branch in network.branches.items():
-        stream = branch.stream
-        if key in weights or key in network.loaded_branches or not stream.weights:
-            continue
-        if not is_demo:
-            source = stream.source
-            about = f"{source.trained_on}, {source.size}, licence {source.licence}" if source else "its own"
-            raise WeightsError(
-                f"weights.{key}",
-                "this stream has pretrained weights, and none are given.",
-                right=f"They are: {source.file if source else 'a file'} ({about}).",
-                do=f"Give --weights {key}=FILE, {key}=hub to fetch them, or {key}=random to do without.",
-            )
-        weights[key] = "random"
-    return recipe.updated({"network": {"weights": weights}})
 
 
 def settle_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool, say: Say) -> Recipe:

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream import __version__, runs
+from multistream import runs
+from multistream._version import __version__
 from multistream.console import Console
 from multistream.data.filenames import printable
 from multistream.data.views import views_of
@@ -26,6 +27,7 @@ from multistream.interfaces import Stream
 from multistream.network.compose import plan_of
 from multistream.recipe import Recipe, TrainingSettings
 from multistream.runs import checkpoint
+from multistream.runs.leaks import check_leaks, unknown_origins
 from multistream.runs.model_file import MODEL_FILE, distributions_of, save_model
 from multistream.runs.predictions_file import as_predictions, write_predictions
 from multistream.runs.split_file import SplitRow, check_parts, read_split, split_rows, write_rows
@@ -33,7 +35,6 @@ from multistream.runtime.device import parameter_count
 from multistream.runtime.memory import exhausted
 from multistream.training.batch_size import settings_that_fit, smaller_batches
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed
-from multistream.training.leaks import check_leaks, unknown_origins
 from multistream.training.loop import Listener, Progress, Trainer
 from multistream.training.objective import CrossEntropy, Objective, class_weights
 from multistream.training.prepare import Prepared, prepare
@@ -171,8 +172,7 @@ class _Work:
             self.extracted = self._extract(parts.named().values())
         self._set_baselines(self.extracted)
         counts = np.bincount(table.labels[parts.train], minlength=len(table.classes))
-        network.prior.copy_(torch.from_numpy(counts / counts.sum()))
-        network.trained = True
+        network.mark_trained(torch.from_numpy(counts / counts.sum()))
         probabilities = self._probabilities(self.extracted)
         measured = {}
         for name, indices in parts.named().items():

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from sklearn.model_selection import train_test_split
 
 from multistream.data.layouts.data_source import open_table
-from multistream.data.splits import Parts, read_split, sha256_of_files, split, write_split
+from multistream.data.splits import Parts, split
 from multistream.data.table import Table
 from multistream.errors import DataError, DiskFull, UsageError
+from multistream.runs.split_file import read_split, sha256_of_files, write_split
 
 FI = (4_942, 1_266, 3_151, 5_374, 1_658, 2_963, 1_032, 1_874)
 """Sizes like FI's, 22,260 in all."""

@@ -14,9 +14,9 @@ from multistream.data.decoding import Decoder
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos
 from multistream.features import Extracted, extract
-from multistream.network.compose import compose
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
+from multistream.runs.composition import compose
 from multistream.runtime.device import Runtime
 
 CLASSES = ("awe", "fear", "joy")

@@ -15,8 +15,8 @@ from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos
 from multistream.features import GROUP, pooled_groups
 from multistream.interfaces import Stream, Tap
-from multistream.network.compose import compose
 from multistream.network.network import MultiStream
+from multistream.runs.composition import compose
 from multistream.runtime.device import Runtime
 from tests.features.conftest import CLASSES, ON_CPU, SIZE, Ask, make_network, make_photos
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,7 @@ def test_a_model_file_is_enough(tmp_path: Path) -> None:
     with pytest.raises(MultistreamError, match="'anp' was given as an instance"):
         recompose(plan_of(network))
     named = compose(["object"], classes=CLASSES, image_size=32).eval()
-    named.trained = True
+    named.mark_trained()
     save_model(named, tmp_path / "model.safetensors", recipe=Recipe())
     model = load(tmp_path / "model.safetensors")
     images = {"image": torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)}
@@ -93,7 +94,7 @@ def test_a_model_file_is_enough(tmp_path: Path) -> None:
 
 def test_a_stream_given_as_an_instance_is_asked_for_again(tmp_path: Path) -> None:
     network = compose({"toy": Toy()}, classes=CLASSES).eval()
-    network.trained = True
+    network.mark_trained()
     save_model(network, tmp_path / "model.safetensors", recipe=Recipe())
     with pytest.raises(MultistreamError, match=r"load\(run, streams=\{'toy': \.\.\.\}\)"):
         load(tmp_path)
@@ -122,3 +123,22 @@ def test_a_damaged_model_file_is_refused(tmp_path: Path, damage: str) -> None:
     with pytest.raises(MultistreamError) as error:
         load(path)
     assert error.value.exit_code == 69
+
+
+def test_a_network_is_picklable() -> None:
+    network = compose({"toy": Toy(), "anp": streams["anp"](width=4)}, classes=CLASSES, temporal="bigru").eval()
+    batch = {"image": torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "anp": torch.ones(1, 4)}
+    assert torch.equal(pickle.loads(pickle.dumps(network))(batch), network(batch))
+
+
+def test_a_branch_of_a_run_brings_its_trained_head(tmp_path: Path) -> None:
+    trained = compose({"toy": Toy()}, classes=CLASSES).mark_trained()
+    file = tmp_path / "run" / "model.safetensors"
+    file.parent.mkdir()
+    save_model(compose(["object"], classes=CLASSES, image_size=32).mark_trained(), file, recipe=Recipe())
+    head = load(file).network.fusion.heads["object"]
+    network = compose({"object": str(file.parent), "toy": Toy()}, classes=CLASSES, fusion="late")
+    assert (network.loaded_branches, network.loaded_heads) == ({"object"}, {"object"})
+    assert torch.equal(network.fusion.heads["object"].weight, head.weight)
+    assert not network.trained and trained.trained
+    assert not compose({"object": str(file.parent)}, classes=CLASSES, fusion="early").truncate({"object": 2}).trained

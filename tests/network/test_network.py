@@ -183,7 +183,7 @@ def test_pooling_and_projecting_commute(kind: torch.dtype, tolerance: float) -> 
 def test_truncation_shares_drops_and_is_untrained() -> None:
     """Check B5: the truncated network's pooled features are those of the whole, bit by bit."""
     network, batch = composed("photo and words", "concat", "early"), batch_of()
-    network.trained = True
+    network.mark_trained()
     cut = network.truncate({"photo": 2}).eval()
     assert not cut.trained
     whole, kept = network.pool(batch)["photo"], cut.pool(batch)["photo"]

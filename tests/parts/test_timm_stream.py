@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from multistream.errors import UsageError, WeightsError
 from multistream.inputs import Image
-from multistream.network.compose import compose
 from multistream.parts.timm_stages import CannotCut, cut
 from multistream.parts.timm_stream import TimmStream
+from multistream.runs.composition import compose
 
 MODELS = {
     "mobilenetv1_100": 64,

@@ -11,7 +11,8 @@ from multistream.data.decoding import Decoder
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos, loaded
 from multistream.data.scan import scan
-from multistream.data.splits import read_split, split, write_split
+from multistream.data.splits import split
+from multistream.runs.split_file import read_split, write_split
 
 EMOTION6 = Path(__file__).parents[3] / "shared" / "data" / "emotion6"
 pytestmark = pytest.mark.skipif(not EMOTION6.is_dir(), reason="../shared/data/emotion6 is not here")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from multistream import runs
-from multistream.data.splits import Parts, read_split, sha256_of_files
+from multistream.data.splits import Parts
 from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.recipe import Recipe
+from multistream.runs.folder import SPLIT
+from multistream.runs.split_file import read_split, sha256_of_files
 from multistream.spec import Spec
 
 SEEN = ("train", "val")
@@ -37,7 +38,7 @@ def splits_used(recipe: Recipe) -> dict[str, Path]:
     """
     named = {f"streams.{key}": Spec.parse(text, key=key).run for key, text in recipe.network.streams.items()}
     named |= {f"weights.{key}": _folder(text) for key, text in recipe.network.weights.items()}
-    splits = {where: (run if run.is_dir() else run.parent) / runs.SPLIT for where, run in named.items() if run}
+    splits = {where: (run if run.is_dir() else run.parent) / SPLIT for where, run in named.items() if run}
     return {where: split for where, split in splits.items() if split.is_file()}
 
 

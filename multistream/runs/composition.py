@@ -1,0 +1,167 @@
+"""compose: from names, specs, runs and instances to a network. The branches of runs are read here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from multistream.data.side_inputs import known_of_vectors
+from multistream.data.table import Table
+from multistream.errors import UsageError, WeightsError, did_you_mean
+from multistream.inputs import Image
+from multistream.interfaces import Stream
+from multistream.network.compose import build_branch, build_stream, fusion_factory
+from multistream.network.network import Branch, MultiStream
+from multistream.network.plan import BranchPlan, Options
+from multistream.recipe import Recipe
+from multistream.runs.model_file import load_model
+from multistream.spec import Spec, check_key, parse_specs
+from multistream.weights import from_hub, read_tensors
+
+
+def compose(
+    streams: Mapping[str, str | Stream] | Sequence[str],
+    *,
+    classes: Sequence[str],
+    tap: str = "gap:64",
+    temporal: str = "concat",
+    fusion: str = "early",
+    weights: Mapping[str, str] | None = None,
+    options: Mapping[str, Options] | None = None,
+    depth: Mapping[str, int] | None = None,
+    image_size: int = 0,
+    known: Mapping[str, Options] | None = None,
+) -> MultiStream:
+    """Composes a network of streams, given by spec (`object`, `places:resnet18`, `runs/o`) or as instances.
+
+    `weights` gives each key a FILE, a run, `hub` or `random`; a stream that is not named there keeps its own
+    initialisation. `options` holds the parts' options: `{"tap": {...}, "temporal": {...}, "fusion": {...},
+    "streams": {key: {...}}}`. `depth` keeps the first n stages of a stream; `image_size` overrides the streams' own.
+    `known` is what the data tell of a stream, by key; its factory gets of it what it names (`width`, `vocabulary`).
+    All shapes are checked here, once. Raises UsageError, PluginError (exit 69) and WeightsError (69).
+
+    >>> from multistream import streams
+    >>> net = compose({"anp": streams["anp"](width=12)}, classes=["awe", "fear"])
+    >>> net({"anp": torch.zeros(2, 12)}).shape
+    torch.Size([2, 2])
+    """
+    options, weights, depth, known = options or {}, weights or {}, depth or {}, known or {}
+    specs = _by_key(streams)
+    for where, named in (("weights", weights), ("depth", depth), ("options.streams", options.get("streams", {}))):
+        for key in named:
+            if key not in specs:
+                raise UsageError(where, f"no stream {key!r} is composed.", right=did_you_mean(key, specs))
+    branches: dict[str, Branch] = {}
+    loaded: dict[str, nn.Module | None] = {}
+    for key, given in specs.items():
+        if isinstance(given, Spec) and given.run is not None:
+            branches[key], loaded[key] = branch_of_run(given.run, key)
+            continue
+        plan = BranchPlan(
+            stream=given.part if isinstance(given, Spec) else "",
+            stream_options=options.get("streams", {}).get(key, {}),
+            tap=tap,
+            tap_options=options.get("tap", {}),
+            temporal=temporal,
+            temporal_options=options.get("temporal", {}),
+            depth=depth.get(key, 0),
+            image_size=image_size,
+            known=known.get(key, {}),
+        )
+        stream = given if isinstance(given, Stream) else build_stream(key, plan)
+        load_stream_weights(stream, weights.get(key, "random"), key=key)
+        branches[key] = build_branch(key, plan, stream)
+    fusion_options = options.get("fusion", {})
+    return MultiStream(
+        branches,
+        make_fusion=fusion_factory(fusion, fusion_options, classes=len(classes)),
+        classes=classes,
+        fusion_plan=(fusion, fusion_options),
+        loaded=loaded,
+    )
+
+
+def branch_of_run(path: Path, key: str) -> tuple[Branch, nn.Module | None]:
+    """The branch of this key in a run, or its only one; with its head if the run's fusion has one."""
+    network = load_model(path).network
+    names = list(network.branches)
+    if key not in names and len(names) > 1:
+        raise UsageError(f"streams.{key}", f"{path} has no branch {key!r}.", right=did_you_mean(key, names))
+    name = key if key in names else names[0]
+    return network.branches[name], dict(network.fusion.heads.items()).get(name)
+
+
+def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
+    """Loads a stream's weights from a file, a run, or the hub; `random` leaves its initialisation."""
+    where = f"weights.{key}"
+    if source == "random":
+        return
+    if source == "hub":
+        if not (stream.source and stream.source.hub):
+            raise WeightsError(where, "no hub is known for this stream.", do=f"Give a file: --weights {key}=FILE.")
+        stream.load_weights(from_hub(stream.source.hub), where=where)
+        return
+    path = Path(source).expanduser()
+    if path.is_dir():
+        stream.load_state_dict(branch_of_run(path, key)[0].stream.state_dict())
+    else:
+        file = read_tensors(path)
+        # Nothing in the tensors tells: colours that change sides cost accuracy without an error.
+        if isinstance(stream.input, Image) and (stream.input.channels, file.metadata.get("channels")) == ("BGR", "RGB"):
+            what = f"{path} was turned to red, green, blue, and this stream gives blue, green, red."
+            raise WeightsError(where, what, do="Give the file it was made of, or convert it without --rgb.")
+        stream.load_weights(file.tensors, where=where)
+
+
+def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Stream] | None) -> MultiStream:
+    """The recipe's network, initialised from its seed; torch's own generator is left as it was."""
+    given: dict[str, str | Stream] = {**recipe.network.streams, **(streams or {})}
+    named = {key: text for key, text in given.items() if isinstance(text, str)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.training.seed)
+        return compose(
+            given,
+            classes=table.classes,
+            tap=recipe.network.tap,
+            temporal=recipe.network.temporal,
+            fusion=recipe.network.fusion,
+            weights=recipe.network.weights,
+            options=vars(recipe.options),
+            depth=recipe.network.depth,
+            image_size=recipe.data.image_size,
+            known=known_of_vectors(named, table, recipe.network.inputs),
+        )
+
+
+def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Recipe:
+    """Refuses a stream that could be pretrained and was given nothing; on the demo set it is random, and said so."""
+    weights = dict(recipe.network.weights)
+    for key, branch in network.branches.items():
+        stream = branch.stream
+        if key in weights or key in network.loaded_branches or not stream.weights:
+            continue
+        if not is_demo:
+            source = stream.source
+            about = f"{source.trained_on}, {source.size}, licence {source.licence}" if source else "its own"
+            raise WeightsError(
+                f"weights.{key}",
+                "this stream has pretrained weights, and none are given.",
+                right=f"They are: {source.file if source else 'a file'} ({about}).",
+                do=f"Give --weights {key}=FILE, {key}=hub to fetch them, or {key}=random to do without.",
+            )
+        weights[key] = "random"
+    return recipe.updated({"network": {"weights": weights}})
+
+
+def _by_key(streams: Mapping[str, str | Stream] | Sequence[str]) -> dict[str, Spec | Stream]:
+    """Every stream by its key; a sequence of specs brings its own keys."""
+    if not streams:
+        raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object,anp.")
+    if isinstance(streams, Mapping):
+        for key in streams:
+            check_key(key)
+        return {k: Spec.parse(v, key=k) if isinstance(v, str) else v for k, v in streams.items()}
+    return {spec.key: spec for spec in parse_specs(streams)}
