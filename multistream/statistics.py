@@ -1,6 +1,7 @@
 """What N photos can show: intervals, paired tests, corrections, and how streams complement each other.
 
-NumPy alone, in float64. Vectors `correct` are boolean, (N,) for one classifier or (S, N) for S on the same photos.
+The distributions are SciPy's. Vectors `correct` are boolean, (N,) for one classifier or (S, N) for S on the same
+photos. A photo counts once, however many runs tested it: runs on the same photos are not independent samples.
 """
 
 from __future__ import annotations
@@ -8,20 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 Interval = tuple[float, float]
 
-DRAWS = 1000
-"""Resamples of a bootstrap: the ends of a 95 % interval then move by some 2 % of its width from seed to seed."""
+DRAWS = 10_000
+"""Resamples of a bootstrap: the ends of a 95 % interval then move by less than 1 % of its width between seeds."""
+NORMAL_FROM = 50_000
+"""From so many photos on a mean's distribution is drawn as a normal one: the bootstrap's own limit, at no cost."""
 
-_NORMAL = NormalDist()
 _CELLS = 2_000_000
 """Numbers drawn at a time: 16 MB."""
 
@@ -32,18 +34,18 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
     >>> [round(100 * end, 2) for end in wilson(2147, 3339)]  # the paper's 64.30 %
     [62.66, 65.91]
     """
-    z = _NORMAL.inv_cdf(0.5 + level / 2)
-    p, spread = successes / n, z * z / n
-    centre = (p + spread / 2) / (1 + spread)
-    half = math.sqrt(p * (1 - p) * spread + spread * spread / 4) / (1 + spread)
-    low = 0.0 if successes == 0 else centre - half  # exact at the ends, where rounding would leave 1e-17
-    return low, 1.0 if successes == n else centre + half
+    found = stats.binomtest(successes, n).proportion_ci(confidence_level=level, method="wilson")
+    low, high = float(found.low), float(found.high)
+    return 0.0 if successes == 0 else low, 1.0 if successes == n else high  # exact where rounding leaves 1e-17
 
 
 def resampled_means(values_NC: Floats, *, draws: int = DRAWS, seed: int = 0) -> Floats:
     """Column means (draws, C) of bootstrap resamples of the N rows; the columns of a draw share their rows."""
     n = len(values_NC)
     rng = np.random.default_rng(seed)
+    if n >= NORMAL_FROM:
+        covariance = np.atleast_2d(np.cov(values_NC, rowvar=False, bias=True)) / n
+        return rng.multivariate_normal(values_NC.mean(axis=0), covariance, size=draws, method="eigh")
     at_a_time = max(1, _CELLS // n)
     means = []
     for start in range(0, draws, at_a_time):
@@ -82,12 +84,74 @@ def mcnemar(only_first: int, only_second: int) -> float:
     >>> round(mcnemar(10, 2), 4)
     0.0386
     """
-    n, fewer = only_first + only_second, min(only_first, only_second)
-    if n == 0:
-        return 1.0
-    whole = math.lgamma(n + 1) - n * math.log(2)
-    tail = math.fsum(math.exp(whole - math.lgamma(k + 1) - math.lgamma(n - k + 1)) for k in range(fewer + 1))
-    return min(1.0, 2 * tail)
+    n = only_first + only_second
+    return float(stats.binomtest(only_first, n).pvalue) if n else 1.0
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Accuracy of a second classifier less that of a first on the same N photos, each of which counts once."""
+
+    difference: float
+    ci95: Interval
+    """A bootstrap of photos, each with all the runs that tested it."""
+    test: str
+    """`mcnemar` (exact) where each photo was tested once, else `photos`: Student's t over photos."""
+    p_value: float
+    n: int
+    smallest_detectable: float | None
+    """The true difference that so many photos show in 8 of 10 cases; None where no photo was judged differently."""
+
+
+def paired_test(first_N: NDArray[Any], second_N: NDArray[Any], *, tested_N: NDArray[Any] | None = None) -> PairedTest:
+    """Compares two classifiers photo by photo: in how many of the `tested_N` runs each was right.
+
+    Without `tested_N` each photo has one test, or numbers are the fraction of its tests that were right.
+
+    Several runs on one photo (seeds, repeated folds, overlapping splits) are one number of that photo, so that a
+    difference which all runs share on few photos is not taken for many. `compare` and `ablate` both use this.
+
+    >>> found = paired_test(np.array([1, 1, 0, 0, 0, 1]), np.array([1, 1, 1, 1, 0, 1]))
+    >>> round(found.difference, 3), found.test, found.p_value
+    (0.333, 'mcnemar', 0.5)
+    """
+    tested = np.ones(len(first_N)) if tested_N is None else np.asarray(tested_N, dtype=np.float64)
+    net = np.asarray(second_N, dtype=np.float64) - np.asarray(first_N, dtype=np.float64)
+    n, difference = len(net), float(net.sum() / tested.sum())
+    if tested.max() <= 1 and bool(np.isin(net, (-1, 0, 1)).all()):
+        better, worse = int((net > 0).sum()), int((net < 0).sum())
+        detectable = smallest_detectable(n, discordance=(better + worse) / n) if better + worse else None
+        interval = paired_bootstrap(net)
+        return PairedTest(difference, interval, "mcnemar", mcnemar(worse, better), n, detectable)
+    means = resampled_means(np.stack([net, tested], axis=1))
+    error = float(net.std(ddof=1)) / math.sqrt(n) / float(tested.mean()) if n > 1 else 0.0
+    power = float(stats.norm.ppf(0.975) + stats.norm.ppf(0.8))
+    return PairedTest(
+        difference=difference,
+        ci95=percentile_interval(means[:, 0] / means[:, 1]),
+        test="photos",
+        p_value=float(stats.ttest_1samp(net, 0.0).pvalue) if error else 1.0,
+        n=n,
+        smallest_detectable=power * error or None,
+    )
+
+
+def corrected_t(differences: Sequence[float], *, test_to_train: float) -> float:
+    """Two-sided p of the corrected resampled t test (Nadeau, Bengio 2003) of differences, one a split.
+
+    Splits that are drawn again and again overlap, so a plain t over them understates p: the variance of their mean is
+    (1/J + n_test/n_train) of the variance of one. `test_to_train` = 0 is Student's paired t.
+
+    >>> round(corrected_t([0.01, 0.03, 0.02, 0.04, 0.02], test_to_train=15 / 80), 3)
+    0.028
+    """
+    if len(differences) < 2:
+        raise ValueError(f"a t test needs two differences or more, not {len(differences)}.")
+    mean, deviation = float(np.mean(differences)), float(np.std(differences, ddof=1))
+    if deviation == 0:
+        return 1.0 if mean == 0 else 0.0
+    t = mean / (deviation * math.sqrt(1 / len(differences) + test_to_train))
+    return float(2 * stats.t.sf(abs(t), len(differences) - 1))
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
@@ -112,81 +176,9 @@ def smallest_detectable(n: int, *, discordance: float, alpha: float = 0.05, powe
     >>> round(100 * smallest_detectable(3339, discordance=0.25), 2)  # in points
     2.42
     """
-    z_alpha, z_power = _NORMAL.inv_cdf(1 - alpha / 2), _NORMAL.inv_cdf(power)
+    z_alpha, z_power = float(stats.norm.ppf(1 - alpha / 2)), float(stats.norm.ppf(power))
     root = math.sqrt(max(0.0, n - z_alpha**2 + z_power**2))
     return math.sqrt(discordance) * (z_alpha * math.sqrt(n) + z_power * root) / (n + z_power**2)
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A measure over several seeds: mean, standard deviation (n - 1) and Student's interval of the mean."""
-
-    mean: float
-    deviation: float
-    ci95: Interval
-    n: int
-
-
-def over_seeds(values: Sequence[float]) -> Spread:
-    """Mean and deviation of what two or more seeds gave.
-
-    >>> spread = over_seeds([0.60, 0.62, 0.64])
-    >>> round(spread.mean, 3), round(spread.deviation, 3), [round(end, 3) for end in spread.ci95]
-    (0.62, 0.02, [0.57, 0.67])
-    """
-    if len(values) < 2:
-        raise ValueError(f"a deviation needs two values or more, not {len(values)}.")
-    mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1))
-    half = student_quantile(0.975, freedom=len(values) - 1) * deviation / math.sqrt(len(values))
-    return Spread(mean, deviation, (mean - half, mean + half), len(values))
-
-
-def paired_t(differences: Sequence[float]) -> float:
-    """Two-sided p of Student's test that differences, one a seed, have mean 0."""
-    spread = over_seeds(differences)
-    return _p_of_t(spread.mean, spread.deviation / math.sqrt(spread.n), freedom=spread.n - 1)
-
-
-def welch_t(first: Sequence[float], second: Sequence[float]) -> float:
-    """Two-sided p of Welch's test for seeds that are not paired; degrees of freedom rounded down, the safe side."""
-    a, b = over_seeds(first), over_seeds(second)
-    errors = a.deviation**2 / a.n, b.deviation**2 / b.n
-    weights = errors[0] ** 2 / (a.n - 1) + errors[1] ** 2 / (b.n - 1)
-    freedom = int(sum(errors) ** 2 / weights) if weights else 1
-    return _p_of_t(a.mean - b.mean, math.sqrt(sum(errors)), freedom=max(1, freedom))
-
-
-def _p_of_t(difference: float, error: float, *, freedom: int) -> float:
-    if error == 0:
-        return 1.0 if difference == 0 else 0.0
-    return max(0.0, 1 - student_within(abs(difference) / error, freedom=freedom))
-
-
-def student_within(t: float, *, freedom: int) -> float:
-    """P(|T| < t) of Student's distribution with a whole number of degrees of freedom (Abramowitz, Stegun 26.7.3-4)."""
-    angle = math.atan2(t, math.sqrt(freedom))
-    cosine_squared, odd = math.cos(angle) ** 2, freedom % 2
-    term = total = math.cos(angle) if odd else 1.0
-    for k in range(2 + odd, freedom - 1, 2):
-        term *= cosine_squared * (k - 1) / k
-        total += term
-    if not odd:
-        return math.sin(angle) * total
-    return 2 / math.pi * (angle + (math.sin(angle) * total if freedom > 1 else 0.0))
-
-
-def student_quantile(probability: float, *, freedom: int) -> float:
-    """The t below which `probability` (at least one half) of Student's distribution lies.
-
-    >>> round(student_quantile(0.975, freedom=4), 3)
-    2.776
-    """
-    low, high, wanted = 0.0, 1.0, 2 * probability - 1
-    while student_within(high, freedom=freedom) < wanted:
-        high *= 2
-    while (middle := (low + high) / 2) not in (low, high):
-        low, high = (middle, high) if student_within(middle, freedom=freedom) < wanted else (low, middle)
-    return middle
 
 
 @dataclass(frozen=True)
@@ -243,3 +235,21 @@ def leave_one_out(probabilities_SNK: Floats) -> Floats:
         raise ValueError("nothing is left when one of one classifier is left out.")
     without: Floats = (probabilities_SNK.sum(axis=0) - probabilities_SNK) / (count - 1)
     return without
+
+
+def macro_f1(confusion: NDArray[np.int64]) -> Any:
+    """The mean F1 of the classes that occur, from confusion matrices (..., K, K)."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    return _mean_ratio(2 * hits, confusion.sum(axis=-1) + confusion.sum(axis=-2))
+
+
+def balanced_accuracy(confusion: NDArray[np.int64]) -> Any:
+    """The mean recall of the classes that occur, from confusion matrices (..., K, K)."""
+    return _mean_ratio(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1))
+
+
+def _mean_ratio(numerators: NDArray[np.int64], denominators: NDArray[np.int64]) -> Any:
+    """The mean over the last axis of numerators / denominators, without what is 0/0."""
+    occurs = denominators > 0
+    ratios = np.divide(numerators, denominators, out=np.zeros(denominators.shape), where=occurs)
+    return ratios.sum(axis=-1) / occurs.sum(axis=-1)

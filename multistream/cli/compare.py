@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from multistream.cli.figures import Plot, save_figure
-from multistream.cli.options import Json, Quiet, print_json
+from multistream.cli.options import Json, Quiet, pairs, print_json
 
 
 class Format(StrEnum):
@@ -30,27 +30,39 @@ class Against(StrEnum):
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
-    against: Annotated[Against, typer.Option(help="The row that others are held against.")] = Against.first,
+    against: Annotated[Against, typer.Option(help="The row that the others are compared with.")] = Against.first,
+    name: Annotated[
+        list[str] | None, typer.Option(metavar="RUN=NAME", help="What a run's row is called; repeats.")
+    ] = None,
+    columns: Annotated[
+        str,
+        typer.Option(
+            metavar="COLUMN,...",
+            help="What is shown, in this order: accuracy, interval, macro_f1, p_holm ... or settings, or a setting.",
+            show_default="all that say something",
+        ),
+    ] = "",
     published: Annotated[
-        bool, typer.Option("--published", help="The published numbers on FI beside, marked as such.")
+        bool, typer.Option("--published", help="Add the published numbers on FI, marked as such.")
     ] = False,
     format: Annotated[Format, typer.Option(help="How the table is written.")] = Format.table,
     plot: Plot = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare runs: what differs, accuracy with interval, paired tests; seeds become mean and deviation."""
+    """Compare runs: what differs, accuracy with interval, paired tests; several seeds or splits are one row."""
     from multistream.comparison.compare import compare as compare_runs
-    from multistream.comparison.tables import FORMATS, told
+    from multistream.comparison.tables import FORMATS, all_notes
     from multistream.console import Console
 
     console = Console(quiet=quiet)
-    comparison = compare_runs(runs, against=against.value, with_published=published)
+    shown = [each.strip() for each in columns.split(",") if each.strip()]
+    comparison = compare_runs(runs, against=against.value, names=pairs(name, "--name"), with_published=published)
     if json:
         print_json(comparison.to_dict())
     else:
-        typer.echo(FORMATS[format](comparison))
-        for note in told(comparison) if format is Format.csv else ():
+        typer.echo(FORMATS[format](comparison, shown))
+        for note in all_notes(comparison) if format is Format.csv else ():
             console.say(note)
     if plot is not None:
         from multistream.comparison.figure import draw

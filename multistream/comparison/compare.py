@@ -10,50 +10,65 @@ from typing import Any, Literal
 import numpy as np
 
 from multistream.comparison.differing_settings import Groups, grouped, what_differs
-from multistream.comparison.paired_tests import Difference, difference, matched
+from multistream.comparison.paired_tests import Difference, difference
+from multistream.comparison.photo_counts import count_photos, shared_photos
 from multistream.comparison.published_numbers import Published, published
 from multistream.comparison.run_results import Result, read_result
 from multistream.errors import UsageError
-from multistream.statistics import Interval, holm, oracle_any, over_seeds, wilson
+from multistream.statistics import Interval, balanced_accuracy, holm, macro_f1, oracle_any
 
 Against = Literal["first", "best"]
 
 
 @dataclass(frozen=True)
-class Row:
-    """A run, or several that are equal but for their seeds: then accuracy is the mean, with a deviation."""
+class ComparedRow:
+    """A run, or several that are equal but for their seeds: then each measure is the mean over runs."""
 
+    name: str
+    """The name that was asked for, else the run's folder and how many more are in the row."""
     runs: tuple[str, ...]
     data: str
     settings: Mapping[str, Any]
     """What this row has where rows differ, by dotted name; a tuple where its runs do."""
     n: tuple[int, ...]
-    """Test photos of each run."""
+    """Test predictions of each run."""
+    splits: int
+    """How many splits (split seeds) the runs have."""
     accuracies: tuple[float, ...]
     accuracy: float
     accuracy_ci95: Interval
-    """Wilson's over photos for one run, Student's over seeds for several."""
+    """Wilson's over photos where each was tested once, else a bootstrap of photos with all their tests."""
     deviation: float | None
+    """Standard deviation over runs."""
+    macro_f1: float
+    balanced_accuracy: float
     parameters: Mapping[str, int]
     difference: Difference | None
     """To the reference row, which has none."""
 
     @property
-    def name(self) -> str:
-        """The run's folder, and how many more are in the row."""
-        return self.runs[0] if len(self.runs) == 1 else f"{self.runs[0]} and {len(self.runs) - 1} more"
+    def repetitions(self) -> str:
+        """What the runs repeat: `5 seeds`, `5 splits`, or `10 runs` where both differ; empty for one run."""
+        count = len(self.runs)
+        if count == 1:
+            return ""
+        return f"{count} {'seeds' if self.splits == 1 else 'splits' if self.splits == count else 'runs'}"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it."""
         return {
+            "name": self.name,
             "runs": list(self.runs),
             "data": self.data,
             "settings": {name: list(v) if isinstance(v, tuple) else v for name, v in self.settings.items()},
             "n": list(self.n),
+            "splits": self.splits,
             "accuracies": list(self.accuracies),
             "accuracy": self.accuracy,
             "accuracy_ci95": list(self.accuracy_ci95),
             "deviation": self.deviation,
+            "macro_f1": self.macro_f1,
+            "balanced_accuracy": self.balanced_accuracy,
             "parameters": dict(self.parameters),
             "difference": self.difference.to_dict() if self.difference else None,
         }
@@ -63,7 +78,7 @@ class Row:
 class Comparison:
     """Rows in the order given, all held against the row `reference`."""
 
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedRow, ...]
     reference: int
     oracle: float | None
     """The share of photos that at least one row gets right, where all rows are single runs on the same photos."""
@@ -82,22 +97,32 @@ class Comparison:
         }
 
 
-def compare(runs: Sequence[str | Path], *, against: Against = "first", with_published: bool = False) -> Comparison:
+def compare(
+    runs: Sequence[str | Path],
+    *,
+    against: Against = "first",
+    names: Mapping[str, str] | None = None,
+    with_published: bool = False,
+) -> Comparison:
     """Compares finished runs on their own test photos; rows are held against the first, or the most accurate.
 
-    Photos are matched by their bytes. Raises UsageError or DataError for runs that cannot be read.
+    `names` gives a row a name, by the path of one of its runs. Photos are matched by their bytes. Raises UsageError or
+    DataError for runs that cannot be read.
     """
     paths = [Path(run).expanduser() for run in runs]
     _check_once(paths)
+    given = _names_of_runs(names or {}, paths)
     results = [read_result(path) for path in paths]
     groups = grouped(results)
     means = [float(np.mean([result.accuracy for result in group])) for group in groups]
     reference = int(np.argmax(means)) if against == "best" else 0
-    found = [difference(groups[reference], group) if i != reference else None for i, group in enumerate(groups)]
-    found = _with_holm(found)
+    found = with_holm([difference(groups[reference], g) if i != reference else None for i, g in enumerate(groups)])
     columns = what_differs(groups)
     rows = tuple(
-        _row(group, {name: values[i] for name, values in columns.items()}, found[i]) for i, group in enumerate(groups)
+        compared_row(
+            group, name=_name(group, given), settings={k: v[i] for k, v in columns.items()}, difference=found[i]
+        )
+        for i, group in enumerate(groups)
     )
     return Comparison(
         rows=rows,
@@ -117,27 +142,57 @@ def _check_once(paths: Sequence[Path]) -> None:
             raise UsageError("compare", f"{path} is given twice.")
 
 
-def _row(group: Sequence[Result], settings: Mapping[str, Any], found: Difference | None) -> Row:
+def _names_of_runs(names: Mapping[str, str], paths: Sequence[Path]) -> dict[str, str]:
+    """{run as given: its row's name}; UsageError for a name whose run is not compared."""
+    known = {path.resolve(): str(path) for path in paths}
+    found = {}
+    for run, name in names.items():
+        path = Path(run).expanduser().resolve()
+        if path not in known:
+            right = f"It must be one of {', '.join(map(str, paths))}."
+            raise UsageError("--name", f"{run} is not compared.", right=right)
+        found[known[path]] = name
+    return found
+
+
+def _name(group: Sequence[Result], given: Mapping[str, str]) -> str:
+    named = [given[result.name] for result in group if result.name in given]
+    if len(set(named)) > 1:
+        what = f"{' and '.join(dict.fromkeys(named))} are runs of one row: they are equal but for seeds."
+        raise UsageError("--name", what, do="Give the row one name.")
+    if named:
+        return named[0]
+    return group[0].name if len(group) == 1 else f"{group[0].name} and {len(group) - 1} more"
+
+
+def compared_row(
+    group: Sequence[Result], *, name: str, settings: Mapping[str, Any], difference: Difference | None
+) -> ComparedRow:
+    """The measures of one row."""
     accuracies = tuple(result.accuracy for result in group)
-    spread = over_seeds(accuracies) if len(group) > 1 else None
-    return Row(
+    confusions = [result.confusion for result in group]
+    return ComparedRow(
+        name=name,
         runs=tuple(result.name for result in group),
         data=group[0].data,
         settings=settings,
         n=tuple(len(result.predictions) for result in group),
+        splits=len({result.recipe.data.split_seed for result in group}),
         accuracies=accuracies,
-        accuracy=spread.mean if spread else accuracies[0],
-        accuracy_ci95=spread.ci95 if spread else wilson(int(group[0].correct.sum()), len(group[0].correct)),
-        deviation=spread.deviation if spread else None,
+        accuracy=float(np.mean(accuracies)),
+        accuracy_ci95=count_photos(group).accuracy_ci95,
+        deviation=float(np.std(accuracies, ddof=1)) if len(group) > 1 else None,
+        macro_f1=float(np.mean([macro_f1(confusion) for confusion in confusions])),
+        balanced_accuracy=float(np.mean([balanced_accuracy(confusion) for confusion in confusions])),
         parameters=group[0].parameters,
-        difference=found,
+        difference=difference,
     )
 
 
-def _with_holm(found: Sequence[Difference | None]) -> list[Difference | None]:
+def with_holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
     """The differences with Holm's p values over all that were tested."""
-    tested = [(i, each, each.p_value) for i, each in enumerate(found) if each and each.p_value is not None]
-    adjusted = list(found)
+    tested = [(i, each, each.p_value) for i, each in enumerate(differences) if each and each.p_value is not None]
+    adjusted = list(differences)
     for (i, each, _), p in zip(tested, holm([p for *_, p in tested]), strict=True):
         adjusted[i] = replace(each, p_holm=p)
     return adjusted
@@ -147,33 +202,35 @@ def _oracle(groups: Groups) -> float | None:
     """What choosing the right run for each photo would reach."""
     if len(groups) < 2 or any(len(group) > 1 for group in groups):
         return None
-    first, *others = (group[0] for group in groups)
-    correct = [first.correct]
+    first, *others = (count_photos(group) for group in groups)
+    correct = [first.right > 0]
     for other in others:
-        rows = matched(first, other)
-        if isinstance(rows, str) or not len(rows[0]) == len(first.correct) == len(other.correct):
+        rows = shared_photos(first, other)
+        repeated = max(first.tested.max(), other.tested.max()) > 1
+        if isinstance(rows, str) or repeated or not len(rows[0]) == len(first.right) == len(other.right):
             return None
-        correct.append(other.correct[rows[1]])  # rows[0] is 0 .. N-1: every photo of the first is there
+        correct.append(other.right[rows[1]] > 0)  # rows[0] is 0 .. N-1: every photo of the first is there
     return oracle_any(np.stack(correct))
 
 
 _TESTS = {
-    "mcnemar": "p: McNemar, exact, two-sided, on the photos that both runs tested; intervals of differences: paired"
-    " bootstrap",
-    "paired t": "p of rows with several seeds: Student's paired t over seeds, which speaks of the training's chance,"
-    " not of the photos'",
-    "welch t": "p of rows with several seeds that are not the same: Welch's t over seeds",
+    "mcnemar": "p: McNemar's test, exact, two-sided, on the photos that both rows tested; intervals of differences:"
+    " bootstrap of photos",
+    "photos": "p of rows with several runs: t test over photos. A photo counts once, however many runs tested it:"
+    " seeds are not independent samples",
 }
 
 
-def _notes(rows: Sequence[Row], reference: int, against: Against) -> tuple[str, ...]:
+def _notes(rows: Sequence[ComparedRow], reference: int, against: Against) -> tuple[str, ...]:
     found = [(row, row.difference) for row in rows if row.difference]
     used = dict.fromkeys(each.test for _, each in found if each.test)
     tested = sum(each.p_value is not None for _, each in found)
     notes = [f"reference: {rows[reference].name}"] if found else []
     if found and against == "best":
-        notes.append("the best was chosen on the test photos: its own accuracy flatters it")
+        notes.append("the best was chosen on the test photos, so its accuracy is biased upwards")
     notes += [_TESTS[test] for test in used]
+    if any(each.p_resampled is not None for _, each in found):
+        notes.append("p resampled: corrected t test over splits (Nadeau, Bengio 2003), since random splits overlap")
     notes += [f"Holm: over the table's {tested} tests"] if tested > 1 else []
     notes += [f"{row.name}: {each.note}" for row, each in found if each.note]
     if any(each.smallest_detectable for _, each in found):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multistream.comparison.columns import heading, shown
 from multistream.comparison.compare import Comparison
-from multistream.comparison.tables import heading, shown
 from multistream.statistics import Interval
 
 OURS, PUBLISHED = "#20639b", "#8a8a8a"
@@ -35,6 +35,8 @@ def draw(comparison: Comparison) -> Figure:
 def _label(comparison: Comparison, index: int) -> str:
     """What tells the row apart, or its name where that would be long."""
     row = comparison.rows[index]
+    if row.name not in row.runs and len(row.runs) == 1:
+        return row.name
     settings = [f"{heading(name)} {shown(value)}" for name, value in row.settings.items()]
     text = ", ".join(settings)
     return text if 0 < len(settings) <= 2 and len(text) <= 48 else row.name[-48:]

@@ -1,30 +1,16 @@
-"""How one row differs from another: on the photos that both tested, with the test that fits."""
+"""How one row differs from another: on the photos that both tested, each of which counts once."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from multistream.comparison.photo_counts import count_photos, shared_photos
 from multistream.comparison.run_results import Result
-from multistream.runs.predictions_file import Predictions
-from multistream.statistics import (
-    Agreement,
-    Interval,
-    agreement,
-    mcnemar,
-    over_seeds,
-    paired_bootstrap,
-    paired_t,
-    smallest_detectable,
-    welch_t,
-)
-
-Pairs = tuple[NDArray[np.int64], NDArray[np.int64]]
+from multistream.statistics import Agreement, Interval, agreement, corrected_t, paired_test
 
 
 @dataclass(frozen=True)
@@ -34,11 +20,13 @@ class Difference:
     value: float
     ci95: Interval | None = None
     test: str = ""
-    """mcnemar (exact, on photos), paired t or welch t (over seeds); empty: no test."""
+    """mcnemar (exact; each photo tested once), photos (t over photos; several runs tested them); empty: no test."""
     p_value: float | None = None
     p_holm: float | None = None
+    p_resampled: float | None = None
+    """Of the corrected resampled t test, where both rows have the same several splits."""
     n: int | None = None
-    """Photos that both runs tested."""
+    """Photos that both rows tested."""
     agreement: Agreement | None = None
     smallest_detectable: float | None = None
     """The true difference that so many photos would show in 8 of 10 cases, at the disagreement seen."""
@@ -52,6 +40,7 @@ class Difference:
             "test": self.test,
             "p_value": self.p_value,
             "p_holm": self.p_holm,
+            "p_resampled": self.p_resampled,
             "n": self.n,
             "smallest_detectable": self.smallest_detectable,
             "note": self.note,
@@ -69,70 +58,43 @@ class Difference:
 
 def difference(reference: Sequence[Result], other: Sequence[Result]) -> Difference:
     """What separates two rows, each of one run or of several that are equal but for seeds."""
-    if len(reference) == len(other) == 1:
-        return _of_runs(reference[0], other[0])
-    plain = _mean(other) - _mean(reference)
-    if min(len(reference), len(other)) < 2:
-        return Difference(plain, note="one row has a single seed: no test over seeds")
-    by_seeds = {result.seeds: result for result in other}
-    pairs = [(first, by_seeds[first.seeds]) for first in reference if first.seeds in by_seeds]
-    if len(pairs) == len(reference) == len(other) and not any(isinstance(matched(*pair), str) for pair in pairs):
-        values = [_of_runs(*pair).value for pair in pairs]
-        spread = over_seeds(values)
-        return Difference(spread.mean, spread.ci95, "paired t", paired_t(values))
-    p_value = welch_t([r.accuracy for r in other], [r.accuracy for r in reference])
-    return Difference(plain, None, "welch t", p_value, note="the rows' seeds or photos differ")
-
-
-def matched(first: Result, second: Result) -> Pairs | str:
-    """Rows of both predictions with the photos that both tested, by their bytes; or why they cannot be paired."""
-    rows = _shared(first.predictions, second.predictions)
-    a, b = first.predictions.labels, second.predictions.labels
-    assert a is not None  # read_result refuses runs without labels
-    assert b is not None
-    if not len(rows[0]):
-        return "they tested no photo in common"
-    if other := sum(a[i] != b[j] for i, j in zip(*rows, strict=True)):
-        return f"they label {other:,} of {len(rows[0]):,} common photos differently"
-    return rows
-
-
-def _shared(first: Predictions, second: Predictions) -> Pairs:
-    """Indices of photos with the same sha256; the k-th copy of a photo meets the k-th."""
-    places = {key: i for i, key in enumerate(_copies(second.sha256))}
-    found = [(i, places[key]) for i, key in enumerate(_copies(first.sha256)) if key in places]
-    rows = np.array(found, dtype=np.int64).reshape(-1, 2)
-    return rows[:, 0], rows[:, 1]
-
-
-def _copies(digests: Sequence[str]) -> list[tuple[str, int]]:
-    """Each digest with the number of its copies that came before."""
-    seen: Counter[str] = Counter()
-    numbered = []
-    for digest in digests:
-        numbered.append((digest, seen[digest]))
-        seen[digest] += 1
-    return numbered
-
-
-def _of_runs(first: Result, second: Result) -> Difference:
-    """Exact McNemar and a paired bootstrap, on the photos that both runs tested."""
-    rows = matched(first, second)
+    first, second = count_photos(reference), count_photos(other)
+    rows = shared_photos(first, second)
     if isinstance(rows, str):
-        return Difference(second.accuracy - first.accuracy, note=f"not paired: {rows}")
-    a, b = first.correct[rows[0]], second.correct[rows[1]]
-    counts, n = agreement(a, b), len(a)
-    left_out = len(first.predictions) + len(second.predictions) - 2 * n
+        return Difference(_mean(other) - _mean(reference), note=f"not paired: {rows}")
+    right, tested = (first.right[rows[0]], second.right[rows[1]]), (first.tested[rows[0]], second.tested[rows[1]])
+    equal = bool((tested[0] == tested[1]).all())
+    if equal:
+        found = paired_test(*right, tested_N=tested[0])
+    else:  # one row has more runs: the share of each photo's tests that were right
+        found = paired_test(right[0] / tested[0], right[1] / tested[1])
+    everything = len(rows[0]) == len(first.labels) == len(second.labels)
     return Difference(
-        value=counts.difference,
-        ci95=paired_bootstrap(b.astype(np.float64) - a),
-        test="mcnemar",
-        p_value=mcnemar(counts.only_first, counts.only_second),
-        n=n,
-        agreement=counts,
-        smallest_detectable=smallest_detectable(n, discordance=counts.disagreement) if counts.disagreement else None,
-        note=f"paired on the {n:,} photos that both tested" if left_out else "",
+        value=found.difference,
+        ci95=found.ci95,
+        test=found.test,
+        p_value=found.p_value,
+        p_resampled=_resampled(reference, other),
+        n=found.n,
+        agreement=agreement(right[0] > 0, right[1] > 0) if found.test == "mcnemar" else None,
+        smallest_detectable=found.smallest_detectable,
+        note="" if everything else f"paired on the {found.n:,} photos that both tested",
     )
+
+
+def _resampled(reference: Sequence[Result], other: Sequence[Result]) -> float | None:
+    """The corrected resampled t test, one difference a split; None unless both rows have the same several splits."""
+    first, second = _by_split(reference), _by_split(other)
+    if len(first) < 2 or first.keys() != second.keys():
+        return None
+    differences = [second[split] - first[split] for split in first]
+    return corrected_t(differences, test_to_train=float(np.mean([result.test_to_train for result in reference])))
+
+
+def _by_split(results: Sequence[Result]) -> dict[int, float]:
+    """Mean accuracy by split seed."""
+    splits = dict.fromkeys(result.recipe.data.split_seed for result in results)
+    return {split: _mean([r for r in results if r.recipe.data.split_seed == split]) for split in splits}
 
 
 def _mean(group: Sequence[Result]) -> float:

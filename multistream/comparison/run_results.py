@@ -37,6 +37,22 @@ class Result:
         return float(self.correct.mean())
 
     @property
+    def confusion(self) -> NDArray[np.int64]:
+        """Counts [label][predicted] over the classes, (K, K)."""
+        classes, predictions = self.predictions.classes, self.predictions
+        index = {name: k for k, name in enumerate(classes)}
+        labels = [index.get(label, -1) for label in predictions.labels or ()]
+        known = np.array(labels) >= 0  # a label outside the classes is wrong whatever is predicted
+        cells = np.array(labels)[known] * len(classes) + predictions.probabilities.argmax(axis=1)[known]
+        return np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), len(classes))
+
+    @property
+    def test_to_train(self) -> float:
+        """Test photos for each training photo, as the recipe's split asks for."""
+        train, _, test = (float(part) for part in self.recipe.data.split.split("/"))
+        return test / train
+
+    @property
     def seeds(self) -> tuple[int, int]:
         """Of training and of the split."""
         return self.recipe.training.seed, self.recipe.data.split_seed

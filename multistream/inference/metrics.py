@@ -12,7 +12,15 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from multistream.errors import DataError
 from multistream.inference.emotions import polarities
-from multistream.statistics import Interval, percentile_interval, resampled_counts, resampled_means, wilson
+from multistream.statistics import (
+    Interval,
+    balanced_accuracy,
+    macro_f1,
+    percentile_interval,
+    resampled_counts,
+    resampled_means,
+    wilson,
+)
 
 BINS = 15
 """Bins of equal width for the calibration error."""
@@ -110,24 +118,6 @@ def _over_classes(confusion: Integers, *, seed: int) -> dict[str, Any]:
         "balanced_accuracy": float(balanced_accuracy(confusion)),
         "balanced_accuracy_ci95": percentile_interval(balanced_accuracy(resampled)),
     }
-
-
-def macro_f1(confusion: Integers) -> Any:
-    """The mean F1 of the classes that occur, from confusion matrices (..., K, K)."""
-    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
-    return _mean_ratio(2 * hits, confusion.sum(axis=-1) + confusion.sum(axis=-2))
-
-
-def balanced_accuracy(confusion: Integers) -> Any:
-    """The mean recall of the classes that occur, from confusion matrices (..., K, K)."""
-    return _mean_ratio(np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1))
-
-
-def _mean_ratio(above: Integers, below: Integers) -> Any:
-    """The mean over the last axis of above / below, without what is 0/0."""
-    occurs = below > 0
-    ratios = np.divide(above, below, out=np.zeros(below.shape), where=occurs)
-    return ratios.sum(axis=-1) / occurs.sum(axis=-1)
 
 
 def _of_probabilities(probabilities: Floats, labels: Integers, predicted: Integers, *, seed: int) -> dict[str, Any]:

@@ -14,13 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
+import sklearn.metrics
 from typer.testing import CliRunner
 
 from multistream.comparison.compare import Comparison, compare
 from multistream.comparison.tables import FORMATS, as_csv, as_latex, as_markdown, as_table
 from multistream.errors import DataError, UsageError
 from multistream.recipe import Recipe
-from multistream.runs.predictions_file import Predictions, write_predictions
+from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
 from multistream.statistics import holm, wilson
 
 FI = ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")
@@ -43,6 +44,7 @@ class Lab:
         classes: tuple[str, ...] = FI,
         data: str = "fi",
         shift: int = 0,
+        paths: Sequence[str] | None = None,
     ) -> Path:
         folder = self.root / name
         folder.mkdir(parents=True)
@@ -51,7 +53,7 @@ class Lab:
         labels = [(i + shift) % k for i in photos]
         said = [label if ok else (label + 1) % k for label, ok in zip(labels, right, strict=True)]
         predictions = Predictions(
-            paths=tuple(f"{i}.jpg" for i in photos),
+            paths=tuple(paths or (f"{i}.jpg" for i in photos)),
             sha256=tuple(hashlib.sha256(str(i).encode()).hexdigest() for i in photos),
             labels=tuple(classes[i] for i in labels),
             probabilities=0.9 * np.eye(k)[said] + 0.1 / k,
@@ -121,8 +123,8 @@ def test_other_test_photos_are_paired_on_what_they_share(lab: Lab) -> None:
 
 
 def test_copies_of_a_photo_are_paired_once_each(lab: Lab) -> None:
-    a = lab.run("a", [True, False, True], photos=[1, 1, 2])
-    b = lab.run("b", [False, False, True], "network.temporal=bigru", photos=[2, 1, 1])
+    a = lab.run("a", [True, False, True], photos=[1, 1, 2], paths=["1.jpg", "copy.jpg", "2.jpg"])
+    b = lab.run("b", [False, False, True], "network.temporal=bigru", photos=[2, 1, 1], paths=["2", "1", "c"])
     difference = compare([a, b]).rows[1].difference
     assert difference is not None
     assert difference.n == 3
@@ -146,7 +148,7 @@ def test_runs_that_cannot_be_paired_say_so(lab: Lab, options: dict, said: str) -
     assert difference.value == pytest.approx(0.15)
     assert any(note.endswith(said) for note in found.notes)
     for format in FORMATS.values():
-        assert format(found)
+        assert format(found, ())
 
 
 def seeds(lab: Lab, name: str, accuracies: Sequence[float], *settings: str, first: int = 0) -> list[Path]:
@@ -157,6 +159,7 @@ def seeds(lab: Lab, name: str, accuracies: Sequence[float], *settings: str, firs
 
 
 def test_runs_equal_but_for_seeds_are_one_row(lab: Lab) -> None:
+    """Five seeds on the same 200 photos: the test is over photos, of which each counts once."""
     one, other = [0.60, 0.63, 0.60, 0.64, 0.61], [0.66, 0.65, 0.64, 0.69, 0.66]
     a, b = seeds(lab, "a", one), seeds(lab, "b", other, "network.temporal=bigru")
     found = compare([a[0], b[0], b[1], a[1], *a[2:], *b[2:]])
@@ -166,30 +169,70 @@ def test_runs_equal_but_for_seeds_are_one_row(lab: Lab) -> None:
     assert first.deviation == pytest.approx(np.std(one, ddof=1))
     assert first.settings == {"network.temporal": "concat", **first.settings}
     assert second.difference is not None
-    assert second.difference.test == "paired t"
-    assert second.difference.p_value == pytest.approx(scipy.stats.ttest_rel(other, one).pvalue, rel=1e-6)
+    assert (second.difference.test, second.difference.n) == ("photos", 200)
+    net = sum(
+        (np.arange(200) < y * 200).astype(int) - (np.arange(200) < x * 200) for x, y in zip(one, other, strict=True)
+    )
+    assert second.difference.p_value == pytest.approx(scipy.stats.ttest_1samp(net, 0).pvalue)
     assert second.difference.value == pytest.approx(np.mean(other) - np.mean(one))
+    assert second.difference.p_resampled is None, "there is one split"
     assert "± 1.82 (5 seeds)" in as_table(found)
     assert "training.seed" in first.settings
     assert first.settings["training.seed"] == (0, 1, 2, 3, 4)
 
 
-def test_seeds_that_are_not_the_same_are_not_paired(lab: Lab) -> None:
-    one, other = [0.60, 0.63, 0.61], [0.66, 0.65, 0.64, 0.69]
-    found = compare([*seeds(lab, "a", one), *seeds(lab, "b", other, "network.temporal=bigru", first=7)])
+def test_splits_are_called_splits_and_get_the_corrected_t(lab: Lab) -> None:
+    accuracies = {"concat": [0.60, 0.62, 0.58], "bigru": [0.66, 0.65, 0.66]}
+    runs = [
+        lab.run(
+            f"{temporal}{split}",
+            np.arange(100) < accuracy * 100,
+            f"network.temporal={temporal}",
+            f"data.split_seed={split}",
+            photos=range(50 * split, 50 * split + 100),
+        )
+        for temporal, values in accuracies.items()
+        for split, accuracy in enumerate(values)
+    ]
+    found = compare(runs)
+    assert "(3 splits)" in as_table(found)
     difference = found.rows[1].difference
     assert difference is not None
-    assert difference.test == "welch t"
-    welch = scipy.stats.ttest_ind(other, one, equal_var=False)
-    assert difference.p_value == pytest.approx(2 * scipy.stats.t.sf(welch.statistic, int(welch.df)), rel=1e-6)
+    assert difference.n == 200, "each photo of the overlapping splits counts once"
+    assert difference.value == pytest.approx(np.mean(accuracies["bigru"]) - np.mean(accuracies["concat"]))
+    values = np.subtract(accuracies["bigru"], accuracies["concat"])
+    t = values.mean() / np.sqrt((1 / 3 + 15 / 80) * values.var(ddof=1))
+    assert difference.p_resampled == pytest.approx(2 * scipy.stats.t.sf(t, 2))
+    assert any("Nadeau" in note for note in found.notes)
 
 
-def test_one_seed_against_several_is_not_tested(lab: Lab) -> None:
-    runs = [*seeds(lab, "a", [0.6]), *seeds(lab, "b", [0.7, 0.8], "network.temporal=bigru")]
+def test_rows_of_unequal_numbers_of_seeds_compare_each_photos_share(lab: Lab) -> None:
+    runs = [*seeds(lab, "a", [0.6]), *seeds(lab, "b", [0.61, 0.62], "network.temporal=bigru")]
     difference = compare(runs).rows[1].difference
     assert difference is not None
-    assert difference.value == pytest.approx(0.15)
-    assert difference.p_value is None
+    assert difference.value == pytest.approx(0.015)
+    shares = ((np.arange(200) < 122).astype(float) + (np.arange(200) < 124)) / 2
+    assert difference.test == "photos"
+    net = shares - (np.arange(200) < 120)
+    assert difference.p_value == pytest.approx(scipy.stats.ttest_1samp(net, 0).pvalue, rel=1e-6)
+
+
+def test_repeated_folds_of_one_run_count_a_photo_once(lab: Lab) -> None:
+    """A run whose predictions hold each photo three times is three tests of that photo, not three photos."""
+    rng = np.random.default_rng(0)
+    a, b = rng.random((2, 3, 60)) < 0.6
+    repeated = [*range(60)] * 3
+    found = compare(
+        [
+            lab.run("a", a.ravel(), photos=repeated),
+            lab.run("b", b.ravel(), "network.temporal=bigru", photos=repeated),
+        ]
+    )
+    difference = found.rows[1].difference
+    assert difference is not None
+    assert (difference.test, difference.n) == ("photos", 60)
+    expected = scipy.stats.ttest_1samp(b.sum(0) - a.sum(0).astype(int), 0).pvalue
+    assert difference.p_value == pytest.approx(expected)
 
 
 def test_the_split_seed_is_a_seed_and_the_machine_does_not_matter(lab: Lab) -> None:
@@ -293,6 +336,47 @@ def test_published_numbers_are_for_fi_alone(lab: Lab, options: dict) -> None:  #
 def found(lab: Lab) -> Comparison:
     a, b = right(50, 10, 25, 15)
     return compare([lab.run("a_b|<i>", a), lab.run("=c&d%", b, "network.temporal=bigru")])
+
+
+def test_macro_f1_and_balanced_accuracy_are_scikit_learns(lab: Lab) -> None:
+    ok, _ = right(50, 10, 25, 15)
+    run = lab.run("a", ok)
+    row = compare([run]).rows[0]
+    predictions = read_predictions(run / "predictions.csv")
+    labels, predicted = predictions.labels, predictions.predicted
+    assert row.macro_f1 == pytest.approx(sklearn.metrics.f1_score(labels, predicted, average="macro"))
+    assert row.balanced_accuracy == pytest.approx(sklearn.metrics.balanced_accuracy_score(labels, predicted))
+
+
+def test_columns_are_chosen_and_ordered(found: Comparison) -> None:
+    lines = as_table(found, ["p_holm", "accuracy", "network.temporal"]).splitlines()
+    assert lines[0].split() == ["run", "p", "Holm", "accuracy", "%", "temporal"]
+    assert next(csv.DictReader(io.StringIO(as_csv(found, ["macro_f1"])))).keys() == {"run", "macro_f1"}
+    with pytest.raises(UsageError, match=r"'acuracy' is unknown\. Did you mean 'accuracy'"):
+        as_table(found, ["acuracy"])
+
+
+def test_latex_by_default_has_no_settings_and_the_best_in_bold(found: Comparison) -> None:
+    text = as_latex(found)
+    assert "temporal" not in text
+    assert r"\textbf{75.00}" in text
+    assert r"\textbf{60.00}" not in text
+    assert "bigru" in as_latex(found, ["settings", "accuracy"])
+
+
+def test_rows_are_named(lab: Lab) -> None:
+    ok, other = right(50, 10, 25, 15)
+    a, b = lab.run("a", ok), lab.run("b", other, "network.temporal=bigru")
+    c = lab.run("c", other, "network.temporal=bigru", "training.seed=4")
+    found = compare([a, b, c], names={str(a): "MG Object", str(c): "MG+Bi-GRU"})
+    assert [row.name for row in found.rows] == ["MG Object", "MG+Bi-GRU"]
+    assert "MG+Bi-GRU" in as_latex(found)
+    assert found.notes[0] == "reference: MG Object"
+    assert next(csv.DictReader(io.StringIO(as_csv(found))))["name"] == "MG Object"
+    with pytest.raises(UsageError, match="is not compared"):
+        compare([a], names={"other": "x"})
+    with pytest.raises(UsageError, match="are runs of one row"):
+        compare([a, b, c], names={str(b): "x", str(c): "y"})
 
 
 def test_table_has_columns_in_line(found: Comparison) -> None:

@@ -1,0 +1,159 @@
+"""The columns that a comparison can show, by name: as text for people, and as numbers in full for CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multistream.comparison.compare import ComparedRow
+from multistream.data.filenames import printable
+from multistream.errors import UsageError, did_you_mean
+from multistream.statistics import Interval
+
+SETTINGS = "settings"
+"""The name of all columns of settings in which the rows differ."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its heading, a row's cell as text, and a row's values by name as CSV has them."""
+
+    heading: str
+    text: Callable[[ComparedRow], str]
+    values: Callable[[ComparedRow], Mapping[str, Any]]
+    bold: bool = False
+    """Whether the largest is the best, and worth showing so."""
+
+
+def percent(fraction: float | None, *, sign: bool = False) -> str:
+    """A fraction in percent with two decimals; None is empty.
+
+    >>> percent(0.643), percent(-0.0012, sign=True)
+    ('64.30', '-0.12')
+    """
+    return "" if fraction is None else f"{100 * fraction:{'+' if sign else ''}.2f}"
+
+
+def p_text(p: float | None) -> str:
+    """A p value with four decimals, or that it is smaller than .0001."""
+    return "" if p is None else "<.0001" if p < 0.0001 else f"{p:.4f}"
+
+
+def interval_text(interval: Interval | None, *, sign: bool = False) -> str:
+    """An interval in percent; None is empty."""
+    return f"[{percent(interval[0], sign=sign)}, {percent(interval[1], sign=sign)}]" if interval else ""
+
+
+def heading(name: str) -> str:
+    """A setting's name without its section.
+
+    >>> heading("training.learning_rate"), heading("streams")
+    ('learning_rate', 'streams')
+    """
+    return name.partition(".")[2] or name
+
+
+def shown(value: Any) -> str:
+    """A setting's value as a cell shows it.
+
+    >>> shown((0, 1)), shown(True), shown(None), shown("")
+    ('0, 1', 'true', '-', '-')
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return ", ".join(map(shown, value)) or "-"
+    return "-" if value in (None, "") else printable(str(value))
+
+
+def _accuracy(row: ComparedRow) -> str:
+    spread = "" if row.deviation is None else f" ± {percent(row.deviation)} ({row.repetitions})"
+    return f"{percent(row.accuracy)}{spread}"
+
+
+def _of_difference(name: str) -> Callable[[ComparedRow], Any]:
+    return lambda row: getattr(row.difference, name) if row.difference else None
+
+
+def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
+    return {f"{name}_low": interval[0] if interval else None, f"{name}_high": interval[1] if interval else None}
+
+
+def _fraction(title: str, name: str, *, get: Callable[[ComparedRow], Any], bold: bool = False) -> Column:
+    return Column(title, lambda row: percent(get(row)), lambda row: {name: get(row)}, bold)
+
+
+def _probability(title: str, name: str) -> Column:
+    get = _of_difference(name)
+    return Column(title, lambda row: p_text(get(row)), lambda row: {name: get(row)})
+
+
+_difference, _difference_ci95 = _of_difference("value"), _of_difference("ci95")
+
+MEASURES: Mapping[str, Column] = {
+    "n": Column(
+        "n",
+        lambda row: ", ".join(f"{n:,}" for n in dict.fromkeys(row.n)),
+        lambda row: {"n": " ".join(map(str, dict.fromkeys(row.n))), "runs": len(row.runs), "splits": row.splits},
+    ),
+    "accuracy": Column(
+        "accuracy %", _accuracy, lambda row: {"accuracy": row.accuracy, "deviation": row.deviation}, bold=True
+    ),
+    "interval": Column(
+        "95 %", lambda row: interval_text(row.accuracy_ci95), lambda row: _ends("accuracy", row.accuracy_ci95)
+    ),
+    "macro_f1": _fraction("macro-F1 %", "macro_f1", get=lambda row: row.macro_f1, bold=True),
+    "balanced_accuracy": _fraction("balanced %", "balanced_accuracy", get=lambda row: row.balanced_accuracy, bold=True),
+    "difference": Column(
+        "difference", lambda row: percent(_difference(row), sign=True), lambda row: {"difference": _difference(row)}
+    ),
+    "difference_interval": Column(
+        "95 %",
+        lambda row: interval_text(_difference_ci95(row), sign=True),
+        lambda row: _ends("difference", _difference_ci95(row)),
+    ),
+    "test": Column(
+        "test", lambda row: _of_difference("test")(row) or "", lambda row: {"test": _of_difference("test")(row)}
+    ),
+    "p": _probability("p", "p_value"),
+    "p_holm": _probability("p Holm", "p_holm"),
+    "p_resampled": _probability("p resampled", "p_resampled"),
+    "detectable": _fraction("detectable", "smallest_detectable", get=_of_difference("smallest_detectable")),
+    "parameters": Column(
+        "parameters",
+        lambda row: f"{row.parameters['total']:,}",
+        lambda row: {"parameters": row.parameters["total"], "trainable": row.parameters["trainable"]},
+    ),
+}
+
+WITHOUT_TEST_NAME = tuple(name for name in MEASURES if name != "test")
+FOR_LATEX = ("n", "accuracy", "interval", "macro_f1", "balanced_accuracy", "difference", "p_holm", "detectable")
+
+
+def chosen_columns(names: Sequence[str], rows: Sequence[ComparedRow]) -> dict[str, Column]:
+    """Columns by name: measures, `settings` for all settings that differ, or one such setting by its dotted name.
+
+    UsageError for a name that is neither.
+    """
+    settings = {name: _setting(name) for name in rows[0].settings}
+    known: dict[str, Column] = {**MEASURES, **settings}
+    found: dict[str, Column] = {}
+    for name in names:
+        if name == SETTINGS:
+            found |= settings
+        elif name in known:
+            found[name] = known[name]
+        else:
+            raise UsageError("--columns", f"{name!r} is unknown.", right=did_you_mean(name, [SETTINGS, *known]))
+    return found
+
+
+def filled(columns: Mapping[str, Column], rows: Iterable[ComparedRow]) -> dict[str, Column]:
+    """The columns in which some row says something."""
+    rows = list(rows)
+    return {name: column for name, column in columns.items() if any(column.text(row) for row in rows)}
+
+
+def _setting(name: str) -> Column:
+    return Column(heading(name), lambda row: shown(row.settings[name]), lambda row: {name: shown(row.settings[name])})

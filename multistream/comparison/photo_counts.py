@@ -1,0 +1,75 @@
+"""How often each photo was tested by the runs of a row, and how often it was named rightly: a photo counts once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.comparison.run_results import Result
+from multistream.runs.predictions_file import Predictions
+from multistream.statistics import Interval, percentile_interval, resampled_means, wilson
+
+PhotoKey = tuple[str, int]
+"""The sha256 of a photo's bytes, and which of its copies it is: copies in several places are several photos."""
+
+
+@dataclass(frozen=True)
+class PhotoCounts:
+    """N photos by key: the label of each, in how many tests of all runs it was, and in how many of them right, (N,)."""
+
+    labels: dict[PhotoKey, str]
+    right: NDArray[np.int64]
+    tested: NDArray[np.int64]
+
+    @property
+    def accuracy_ci95(self) -> Interval:
+        """Wilson's interval where each photo was tested once, else a bootstrap of photos with all their tests."""
+        if self.tested.max() <= 1:
+            return wilson(int(self.right.sum()), len(self.right))
+        means = resampled_means(np.stack([self.right, self.tested], axis=1).astype(np.float64))
+        return percentile_interval(means[:, 0] / means[:, 1])
+
+
+def count_photos(results: Sequence[Result]) -> PhotoCounts:
+    """The counts of all runs of a row together."""
+    labels: dict[PhotoKey, str] = {}
+    right: dict[PhotoKey, int] = defaultdict(int)
+    tested: dict[PhotoKey, int] = defaultdict(int)
+    for result in results:
+        assert result.predictions.labels is not None  # read_result refuses runs without labels
+        for key, label, correct in zip(
+            photo_keys(result.predictions), result.predictions.labels, result.correct, strict=True
+        ):
+            labels.setdefault(key, label)
+            right[key] += int(correct)
+            tested[key] += 1
+    return PhotoCounts(
+        labels,
+        np.array([right[key] for key in labels], dtype=np.int64),
+        np.array([tested[key] for key in labels], dtype=np.int64),
+    )
+
+
+def photo_keys(predictions: Predictions) -> Iterator[PhotoKey]:
+    """The key of each row: a path that comes again (repeated folds) is the same photo, another path is a copy."""
+    copies: dict[str, dict[str, int]] = defaultdict(dict)
+    for path, digest in zip(predictions.paths, predictions.sha256, strict=True):
+        seen = copies[digest]
+        yield digest, seen.setdefault(path, len(seen))
+
+
+def shared_photos(first: PhotoCounts, second: PhotoCounts) -> tuple[NDArray[np.int64], NDArray[np.int64]] | str:
+    """Indices into both of the photos that both tested; or, in words, why they cannot be paired."""
+    places = {key: i for i, key in enumerate(second.labels)}
+    pairs = [(i, places[key]) for i, key in enumerate(first.labels) if key in places]
+    if not pairs:
+        return "they tested no photo in common"
+    common = [key for key in first.labels if key in places]
+    if other := sum(first.labels[key] != second.labels[key] for key in common):
+        return f"they label {other:,} of {len(common):,} common photos differently"
+    rows = np.array(pairs, dtype=np.int64)
+    return rows[:, 0], rows[:, 1]
