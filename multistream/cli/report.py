@@ -12,28 +12,31 @@ from multistream.cli.options import Device, Json, Precision, Quiet, Run, print_j
 
 def report(
     run: Run,
-    photos: Annotated[int, typer.Option(metavar="N", help="Photos to explain; 0 looks at none.")] = 24,
+    photos: Annotated[int, typer.Option(metavar="N", help="Number of test images to explain; 0 reads no images.")] = 24,
     against: Annotated[
-        list[Path] | None, typer.Option(metavar="RUN", help="A run on the same test part to hold it against; repeats.")
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="A run with the same test split to compare with; repeatable."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where to write; RUN/report.html without.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The file to write; default RUN/report.html.")
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write one HTML page that tells a run's whole story: data, results, evidence, cost, checks."""
+    """Write one HTML page about a run: data, results, attribution, ablation, cost, checks."""
     from multistream.console import Console
     from multistream.reporting import report as write
 
     console = Console(quiet=quiet)
-    found = write(
+    written = write(
         run, photos=photos, against=against or (), out=out, device=device, precision=precision, console=console
     )
-    for check in found.checks:
-        if not check.holds:
-            console.warn(f"check: {check.promise}: {check.measured:.2g}, at most {check.limit:.2g}; {check.about}")
+    for check in written.checks:
+        if not check.passed:
+            console.warn(f"check failed: {check.name}: {check.measured:.2g}, limit {check.limit:.2g}; {check.about}")
     if json:
-        print_json(found.to_dict())
+        print_json(written.to_dict())
     else:
-        typer.echo(f"{found.path}  {found.bytes / 1e6:.2f} MB, {found.photos} photos")
+        typer.echo(f"{written.path}  {written.bytes / 1e6:.2f} MB, {written.photos} images")

@@ -206,7 +206,6 @@ class RuntimeSettings(Section):
     precision: Precision = setting("auto", word(Precision))
     compile: Switch = setting("auto", word(Switch))
     channels_last: Switch = setting("auto", word(Switch))
-    cuda_graphs: Switch = setting("auto", word(Switch))
     workers: int = setting(-1, integer(-1))
     threads: int = setting(0, integer(0))
     fit_batch: bool = setting(False, flag)

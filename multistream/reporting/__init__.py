@@ -1,5 +1,5 @@
-"""The report: one HTML page that tells the whole story of a run."""
+"""The report: one self-contained HTML page about a run."""
 
-from multistream.reporting.reporter import Report, report
+from multistream.reporting.report_writer import Report, report
 
 __all__ = ["Report", "report"]

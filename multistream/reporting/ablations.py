@@ -1,4 +1,4 @@
-"""The ablations that lie in a run's folder."""
+"""The ablations in a run's folder, as rows of the page."""
 
 from __future__ import annotations
 
@@ -9,66 +9,169 @@ from pathlib import Path
 from typing import Any
 
 from multistream.errors import DataError
-from multistream.interfaces import VECTOR
+from multistream.statistics import Interval
 
 FOLDER = "ablations"
 
 
 @dataclass(frozen=True)
-class Ablation:
-    """One file of a run's ablations: rows as `ablate --json` prints them, and `whole`, all that it prints."""
+class AblationRow:
+    """One composition of an ablation."""
 
-    file: str
+    name: str
+    accuracy: float
+    accuracy_ci95: Interval | None
+    delta: float | None
+    p_value: float | None
+    """Corrected by Holm's method where the file has that."""
+    masked_accuracy: float | None
+    params: float | None
+    macs: float | None
+    rank: int | None
+    """Place on the Pareto front from the cheapest, 1."""
+
+
+@dataclass(frozen=True)
+class TapValue:
+    """The Shapley value of a tap for the accuracy, with its standard deviation over the trainings."""
+
+    name: str
+    value: float
+    deviation: float
+
+
+@dataclass(frozen=True)
+class StreamPair:
+    """Two streams, each trained alone, on the same images; fractions."""
+
+    names: str
+    disagreement: float
+    double_fault: float
+    oracle: float
+
+
+@dataclass(frozen=True)
+class WithoutStream:
+    """A fusion without one stream; `delta` is the difference to the fusion of all streams."""
+
+    fusion: str
+    stream: str
+    accuracy: float
+    delta: float
+
+
+@dataclass(frozen=True)
+class AblationFile:
+    """One file of RUN/ablations, as far as the page shows it."""
+
     axis: str
-    rows: Sequence[Mapping[str, Any]]
-    whole: Mapping[str, Any]
+    about: str
+    """How many rows, images, seeds and splits."""
+    rows: Sequence[AblationRow]
+    holm: bool
+    """Whether p values are corrected for the number of rows."""
+    taps: Sequence[TapValue]
+    pairs: Sequence[StreamPair]
+    leave_one_out: Sequence[WithoutStream]
 
 
-def read_ablations(run: Path) -> list[Ablation]:
-    """RUN/ablations/*.json in the order of their names; DataError for one that is no ablation."""
-    found = []
-    for path in sorted((run / FOLDER).glob("*.json")):
-        try:
-            read = json.loads(path.read_text(encoding="utf-8"))
-            rows = [{**row, "accuracy": float(row["accuracy"]), "keep": kept(row["keep"])} for row in read["rows"]]
-            found.append(Ablation(path.name, str(read["axis"]), rows, read))
-        except (ValueError, KeyError, TypeError) as error:
-            right = "It must be what ablate --json prints."
-            raise DataError(str(path), f"this is no ablation ({error!r}).", right=right) from error
-    return found
+def read_ablations(run: Path) -> list[AblationFile]:
+    """RUN/ablations/*.json in the order of their names. DataError for a file that holds no ablation."""
+    return [_read(path) for path in sorted((run / FOLDER).glob("*.json"))]
 
 
-def kept(what: Any) -> str:
-    """What a row kept, in words.
+def _read(path: Path) -> AblationFile:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        raw = content["rows"]
+        fusions = {str(row.get("fusion") or "") for row in raw}
+        fusion = fusions.pop() if len(fusions) == 1 else ""
+        axis = str(content["axis"])
+        complement = content.get("streams") or {}
+        return AblationFile(
+            axis=axis,
+            about=_about(content, fusion),
+            rows=_rows(raw, axis=axis, fusion=fusion),
+            holm=any(row.get("p_holm") is not None for row in raw),
+            taps=[_tap(each) for each in content.get("shapley") or ()],
+            pairs=[_pair(each) for each in complement.get("pairs") or ()],
+            leave_one_out=[_without(each) for each in complement.get("leave_one_out") or ()],
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        right = "It must be the output of ablate --json."
+        raise DataError(str(path), f"this is not an ablation ({error!r}).", right=right) from error
 
-    >>> kept({"object": ["stem", "mid"], "anp": ["vector"]}), kept({"object": 3}), kept(["object", "anp"])
-    ('object stem + mid, anp', 'object 3', 'object + anp')
-    """
-    if isinstance(what, Mapping):
-        return ", ".join(key if value == [VECTOR] else f"{key} {kept(value)}" for key, value in what.items())
-    return " + ".join(map(str, what)) if isinstance(what, list) else str(what)
+
+def _about(content: Mapping[str, Any], fusion: str) -> str:
+    facts = [_count(len(content["rows"]), "row")]
+    if "n" in content:
+        facts.append(_count(int(content["n"]), "test image"))
+    if "seeds" in content and "split_seeds" in content:
+        facts += [_count(len(content["seeds"]), "seed"), _count(len(content["split_seeds"]), "split")]
+    return ", ".join([*facts, f"{fusion} fusion"] if fusion else facts)
 
 
-def in_short(names: Sequence[str]) -> list[str]:
-    """Names of rows of one stream's depths or taps, without the streams that all of them keep whole.
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
-    >>> in_short(["anp", "object a, anp", "object a + b, anp"])
+
+def _rows(raw: Sequence[Mapping[str, Any]], *, axis: str, fusion: str) -> list[AblationRow]:
+    """Rows with their names and their places on the Pareto front, which ablate found."""
+    names = [str(row["label"]).removesuffix(f"; {fusion}") for row in raw]
+    shown = without_common_streams(names) if axis in ("depth", "taps") else names
+    ranks = _ranks(raw)
+    rows = []
+    for i, (row, name) in enumerate(zip(raw, shown, strict=True)):
+        p_value = _number(row, "p_holm")
+        ends = row.get("accuracy_ci95")
+        rows.append(
+            AblationRow(
+                name=name,
+                accuracy=float(row["accuracy"]),
+                accuracy_ci95=(float(ends[0]), float(ends[1])) if ends else None,
+                delta=_number(row, "delta"),
+                p_value=_number(row, "p_value") if p_value is None else p_value,
+                masked_accuracy=_number(row, "masked_accuracy"),
+                params=_number(row, "params"),
+                macs=_number(row, "macs"),
+                rank=ranks.get(i),
+            )
+        )
+    return rows
+
+
+def _ranks(raw: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """{row: place on the Pareto front}, from the cheapest, 1."""
+    front = [i for i, row in enumerate(raw) if row["pareto"]]
+    ordered = sorted(front, key=lambda i: (float(raw[i]["macs"]), float(raw[i]["accuracy"])))
+    return {i: rank for rank, i in enumerate(ordered, start=1)}
+
+
+def _number(row: Mapping[str, Any], name: str) -> float | None:
+    value = row.get(name)
+    return None if value is None else float(value)
+
+
+def _tap(row: Mapping[str, Any]) -> TapValue:
+    return TapValue(f"{row['stream']} {row['stage']}", float(row["value"]), float(row.get("deviation") or 0))
+
+
+def _pair(row: Mapping[str, Any]) -> StreamPair:
+    numbers = (float(row[name]) for name in ("disagreement", "double_fault", "oracle"))
+    return StreamPair(f"{row['first']}, {row['second']}", *numbers)
+
+
+def _without(row: Mapping[str, Any]) -> WithoutStream:
+    return WithoutStream(str(row["fusion"]), str(row["stream"]), float(row["accuracy"]), float(row["delta"]))
+
+
+def without_common_streams(names: Sequence[str]) -> list[str]:
+    """Names of rows without the streams that all of them keep whole.
+
+    >>> without_common_streams(["anp", "object a, anp", "object a + b, anp"])
     ['anp alone', 'object a', 'object a + b']
     """
-    split = [name.split(", ") for name in names]
-    common = set.intersection(*map(set, split)) if split else set()
-    short = [", ".join(part for part in parts if part not in common) for parts in split]
+    parts = [name.split(", ") for name in names]
+    common = set.intersection(*map(set, parts)) if parts else set()
+    short = [", ".join(part for part in each if part not in common) for each in parts]
     return [left or f"{name} alone" for left, name in zip(short, names, strict=True)]
-
-
-def pareto(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """The rows that no other beats in accuracy at as few multiply-adds, cheapest first."""
-    order = sorted(
-        (i for i, row in enumerate(rows) if row.get("macs") is not None),
-        key=lambda i: (rows[i]["macs"], -rows[i]["accuracy"]),
-    )
-    front: list[int] = []
-    for i in order:
-        if not front or rows[i]["accuracy"] > rows[front[-1]]["accuracy"]:
-            front.append(i)
-    return front

@@ -1,185 +1,294 @@
-"""The page's figures, each with its numbers as a table."""
+"""The charts of the page: matplotlib figures as SVG elements, drawn in the colours of the style sheet."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import io
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import log10
+from typing import Any
+from xml.etree import ElementTree
 
-from multistream.inference.metrics import Metrics
-from multistream.reporting.dots import Entry, dot_plot
-from multistream.reporting.figures import Axis, Plot, axis, drawing, figure
-from multistream.reporting.markup import Safe, details, interval, pair, percent, signed, table, tag
-from multistream.reporting.results import Bin, Line
+import matplotlib
+from markupsafe import Markup
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-LARGEST = 40
-"""Classes of the largest confusion matrix that is shown whole."""
-CURVES = {"train": "training", "val": "validation"}
-SHARES = Axis("", 0, 1, (0, 0.25, 0.5, 0.75, 1), lambda value: f"{100 * value:g}")
+from multistream.data.filenames import printable
+from multistream.reporting.results import CalibrationBin
+from multistream.statistics import Interval
 
+PRIMARY, SECONDARY, GRID, TEXT, LABEL = "#b4450b", "#6b7684", "#d9dde2", "#1c1f23", "#5c646e"
+VARIABLES = {PRIMARY: "primary", SECONDARY: "secondary", GRID: "line", TEXT: "ink", LABEL: "soft"}
+"""The style sheet's variables that replace these colours: the page has a light and a dark scheme."""
 
-def comparison(found: Sequence[Line]) -> Safe:
-    """The run, its streams and the majority, as dots on one scale."""
-    scale = Axis("accuracy on the test part, %", 0, 1, SHARES.ticks, SHARES.write)
-    entries = [
-        Entry(line.name, line.accuracy, line.ci95, "first" if line.p_value is None else "second") for line in found
-    ]
-    label = "Accuracy: " + "; ".join(f"{line.name} {percent(line.accuracy)}" for line in found)
-    plot = dot_plot(entries, scale=scale, label=label, write=percent)
-    rows = [
-        [
-            line.name,
-            percent(line.accuracy),
-            interval(line.ci95),
-            "" if line.difference is None else signed(100 * line.difference, 1),
-            "" if line.p_value is None else p_value(line.p_value),
-        ]
-        for line in found
-    ]
-    head = ["classifier", "accuracy", "95 % interval", "lead", "p"]
-    caption = (
-        f"Dots are accuracies on the same {found[0].n:,} photos, lines their 95 % intervals (Wilson). Lead: by how "
-        "many points this run is ahead. p: how often chance alone would part the two as far (exact McNemar test)."
-    )
-    return pair(figure(plot, caption=caption), table(head, rows, kind="tight"))
-
-
-def p_value(p: float) -> str:
-    """A p value as papers print it.
-
-    >>> p_value(0.0386), p_value(1e-9)
-    ('0.039', '< 0.001')
-    """
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def confusion(metrics: Metrics) -> Safe:
-    """The confusion matrix, a table that is shaded by the share of its row."""
-    if len(metrics.classes) > LARGEST:
-        return _confused(metrics)
-    head = tag("tr", tag("td", "label", attributes={"class": "corner"}), *(_column(name) for name in metrics.classes))
-    rows = []
-    for name, counts in zip(metrics.classes, metrics.confusion, strict=True):
-        total = sum(counts) or 1
-        cells = [
-            tag(
-                "td",
-                f"{n:,}" if n else "·",
-                attributes={"class": f"s{round(8 * n / total)}", "title": percent(n / total)},
-            )
-            for n in counts
-        ]
-        rows.append(tag("tr", tag("th", name, attributes={"scope": "row", "class": "word"}), *cells))
-    inner = [
-        tag("caption", "Rows: the label. Columns: what the run said. Shade: share of the row."),
-        tag("thead", head),
-    ]
-    body = tag("table", *inner, tag("tbody", *rows), attributes={"class": "matrix"})
-    region = {"class": "wide", "tabindex": "0", "role": "region", "aria-label": "Table: confusion matrix"}
-    return tag("div", body, attributes=region)
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
+    "svg.hashsalt": "multistream",  # the same figure gives the same bytes
+    "text.parse_math": False,  # a class may be called $x$
+    "font.size": 11,
+    "text.color": TEXT,
+    "axes.labelcolor": LABEL,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.left": False,
+    "axes.spines.bottom": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": GRID,
+    "xtick.color": LABEL,
+    "ytick.color": LABEL,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "xtick.minor.size": 0,
+}
+WIDTH, HEIGHT = 5.0, 3.6
+"""Inches of 72 SVG units, which the style sheet scales to its column."""
+TOOLTIP = "tooltip:"
+XLINK = "{http://www.w3.org/1999/xlink}href"
+LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+LONGEST_NAME = 24
+LABELLED_ROWS = 12
+"""With more rows, intervals in a scatter plot would cover each other."""
 
 
-def _confused(metrics: Metrics) -> Safe:
-    """The most frequent mistakes, where the whole matrix would be too large to read."""
-    cells = [
-        (n, label, said)
-        for label, counts in zip(metrics.classes, metrics.confusion, strict=True)
-        for said, n in zip(metrics.classes, counts, strict=True)
-        if n and said != label
-    ]
-    rows = [[label, said, f"{n:,}"] for n, label, said in sorted(cells, key=lambda cell: (-cell[0], cell[1:]))[:30]]
-    return table(["label", "what the run said", "photos"], rows, words=2, caption="The 30 most frequent mistakes")
+@dataclass(frozen=True)
+class ChartRow:
+    """A named value with its interval."""
+
+    name: str
+    value: float
+    interval: Interval | None = None
+    highlighted: bool = True
 
 
-def _column(name: str) -> Safe:
-    return tag("th", tag("span", name), attributes={"scope": "col", "class": "turned"})
+def dot_chart(
+    rows: Sequence[ChartRow],
+    *,
+    title: str,
+    xlabel: str,
+    write: Callable[[float], str],
+    limits: Interval | None = None,
+    reference: float | None = None,
+) -> Markup:
+    """A dot with its interval for each row, the name on the left and the value on the right."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 0.6 + 0.36 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for y, row in enumerate(rows):
+            colour = PRIMARY if row.highlighted else SECONDARY
+            if row.interval:
+                axes.plot(row.interval, [y, y], color=colour, linewidth=2, solid_capstyle="round")
+            axes.plot(row.value, y, "o", color=colour, markersize=7)
+            axes.text(1.03, y, write(row.value), transform=axes.get_yaxis_transform(), va="center")
+        if reference is not None:
+            axes.axvline(reference, color=LABEL, linewidth=1, linestyle=(0, (3, 3)))
+        axes.set_yticks(range(len(rows)), [_shortened(row.name) for row in rows], color=TEXT)
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlabel(xlabel)
+        if limits:
+            axes.set_xlim(*limits)
+        if limits == (0, 1):
+            axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=None))
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    values = "; ".join(f"{row.name} {write(row.value)}" for row in rows)
+    return inline_svg(figure, label=f"{title}: {values}")
 
 
-def calibration(bins: Sequence[Bin]) -> Safe:
-    """The reliability diagram."""
-    plot = Plot(
-        Axis("confidence, %", 0, 1, SHARES.ticks, SHARES.write), Axis("right, %", 0, 1, SHARES.ticks, SHARES.write)
-    )
+def _shortened(name: str) -> str:
+    """A name that fits; the table next to the chart has all of it."""
+    text = printable(name)
+    return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
+
+
+def reliability_chart(bins: Sequence[CalibrationBin]) -> Markup:
+    """Accuracy against confidence, with the diagonal of perfect calibration."""
     most = max(each.n for each in bins)
-    marks = [
-        plot.frame(),
-        plot.line([(0, 0), (1, 1)], "rule"),
-        plot.line([(b.confidence, b.accuracy) for b in bins], "first"),
-    ]
-    for b in bins:
-        marks.append(plot.bar(b.confidence, *b.ci95, "thin"))
-        told = f"{b.n:,} photos, confidence {percent(b.confidence)}, right {percent(b.accuracy)}"
-        marks.append(plot.dot((b.confidence, b.accuracy), "first", title=told, radius=2.5 + 4 * (b.n / most) ** 0.5))
-    label = "Reliability diagram: " + "; ".join(
-        f"{percent(b.confidence, 0)} sure, {percent(b.accuracy, 0)} right" for b in bins
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _square()
+        axes.plot([0, 1], [0, 1], color=LABEL, linewidth=1, linestyle=(0, (3, 3)))
+        axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], color=PRIMARY, linewidth=2)
+        for b in bins:
+            axes.plot([b.confidence] * 2, b.ci95, color=PRIMARY, linewidth=1, alpha=0.5)
+            (dot,) = axes.plot(b.confidence, b.accuracy, "o", color=PRIMARY, markersize=5 + 8 * (b.n / most) ** 0.5)
+            _tooltip(dot, f"{b.n:,} images, confidence {b.confidence:.1%}, accuracy {b.accuracy:.1%}")
+        _percent(axes, "confidence, %", "accuracy, %")
+    values = "; ".join(f"confidence {b.confidence:.0%}, accuracy {b.accuracy:.0%}" for b in bins)
+    return inline_svg(figure, label=f"Reliability diagram: {values}")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values by epoch, counted from 1."""
+
+    name: str
+    points: Sequence[tuple[int, float]]
+    highlighted: bool = True
+
+
+def curve_chart(curves: Sequence[Curve], *, ylabel: str, best: int | None, fraction: bool = False) -> Markup:
+    """Learning curves; a dashed line marks the epoch that was kept."""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _square()
+        if best:
+            axes.axvline(best, color=LABEL, linewidth=1, linestyle=(0, (3, 3)))
+        for curve in curves:
+            colour = PRIMARY if curve.highlighted else SECONDARY
+            marker = "o" if curve.highlighted else ""
+            xs, ys = zip(*curve.points, strict=True)
+            axes.plot(xs, ys, color=colour, linewidth=2, marker=marker, markersize=4, label=curve.name)
+        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))
+        if fraction:
+            _percent(axes, "epoch", ylabel, x=False)
+        else:
+            axes.set_ylim(bottom=0)
+            axes.set(xlabel="epoch", ylabel=ylabel)
+        if len(curves) > 1:
+            axes.legend(frameon=False, labelcolor=TEXT)
+    last = ", ".join(f"{curve.name} ends at {curve.points[-1][1]:.3f}" for curve in curves)
+    return inline_svg(figure, label=f"{ylabel} over {curves[0].points[-1][0]} epochs: {last}")
+
+
+@dataclass(frozen=True)
+class CostPoint:
+    """One composition: accuracy against multiply-adds; `rank` is its place on the Pareto front, from 1."""
+
+    name: str
+    macs: float
+    accuracy: float
+    ci95: Interval | None
+    rank: int | None
+
+
+def pareto_chart(points: Sequence[CostPoint]) -> Markup:
+    """Accuracy against cost, the compositions on the Pareto front joined and numbered."""
+    front = sorted((p for p in points if p.rank), key=lambda p: p.rank or 0)
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _square()
+        axes.plot([_millions(p) for p in front], [p.accuracy for p in front], color=PRIMARY, linewidth=2)
+        for p in sorted(points, key=lambda p: bool(p.rank)):
+            colour = PRIMARY if p.rank else SECONDARY
+            if p.ci95 and len(points) <= LABELLED_ROWS:
+                axes.plot([_millions(p)] * 2, p.ci95, color=colour, linewidth=1, alpha=0.5)
+            (dot,) = axes.plot(_millions(p), p.accuracy, "o", color=colour, markersize=7)
+            _tooltip(dot, f"{p.name}: {p.accuracy:.1%}")
+        _log_scale(axes, [_millions(p) for p in points])
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
+        axes.set(xlabel="multiply-adds for one image, millions", ylabel="accuracy, %")
+        _number(axes, front)
+    names = "; ".join(f"{p.rank}: {p.name} {p.accuracy:.1%}" for p in front)
+    return inline_svg(
+        figure, label=f"Accuracy against cost, {len(points)} compositions, {len(front)} on the Pareto front: {names}"
     )
-    rows = [
-        [
-            f"{percent(b.low, 0)} to {percent(b.high, 0)}",
-            f"{b.n:,}",
-            percent(b.confidence),
-            percent(b.accuracy),
-            interval(b.ci95),
-        ]
-        for b in bins
-    ]
-    numbers = details("Numbers", table(["confidence", "photos", "mean confidence", "right", "95 % interval"], rows))
-    caption = (
-        "How sure the run is against how often it is right. On the dashed line both agree; larger dots are more photos."
+
+
+def _millions(point: CostPoint) -> float:
+    return max(point.macs, 1) / 1e6
+
+
+def _log_scale(axes: Axes, values: Sequence[float]) -> None:
+    """Powers of ten, or 1, 2, 5 between them where the values span few."""
+    axes.set_xscale("log")
+    few = log10(max(values) / min(values)) < 2
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _number(axes: Axes, front: Sequence[CostPoint]) -> None:
+    """The rank next to each dot of the front, on alternate sides where two dots are close."""
+    right, last = True, (-99.0, -99.0)
+    for point in front:
+        x, y = axes.transData.transform((_millions(point), point.accuracy))
+        right = not right if abs(x - last[0]) < 16 and abs(y - last[1]) < 16 else True
+        last = (x, y)
+        side = 7 if right else -7
+        axes.annotate(
+            str(point.rank),
+            (_millions(point), point.accuracy),
+            xytext=(side, 4),
+            textcoords="offset points",
+            ha="left" if right else "right",
+        )
+
+
+def _square() -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _percent(axes: Axes, xlabel: str, ylabel: str, *, x: bool = True) -> None:
+    """Axes of fractions from 0 to 1, written in percent."""
+    for axis in ("x", "y") if x else ("y",):
+        axes.set(**{f"{axis}lim": (-0.02, 1.02), f"{axis}ticks": [0, 0.25, 0.5, 0.75, 1]})
+        getattr(axes, f"{axis}axis").set_major_formatter(PercentFormatter(1, symbol=None, decimals=0))
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+
+
+def _tooltip(artist: Artist, text: str) -> None:
+    """Text that a browser shows when the mouse is over the artist."""
+    artist.set_gid(TOOLTIP + printable(text))
+
+
+def inline_svg(figure: Figure, *, label: str) -> Markup:
+    """The figure as an svg element in the colours and the font of the page, without style attributes and identities.
+
+    The page's policy forbids style attributes, so declarations become presentation attributes. `label` describes the
+    figure to readers who do not see it.
+    """
+    buffer = io.StringIO()
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # the browser's font has it
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    root = ElementTree.fromstring(buffer.getvalue())
+    for element in root.iter():
+        element.tag = element.tag.rpartition("}")[2]
+    markers = {child.get("id"): child for defs in root.iter("defs") for child in defs}
+    svg = _cleaned(root, markers)
+    svg.attrib = {"viewBox": root.attrib["viewBox"], "role": "img", "aria-label": printable(label), "class": "chart"}
+    return Markup(ElementTree.tostring(svg, encoding="unicode"))
+
+
+def _cleaned(element: ElementTree.Element, markers: Mapping[str | None, ElementTree.Element]) -> ElementTree.Element:
+    """The element with markers in the place of references to them, and attributes that need no style sheet."""
+    attributes = dict(element.attrib)
+    if element.tag == "use":
+        x, y = attributes.pop("x", "0"), attributes.pop("y", "0")
+        element = markers[attributes.pop(XLINK)[1:]]
+        attributes = {**element.attrib, **attributes, "transform": f"translate({x} {y})"}
+    attributes |= _presentation(attributes.pop("style", ""))
+    identity = attributes.pop("id", "")
+    attributes.pop("clip-path", None)
+    made = ElementTree.Element(
+        element.tag, {name: LONG_NUMBER.sub(_rounded, text) for name, text in attributes.items()}
     )
-    return figure(drawing(*marks, label=label), caption=caption, numbers=numbers)
+    made.text = (element.text or "").strip()
+    if identity.startswith(TOOLTIP):
+        ElementTree.SubElement(made, "title").text = identity.removeprefix(TOOLTIP)
+    made.extend(_cleaned(child, markers) for child in element if child.tag not in ("metadata", "defs"))
+    return made
 
 
-def learning(epochs: Sequence[Mapping[str, float]], *, best: int | None) -> Safe:
-    """Losses and the validation accuracy, epoch by epoch."""
-    counted = [int(line["epoch"]) + 1 for line in epochs]
-    x = axis("epoch", [1, *counted], write=lambda value: f"{value:g}" if float(value).is_integer() else "")
-    losses = {name: [line.get(f"{name}_loss") for line in epochs] for name in ("train", "val")}
-    known = [value for values in losses.values() for value in values if value is not None]
-    drawings = []
-    if known:
-        plot = Plot(x, axis("loss", known, zero=True))
-        drawings.append(_curves(plot, counted, losses, best, "Losses"))
-    shares = [line.get("val_accuracy") for line in epochs]
-    if any(value is not None for value in shares):
-        plot = Plot(x, Axis("validation accuracy, %", 0, 1, SHARES.ticks, SHARES.write))
-        drawings.append(_curves(plot, counted, {"val": shares}, best, "Validation accuracy"))
-    rows = [
-        [str(n), *(_number(line.get(key)) for key in ("train_loss", "val_loss", "val_accuracy", "learning_rate"))]
-        for n, line in zip(counted, epochs, strict=True)
-    ]
-    head = ["epoch", "training loss", "validation loss", "validation accuracy", "learning rate"]
-    mark = f" The dashed line marks epoch {best}, which was kept." if best else ""
-    return figure(*drawings, caption=f"Learning curves.{mark}", numbers=details("Numbers", table(head, rows)))
+def _presentation(style: str) -> dict[str, str]:
+    """CSS declarations as attributes; of a font only its size.
+
+    >>> _presentation("font: 11px 'DejaVu Sans'; fill: #1c1f23")
+    {'font-size': '11px', 'fill': 'var(--ink)'}
+    """
+    found = {}
+    for declaration in filter(None, style.split("; ")):
+        name, _, value = declaration.rstrip(";").partition(": ")
+        if name == "font":
+            name, value = "font-size", value.split()[0]
+        if name != "font-family":
+            found[name] = f"var(--{VARIABLES[value]})" if value in VARIABLES else value
+    return found
 
 
-def _curves(
-    plot: Plot, epochs: Sequence[int], curves: Mapping[str, Sequence[float | None]], best: int | None, name: str
-) -> Safe:
-    marks = [plot.frame()]
-    if best:
-        marks.append(plot.bar(best, plot.y.low, plot.y.high, "rule"))
-    for curve, values in curves.items():
-        points = [(float(n), v) for n, v in zip(epochs, values, strict=True) if v is not None]
-        marks.append(plot.line(points, "second" if curve == "train" else "first"))
-        marks += [
-            plot.dot(point, "first", title=f"epoch {point[0]:g}: {point[1]:.4g}", radius=2.2)
-            for point in points
-            if curve == "val"
-        ]
-    last = {CURVES[c]: next((v for v in reversed(values) if v is not None), None) for c, values in curves.items()}
-    ends = {name: value for name, value in last.items() if value is not None}
-    if len(curves) > 1:
-        marks += _named(plot, epochs[-1], ends)
-    told = ", ".join(f"{curve} ends at {value:.3f}" for curve, value in ends.items())
-    return drawing(*marks, label=f"{name} over {len(epochs)} epochs: {told}")
-
-
-def _named(plot: Plot, epoch: int, ends: Mapping[str, float]) -> list[Safe]:
-    """Each curve's name at its end, the higher one's above and the lower one's below."""
-    top = max(ends.values())
-    return [
-        plot.text((epoch, value), name, "name", dy=-9 if value == top else 18, end=True) for name, value in ends.items()
-    ]
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _rounded(number: re.Match[str]) -> str:
+    return f"{float(number[0]):.2f}"

@@ -1,4 +1,4 @@
-"""What must hold of a run and its page, each with the residual that was measured on it."""
+"""Properties that a run and its page must have, each with the residual that was measured."""
 
 from __future__ import annotations
 
@@ -6,86 +6,84 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multistream.reporting.evidence import Evidence
-from multistream.reporting.facts import Facts
-from multistream.reporting.measuring import Measured
+from multistream.reporting.gallery_data import TOLERANCE, GalleryData
+from multistream.reporting.outputs import NetworkOutputs
+from multistream.reporting.run_details import RunDetails
 
 
 @dataclass(frozen=True)
-class Check:
-    """A promise, what was measured and the most that it may be."""
+class ReportCheck:
+    """A property, the value that was measured and the largest one allowed."""
 
-    promise: str
+    name: str
     measured: float
     limit: float
     about: str
 
     @property
-    def holds(self) -> bool:
-        """Whether what was measured lies within the limit."""
+    def passed(self) -> bool:
+        """Whether the measured value is within the limit; NaN is not."""
         return self.measured <= self.limit
 
 
-def run_checks(facts: Facts, measured: Measured | None, evidence: Evidence | None) -> list[Check]:
-    """All checks that can be made with what is there."""
-    found = [
-        Check("No file lies in two parts", float(len(facts.shared)), 0, "by sha256, over the whole split"),
-    ]
-    if measured is not None:
-        found += _of_measured(facts, measured)
-    if evidence is not None:
-        found += _of_evidence(evidence, photos=len(evidence.data["photos"]))
-    return found
+def run_checks(details: RunDetails, outputs: NetworkOutputs | None, gallery: GalleryData | None) -> list[ReportCheck]:
+    """All checks that what was measured allows."""
+    checks = [ReportCheck("No file is in two splits", float(len(details.shared)), 0, "by sha256, whole split")]
+    if outputs is not None:
+        checks += _check_outputs(details, outputs)
+    if gallery is not None:
+        checks += _check_gallery(gallery)
+    return checks
 
 
-def _of_measured(facts: Facts, measured: Measured) -> list[Check]:
-    told = facts.result.predictions.probabilities
-    game = measured.attribution()
+def _check_outputs(details: RunDetails, outputs: NetworkOutputs) -> list[ReportCheck]:
+    recorded = details.result.predictions.probabilities
+    game = outputs.attribution()
     gap = (game.streams.sum(-1) - (game.everybody - game.nobody)).abs().max()
-    limit = 1e-5 if measured.runtime.precision == "fp32" else 2e-2
-    n = f"{len(told):,} photos"
+    n = f"{len(recorded):,} images"
     return [
-        Check(
-            "The test photos are unchanged",
-            float(measured.changed),
+        ReportCheck(
+            "The test images are unchanged",
+            float(outputs.changed),
             0,
-            f"files with other bytes than split.csv recorded, of {n}",
+            f"files that differ from the sha256 in split.csv, {n}",
         ),
-        Check(
-            "The network repeats its predictions",
-            float(np.abs(measured.probabilities - told).max()),
-            limit,
-            f"largest difference of a probability, {n}, {measured.runtime}",
+        ReportCheck(
+            "The network reproduces predictions.csv",
+            float(np.abs(outputs.probabilities - recorded).max()),
+            1e-5 if outputs.runtime.precision == "fp32" else 2e-2,
+            f"largest difference of a probability, {n}, {outputs.runtime}",
         ),
-        Check(
-            "Shapley values sum to what all streams give together",
+        ReportCheck(
+            "Shapley values sum to the difference between all streams and none",
             float(gap),
             1e-6 * max(1.0, float(game.everybody.abs().max())),
-            f"largest gap in logits, {n}, all classes",
+            f"largest difference in logits, {n}, all classes",
         ),
     ]
 
 
-def _of_evidence(evidence: Evidence, *, photos: int) -> list[Check]:
-    whose = f"{photos} photos, all classes"
-    local = [key for key, exact in evidence.exact.items() if not exact]
-    note = f"; of {', '.join(local)} the sum is local and closes by construction" if local else ""
-    found = [
-        Check(
-            "Maps, entries and bias sum to the logit",
-            evidence.residual,
-            1e-5,
-            f"largest gap, relative to max(1, |logit|), {whose}{note}",
-        ),
-        Check(
-            "Stored maps are what was computed",
-            evidence.rounding,
-            0.5 / 127 + 1e-5,
-            "largest error, share of the largest cell",
-        ),
-    ]
-    if evidence.mean_gap is not None:
-        found.append(
-            Check("The fused probability is the mean of the streams'", evidence.mean_gap, 1e-6, f"largest gap, {whose}")
+def _check_gallery(gallery: GalleryData) -> list[ReportCheck]:
+    n = f"{len(gallery.content['photos'])} images, all classes"
+    checks = []
+    if gallery.residuals:
+        checks.append(
+            ReportCheck(
+                "Contributions and bias sum to the logit",
+                max(gallery.residuals.values()),
+                TOLERANCE,
+                f"{', '.join(gallery.residuals)}: largest difference, relative to max(1, |logit|), {n}",
+            )
         )
-    return found
+    checks.append(
+        ReportCheck(
+            "Stored maps equal the computed maps up to rounding",
+            gallery.rounding,
+            0.5 / 127 + 1e-5,
+            "largest error, as a fraction of the largest cell",
+        )
+    )
+    if gallery.mean_gap is not None:
+        name = "The fused probability is the mean of the streams' probabilities"
+        checks.append(ReportCheck(name, gallery.mean_gap, 1e-6, f"largest difference, {n}"))
+    return checks

@@ -1,52 +1,210 @@
-"""The page: sections in a template, with style and script inside and a policy that lets nothing else in."""
+"""The page: one template with style and script inside, and a policy that allows nothing else."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
-from string import Template
+from typing import Any
 
-from multistream.reporting.markup import Safe, join, tag
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
-TITLES = {
-    "trained": "Training",
-    "results": "Results",
-    "learning": "Learning",
-    "evidence": "Evidence",
-    "cues": "Planted cues",
-    "ablation": "Ablation",
-    "cost": "Cost",
-    "checks": "Checks",
-    "repeat": "Repeat",
-}
-"""The sections' short names, in the order of the page."""
+from multistream.reporting import charts
+from multistream.reporting.ablations import AblationFile
+from multistream.reporting.checks import ReportCheck
+from multistream.reporting.gallery_data import GalleryData
+from multistream.reporting.planted_cues import CueResult
+from multistream.reporting.results import ResultRow, ResultTable, calibration_bins
+from multistream.reporting.run_details import EPOCH_COLUMNS, SPLITS, RunDetails
+from multistream.statistics import Interval
+
+LARGEST_MATRIX = 40
+"""Classes of the largest confusion matrix that is shown; of larger ones the most frequent errors are listed."""
 
 
-def assemble(*, title: str, name: str, summary: Safe, sections: Mapping[str, Safe]) -> str:
-    """The whole page as HTML; `sections` by identity, in any order."""
-    style, script = read("page.css"), read("page.js")
-    present = [identity for identity in TITLES if identity in sections]
-    contents = [tag("a", TITLES[identity], attributes={"href": f"#{identity}"}) for identity in present]
-    return Template(read("page.html")).substitute(
-        title=join([title]),
-        name=join([name]),
-        summary=summary,
-        contents=join(contents),
-        sections="\n".join(sections[identity] for identity in present),
-        style=style,
-        style_hash=digest(style),
-        script=script,
-        script_hash=digest(script),
+def render_page(
+    *,
+    run: RunDetails,
+    results: ResultTable,
+    ablations: Sequence[AblationFile],
+    costs: Mapping[tuple[str, str], Any],
+    gallery: GalleryData | None,
+    stream_values: Sequence[charts.ChartRow],
+    cues: Sequence[CueResult],
+    checks: Sequence[ReportCheck],
+) -> str:
+    """The whole page as HTML."""
+    style, script = _template_file("report.css"), _template_file("report.js")
+    bins = calibration_bins(run.result.predictions)
+    return str(
+        environment()
+        .get_template("report.html")
+        .render(
+            run=run,
+            recipe=run.result.recipe,
+            metrics=run.metrics,
+            results=results,
+            bins=bins,
+            errors=_frequent_errors(run) if len(run.classes) > LARGEST_MATRIX else [],
+            ablations=ablations,
+            costs=costs,
+            gallery=gallery,
+            stream_values=stream_values,
+            cues=cues,
+            checks=checks,
+            SPLITS=SPLITS,
+            EPOCH_COLUMNS=EPOCH_COLUMNS,
+            accuracy_chart=_accuracy_chart(results.rows),
+            reliability_chart=charts.reliability_chart(bins),
+            learning_charts=_learning_charts(run),
+            stream_chart=_value_chart(stream_values, "Mean Shapley values", "logits", digits=2),
+            ablation_charts=[_ablation_charts(each) for each in ablations],
+            style=Markup(style),
+            style_hash=_csp_hash(style),
+            script=Markup(script),
+            script_hash=_csp_hash(script),
+        )
+        .lstrip()
     )
 
 
-def read(name: str) -> str:
-    """A file of this package."""
-    return (files("multistream.reporting") / name).read_text(encoding="utf-8")
+@cache
+def environment() -> Environment:
+    """Templates that escape every value; a name that is not defined is an error."""
+    environment = Environment(
+        loader=PackageLoader("multistream.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.filters |= {
+        "percent": percent,
+        "percent_interval": percent_interval,
+        "interval": plain_interval,
+        "signed": signed,
+        "p_value": p_value,
+        "minus": true_minus,
+    }
+    return environment
 
 
-def digest(text: str) -> str:
-    """What a Content-Security-Policy knows an inline script or style by."""
+def _template_file(name: str) -> str:
+    return (files("multistream.reporting") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _csp_hash(text: str) -> str:
+    """How a Content-Security-Policy identifies an inline script or style."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
+
+
+def _accuracy_chart(rows: Sequence[ResultRow]) -> Markup:
+    entries = [charts.ChartRow(row.name, row.accuracy, row.ci95, highlighted=row.p_value is None) for row in rows]
+    return charts.dot_chart(
+        entries, title="Accuracy", xlabel="accuracy on the test split, %", write=percent, limits=(0, 1)
+    )
+
+
+def _value_chart(rows: Sequence[charts.ChartRow], title: str, xlabel: str, *, digits: int) -> Markup:
+    """Signed values around zero."""
+    if not rows:
+        return Markup("")
+    return charts.dot_chart(rows, title=title, xlabel=xlabel, write=lambda v: signed(v, digits), reference=0)
+
+
+def _learning_charts(run: RunDetails) -> list[Markup]:
+    """Losses, and the validation accuracy, where they were recorded."""
+    curves = {
+        column: charts.Curve(name.partition(" ")[0], points, highlighted=column != "train_loss")
+        for column, name in EPOCH_COLUMNS.items()
+        if (points := [(int(line["epoch"]), line[column]) for line in run.epochs if column in line])
+    }
+    made = []
+    if losses := [curves[name] for name in ("train_loss", "val_loss") if name in curves]:
+        made.append(charts.curve_chart(losses, ylabel="loss", best=run.best_epoch))
+    if accuracy := curves.get("val_accuracy"):
+        made.append(charts.curve_chart([accuracy], ylabel="validation accuracy, %", best=run.best_epoch, fraction=True))
+    return made
+
+
+def _ablation_charts(ablation: AblationFile) -> dict[str, Markup]:
+    """The Pareto chart and the taps' values, where the file has them."""
+    points = [
+        charts.CostPoint(row.name, row.macs, row.accuracy, row.accuracy_ci95, row.rank)
+        for row in ablation.rows
+        if row.macs is not None
+    ]
+    taps = [
+        charts.ChartRow(tap.name, 100 * tap.value, _around(100 * tap.value, 100 * tap.deviation))
+        for tap in ablation.taps
+    ]
+    return {
+        "pareto": charts.pareto_chart(points) if sum(p.rank is not None for p in points) > 1 else Markup(""),
+        "taps": _value_chart(taps, "Shapley values of the taps", "points of accuracy", digits=1),
+    }
+
+
+def _around(value: float, deviation: float) -> Interval | None:
+    return (value - deviation, value + deviation) if deviation else None
+
+
+def _frequent_errors(run: RunDetails, *, most: int = 30) -> list[tuple[int, str, str]]:
+    """The most frequent errors (count, true class, predicted class) of a matrix that is too large to read."""
+    cells = [
+        (n, label, predicted)
+        for label, counts in zip(run.classes, run.metrics.confusion, strict=True)
+        for predicted, n in zip(run.classes, counts, strict=True)
+        if n and predicted != label
+    ]
+    return sorted(cells, key=lambda cell: (-cell[0], cell[1:]))[:most]
+
+
+def percent(fraction: float, digits: int = 1) -> str:
+    """A fraction in percent.
+
+    >>> percent(0.643)
+    '64.3 %'
+    """
+    return f"{100 * fraction:.{digits}f} %"
+
+
+def percent_interval(ends: Interval, digits: int = 1) -> str:
+    """The interval of a fraction, in percent.
+
+    >>> percent_interval((0.6266, 0.6591))
+    '62.7 to 65.9'
+    """
+    return plain_interval((100 * ends[0], 100 * ends[1]), digits)
+
+
+def plain_interval(ends: Interval, digits: int = 3) -> str:
+    """The interval of a number."""
+    return true_minus(f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A number with its sign.
+
+    >>> signed(-0.25, 2), signed(0.001, 2)
+    ('−0.25', '0.00')
+    """
+    text = f"{value:+.{digits}f}"
+    return true_minus(text[1:] if float(text) == 0 else text)
+
+
+def p_value(p: float) -> str:
+    """A p value as papers print it.
+
+    >>> p_value(0.0386), p_value(1e-9)
+    ('0.039', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def true_minus(text: str) -> str:
+    """The minus sign in the place of the hyphen."""
+    return text.replace("-", "−")

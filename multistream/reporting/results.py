@@ -1,4 +1,4 @@
-"""The run beside what it must beat: the most frequent class, each of its streams alone, other runs."""
+"""The accuracy of a run next to what it must exceed: the most frequent class, single streams, other runs."""
 
 from __future__ import annotations
 
@@ -12,25 +12,18 @@ from numpy.typing import NDArray
 from multistream.comparison.run_results import read_result
 from multistream.errors import MultistreamError, UsageError
 from multistream.inference.metrics import BINS
-from multistream.reporting.facts import Facts
-from multistream.reporting.markup import join, tag
+from multistream.reporting.run_details import RunDetails
 from multistream.runs.predictions_file import Predictions
 from multistream.spec import Spec
 from multistream.statistics import Interval, agreement, mcnemar, wilson
 
-ONLY = join(
-    [
-        "“only …” is this run where every other stream gives what the average training photo gives: what the fusion "
-        "makes of that stream, not what a classifier trained on it alone would. ",
-        tag("code", "--against RUN"),
-        " sets such a one beside it.",
-    ]
-)
+Probabilities = Mapping[str, NDArray[np.float64]]
+"""{key of a stream: (N, K)}"""
 
 
 @dataclass(frozen=True)
-class Line:
-    """One classifier on the run's test part; `p_value` is McNemar's against the run, exact and two-sided."""
+class ResultRow:
+    """One classifier on the run's test split; `p_value` is that of the exact two-sided McNemar test against the run."""
 
     name: str
     accuracy: float
@@ -38,12 +31,12 @@ class Line:
     n: int
     p_value: float | None
     difference: float | None
-    """Of the run's accuracy less this one's, on the same photos."""
+    """Accuracy of the run minus that of this row, on the same images."""
 
 
 @dataclass(frozen=True)
-class Bin:
-    """Photos whose highest probability lies in one bin: how sure the run was, and how often it was right."""
+class CalibrationBin:
+    """Images whose highest probability lies in one bin: mean confidence and accuracy."""
 
     low: float
     high: float
@@ -53,86 +46,89 @@ class Bin:
     ci95: Interval
 
 
-Shares = Mapping[str, NDArray[np.float64]]
+@dataclass(frozen=True)
+class ResultTable:
+    """All rows; `masked` says that rows "only KEY" are among them; `notes` say which rows are missing and why."""
+
+    rows: Sequence[ResultRow]
+    masked: bool
+    notes: Sequence[str]
 
 
-def lines(
-    facts: Facts, *, own: Shares, masked: Shares, against: Sequence[str | Path] = ()
-) -> tuple[list[Line], list[str]]:
-    """The run, its streams, other runs, the majority; and notes on what the streams' lines mean.
+def result_table(
+    details: RunDetails, *, streams: Probabilities, masked: Probabilities, against: Sequence[str | Path] = ()
+) -> ResultTable:
+    """The run, its streams, other runs, the most frequent class.
 
-    `own` are the probabilities (N, K) of the streams' own classifiers, where the fusion has them; `masked` those of
-    the run where every other stream gives its training mean, which are told where there are no own ones. UsageError
-    for a run of `against` that was measured on other photos or classes.
+    `streams` are the probabilities of each stream's own classifier, where the fusion has them; `masked` those of the
+    run with all other streams at their training mean, shown where there are no own ones. UsageError for a run of
+    `against` that was measured on other images or classes.
     """
-    told = facts.result.predictions
-    correct = told.correct
-    labels = np.array([told.classes.index(name) for name in told.labels or ()])
-    found = [_line("this run", correct, None)]
-    notes = []
-    if len(facts.result.recipe.network.streams) > 1:
-        found += [_line(f"{key} alone", p.argmax(1) == labels, correct) for key, p in own.items()]
-    beside, about = _trained_alone(facts, own)
-    found += beside
-    notes += about
-    if not own and masked:
-        found += [_line(f"only {key}", p.argmax(1) == labels, correct) for key, p in masked.items()]
-        notes.append(ONLY)
+    predictions, labels = details.result.predictions, details.labels
+    correct = predictions.correct
+    rows = [_row("this run", correct, None)]
+    if len(details.result.recipe.network.streams) > 1:
+        rows += [_row(f"{key} alone", p.argmax(1) == labels, correct) for key, p in streams.items()]
+    trained_alone, notes = _source_runs(details, streams)
+    rows += trained_alone
+    show_masked = bool(masked and not streams)
+    if show_masked:
+        rows += [_row(f"only {key}", p.argmax(1) == labels, correct) for key, p in masked.items()]
     for path in against:
-        other = _of_run(Path(path), told)
+        other = _correct_of(Path(path), predictions)
         if isinstance(other, str):
-            raise UsageError("--against", other, right="It must have the same test part; --recipe RUN repeats one.")
-        found.append(_line(Path(path).resolve().name, other, correct))
-    most = np.bincount(labels).argmax()
-    found.append(_line("most frequent class", labels == most, correct))
-    return found, notes
+            raise UsageError("--against", other, right="It needs the same test split; --recipe RUN repeats one.")
+        rows.append(_row(Path(path).resolve().name, other, correct))
+    rows.append(_row("most frequent class", labels == np.bincount(labels).argmax(), correct))
+    return ResultTable(rows, show_masked, notes)
 
 
-def _trained_alone(facts: Facts, own: Shares) -> tuple[list[Line], list[str]]:
-    """Streams that came from runs of their own, on these photos; notes where that is not known."""
-    told = facts.result.predictions
-    found, notes = [], []
-    for key, text in facts.result.recipe.network.streams.items():
+def _source_runs(details: RunDetails, streams: Probabilities) -> tuple[list[ResultRow], list[str]]:
+    """Rows of the streams that were taken from runs, on the same images; notes where that is impossible."""
+    predictions = details.result.predictions
+    rows, notes = [], []
+    for key, text in details.result.recipe.network.streams.items():
         spec = Spec.parse(text, key=key)
         if spec.run is None:
             continue
-        other = _of_run(Path(spec.run), told)
+        other = _correct_of(Path(spec.run), predictions)
         if isinstance(other, str):
-            notes.append(f"{key}: its own run: {other}")
-        elif key not in own:
-            found.append(_line(f"{key} alone", other, told.correct))
-    return found, notes
+            notes.append(f"{key} was trained in another run: {other}")
+        elif key not in streams:
+            rows.append(_row(f"{key} alone", other, predictions.correct))
+    return rows, notes
 
 
-def _line(name: str, right: NDArray[np.bool_], run: NDArray[np.bool_] | None) -> Line:
-    n, hits = len(right), int(right.sum())
+def _row(name: str, correct: NDArray[np.bool_], run: NDArray[np.bool_] | None) -> ResultRow:
+    n, hits = len(correct), int(correct.sum())
     if run is None:
-        return Line(name, hits / n, wilson(hits, n), n, None, None)
-    pair = agreement(right, run)
-    return Line(name, hits / n, wilson(hits, n), n, mcnemar(pair.only_first, pair.only_second), pair.difference)
+        return ResultRow(name, hits / n, wilson(hits, n), n, None, None)
+    counts = agreement(correct, run)
+    p_value = mcnemar(counts.only_first, counts.only_second)
+    return ResultRow(name, hits / n, wilson(hits, n), n, p_value, counts.difference)
 
 
-def _of_run(path: Path, told: Predictions) -> NDArray[np.bool_] | str:
-    """Which of our photos another run got right, or why that is not known."""
+def _correct_of(path: Path, predictions: Predictions) -> NDArray[np.bool_] | str:
+    """Which of the run's test images another run classifies correctly, or why that is not known."""
     try:
         other = read_result(path.expanduser()).predictions
     except MultistreamError as error:
         return f"{path} cannot be read ({error})"
-    places = {digest: i for i, digest in enumerate(other.sha256)}
-    if set(other.classes) != set(told.classes) or not all(digest in places for digest in told.sha256):
-        return f"{path} was measured on other photos or classes"
-    return other.correct[[places[digest] for digest in told.sha256]]
+    index = {digest: i for i, digest in enumerate(other.sha256)}
+    if set(other.classes) != set(predictions.classes) or not all(digest in index for digest in predictions.sha256):
+        return f"{path} was measured on other images or classes"
+    return other.correct[[index[digest] for digest in predictions.sha256]]
 
 
-def reliability(told: Predictions) -> list[Bin]:
-    """The bins of the calibration error that hold a photo, 15 of equal width."""
-    confidence, correct = told.probabilities.max(axis=1), told.correct
+def calibration_bins(predictions: Predictions) -> list[CalibrationBin]:
+    """The bins of the expected calibration error that hold an image, 15 of equal width."""
+    confidence, correct = predictions.probabilities.max(axis=1), predictions.correct
     edges = np.linspace(0, 1, BINS + 1)
-    place = np.searchsorted(edges[1:-1], confidence, side="left")
-    found = []
-    for b in np.unique(place):
-        inside = place == b
+    bin_of_image = np.searchsorted(edges[1:-1], confidence, side="left")
+    bins = []
+    for b in np.unique(bin_of_image):
+        inside = bin_of_image == b
         n, hits = int(inside.sum()), int(correct[inside].sum())
         mean = float(confidence[inside].mean())
-        found.append(Bin(float(edges[b]), float(edges[b + 1]), n, mean, hits / n, wilson(hits, n)))
-    return found
+        bins.append(CalibrationBin(float(edges[b]), float(edges[b + 1]), n, mean, hits / n, wilson(hits, n)))
+    return bins

@@ -49,6 +49,6 @@ def test_two_dozen_photos_fit_and_sum_to_their_logits(
     found = report(tmp_path / "run", device="cpu", precision="fp32")
     assert found.photos == 24
     assert found.bytes < 2_000_000
-    checks = {check.promise: check for check in found.checks}
-    assert checks["Maps, entries and bias sum to the logit"].measured <= 1e-5
-    assert all(check.holds for check in found.checks)
+    checks = {check.name: check for check in found.checks}
+    assert checks["Contributions and bias sum to the logit"].measured <= 1e-5
+    assert all(check.passed for check in found.checks)

@@ -80,12 +80,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> object:
 
 @pytest.fixture(scope="session")
 def early(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """object + anp, early fusion, with an ablation beside."""
+    """object + anp, early fusion, with an ablation."""
     folder = tmp_path_factory.mktemp("runs") / "early"
     train(recipe(photos, vectors, streams=("object", "anp"), fusion="early"), out=folder)
     rows = [
         {"keep": {"object": n}, "accuracy": 0.4 + 0.1 * n, "accuracy_ci95": [0.3, 0.9], "delta": 0.1 * n - 0.5}
-        | {"p_value": 0.2, "params": 1000 * n, "macs": 10**6 * n}
+        | {"p_value": 0.2, "params": 1000 * n, "macs": 10**6 * n, "label": f"object {n}", "pareto": True}
         for n in range(1, 6)
     ]
     (folder / "ablations").mkdir()

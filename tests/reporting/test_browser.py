@@ -72,8 +72,8 @@ def pixels(driver: Any) -> str:
     return str(driver.execute_script("return document.getElementById('canvas').toDataURL()"))
 
 
-def told(driver: Any) -> str:
-    return str(driver.find_element(By.ID, "told").text)
+def description(driver: Any) -> str:
+    return str(driver.find_element(By.ID, "description").text)
 
 
 @pytest.mark.parametrize("name", ["early", "late", "anp"])
@@ -85,7 +85,7 @@ def test_opens_in_silence_and_shows_names_as_text(open_page: Callable[[str], Any
         assert len(Select(page.find_element(By.ID, "stream")).options) == (name == "late")
     shown = {k for k in ("stream", "stage", "opacity", "class") if page.find_element(By.ID, k).is_displayed()}
     assert shown == ({"class"} if name == "anp" else {"stream", "stage", "opacity", "class"})
-    assert page.find_element(By.NAME, "zero").is_displayed() == (name != "anp")
+    assert page.find_element(By.NAME, "reference").is_displayed() == (name != "anp")
     if name != "late":
         assert "<b>pair" in page.find_element(By.ID, "entries").text
 
@@ -99,12 +99,12 @@ def test_works_by_mouse(open_page: Callable[[str], Any]) -> None:
     seen.add(pixels(page))
     for control, text in (("class", ""), ("stage", "block1"), ("stage", "block5")):
         select = Select(page.find_element(By.ID, control))
-        before = told(page)
+        before = description(page)
         option = next(o for o in select.options if o.text.startswith(text) and not o.is_selected())
         select.select_by_visible_text(option.text)
-        assert told(page) != before
+        assert description(page) != before
         seen.add(pixels(page))
-    for radio in ("scale", "zero"):
+    for radio in ("scale", "reference"):
         page.find_elements(By.NAME, radio)[1].click()
         seen.add(pixels(page))
     page.execute_script(
@@ -112,7 +112,7 @@ def test_works_by_mouse(open_page: Callable[[str], Any]) -> None:
     )
     seen.add(pixels(page))
     assert len(seen) == 8
-    assert page.find_element(By.ID, "opaque").text == "20 %"
+    assert page.find_element(By.ID, "opacity-value").text == "20 %"
     page.find_element(By.ID, "next").click()
     assert page.find_elements(By.CSS_SELECTOR, "[data-photo]")[4].get_attribute("aria-pressed") == "true"
 
@@ -121,18 +121,18 @@ def test_a_stream_is_picked(open_page: Callable[[str], Any]) -> None:
     page = open_page("two")
     stream, stage = Select(page.find_element(By.ID, "stream")), Select(page.find_element(By.ID, "stage"))
     assert [option.text for option in stream.options] == ["all image streams", "object", "other"]
-    seen = {(pixels(page), told(page))}
+    seen = {(pixels(page), description(page))}
     for key in ("object", "other"):
         stream.select_by_visible_text(key)
-        assert f": {key}, all stages give" in told(page)
-        seen.add((pixels(page), told(page)))
+        assert f": {key}, all stages contribute" in description(page)
+        seen.add((pixels(page), description(page)))
     before = len(stage.options)
     stream.select_by_visible_text("all image streams")
     assert len(stage.options) >= before > 1
     assert len({drawn for drawn, _ in seen}) == len({text for _, text in seen}) == 3
     stream_control = page.find_element(By.ID, "stream")
     stream_control.send_keys(Keys.ARROW_DOWN)
-    assert ": object, all stages give" in told(page)
+    assert ": object, all stages contribute" in description(page)
 
 
 @pytest.mark.parametrize("name", ["early", "late", "two", "anp"])
@@ -143,7 +143,7 @@ def test_every_figure_says_what_it_shows(open_page: Callable[[str], Any], name: 
         hidden = each.get_attribute("aria-hidden") == "true"
         assert hidden or each.get_attribute("aria-label") or each.get_attribute("alt"), each.get_attribute("outerHTML")
     if name != "anp":
-        assert page.find_element(By.ID, "canvas").get_attribute("aria-label") == told(page)
+        assert page.find_element(By.ID, "canvas").get_attribute("aria-label") == description(page)
     for control in page.find_elements(By.CSS_SELECTOR, "select, input, button"):
         assert control.accessible_name or not control.is_displayed()
 
@@ -156,18 +156,18 @@ def test_works_by_keyboard(open_page: Callable[[str], Any]) -> None:
         focused = page.switch_to.active_element
         name = focused.get_attribute("id") or focused.get_attribute("name") or focused.get_attribute("data-photo")
         visited.append(name)
-        before = pixels(page), told(page)
+        before = pixels(page), description(page)
         outline = page.execute_script("return getComputedStyle(arguments[0]).outlineStyle", focused)
         if name in ("5", "next", "previous"):
             assert outline == "solid"
             focused.send_keys(Keys.ENTER)
-        elif name in ("class", "stage", "scale", "zero"):
+        elif name in ("class", "stage", "scale", "reference"):
             focused.send_keys(Keys.ARROW_DOWN)
         elif name == "opacity":
             focused.send_keys(Keys.ARROW_LEFT)
-        if (pixels(page), told(page)) != before:
+        if (pixels(page), description(page)) != before:
             changed.add(name)
-    assert changed == {"5", "next", "previous", "class", "stage", "scale", "zero", "opacity"}
+    assert changed == {"5", "next", "previous", "class", "stage", "scale", "reference", "opacity"}
     assert "stream" in visited
 
 
@@ -226,7 +226,8 @@ const light = (text) => {
   return 0.2126 * line(r) + 0.7152 * line(g) + 0.0722 * line(b);
 };
 const paper = light(getComputedStyle(document.body).backgroundColor);
-const words = [...document.querySelectorAll('p, th, td, dt, dd, a, figcaption, caption, .said, summary, text, small')];
+const kinds = 'p, th, td, dt, dd, a, figcaption, caption, .verdict, summary, text, small';
+const words = [...document.querySelectorAll(kinds)];
 return Math.min(...words.filter((e) => e.textContent.trim() && !e.closest('.matrix')).map((e) => {
   const style = getComputedStyle(e), ink = light(e.tagName === 'text' ? style.fill : style.color);
   return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // In print everything is open.
+  // All details are open in print.
   let opened = [];
   addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details:not([open])")];
@@ -8,32 +8,32 @@
   });
   addEventListener("afterprint", () => { for (const each of opened) each.open = false; });
 
-  const source = document.getElementById("evidence-data");
+  const source = document.getElementById("attribution-data");
   if (!source) return;
   const data = JSON.parse(source.textContent);
   const $ = (id) => document.getElementById(id);
   const buttons = [...document.querySelectorAll("[data-photo]")];
   const streams = data.streams.filter((stream) => Object.keys(stream.stages).length);
   const ALL = "";
-  const relative = Object.keys(data.typical).length > 0;
+  const relative = Object.keys(data.baseline).length > 0;
   const together = new Set(streams.map((stream) => stream.target)).size <= 1 && streams.length > 1;
-  const state = { photo: 0, k: 0, stream: ALL, stage: ALL, scale: "shared", zero: "average", opacity: 0.8 };
+  const state = { photo: 0, k: 0, stream: ALL, stage: ALL, scale: "shared", reference: "mean", opacity: 0.8 };
   const FOR = [226, 88, 12], AGAINST = [22, 104, 190];
 
-  const mark = (p, c) => (c === p.label && c === p.predicted ? " (label, said)" : c === p.label ? " (label)" : c === p.predicted ? " (said)" : "");
+  const mark = (p, c) => (c === p.label && c === p.predicted ? " (true, predicted)" : c === p.label ? " (true)" : c === p.predicted ? " (predicted)" : "");
   const signed = (value, digits = 3) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
-  const typical = (key, stage) => (data.typical[key] ? data.typical[key][stage][photo().classes[state.k]] : 0);
-  const given = (key, stage) => photo().sums[key][stage][state.k] - (state.zero === "average" ? typical(key, stage) : 0);
+  const baseline = (key, stage) => (data.baseline[key] ? data.baseline[key][stage][photo().classes[state.k]] : 0);
+  const contribution = (key, stage) => photo().sums[key][stage][state.k] - (state.reference === "mean" ? baseline(key, stage) : 0);
   const photo = () => data.photos[state.photo];
 
-  // Maps. A cell's density is its logits for each percent of the photo, so that coarse and fine stages compare.
+  // Maps. The density of a cell is its contribution over its fraction of the image, so that coarse and fine stages compare.
   function density(key, stage) {
     const [rows, columns] = data.streams.find((s) => s.key === key).stages[stage];
     const [scale, text] = photo().maps[key][stage];
     const bytes = atob(text), cells = rows * columns, start = state.k * cells;
-    const zero = state.zero === "average" ? typical(key, stage) / cells : 0;
+    const zero = state.reference === "mean" ? baseline(key, stage) / cells : 0;
     const values = new Float64Array(cells);
-    for (let i = 0; i < cells; i++) values[i] = (((bytes.charCodeAt(start + i) << 24) >> 24) * scale - zero) * cells / 100;
+    for (let i = 0; i < cells; i++) values[i] = (((bytes.charCodeAt(start + i) << 24) >> 24) * scale - zero) * cells;
     return { rows, columns, values };
   }
   function resized(map, rows, columns) {
@@ -80,10 +80,10 @@
     return together ? Math.max(most, largest(summed(all))) : most;
   }
 
-  // Drawing: the stronger the evidence, the less of the photo shines through.
+  // Drawing: the stronger the evidence, the less of the image is visible.
   function colour(value, opacity) {
-    const share = Math.max(-1, Math.min(1, value));
-    return [...(share < 0 ? AGAINST : FOR), Math.round(255 * opacity * Math.abs(share))];
+    const strength = Math.max(-1, Math.min(1, value));
+    return [...(strength < 0 ? AGAINST : FOR), Math.round(255 * opacity * Math.abs(strength))];
   }
   function layer(map, most) {
     const canvas = document.createElement("canvas");
@@ -114,26 +114,27 @@
     if (picture && !picture.complete) picture.addEventListener("load", paint, { once: true });
     paint();
     drawRamp(most);
-    tell(map);
+    describe(map);
   }
   function drawRamp(most) {
     const context = $("ramp").getContext("2d"), image = context.createImageData(256, 10);
     for (let y = 0; y < 10; y++) for (let x = 0; x < 256; x++) image.data.set(colour((x - 127.5) / 127.5, Math.max(state.opacity, 0.05)), 4 * (y * 256 + x));
     context.putImageData(image, 0, 0);
-    $("low").textContent = signed(-most, 2);
-    $("high").textContent = signed(most, 2) + " logits per % of the photo";
+    $("low").textContent = signed(-most, 1);
+    $("high").textContent = signed(most, 1) + " logit density (per whole image)";
   }
-  function tell(map) {
+  function describe(map) {
     let best = 0;
     map.values.forEach((value, i) => { if (value > map.values[best]) best = i; });
     const row = Math.floor(best / map.columns), column = best % map.columns;
     const third = (at, of, names) => names[Math.min(2, Math.floor(3 * (at + 0.5) / of))];
     const place = `${third(row, map.rows, ["top", "middle", "bottom"])} ${third(column, map.columns, ["left", "centre", "right"])}`;
-    const total = chosen().reduce((sum, [key, stage]) => sum + given(key, stage), 0);
+    const total = chosen().reduce((sum, [key, stage]) => sum + contribution(key, stage), 0);
     const name = data.classes[photo().classes[state.k]];
     const who = `${state.stream === ALL ? "all image streams" : state.stream}, ${state.stage === ALL ? "all stages" : state.stage}`;
-    const text = `${photo().name}: ${who} give ${signed(total)} logits to ${name}${state.zero === "average" && chosen().every(([key]) => data.typical[key]) ? ", against the average photo" : ""}; most of it speaks for it at the ${place}.`;
-    $("told").textContent = text;
+    const reference = state.reference === "mean" && chosen().every(([key]) => data.baseline[key]) ? " relative to the mean training image" : "";
+    const text = `${photo().name}: ${who} contribute ${signed(total)} to the logit of ${name}${reference}. The strongest evidence for it is at the ${place}.`;
+    $("description").textContent = text;
     $("canvas").setAttribute("aria-label", text);
   }
 
@@ -160,10 +161,10 @@
     row.append(made);
   }
   function tables() {
-    const p = photo(), k = state.k, own = Object.keys(p.own), name = data.classes[p.classes[k]];
+    const p = photo(), k = state.k, alone = Object.keys(p.alone), name = data.classes[p.classes[k]];
     const percent = (value) => (100 * value).toFixed(1) + " %";
-    fill("probabilities", "What was said of this photo", ["class", "probability", ...own.map((key) => key + " alone")],
-      p.classes.map((c, i) => ({ cells: [data.classes[c] + mark(p, c), percent(p.probabilities[c]), ...own.map((key) => percent(p.own[key][c]))], chosen: i === k })));
+    fill("probabilities", "Prediction", ["class", "probability", ...alone.map((key) => key + " alone")],
+      p.classes.map((c, i) => ({ cells: [data.classes[c] + mark(p, c), percent(p.probabilities[c]), ...alone.map((key) => percent(p.alone[key][c]))], chosen: i === k })));
     const rows = [];
     for (const stream of data.streams) {
       for (const stage of Object.keys(stream.stages)) rows.push({ cells: part(`${stream.key} ${stage}`, p.sums[stream.key][stage][k], stream.key, stage), chosen: stream.key === state.stream && stage === state.stage });
@@ -171,23 +172,23 @@
       if (stream.target) rows.push(...totals(p, k, stream.target, stream.key + ": "));
     }
     if (!data.streams.some((stream) => stream.target)) rows.push(...totals(p, k, "", ""));
-    fill("contributions", `What each stage gives to ${name}`, ["part", "logits", ...(relative ? ["against the average photo"] : [])],
+    fill("contributions", `Contribution of each stage to the logit of ${name}`, ["stage", "contribution", ...(relative ? ["relative to the mean image"] : [])],
       rows.map((row) => ({ ...row, cells: row.cells.slice(0, relative ? 3 : 2) })));
-    fill("shapley", `Shapley values of the streams for ${name}, against the average photo`, ["stream", "logits"],
+    fill("shapley", `Shapley value of each stream for the logit of ${name}, relative to the mean training image`, ["stream", "Shapley value"],
       data.streams.length > 1 ? data.streams.map((stream, s) => ({ cells: [stream.key, signed(p.shapley[k][s])] })) : []);
     const entries = data.streams.filter((stream) => p.vectors[stream.key])
-      .flatMap((stream) => p.vectors[stream.key].entries[k].map(([i, value]) => ({ cells: [data.words[stream.key][i], signed(value)] })));
-    fill("entries", `Entries of the vector that give most to ${name}, as the sum stands`, ["entry", "logits"], entries);
+      .flatMap((stream) => p.vectors[stream.key].entries[k].map(([i, value]) => ({ cells: [data.vocabulary[stream.key][i], signed(value)] })));
+    fill("entries", `Largest contributions of vector entries to the logit of ${name}`, ["entry", "contribution"], entries);
   }
   function totals(p, k, target, before) {
     const keys = data.streams.filter((stream) => stream.target === target).map((stream) => stream.key);
-    const known = keys.every((key) => data.typical[key]);
-    const average = keys.flatMap((key) => Object.keys(data.typical[key] || {}).map((stage) => typical(key, stage))).reduce((a, b) => a + b, 0);
+    const known = keys.every((key) => data.baseline[key]), exact = data.streams.every((stream) => stream.target !== target || stream.exact);
+    const mean = keys.flatMap((key) => Object.keys(data.baseline[key] || {}).map((stage) => baseline(key, stage))).reduce((a, b) => a + b, 0);
     const bias = p.bias[target][k], logit = signed(p.logits[target][k]);
-    return [{ cells: [before + "bias", signed(bias), known ? signed(bias + average) : ""] }, { cells: [before + "logit", logit, known ? logit : ""], chosen: true }];
+    return [{ cells: [before + (exact ? "bias" : "remainder"), signed(bias), known ? signed(bias + mean) : ""] }, { cells: [before + "logit", logit, known ? logit : ""], chosen: true }];
   }
   function part(name, value, key, stage) {
-    return [name, signed(value), data.typical[key] ? signed(value - typical(key, stage)) : ""];
+    return [name, signed(value), data.baseline[key] ? signed(value - baseline(key, stage)) : ""];
   }
 
   // Controls.
@@ -208,7 +209,7 @@
     options("class", p.classes.map((c, i) => [i, data.classes[c] + mark(p, c)]), state.k);
     show();
   }
-  // On a phone the photos are a strip: the chosen one is brought into it, and the page stays where it is.
+  // On a phone the images are a strip: it scrolls to the chosen one, and the page does not move.
   function reveal(button) {
     const strip = button.parentElement, box = button.getBoundingClientRect(), seen = strip.getBoundingClientRect();
     if (box.left < seen.left) strip.scrollLeft += box.left - seen.left;
@@ -233,15 +234,15 @@
   $("stream").addEventListener("change", (event) => { state.stream = event.target.value; stages(); show(); });
   $("stage").addEventListener("change", (event) => { state.stage = event.target.value; show(); });
   for (const radio of document.getElementsByName("scale")) radio.addEventListener("change", () => { state.scale = radio.value; draw(); });
-  for (const radio of document.getElementsByName("zero")) radio.addEventListener("change", () => { state.zero = radio.value; draw(); });
+  for (const radio of document.getElementsByName("reference")) radio.addEventListener("change", () => { state.reference = radio.value; draw(); });
   $("opacity").addEventListener("input", (event) => {
     state.opacity = event.target.value / 100;
-    $("opaque").textContent = event.target.value + " %";
+    $("opacity-value").textContent = event.target.value + " %";
     draw();
   });
   const hide = (control) => { control.closest("fieldset, label:not(fieldset label)").hidden = true; };
-  if (!streams.length) for (const control of [$("stream"), $("stage"), $("opacity"), ...document.getElementsByName("scale"), ...document.getElementsByName("zero")]) hide(control);
-  else if (!streams.some((stream) => data.typical[stream.key])) document.getElementsByName("zero").forEach(hide);
+  if (!streams.length) for (const control of [$("stream"), $("stage"), $("opacity"), ...document.getElementsByName("scale"), ...document.getElementsByName("reference")]) hide(control);
+  else if (!streams.some((stream) => data.baseline[stream.key])) document.getElementsByName("reference").forEach(hide);
   document.documentElement.classList.add("ready");
   state.k = photo().classes.indexOf(photo().predicted);
   pick(0);

@@ -1,4 +1,4 @@
-"""The run's network over its own test part: once, with all that the page tells of it."""
+"""The run's network applied once to its own test split."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.console import Console
+from multistream.data.filenames import printable
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos, loaded
 from multistream.data.photos import make_photos
@@ -28,8 +29,8 @@ from multistream.runtime.device import Runtime, available_workers, resolve_again
 
 
 @dataclass(frozen=True)
-class Measured:
-    """The test part, photo by photo in the order of predictions.csv, and what the network says of it now."""
+class NetworkOutputs:
+    """Outputs of the network now, image by image in the order of predictions.csv."""
 
     model: Model
     runtime: Runtime
@@ -39,13 +40,13 @@ class Measured:
     output: FusionOutput
     """On the CPU."""
     changed: int
-    """Files whose bytes are not those that split.csv recorded."""
+    """Number of files whose bytes differ from those that split.csv recorded."""
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
         """(N, K)"""
-        found: NDArray[np.float64] = self.output.logits.double().softmax(1).numpy()
-        return found
+        probabilities: NDArray[np.float64] = self.output.logits.double().softmax(1).numpy()
+        return probabilities
 
     @property
     def streams(self) -> dict[str, NDArray[np.float64]]:
@@ -54,25 +55,25 @@ class Measured:
 
     @property
     def photos(self) -> Photos:
-        """The photos as the network reads them; damaged ones are left out of batches."""
+        """The images as the network reads them; damaged ones are left out of batches."""
         settings = replace(self.model.recipe.data, on_bad_image="report")
         return make_photos(self.table, self.model.network.inputs, self.side_inputs, settings)
 
     @property
     def masked(self) -> dict[str, NDArray[np.float64]]:
-        """{key: (N, K)} probabilities where every other stream gives its mean over the training photos."""
+        """{key: (N, K)} probabilities with the pooled features of all other streams at their training mean."""
         network, device = self.model.network, self.runtime.device
         stages = {key: list(branch.taps) for key, branch in network.branches.items()}
         pooled = {k: {s: p.to(device) for s, p in taps.items()} for k, taps in self.pooled.items()}
-        found = {}
+        probabilities = {}
         with torch.no_grad(), evaluating(network):
             for key in stages if len(stages) > 1 else ():
-                others = network.mask({other: taps for other, taps in stages.items() if other != key})
-                found[key] = others.fuse(pooled).logits.double().softmax(1).cpu().numpy()
-        return found
+                masked = network.mask({other: taps for other, taps in stages.items() if other != key})
+                probabilities[key] = masked.fuse(pooled).logits.double().softmax(1).cpu().numpy()
+        return probabilities
 
     def attribution(self, rows: NDArray[np.int64] | None = None) -> Attribution:
-        """Shapley values of the streams on the logit scale, of all photos or of some rows."""
+        """Shapley values of the streams on the logit scale, for all images or for some rows."""
         some = slice(None) if rows is None else torch.from_numpy(rows)
         pooled = {
             k: {s: p[some].to(self.runtime.device) for s, p in stages.items()} for k, stages in self.pooled.items()
@@ -80,12 +81,12 @@ class Measured:
         return attribute(self.model.network, pooled, stages=False)
 
 
-def measure(
+def run_network(
     model: Model, predictions: Predictions, rows: tuple[SplitRow, ...], *, device: str, precision: str, console: Console
-) -> Measured:
-    """Runs the network over the photos of predictions.csv, through the feature cache. DataError if one is gone."""
+) -> NetworkOutputs:
+    """Applies the network to the images of predictions.csv, through the feature cache. DataError if one is missing."""
     settings = replace(model.recipe.data, on_bad_image="report")
-    table = _test_part(model, predictions)
+    table = _test_split(model, predictions)
     hashes = {row.path: row.sha256 for row in rows}
     changed = sum(
         hashes.get(name) != digest
@@ -102,29 +103,29 @@ def measure(
             network, photos, every, runtime=runtime, workers=available_workers(), tick=bar.advance, say=console.say
         )
     if bad := int((~extracted.valid).sum()):
-        raise DataError("report", f"{bad:,} photos of the test part can no longer be read.", do="See data scan.")
+        raise DataError("report", f"{bad:,} test images can no longer be read.", do="multistream data scan names them.")
     with torch.no_grad(), evaluating(network):
         output = network.fuse(extracted.to(runtime.device))
-    told = FusionOutput(output.logits.cpu(), {key: logits.cpu() for key, logits in output.streams.items()})
-    return Measured(model, runtime, table, side_inputs, extracted.features, told, changed)
+    on_cpu = FusionOutput(output.logits.cpu(), {key: logits.cpu() for key, logits in output.streams.items()})
+    return NetworkOutputs(model, runtime, table, side_inputs, extracted.features, on_cpu, changed)
 
 
-def _test_part(model: Model, predictions: Predictions) -> Table:
-    """The photos of predictions.csv in their order, found where the recipe says."""
+def _test_split(model: Model, predictions: Predictions) -> Table:
+    """The images of predictions.csv in their order, found where the recipe says."""
     settings = model.recipe.data
     table = open_table(settings.source, label=settings.label, allow_outside=settings.allow_outside)
-    places = {name: i for i, name in enumerate(table.ids)}
-    gone = [name for name in predictions.paths if name not in places]
-    if gone:
-        what = f"{len(gone):,} of {len(predictions):,} test photos are gone, {gone[0]} say."
-        raise DataError(settings.source, what, do="--photos 0 reports without looking at photos.")
-    return table.select([places[name] for name in predictions.paths])
+    index = {name: i for i, name in enumerate(table.ids)}
+    missing = [name for name in predictions.paths if name not in index]
+    if missing:
+        what = f"{len(missing):,} of {len(predictions):,} test images are missing, for example {printable(missing[0])}."
+        raise DataError(settings.source, what, do="Use --photos 0 for a report without images.")
+    return table.select([index[name] for name in predictions.paths])
 
 
-def batches(measured: Measured, rows: list[int], *, size: int) -> list[dict[str, Tensor]]:
-    """The photos of some rows as batches on the device, with "index"."""
-    made = []
-    for batch in loaded(measured.photos, rows, batch_size=size, workers=0):
+def batches(outputs: NetworkOutputs, rows: list[int], *, size: int) -> list[dict[str, Tensor]]:
+    """The images of some rows as batches on the device, with their rows as "index"."""
+    sent = []
+    for batch in loaded(outputs.photos, rows, batch_size=size, workers=0):
         index = batch.pop("index")
-        made.append({**measured.runtime.send(batch), "index": index})
-    return made
+        sent.append({**outputs.runtime.send(batch), "index": index})
+    return sent

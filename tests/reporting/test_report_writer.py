@@ -27,8 +27,8 @@ from multistream.data.decoding import Decoder
 from multistream.errors import DataError, UsageError
 from multistream.recipe import Recipe
 from multistream.reporting import report
-from multistream.reporting.facts import read_facts
-from multistream.reporting.measuring import measure
+from multistream.reporting.outputs import run_network
+from multistream.reporting.run_details import read_run_details
 from multistream.runs.predictions_file import read_predictions
 
 VOID = {"br", "col", "hr", "img", "input", "link", "meta", "line", "circle", "polyline"}
@@ -62,7 +62,7 @@ class Reader(HTMLParser):
 
 def embedded(page: str) -> Any:
     """The gallery's data."""
-    found = re.search(r'<script type="application/json" id="evidence-data">(.*?)</script>', page, re.S)
+    found = re.search(r'<script type="application/json" id="attribution-data">(.*?)</script>', page, re.S)
     assert found
     return json.loads(found[1])
 
@@ -135,7 +135,7 @@ def test_stored_maps_and_entries_sum_to_the_logit(page: str) -> None:
 def test_the_average_photo_is_that_of_the_training_part(early: Path, page: str) -> None:
     """Closed form: the average gives J . baseline, with J from the layers themselves (checks A3)."""
     network = multistream.load(early).network
-    stages = embedded(page)["typical"]["object"]
+    stages = embedded(page)["baseline"]["object"]
     weight, width = network.fusion.classifier.weight.detach(), 64
     for i, (stage, tap) in enumerate(network.branches["object"].taps.items()):
         part = weight[:, i * width : (i + 1) * width] @ tap.projection.weight.detach()
@@ -161,9 +161,9 @@ def section(page: str, identity: str) -> str:
 def test_tells_the_whole_story(early: Path, page: str) -> None:
     """Every section says what the run's own files say."""
     recipe, split = Recipe.load(early), list(csv.DictReader((early / "split.csv").open(newline="")))
-    trained = section(page, "trained")
+    trained = section(page, "setup")
     model = hashlib.sha256((early / "model.safetensors").read_bytes()).hexdigest()
-    for text in (recipe.network.tap, recipe.network.fusion, version("torch"), f"{len(split)} photos", model):
+    for text in (recipe.network.tap, recipe.network.fusion, version("torch"), f"{len(split)} images", model):
         assert text in trained
     for line in recipe.dumps().splitlines():
         assert line in trained
@@ -176,7 +176,7 @@ def test_tells_the_whole_story(early: Path, page: str) -> None:
     results = section(page, "results")
     majority = max(counts[label, "test"] for label in labels) / len(told)
     assert re.search(rf"most frequent class\s+{100 * majority:.1f} %\s+[\d.]+ to [\d.]+", results)
-    for words in ("balanced accuracy", "Brier score", "What was taken for what", "Calibration", "precision"):
+    for words in ("balanced accuracy", "Brier score", "Confusion matrix", "Calibration", "precision"):
         assert words in results
     epochs = [json.loads(line) for line in (early / "metrics.jsonl").read_text().splitlines()]
     assert all(f"{epoch['val_loss']:.4g}" in section(page, "learning") for epoch in epochs)
@@ -184,7 +184,7 @@ def test_tells_the_whole_story(early: Path, page: str) -> None:
     assert [stage for stage in multistream.load(early).network.branches["object"].taps if f"object {stage}" in cost]
     assert f"{sum(p.numel() for p in multistream.load(early).network.parameters()):,}" in cost
     for command in ("train --recipe early/recipe.toml", "evaluate early", "explain early", "report early"):
-        assert f"multistream {command}" in section(page, "repeat")
+        assert f"multistream {command}" in section(page, "reproduce")
 
 
 def test_streams_of_an_early_fusion_stand_beside_it(early: Path, page: str, tmp_path: Path) -> None:
@@ -202,8 +202,8 @@ def test_streams_of_an_early_fusion_stand_beside_it(early: Path, page: str, tmp_
         pooled = network.pool({"image": seen, "anp": torch.zeros(len(seen), 12)})
         pooled = {**pooled, "anp": {"vector": tap.baseline.expand(len(seen), -1)}}
         expected = network.classify(pooled).softmax(1).numpy()
-    facts = read_facts(early, early / "model.safetensors")
-    measured = measure(model, told, facts.rows, device="cpu", precision="fp32", console=Console(quiet=True))
+    details = read_run_details(early, early / "model.safetensors")
+    measured = run_network(model, told, details.rows, device="cpu", precision="fp32", console=Console(quiet=True))
     np.testing.assert_allclose(measured.masked["object"], expected, atol=1e-5)
     assert np.abs(measured.probabilities - expected).max() > 1e-3
     labels = zip(expected.argmax(1), told.labels or (), strict=True)
@@ -245,17 +245,17 @@ def test_ablations_are_shown_as_ablate_leaves_them(early: Path, tmp_path: Path) 
             assert f"{100 * row['accuracy']:.1f} %" in ablation
     assert "Pareto front" in found
     assert "Shapley value of each tap" in ablation
-    assert "one at least right" in ablation
+    assert "at least one correct" in ablation
 
 
 def test_all_checks_hold_and_late_streams_stand_alone(early: Path, late: Path, tmp_path: Path) -> None:
     for run in (early, late):
         found = report(run, photos=6, out=tmp_path / "p.html", device="cpu", precision="fp32")
-        assert [check.promise for check in found.checks if not check.holds] == []
+        assert [check.name for check in found.checks if not check.passed] == []
     names = [line.name for line in found.results]
     assert names == ["this run", "object alone", "anp alone", "most frequent class"]
-    assert "The fused probability is the mean of the streams'" in [check.promise for check in found.checks]
-    assert "Of anp no exact sum exists" in found.path.read_text()
+    assert "The fused probability is the mean of the streams' probabilities" in [check.name for check in found.checks]
+    assert "The contributions of anp do not sum exactly to the logit: its head is not linear" in found.path.read_text()
 
 
 def test_a_changed_photo_is_told(early: Path, photos: Path, tmp_path: Path) -> None:
@@ -266,8 +266,8 @@ def test_a_changed_photo_is_told(early: Path, photos: Path, tmp_path: Path) -> N
         found = report(early, photos=2, out=tmp_path / "p.html", device="cpu")
     finally:
         (photos.parent / name).write_bytes(kept)
-    (check,) = [check for check in found.checks if not check.holds]
-    assert check.promise == "The test photos are unchanged"
+    (check,) = [check for check in found.checks if not check.passed]
+    assert check.name == "The test images are unchanged"
     assert check.measured == 1
 
 
@@ -281,7 +281,7 @@ def test_photos_that_are_gone_are_an_error_and_none_need_be_there(early: Path, p
     finally:
         away.rename(photos.parent)
     assert found.photos == 0
-    assert 'id="evidence"' not in found.path.read_text()
+    assert 'id="attribution"' not in found.path.read_text()
     with pytest.raises(UsageError):
         report(early, photos=-1)
 
@@ -307,4 +307,4 @@ def test_the_command(early: Path, tmp_path: Path) -> None:
     found = json.loads(told.stdout)
     assert found["path"] == str(out)
     assert found["photos"] == 2
-    assert all(check["holds"] for check in found["checks"])
+    assert all(check["passed"] for check in found["checks"])

@@ -1,0 +1,280 @@
+"""The gallery: which images it shows, and their attributions, small enough that two dozen fit into a page."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from multistream.data.filenames import printable
+from multistream.explaining.decomposition import Decomposition, decompose, sum_of_parts
+from multistream.inputs import Vector
+from multistream.nn.eval_mode import evaluating
+from multistream.reporting.encoding import Thumbnail, affordable_side, encode_maps, thumbnail
+from multistream.reporting.outputs import NetworkOutputs, batches
+from multistream.runs.predictions_file import Predictions
+
+MAP_BYTES = 22_000
+"""Limit for the maps of one image, before base64 adds a third."""
+CLASSES = 12
+"""Classes of an image that are explained: its label and the most probable ones."""
+ENTRIES = 8
+"""Entries of a vector that are listed: those with the largest contributions."""
+TOLERANCE = 1e-5
+"""Largest |logit - sum of contributions| / max(1, |logit|) of a sum that is called exact."""
+
+
+@dataclass(frozen=True)
+class GalleryData:
+    """What the page's script reads, and the residuals that were measured while it was made."""
+
+    content: Mapping[str, Any]
+    thumbnails: Sequence[Thumbnail]
+    residuals: Mapping[str, float]
+    """{key: largest relative |logit - sum of contributions|} of the streams whose parts declare themselves linear."""
+    inexact: Mapping[str, str]
+    """{key: why its contributions do not sum exactly to the logit}"""
+    rounding: float
+    """The largest error of a stored cell, as a fraction of the largest cell of its stage."""
+    mean_gap: float | None
+    """For fusions that average probabilities: the largest |fused probability - mean of the streams'|."""
+
+
+def select_images(predictions: Predictions, *, photos: int) -> list[int]:
+    """Rows of up to `photos` images: half of them misclassified where there are enough, spread over the labels.
+
+    The order is that of the files' sha256: arbitrary, and the same for everybody.
+    """
+    labels = predictions.labels
+    if labels is None:
+        raise ValueError("images without labels are neither correct nor misclassified.")
+    order = sorted(range(len(predictions)), key=lambda i: (predictions.sha256[i], predictions.paths[i]))
+    correct = [i for i in order if predictions.correct[i]]
+    wrong = [i for i in order if not predictions.correct[i]]
+    number_wrong = min(len(wrong), max(photos // 2, photos - len(correct)))
+    chosen = _in_turn(wrong, labels)[:number_wrong] + _in_turn(correct, labels)[: photos - number_wrong]
+    index = {name: k for k, name in enumerate(predictions.classes)}
+    return sorted(chosen, key=lambda i: (index.get(labels[i], len(index)), not predictions.correct[i], order.index(i)))
+
+
+def _in_turn(rows: Iterable[int], labels: Sequence[str]) -> list[int]:
+    """The rows again, one of each label in turn."""
+    queues: dict[str, deque[int]] = defaultdict(deque)
+    for row in rows:
+        queues[labels[row]].append(row)
+    ordered = []
+    while queues:
+        for label in sorted(queues):
+            ordered.append(queues[label].popleft())
+        queues = defaultdict(deque, {label: queue for label, queue in queues.items() if queue})
+    return ordered
+
+
+def explained_classes(probabilities_K: NDArray[np.float64], label: int, *, most: int) -> list[int]:
+    """The classes of one image that the page explains: all, or its label and the most probable others."""
+    ranked = np.argsort(-probabilities_K, kind="stable").tolist()
+    return sorted([label, *[k for k in ranked if k != label]][:most])
+
+
+def gallery_data(outputs: NetworkOutputs, rows: Sequence[int]) -> GalleryData:
+    """Attributions of the images of these rows, a few at a time."""
+    probabilities, labels = outputs.probabilities, outputs.table.labels
+    classes = {row: explained_classes(probabilities[row], int(labels[row]), most=CLASSES) for row in rows}
+    builder = _GalleryBuilder(outputs, number_of_classes=max(len(each) for each in classes.values()))
+    shapley = dict(zip(rows, outputs.attribution(np.array(rows, dtype=np.int64)).streams.cpu(), strict=True))
+    photos: list[dict[str, Any]] = []
+    for batch in batches(outputs, list(rows), size=4):
+        index = batch.pop("index").tolist()
+        found = decompose(outputs.model.network, batch, runtime=outputs.runtime)
+        builder.add_residuals(found)
+        for b, row in enumerate(index):
+            values = _rounded(shapley[row][classes[row]])
+            photos.append({**_prediction(outputs, row), **builder.photo(found, b, classes[row]), "shapley": values})
+    decoder = outputs.photos.decoder
+    return GalleryData(
+        content={
+            "classes": list(outputs.model.classes),
+            "streams": [builder.stream(key) for key in outputs.model.network.branches],
+            "baseline": builder.baselines(),
+            "vocabulary": builder.vocabulary,
+            "photos": photos,
+        },
+        thumbnails=[thumbnail(decoder, outputs.table.path(row)) for row in rows] if decoder else [],
+        residuals=builder.residuals,
+        inexact=builder.inexact,
+        rounding=builder.rounding,
+        mean_gap=builder.mean_gap,
+    )
+
+
+class _GalleryBuilder:
+    """Encodes image after image; keeps the largest residuals and the vector entries that were listed."""
+
+    def __init__(self, outputs: NetworkOutputs, *, number_of_classes: int) -> None:
+        self.outputs, self.network = outputs, outputs.model.network
+        self.shapes = _map_sizes(outputs)
+        sizes = (size for stages in self.shapes.values() for size in stages.values())
+        self.side = affordable_side(sizes, classes=number_of_classes, budget=MAP_BYTES)
+        self.rounding = 0.0
+        self.mean_gap: float | None = 0.0 if self.network.fusion.averages_probabilities else None
+        self.residuals: dict[str, float] = {}
+        self.declared: dict[str, bool] = {}
+        self.targets: Mapping[str, tuple[str, ...]] = {}
+        self.vocabulary: dict[str, dict[int, str]] = {}
+
+    @property
+    def inexact(self) -> dict[str, str]:
+        """{key: why its contributions do not sum exactly to the logit}"""
+        return {
+            key: f"{_nonlinear_part(self.outputs, key)} is not linear"
+            if not declared
+            else f"they differ from it by up to {self.residuals[key]:.1e} (relative)"
+            for key, declared in self.declared.items()
+            if not declared or self.residuals[key] > TOLERANCE
+        }
+
+    def add_residuals(self, found: Decomposition) -> None:
+        """Records what a batch shows for all of them."""
+        self.declared, self.targets = dict(found.exact), found.targets
+        for target, keys in found.targets.items():
+            exact = [key for key in keys if found.exact[key]]
+            if len(exact) == len(keys):
+                largest = float(_remainder(found, target, keys, relative=True).max())
+                self.residuals |= {key: max(self.residuals.get(key, 0.0), largest) for key in exact}
+        if self.mean_gap is not None:
+            mean = torch.stack(list(found.probabilities.values())).mean(0)
+            self.mean_gap = max(self.mean_gap, float((mean - found.fused).abs().max()))
+
+    def photo(self, found: Decomposition, b: int, classes: list[int]) -> dict[str, Any]:
+        """Everything about one image that the page shows."""
+        return {
+            "classes": classes,
+            "logits": {target: _rounded(value[b, classes]) for target, value in found.logits.items()},
+            "bias": {target: self._bias(found, target, b, classes) for target in found.targets},
+            "sums": {
+                key: {s: _rounded(m[b, classes].double().sum((1, 2))) for s, m in stages.items()}
+                for key, stages in found.maps.items()
+            },
+            "maps": {
+                key: {s: self._map(m[b, classes]) for s, m in stages.items()} for key, stages in found.maps.items()
+            },
+            "vectors": {key: self._vector(key, v[b, classes]) for key, v in found.vectors.items()},
+        }
+
+    def stream(self, key: str) -> dict[str, Any]:
+        """What the page must know of a stream."""
+        target = next(name for name, keys in self.targets.items() if key in keys)
+        sizes = self.shapes.get(key, {})
+        stages = {s: [min(h, self.side), min(w, self.side)] for s, (h, w) in sizes.items()}
+        return {"key": key, "stages": stages, "exact": key not in self.inexact, "target": target}
+
+    def baselines(self) -> dict[str, dict[str, list[float]]]:
+        """{key: {stage: contributions of the mean training image}} of the streams whose sum is exact."""
+        whole = "" in self.targets
+        return {
+            key: baseline_contributions(self.outputs, key, whole=whole)
+            for key in self.network.branches
+            if key not in self.inexact
+        }
+
+    def _bias(self, found: Decomposition, target: str, b: int, classes: list[int]) -> list[float]:
+        """The bias of an exact sum; of any other what remains of the logit."""
+        keys = found.targets[target]
+        if all(key not in self.inexact for key in keys):
+            bias = found.bias[target]
+            return _rounded((bias[b] if bias.ndim == 2 else bias)[classes])
+        return _rounded((found.bias[target].double().cpu() + _remainder(found, target, keys))[b, classes])
+
+    def _map(self, maps_Khw: Tensor) -> list[Any]:
+        encoded = encode_maps(maps_Khw, side=self.side)
+        self.rounding = max(self.rounding, encoded.error)
+        return [float(f"{encoded.scale:.6g}"), encoded.data]
+
+    def _vector(self, key: str, contributions_KD: Tensor) -> dict[str, Any]:
+        """The entries with the largest contribution to each class, and the sum of all entries."""
+        entries = []
+        source = self.outputs.model.inputs[key]
+        vocabulary = source.vocabulary if isinstance(source, Vector) else ()
+        names = self.vocabulary.setdefault(key, {})
+        for row in contributions_KD.double().cpu():
+            top = sorted(row.abs().topk(min(ENTRIES, len(row))).indices.tolist(), key=lambda i: -float(row[i]))
+            entries.append([[i, _short(float(row[i]))] for i in top])
+            names |= {i: str(vocabulary[i]) if len(vocabulary) else f"entry {i}" for i in top}
+        return {"entries": entries, "sum": _rounded(contributions_KD.double().sum(1))}
+
+
+def _remainder(found: Decomposition, target: str, keys: Sequence[str], *, relative: bool = False) -> Tensor:
+    """logit - bias - sum of contributions, (B, K) float64; `relative`: its size over max(1, |logit|)."""
+    logits = found.logits[target].double()
+    rest = logits - found.bias[target].double() - torch.stack([sum_of_parts(found, key) for key in keys]).sum(0)
+    return (rest.abs() / logits.abs().clamp_min(1) if relative else rest).cpu()
+
+
+def _nonlinear_part(outputs: NetworkOutputs, key: str) -> str:
+    """The part because of which a stream has no exact sum."""
+    network, settings = outputs.model.network, outputs.model.recipe.network
+    branch = network.branches[key]
+    if not all(tap.linear for tap in branch.taps.values()):
+        return f"the tap {settings.tap}"
+    if branch.temporal is not None and not branch.temporal.linear:
+        return f"the temporal {settings.temporal}"
+    return "its head" if network.fusion.heads else f"the fusion {settings.fusion}"
+
+
+@torch.no_grad()
+def baseline_contributions(outputs: NetworkOutputs, key: str, *, whole: bool) -> dict[str, list[float]]:
+    """{stage: (K,)}: contributions of a linear stream's stages for the mean training image.
+
+    The logit is affine in the pooled features, so the difference is the same at any image: here the first.
+    """
+    network, device = outputs.model.network, outputs.runtime.device
+
+    def logits(pooled: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
+        output = network.fuse(pooled)
+        return (output.logits if whole else output.streams[key])[0].double().cpu()
+
+    pooled = {k: {s: p[:1].to(device) for s, p in stages.items()} for k, stages in outputs.pooled.items()}
+    contributions = {}
+    with evaluating(network):
+        for stage, tap in network.branches[key].taps.items():
+            zero = {**pooled, key: {**pooled[key], stage: torch.zeros_like(pooled[key][stage])}}
+            mean = {**pooled, key: {**pooled[key], stage: tap.baseline.expand_as(pooled[key][stage])}}
+            contributions[stage] = _rounded(logits(mean) - logits(zero))
+    return contributions
+
+
+def _prediction(outputs: NetworkOutputs, row: int) -> dict[str, Any]:
+    """An image's name, label and probabilities, with those of the streams' own classifiers."""
+    several = len(outputs.model.network.branches) > 1
+    return {
+        "name": printable(outputs.table.ids[row]),
+        "label": int(outputs.table.labels[row]),
+        "predicted": int(outputs.probabilities[row].argmax()),
+        "probabilities": _rounded(torch.from_numpy(outputs.probabilities[row])),
+        "alone": {key: _rounded(torch.from_numpy(p[row])) for key, p in outputs.streams.items()} if several else {},
+    }
+
+
+def _map_sizes(outputs: NetworkOutputs) -> dict[str, dict[str, tuple[int, int]]]:
+    """{key: {stage: (h, w)}} of the tapped maps."""
+    sizes = {}
+    for key, branch in outputs.model.network.branches.items():
+        if not branch.is_vector:
+            shapes = branch.stream.map_shapes()
+            sizes[key] = {stage: (shapes[stage][2], shapes[stage][3]) for stage in branch.taps}
+    return sizes
+
+
+def _rounded(values: Tensor) -> list[Any]:
+    """Nested lists of numbers with five digits."""
+    return [_rounded(v) if v.ndim else _short(float(v)) for v in values.cpu()]
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.5g}")

@@ -1,0 +1,151 @@
+"""The demo set's planted cues, where it is known what an attribution must find."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from multistream.data.demo import Cues, demo_cues
+from multistream.explaining.decomposition import decompose
+from multistream.explaining.pointing import density, energy_in, points_into
+from multistream.reporting.outputs import NetworkOutputs, batches
+from multistream.statistics import Interval, paired_bootstrap, percentile_interval, resampled_means, wilson
+
+NAMES = ("sun or drop", "zigzags or bands", "adjective-noun pairs")
+BATCH = 32
+
+
+@dataclass(frozen=True)
+class CueFraction:
+    """A fraction of images or of an attribution, its interval, and the value expected by chance."""
+
+    value: float
+    ci95: Interval
+    chance: float
+
+
+@dataclass(frozen=True)
+class CueResult:
+    """One planted bit: attributions of the difference between an image's class and the class without this bit."""
+
+    name: str
+    n: int
+    shapley: Mapping[str, tuple[float, Interval]]
+    """{key: (mean over the images, interval)} of the stream's Shapley value for the difference; 0 by chance."""
+    pointing: Mapping[str, CueFraction]
+    """{key: result of the pointing game}, of the image streams, for the cues that have a position."""
+    energy: Mapping[str, CueFraction]
+    """{key: mean fraction of the positive attribution inside the cue}, likewise."""
+    planted: Mapping[str, CueFraction]
+    """{key: fraction of the absolute attribution on the image's own planted entries}, for the cue of the vectors."""
+    absolute: Mapping[str, CueFraction]
+    """{key: fraction of the absolute attribution on all entries that can carry the cue}, likewise."""
+    signed: Mapping[str, CueFraction]
+    """{key: fraction of the signed attribution on those entries}, likewise."""
+
+
+def measure_cues(outputs: NetworkOutputs) -> list[CueResult]:
+    """Object, texture and vector over the test split of the demo set."""
+    cues = demo_cues(outputs.table)
+    labels = outputs.table.labels
+    flipped = _flipped(cues, labels)
+    streams = outputs.attribution().streams.cpu().numpy()
+    keys = list(outputs.model.network.branches)
+    every = np.arange(len(labels))
+    results = []
+    maps, vectors = _contrasts(outputs, cues, flipped)
+    carriers = np.unique(cues.planted)
+    for bit, name in enumerate(NAMES):
+        contrast = streams[every, labels] - streams[every, flipped[:, bit]]
+        shapley = {key: (float(v.mean()), paired_bootstrap(v)) for key, v in zip(keys, contrast.T, strict=True)}
+        localised = {key: torch.cat(hits[bit]).numpy() for key, hits in maps.items()} if bit < 2 else {}
+        entries = vectors if bit == 2 else {}
+        results.append(
+            CueResult(
+                name,
+                len(labels),
+                shapley,
+                pointing={key: _pointing(hits[:, 0], cues, bit) for key, hits in localised.items()},
+                energy={key: _energy(hits[:, 1], cues, bit) for key, hits in localised.items()},
+                planted={key: _absolute(each, cues.planted) for key, each in entries.items()},
+                absolute={key: _absolute(each, np.tile(carriers, (len(each), 1))) for key, each in entries.items()},
+                signed={key: _signed(each, carriers) for key, each in entries.items()},
+            )
+        )
+    return results
+
+
+def _flipped(cues: Cues, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+    """(N, 3): the class that differs from the image's own in one bit."""
+    classes = {tuple(bits): int(label) for bits, label in zip(cues.bits.tolist(), labels, strict=True)}
+    return np.array(
+        [
+            [classes[tuple(b != (i == bit) for i, b in enumerate(bits))] for bit in range(3)]
+            for bits in cues.bits.tolist()
+        ]
+    )
+
+
+def _contrasts(
+    outputs: NetworkOutputs, cues: Cues, flipped: NDArray[np.int64]
+) -> tuple[dict[str, list[list[Tensor]]], dict[str, NDArray[np.float64]]]:
+    """By stream: for each bit batches (B, 2) of pointing game hits and fractions inside; contributions (N, D)."""
+    labels = torch.from_numpy(outputs.table.labels)
+    objects = torch.from_numpy(cues.objects)
+    others = torch.from_numpy(flipped)
+    hits: dict[str, list[list[Tensor]]] = {}
+    vectors: dict[str, list[Tensor]] = {}
+    for batch in batches(outputs, list(range(len(labels))), size=BATCH):
+        rows = batch.pop("index")
+        found = decompose(outputs.model.network, batch, runtime=outputs.runtime)
+        b = torch.arange(len(rows))
+        for key, stages in found.maps.items():
+            for bit in (0, 1):
+                cpu = [m.cpu() for m in stages.values()]
+                contrast = [m[b, labels[rows]] - m[b, others[rows, bit]] for m in cpu]
+                mask = objects[rows] if bit == 0 else ~objects[rows]
+                whole = density(contrast, size=mask.shape[-1])
+                both = torch.stack([points_into(whole, mask).double(), energy_in(whole, mask)], dim=1)
+                hits.setdefault(key, [[], []])[bit].append(both)
+        for key, entries in found.vectors.items():
+            contrast_BD = entries.cpu()[b, labels[rows]] - entries.cpu()[b, others[rows, 2]]
+            vectors.setdefault(key, []).append(contrast_BD.double())
+    return hits, {key: torch.cat(parts).numpy() for key, parts in vectors.items()}
+
+
+def _area(cues: Cues, bit: int) -> float:
+    """The fraction of the pixels that a cue covers: the object's box, or all outside it."""
+    inside = float(cues.objects.mean())
+    return inside if bit == 0 else 1 - inside
+
+
+def _pointing(hits_N: NDArray[np.float64], cues: Cues, bit: int) -> CueFraction:
+    n, right = len(hits_N), int(hits_N.sum())
+    return CueFraction(right / n, wilson(right, n), _area(cues, bit))
+
+
+def _energy(fractions_N: NDArray[np.float64], cues: Cues, bit: int) -> CueFraction:
+    """Images without positive attribution have no fraction of it."""
+    known = fractions_N[~np.isnan(fractions_N)]
+    return CueFraction(float(known.mean()), paired_bootstrap(known), _area(cues, bit))
+
+
+def _absolute(contributions_ND: NDArray[np.float64], entries_NP: NDArray[np.int64]) -> CueFraction:
+    size = np.abs(contributions_ND)
+    fractions = np.take_along_axis(size, entries_NP, axis=1).sum(axis=1) / size.sum(axis=1)
+    return CueFraction(float(fractions.mean()), paired_bootstrap(fractions), entries_NP.shape[1] / size.shape[1])
+
+
+def _signed(contributions_ND: NDArray[np.float64], entries: NDArray[np.int64]) -> CueFraction:
+    """Contributions of the other entries, which are independent of the class, cancel over the images."""
+    sums = np.stack([contributions_ND[:, entries].sum(axis=1), contributions_ND.sum(axis=1)], axis=1)
+    above, below = sums.mean(axis=0)
+    drawn = resampled_means(sums)
+    return CueFraction(
+        float(above / below), percentile_interval(drawn[:, 0] / drawn[:, 1]), len(entries) / contributions_ND.shape[1]
+    )

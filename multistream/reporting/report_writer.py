@@ -1,0 +1,138 @@
+"""report: measures a run, checks it, and writes one self-contained HTML page about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.console import Console
+from multistream.errors import UsageError
+from multistream.files import write_atomic
+from multistream.inference.model import Model, load
+from multistream.nn.eval_mode import evaluating
+from multistream.profiling.profile import count_pieces
+from multistream.reporting.ablations import read_ablations
+from multistream.reporting.charts import ChartRow
+from multistream.reporting.checks import ReportCheck, run_checks
+from multistream.reporting.gallery_data import GalleryData, gallery_data, select_images
+from multistream.reporting.outputs import NetworkOutputs, run_network
+from multistream.reporting.page import render_page
+from multistream.reporting.planted_cues import CueResult, measure_cues
+from multistream.reporting.results import ResultRow, result_table
+from multistream.reporting.run_details import RunDetails, read_run_details
+from multistream.runs.model_file import require_trained
+from multistream.statistics import paired_bootstrap
+
+FILE_NAME = "report.html"
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page that was written, and its main numbers."""
+
+    path: Path
+    bytes: int
+    photos: int
+    results: Sequence[ResultRow]
+    cues: Sequence[CueResult]
+    """Attributions of the planted cues; empty unless the data are the demo set."""
+    checks: Sequence[ReportCheck]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The output of `report --json`."""
+        checks = [{**asdict(check), "passed": check.passed} for check in self.checks]
+        return {**asdict(self), "path": str(self.path), "checks": checks}
+
+
+def report(
+    run: str | Path,
+    *,
+    photos: int = 24,
+    against: Sequence[str | Path] = (),
+    out: str | Path | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    console: Console | None = None,
+) -> Report:
+    """Writes RUN/report.html, or `out`. The same run gives the same page, byte by byte.
+
+    `photos` images of the test split are explained; with 0 no image is read and the data may be elsewhere. `against`
+    are runs with the same test split to compare with. Raises DataError for a run without a test split and for missing
+    images, UsageError for runs that cannot be compared.
+    """
+    if photos < 0:
+        raise UsageError("--photos", f"{photos} is negative.", right="0 leaves the images out.")
+    model = load(run)
+    require_trained(model, "report")
+    details = read_run_details(model.path.parent, model.path)
+    path = Path(out).expanduser() if out else details.folder / FILE_NAME
+    if path.is_dir():
+        raise UsageError("--out", f"{path} is a folder.", right="Name the file to write.")
+    ablations = read_ablations(details.folder)
+    with evaluating(model.network):
+        costs = count_pieces(model.network.cpu())
+    seen = _Measured()
+    if photos:
+        seen = _measure(
+            model, details, photos=photos, device=device, precision=precision, console=console or Console(quiet=True)
+        )
+    results = result_table(details, streams=seen.streams, masked=seen.masked, against=against)
+    checks = run_checks(details, seen.outputs, seen.gallery)
+    page = render_page(
+        run=details,
+        results=results,
+        ablations=ablations,
+        costs=costs,
+        gallery=seen.gallery,
+        stream_values=seen.stream_values,
+        cues=seen.cues,
+        checks=checks,
+    )
+    content = page.encode("utf-8", "backslashreplace")  # names of files may hold bytes that are not text
+    write_atomic(path, content)
+    shown = len(seen.gallery.content["photos"]) if seen.gallery else 0
+    return Report(path, len(content), shown, results.rows, seen.cues, checks)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What the network shows on the test split; nothing where no image is read."""
+
+    outputs: NetworkOutputs | None = None
+    gallery: GalleryData | None = None
+    cues: Sequence[CueResult] = ()
+
+    @property
+    def streams(self) -> dict[str, NDArray[np.float64]]:
+        """{key: (N, K)} probabilities of the streams' own classifiers."""
+        return self.outputs.streams if self.outputs else {}
+
+    @property
+    def masked(self) -> dict[str, NDArray[np.float64]]:
+        """{key: (N, K)} probabilities with all other streams at their training mean."""
+        return self.outputs.masked if self.outputs else {}
+
+    @property
+    def stream_values(self) -> list[ChartRow]:
+        """Mean Shapley value of each stream for the logit of the true class; empty for a single stream."""
+        if self.outputs is None or len(keys := list(self.outputs.model.network.branches)) < 2:
+            return []
+        labels = self.outputs.table.labels
+        values = self.outputs.attribution().streams.cpu().numpy()[np.arange(len(labels)), labels]
+        return [ChartRow(key, float(v.mean()), paired_bootstrap(v)) for key, v in zip(keys, values.T, strict=True)]
+
+
+def _measure(
+    model: Model, details: RunDetails, *, photos: int, device: str, precision: str, console: Console
+) -> _Measured:
+    """Applies the network to the test split and explains some of it."""
+    predictions = details.result.predictions
+    outputs = run_network(model, predictions, details.rows, device=device, precision=precision, console=console)
+    gallery = gallery_data(outputs, select_images(predictions, photos=photos))
+    cues = measure_cues(outputs) if not model.recipe.data.source else []
+    return _Measured(outputs, gallery, cues)

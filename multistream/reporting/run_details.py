@@ -1,0 +1,119 @@
+"""What a run's folder records: recipe, split, training log, predictions, versions. No network is needed."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multistream import runs
+from multistream._version import __version__
+from multistream.comparison.run_results import Result, read_result
+from multistream.errors import DataError
+from multistream.files import sha256_file
+from multistream.inference.metrics import Metrics, metrics
+from multistream.runs.model_file import read_about
+from multistream.runs.split_file import SplitRow, read_split, shared_between_parts
+
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+EPOCH_COLUMNS = {
+    "train_loss": "training loss",
+    "val_loss": "validation loss",
+    "val_accuracy": "validation accuracy",
+    "learning_rate": "learning rate",
+}
+
+
+@dataclass(frozen=True)
+class RunDetails:
+    """A finished run as its folder records it; `metrics` are those of its own test split."""
+
+    folder: Path
+    result: Result
+    metrics: Metrics
+    rows: tuple[SplitRow, ...]
+    """split.csv"""
+    split_sha256: str
+    """Of split.csv, which holds the hash of every image: it identifies data and split."""
+    model_sha256: str
+    epochs: Sequence[Mapping[str, float]]
+    """metrics.jsonl: "epoch", counted from 1, and those of EPOCH_COLUMNS that were recorded."""
+    best_epoch: int | None
+    """The epoch that was kept, counted from 1."""
+    versions: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of the probabilities."""
+        return self.result.predictions.classes
+
+    @property
+    def labels(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """(N,) class index of each test image."""
+        index = {name: k for k, name in enumerate(self.classes)}
+        return np.array([index[name] for name in self.result.predictions.labels or ()], dtype=np.int64)
+
+    @property
+    def counts(self) -> dict[str, dict[str, int]]:
+        """{class: {split: number of images}}"""
+        found = Counter((row.label, row.part) for row in self.rows)
+        return {name: {split: found[name, split] for split in SPLITS} for name in self.classes}
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """A note for each pair of splits that hold the same file."""
+        return shared_between_parts(self.rows)
+
+    @property
+    def title(self) -> str:
+        """The streams and how they are fused."""
+        keys = list(self.result.recipe.network.streams) or ["instances"]
+        return f"{' + '.join(keys)}, {self.result.recipe.network.fusion} fusion" if len(keys) > 1 else keys[0]
+
+
+def read_run_details(folder: Path, model_file: Path) -> RunDetails:
+    """Reads the folder of a finished run. DataError for a run without a test split and for damaged files."""
+    result = read_result(folder)
+    predictions = result.predictions
+    index = {name: k for k, name in enumerate(predictions.classes)}
+    labels = np.array([index[name] for name in predictions.labels or ()], dtype=np.int64)
+    log = folder / runs.METRICS
+    epochs = [_epoch(log, line) for line in runs.read_lines(log)] if log.is_file() else []
+    best = runs.read_summary(folder).get("best_epoch")
+    return RunDetails(
+        folder=folder,
+        result=result,
+        metrics=metrics(predictions.probabilities, labels, predictions.classes),
+        rows=read_split(folder / runs.SPLIT),
+        split_sha256=sha256_file(folder / runs.SPLIT),
+        model_sha256=sha256_file(model_file),
+        epochs=epochs,
+        best_epoch=best + 1 if isinstance(best, int) and 0 <= best < len(epochs) else None,
+        versions={**read_about(model_file)["distributions"], **_installed()},
+    )
+
+
+def _epoch(log: Path, line: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of one line of the training log."""
+    try:
+        known = {name: float(line[name]) for name in EPOCH_COLUMNS if line.get(name) is not None}
+        return {"epoch": int(line["epoch"]) + 1, **known}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"this is not a line of a training log ({error!r})."
+        raise DataError(str(log), what, do="Restore or delete it.") from error
+
+
+def _installed() -> dict[str, str]:
+    names = ("torch", "torchvision", "timm", "numpy", "Pillow")
+    return {"multistream": __version__, **{name: version(name) for name in names}, "Python": platform.python_version()}

@@ -1,0 +1,31 @@
+"""Which images a page shows, and which classes of them it explains."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from multistream.reporting.gallery_data import explained_classes, select_images
+from multistream.runs.predictions_file import Predictions
+
+
+def predictions_of(n: int, wrong: int) -> Predictions:
+    labels = tuple("ab"[i % 2] for i in range(n))
+    predicted = [1 - i % 2 if i < wrong else i % 2 for i in range(n)]
+    hashes = tuple(f"{(7919 * i) % n:04d}" for i in range(n))
+    return Predictions(tuple(f"{i}.png" for i in range(n)), hashes, labels, np.eye(2)[predicted], ("a", "b"))
+
+
+def test_half_of_the_images_are_misclassified_and_spread_over_the_labels() -> None:
+    predictions = predictions_of(100, 40)
+    chosen = select_images(predictions, photos=24)
+    assert len(set(chosen)) == 24
+    assert sum(predictions.correct[i] for i in chosen) == 12
+    labels = predictions.labels or ()
+    assert sorted(labels[i] for i in chosen) == ["a"] * 12 + ["b"] * 12
+    assert chosen == select_images(predictions, photos=24)
+    assert len(select_images(predictions_of(100, 3), photos=24)) == 24
+    assert len(select_images(predictions_of(10, 9), photos=24)) == 10
+
+
+def test_the_label_is_always_explained() -> None:
+    assert explained_classes(np.array([0.1, 0.2, 0.6, 0.05, 0.05]), 4, most=3) == [1, 2, 4]
