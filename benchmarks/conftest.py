@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,9 @@ import torch
 
 from multistream.recipe import RuntimeSettings
 from multistream.runtime.device import Runtime, resolve
+
+# `pytest` puts nothing of this repository on the path, and spawned processes import `benchmarks` by what is on it.
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 PAIRS = 9
 THREADS = 2
