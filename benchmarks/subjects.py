@@ -9,6 +9,7 @@ from torch import Tensor
 
 from multistream import MultiStream, compose
 from multistream.recipe import TrainingSettings
+from multistream.runtime.cuda_graphs import GraphedStreams
 from multistream.runtime.device import Runtime
 from multistream.training.objective import CrossEntropy, Objective
 from multistream.training.optimizers import make_optimizer
@@ -36,9 +37,10 @@ def batch_of(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def step_of(network: MultiStream, runtime: Runtime, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    """One fine-tuning step as training takes it."""
-    objective = Objective(network.train(), criterion=CrossEntropy(), runtime=runtime, pooled=False)
-    whole = torch.compile(objective) if runtime.compile else objective
+    """One fine-tuning step as training takes it: on a GPU, streams are replayed from CUDA graphs."""
+    graphs = GraphedStreams(network, runtime, batch_size=len(labels), say=print) if runtime.cuda_graphs else None
+    objective = Objective(network.train(), criterion=CrossEntropy(), runtime=runtime, pooled=False, graphs=graphs)
+    whole = torch.compile(objective) if runtime.compile and not graphs else objective
     optimizer = make_optimizer(network, TrainingSettings(), runtime)
     given = runtime.send({"image": images})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2.functional import resize
 
 from benchmarks.subjects import ours
 from multistream.data.decoding import Decoder
@@ -74,3 +77,24 @@ def test_waiting_for_photos(tmp_path: Path, fast: Runtime, capsys: pytest.Captur
     with capsys.disabled():
         print(f"\n{'waiting for photos in a fine-tuning epoch':42} {share:.1%} of {asked - started:.1f} s")
     assert share < 0.2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+def test_decoding_on_a_gpu(tmp_path: Path, report: Report) -> None:
+    """256 JPEGs of 640 x 480: nvJPEG by torchvision and a resize there, against our decoder in threads."""
+    for number in range(8):
+        write_photo(tmp_path / f"{number}.jpg", (640, 480), seed=number)
+    paths = [tmp_path / f"{number % 8}.jpg" for number in range(256)]
+    decoder = Decoder(size=224)
+
+    def on_the_gpu() -> None:
+        files = [torch.from_numpy(np.fromfile(path, dtype=np.uint8)) for path in paths]
+        for picture in decode_jpeg(files, mode=ImageReadMode.RGB, device="cuda"):
+            resize(picture, [224, 224], antialias=True)
+
+    def in_threads() -> None:
+        with ThreadPoolExecutor(available_workers()) as pool:
+            torch.from_numpy(np.stack(list(pool.map(decoder.read, paths)))).to("cuda")
+
+    report("decoding 256 JPEGs, GPU against threads", on_the_gpu, in_threads, pairs=5)
