@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from multistream.recipe import Recipe
 from multistream.registry import discovery
+
+settings.register_profile("untimed", deadline=None)  # no test depends on how busy the machine is
+settings.load_profile("untimed")
 
 ROOT = Path(__file__).parent.parent
 PLUGINS = Path(__file__).parent / "plugins"

@@ -1,6 +1,7 @@
 """The documentation runs: its Python is executed, its commands and settings exist, its links lead somewhere.
 
-`python tests/test_docs.py` writes docs/cli.md anew from the commands' own help.
+`python tests/test_docs.py` writes docs/cli.md and docs/settings.md again: from the commands' help, and from the default
+recipe.
 """
 
 from __future__ import annotations
@@ -60,8 +61,26 @@ def rendered() -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_the_page_of_commands_is_what_help_says() -> None:
-    assert (ROOT / "docs" / "cli.md").read_text() == rendered(), "write it anew: python tests/test_docs.py"
+def settings_page() -> str:
+    """docs/settings.md: the default recipe, whose comments say what each setting takes."""
+    recipe = (ROOT / "multistream" / "recipe" / "default.toml").read_text()
+    return (
+        "# Settings\n\n"
+        "A recipe is a TOML file of these sections. `--set SECTION.NAME=VALUE` sets one on the command line, "
+        "`--recipe` takes a file, a run or one of the shipped recipes `default`, `paper` and `paper-code`, and "
+        "`--print-recipe` prints the outcome. Options win over `--set`, which wins over the "
+        "recipe.\n\nThe defaults:\n\n"
+        f"```toml\n{recipe}```\n"
+    )
+
+
+GENERATED = {"cli.md": rendered, "settings.md": settings_page}
+
+
+@pytest.mark.parametrize("page", GENERATED)
+def test_a_generated_page_is_current(page: str) -> None:
+    expected = GENERATED[page]()
+    assert (ROOT / "docs" / page).read_text() == expected, "write it again: python tests/test_docs.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -113,4 +132,5 @@ def test_public_names_are_documented() -> None:
 
 
 if __name__ == "__main__":
-    (ROOT / "docs" / "cli.md").write_text(rendered())
+    for name, render in GENERATED.items():
+        (ROOT / "docs" / name).write_text(render())

@@ -198,7 +198,7 @@ class TrainingSettings(Section):
 
 @dataclass(frozen=True)
 class RuntimeSettings(Section):
-    """The machine's share: none of these changes what is meant."""
+    """Settings of the machine; results agree up to rounding."""
 
     section: ClassVar[str] = "runtime"
 
@@ -206,6 +206,7 @@ class RuntimeSettings(Section):
     precision: Precision = setting("auto", word(Precision))
     compile: Switch = setting("auto", word(Switch))
     channels_last: Switch = setting("auto", word(Switch))
+    cuda_graphs: Switch = setting("auto", word(Switch))
     workers: int = setting(-1, integer(-1))
     threads: int = setting(0, integer(0))
     fit_batch: bool = setting(False, flag)

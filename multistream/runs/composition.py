@@ -44,7 +44,8 @@ def compose(
     All shapes are checked here, once. Raises UsageError, PluginError (exit 69) and WeightsError (69).
 
     >>> from multistream import streams
-    >>> net = compose({"anp": streams["anp"](width=12)}, classes=["awe", "fear"])
+    >>> anp = streams["anp"]
+    >>> net = compose({"anp": anp(width=12)}, classes=["awe", "fear"])
     >>> net({"anp": torch.zeros(2, 12)}).shape
     torch.Size([2, 2])
     """

@@ -32,11 +32,17 @@ class Runtime:
     precision: Precision = "fp32"
     channels_last: bool = False
     compile: bool = False
+    cuda_graphs: bool = False
+
+    @property
+    def autocast_dtype(self) -> torch.dtype | None:
+        """The format that autocast computes in; None for float32."""
+        return AUTOCAST.get(self.precision)
 
     @property
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which streams run."""
-        kind = AUTOCAST.get(self.precision)
+        kind = self.autocast_dtype
         return torch.autocast(
             self.device.type, dtype=kind, enabled=kind is not None, cache_enabled=torch.is_grad_enabled()
         )
@@ -58,7 +64,15 @@ class Runtime:
         return moved
 
     def __str__(self) -> str:
-        extras = [name for name, on in (("channels_last", self.channels_last), ("compiled", self.compile)) if on]
+        extras = [
+            name
+            for name, on in (
+                ("channels_last", self.channels_last),
+                ("compiled", self.compile),
+                ("CUDA graphs", self.cuda_graphs),
+            )
+            if on
+        ]
         return ", ".join([str(self.device), self.precision, *extras])
 
 
@@ -79,6 +93,7 @@ def resolve(settings: RuntimeSettings) -> Runtime:
         precision=precision,
         channels_last=settings.channels_last != "off" and device.type in ("cpu", "cuda"),
         compile=settings.compile == "on",
+        cuda_graphs=settings.cuda_graphs != "off" and device.type == "cuda",
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from multistream.network.network import MultiStream
+from multistream.runtime.cuda_graphs import GraphedStreams
 from multistream.runtime.device import Runtime
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
@@ -32,16 +33,30 @@ class CrossEntropy(nn.Module):
 
 
 class Objective(nn.Module):
-    """Network and loss. `given` is a batch by input name, or what `pool` returned where the streams are frozen."""
+    """Network and loss. `given` is a batch by input name, or what `pool` returned where the streams are frozen.
 
-    def __init__(self, network: MultiStream, *, criterion: Criterion, runtime: Runtime, pooled: bool) -> None:
+    `graphs` replays the streams in training, on a GPU.
+    """
+
+    def __init__(
+        self,
+        network: MultiStream,
+        *,
+        criterion: Criterion,
+        runtime: Runtime,
+        pooled: bool,
+        graphs: GraphedStreams | None = None,
+    ) -> None:
         super().__init__()
         self.network, self.criterion, self.runtime, self.pooled = network, criterion, runtime, pooled
+        self.graphs = graphs
 
     def forward(self, given: Mapping[str, Any], labels_B: Tensor) -> tuple[Tensor, Tensor]:
         """(given, labels) -> (loss, logits (B, K)); streams in the runtime's precision, all above in float32."""
         if self.pooled:
             pooled = given
+        elif self.graphs is not None and self.network.training:
+            pooled = self.graphs.pool(given)
         else:
             with self.runtime.autocast:
                 pooled = self.network.pool(given)

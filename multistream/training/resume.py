@@ -15,7 +15,7 @@ FREE_TO_CHANGE = frozenset(
         "training.epochs",
         "training.patience",
         "training.checkpoint_minutes",
-        *(f"runtime.{name}" for name in ("device", "workers", "threads", "compile", "channels_last")),
+        *(f"runtime.{name}" for name in ("device", "workers", "threads", "compile", "channels_last", "cuda_graphs")),
     }
 )
 """What may differ when a run is resumed: how long it trains, and where. `epochs` stretch the schedule."""

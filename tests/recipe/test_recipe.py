@@ -61,7 +61,7 @@ def test_default_says_every_setting():
     assert Recipe.load("default") == Recipe()
     from importlib.resources import files
 
-    text = files("multistream").joinpath("recipes", "default.toml").read_text()
+    text = files("multistream").joinpath("recipe", "default.toml").read_text()
     for section in SECTIONS.values():
         for each in fields(section):
             assert re.search(rf"^({each.name} = |\[{section.section}\.{each.name}\])", text, re.MULTILINE), each.name

@@ -1,0 +1,87 @@
+"""CUDA graphs: the kernels of streams that train are recorded once and replayed, which saves launching each of them.
+
+A step of MobileNetV2 launches some thousand small kernels. On a fast GPU launching takes longer than computing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from multistream.network.network import Batch, Branch, MultiStream
+from multistream.runtime.device import Runtime
+
+TOLERANCE = 2e-2
+"""The largest relative difference between a replay and its kernels launched one by one (bf16 keeps 8 bits)."""
+
+
+class PooledStream(nn.Module):
+    """A branch's `pool` as a module of tensors: the stream's input -> one (B, P) for each stage."""
+
+    def __init__(self, branch: Branch, runtime: Runtime) -> None:
+        super().__init__()
+        self.stream, self.taps, self.autocast_dtype = branch.stream, branch.taps, runtime.autocast_dtype
+        self.maps = torch.compile(branch.stream) if runtime.compile else branch.stream
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Runs in the runtime's precision. Weights are cast anew each time: a cached cast would not be recorded."""
+        kind = self.autocast_dtype
+        with torch.autocast("cuda", dtype=kind, enabled=kind is not None, cache_enabled=False):
+            maps = self.maps(x)
+            return tuple(tap.pool(maps[stage]) for stage, tap in self.taps.items())
+
+
+class GraphedStreams:
+    """`MultiStream.pool` for training, where batches of `batch_size` are replayed from CUDA graphs.
+
+    A graph is recorded at the first full batch, checked against the plain kernels on other numbers, and not used
+    where the two differ (a stream that draws from Python's generators, say) or where recording fails: `say` tells.
+    Smaller batches, frozen streams and evaluation run as without graphs.
+    """
+
+    def __init__(self, network: MultiStream, runtime: Runtime, *, batch_size: int, say: Callable[[str], None]) -> None:
+        self.network, self.runtime, self.batch_size, self.say = network, runtime, batch_size, say
+        self.recorded: dict[str, Callable[[Tensor], tuple[Tensor, ...]] | None] = {}
+
+    def pool(self, batch: Batch) -> dict[str, Mapping[str, Tensor]]:
+        """A batch by input name -> {key: {stage: (B, P) float32}}."""
+        pooled: dict[str, Mapping[str, Tensor]] = {}
+        for key, branch in self.network.branches.items():
+            entry = batch[branch.entry(key, batch)]
+            if isinstance(entry, Tensor) and not branch.stream.is_frozen and len(entry) == self.batch_size:
+                if key not in self.recorded:
+                    self.recorded[key] = self._record(key, branch, entry)
+                if graph := self.recorded[key]:
+                    pooled[key] = dict(zip(branch.taps, graph(entry), strict=True))
+                    continue
+            with self.runtime.autocast:
+                pooled[key] = branch.pool(entry) if isinstance(entry, Tensor) else entry
+        return pooled
+
+    def _record(self, key: str, branch: Branch, sample: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]] | None:
+        """The stream as a graph; None where it cannot be one. Buffers (batch norm's) are left as they were."""
+        before = {name: buffer.clone() for name, buffer in branch.stream.named_buffers()}
+        module = PooledStream(branch, self.runtime)
+        try:
+            plain = [t.detach().clone() for t in module(sample.flip(0))]
+            torch.cuda.make_graphed_callables(module, (sample.clone(),), allow_unused_input=True)
+            replayed = [t.detach().clone() for t in module(sample.flip(0))]
+            worst = max(map(_difference, replayed, plain))
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+            self.say(f"CUDA graphs: {key} runs without ({reason})")
+            return None
+        finally:
+            for name, buffer in branch.stream.named_buffers():
+                buffer.copy_(before[name])
+        if worst > TOLERANCE:
+            self.say(f"CUDA graphs: {key} runs without (a replay differs by {worst:.1%} from its kernels)")
+            return None
+        return module
+
+
+def _difference(replayed: Tensor, plain: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    return float((replayed - plain).abs().max() / plain.abs().max().clamp_min(1e-12))
