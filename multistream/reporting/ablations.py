@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _read(path: Path) -> AblationFile:
             pairs=[_pair(each) for each in complement.get("pairs") or ()],
             leave_one_out=[_without(each) for each in complement.get("leave_one_out") or ()],
         )
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         right = "It must be the output of ablate --json."
         raise DataError(str(path), f"this is not an ablation ({error!r}).", right=right) from error
 
@@ -127,8 +128,8 @@ def _rows(raw: Sequence[Mapping[str, Any]], *, axis: str, fusion: str) -> list[A
         rows.append(
             AblationRow(
                 name=name,
-                accuracy=float(row["accuracy"]),
-                accuracy_ci95=(float(ends[0]), float(ends[1])) if ends else None,
+                accuracy=_finite(row["accuracy"]),
+                accuracy_ci95=(_finite(ends[0]), _finite(ends[1])) if ends else None,
                 delta=_number(row, "delta"),
                 p_value=_number(row, "p_value") if p_value is None else p_value,
                 masked_accuracy=_number(row, "masked_accuracy"),
@@ -143,26 +144,32 @@ def _rows(raw: Sequence[Mapping[str, Any]], *, axis: str, fusion: str) -> list[A
 def _ranks(raw: Sequence[Mapping[str, Any]]) -> dict[int, int]:
     """{row: place on the Pareto front}, from the cheapest, 1."""
     front = [i for i, row in enumerate(raw) if row["pareto"]]
-    ordered = sorted(front, key=lambda i: (float(raw[i]["macs"]), float(raw[i]["accuracy"])))
+    ordered = sorted(front, key=lambda i: (_finite(raw[i]["macs"]), _finite(raw[i]["accuracy"])))
     return {i: rank for rank, i in enumerate(ordered, start=1)}
 
 
 def _number(row: Mapping[str, Any], name: str) -> float | None:
-    value = row.get(name)
-    return None if value is None else float(value)
+    return None if row.get(name) is None else _finite(row[name])
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    return number
 
 
 def _tap(row: Mapping[str, Any]) -> TapValue:
-    return TapValue(f"{row['stream']} {row['stage']}", float(row["value"]), float(row.get("deviation") or 0))
+    return TapValue(f"{row['stream']} {row['stage']}", _finite(row["value"]), _finite(row.get("deviation") or 0))
 
 
 def _pair(row: Mapping[str, Any]) -> StreamPair:
-    numbers = (float(row[name]) for name in ("disagreement", "double_fault", "oracle"))
+    numbers = (_finite(row[name]) for name in ("disagreement", "double_fault", "oracle"))
     return StreamPair(f"{row['first']}, {row['second']}", *numbers)
 
 
 def _without(row: Mapping[str, Any]) -> WithoutStream:
-    return WithoutStream(str(row["fusion"]), str(row["stream"]), float(row["accuracy"]), float(row["delta"]))
+    return WithoutStream(str(row["fusion"]), str(row["stream"]), _finite(row["accuracy"]), _finite(row["delta"]))
 
 
 def without_common_streams(names: Sequence[str]) -> list[str]:

@@ -7,18 +7,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from multistream import runs
 from multistream._version import __version__
 from multistream.comparison.run_results import Result, read_result
+from multistream.data.filenames import printable
 from multistream.errors import DataError
 from multistream.files import sha256_file
 from multistream.inference.metrics import Metrics, metrics
 from multistream.runs.model_file import read_about
+from multistream.runs.predictions_file import Predictions
 from multistream.runs.split_file import SplitRow, read_split, shared_between_parts
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
@@ -59,10 +63,9 @@ class RunDetails:
         return self.result.predictions.classes
 
     @property
-    def labels(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+    def labels(self) -> NDArray[np.int64]:
         """(N,) class index of each test image."""
-        index = {name: k for k, name in enumerate(self.classes)}
-        return np.array([index[name] for name in self.result.predictions.labels or ()], dtype=np.int64)
+        return _label_indices(self.result.predictions)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
@@ -86,15 +89,16 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
     """Reads the folder of a finished run. DataError for a run without a test split and for damaged files."""
     result = read_result(folder)
     predictions = result.predictions
-    index = {name: k for k, name in enumerate(predictions.classes)}
-    labels = np.array([index[name] for name in predictions.labels or ()], dtype=np.int64)
+    if unknown := set(predictions.labels or ()) - set(predictions.classes):
+        what = f"the label {printable(min(unknown))!r} is not among its classes."
+        raise DataError(str(folder / runs.PREDICTIONS), what, do="Restore the file.")
     log = folder / runs.METRICS
     epochs = [_epoch(log, line) for line in runs.read_lines(log)] if log.is_file() else []
     best = runs.read_summary(folder).get("best_epoch")
     return RunDetails(
         folder=folder,
         result=result,
-        metrics=metrics(predictions.probabilities, labels, predictions.classes),
+        metrics=metrics(predictions.probabilities, _label_indices(predictions), predictions.classes),
         rows=read_split(folder / runs.SPLIT),
         split_sha256=sha256_file(folder / runs.SPLIT),
         model_sha256=sha256_file(model_file),
@@ -104,12 +108,18 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
     )
 
 
+def _label_indices(predictions: Predictions) -> NDArray[np.int64]:
+    """(N,) class index of each image."""
+    index = {name: k for k, name in enumerate(predictions.classes)}
+    return np.array([index[name] for name in predictions.labels or ()], dtype=np.int64)
+
+
 def _epoch(log: Path, line: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of one line of the training log."""
+    """The finite numbers of one line of the training log."""
     try:
         known = {name: float(line[name]) for name in EPOCH_COLUMNS if line.get(name) is not None}
-        return {"epoch": int(line["epoch"]) + 1, **known}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return {"epoch": int(line["epoch"]) + 1, **{name: value for name, value in known.items() if isfinite(value)}}
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         what = f"this is not a line of a training log ({error!r})."
         raise DataError(str(log), what, do="Restore or delete it.") from error
 

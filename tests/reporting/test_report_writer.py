@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import base64
 import csv
+import errno
 import hashlib
 import html
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -24,7 +26,8 @@ import multistream
 from multistream.cli import app
 from multistream.console import Console
 from multistream.data.decoding import Decoder
-from multistream.errors import DataError, UsageError
+from multistream.errors import DataError, DiskFull, MultistreamError, UsageError
+from multistream.parts.taps import GlobalAverage
 from multistream.recipe import Recipe
 from multistream.reporting import report
 from multistream.reporting.outputs import run_network
@@ -256,6 +259,58 @@ def test_all_checks_hold_and_late_streams_stand_alone(early: Path, late: Path, t
     assert names == ["this run", "object alone", "anp alone", "most frequent class"]
     assert "The fused probability is the mean of the streams' probabilities" in [check.name for check in found.checks]
     assert "The contributions of anp do not sum exactly to the logit: its head is not linear" in found.path.read_text()
+
+
+def nonlinear(self: GlobalAverage, pooled_BP: torch.Tensor) -> torch.Tensor:
+    """A stranger's projection with a nonlinearity."""
+    return torch.relu(self.projection(self.standardise(pooled_BP)))
+
+
+def test_a_tap_that_is_not_linear_claims_no_sum(early: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GlobalAverage, "project", nonlinear)
+    monkeypatch.setattr(GlobalAverage, "linear", False)
+    found = report(early, photos=2, out=tmp_path / "p.html", device="cpu", precision="fp32")
+    assert "Contributions and bias sum to the logit" not in [check.name for check in found.checks]
+    text = section(found.path.read_text(), "attribution")
+    assert "do not sum exactly to the logit: the tap gap:64 is not linear" in text
+    data = embedded(found.path.read_text())
+    assert not data["baseline"]
+    for photo in data["photos"]:
+        total = np.array(photo["bias"][""]) + np.array(photo["vectors"]["anp"]["sum"])
+        total += sum(np.array(values) for values in photo["sums"]["object"].values())
+        assert total == pytest.approx(photo["logits"][""], abs=2e-4)
+
+
+def test_a_tap_that_is_wrongly_called_linear_fails_a_check(
+    early: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GlobalAverage, "project", nonlinear)
+    found = report(early, photos=2, out=tmp_path / "p.html", device="cpu", precision="fp32")
+    (check,) = [check for check in found.checks if check.name == "Contributions and bias sum to the logit"]
+    assert not check.passed
+    text = section(found.path.read_text(), "attribution")
+    assert "The contributions of object do not sum exactly to the logit: they differ from it by up to" in text
+    assert "Each logit is the sum of" not in text
+
+
+@pytest.mark.parametrize(("place", "code"), [("folder", 2), ("file/report.html", 74)])
+def test_a_page_that_cannot_be_written_is_one_line(early: Path, tmp_path: Path, place: str, code: int) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MultistreamError) as told:
+        report(early, photos=0, out=tmp_path / place)
+    assert told.value.exit_code == code
+    assert str(tmp_path) in str(told.value)
+
+
+def test_a_full_disk_leaves_no_page(early: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskFull):
+        report(early, photos=0, out=tmp_path / "p.html")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_changed_photo_is_told(early: Path, photos: Path, tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Damaged files of a run are one line, never a traceback; what is recorded but cannot be drawn is left out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multistream.errors import DataError, MultistreamError
+from multistream.reporting.ablations import read_ablations
+from multistream.reporting.run_details import read_run_details
+
+FILES = ("summary.json", "metrics.jsonl", "split.csv", "predictions.csv", "recipe.toml", "ablations/depth.json")
+
+
+def damaged(content: bytes, chance: np.random.Generator) -> bytes:
+    """One bit flipped, or the end cut off."""
+    place = int(chance.integers(len(content)))
+    if chance.random() < 0.25:
+        return content[:place]
+    flipped = content[place] ^ (1 << int(chance.integers(8)))
+    return content[:place] + bytes([flipped]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_one_line(early: Path, tmp_path: Path, name: str) -> None:
+    run = shutil.copytree(early, tmp_path / "run")
+    content = (run / name).read_bytes()
+    chance = np.random.default_rng(0)
+    messages = []
+    for _ in range(40):
+        (run / name).write_bytes(damaged(content, chance))
+        try:
+            read_run_details(run, run / "model.safetensors")
+            read_ablations(run)
+        except MultistreamError as error:
+            messages.append(str(error))
+    assert messages
+    assert not [message for message in messages if "\n" in message]
+
+
+@pytest.mark.parametrize("row", ["5", "[]", '{"epoch": "one"}', '{"epoch": 1e999}', '{"epoch": 0, "val_loss": []}'])
+def test_a_line_of_another_kind_is_named(early: Path, tmp_path: Path, row: str) -> None:
+    run = shutil.copytree(early, tmp_path / "run")
+    (run / "metrics.jsonl").write_text(row + "\n")
+    with pytest.raises(DataError, match=r"metrics\.jsonl"):
+        read_run_details(run, run / "model.safetensors")
+
+
+def test_a_loss_that_is_not_finite_is_left_out(early: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(early, tmp_path / "run")
+    (run / "metrics.jsonl").write_text('{"epoch": 0, "train_loss": NaN, "val_loss": 1.5, "val_accuracy": null}\n')
+    assert read_run_details(run, run / "model.safetensors").epochs == [{"epoch": 1, "val_loss": 1.5}]
+
+
+@pytest.mark.parametrize("changed", [{"macs": float("inf")}, {"accuracy": None}, {"label": "x", "macs": []}])
+def test_a_row_of_an_ablation_that_is_none_is_named(early: Path, tmp_path: Path, changed: dict[str, object]) -> None:
+    run = shutil.copytree(early, tmp_path / "run")
+    path = run / "ablations" / "depth.json"
+    content = json.loads(path.read_text())
+    content["rows"][0] |= changed
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"depth\.json"):
+        read_ablations(run)
