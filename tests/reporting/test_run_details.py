@@ -13,7 +13,7 @@ from multistream.errors import DataError, MultistreamError
 from multistream.reporting.ablations import read_ablations
 from multistream.reporting.run_details import read_run_details
 
-FILES = ("summary.json", "metrics.jsonl", "split.csv", "predictions.csv", "recipe.toml", "ablations/depth.json")
+FILES = ("split.csv", "predictions.csv", "recipe.toml", "ablations/depth.json")
 
 
 def damaged(content: bytes, chance: np.random.Generator) -> bytes:
