@@ -47,7 +47,9 @@ def _pieces(
     maker = StratifiedKFold if groups is None else StratifiedGroupKFold
     own = None if groups is None else groups[rows]
     if own is not None and len(np.unique(own)) < count:
-        raise UsageError("data.groups", f"there are {len(np.unique(own))} groups.", right=f"{count} folds need {count}.")
+        raise UsageError(
+            "data.groups", f"there are {len(np.unique(own))} groups.", right=f"{count} folds need {count}."
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes with fewer members than pieces, in validation
         drawn = list(maker(count, shuffle=True, random_state=seed).split(rows, table.labels[rows], own))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ from multistream.inference.metrics import Metrics, metrics
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe, differences
 from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
-from multistream.training.train import Run, train
+from multistream.training.train import Run
+from multistream.training.train import train as train_once
 
 FOLDS = "folds"
 """The folder of the folds' own runs, in the run's folder."""
@@ -127,8 +129,10 @@ def _train_one(recipe: Recipe, place: Path, *, streams: Mapping[str, Stream] | N
     if (place / runs.SUMMARY).is_file():
         return
     began = (place / runs.RECIPE).is_file()
-    train(
-        recipe,
+    if place.is_dir() and not began:  # stopped before it had written what it is
+        shutil.rmtree(place)
+    train_once(
+        Recipe() if began else recipe,  # a run that goes on has its own recipe, with nothing open
         out=None if began else place,
         resume=place if began else None,
         streams=streams,
@@ -180,7 +184,7 @@ def _metrics(found: Predictions) -> Metrics:
     return metrics(found.probabilities, labels, found.classes)
 
 
-def run_training(
+def train(
     recipe: Recipe,
     *,
     out: str | Path | None = None,
@@ -188,6 +192,6 @@ def run_training(
     streams: Mapping[str, Stream] | None = None,
     console: Console | None = None,
 ) -> Run | FoldsRun:
-    """`train`, or `train_folds` where the recipe asks for every fold in turn."""
-    chosen = train_folds if recipe.data.folds and not recipe.data.fold else train
+    """Trains as the recipe says: once (`train_once`), or once for every fold (`train_folds`)."""
+    chosen = train_folds if recipe.data.folds and not recipe.data.fold else train_once
     return chosen(recipe, out=out, resume=resume, streams=streams, console=console)
