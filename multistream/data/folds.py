@@ -63,7 +63,8 @@ def _held_back(
     if not fraction:
         return rows, rows[:0]
     if groups is not None:
-        return _pieces(table, rows, max(2, round(1 / fraction)), seed, groups)[0]
+        pieces = min(max(2, round(1 / fraction)), len(np.unique(groups[rows])))
+        return _pieces(table, rows, pieces, seed, groups)[0]
     size = max(1, round(len(rows) * fraction))
     counts = np.unique(table.labels[rows], return_counts=True)[1]
     stratified = size >= len(counts) and counts.min() >= 2
