@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def _pieces(
     table: Table, rows: Indices, count: int, seed: int, groups: Indices | None
 ) -> list[tuple[Indices, Indices]]:
     """(the others, the piece) for each of `count` pieces of these rows."""
-    maker = StratifiedKFold if groups is None else StratifiedGroupKFold
+    maker: Any = StratifiedKFold if groups is None else StratifiedGroupKFold
     own = None if groups is None else groups[rows]
     if own is not None and len(np.unique(own)) < count:
         raise UsageError(

@@ -40,15 +40,14 @@ def photo_groups(table: Table, source: str) -> Groups | None:
 
 def _read(path: Path) -> dict[str, str]:
     """{id: group} of a CSV file."""
-    head, *rows = read_rows(path) or [None]
-    names = [cell.strip().lower() for cell in head.cells] if head else []
+    rows = read_rows(path)
+    names = [cell.strip().lower() for cell in rows[0].cells] if rows else []
     if "path" not in names or "group" not in names:
         right = "Its first line must name the columns path and group."
         raise DataError(f"{printable(str(path))}:1", f"the columns are {', '.join(names) or 'missing'}.", right=right)
     place, group = names.index("path"), names.index("group")
     found = {}
-    for row in rows:
-        assert row is not None
+    for row in rows[1:]:
         if len(row.cells) != len(names):
             what = f"{len(row.cells)} cells stand under {len(names)} columns."
             raise DataError(f"{printable(str(path))}:{row.line}", what)
