@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from multistream.ablation.results import Ablation, AblationRow
+from multistream.ablation.results import Ablation, VariantResult
 
 OURS, BEST = "#8a8a8a", "#20639b"
 MOST_NAMED = 16
@@ -43,15 +43,15 @@ def draw(result: Ablation) -> Figure:
     return figure
 
 
-def _x(row: AblationRow) -> float:
+def _x(row: VariantResult) -> float:
     return max(row.macs, 1) / 1e6
 
 
-def _y(row: AblationRow) -> float:
+def _y(row: VariantResult) -> float:
     return 100 * row.accuracy
 
 
-def _scale(axes: Axes, rows: Sequence[AblationRow]) -> None:
+def _scale(axes: Axes, rows: Sequence[VariantResult]) -> None:
     """Decades, or 1, 2, 5 within them where there are few; no more than 100 %."""
     axes.set_xscale("log")
     decades = log10(_x(rows[-1]) / _x(rows[0]))
@@ -65,7 +65,7 @@ def _scale(axes: Axes, rows: Sequence[AblationRow]) -> None:
     axes.set_xlim(_x(rows[0]) / 10 ** (0.05 * decades + 0.03), _x(rows[-1]) * 10 ** (0.1 * decades + 0.05))
 
 
-def _name(axes: Axes, named: Sequence[AblationRow], whole: AblationRow) -> None:
+def _name(axes: Axes, named: Sequence[VariantResult], whole: VariantResult) -> None:
     """Numbers next to the dots, and names next to the axes; dots that nearly coincide get one label."""
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()

@@ -33,7 +33,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class AblationRow:
+class VariantResult:
     """One variant: what is kept, {key: stages}; how accurate it is when it is trained again; what it costs.
 
     `delta` is accuracy less the whole composition's, `p_value` the exact McNemar test of it, `p_holm` corrected for
@@ -64,7 +64,7 @@ class AblationRow:
 
 
 @dataclass(frozen=True)
-class TapValue:
+class TapShapley:
     """The Shapley value of a tap in the game whose value is the accuracy after training again; over R trainings."""
 
     stream: str
@@ -74,7 +74,7 @@ class TapValue:
 
 
 @dataclass(frozen=True)
-class StreamPair:
+class PairOfStreams:
     """How two streams, each trained alone, do on the same photos."""
 
     first: str
@@ -99,7 +99,7 @@ class LeftOut:
 class StreamComplement:
     """How streams complete each other: pairs, leave-one-out by fusion, and the ceiling of any choice among them."""
 
-    pairs: tuple[StreamPair, ...]
+    pairs: tuple[PairOfStreams, ...]
     leave_one_out: tuple[LeftOut, ...]
     oracle_any: float
 
@@ -135,7 +135,7 @@ class Ablation:
     """The rows of an axis, the whole composition last; `n` test photos, some of them tested by several trainings."""
 
     axis: str
-    rows: tuple[AblationRow, ...]
+    rows: tuple[VariantResult, ...]
     seconds: float
     training_seconds: float
     seeds: tuple[int, ...]
@@ -147,13 +147,13 @@ class Ablation:
     """Networks that trained as one batch; the others trained one at a time."""
     data: str
     run: str
-    shapley: tuple[TapValue, ...] = ()
+    shapley: tuple[TapShapley, ...] = ()
     streams: StreamComplement | None = None
     ridge: RidgeCertificate | None = None
     verified: VerifiedRow | None = None
 
     @property
-    def whole(self) -> AblationRow:
+    def whole(self) -> VariantResult:
         """The whole composition, with which the rows are compared."""
         return self.rows[-1]
 
@@ -184,7 +184,7 @@ def write_csv(result: Ablation, path: Path) -> None:
     write_atomic(path.expanduser(), text.getvalue())
 
 
-def _cells(row: AblationRow) -> list[object]:
+def _cells(row: VariantResult) -> list[object]:
     keep = " ".join(f"{key}:{'+'.join(stages)}" for key, stages in row.keep.items())
     low, high = row.accuracy_ci95
     found = {**vars(row), "keep": keep, "accuracy_low": low, "accuracy_high": high, "pareto": int(row.pareto)}

@@ -14,8 +14,8 @@ from multistream import runs
 from multistream.ablation.costs import Cost, costs
 from multistream.ablation.photo_runner import PhotoRunner
 from multistream.ablation.pooled_runner import PooledAblation, PooledRunner, probed_key
-from multistream.ablation.results import Ablation, AblationRow, TapValue, save_result
-from multistream.ablation.statistics import Scores, complement, tap_values
+from multistream.ablation.results import Ablation, TapShapley, VariantResult, save_result
+from multistream.ablation.statistics import RowScores, complement, tap_values
 from multistream.ablation.variants import AXES, Axis, Variant, variants
 from multistream.console import Console
 from multistream.data.splits import Parts, split
@@ -56,7 +56,7 @@ def ablate(
     started = time.perf_counter()
     recipe = source if isinstance(source, Recipe) else recipe_of(Path(source).expanduser())
     run = run if isinstance(source, Recipe) else source
-    work = _Work(
+    work = _AblationRun(
         prepared=prepare(recipe, say=console.say, streams=streams),
         axis=axis,
         cut=cut,
@@ -74,7 +74,7 @@ def ablate(
 
 
 @dataclass
-class _Work:
+class _AblationRun:
     """One ablation on its way."""
 
     prepared: Prepared
@@ -120,7 +120,7 @@ class _Work:
         found = work.run(splits, ridge=self.axis == "taps", check=verify)
         spent = costs(found.base, found.networks, runtime=self.prepared.runtime)
         scores, labels = found.tally.scores(), self.prepared.table.labels
-        values: tuple[TapValue, ...] = ()
+        values: tuple[TapShapley, ...] = ()
         if self.axis == "taps":
             values = tap_values(self.variants, scores, labels=labels, splits=splits, seeds=len(self.seeds))
         return replace(
@@ -149,7 +149,9 @@ class _Work:
         result = self._result(tally.scores(), self._rows(tally.scores(), spent, None), seconds)
         return replace(result, trained_on="photos")
 
-    def _rows(self, scores: Scores, spent: Sequence[Cost], found: PooledAblation | None) -> tuple[AblationRow, ...]:
+    def _rows(
+        self, scores: RowScores, spent: Sequence[Cost], found: PooledAblation | None
+    ) -> tuple[VariantResult, ...]:
         last = len(self.variants) - 1
         p_values = [scores.p_value(v, last) for v in range(last)]
         corrected: list[float | None] = [*holm(p_values), None]
@@ -158,7 +160,7 @@ class _Work:
         ridge = found.ridge.scores().accuracy if found and found.ridge else None
         labels, classes = self.prepared.table.labels, self.prepared.table.classes
         return tuple(
-            AblationRow(
+            VariantResult(
                 keep=variant.keep,
                 fusion=variant.fusion if len(variant.keep) > 1 else "",
                 label=variant.label(self.variants[-1]),
@@ -185,7 +187,7 @@ class _Work:
         inside = all(set(stages) <= set(whole.keep[key]) for key, stages in variant.keep.items())
         return inside and variant.fusion == whole.fusion
 
-    def _result(self, scores: Scores, rows: tuple[AblationRow, ...], seconds: float) -> Ablation:
+    def _result(self, scores: RowScores, rows: tuple[VariantResult, ...], seconds: float) -> Ablation:
         return Ablation(
             axis=self.axis,
             rows=rows,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from multistream.ablation.results import LeftOut, StreamComplement, StreamPair, TapValue
+from multistream.ablation.results import LeftOut, PairOfStreams, StreamComplement, TapShapley
 from multistream.ablation.variants import Variant
 from multistream.data.splits import Parts
 from multistream.explaining.games import shapley
@@ -30,7 +30,7 @@ Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Scores:
+class RowScores:
     """How often each variant was right on each photo: `right` (V, N) of `tried` (N,) trainings that tested it.
 
     `accuracies` (V, R) are those of the single trainings, seeds within splits.
@@ -88,12 +88,12 @@ class Tally:
         self.tried[rows] += 1
         self.accuracies.append(correct_VN.mean(axis=1).tolist())
 
-    def scores(self) -> Scores:
+    def scores(self) -> RowScores:
         """All of it."""
-        return Scores(self.right, self.tried, np.array(self.accuracies).T)
+        return RowScores(self.right, self.tried, np.array(self.accuracies).T)
 
 
-def complement(variants: Sequence[Variant], scores: Scores) -> StreamComplement:
+def complement(variants: Sequence[Variant], scores: RowScores) -> StreamComplement:
     """Of all subsets of streams; a stream is right on a photo where more than half of its trainings were."""
     number = {(tuple(v.keep), v.fusion if len(v.keep) > 1 else ""): i for i, v in enumerate(variants)}
     keys = tuple(variants[-1].keep)
@@ -102,7 +102,7 @@ def complement(variants: Sequence[Variant], scores: Scores) -> StreamComplement:
     pairs = []
     for first, second in combinations(keys, 2):
         both = agreement(right[first], right[second])
-        pairs.append(StreamPair(first, second, both.disagreement, both.double_fault, both.oracle))
+        pairs.append(PairOfStreams(first, second, both.disagreement, both.double_fault, both.oracle))
     left = []
     for fusion in dict.fromkeys(v.fusion for v in variants if len(v.keep) > 1):
         full = scores.accuracy[number[keys, fusion]]
@@ -114,13 +114,13 @@ def complement(variants: Sequence[Variant], scores: Scores) -> StreamComplement:
 
 
 def tap_values(
-    variants: Sequence[Variant], scores: Scores, *, labels: NDArray[np.int64], splits: Sequence[Parts], seeds: int
-) -> tuple[TapValue, ...]:
+    variants: Sequence[Variant], scores: RowScores, *, labels: NDArray[np.int64], splits: Sequence[Parts], seeds: int
+) -> tuple[TapShapley, ...]:
     """For every stream whose taps were tried in all subsets: one game a training, averaged over trainings.
 
     A stream's values sum to the accuracy of the whole less that without the stream (checks A1).
     """
-    found: list[TapValue] = []
+    found: list[TapShapley] = []
     whole = variants[-1]
     number = {tuple(v.keep.items()): i for i, v in enumerate(variants)}
     for key in dict.fromkeys(v.about for v in variants if v.about):
@@ -133,13 +133,13 @@ def tap_values(
             table[mask] = torch.from_numpy(scores.accuracies[number[tuple(keep.items())]])
         values = shapley(table)
         deviations = values.std(1).tolist() if values.shape[1] > 1 else [None] * len(stages)
-        found += [TapValue(key, *each) for each in zip(stages, values.mean(1).tolist(), deviations, strict=True)]
+        found += [TapShapley(key, *each) for each in zip(stages, values.mean(1).tolist(), deviations, strict=True)]
     return tuple(found)
 
 
 def _nothing(
     variants: Sequence[Variant],
-    scores: Scores,
+    scores: RowScores,
     key: str,
     *,
     labels: NDArray[np.int64],

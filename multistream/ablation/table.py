@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from multistream.ablation.results import LARGEST_DIFFERENCE, Ablation, AblationRow
+from multistream.ablation.results import LARGEST_DIFFERENCE, Ablation, VariantResult
 
 MOST_ROWS = 24
 """With more rows, the differences by class are left to the files."""
@@ -27,7 +27,7 @@ def _head(width: int, *, ridge: bool) -> str:
     )
 
 
-def _line(row: AblationRow, width: int, *, ridge: bool) -> str:
+def _line(row: VariantResult, width: int, *, ridge: bool) -> str:
     low, high = row.accuracy_ci95
     p = f"{row.p_holm:7.3f}" if row.p_holm is not None else f"{'':7}"
     probe = f"{_percent(row.ridge_accuracy)} " if ridge else ""

@@ -1,4 +1,4 @@
-"""Scores by hand and against peers: McNemar, intervals, the Pareto line, complements, probes and Shapley values."""
+"""RowScores by hand and against peers: McNemar, intervals, the Pareto line, complements, probes and Shapley values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from multistream.ablation.statistics import Scores, Tally, complement, tap_values
+from multistream.ablation.statistics import RowScores, Tally, complement, tap_values
 from multistream.ablation.variants import Variant
 from multistream.data.splits import Parts
 from multistream.statistics import pareto, wilson
@@ -18,7 +18,7 @@ from multistream.training.ridge import RidgeProbes
 STAGES = ("a", "b", "c")
 
 
-def tally(*trainings: tuple[list[int], list[list[int]]]) -> Scores:
+def tally(*trainings: tuple[list[int], list[list[int]]]) -> RowScores:
     """Of (photos, right or wrong for each variant)."""
     found = Tally(len(trainings[0][1]), 10)
     for rows, correct in trainings:

@@ -7,14 +7,14 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 
 from multistream.ablation.figure import draw
-from multistream.ablation.results import Ablation, AblationRow, VerifiedRow
+from multistream.ablation.results import Ablation, VariantResult, VerifiedRow
 from multistream.ablation.table import table
 
 
 def row_of(
     label: str, accuracy: float, *, delta: float, macs: int, classes: dict[str, tuple[float, float]]
-) -> AblationRow:
-    return AblationRow(
+) -> VariantResult:
+    return VariantResult(
         keep={"toy": tuple(label.split()[1:])},
         fusion="",
         label=label,
