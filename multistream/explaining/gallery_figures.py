@@ -34,7 +34,6 @@ def write_galleries(found: Collector, folder: Path, *, how: str) -> list[Path]:
 
     `how` says in a line what the maps are and how streams decide by themselves; it stands below each gallery.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     total = sum(found.counts.values())
     pages: dict[str, Figure] = {}
     for outcome in OUTCOMES:

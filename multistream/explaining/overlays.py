@@ -58,7 +58,6 @@ def write_overlay(found: Explanation, path: Path, *, colour_scale: ColourScale =
     for part, key in zip(parts[1:], vectors, strict=True):
         _draw_entries(part, found, key)
     figure.supxlabel(_caption(found, colour_scale), fontsize=7.5, color="0.3", x=0.01, ha="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
 

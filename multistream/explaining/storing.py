@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.explaining.explanation import Arrays, Explanation
-from multistream.files import replacing
+from multistream.files import replacing, reserve
 
 
 class NpzWriter:
@@ -58,6 +58,7 @@ class NpzWriter:
                 dtype=np.dtype(np.int64 if is_index else np.float32),
                 shape=(len(self.ids), *value.shape),
             )
+            reserve(Path(str(made.filename)), size=made.offset + made.nbytes)
             made[:] = -1 if is_index else np.nan
             self.arrays[name] = made
         self.arrays[name][self.row] = value
