@@ -13,8 +13,8 @@ import pytest
 from multistream import runs
 from multistream.comparison.run_results import read_result
 from multistream.errors import MultistreamError
-from multistream.network.compose import compose
 from multistream.recipe import Recipe
+from multistream.runs.composition import compose
 from multistream.runs.model_file import MODEL_FILE, load_model, save_model
 from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
 from multistream.runs.split_file import SplitRow, read_split, write_rows
@@ -39,7 +39,7 @@ def _predictions() -> Predictions:
 def make_run(folder: Path) -> Path:
     """A finished run of a vector stream, without the training."""
     network = compose({"anp": "anp"}, classes=["awe", "fear"], known={"anp": {"width": 5}})
-    network.trained = True
+    network.mark_trained()
     save_model(network, folder / MODEL_FILE, recipe=RECIPE)
     (folder / runs.RECIPE).write_text(RECIPE.dumps())
     write_rows(folder / runs.SPLIT, [SplitRow(f"{i}.jpg", "awe", "test", f"{i:064x}") for i in range(3)])

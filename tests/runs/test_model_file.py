@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from multistream.errors import MultistreamError, MultistreamWarning, WeightsError
-from multistream.network.compose import compose
 from multistream.recipe import Recipe
+from multistream.runs.composition import compose
 from multistream.runs.largest_tensor import LargestTensor
 from multistream.runs.model_file import ABOUT, DIGEST, digest_of, load_model, save_model
 
