@@ -60,8 +60,7 @@ def test_death_gives_the_lock_back_though_a_forked_child_lives(tmp_path: Path) -
         with FolderLock(sys.argv[1]):
             child = os.fork()
             if child == 0:
-                time.sleep(60)
-            print(child, flush=True)
+                print(os.getpid(), flush=True)  # by now the child has let go of the lock
             time.sleep(60)
     """
     holder = subprocess.Popen(
