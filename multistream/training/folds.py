@@ -14,7 +14,8 @@ import numpy as np
 from multistream import runs
 from multistream.console import Console
 from multistream.errors import CannotResume, UsageError
-from multistream.files import FolderLock, write_atomic
+from multistream.files import write_atomic
+from multistream.folder_lock import FolderLock
 from multistream.inference.metrics import Metrics, metrics
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe, differences
