@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from multistream import MultiStream, compose
 from multistream.explaining.decomposition import Decomposer
-from multistream.explaining.observing import observe
+from multistream.explaining.forward import forward_pass
 from multistream.recipe import RuntimeSettings
 from multistream.runtime.device import Runtime, resolve
 
@@ -45,7 +45,7 @@ def test_all_stages_and_classes_against_a_plain_forward(case: str, exact: Runtim
     decomposer = Decomposer(network)
 
     def explain() -> Tensor:
-        return decomposer.decompose(observe(network, given, runtime=exact)).residual()
+        return decomposer.decompose(forward_pass(network, given, runtime=exact)).residual
 
     @torch.no_grad()
     def plain() -> Tensor:
@@ -68,7 +68,7 @@ def test_five_stages_against_captum(exact: Runtime, report: Report) -> None:
         return [peer.attribute(image, target=1) for peer in peers]
 
     def mine() -> Any:
-        return decomposer.decompose(observe(network, given, runtime=exact))
+        return decomposer.decompose(forward_pass(network, given, runtime=exact))
 
     last = list(mine().maps["object"].values())[-1][:, 1]
     assert torch.allclose(last, theirs()[-1][:, 0], atol=1e-5 * float(last.abs().max()))

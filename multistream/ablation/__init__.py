@@ -1,6 +1,6 @@
 """Ablation: which depth, which tap, which stream matters, and what each costs."""
 
-from multistream.ablation.results import Ablation, VariantResult
-from multistream.ablation.runner import ablate
+from multistream.ablation.ablating import ablate
+from multistream.ablation.results import Ablation, Row
 
-__all__ = ["Ablation", "VariantResult", "ablate"]
+__all__ = ["Ablation", "Row", "ablate"]

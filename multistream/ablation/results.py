@@ -1,39 +1,16 @@
-"""What ablate returns and `--json` prints, and its files: JSON and CSV in the run's folder."""
+"""What ablate returns, and `--json` prints."""
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from multistream.files import write_atomic
 from multistream.statistics import Interval
-
-COLUMNS = (
-    "keep",
-    "fusion",
-    "accuracy",
-    "accuracy_low",
-    "accuracy_high",
-    "delta",
-    "p_value",
-    "p_holm",
-    "masked_accuracy",
-    "ridge_accuracy",
-    "params",
-    "macs",
-    "ms_p50",
-    "pareto",
-)
 
 
 @dataclass(frozen=True)
-class VariantResult:
+class Row:
     """One variant: what is kept, {key: stages}; how accurate it is when it is trained again; what it costs.
 
     `delta` is accuracy less the whole composition's, `p_value` the exact McNemar test of it, `p_holm` corrected for
@@ -64,8 +41,8 @@ class VariantResult:
 
 
 @dataclass(frozen=True)
-class TapShapley:
-    """The Shapley value of a tap in the game whose value is the accuracy after training again; over R trainings."""
+class Share:
+    """The Shapley value of a tap: its mean part in the accuracy of all subsets, trained again; over R trainings."""
 
     stream: str
     stage: str
@@ -74,7 +51,7 @@ class TapShapley:
 
 
 @dataclass(frozen=True)
-class PairOfStreams:
+class Pair:
     """How two streams, each trained alone, do on the same photos."""
 
     first: str
@@ -82,7 +59,7 @@ class PairOfStreams:
     disagreement: float
     double_fault: float
     oracle: float
-    """The fraction of photos that at least one gets right."""
+    """The share of photos that at least one gets right."""
 
 
 @dataclass(frozen=True)
@@ -96,32 +73,27 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class StreamComplement:
+class Complement:
     """How streams complete each other: pairs, leave-one-out by fusion, and the ceiling of any choice among them."""
 
-    pairs: tuple[PairOfStreams, ...]
+    pairs: tuple[Pair, ...]
     leave_one_out: tuple[LeftOut, ...]
     oracle_any: float
 
 
 @dataclass(frozen=True)
-class RidgeCertificate:
-    """Ridge probes of all subsets from one Gram matrix, compared with direct least squares in float64."""
+class Certificate:
+    """Ridge probes of all subsets from one Gram matrix, held against direct least squares in float64 (checks B4)."""
 
     checked: int
     largest_difference: float
 
 
-LARGEST_DIFFERENCE = 1e-5
-"""By how much a row may differ from the row trained alone."""
-
-
 @dataclass(frozen=True)
-class VerifiedRow:
-    """One row trained among all, compared with the row trained alone: the largest difference of a probability.
+class Verified:
+    """One row trained alone, held against the same row trained among all: the largest difference of any weight.
 
-    `largest_difference` is that to the loop of all rows over this row alone, `difference_to_train` that to `train`'s
-    own loop on the same pooled features, over all photos and classes.
+    `difference_to_train` is that to the weights which `train`'s own loop gives, on the same pooled features.
     """
 
     label: str
@@ -129,63 +101,42 @@ class VerifiedRow:
     largest_difference: float
     difference_to_train: float
 
+    @property
+    def identical(self) -> bool:
+        """Whether the two are the same bits."""
+        return self.largest_difference == 0
+
 
 @dataclass(frozen=True)
 class Ablation:
     """The rows of an axis, the whole composition last; `n` test photos, some of them tested by several trainings."""
 
     axis: str
-    rows: tuple[VariantResult, ...]
+    rows: tuple[Row, ...]
     seconds: float
     training_seconds: float
     seeds: tuple[int, ...]
     split_seeds: tuple[int, ...]
     n: int
     trained_on: str
-    """`pooled features`, where all rows train over one pass of the streams, or `photos`."""
+    """`pooled features`, where all rows train in one pass, or `photos`."""
     stacked: int
-    """Networks that trained as one batch; the others trained one at a time."""
+    """Networks that trained as one; the others trained side by side."""
     data: str
     run: str
-    shapley: tuple[TapShapley, ...] = ()
-    streams: StreamComplement | None = None
-    ridge: RidgeCertificate | None = None
-    verified: VerifiedRow | None = None
+    shapley: tuple[Share, ...] = ()
+    streams: Complement | None = None
+    ridge: Certificate | None = None
+    verified: Verified | None = None
 
     @property
-    def whole(self) -> VariantResult:
-        """The whole composition, with which the rows are compared."""
+    def whole(self) -> Row:
+        """The whole composition, which the rows are held against."""
         return self.rows[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """What `ablate --json` prints."""
-        return asdict(self)
-
-
-def save_result(result: Ablation, folder: Path, *, cut: str = "") -> Path:
-    """Writes the result as JSON and CSV below `folder`, under the next free name; returns the JSON's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"{result.axis}-{cut}" if cut else result.axis
-    free = (folder / f"{name}-{n}.json" for n in itertools.count(1))
-    path = next(path for path in free if not path.exists())
-    write_atomic(path, json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n")
-    write_csv(result, path.with_suffix(".csv"))
-    return path
-
-
-def write_csv(result: Ablation, path: Path) -> None:
-    """Writes the rows as CSV; then a column for each class, with the accuracy on it."""
-    classes = list(result.whole.per_class)
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow([*COLUMNS, *(f"accuracy_{name}" for name in classes)])
-    for row in result.rows:
-        lines.writerow([*_cells(row), *(row.per_class[name]["accuracy"] for name in classes)])
-    write_atomic(path.expanduser(), text.getvalue())
-
-
-def _cells(row: VariantResult) -> list[object]:
-    keep = " ".join(f"{key}:{'+'.join(stages)}" for key, stages in row.keep.items())
-    low, high = row.accuracy_ci95
-    found = {**vars(row), "keep": keep, "accuracy_low": low, "accuracy_high": high, "pareto": int(row.pareto)}
-    return ["" if found[name] is None else found[name] for name in COLUMNS]
+        found = asdict(self)
+        if self.verified is not None:
+            found["verified"]["identical"] = self.verified.identical
+        return found

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,7 +14,9 @@ from multistream.cli.ablate import ablate
 from multistream.cli.compare import compare
 from multistream.cli.data import app as data
 from multistream.cli.evaluate import evaluate
-from multistream.cli.explain import explain
+from multistream.cli.explain import ExplainCommand, explain
+from multistream.cli.explain_gallery import gallery
+from multistream.cli.explain_tests import explanation_tests
 from multistream.cli.extract import extract
 from multistream.cli.plugins import app as plugins
 from multistream.cli.predict import predict
@@ -23,8 +24,7 @@ from multistream.cli.profile import profile
 from multistream.cli.report import report
 from multistream.cli.train import train
 from multistream.cli.weights import app as weights
-from multistream.errors import MultistreamWarning
-from multistream.system_errors import known_error
+from multistream.errors import MemoryExhausted, MultistreamError
 
 app = typer.Typer(
     name="multistream",
@@ -37,7 +37,9 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(compare)
-app.command()(explain)
+app.command(cls=ExplainCommand)(explain)
+app.command()(gallery)
+app.command("test-explanation")(explanation_tests)
 app.command()(profile)
 app.command()(ablate)
 app.command()(extract)
@@ -45,6 +47,8 @@ app.command()(report)
 app.add_typer(data, name="data")
 app.add_typer(plugins, name="plugins")
 app.add_typer(weights, name="weights")
+
+ELSEWHERE = "Free some, or run it where more is: --device cpu, say."
 
 
 def _version(asked: bool) -> None:
@@ -64,38 +68,29 @@ def multistream(
 
 def main() -> None:
     """Runs the command line; what the user can change ends in one line on stderr and an exit code, not a traceback."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF and bombs: each file's own status says so
-    warnings.showwarning = _show_warning(warnings.showwarning)
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF and bombs: each file's own status tells
     try:
         app()
+    except MultistreamError as error:
+        _leave(str(error), error.exit_code)
     except KeyboardInterrupt:
         _leave("stopped.", 130)
     except BrokenPipeError:  # the reader of a pipe has gone: nothing is left to say, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except MemoryError:
+        _leave(str(MemoryExhausted("memory", "it is used up.", do=ELSEWHERE)), 71)
     except Exception as error:
-        _leave_interrupted(error)
-        if found := known_error(error):
-            _leave(str(found), found.exit_code)
+        _leave_known(error)
         raise
 
 
-def _leave_interrupted(error: Exception) -> None:
-    """Leaves after a stopped training; its class lives in a module that imports torch, if that was imported at all."""
+def _leave_known(error: Exception) -> None:
+    """Leaves for errors whose classes live in modules that import torch, if one of those was imported at all."""
     if (stop := sys.modules.get("multistream.training.stop")) and isinstance(error, stop.Interrupted):
         _leave(f"stopped, and saved. To go on: {error.resume}", 128 + error.signal)
-
-
-def _show_warning(default: Callable[..., None]) -> Callable[..., None]:
-    """Warnings of ours in one line; those of libraries as Python shows them."""
-
-    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, MultistreamWarning):
-            print(f"warning: {message}", file=sys.stderr)
-        else:
-            default(message, category, *where, **more)
-
-    return show
+    if (torch := sys.modules.get("torch")) and isinstance(error, torch.OutOfMemoryError):
+        _leave(str(MemoryExhausted("memory", "the device's is used up.", do=ELSEWHERE)), 71)
 
 
 def _leave(line: str, code: int) -> None:

@@ -5,47 +5,71 @@ from __future__ import annotations
 import json as jsonlib
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from multistream.cli.examined import Asked, print_examination, print_self_test
-from multistream.cli.explained import described
+from multistream.cli.explain_text import explanation_text
 from multistream.cli.options import Device, Inputs, Json, Quiet, Run, listed_paths, pairs
 from multistream.errors import UsageError
 
 if TYPE_CHECKING:
     from multistream.explaining import Explanation
 
+Photos = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[PATHS...]", help="Files and folders; - reads a list on stdin. Without: the run's own test split."
+    ),
+]
+LabelledData = Annotated[str, typer.Option("--data", metavar="PATH", help="Another set, with labels: as for train.")]
+Label = Annotated[str, typer.Option("--label", help="Which label, where a layout offers several.")]
+Class = Annotated[str, typer.Option("--target", metavar="CLASS", help="predicted, true, or a class by name.")]
+
+MOVED = {
+    "--self-test": "multistream test-explanation RUN --self-test",
+    "--faithfulness": "multistream test-explanation RUN --faithfulness",
+    "--masks": "multistream test-explanation RUN --masks FOLDER|CSV",
+    "--gallery": "multistream gallery RUN --out FOLDER",
+    "--flow": "--method grad-cam or --method grad-cam-total",
+    "--stages": "--method grad-cam-last",
+}
+"""Options of former versions, and what to type instead."""
+
+
+class ExplainCommand(TyperCommand):
+    """The command, which answers options of former versions."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Refuses them with what to type instead."""
+        for arg in args[: args.index("--")] if "--" in args else args:
+            option = arg.partition("=")[0]
+            if option in MOVED:
+                raise UsageError(option, "explain no longer has this option.", do=f"Type {MOVED[option]}.")
+        return super().parse_args(ctx, args)
+
 
 def explain(
     run: Run,
-    paths: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[PATHS...]", help="Files and folders; - reads a list on stdin. Without: the run's own test part."
-        ),
-    ] = None,
-    data: Annotated[str, typer.Option(metavar="PATH", help="Explain another set, with labels: as for train.")] = "",
-    label: Annotated[str, typer.Option(help="Which label, where a layout offers several.")] = "",
-    target: Annotated[
-        str, typer.Option(metavar="CLASS", help="The class to explain: predicted, true, or its name.")
-    ] = "predicted",
+    paths: Photos = None,
+    data: LabelledData = "",
+    label: Label = "",
+    target: Class = "predicted",
     against: Annotated[str, typer.Option(metavar="CLASS", help="Explain the difference to this class.")] = "",
     method: Annotated[
         str,
-        typer.Option(help="decomposition, grad-cam, integrated-gradients, or auto: the exact sum where there is one."),
+        typer.Option(
+            help="decomposition (exact sum), grad-cam (each stage through its own tap), grad-cam-total (through deeper "
+            "stages too), grad-cam-last (last stage), integrated-gradients; auto: the exact sum if there is one."
+        ),
     ] = "auto",
-    flow: Annotated[
-        str, typer.Option(help="direct: through each stage's own tap, which adds up; total: through deeper stages too.")
-    ] = "auto",
-    stages: Annotated[str, typer.Option(help="all, or last: Grad-CAM of each stream's last stage alone.")] = "all",
     scale: Annotated[str, typer.Option(help="logit or probability.")] = "logit",
     baseline: Annotated[
-        str, typer.Option(help="What stands for an absent stream in Shapley values: mean, zero or drop.")
+        str, typer.Option(help="What replaces an absent stream in Shapley values: mean, zero or drop.")
     ] = "mean",
     npz: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write logits, maps, vectors and values as .npz.")
+        Path | None, typer.Option(metavar="FILE", help="Write logits, maps, vectors and Shapley values as .npz.")
     ] = None,
     classes: Annotated[
         str, typer.Option(help="Classes in the .npz: all, target, or auto (all for sums of up to 32 photos).")
@@ -54,115 +78,70 @@ def explain(
     colour_scale: Annotated[
         str, typer.Option(help="Of overlays: shared by all streams and stages, or one for each map.")
     ] = "shared",
-    gallery: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Write galleries: all, some, no streams right; mean maps; what vectors saw."
-        ),
-    ] = None,
-    faithfulness: Annotated[
-        bool, typer.Option("--faithfulness", help="Deletion and insertion of the maps, against maps of noise.")
-    ] = False,
-    masks: Annotated[
-        str,
-        typer.Option(
-            metavar="FOLDER|CSV", help="Where evidence is known to lie: the pointing game, and the energy there."
-        ),
-    ] = "",
-    self_test: Annotated[
-        bool, typer.Option("--self-test", help="Plant evidence, teach it to the composition, check what explains it.")
-    ] = False,
     input: Inputs = None,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Where the evidence is: how much each stream, stage, pixel and vector entry gave to a class's logit."""
+    """Attribution: what each stream, stage, pixel and vector entry contributes to a class's logit."""
     from multistream.console import Console
-    from multistream.explaining import Explainer, NpzWriter, Target, write_overlay
+    from multistream.explaining import Explainer, ExplanationRequest, NpzWriter, Target
     from multistream.inference.model import load
 
-    every = {"auto": None, "all": True, "target": False}
-    if classes not in every:
-        raise UsageError("--classes", f"{classes!r} is unknown.", right="auto, all or target.")
-    if colour_scale not in ("shared", "map"):
-        raise UsageError("--colour-scale", f"{colour_scale!r} is unknown.", right="shared or map.")
-    listed = listed_paths(paths or ())
-    model = load(run)
-    asked = Asked(faithfulness, masks, gallery, self_test)
-    if asked:
-        per_photo = {
-            "--method": method != "auto",
-            "--flow": flow != "auto",
-            "--stages": stages != "all",
-            "--baseline": baseline != "mean",
-            "--classes": classes != "auto",
-            "--colour-scale": colour_scale != "shared",
-            "--npz": npz is not None,
-            "--overlays": overlays is not None,
-        }
-        about_photos = {
-            "PATHS": bool(paths),
-            "--data": bool(data),
-            "--label": bool(label),
-            "--target": target != "predicted",
-            "--against": bool(against),
-            "--scale": scale != "logit",
-            "--input": bool(input),
-            "--faithfulness": faithfulness,
-            "--masks": bool(masks),
-            "--gallery": gallery is not None,
-        }
-        asked.refuse(per_photo | (about_photos if self_test else {}))
-        console = Console(quiet=quiet)
-        if self_test:
-            print_self_test(model, device=device, json=json, console=console)
-            return
-        print_examination(
-            model,
-            listed if paths else None,
-            asked=asked,
-            target=Target(target, against, scale),
-            data=data,
-            label=label,
-            inputs=pairs(input, "--input"),
-            device=device,
-            json=json,
-            console=console,
-        )
-        return
+    every = _choice("--classes", classes, {"auto": None, "all": True, "target": False})
+    scale_of_colours = _choice("--colour-scale", colour_scale, {"shared": "shared", "map": "map"})
     explainer = Explainer(
-        model,
-        listed if paths else None,
-        target=Target(target, against, scale),
+        load(run),
+        listed_paths(paths) if paths else None,
+        request=ExplanationRequest(Target(target, against, scale), method, baseline, every),
         data=data,
         label=label,
-        method=method,
-        flow=flow,
-        stages=stages,
-        baseline=baseline,
-        every_class=every[classes],
         inputs=pairs(input, "--input"),
         device=device,
         console=Console(quiet=quiet),
     )
-    writer = NpzWriter(npz, ids=explainer.subjects.names, classes=model.classes) if npz else nullcontext()
-    told = 0
+    overlays = _writable(overlays)
+    writer = NpzWriter(npz, ids=explainer.selection.names, classes=explainer.model.classes) if npz else nullcontext()
+    printed = 0
     with writer as store:
-        for told, found in enumerate(explainer.explanations(), 1):
+        for printed, found in enumerate(explainer.explanations(), 1):
             if store is not None:
                 store.add(found)
             if overlays and found.arrays:
-                name = f"{told - 1:05d}-{Path(found.path).stem}.png"
-                write_overlay(found, overlays / name, colour_scale=colour_scale)  # type: ignore[arg-type]  # checked
-            _tell(found, first=told == 1, json=json)
+                _draw(found, overlays / f"{printed - 1:05d}-{Path(found.path).stem}.png", scale_of_colours)
+            _print(found, first=printed == 1, json=json)
     if json:
-        typer.echo("\n]" if told else "[]")
+        typer.echo("\n]" if printed else "[]")
 
 
-def _tell(found: Explanation, *, first: bool, json: bool) -> None:
-    """Prints one photo's evidence: as an item of a JSON list, or as lines to read."""
+def _choice(option: str, value: str, choices: dict[str, Any]) -> Any:
+    """What an option's word stands for."""
+    if value not in choices:
+        *some, last = choices
+        raise UsageError(option, f"{value!r} is unknown.", right=f"{', '.join(some)} or {last}.")
+    return choices[value]
+
+
+def _writable(folder: Path | None) -> Path | None:
+    """The folder, made if missing; refused before any photo is explained where nothing can be written."""
+    from multistream.files import temporary
+
+    if folder is not None:
+        folder = folder.expanduser()
+        with temporary(folder) as name:
+            name.touch()
+    return folder
+
+
+def _draw(found: Explanation, path: Path, colour_scale: Any) -> None:
+    from multistream.explaining import write_overlay
+
+    write_overlay(found, path, colour_scale=colour_scale)
+
+
+def _print(found: Explanation, *, first: bool, json: bool) -> None:
+    """Prints one photo's explanation: as an item of a JSON list, or as lines to read."""
     if json:
         typer.echo(("[\n" if first else ",\n") + jsonlib.dumps(found.to_dict(), ensure_ascii=False), nl=False)
     else:
-        typer.echo(("" if first else "\n") + described(found))
+        typer.echo(("" if first else "\n") + explanation_text(found))

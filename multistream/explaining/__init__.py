@@ -1,9 +1,19 @@
-"""Explanation: who gave how much to a decision, exactly where that can be said."""
+"""Explanation: how much streams, stages, pixels and vector entries contribute to a decision, exactly where possible."""
 
-from multistream.explaining.explainer import Explainer, explain
-from multistream.explaining.explanation import Arrays, Explanation
+from multistream.explaining.attribution import ExplanationRequest
+from multistream.explaining.explanation import Explanation, ExplanationArrays
+from multistream.explaining.npz import NpzWriter
 from multistream.explaining.overlays import write_overlay
-from multistream.explaining.storing import NpzWriter
+from multistream.explaining.pipeline import Explainer, explain
 from multistream.explaining.targets import Target
 
-__all__ = ["Arrays", "Explainer", "Explanation", "NpzWriter", "Target", "explain", "write_overlay"]
+__all__ = [
+    "Explainer",
+    "Explanation",
+    "ExplanationArrays",
+    "ExplanationRequest",
+    "NpzWriter",
+    "Target",
+    "explain",
+    "write_overlay",
+]

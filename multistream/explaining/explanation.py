@@ -1,51 +1,78 @@
-"""What is said of one photo: numbers for people and programs, and the arrays behind them."""
+"""The explanation of one photo, numbers for people and programs with the arrays behind them, made of a batch's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from itertools import combinations
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from multistream.explaining.attribution import Attribution, ResolvedRequest
 from multistream.explaining.decomposition import Kind
+from multistream.explaining.forward import ForwardPass
+from multistream.explaining.games import ShapleyValues
+
+TOP = 8
+"""Vector entries that are named."""
 
 
 @dataclass(frozen=True)
-class Arrays:
-    """One photo's tensors on the CPU. C is K classes, or 1: what was explained alone.
+class ExplanationArrays:
+    """One photo's tensors on the CPU. C is the number of classes K, or 1: the target alone.
 
-    `maps` {key: {stage: (C, h, w)}}, `vectors` {key: (C, D)}, `tokens` {key: (T, W)} of integrated gradients.
-    `target_maps` and `target_vectors` hold what was explained without the leading C. `shapley` (K, S),
-    `shapley_stages` {key: (K, T)}, `interactions` (K, S, S), `attention` {key: (T,)}; `logits` and `bias`
-    {name: (C,)} and `probabilities` {key: (K,)}. `image` is uint8 (3, S, S) as the network saw it.
+    `columns` are the target's place on the C axis and that of the class it is compared against. `maps`
+    {key: {stage: (C, h, w)}}, `vectors` {key: (C, D)}, `tokens` {key: (T, W)} of integrated gradients. `shapley`
+    (C, S), `shapley_stages` {key: (C, T)}, `interactions` (C, S, S), `attention` {key: (T,)}; `logits`, `bias` and
+    `remainder` {name: (C,)} and `probabilities` {key: (K,)} of each stream's own classifier. `image` is uint8 (3, S, S)
+    as the network saw it, `aspect` the photo's width by its height, `inputs` {key: (D,)} are the vectors themselves.
     """
 
     image: Tensor | None
+    aspect: float
+    inputs: Mapping[str, Tensor]
+    columns: tuple[int, int | None]
     logits: Mapping[str, Tensor]
     bias: Mapping[str, Tensor]
+    remainder: Mapping[str, Tensor]
     probabilities: Mapping[str, Tensor]
     maps: Mapping[str, Mapping[str, Tensor]]
     vectors: Mapping[str, Tensor]
     tokens: Mapping[str, Tensor]
-    target_maps: Mapping[str, Mapping[str, Tensor]]
-    target_vectors: Mapping[str, Tensor]
     shapley: Tensor
     shapley_stages: Mapping[str, Tensor]
     interactions: Tensor
     attention: Mapping[str, Tensor]
 
+    @property
+    def target_maps(self) -> dict[str, dict[str, Tensor]]:
+        """{key: {stage: (h, w)}} of the target, minus those it is compared against."""
+        return {key: {s: self._of_target(m) for s, m in stages.items()} for key, stages in self.maps.items()}
+
+    @property
+    def target_vectors(self) -> dict[str, Tensor]:
+        """{key: (D,)} of the target, minus those it is compared against."""
+        return {key: self._of_target(v) for key, v in self.vectors.items()}
+
+    def _of_target(self, values_C: Tensor) -> Tensor:
+        target, against = self.columns
+        return values_C[target] if against is None else values_C[target] - values_C[against]
+
 
 @dataclass(frozen=True)
 class Explanation:
-    """One photo's evidence for `target` (minus that for `against`, if there is one); values are signed.
+    """What contributes to `target` (minus `against`, if there is one) in one photo; values are signed.
 
     By `method`: `decomposition` gives `stages` and `vectors` that sum with `bias` to `logits`, up to `residual`, for
-    every stream whose `kinds` is exact; `local` holds near this photo only. For late and gated fusion the sums hold
-    for each stream's own logit. `grad-cam` and `integrated-gradients` explain `value`, on `scale`; the latter sum to
-    its distance from the average photo's, up to `gap`. `shapley` are the streams' exact Shapley values of the fused
-    score on `scale`, `shapley_stages` the Owen values of their stages, `interactions` those of pairs ("a+b"), with
-    `baseline` for what is absent.
+    every stream whose `kinds` is exact. For a `local` one they are gradient x input, and `remainder` is the rest of the
+    logit; no sum is claimed. For late and gated fusion the sums hold for each stream's own logit. `grad-cam` and
+    `integrated-gradients` explain `value`, on `scale`; the latter sum to its difference from that of the average
+    training photo, up to `gap`. `shapley` are the streams' exact Shapley values of the fused score on `scale`,
+    `shapley_stages` the Owen values of their stages, `interactions` those of pairs ("a+b"), with `baseline` for what is
+    absent. `decisions` is the class that each stream chooses by itself: its own classifier's, or with early fusion,
+    which has none, the class of its largest Shapley value. `warnings` name parts whose declarations do not hold.
     """
 
     path: str
@@ -62,6 +89,7 @@ class Explanation:
     baseline: str = ""
     logits: Mapping[str, float] = field(default_factory=dict)
     bias: Mapping[str, float] = field(default_factory=dict)
+    remainder: Mapping[str, float] = field(default_factory=dict)
     stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     vectors: Mapping[str, float] = field(default_factory=dict)
     entries: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
@@ -73,12 +101,14 @@ class Explanation:
     shapley_stages: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     interactions: Mapping[str, float] = field(default_factory=dict)
     attention: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    arrays: Arrays | None = field(default=None, repr=False, compare=False)
+    decisions: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    arrays: ExplanationArrays | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """An object of `explain --json`: all but the arrays."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arrays"}
-        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in found.items()}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arrays"}
+        return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
 
     @property
     def subject(self) -> str:
@@ -86,6 +116,152 @@ class Explanation:
         return f"{self.target} against {self.against}" if self.against else self.target
 
     @property
-    def manner(self) -> str:
-        """How, in words: method, flow, scale, and where each map's sum begins."""
+    def settings(self) -> str:
+        """How it was explained: method, flow, scale, and the baseline of the Shapley values."""
         return f"{self.method}, flow {self.flow}, scale {self.scale}, absent streams: {self.baseline}"
+
+
+@dataclass(frozen=True)
+class ExplainedBatch:
+    """A batch with all that was computed for it: `explanation` gives the record of each photo.
+
+    `batch` is what the network read, on its device; `attribution` is on the CPU. `chosen` (B, S) are the columns of
+    the classes that each stream chooses by itself, and `vocabularies` name the entries of vectors by key.
+    """
+
+    rows: Sequence[int]
+    """The photos' places in the table."""
+    batch: Mapping[str, Tensor]
+    classes: Sequence[str]
+    vocabularies: Mapping[str, Sequence[str]]
+    request: ResolvedRequest
+    forward: ForwardPass
+    attribution: Attribution
+    shapley: ShapleyValues
+    chosen: Tensor
+    attention: Mapping[str, Tensor]
+
+    def explanation(self, place: int, *, path: str, label: str, aspect: float) -> Explanation:
+        """The record of one photo."""
+        made, columns = self.attribution, self.attribution.columns
+        target = int(columns.rows[place])
+        logits = self.forward.output.logits
+
+        def number(values: Mapping[str, Tensor]) -> dict[str, float]:
+            return {name or "fused": float(made.of_target(value)[place]) for name, value in values.items()}
+
+        vectors = {key: vector[place] for key, vector in made.target_vectors.items()}
+        return Explanation(
+            path=path,
+            status="ok",
+            label=label,
+            predicted=self.classes[int(logits[place].argmax())],
+            target=self.classes[target],
+            against="" if columns.against is None else self.classes[int(columns.against[place])],
+            probability=float(self.forward.probabilities[place, target]),
+            value=float(columns.score(logits)[place]),
+            method=made.method,
+            flow=self.request.flow,
+            scale=columns.scale,
+            baseline=self.request.baseline,
+            logits=number(made.logits),
+            bias=number(made.bias),
+            remainder=number(made.remainder),
+            stages=self._stages(place),
+            vectors={key: float(vector.sum(dtype=torch.float64)) for key, vector in vectors.items()},
+            entries={key: _largest(vector, self.vocabularies.get(key, ())) for key, vector in vectors.items()},
+            exact={key: kind == "exact" for key, kind in made.kinds.items()},
+            kinds=dict(made.kinds),
+            residual=None if made.residual is None else float(made.residual[place]),
+            gap=None if made.gap is None else float(made.gap[place]),
+            decisions={key: self.classes[int(k)] for key, k in zip(self.shapley.keys, self.chosen[place], strict=True)},
+            warnings=made.warnings,
+            arrays=self._arrays(place, aspect=aspect),
+            **self._games(place),  # type: ignore[arg-type]  # four mappings, named below
+        )
+
+    def _games(self, place: int) -> dict[str, dict[str, object]]:
+        """The Shapley values of streams and stages, the interactions of pairs, and the attention."""
+        values, pick = self.shapley, self.attribution.columns.pick
+        pairs = pick(values.interactions)[place]
+        stages = {key: list(stages) for key, stages in self.forward.maps.items()}
+        return {
+            "shapley": dict(zip(values.keys, pick(values.streams)[place].tolist(), strict=True)),
+            "shapley_stages": {
+                key: dict(zip(stages[key], pick(part)[place].tolist(), strict=True))
+                for key, part in values.stages.items()
+                if len(stages[key]) > 1
+            },
+            "interactions": {
+                f"{a}+{b}": float(pairs[i, j]) for (i, a), (j, b) in combinations(enumerate(values.keys), 2)
+            },
+            "attention": {
+                key: dict(zip(stages[key], part[place].tolist(), strict=True)) for key, part in self.attention.items()
+            },
+        }
+
+    def _stages(self, place: int) -> dict[str, dict[str, float]]:
+        """What each stage contributes: the sum of its map."""
+        return {
+            key: {stage: float(m[place].sum(dtype=torch.float64)) for stage, m in stages.items()}
+            for key, stages in self.attribution.target_maps.items()
+        }
+
+    def _arrays(self, place: int, *, aspect: float) -> ExplanationArrays:
+        made, columns = self.attribution, self.attribution.columns
+        image = self.batch.get("image")
+
+        def of_photo(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {name: value[place] for name, value in values.items()}
+
+        def all_or_target(values_BK: Tensor) -> Tensor:
+            """All K of this photo, or the target alone, on the CPU."""
+            return (values_BK[place] if made.every_class else columns.pick(values_BK)[place].unsqueeze(0)).cpu()
+
+        against = None if columns.against is None else int(columns.against[place])
+        return ExplanationArrays(
+            image=None if image is None else image[place].cpu(),
+            aspect=aspect,
+            inputs={key: self.forward.pooled[key][stage][place].cpu() for key, stage in self._vector_stages().items()},
+            columns=(int(columns.rows[place]), against) if made.every_class else (0, None),
+            logits=of_photo(made.logits),
+            bias=of_photo(made.bias),
+            remainder=of_photo(made.remainder),
+            probabilities={
+                key: own[place].double().softmax(0).cpu() for key, own in self.forward.output.streams.items()
+            },
+            maps={key: of_photo(stages) for key, stages in made.maps.items()},
+            vectors=of_photo(made.vectors),
+            tokens=of_photo(made.tokens),
+            shapley=all_or_target(self.shapley.streams),
+            shapley_stages={key: all_or_target(part) for key, part in self.shapley.stages.items()},
+            interactions=all_or_target(self.shapley.interactions),
+            attention={key: part[place].cpu() for key, part in self.attention.items()},
+        )
+
+    def _vector_stages(self) -> dict[str, str]:
+        """The one stage of each stream that reads a vector."""
+        return {key: next(iter(self.forward.pooled[key])) for key in self.attribution.vectors}
+
+
+def _largest(values_D: Tensor, vocabulary: Sequence[str]) -> list[tuple[str, float]]:
+    """The entries with the largest contributions, for or against."""
+    order = values_D.abs().argsort(descending=True)[:TOP].tolist()
+    return [(entry_name(vocabulary, i), float(values_D[i])) for i in order]
+
+
+def entry_name(vocabulary: Sequence[str], place: int) -> str:
+    """What an entry of a vector is called."""
+    return vocabulary[place] if vocabulary else f"entry {place}"
+
+
+def chosen_classes(forward: ForwardPass, streams_BKS: Tensor) -> Tensor:
+    """The class that each stream chooses by itself, as columns (B, S).
+
+    Its own classifier's first class, where the fusion has one for each stream (late, gated). Early fusion has none:
+    there it is the class for which the stream's Shapley value (B, K, S) is the largest.
+    """
+    own = forward.output.streams
+    if len(own) == streams_BKS.shape[2]:
+        return torch.stack([logits.argmax(1).cpu() for logits in own.values()], dim=1)
+    return streams_BKS.argmax(1).cpu()

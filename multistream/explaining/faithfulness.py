@@ -1,18 +1,23 @@
-"""Faithfulness of maps on photos: deletion and insertion, against maps of noise, with intervals over the photos."""
+"""Faithfulness of maps: deletion and insertion, compared with maps of noise, with intervals over the photos.
+
+Pixels are removed from the largest value of the map to the smallest (deletion), and put back in the same order
+(insertion); the probability of the explained class is followed (Petsiuk et al. 2018). With a faithful map the deletion
+curve falls and the insertion curve rises early: the area below the first is small, below the second large.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+from torchvision.transforms.functional import gaussian_blur
 
-from multistream.explaining.curves import Absent, Answer, Curves, perturbation_curves, without_evidence
 from multistream.explaining.gradients import Score
 from multistream.inputs import Image
 from multistream.network.network import MultiStream
@@ -20,12 +25,106 @@ from multistream.nn.eval_mode import evaluating
 from multistream.runtime.device import Runtime
 from multistream.statistics import Interval, paired_bootstrap
 
+Answer = Callable[[Tensor, Tensor], Tensor]
+"""Pictures (n, C, H, W), and which rows of the batch they were made of (n,) -> a number for each, (n,)."""
+
+Absent = Literal["blur", "mean"]
+
+BLUR = 1 / 16
+"""The blur's standard deviation as a fraction of a picture's side: objects vanish, the light stays."""
+
+
+@dataclass(frozen=True)
+class PerturbationCurves:
+    """Answers at the `fractions` (P,) of changed pixels, (B, P) each."""
+
+    fractions: Tensor
+    deletion: Tensor
+    insertion: Tensor
+
+    @property
+    def deletion_area(self) -> Tensor:
+        """The area below the deletion curve, (B,)."""
+        return torch.trapezoid(self.deletion, self.fractions, dim=1)
+
+    @property
+    def insertion_area(self) -> Tensor:
+        """The area below the insertion curve, (B,)."""
+        return torch.trapezoid(self.insertion, self.fractions, dim=1)
+
+
+def without_detail(pictures_BCHW: Tensor, kind: Absent) -> Tensor:
+    """What replaces removed pixels, of the pictures' own type: a strong blur, or each channel's mean.
+
+    >>> without_detail(torch.tensor([[[[0.0, 4.0]]]]), "mean").tolist()
+    [[[[2.0, 2.0]]]]
+    """
+    pixels = pictures_BCHW.float()
+    if kind == "mean":
+        gone = pixels.mean((2, 3), keepdim=True).expand_as(pixels)
+    else:
+        side = min(pixels.shape[-2:])
+        sigma = max(0.5, side * BLUR)
+        kernel = min(2 * round(2 * sigma) + 1, side - 1 + side % 2)  # odd, and no wider than reflection allows
+        gone = gaussian_blur(pixels, [kernel, kernel], [sigma, sigma])
+    return gone if pictures_BCHW.is_floating_point() else gone.round().to(pictures_BCHW.dtype)
+
+
+def perturbation_curves(
+    answer: Answer,
+    pictures_BCHW: Tensor,
+    *,
+    maps_BHW: Tensor,
+    absent_BCHW: Tensor,
+    steps: int = 20,
+    chunk: int = 32,
+) -> PerturbationCurves:
+    """Deletion and insertion of any maps, in at most `steps` steps of equally many pixels; `chunk` pictures at a time.
+
+    Pixels of equal value are taken row by row. Raises ValueError where shapes differ.
+
+    >>> x = torch.tensor([[[[0.4, 0.3], [0.2, 0.1]]]])
+    >>> found = perturbation_curves(lambda p, rows: p.sum((1, 2, 3)), x, maps_BHW=x[:, 0],
+    ...                             absent_BCHW=torch.zeros_like(x), steps=2)
+    >>> round(found.deletion_area.item(), 4), round(found.insertion_area.item(), 4)
+    (0.4, 0.6)
+    """
+    size, pixels = len(pictures_BCHW), maps_BHW[0].numel()
+    if maps_BHW.shape != (size, *pictures_BCHW.shape[2:]) or absent_BCHW.shape != pictures_BCHW.shape:
+        raise ValueError(
+            f"maps {tuple(maps_BHW.shape)}, pictures {tuple(pictures_BCHW.shape)} and replacements "
+            f"{tuple(absent_BCHW.shape)} must have one size."
+        )
+    device = pictures_BCHW.device
+    order = maps_BHW.flatten(1).to(device).argsort(dim=1, descending=True, stable=True)
+    rank = torch.empty_like(order).scatter_(1, order, torch.arange(pixels, device=device).expand_as(order))
+    step = -(-pixels // steps)
+    counts = torch.tensor([*range(0, pixels, step), pixels], device=device)
+    inner = counts[1:-1].tolist()
+    # The whole picture and nothing of it end both curves: each is answered once.
+    points = [(True, pixels), (False, pixels), *((False, n) for n in inner), *((True, n) for n in inner)]
+    jobs = [(row, *point) for row in range(size) for point in points]
+    values = []
+    for start in range(0, len(jobs), chunk):
+        rows, inserting, limits = (
+            torch.tensor(part, device=device) for part in zip(*jobs[start : start + chunk], strict=True)
+        )
+        kept = ((rank[rows] < limits[:, None]) == inserting[:, None]).view(-1, 1, *pictures_BCHW.shape[2:])
+        values.append(answer(torch.where(kept, pictures_BCHW[rows], absent_BCHW[rows]), rows).float().cpu())
+    found = torch.cat(values).view(size, -1)
+    whole, nothing, deleted, inserted = found.split([1, 1, len(inner), len(inner)], dim=1)
+    fractions = counts.cpu().float() / pixels
+    return PerturbationCurves(
+        fractions, torch.cat([whole, deleted, nothing], dim=1), torch.cat([nothing, inserted, whole], dim=1)
+    )
+
+
 MapsOf = Mapping[str, Tensor]
 """{what is explained: maps (B, S, S)}"""
 
 
 @dataclass(frozen=True)
-class Area:
+class CurveArea:
     """The mean area below a curve over N photos, that of maps of noise, and the paired difference (map - noise)."""
 
     value: float
@@ -46,19 +145,19 @@ class Faithfulness:
     n: int
     absent: Absent
     steps: int
-    deletion: Area
-    insertion: Area
+    deletion: CurveArea
+    insertion: CurveArea
 
     def to_dict(self) -> dict[str, Any]:
-        """An object of `explain --faithfulness --json`."""
+        """An object of `test-explanation --json`."""
         return asdict(self)
 
 
 class FaithfulnessMeter:
     """Collects curves batch by batch, and makes means and intervals of them at the end.
 
-    Each map is held against a map of noise that is as coarse as `cells` says (pixels of noise would take a photo's
-    detail away everywhere at once, which no map of regions does).
+    Each map is compared with a map of noise of `cells` x `cells` values, interpolated: noise by pixel would remove a
+    photo's detail everywhere at once, which no map of regions does.
     """
 
     def __init__(self, *, absent: Absent = "blur", steps: int = 20, chunk: int = 32, cells: int = 7, seed: int = 0):
@@ -66,9 +165,9 @@ class FaithfulnessMeter:
         self.generator = torch.Generator().manual_seed(seed)
         self.areas: dict[str, list[Tensor]] = {}
 
-    def add(self, answer: Answer, pictures_BCHW: Tensor, maps: MapsOf) -> dict[str, Curves]:
-        """Measures maps of one batch; all share what stands for absence, and one map of noise a photo."""
-        gone = without_evidence(pictures_BCHW, self.absent)
+    def add(self, answer: Answer, pictures_BCHW: Tensor, maps: MapsOf) -> dict[str, PerturbationCurves]:
+        """Measures maps of one batch; all share the replacement and one map of noise for each photo."""
+        gone = without_detail(pictures_BCHW, self.absent)
         side = pictures_BCHW.shape[2:]
         coarse = torch.rand(len(pictures_BCHW), 1, self.cells, self.cells, generator=self.generator)
         noise = functional.interpolate(coarse, side, mode="bilinear", align_corners=False)[:, 0]
@@ -94,9 +193,9 @@ class FaithfulnessMeter:
         return tuple(made)
 
 
-def _area(own: NDArray[np.float64], noise: NDArray[np.float64]) -> Area:
+def _area(own: NDArray[np.float64], noise: NDArray[np.float64]) -> CurveArea:
     difference = own - noise
-    return Area(
+    return CurveArea(
         float(own.mean()),
         paired_bootstrap(own),
         float(noise.mean()),
@@ -113,9 +212,9 @@ def answering(
     score: Callable[[Tensor], Score],
     runtime: Runtime,
 ) -> Answer:
-    """The network's answer when the pictures of the streams `keys` are others and all else of a batch stays.
+    """The network's answer when the streams `keys` see other pictures and all else of a batch stays.
 
-    `score` gets the rows of the batch (n,) and gives what reads their logits. The other streams run once.
+    `score` gets the rows of the batch (n,) and returns a function of their logits. The other streams run once.
     """
     others = {key: branch for key, branch in network.branches.items() if key not in keys}
     with evaluating(network), torch.no_grad(), runtime.autocast:

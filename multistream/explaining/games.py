@@ -1,4 +1,8 @@
-"""Games of few players: exact Shapley values, Owen values, pairwise interactions.
+"""Shapley values of streams and Owen values of stages, exact, and pairwise interactions of streams.
+
+The players are the streams, or their taps in groups by stream. A coalition's value is the network's output with the
+absent ones replaced by a baseline: `mean` (the training mean of their pooled features), `zero` (pooled features of 0)
+or `drop` (the fusion runs without the stream; the value of the empty coalition is the class prior).
 
 A game of n players is a table of values, one row a coalition: row `mask` holds v(S) for S = {i : bit i of mask is set}.
 Further dimensions (images, classes) go along. All is computed in the table's own precision; float64 is advised.
@@ -6,15 +10,24 @@ Further dimensions (images, classes) go along. All is computed in the table's ow
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, combinations
 from math import comb
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from multistream.errors import UsageError
+from multistream.explaining.targets import Scale
+from multistream.network.network import Branch, MultiStream, Pooled
+from multistream.nn.eval_mode import evaluating
+
+Baseline = Literal["mean", "zero", "drop"]
+
 MOST_PLAYERS = 14
-"""2^14 coalitions: beyond, an exact answer costs more than anybody waits for."""
+"""2^14 coalitions: beyond that, an exact answer takes too long."""
 
 
 def coalitions(players: int) -> Tensor:
@@ -97,7 +110,7 @@ def owen(value: Callable[[Tensor], Tensor], groups: Sequence[int]) -> Tensor:
 def _players(values: Tensor) -> int:
     players = len(values).bit_length() - 1
     if len(values) != 2**players:
-        raise ValueError(f"a table of {len(values)} rows is no game. It must have 2^n rows, one for each coalition.")
+        raise ValueError(f"a game's table has {len(values)} rows. It must have 2^n rows, one for each coalition.")
     return players
 
 
@@ -105,3 +118,112 @@ def _weights(by_size: Sequence[float], sizes: Tensor, like: Tensor) -> Tensor:
     """The weight of every coalition by its size, shaped to multiply `like`'s rows."""
     weights = torch.tensor(by_size, dtype=torch.float64)[sizes].to(like)
     return weights.view(-1, *[1] * (like.ndim - 1))
+
+
+@dataclass(frozen=True)
+class ShapleyValues:
+    """Shapley values (B, K, S) of S streams and their interactions (B, K, S, S); stages (B, K, T) by key, or none.
+
+    `full` and `empty` (B, K) are the values of these two coalitions: the streams' values sum to their difference, a
+    stream's stages to the stream's value.
+    """
+
+    keys: tuple[str, ...]
+    baseline: Baseline
+    scale: Scale
+    streams: Tensor
+    interactions: Tensor
+    stages: Mapping[str, Tensor]
+    full: Tensor
+    empty: Tensor
+
+
+class CoalitionValues:
+    """The value v of any coalition of taps, for a batch of pooled features."""
+
+    def __init__(self, network: MultiStream, pooled: Pooled, *, baseline: Baseline, scale: Scale) -> None:
+        self.network, self.pooled, self.baseline, self.scale = network, pooled, baseline, scale
+        self.taps = [(key, stage) for key, branch in network.branches.items() for stage in branch.taps]
+        self.vectors: dict[tuple[str, tuple[bool, ...]], Tensor] = {}
+
+    def value(self, present: Mapping[str, tuple[bool, ...]]) -> Tensor:
+        """v (B, K) float64 of a coalition: for each stream, which of its taps are present."""
+        vectors = {key: self._vector(key, taps) for key, taps in present.items()}
+        if self.baseline != "drop":
+            return self._scaled(self.network.fusion(vectors).logits)
+        kept = frozenset(key for key, taps in present.items() if any(taps))
+        if kept:
+            return self._scaled(self.network.fusion(vectors, kept).logits)
+        prior = self.network.prior.double().expand(len(next(iter(vectors.values()))), -1)
+        return prior if self.scale == "probability" else prior.clamp_min(1e-12).log()
+
+    def of_streams(self, rows: Tensor) -> Tensor:
+        """v (M, B, K) of coalitions of streams (M, S)."""
+        branches = self.network.branches
+        return torch.stack(
+            [
+                self.value({k: (bool(on),) * len(branches[k].taps) for k, on in zip(branches, row, strict=True)})
+                for row in rows
+            ]
+        )
+
+    def of_taps(self, rows: Tensor) -> Tensor:
+        """v (M, B, K) of coalitions of taps (M, T), counted stream by stream."""
+        found = []
+        for row in rows.tolist():
+            present: dict[str, tuple[bool, ...]] = {}
+            for (key, _), on in zip(self.taps, row, strict=True):
+                present[key] = (*present.get(key, ()), on)
+            found.append(self.value(present))
+        return torch.stack(found)
+
+    def _vector(self, key: str, taps: tuple[bool, ...]) -> Tensor:
+        """A branch's vector with the absent taps replaced; each combination is computed once."""
+        if (key, taps) not in self.vectors:
+            branch = self.network.branches[key]
+            stages = zip(branch.taps, taps, strict=True)
+            given = {s: self.pooled[key][s] if on else self._absent(branch, key, s) for s, on in stages}
+            self.vectors[key, taps] = branch(given)
+        return self.vectors[key, taps]
+
+    def _absent(self, branch: Branch, key: str, stage: str) -> Tensor:
+        there = self.pooled[key][stage]
+        return torch.zeros_like(there) if self.baseline == "zero" else branch.taps[stage].baseline.expand_as(there)
+
+    def _scaled(self, logits: Tensor) -> Tensor:
+        return logits.double() if self.scale == "logit" else logits.double().softmax(1)
+
+
+@torch.no_grad()
+def shapley_values(
+    network: MultiStream,
+    pooled: Pooled,
+    *,
+    baseline: Baseline = "mean",
+    scale: Scale = "logit",
+    stages: bool = True,
+) -> ShapleyValues:
+    """Exact Shapley values of the streams, and with `stages` Owen values of their taps, for all classes of a batch.
+
+    2^S runs of the fusion, and 2^(S-1) x 2^T for the taps of each stream: the streams do not run again.
+    """
+    if baseline == "drop" and stages:
+        stages = False  # a fusion can run without a stream, but no temporal without a step
+    if baseline not in ("mean", "zero", "drop"):
+        raise UsageError("baseline", f"{baseline!r} is unknown.", right="mean, zero or drop.")
+    keys = tuple(network.branches)
+    with evaluating(network):
+        values = CoalitionValues(network, pooled, baseline=baseline, scale=scale)
+        table = values.of_streams(coalitions(len(keys)))
+        sizes = [len(branch.taps) for branch in network.branches.values()]
+        by_tap = owen(values.of_taps, sizes).split(sizes) if stages else ()
+    return ShapleyValues(
+        keys=keys,
+        baseline=baseline,
+        scale=scale,
+        streams=shapley(table).movedim(0, -1),
+        interactions=interactions(table).movedim((0, 1), (-2, -1)),
+        stages={key: part.movedim(0, -1) for key, part in zip(keys, by_tap, strict=False)},
+        full=table[-1],
+        empty=table[0],
+    )

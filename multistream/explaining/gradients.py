@@ -12,9 +12,11 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.explaining.observing import Maps, Observed, observe
+from multistream.explaining.forward import ForwardPass, Maps, forward_pass
+from multistream.interfaces import Tap
 from multistream.network.network import MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
 from multistream.runtime.device import Runtime
@@ -33,46 +35,51 @@ def grad_cam(network: MultiStream, batch: Mapping[str, Tensor], *, score: Score,
     For a vector there is the gradient times each entry, (B, D).
     """
     if flow == "direct":
-        return grad_cam_of(network, observe(network, batch, runtime=Runtime(next(iter(batch.values())).device)), score)
+        return grad_cam_of(
+            network, forward_pass(network, batch, runtime=Runtime(next(iter(batch.values())).device)), score
+        )
     with evaluating(network), torch.enable_grad():
         maps = _connected(network, batch)
         return _cams(network, maps, score)
 
 
-def grad_cam_of(network: MultiStream, seen: Observed, score: Score) -> Maps:
-    """Direct Grad-CAM of a batch that was observed: the backward pass ends at the pooling, nothing of a stream runs."""
-    leaves = {k: {s: m.detach().clone().requires_grad_() for s, m in stages.items()} for k, stages in seen.maps.items()}
+def grad_cam_of(network: MultiStream, forward: ForwardPass, score: Score) -> Maps:
+    """Direct Grad-CAM, given the forward pass: the backward pass ends at the pooling, no stream runs."""
+    leaves = {
+        k: {s: m.detach().clone().requires_grad_() for s, m in stages.items()} for k, stages in forward.maps.items()
+    }
     with evaluating(network), torch.enable_grad():
         return _cams(network, leaves, score)
 
 
 @dataclass(frozen=True)
-class Integrated:
-    """Integrated gradients of a batch: by token unit, and carried on to the places that the tokens were read from.
+class IntegratedGradients:
+    """Integrated gradients of a batch: by unit of a token, and by the pixels that the tokens were read from.
 
-    `tokens` {key: (B, T, W)} sum to the score's distance from that of the training mean, up to `gap` (B,). `places`
-    {key: {stage: (B, h, w)}}, or (B, D) for a vector, have the same sums by stage: behind a linear tap a unit's share
-    is an affine function of the map. Stages behind a tap that is not linear have none.
+    `tokens` {key: (B, T, W)} sum to the score's difference from that of the training mean. `pixels`
+    {key: {stage: (B, h, w)}}, or (B, D) for a vector, have the same sums by stage. `gap` (B,) is the part of the
+    difference that the pixels do not sum to.
     """
 
     tokens: dict[str, Tensor]
-    places: Maps
+    pixels: Maps
     gap: Tensor
 
 
 def integrated_gradients(
-    network: MultiStream, seen: Observed, *, score: Score, steps: int = 32, chunk: int = 8
-) -> Integrated:
+    network: MultiStream, forward: ForwardPass, *, score: Score, steps: int = 32, chunk: int = 8
+) -> IntegratedGradients:
     """Integrated gradients on the tokens, from those of the training mean (Sundararajan et al. 2017).
 
-    The integral is a Gauss-Legendre sum of `steps` points, `chunk` of them at once.
+    The integral is a Gauss-Legendre sum of `steps` points, `chunk` of them at once. It holds for any tap,
+    temporal and fusion.
     """
     points, weights = np.polynomial.legendre.leggauss(steps)
     with evaluating(network):
         with torch.no_grad():
-            ends = {key: b.tokens(seen.pooled[key]) for key, b in network.branches.items()}
+            ends = {key: b.tokens(forward.pooled[key]) for key, b in network.branches.items()}
             means = {
-                k: {s: t.baseline.expand_as(seen.pooled[k][s]) for s, t in b.taps.items()}
+                k: {s: t.baseline.expand_as(forward.pooled[k][s]) for s, t in b.taps.items()}
                 for k, b in network.branches.items()
             }
             starts = {key: b.tokens(means[key]) for key, b in network.branches.items()}
@@ -84,29 +91,68 @@ def integrated_gradients(
                 slopes[key] += torch.einsum("sbtw,s->btw", gradient, shares.to(gradient))
         with torch.no_grad():
             change = score(fused_of_tokens(network, ends)) - score(fused_of_tokens(network, starts))
-        places = _carried(network, seen, slopes)
+        pixels = _at_pixels(network, forward, slopes, points=points, weights=weights)
     given = {key: (ends[key] - starts[key]) * slopes[key] for key in ends}
-    gap = (change - torch.stack([g.sum((1, 2)) for g in given.values()]).sum(0)).abs()
-    return Integrated(given, places, gap)
+    total = torch.stack([p.flatten(1).sum(1) for stages in pixels.values() for p in stages.values()]).sum(0)
+    return IntegratedGradients(given, pixels, (change - total).abs())
 
 
-def _carried(network: MultiStream, seen: Observed, slopes: Mapping[str, Tensor]) -> Maps:
-    """What each place gave to tokens that count with these slopes {key: (B, T, W)}, against the training mean."""
-    places: Maps = {}
+def _at_pixels(
+    network: MultiStream,
+    forward: ForwardPass,
+    slopes: Mapping[str, Tensor],
+    *,
+    points: NDArray[np.float64],
+    weights: NDArray[np.float64],
+) -> Maps:
+    """What each pixel or entry contributes to tokens that count with these slopes {key: (B, T, W)}."""
+    pixels: Maps = {}
     for key, branch in network.branches.items():
         for step, (stage, tap) in enumerate(branch.taps.items()):
-            if not tap.linear:
-                continue
-            pooled = seen.pooled[key][stage].detach().requires_grad_()
-            with torch.enable_grad():
-                (weights_BP,) = torch.autograd.grad((tap.project(pooled) * slopes[key][:, step]).sum(), pooled)
-            if branch.is_vector:
-                places.setdefault(key, {})[stage] = weights_BP * (pooled.detach() - tap.baseline)
-                continue
-            place = tap.locate(weights_BP.unsqueeze(1), seen.maps[key][stage])[:, 0]
-            mean = (weights_BP @ tap.baseline) / (place.shape[-2] * place.shape[-1])
-            places.setdefault(key, {})[stage] = place - mean[:, None, None]
-    return places
+            pooled, slope_BW = forward.pooled[key][stage].detach(), slopes[key][:, step]
+            if tap.linear:
+                pixels.setdefault(key, {})[stage] = _through_linear_tap(
+                    tap, pooled, forward.maps[key][stage], slope_BW, is_vector=branch.is_vector
+                )
+            else:
+                pixels.setdefault(key, {})[stage] = _through_tap(
+                    tap, forward.maps[key][stage].detach().float(), slope_BW, points=points, weights=weights
+                )
+    return pixels
+
+
+def _through_linear_tap(tap: Tap, pooled: Tensor, map_B: Tensor, slope_BW: Tensor, *, is_vector: bool) -> Tensor:
+    """A token's change from the training mean, by pixel or entry; the mean's part is spread evenly."""
+    leaf = pooled.clone().requires_grad_()
+    with torch.enable_grad():
+        (weights_BP,) = torch.autograd.grad((tap.project(leaf) * slope_BW).sum(), leaf)
+    if is_vector:
+        return weights_BP * (pooled - tap.baseline)
+    with torch.no_grad():
+        located = tap.locate(weights_BP.unsqueeze(1), map_B)[:, 0]
+        mean = (weights_BP @ tap.baseline) / located[0].numel()
+    return located - mean[:, None, None]
+
+
+def _through_tap(
+    tap: Tap, map_BChw: Tensor, slope_BW: Tensor, *, points: NDArray[np.float64], weights: NDArray[np.float64]
+) -> Tensor:
+    """The same for a tap that is not linear: integrated over the way from an empty map to this one.
+
+    An empty map is all zeros. What its token differs by from that of the training mean has no place in the photo and
+    is spread evenly, as for a linear tap.
+    """
+    integral = torch.zeros_like(map_BChw)
+    for point, weight in zip(points.tolist(), weights.tolist(), strict=True):
+        leaf = ((point + 1) / 2 * map_BChw).requires_grad_()
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad((tap(leaf) * slope_BW).sum(), leaf)
+        integral += weight / 2 * slope
+    with torch.no_grad():
+        empty = tap(torch.zeros_like(map_BChw)) - tap.project(tap.baseline.expand(len(map_BChw), -1))
+        constant = (empty * slope_BW).sum(1) / map_BChw[0, 0].numel()
+    pixels: Tensor = (integral * map_BChw).sum(1) + constant[:, None, None]
+    return pixels
 
 
 @torch.no_grad()

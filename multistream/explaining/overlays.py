@@ -1,10 +1,11 @@
-"""Overlays: a PNG for each photo, with the evidence of every stream and stage over it, to look at."""
+"""Overlays: a picture for each photo, with the contributions of every stream and stage drawn over it."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import torch
@@ -13,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from multistream.data.filenames import printable
-from multistream.explaining.explanation import Arrays, Explanation
-from multistream.files import replacing
+from multistream.explaining.explanation import Explanation, ExplanationArrays
+from multistream.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,48 +24,63 @@ if TYPE_CHECKING:
 ColourScale = Literal["shared", "map"]
 
 SIDE = 224
-"""Pixels of a drawn map."""
+"""Pixels of the longer side of a drawn map."""
 CLIPPED = 0.995
-"""Quantile of all magnitudes that gets the full colour: single pixels of early stages would dim all else."""
-FOR, AGAINST = (0.86, 0.35, 0.0), (0.36, 0.16, 0.62)
-"""Orange speaks for, violet against: told apart by colour-blind readers too, and on paper by their darkness."""
+"""Quantile of all magnitudes that gets the full colour: single pixels of early stages would dim the rest."""
+FOR, AGAINST = (226 / 255, 88 / 255, 12 / 255), (22 / 255, 104 / 255, 190 / 255)
+"""Orange for the class, blue against it, as in the report: told apart by colour-blind readers and in grey print."""
+DATES: Final = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}
+"""The formats of figures, and the metadata in each that would make two equal figures differ."""
 
 Densities = dict[str, dict[str, Tensor]]
-"""{key: {stage: (h, w)}}: evidence by area, so that a stage of 7 x 7 cells and one of 112 x 112 speak of the same."""
+"""{key: {stage: (h, w)}}: contribution by area, so that stages of 7 x 7 and of 112 x 112 cells compare."""
 
 
-def write_overlay(found: Explanation, path: Path, *, colour_scale: ColourScale = "shared") -> None:
-    """Draws one photo's evidence for the target into a PNG.
+def write_overlay(explanation: Explanation, path: Path, *, colour_scale: ColourScale = "shared") -> None:
+    """Draws one photo's contributions to the target into a PNG. DiskFull (exit 74) where it cannot be written.
 
-    `shared` gives all streams and stages one colour scale, `map` each map its own, so that faint ones show.
+    `shared` gives all streams and stages one colour scale, `map` each map its own, so that faint ones are visible.
     """
-    from matplotlib.figure import Figure  # a second of import that only overlays need
+    from matplotlib.figure import Figure  # a second of import that only figures need
 
-    if found.arrays is None:
-        raise ValueError(f"{found.path}: {found.status}. Only what was explained can be drawn.")
+    arrays = explanation.arrays
+    if arrays is None:
+        raise ValueError(f"{explanation.path}: {explanation.status}. Only what was explained can be drawn.")
     dense = {
         key: {stage: m.double() * m.numel() for stage, m in stages.items()}
-        for key, stages in found.arrays.target_maps.items()
+        for key, stages in arrays.target_maps.items()
     }
-    lines = max(1, len(dense))
     columns = max((len(stages) for stages in dense.values()), default=0)
-    vectors = found.arrays.target_vectors
-    wide = max(7.5, 3.3 + 1.75 * columns)
-    heights = [2.1 * lines, *(0.5 + 0.22 * len(found.entries[key]) for key in vectors)]
-    figure = Figure(figsize=(wide, 1.35 + sum(heights)), layout="constrained", facecolor="white")
-    figure.suptitle(_title(found), fontsize=11, fontweight="bold", x=0.01, ha="left")
+    height = min(2.1, 1.75 / min(arrays.aspect, 1.75) + 0.35)
+    heights = [
+        max(height, 0.35 + height * len(dense)),
+        *(0.5 + 0.22 * len(explanation.entries[key]) for key in arrays.vectors),
+    ]
+    figure = Figure(figsize=(max(7.5, 3.3 + 1.75 * columns), 1.35 + sum(heights)), layout="constrained")
+    figure.suptitle(_title(explanation), fontsize=11, fontweight="bold", x=0.01, ha="left", parse_math=False)
     parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    _draw_maps(parts[0], found, found.arrays, dense, columns=columns, colour_scale=colour_scale)
-    for part, key in zip(parts[1:], vectors, strict=True):
-        _draw_entries(part, found, key)
-    figure.supxlabel(_caption(found, colour_scale), fontsize=7.5, color="0.3", x=0.01, ha="left")
-    with replacing(path) as file:
-        figure.savefig(file, format="png", dpi=120, metadata={"Software": None})
+    _draw_maps(parts[0], explanation, arrays, dense, columns=columns, colour_scale=colour_scale)
+    for part, key in zip(parts[1:], arrays.vectors, strict=True):
+        _draw_entries(part, explanation, key)
+    caption = _caption(explanation, colour_scale)
+    figure.supxlabel(caption, fontsize=7.5, color="0.3", x=0.01, ha="left", parse_math=False)
+    save(figure, path, dpi=120)
 
 
-def blended(image: Tensor | None, density: Tensor, *, limit: float) -> NDArray[np.float32]:
-    """The photo in grey with evidence over it, (SIDE, SIDE, 3) in 0..1: the more, the stronger the colour."""
-    size = (SIDE, SIDE)
+def save(figure: Figure, path: Path, *, dpi: int = 110) -> None:
+    """Writes a figure as its name says, whole or not at all; the same figure gives the same bytes."""
+    import matplotlib
+
+    kind = path.suffix[1:].lower()
+    content = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "multistream", "pdf.fonttype": 42}):
+        figure.savefig(content, format=kind, dpi=dpi, facecolor="white", metadata={DATES[kind]: None})
+    write_atomic(path, content.getvalue())
+
+
+def blended(image: Tensor | None, density: Tensor, *, limit: float, aspect: float = 1.0) -> NDArray[np.float32]:
+    """The photo in grey, in its own shape, with contributions over it, (H, W, 3) in 0..1; `limit` gets full colour."""
+    size = drawn_size(aspect)
     value = functional.interpolate(density[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
     grey = torch.full(size, 0.92)
     if image is not None:
@@ -76,6 +92,25 @@ def blended(image: Tensor | None, density: Tensor, *, limit: float) -> NDArray[n
     return mixed
 
 
+def photo_pixels(image: Tensor | None, *, aspect: float) -> NDArray[np.float32]:
+    """The photo in its own shape, (H, W, 3) in 0..1; light grey where no stream reads photos."""
+    size = drawn_size(aspect)
+    if image is None:
+        return np.full((*size, 3), 0.93, dtype=np.float32)
+    resized = functional.interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0]
+    pixels: NDArray[np.float32] = (resized / 255).clamp(0, 1).permute(1, 2, 0).numpy()
+    return pixels
+
+
+def drawn_size(aspect: float) -> tuple[int, int]:
+    """Height and width of a drawn photo, the longer one SIDE.
+
+    >>> drawn_size(2.0)
+    (112, 224)
+    """
+    return max(1, round(SIDE / max(aspect, 1))), max(1, round(SIDE * min(aspect, 1)))
+
+
 def limits_of(dense: Mapping[str, Mapping[str, Tensor]], *, colour_scale: ColourScale) -> dict[str, dict[str, float]]:
     """The density that gets the full colour, for each map."""
     own = {k: {s: float(m.abs().flatten().quantile(CLIPPED)) or 1.0 for s, m in v.items()} for k, v in dense.items()}
@@ -85,92 +120,109 @@ def limits_of(dense: Mapping[str, Mapping[str, Tensor]], *, colour_scale: Colour
     return {key: dict.fromkeys(stages, shared) for key, stages in own.items()}
 
 
+def short_name(path: str) -> str:
+    """A photo's folder and name on one line."""
+    return printable("/".join(Path(path).parts[-2:]))
+
+
 def _draw_maps(
     part: Figure | SubFigure,
-    found: Explanation,
-    arrays: Arrays,
+    explanation: Explanation,
+    arrays: ExplanationArrays,
     dense: Densities,
     *,
     columns: int,
     colour_scale: ColourScale,
 ) -> None:
-    """The photo at the left, then a line for each stream and a column for each stage."""
-    lines = max(1, len(dense))
-    grid = part.add_gridspec(lines, columns + 1, width_ratios=[1.25, *[1] * columns])
+    """The photo at the left, then a row for each stream and a column for each stage."""
+    rows = max(1, len(dense))
+    grid = part.add_gridspec(rows, columns + 1, width_ratios=[1.25, *[1] * columns])
     photo = part.add_subplot(grid[:, 0])
     photo.set_axis_off()
     if arrays.image is not None:
-        photo.imshow(arrays.image.permute(1, 2, 0).numpy())
-    photo.set_title(_outcome(found), fontsize=9)
+        photo.imshow(photo_pixels(arrays.image, aspect=arrays.aspect))
+    photo.set_title(_outcome(explanation), fontsize=9, parse_math=False)
     limits = limits_of(dense, colour_scale=colour_scale)
     drawn: list[Axes] = []
-    for line, (key, stages) in enumerate(dense.items()):
+    for row, (key, stages) in enumerate(dense.items()):
         for column, (stage, density) in enumerate(stages.items(), 1):
-            axis = part.add_subplot(grid[line, column])
+            axis = part.add_subplot(grid[row, column])
             axis.set_xticks([])
             axis.set_yticks([])
-            axis.imshow(blended(arrays.image, density, limit=limits[key][stage]))
-            given = found.stages[key][stage]
+            axis.imshow(blended(arrays.image, density, limit=limits[key][stage], aspect=arrays.aspect))
             own = f"  (full at {limits[key][stage]:.2g})" if colour_scale == "map" else ""
-            axis.set_title(f"{stage}  {given:+.3g}{own}", fontsize=8.5)
+            axis.set_title(f"{stage}  {explanation.stages[key][stage]:+.3g}{own}", fontsize=8.5)
             if column == 1:
-                axis.set_ylabel(f"{key}  {sum(found.stages[key].values()):+.3g}", fontsize=9, fontweight="bold")
+                total = sum(explanation.stages[key].values())
+                axis.set_ylabel(f"{key}  {total:+.3g}", fontsize=9, fontweight="bold")
             drawn.append(axis)
     if drawn:
         full = None if colour_scale == "map" else max(max(stages.values()) for stages in limits.values())
-        _draw_scale(part, drawn, found, full)
+        unit = "probability" if explanation.scale == "probability" else "logit"
+        label = f"{unit} density (per whole image)" if full else "fraction of each map's full colour"
+        draw_scale(part, drawn, limit=full or 1.0, label=label)
 
 
-def _draw_scale(part: Figure | SubFigure, axes: list[Axes], found: Explanation, limit: float | None) -> None:
-    """The colour bar; `limit` is the density that gets the full colour, None where each map has its own."""
+def draw_scale(part: Figure | SubFigure, axes: list[Axes], *, limit: float, label: str) -> None:
+    """The colour bar of some maps; `limit` is the density that gets the full colour."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.ticker import MaxNLocator
 
     ramp = blended(None, torch.linspace(-1, 1, SIDE).expand(SIDE, SIDE), limit=1.0)[0]
     bar = part.colorbar(
-        ScalarMappable(Normalize(-(limit or 1), limit or 1), ListedColormap([tuple(row) for row in ramp.tolist()])),
+        ScalarMappable(Normalize(-limit, limit), ListedColormap([tuple(row) for row in ramp.tolist()])),
         ax=axes,
         fraction=0.03,
         pad=0.01,
         aspect=30,
         extend="both",
+        ticks=MaxNLocator(5),
     )
     bar.ax.tick_params(labelsize=7)
-    unit = "probability" if found.scale == "probability" else "logits"
-    bar.set_label(f"{unit}, were it so everywhere" if limit else "share of full colour", fontsize=7.5)
+    bar.set_label(label, fontsize=7.5)
 
 
-def _draw_entries(part: Figure | SubFigure, found: Explanation, key: str) -> None:
-    """The entries of a vector that gave most, as bars."""
+def _draw_entries(part: Figure | SubFigure, explanation: Explanation, key: str) -> None:
+    """The entries of a vector with the largest contributions, as bars."""
     axis = part.subplots()
-    names = [printable(name) for name, _ in found.entries[key]]
-    given = [value for _, value in found.entries[key]]
-    axis.barh(range(len(names)), given, color=[FOR if value > 0 else AGAINST for value in given], height=0.7)
-    axis.set_yticks(range(len(names)), names, fontsize=8)
+    names = [printable(name) for name, _ in explanation.entries[key]]
+    values = [value for _, value in explanation.entries[key]]
+    draw_bars(axis, names, values, colours=[FOR if value > 0 else AGAINST for value in values])
+    axis.set_title(f"{key}  {explanation.vectors[key]:+.3g}: the largest contributions", fontsize=9, loc="left")
+
+
+def draw_bars(axis: Axes, names: list[str], values: list[float], *, colours: list[object]) -> None:
+    """Horizontal bars with their names, the first at the top."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.barh(range(len(names)), values, color=colours, height=0.68)
+    axis.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
     axis.invert_yaxis()
     axis.axvline(0, color="0.3", linewidth=0.8)
+    axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.tick_params(axis="x", labelsize=7)
+    axis.tick_params(axis="y", length=0)
     axis.spines[["top", "right", "left"]].set_visible(False)
-    axis.set_title(f"{key}  {found.vectors[key]:+.3g}: the entries that gave most", fontsize=9, loc="left")
 
 
-def _title(found: Explanation) -> str:
-    return f"{printable(Path(found.path).name)}: evidence for {found.subject}"
+def _title(explanation: Explanation) -> str:
+    return f"{short_name(explanation.path)}: attribution for {explanation.subject}"
 
 
-def _outcome(found: Explanation) -> str:
-    """What the network said, and whether it was right."""
-    lines = [f"predicted {found.predicted}", f"p({found.target}) = {100 * found.probability:.1f} %"]
-    return "\n".join([*lines, *([f"label {found.label}"] if found.label else [])])
+def _outcome(explanation: Explanation) -> str:
+    """The prediction, and whether it was right."""
+    lines = [f"predicted {explanation.predicted}", f"p({explanation.target}) = {100 * explanation.probability:.1f} %"]
+    return "\n".join([*lines, *([f"label {explanation.label}"] if explanation.label else [])])
 
 
-def _caption(found: Explanation, colour_scale: ColourScale) -> str:
-    """Method, flow, scale, baseline, and how far the sum can be trusted."""
-    sums = f"residual of the sum {found.residual:.0e}" if found.residual is not None else "no exact sum"
-    local = [key for key, kind in found.kinds.items() if kind == "local"]
-    marks = f"; local only: {', '.join(local)}" if local else ""
-    shapley = ", ".join(f"{key} {value:+.3g}" for key, value in found.shapley.items())
+def _caption(explanation: Explanation, colour_scale: ColourScale) -> str:
+    """Method, flow, scale, baseline, and how exact the sum is."""
+    sums = "no exact sum" if explanation.residual is None else f"residual of the sum {explanation.residual:.0e}"
+    local = [key for key, kind in explanation.kinds.items() if kind == "local"]
+    marks = f"; gradient x input only: {', '.join(local)}" if local else ""
+    shapley = ", ".join(f"{key} {value:+.3g}" for key, value in explanation.shapley.items())
     return (
-        f"{found.manner}; colour scale {colour_scale}; {sums}{marks}. Orange speaks for, violet against.\n"
-        f"Shapley values: {shapley}"
+        f"{explanation.settings}; colour scale {colour_scale}; {sums}{marks}. Orange: for the class; blue: against it."
+        f"\nShapley values: {shapley}"
     )

@@ -1,4 +1,4 @@
-"""What is explained: a class's logit or probability, or the difference of two classes'."""
+"""What is explained: a class's logit or probability, or the difference between two classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from multistream.errors import UsageError, did_you_mean
 
 Scale = Literal["logit", "probability"]
 WORDS = ("predicted", "true")
-"""Targets that are another class for each photo."""
+"""Targets that mean another class for each photo."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,12 @@ class Target:
     scale: str = "logit"
 
     def check(self, classes: Sequence[str]) -> None:
-        """Raises UsageError for a class or scale that is none."""
+        """Raises UsageError for an unknown class or scale."""
         for option, value in (("--target", self.name), ("--against", self.against)):
             if value not in (*WORDS, *classes) and (value or option == "--target"):
                 raise UsageError(option, f"{value!r} is no class.", right=did_you_mean(value, [*classes, *WORDS]))
         if self.name == self.against:
-            raise UsageError("--against", f"{self.against!r} is the target itself, so that the difference is nothing.")
+            raise UsageError("--against", f"{self.against!r} is the target itself: the difference would be zero.")
         if self.scale not in ("logit", "probability"):
             raise UsageError("--scale", f"{self.scale!r} is unknown.", right="logit or probability.")
 
@@ -42,30 +42,30 @@ class Target:
         """Whether photos without a label cannot be explained."""
         return "true" in (self.name, self.against)
 
-    def of(self, fused_BK: Tensor, labels_B: Tensor, classes: Sequence[str]) -> Chosen:
+    def of(self, probabilities_BK: Tensor, labels_B: Tensor, classes: Sequence[str]) -> TargetColumns:
         """The classes meant for each photo of a batch, from its probabilities and labels."""
-        rows = self._column(self.name, fused_BK, labels_B, classes)
-        against = self._column(self.against, fused_BK, labels_B, classes) if self.against else None
-        return Chosen(rows, against, "probability" if self.scale == "probability" else "logit")
+        rows = self._column(self.name, probabilities_BK, labels_B, classes)
+        against = self._column(self.against, probabilities_BK, labels_B, classes) if self.against else None
+        return TargetColumns(rows, against, "probability" if self.scale == "probability" else "logit")
 
     @staticmethod
-    def _column(name: str, fused_BK: Tensor, labels_B: Tensor, classes: Sequence[str]) -> Tensor:
+    def _column(name: str, probabilities_BK: Tensor, labels_B: Tensor, classes: Sequence[str]) -> Tensor:
         if name == "true":
-            return labels_B.to(fused_BK.device)
-        predicted = fused_BK.argmax(1)
+            return labels_B.to(probabilities_BK.device)
+        predicted = probabilities_BK.argmax(1)
         return predicted if name == "predicted" else torch.full_like(predicted, list(classes).index(name))
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Target columns (B,) of a batch, those held against them or None, and the scale."""
+class TargetColumns:
+    """The target's column for each photo of a batch (B,), the column it is compared against or None, and the scale."""
 
     rows: Tensor
     against: Tensor | None
     scale: Scale
 
     def pick(self, values: Tensor) -> Tensor:
-        """(B, K, ...) -> (B, ...): each photo's target, minus what it is held against."""
+        """(B, K, ...) -> (B, ...): each photo's target, minus what it is compared against."""
         places = torch.arange(len(values), device=values.device)
         picked = values[places, self.rows.to(values.device)]
         return picked if self.against is None else picked - values[places, self.against.to(values.device)]
@@ -75,4 +75,8 @@ class Chosen:
         times = len(logits) // len(self.rows)
         against = None if self.against is None else self.against.repeat(times)
         values = logits if self.scale == "logit" else logits.softmax(1)
-        return Chosen(self.rows.repeat(times), against, self.scale).pick(values)
+        return TargetColumns(self.rows.repeat(times), against, self.scale).pick(values)
+
+    def of_class(self, column: int) -> TargetColumns:
+        """The same class for every photo, without a comparison."""
+        return TargetColumns(torch.full_like(self.rows, column), None, self.scale)

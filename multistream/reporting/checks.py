@@ -39,7 +39,7 @@ def run_checks(details: RunDetails, outputs: NetworkOutputs | None, gallery: Gal
 def _check_outputs(details: RunDetails, outputs: NetworkOutputs) -> list[ReportCheck]:
     recorded = details.result.predictions.probabilities
     game = outputs.attribution()
-    gap = (game.streams.sum(-1) - (game.everybody - game.nobody)).abs().max()
+    gap = (game.streams.sum(-1) - (game.full - game.empty)).abs().max()
     n = f"{len(recorded):,} images"
     return [
         ReportCheck(
@@ -57,7 +57,7 @@ def _check_outputs(details: RunDetails, outputs: NetworkOutputs) -> list[ReportC
         ReportCheck(
             "Shapley values sum to the difference between all streams and none",
             float(gap),
-            1e-6 * max(1.0, float(game.everybody.abs().max())),
+            1e-6 * max(1.0, float(game.full.abs().max())),
             f"largest difference in logits, {n}, all classes",
         ),
     ]

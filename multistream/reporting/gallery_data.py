@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.data.filenames import printable
-from multistream.explaining.decomposition import Decomposition, decompose, sum_of_parts
+from multistream.explaining.decomposition import Decomposer, Decomposition
+from multistream.explaining.forward import ForwardPass, forward_pass
 from multistream.inputs import Vector
 from multistream.nn.eval_mode import evaluating
 from multistream.reporting.encoding import Thumbnail, affordable_side, encode_maps, thumbnail
@@ -89,10 +90,12 @@ def gallery_data(outputs: NetworkOutputs, rows: Sequence[int]) -> GalleryData:
     builder = _GalleryBuilder(outputs, number_of_classes=max(len(each) for each in classes.values()))
     shapley = dict(zip(rows, outputs.attribution(np.array(rows, dtype=np.int64)).streams.cpu(), strict=True))
     photos: list[dict[str, Any]] = []
+    decomposer = Decomposer(outputs.model.network)
     for batch in batches(outputs, list(rows), size=4):
         index = batch.pop("index").tolist()
-        found = decompose(outputs.model.network, batch, runtime=outputs.runtime)
-        builder.add_residuals(found)
+        forward = forward_pass(outputs.model.network, batch, runtime=outputs.runtime)
+        found = decomposer.decompose(forward)
+        builder.add(found, forward)
         for b, row in enumerate(index):
             values = _rounded(shapley[row][classes[row]])
             photos.append({**_prediction(outputs, row), **builder.photo(found, b, classes[row]), "shapley": values})
@@ -124,7 +127,8 @@ class _GalleryBuilder:
         self.rounding = 0.0
         self.mean_gap: float | None = 0.0 if self.network.fusion.averages_probabilities else None
         self.residuals: dict[str, float] = {}
-        self.declared: dict[str, bool] = {}
+        self.is_exact: dict[str, bool] = {}
+        self.faults: list[str] = []
         self.targets: Mapping[str, tuple[str, ...]] = {}
         self.vocabulary: dict[str, dict[int, str]] = {}
 
@@ -132,31 +136,33 @@ class _GalleryBuilder:
     def inexact(self) -> dict[str, str]:
         """{key: why its contributions do not sum exactly to the logit}"""
         return {
-            key: f"{_nonlinear_part(self.outputs, key)} is not linear"
-            if not declared
-            else f"they differ from it by up to {self.residuals[key]:.1e} (relative)"
-            for key, declared in self.declared.items()
-            if not declared or self.residuals[key] > TOLERANCE
+            key: f"they differ from it by up to {self.residuals[key]:.1e} (relative); {self.faults[0]}"
+            if key in self.residuals
+            else f"{_nonlinear_part(self.outputs, key)} is not linear"
+            for key, is_exact in self.is_exact.items()
+            if not is_exact
         }
 
-    def add_residuals(self, found: Decomposition) -> None:
+    def add(self, found: Decomposition, forward: ForwardPass) -> None:
         """Records what a batch shows for all of them."""
-        self.declared, self.targets = dict(found.exact), found.targets
-        for target, keys in found.targets.items():
-            exact = [key for key in keys if found.exact[key]]
-            if len(exact) == len(keys):
-                largest = float(_remainder(found, target, keys, relative=True).max())
-                self.residuals |= {key: max(self.residuals.get(key, 0.0), largest) for key in exact}
+        self.targets = found.targets
+        self.faults += found.faults
+        for key, kind in found.kinds.items():
+            self.is_exact[key] = self.is_exact.get(key, True) and kind == "exact"
+        for target, residual_B in found.residuals.items():
+            largest = float(residual_B.max())
+            self.residuals |= {key: max(self.residuals.get(key, 0.0), largest) for key in found.targets[target]}
         if self.mean_gap is not None:
-            mean = torch.stack(list(found.probabilities.values())).mean(0)
-            self.mean_gap = max(self.mean_gap, float((mean - found.fused).abs().max()))
+            own = torch.stack([logits.double().softmax(1) for logits in forward.output.streams.values()])
+            self.mean_gap = max(self.mean_gap, float((own.mean(0) - forward.probabilities).abs().max()))
 
     def photo(self, found: Decomposition, b: int, classes: list[int]) -> dict[str, Any]:
         """Everything about one image that the page shows."""
+        constant = {**found.bias, **found.remainder}
         return {
             "classes": classes,
             "logits": {target: _rounded(value[b, classes]) for target, value in found.logits.items()},
-            "bias": {target: self._bias(found, target, b, classes) for target in found.targets},
+            "bias": {target: _rounded(value[b, classes]) for target, value in constant.items()},
             "sums": {
                 key: {s: _rounded(m[b, classes].double().sum((1, 2))) for s, m in stages.items()}
                 for key, stages in found.maps.items()
@@ -183,14 +189,6 @@ class _GalleryBuilder:
             if key not in self.inexact
         }
 
-    def _bias(self, found: Decomposition, target: str, b: int, classes: list[int]) -> list[float]:
-        """The bias of an exact sum; of any other what remains of the logit."""
-        keys = found.targets[target]
-        if all(key not in self.inexact for key in keys):
-            bias = found.bias[target]
-            return _rounded((bias[b] if bias.ndim == 2 else bias)[classes])
-        return _rounded((found.bias[target].double().cpu() + _remainder(found, target, keys))[b, classes])
-
     def _map(self, maps_Khw: Tensor) -> list[Any]:
         encoded = encode_maps(maps_Khw, side=self.side)
         self.rounding = max(self.rounding, encoded.error)
@@ -207,13 +205,6 @@ class _GalleryBuilder:
             entries.append([[i, _short(float(row[i]))] for i in top])
             names |= {i: str(vocabulary[i]) if len(vocabulary) else f"entry {i}" for i in top}
         return {"entries": entries, "sum": _rounded(contributions_KD.double().sum(1))}
-
-
-def _remainder(found: Decomposition, target: str, keys: Sequence[str], *, relative: bool = False) -> Tensor:
-    """logit - bias - sum of contributions, (B, K) float64; `relative`: its size over max(1, |logit|)."""
-    logits = found.logits[target].double()
-    rest = logits - found.bias[target].double() - torch.stack([sum_of_parts(found, key) for key in keys]).sum(0)
-    return (rest.abs() / logits.abs().clamp_min(1) if relative else rest).cpu()
 
 
 def _nonlinear_part(outputs: NetworkOutputs, key: str) -> str:

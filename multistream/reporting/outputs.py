@@ -18,7 +18,7 @@ from multistream.data.photos import make_photos
 from multistream.data.side_inputs import SideInputs, gather
 from multistream.data.table import Table
 from multistream.errors import DataError
-from multistream.explaining.attribution import Attribution, attribute
+from multistream.explaining.games import ShapleyValues, shapley_values
 from multistream.features import extract
 from multistream.inference.model import Model
 from multistream.interfaces import FusionOutput
@@ -72,13 +72,13 @@ class NetworkOutputs:
                 probabilities[key] = masked.fuse(pooled).logits.double().softmax(1).cpu().numpy()
         return probabilities
 
-    def attribution(self, rows: NDArray[np.int64] | None = None) -> Attribution:
+    def attribution(self, rows: NDArray[np.int64] | None = None) -> ShapleyValues:
         """Shapley values of the streams on the logit scale, for all images or for some rows."""
         some = slice(None) if rows is None else torch.from_numpy(rows)
         pooled = {
             k: {s: p[some].to(self.runtime.device) for s, p in stages.items()} for k, stages in self.pooled.items()
         }
-        return attribute(self.model.network, pooled, stages=False)
+        return shapley_values(self.model.network, pooled, stages=False)
 
 
 def run_network(

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.data.demo import Cues, demo_cues
+from multistream.explaining.attribution import density
 from multistream.explaining.decomposition import decompose
-from multistream.explaining.pointing import density, energy_in, points_into
+from multistream.explaining.localisation import energy_in, points_into
 from multistream.reporting.outputs import NetworkOutputs, batches
 from multistream.statistics import Interval, paired_bootstrap, percentile_interval, resampled_means, wilson
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from torch import nn
 
 import multistream
+from multistream import Image as Photo
+from multistream import Stream, compose
+from multistream.explaining import Explainer
+from multistream.explaining.npz import Column
 from multistream.recipe import Recipe
+from multistream.runs.model_file import save_model
 from multistream.training.train import train
-from tests.cli.test_train import call
+from tests.cli.in_process import call
 
 
 def made(recipe: Recipe, vectors: Path, out: Path, fusion: str, **network: object) -> Path:
@@ -78,11 +85,14 @@ def test_early_everything_sums_to_the_logit(early: Path, vectors: Path, photos: 
 def test_late_sums_per_stream_and_fuses_by_the_mean(late: Path, vectors: Path, photos: Path, tmp_path: Path) -> None:
     words = ["explain", late, photos / "joy", "--input", f"anp={vectors}", "--npz", "e.npz", "--target", "fear"]
     out, _ = call(*words, "--device", "cpu", cwd=tmp_path)
-    assert "a sum near this photo only" in out  # the MLP on the vectors
+    assert "gradient x input: its head is not linear, no sum is claimed" in out  # the MLP on the vectors
+    assert "remainder" in out
     arrays = np.load(tmp_path / "e.npz")
     assert np.allclose(total(arrays, "object") + arrays["bias/object"], arrays["logits/object"], atol=1e-5)
     assert bool(arrays["exact/object"])
     assert str(arrays["kind/anp"]) == "local"
+    assert "bias/anp" not in arrays.files
+    assert "remainder/anp" in arrays.files
     own = [np.exp(x) / np.exp(x).sum(1, keepdims=True) for x in (arrays["logits/object"], arrays["logits/anp"])]
     assert np.allclose([arrays["probability/object"], arrays["probability/anp"]], own, atol=1e-6)
 
@@ -138,7 +148,7 @@ def test_where_no_sum_exists_it_says_so_and_gives_gradients(recurrent: Path, pho
     assert arrays["logits"].shape == (1, 1)
     assert arrays["attention/object"].shape == (1, len(arrays["stages/object"]))
     _, err = call("explain", recurrent, photo, "--method", "decomposition", cwd=tmp_path, code=2)
-    assert "the temporal bigru+att is not linear" in err
+    assert "the temporal bigru+att of object is not linear" in err
 
 
 def test_the_fused_probability_is_explained_by_gradients_and_exact_shapley_values(
@@ -152,7 +162,7 @@ def test_the_fused_probability_is_explained_by_gradients_and_exact_shapley_value
     assert sum(found["shapley"].values()) == pytest.approx(found["value"] - 1 / 3, abs=1e-5)  # the classes' prior
     assert found["shapley_stages"] == {}
     _, err = call("explain", *words, "--method", "decomposition", cwd=tmp_path, code=2)
-    assert "a probability is no linear function" in err
+    assert "a probability is not a linear function" in err
 
 
 def test_integrated_gradients_sum_to_the_distance_from_the_average_photo(
@@ -171,14 +181,14 @@ def test_integrated_gradients_sum_to_the_distance_from_the_average_photo(
 
 def test_flows_differ_below_the_last_stage_and_are_named(early: Path, photos: Path, tmp_path: Path) -> None:
     """Check E12, as the user sees it."""
-    words = [early, photos / "awe" / "1.png", "--method", "grad-cam", "--flow"]
-    (direct,), (through,) = (explained(*words, flow, cwd=tmp_path) for flow in ("direct", "total"))
+    words = [early, photos / "awe" / "1.png", "--method"]
+    (direct,), (through,) = (explained(*words, name, cwd=tmp_path) for name in ("grad-cam", "grad-cam-total"))
     assert (direct["flow"], through["flow"]) == ("direct", "total")
     stages = list(direct["stages"]["object"])
     one, other = direct["stages"]["object"], through["stages"]["object"]
     assert one[stages[-1]] == pytest.approx(other[stages[-1]], rel=1e-4)
     assert one[stages[0]] != pytest.approx(other[stages[0]], rel=0.05)
-    (last,) = explained(early, photos / "awe" / "1.png", "--stages", "last", cwd=tmp_path)
+    (last,) = explained(early, photos / "awe" / "1.png", "--method", "grad-cam-last", cwd=tmp_path)
     assert last["stages"]["object"] == {stages[-1]: pytest.approx(one[stages[-1]], rel=1e-4)}
 
 
@@ -223,11 +233,13 @@ def test_python_gives_the_same_as_the_command(early: Path, photos: Path, tmp_pat
     ("words", "said"),
     [
         (["--target", "aw"], "Did you mean 'awe'"),
-        (["--target", "awe", "--against", "awe"], "the target itself"),
+        (["--target", "awe", "--against", "awe"], "the target itself: the difference would be zero"),
         (["--baseline", "none"], "mean, zero or drop"),
         (["--classes", "x"], "auto"),
         (["--method", "x"], "integrated-gradients"),
-        (["--method", "decomposition", "--flow", "total"], "for grad-cam"),
+        (["--flow", "total"], "Type --method grad-cam or --method grad-cam-total"),
+        (["--self-test"], "Type multistream test-explanation RUN --self-test"),
+        (["--gallery=here"], "Type multistream gallery RUN --out FOLDER"),
         (["--scale", "x"], "logit or probability"),
         (["--data", "here"], "PATHS are given too"),
     ],
@@ -235,3 +247,50 @@ def test_python_gives_the_same_as_the_command(early: Path, photos: Path, tmp_pat
 def test_mistakes_are_told(early: Path, photos: Path, tmp_path: Path, words: list[str], said: str) -> None:
     _, err = call("explain", early, photos / "awe", *words, cwd=tmp_path, code=2)
     assert said in err
+
+
+@pytest.mark.parametrize("words", [["--npz", "{}/e.npz"], ["--overlays", "{}/pictures"]])
+def test_a_place_that_cannot_be_written_is_one_line_and_comes_first(
+    early: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Refused before a photo is explained: a file stands where the folder should be."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(Explainer, "explanations", lambda _: pytest.fail("photos were explained"))
+    options = [word.format(tmp_path / "file") for word in words]
+    _, err = call("explain", early, photos / "awe" / "1.png", *options, "--device", "cpu", cwd=tmp_path, code=74)
+    assert "cannot be written" in err.splitlines()[-1]
+
+
+def test_galleries_that_cannot_be_written_are_one_line(early: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    _, err = call("gallery", early, "--out", tmp_path / "file" / "x", "--device", "cpu", cwd=tmp_path, code=74)
+    assert "cannot be written" in err.splitlines()[-1]
+
+
+def test_a_full_disk_leaves_nothing_half_written(early: Path, photos: Path, tmp_path: Path) -> None:
+    """What collects rows writes plainly: no space is an error that is told, not a signal that kills."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Column, "put", full)
+        words = [early, photos / "awe" / "1.png", "--npz", "e.npz", "--device", "cpu"]
+        _, err = call("explain", *words, cwd=tmp_path, code=74)
+    assert "no room is left" in err
+    assert [path.name for path in tmp_path.iterdir() if "npz" in path.name] == []
+
+
+def test_streams_given_as_instances_are_given_again(photos: Path, tmp_path: Path) -> None:
+    class Colour(Stream):
+        def __init__(self) -> None:
+            super().__init__({"one": nn.Conv2d(3, 4, 3, stride=4)}, channels={"one": 4}, input=Photo(size=32))
+
+    network = compose({"mine": Colour()}, classes=["awe", "fear", "joy"]).eval()
+    network.mark_trained()
+    save_model(network, tmp_path / "model.safetensors", recipe=Recipe())
+    (found,) = multistream.explain(
+        tmp_path / "model.safetensors", [photos / "awe" / "1.png"], streams={"mine": Colour()}, device="cpu"
+    )
+    assert list(found.stages["mine"]) == ["one"]
+    assert found.exact == {"mine": True}

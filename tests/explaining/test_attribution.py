@@ -1,113 +1,98 @@
-"""Shapley values of streams and stages (checks A1, A3, A5, A6)."""
+"""Attributions of a batch: what they sum to, and taps that are not linear or pool in their own way."""
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional
 
+from multistream import MultiStream, Tap
 from multistream.explaining.attribution import attribute
+from multistream.explaining.decomposition import decompose
+from multistream.nn.module_dict import Modules
+from multistream.runtime.device import Runtime
 from tests.explaining.conftest import Make, example
 
+CPU = Runtime(torch.device("cpu"))
 
-def pooled_of(network, size: int = 4):  # type: ignore[no-untyped-def]
+
+class Quarters(Tap):
+    """Linear, pools each quarter of the map: four times as wide as the channels. Has no `locate` of its own."""
+
+    linear: ClassVar[bool] = True
+
+    def __init__(self, channels: int, *, width: int = 8) -> None:
+        super().__init__(4 * channels, width=width)
+        self.projection = nn.Linear(4 * channels, width)
+
+    def pool(self, map_BChw: Tensor) -> Tensor:
+        return functional.adaptive_avg_pool2d(map_BChw.float(), 2).flatten(1)
+
+    def project(self, pooled_BP: Tensor) -> Tensor:
+        projected: Tensor = self.projection(self.standardise(pooled_BP))
+        return projected
+
+
+class PowerMean(Quarters):
+    """Not linear, and says so."""
+
+    linear: ClassVar[bool] = False
+
+    def pool(self, map_BChw: Tensor) -> Tensor:
+        return super().pool(map_BChw.float().clamp_min(1e-6) ** 3) ** (1 / 3)
+
+
+def tapped(make: Make, kind: type[Tap], **options: str) -> MultiStream:
+    """The network of `make` with this tap at every stage of `left`, fitted again."""
+    network = make(**options)
+    branch = network.branches["left"]
+    branch.taps = Modules({stage: kind(n, width=64) for stage, n in branch.stream.channels.items()})  # type: ignore[call-arg]
+    network.eval()
     with torch.no_grad():
-        return network.pool(example(size))
+        network.fit({"left": network.pool(example(16, seed=1))["left"]})
+    return network
 
 
-@pytest.mark.parametrize("baseline", ["mean", "zero", "drop"])
-@pytest.mark.parametrize("scale", ["logit", "probability"])
-@pytest.mark.parametrize(("temporal", "fusion"), [("concat", "early"), ("bigru+att", "late"), ("concat", "gated")])
-def test_streams_sum_to_the_whole_and_stages_to_their_stream(
-    make: Make, baseline: str, scale: str, temporal: str, fusion: str
-) -> None:
-    network = make(temporal=temporal, fusion=fusion)
-    found = attribute(network, pooled_of(network), baseline=baseline, scale=scale)  # type: ignore[arg-type]
-    assert torch.allclose(found.streams.sum(-1), found.everybody - found.nobody, atol=1e-12)
-    for place, key in enumerate(found.keys):
-        if found.stages:
-            assert torch.allclose(found.stages[key].sum(-1), found.streams[..., place], atol=1e-10)
-    assert torch.equal(found.interactions, found.interactions.transpose(-1, -2))
+def test_a_linear_tap_of_any_pooled_width_is_decomposed_exactly(make: Make) -> None:
+    """Check E3 for a tap that pools in its own way and knows nothing of `locate`."""
+    found = decompose(tapped(make, Quarters), example(), runtime=CPU)
+    assert set(found.kinds.values()) == {"exact"}
+    assert found.residual is not None
+    assert found.residual.max() < 1e-5
 
 
-def test_with_a_linear_head_a_streams_value_is_its_distance_from_the_mean(make: Make) -> None:
-    """Check A3: phi = w . (z - mean)."""
-    network = make()
-    pooled = pooled_of(network)
-    found = attribute(network, pooled)
-    start = 0
-    for place, (key, branch) in enumerate(network.branches.items()):
-        weights = network.fusion.classifier.weight[:, start : start + branch.out_width]
-        start += branch.out_width
-        mean = {stage: tap.baseline.expand_as(pooled[key][stage]) for stage, tap in branch.taps.items()}
-        expected = (branch(pooled[key]) - branch(mean)) @ weights.T
-        assert torch.allclose(found.streams[..., place], expected.double(), atol=1e-5)
+@pytest.mark.parametrize("fusion", ["early", "late"])
+def test_a_tap_that_is_not_linear_has_maps_that_sum_to_the_change(make: Make, fusion: str) -> None:
+    """Integrated gradients go through any tap: down to the pixels, and complete."""
+    network, batch = tapped(make, PowerMean, fusion=fusion), example()
+    found = attribute(network, batch, targets=torch.tensor([0, 1, 2, 1]), runtime=CPU)
+    assert found.method == "integrated-gradients"
+    assert list(found.target_maps["left"]) == ["low", "middle", "high"]
+    assert found.gap is not None
+    assert found.gap.max() < 1e-3
+    assert all(m.std() > 0 for m in found.target_maps["left"].values())
 
 
-def test_streams_equal_captums_over_the_fused_vector(make: Make) -> None:
-    """Check A2: captum permutes the streams' parts of the vector, a contiguous mask."""
-    captum = pytest.importorskip("captum.attr")
-    network = make(temporal="bigru+att", fusion="gated")
-    pooled = pooled_of(network, 2)
-    vectors, means = {}, {}
-    with torch.no_grad():
-        for key, branch in network.branches.items():
-            vectors[key] = branch(pooled[key])
-            means[key] = branch({s: t.baseline.expand_as(pooled[key][s]) for s, t in branch.taps.items()})
-    widths = [vector.shape[1] for vector in vectors.values()]
+@pytest.mark.parametrize(("temporal", "fusion"), [("concat", "early"), ("bigru+att", "early"), ("bigru", "gated")])
+def test_contributions_sum_to_the_contrast_whatever_the_composition(make: Make, temporal: str, fusion: str) -> None:
+    """Exactly with the bias, or beyond the average photo (check E10 on maps)."""
+    network, batch = make(temporal=temporal, fusion=fusion), example()
+    targets, against = torch.tensor([0, 1, 2, 1]), torch.tensor([1, 0, 0, 2])
+    found = attribute(network, batch, targets=targets, against=against, runtime=CPU)
+    total = sum(m.double().sum((1, 2)) for stages in found.target_maps.values() for m in stages.values())
+    total = total + found.target_vectors["words"].double().sum(1)
+    rows = torch.arange(4)
 
-    def of_vector(joined: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = network.fusion(dict(zip(vectors, joined.split(widths, 1), strict=True))).logits
-        return logits
+    def contrast(logits: Tensor) -> Tensor:
+        logits = logits.detach().double()
+        return logits[rows, targets] - logits[rows, against]
 
-    mask = torch.repeat_interleave(torch.arange(len(widths)), torch.tensor(widths))[None]
-    joined, baseline = (torch.cat(list(parts.values()), 1) for parts in (vectors, means))
-    with torch.no_grad():
-        theirs = captum.ShapleyValues(of_vector).attribute(joined, baseline, target=1, feature_mask=mask)
-    ours = attribute(network, pooled).streams[:, 1]
-    starts = torch.tensor([0, *widths[:-1]]).cumsum(0)
-    assert torch.allclose(ours, theirs[:, starts].double(), atol=1e-6)
-
-
-def test_streams_that_do_the_same_get_the_same(make: Make) -> None:
-    """Check A3: equal taps, equal values; stage by stage too."""
-    network = make()
-    network.branches["right"].load_state_dict(network.branches["left"].state_dict())
-    width = network.branches["left"].out_width
-    with torch.no_grad():
-        weight = network.fusion.classifier.weight
-        weight[:, width : 2 * width] = weight[:, :width]
-    found = attribute(network, pooled_of(network))
-    assert torch.allclose(found.streams[..., 0], found.streams[..., 1], atol=1e-6)
-    assert torch.allclose(found.stages["left"], found.stages["right"], atol=1e-6)
-
-
-def test_a_stream_that_the_head_ignores_gets_nothing(make: Make) -> None:
-    network = make()
-    width = network.branches["left"].out_width
-    with torch.no_grad():
-        network.fusion.classifier.weight[:, :width] = 0
-    found = attribute(network, pooled_of(network))
-    assert (found.streams[..., 0] == 0).all()
-
-
-def test_late_fusion_of_two_in_closed_form() -> None:
-    """Check A6: phi_1 = (3 p_1 - p_2) / 4 - prior / 2."""
-    from multistream import compose
-    from tests.explaining.conftest import CLASSES, Toy
-
-    torch.manual_seed(0)
-    network = compose({"one": Toy(), "two": Toy()}, classes=CLASSES, fusion="late").eval()
-    network.prior.copy_(torch.tensor([0.5, 0.3, 0.2]))
-    with torch.no_grad():
-        pooled = network.pool(example())
-        p1, p2 = (own.double().softmax(1) for own in network.fuse(pooled).streams.values())
-    found = attribute(network, pooled, baseline="drop", scale="probability")
-    assert torch.allclose(found.streams[..., 0], (3 * p1 - p2) / 4 - network.prior.double() / 2, atol=1e-6)
-
-
-def test_an_unknown_baseline_is_refused(make: Make) -> None:
-    from multistream import MultistreamError
-
-    network = make()
-    with pytest.raises(MultistreamError, match="mean, zero or drop"):
-        attribute(network, pooled_of(network), baseline="noise")  # type: ignore[arg-type]
+    nothing = {k: {s: torch.zeros(4, t.pooled_width) for s, t in b.taps.items()} for k, b in network.branches.items()}
+    mean = {k: {s: t.baseline.expand(4, -1) for s, t in b.taps.items()} for k, b in network.branches.items()}
+    start = network.classify(nothing if found.method == "decomposition" else mean)
+    assert (contrast(network(batch)) - contrast(start) - total).abs().max() < 1e-5
+    assert found.method == ("decomposition" if (temporal, fusion) == ("concat", "early") else "integrated-gradients")
+    assert found.densities(20)["left"].shape == (4, 20, 20)

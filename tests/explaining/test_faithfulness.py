@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from multistream import MultiStream
-from multistream.explaining.curves import perturbation_curves, without_evidence
-from multistream.explaining.evidence import evidence
-from multistream.explaining.faithfulness import FaithfulnessMeter, answering, photo_streams
-from multistream.explaining.pointing import energy_in, points_into
-from multistream.explaining.randomisation import cascade, randomised, similarity_to_random
-from multistream.explaining.ranks import ranks, spearman
+from multistream.explaining.faithfulness import (
+    FaithfulnessMeter,
+    answering,
+    perturbation_curves,
+    photo_streams,
+    without_detail,
+)
 from multistream.runtime.device import Runtime
 from tests.explaining.conftest import Make, example
 
@@ -73,7 +71,7 @@ def test_areas_equal_torch_cams() -> None:
 def test_what_stands_for_absence_keeps_type_and_light() -> None:
     pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     for kind in ("blur", "mean"):
-        gone = without_evidence(pictures, kind)  # type: ignore[arg-type]
+        gone = without_detail(pictures, kind)  # type: ignore[arg-type]
         assert gone.dtype == torch.uint8
         assert gone.float().std() < 0.5 * pictures.float().std()
         assert (gone.float().mean((2, 3)) - pictures.float().mean((2, 3))).abs().max() < 5
@@ -137,80 +135,3 @@ def test_the_networks_answer_changes_with_the_photo_alone(make: Make) -> None:
     changed = {"left": other, "image": batch["image"][rows], "words": batch["words"][rows]}
     expected = network(changed).softmax(1)[torch.arange(4), targets[rows]]
     assert torch.allclose(answer(other, rows), expected, atol=1e-6)
-
-
-def test_ranks_and_correlation_equal_scipys() -> None:
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randint(0, 9, (4, 50), generator=generator).float() for _ in range(2))
-    expected = [spearmanr(x, y).statistic for x, y in zip(a.numpy(), b.numpy(), strict=True)]
-    assert np.allclose(spearman(a, b).numpy(), expected, atol=1e-12)
-    assert ranks(torch.tensor([[2.0, 2.0, 1.0]])).tolist() == [[1.5, 1.5, 0.0]]
-
-
-def look_and_fail(network: MultiStream, batch: dict[str, Tensor], before: dict[str, Tensor]) -> None:
-    with randomised(network, seed=1, batch=batch):
-        changed = network.state_dict()
-        for name in ("fusion.classifier.weight", "branches.left.stream.stages.low.1.running_mean"):
-            assert not torch.equal(changed[name], before[name])
-        raise RuntimeError("on purpose")
-
-
-@pytest.mark.parametrize("training", [True, False])
-def test_randomised_weights_come_back(make: Make, training: bool) -> None:
-    """Check E6 for randomisation, also after an exception, with batch norm's statistics and the modes."""
-    network, batch = make(frozen=False).train(training), example()
-    before = {name: t.clone() for name, t in network.state_dict().items()}
-    modes = [m.training for m in network.modules()]
-    momenta = [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    with pytest.raises(RuntimeError, match="on purpose"):
-        look_and_fail(network, batch, before)
-    assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
-    assert modes == [m.training for m in network.modules()]
-    assert momenta == [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert all(p.grad is None for p in network.parameters())
-
-
-def test_a_map_of_the_picture_alone_fails_the_randomisation(make: Make) -> None:
-    """Negative control: edges do not care for weights."""
-    network, batch = make(), example()
-    edges = batch["image"].float().diff(dim=3).abs().sum(1)
-    assert similarity_to_random(network, lambda: edges, batch=batch, seeds=(0, 1)).min() > 0.999
-    found = cascade(network, lambda: edges, batch=batch)
-    assert list(found) == ["fusion", "taps and temporals", "stage 3", "stage 2", "stage 1"]
-
-    def ours() -> Tensor:
-        return evidence(network, batch, targets=torch.zeros(4).long(), runtime=CPU).maps["left"]["middle"]
-
-    assert cascade(network, ours, batch=batch)["stage 1"].abs().max() < 0.9
-
-
-@pytest.mark.parametrize(("temporal", "fusion"), [("concat", "early"), ("bigru+att", "early"), ("bigru", "gated")])
-def test_evidence_sums_to_the_contrast_whatever_the_composition(make: Make, temporal: str, fusion: str) -> None:
-    """Exactly with the bias, or beyond the average photo (check E10 on maps)."""
-    network, batch = make(temporal=temporal, fusion=fusion), example()
-    targets, against = torch.tensor([0, 1, 2, 1]), torch.tensor([1, 0, 0, 2])
-    found = evidence(network, batch, targets=targets, against=against, runtime=CPU)
-    total = sum(m.double().sum((1, 2)) for stages in found.maps.values() for m in stages.values())
-    total = total + found.vectors["words"].double().sum(1)
-    rows = torch.arange(4)
-
-    def contrast(logits: Tensor) -> Tensor:
-        logits = logits.detach().double()
-        return logits[rows, targets] - logits[rows, against]
-
-    nothing = {k: {s: torch.zeros(4, t.pooled_width) for s, t in b.taps.items()} for k, b in network.branches.items()}
-    mean = {k: {s: t.baseline.expand(4, -1) for s, t in b.taps.items()} for k, b in network.branches.items()}
-    start = network.classify(nothing if found.method == "exact" else mean)
-    assert (contrast(network(batch)) - contrast(start) - total).abs().max() < 1e-5
-    assert found.method == ("exact" if (temporal, fusion) == ("concat", "early") else "integrated")
-    assert found.densities(20)["left"].shape == (4, 20, 20)
-
-
-def test_energy_and_pointing() -> None:
-    maps = torch.tensor([[[1.0, 3.0], [-9.0, 0.0]], [[0.0, -1.0], [0.0, 0.0]]])
-    masks = torch.tensor([[[False, True], [True, False]]] * 2)
-    assert energy_in(maps, masks)[0] == 0.75
-    assert energy_in(maps, masks)[1].isnan()  # nothing speaks for the class
-    assert points_into(maps, masks).tolist() == [True, False]
-    with pytest.raises(ValueError, match="one shape"):
-        energy_in(maps, masks[:, :1])

@@ -2,29 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-from multistream.explaining.gallery import SIDE, Collector, Entry, Shown, decisions_of, together
-from multistream.explaining.gallery_figures import draw_means, write_galleries
+from multistream.explaining.explanation import Explanation, chosen_classes
+from multistream.explaining.forward import ForwardPass
+from multistream.explaining.gallery import (
+    CELLS,
+    GalleryCollector,
+    GalleryPhoto,
+    combined,
+    draw_entries,
+    draw_means,
+    draw_photos,
+    write_galleries,
+)
+from multistream.interfaces import FusionOutput
 
 CLASSES = ("awe", "fear", "<b>$x_{$</b>")
 
 
-def shown(number: int, label: str, left: str, right: str, *, name: str = "") -> Shown:
+def shown(number: int, label: str, left: str, right: str, *, name: str = "") -> GalleryPhoto:
     generator = torch.Generator().manual_seed(number)
-    return Shown(
-        name=name or f"{label}/{number}.png",
-        label=label,
-        predicted=left,
-        target=left,
+    return GalleryPhoto(
+        Explanation(
+            name or f"{label}/{number}.png",
+            "ok",
+            label=label,
+            predicted=left,
+            target=left,
+            decisions={"left": left, "right": right, "words": "awe"},
+        ),
         image=torch.randint(0, 256, (3, 32, 32), generator=generator, dtype=torch.uint8),
-        maps={"left": torch.full((SIDE, SIDE), float(number)), "right": torch.randn(SIDE, SIDE, generator=generator)},
-        decisions={"left": left, "right": right, "words": "awe"},
-        entries={"words": [Entry("misty $mountain_", 0.5, 0.2), Entry("=cmd()", 0.1, -0.3)]},
+        aspect=1.5,
+        maps={
+            "left": torch.full((CELLS, CELLS), float(number)),
+            "right": torch.randn(CELLS, CELLS, generator=generator),
+        },
+        entries={"words": [("misty $mountain_", 0.5, 0.2), ("=cmd()", 0.1, -0.3)]},
     )
 
 
@@ -35,33 +54,34 @@ def test_outcomes() -> None:
 
 
 def test_early_fusion_decides_by_shapley_values_and_late_by_its_own_heads() -> None:
-    shapley = torch.tensor([[0.1, 3.0], [0.2, -1.0], [-5.0, 0.0]])
-    assert decisions_of(CLASSES, probabilities={}, shapley_KS=shapley, keys=["a", "b"]) == {"a": "fear", "b": "awe"}
-    own = {"a": torch.tensor([0.1, 0.2, 0.7])}
-    assert decisions_of(CLASSES, probabilities=own, shapley_KS=shapley, keys=["a"]) == {"a": CLASSES[2]}
+    shapley_BKS = torch.tensor([[[0.1, 3.0], [0.2, -1.0], [-5.0, 0.0]]])
+    early = ForwardPass({}, {}, FusionOutput(torch.zeros(1, 3), {}))
+    assert chosen_classes(early, shapley_BKS).tolist() == [[1, 0]]
+    own = {"a": torch.tensor([[0.1, 0.2, 0.7]]), "b": torch.tensor([[0.1, 0.2, 0.0]])}
+    assert chosen_classes(ForwardPass({}, {}, FusionOutput(torch.zeros(1, 3), own)), shapley_BKS).tolist() == [[2, 1]]
 
 
 def test_densities_of_stages_add_by_area() -> None:
-    flat = together({"fine": torch.full((8, 8), 1 / 64), "coarse": torch.full((2, 2), 1 / 4)})
-    assert torch.allclose(flat, torch.full((SIDE, SIDE), 2.0))
+    flat = combined({"fine": torch.full((8, 8), 1 / 64), "coarse": torch.full((2, 2), 1 / 4)})
+    assert torch.allclose(flat, torch.full((CELLS, CELLS), 2.0))
 
 
 def test_few_are_kept_class_by_class_whatever_the_order() -> None:
     photos = [shown(i, CLASSES[i % 2], CLASSES[i % 2], "awe") for i in range(40)]
-    one, other = Collector(CLASSES, each=4), Collector(CLASSES, each=4)
+    one, other = GalleryCollector(CLASSES, each=4), GalleryCollector(CLASSES, each=4)
     for photo in photos:
         one.add(photo)
     for photo in reversed(photos):
         other.add(photo)
-    assert [s.name for s in one.examples("all")] == [s.name for s in other.examples("all")]
-    assert [s.label for s in one.examples("some")] == ["fear"] * 4
+    assert [s.explanation.path for s in one.examples("all")] == [s.explanation.path for s in other.examples("all")]
+    assert [s.explanation.label for s in one.examples("some")] == ["fear"] * 4
     assert sum(len(kept) for kept in one.kept.values()) <= 4 * 3 * 2
     assert one.counts == {"all": 20, "some": 20, "none": 0}
-    assert one.means()["left"]["awe"][0, 0].item() == pytest.approx(sum(range(0, 40, 2)) / 20)
+    assert one.differences()["left"]["awe"][0, 0].item() == pytest.approx(19 - 19.5)  # its mean minus that of all
 
 
 def test_pictures_are_the_same_each_time_and_names_are_names(tmp_path: Path) -> None:
-    found = Collector(CLASSES, each=2)
+    found = GalleryCollector(CLASSES, each=2)
     for i, (label, left) in enumerate([("awe", "awe"), ("fear", "fear"), (CLASSES[2], "fear"), ("awe", "fear")]):
         found.add(shown(i, label, left, "awe", name=f"../../$e_{{vil$\n{i}\udcff.png"))
     first = write_galleries(found, tmp_path / "a", how="$how_{$")
@@ -75,8 +95,37 @@ def test_pictures_are_the_same_each_time_and_names_are_names(tmp_path: Path) -> 
         assert min(picture.size) > 300
 
 
-def test_mean_maps_name_their_classes_and_counts() -> None:
-    means = {key: {name: torch.ones(SIDE, SIDE) for name in ("awe", "fear")} for key in ("left", "right")}
+def test_mean_maps_name_their_classes_and_counts_and_have_a_scale() -> None:
+    means = {key: {name: torch.ones(CELLS, CELLS) for name in ("awe", "fear")} for key in ("left", "right")}
     figure = draw_means(means, {"awe": 1200, "fear": 7})
-    assert [axis.get_title(loc="left") for axis in figure.axes] == ["awe (1,200)", "fear (7)", "", ""]
-    assert [axis.get_ylabel() for axis in figure.axes] == ["left", "", "right", ""]
+    maps, scales = figure.axes[:4], figure.axes[4:]
+    assert [axis.get_title(loc="left") for axis in maps] == ["awe (1,200)", "fear (7)", "", ""]
+    assert [axis.get_ylabel() for axis in maps] == ["left", "", "right", ""]
+    assert [axis.get_ylabel() for axis in scales] == ["logit density"] * 2
+
+
+def test_photos_keep_their_shape_and_their_folder() -> None:
+    figure = draw_photos([shown(1, "awe", "awe", "fear", name="elsewhere/awe/1.png")], title="t", how="h")
+    height, width = figure.axes[0].images[0].get_array().shape[:2]
+    assert width / height == pytest.approx(1.5, abs=0.02)
+    assert figure.axes[0].get_title(loc="left").startswith("awe/1.png\n")
+
+
+def test_ticks_of_scores_do_not_collide() -> None:
+    figure = draw_entries([shown(1, "awe", "awe", "fear")], "words")
+    figure.draw_without_rendering()
+    for axis in figure.axes[1:]:
+        boxes = [tick.label1.get_window_extent() for tick in axis.xaxis.get_major_ticks() if tick.label1.get_text()]
+        seen = sorted((box for box in boxes if box.width), key=lambda box: box.x0)
+        assert len(seen) >= 2
+        assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(seen))
+
+
+@pytest.mark.parametrize(("kind", "first"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
+def test_galleries_in_vector_formats(tmp_path: Path, kind: str, first: bytes) -> None:
+    found = GalleryCollector(CLASSES)
+    found.add(shown(1, "awe", "awe", "awe"))
+    one = [path.read_bytes() for path in write_galleries(found, tmp_path / "a", how="h", kind=kind)]
+    again = [path.read_bytes() for path in write_galleries(found, tmp_path / "b", how="h", kind=kind)]
+    assert one == again
+    assert all(content.startswith(first) for content in one)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from multistream import MultiStream
 from multistream.explaining.decomposition import decompose
+from multistream.explaining.forward import forward_pass
 from multistream.explaining.gradients import attention, grad_cam, integrated_gradients
-from multistream.explaining.observing import observe
 from multistream.runtime.device import Runtime
 from tests.explaining.conftest import Make, example
 
@@ -113,9 +113,9 @@ def test_integrated_gradients_are_complete_and_equal_captum(make: Make, temporal
     """Check E10."""
     captum = pytest.importorskip("captum.attr")
     network, batch = make(temporal=temporal, fusion=fusion), example()
-    seen = observe(network, batch, runtime=CPU)
-    pooled = seen.pooled
-    found = integrated_gradients(network, seen, score=second)
+    forward = forward_pass(network, batch, runtime=CPU)
+    pooled = forward.pooled
+    found = integrated_gradients(network, forward, score=second)
     assert found.gap.max() < 1e-5
     tokens = {key: branch.tokens(pooled[key]).detach() for key, branch in network.branches.items()}
     means = {k: {s: t.baseline.expand_as(pooled[k][s]) for s, t in b.taps.items()} for k, b in network.branches.items()}
@@ -133,7 +133,7 @@ def test_integrated_gradients_are_complete_and_equal_captum(make: Make, temporal
     for (key, branch), their in zip(network.branches.items(), theirs, strict=True):
         assert torch.allclose(found.tokens[key], their.float(), atol=1e-5)
         for step, stage in enumerate(branch.taps):  # the places carry on what the tokens got
-            assert torch.allclose(found.places[key][stage].flatten(1).sum(1), their[:, step].sum(1).float(), atol=2e-5)
+            assert torch.allclose(found.pixels[key][stage].flatten(1).sum(1), their[:, step].sum(1).float(), atol=2e-5)
 
 
 def test_attention_is_what_the_temporal_multiplies_with(make: Make) -> None:

@@ -15,7 +15,7 @@ def test_shared_is_one_scale_and_map_is_each_its_own() -> None:
     assert limits_of(DENSE, colour_scale="map") == {"left": {"low": 2.0, "high": 0.5}, "right": {"low": 1.0}}
 
 
-def test_for_is_orange_against_is_violet_and_nothing_leaves_the_photo_grey() -> None:
+def test_for_is_orange_against_is_blue_and_nothing_leaves_the_photo_grey() -> None:
     photo = torch.randint(0, 256, (3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     speaks = {value: blended(photo, torch.full((4, 4), value), limit=1.0) for value in (-1.0, 0.0, 1.0)}
     grey = speaks[0.0]

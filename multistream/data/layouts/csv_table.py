@@ -42,11 +42,9 @@ def sheet(path: Path, *, allow_outside: bool = False, strict: bool = False) -> T
     records = _Reading(path, root, columns).records(rows[1:])
     present = [record for record in records if root.exists(record.entry.id)]
     notes = _missing(path, records, present, strict=strict)
-    further = [name for name in columns if name and name not in _roles(columns).values()]
-    maps, told = _maps(root, present, further)
+    maps, told = _maps(root, present, [name for name in columns if name not in _roles(columns).values()])
     entries = [record.entry for record in present]
-    cells = {name: tuple(record.cells[name] for record in present) for name in further if name not in maps}
-    return assemble(printable(path.stem), path.parent, entries, notes=(*notes, *told), maps=maps, columns=cells)
+    return assemble(printable(path.stem), path.parent, entries, notes=(*notes, *told), maps=maps)
 
 
 def _roles(columns: Sequence[str]) -> dict[str, str]:

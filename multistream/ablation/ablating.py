@@ -1,0 +1,219 @@
+"""ablate: which depth, which tap, which stream matters, and what each costs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from multistream import runs
+from multistream.ablation.complement import complement
+from multistream.ablation.costs import Cost, costs
+from multistream.ablation.keeping import keep_result
+from multistream.ablation.pooled import Found, PooledAblation, probed_key
+from multistream.ablation.results import Ablation, Row, Share
+from multistream.ablation.retrained import Retrained
+from multistream.ablation.scores import Scores, pareto
+from multistream.ablation.shares import shares
+from multistream.ablation.variants import AXES, Axis, Variant, variants
+from multistream.console import Console
+from multistream.data.splits import Parts, split
+from multistream.errors import UsageError, did_you_mean
+from multistream.interfaces import Stream
+from multistream.recipe import Recipe
+from multistream.statistics import holm
+from multistream.training.prepare import Prepared, prepare, usable
+
+
+def ablate(
+    source: str | Path | Recipe,
+    *,
+    run: str | Path | None = None,
+    axis: str = "depth",
+    seeds: int = 1,
+    splits: int = 1,
+    cut: str = "",
+    verify: bool = False,
+    out: str | Path | None = None,
+    streams: Mapping[str, Stream] | None = None,
+    console: Console | None = None,
+) -> Ablation:
+    """Trains a composition again with parts of it left out, and says what each part is worth and what it costs.
+
+    `source` is a run or a recipe; `run`, the run that a changed recipe comes from and that keeps the result. `axis`:
+    `depth` cuts each stream from the top (paper fig. 4), `taps` tries all subsets of a stream's taps, `streams` all
+    subsets of streams under each fusion. `seeds` and `splits` are how many; the first are the recipe's own. `cut`
+    names the one stream to cut. With frozen streams all rows train in one pass over pooled features; else each is
+    trained for real. A run keeps the result in its `ablations/`, a recipe in the folder `out`, if that is given.
+    Raises MultistreamError.
+    """
+    if axis not in AXES:
+        raise UsageError("--axis", f"{axis!r} is unknown.", right=did_you_mean(axis, AXES))
+    if seeds < 1 or splits < 1:
+        raise UsageError("ablate", f"{seeds} seeds and {splits} splits.", right="At least one of each is needed.")
+    console = console or Console(quiet=True)
+    started = time.perf_counter()
+    recipe = source if isinstance(source, Recipe) else recipe_of(Path(source).expanduser())
+    run = run if isinstance(source, Recipe) else source
+    work = _Work(
+        prepared=prepare(recipe, say=console.say, streams=streams),
+        axis=axis,
+        cut=cut,
+        seeds=[recipe.training.seed + i for i in range(seeds)],
+        split_seeds=[recipe.data.split_seed + i for i in range(splits)],
+        streams=streams,
+        console=console,
+    )
+    folder = Path(out).expanduser() if out is not None else _folder(Path(run)) / "ablations" if run else None
+    result = work.run(folder, verify=verify)
+    result = replace(result, run=str(run or ""), seconds=round(time.perf_counter() - started, 3))
+    if folder is not None:
+        console.say(f"ablate: kept in {keep_result(result, folder, cut=cut)}")
+    return result
+
+
+@dataclass
+class _Work:
+    """One ablation on its way."""
+
+    prepared: Prepared
+    axis: Axis
+    cut: str
+    seeds: Sequence[int]
+    split_seeds: Sequence[int]
+    streams: Mapping[str, Stream] | None
+    console: Console
+
+    def run(self, folder: Path | None, *, verify: bool) -> Ablation:
+        """All rows, by whichever way the composition allows."""
+        network = self.prepared.network
+        self.variants = variants(network, self.axis, cut=self.cut)
+        splits = self._splits()
+        many = f"{len(self.variants):,} variants x {len(self.seeds)} seeds x {len(splits)} splits"
+        self.console.say(f"ablate: {self.axis}, {many}")
+        if network.is_cacheable:
+            return self._pooled(splits, verify=verify)
+        if verify:
+            right = "It shows that rows trained together are those trained alone; here each is trained alone."
+            raise UsageError("--verify", "no rows are trained together.", right=right)
+        if folder is not None:
+            return self._retrained(folder / f"runs-{self.axis}")
+        with TemporaryDirectory(prefix="multistream-ablate-") as temporary:
+            return self._retrained(Path(temporary))
+
+    def _splits(self) -> list[Parts]:
+        """The parts of every split; a data set that brings its own has no others."""
+        prepared = self.prepared
+        found = [prepared.parts]
+        for seed in self.split_seeds[1:]:
+            parts = split(prepared.table, fractions=prepared.recipe.data.split, seed=seed)
+            found.append(usable(parts, prepared.side_inputs, prepared.table))
+        if len(found) > 1 and all(np.array_equal(p.test, found[0].test) for p in found[1:]):
+            right = "It brings its own parts, or test photos alone."
+            what = f"{prepared.table.name} gives the same test photos each time."
+            raise UsageError("--splits", what, right=right, do="Leave --splits out.")
+        return found
+
+    def _pooled(self, splits: Sequence[Parts], *, verify: bool) -> Ablation:
+        work = PooledAblation(
+            self.prepared, self.variants, seeds=self.seeds, streams=self.streams, console=self.console
+        )
+        found = work.run(splits, ridge=self.axis == "taps", check=verify)
+        spent = costs(found.base, found.networks, runtime=self.prepared.runtime)
+        scores, labels = found.tally.scores(), self.prepared.table.labels
+        shared: tuple[Share, ...] = ()
+        if self.axis == "taps":
+            shared = shares(self.variants, scores, labels=labels, splits=splits, seeds=len(self.seeds))
+        return replace(
+            self._result(scores, self._rows(scores, spent, found), found.seconds),
+            stacked=found.stacked,
+            ridge=found.certificate,
+            verified=found.verified,
+            shapley=shared,
+        )
+
+    def _retrained(self, folder: Path) -> Ablation:
+        work = Retrained(
+            self.prepared,
+            self.variants,
+            axis=self.axis,
+            seeds=self.seeds,
+            split_seeds=self.split_seeds,
+            streams=self.streams,
+            folder=folder,
+            console=self.console,
+        )
+        work.tell_cost()
+        tally, networks, seconds = work.run()
+        runtime = self.prepared.runtime
+        spent = [costs(network, [network], runtime=runtime)[0] for network in map(runtime.place, networks)]
+        result = self._result(tally.scores(), self._rows(tally.scores(), spent, None), seconds)
+        return replace(result, trained_on="photos")
+
+    def _rows(self, scores: Scores, spent: Sequence[Cost], found: Found | None) -> tuple[Row, ...]:
+        last = len(self.variants) - 1
+        p_values = [scores.p_value(v, last) for v in range(last)]
+        corrected: list[float | None] = [*holm(p_values), None]
+        best = pareto(scores.accuracy.tolist(), [cost.macs for cost in spent])
+        masked = found.masked.scores().accuracy if found else None
+        ridge = found.ridge.scores().accuracy if found and found.ridge else None
+        labels, classes = self.prepared.table.labels, self.prepared.table.classes
+        return tuple(
+            Row(
+                keep=variant.keep,
+                fusion=variant.fusion if len(variant.keep) > 1 else "",
+                label=variant.label(self.variants[-1]),
+                accuracy=float(scores.accuracy[v]),
+                accuracy_ci95=scores.interval(v),
+                delta=float(scores.accuracy[v] - scores.accuracy[last]),
+                p_value=p_values[v] if v < last else None,
+                p_holm=corrected[v],
+                params=spent[v].params,
+                macs=spent[v].macs,
+                ms_p50=spent[v].ms,
+                accuracies=tuple(scores.accuracies[v].tolist()),
+                masked_accuracy=float(masked[v]) if masked is not None and self._can_mask(variant) else None,
+                ridge_accuracy=float(ridge[v]) if ridge is not None and probed_key(self.variants, v) else None,
+                pareto=best[v],
+                per_class=scores.per_class(v, last, labels, classes),
+            )
+            for v, variant in enumerate(self.variants)
+        )
+
+    def _can_mask(self, variant: Variant) -> bool:
+        """Whether the whole holds all that the variant keeps, under the same fusion."""
+        whole = self.variants[-1]
+        inside = all(set(stages) <= set(whole.keep[key]) for key, stages in variant.keep.items())
+        return inside and variant.fusion == whole.fusion
+
+    def _result(self, scores: Scores, rows: tuple[Row, ...], seconds: float) -> Ablation:
+        return Ablation(
+            axis=self.axis,
+            rows=rows,
+            seconds=0.0,
+            training_seconds=seconds,
+            seeds=tuple(self.seeds),
+            split_seeds=tuple(self.split_seeds),
+            n=int((scores.tried > 0).sum()),
+            trained_on="pooled features",
+            stacked=0,
+            data=self.prepared.table.name,
+            run="",
+            streams=complement(self.variants, scores) if self.axis == "streams" else None,
+        )
+
+
+def _folder(run: Path) -> Path:
+    """A run's folder, given itself or its model file."""
+    return run if run.is_dir() else run.parent
+
+
+def recipe_of(run: Path) -> Recipe:
+    """The recipe of a run, given its folder or its model file; UsageError where there is none."""
+    if not (_folder(run) / runs.RECIPE).is_file():
+        raise UsageError(str(run), f"no {runs.RECIPE} is there.", right="A run's folder has one.")
+    return Recipe.load(_folder(run))

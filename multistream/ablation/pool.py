@@ -1,0 +1,129 @@
+"""What rows are trained on: pooled features, labels and parts, in memory; and what a step of many rows sees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from multistream.ablation.products import LINE
+from multistream.data.splits import Parts
+from multistream.recipe import TrainingSettings
+from multistream.training.feeds import images_of, shown_rows
+from multistream.training.objective import CrossEntropy
+
+PLAIN = 1024
+"""Images at a time where nothing is trained."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Pooled features {key: {stage: (V * N, P)}} and labels (V * N,) on a device, as PooledFeed has them.
+
+    `valid` (V * N,) on the CPU tells what could be decoded. Parts name images in their first view.
+    """
+
+    features: Mapping[str, Mapping[str, Tensor]]
+    labels: Tensor
+    valid: Tensor
+    parts: Parts
+    criterion: CrossEntropy
+
+    def rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Of these images those that could be decoded."""
+        kept: NDArray[np.int64] = indices[self.valid.numpy()[indices]]
+        return kept
+
+    def take(self, places: Tensor) -> dict[str, dict[str, Tensor]]:
+        """The features of these images, {key: {stage: (B, P)}}."""
+        return {key: {s: f[places] for s, f in stages.items()} for key, stages in self.features.items()}
+
+    def plain(self, indices: NDArray[np.int64]) -> Iterator[Tensor]:
+        """The images that could be decoded, some at a time, in their order."""
+        return iter(torch.from_numpy(self.rows(indices)).to(self.labels.device).split(PLAIN))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch of every seed: images (G, B), and which of them count (G, B); it is a share 1/`of` of a step.
+
+    B is a multiple of 16, so that every matrix of a row begins where it would begin alone.
+    """
+
+    places_GB: Tensor
+    counts_GB: Tensor
+    seeds: Sequence[int]
+    number: int
+    """What dropout is drawn with, as in training."""
+    of: float = 1
+
+    def alone(self, g: int) -> Tensor:
+        """The images of one seed, without those that do not count."""
+        return self.places_GB[g][self.counts_GB[g]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Mean cross entropy and accuracy of every row, (G, V) float64 on the CPU."""
+
+    loss: Tensor
+    accuracy: Tensor
+
+
+class Rows(Protocol):
+    """Networks that are trained side by side, in a grid: G seeds and V variants. None may influence another."""
+
+    def backward(self, step: Step) -> Tensor:
+        """Adds the step's gradients; returns each row's loss, (G, V)."""
+
+    def update(self, factor: float) -> None:
+        """An optimizer step of every row, at `factor` times the learning rate."""
+
+    def measure(self, indices: NDArray[np.int64]) -> Measured:
+        """Loss and accuracy of every row on these images, in eval mode, without smoothing and class weights."""
+
+    def remember(self, rows_GV: Tensor) -> None:
+        """Keeps the present weights of these rows."""
+
+    def drop(self, variants: Sequence[int]) -> None:
+        """Stops the work on these variants: what they remembered stays."""
+
+    def finish(self) -> None:
+        """Puts what each row remembered into its network."""
+
+
+def steps(pool: Pool, seeds: Sequence[int], *, epoch: int, settings: TrainingSettings) -> Iterator[Step]:
+    """An epoch's batches: each seed has its own order and views, those of `train`."""
+    batch_size, accumulation = settings.batch_size, settings.accumulation
+    train, rows = pool.parts.train, images_of(pool.valid, settings)
+    orders = np.stack([shown_rows(train, rows, settings=settings, seed=seed, epoch=epoch) for seed in seeds])
+    images = len(train)
+    for position in range(-(-images // batch_size)):
+        first = position - position % accumulation
+        chunk = torch.from_numpy(orders[:, position * batch_size : (position + 1) * batch_size].copy())
+        places, counts = _gathered(chunk, pool.valid[chunk])
+        device = pool.labels.device
+        together = min(accumulation * batch_size, images - first * batch_size)
+        yield Step(
+            places.to(device),
+            counts.to(device),
+            seeds,
+            number=epoch * 1_000_003 + position,
+            of=together / chunk.shape[1],
+        )
+
+
+def _gathered(places_GB: Tensor, valid_GB: Tensor) -> tuple[Tensor, Tensor]:
+    """Images that cannot be decoded go to the end of their row, and those that fill it up do not count either."""
+    if not bool(valid_GB.all()):
+        front = torch.argsort((~valid_GB).int(), dim=1, stable=True)
+        width = max(1, int(valid_GB.sum(1).max()))
+        places_GB, valid_GB = places_GB.gather(1, front)[:, :width], valid_GB.gather(1, front)[:, :width]
+    missing = -places_GB.shape[1] % LINE
+    return functional.pad(places_GB, (0, missing)), functional.pad(valid_GB, (0, missing))

@@ -1,0 +1,79 @@
+"""multistream test-explanation"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from multistream.cli.explain import Class, Label, LabelledData, Photos
+from multistream.cli.explain_text import photo_tests_text, self_test_text
+from multistream.cli.options import Device, Inputs, Json, Quiet, Run, listed_paths, pairs, print_json
+from multistream.errors import UsageError
+
+
+def explanation_tests(
+    run: Run,
+    paths: Photos = None,
+    self_test: Annotated[
+        bool,
+        typer.Option("--self-test", help="Train the composition on planted evidence and check that it is found."),
+    ] = False,
+    faithfulness: Annotated[
+        bool, typer.Option("--faithfulness", help="Deletion and insertion of the maps' pixels, against maps of noise.")
+    ] = False,
+    masks: Annotated[
+        str,
+        typer.Option(metavar="FOLDER|CSV", help="Where objects lie: the pointing game, and the energy in the masks."),
+    ] = "",
+    data: LabelledData = "",
+    label: Label = "",
+    target: Class = "predicted",
+    input: Inputs = None,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Test explanations: --self-test (the default; a minute or more), --faithfulness and --masks on photos.
+
+    Exit code 1 where a check of the self-test fails.
+    """
+    from multistream.console import Console
+    from multistream.explaining import Explainer, ExplanationRequest, Target, photo_tests, selftest
+    from multistream.inference.model import load
+
+    on_photos = faithfulness or bool(masks)
+    if not on_photos and (unused := _given(paths=paths, data=data, label=label, input=input, target=target)):
+        raise UsageError(unused, "the self-test reads no photos.", do="Add --faithfulness or --masks.")
+    console, model = Console(quiet=quiet), load(run)
+    tested, measured = None, None
+    if on_photos:
+        explainer = Explainer(
+            model,
+            listed_paths(paths) if paths else None,
+            request=ExplanationRequest(Target(target), method="fused", every_class=False),
+            data=data,
+            label=label,
+            inputs=pairs(input, "--input"),
+            device=device,
+            console=console,
+        )
+        with console.progress(len(explainer.selection), "photos") as bar:
+            measured = photo_tests.measure_on_photos(
+                explainer, faithfulness=faithfulness, masks=masks, tick=bar.advance
+            )
+    if self_test or not on_photos:
+        tested = selftest.self_test_model(model, device=device, say=console.say)
+    if json:
+        print_json({name: each and each.to_dict() for name, each in (("photos", measured), ("self_test", tested))})
+    else:
+        texts = [photo_tests_text(measured) if measured else "", self_test_text(tested) if tested else ""]
+        typer.echo("\n\n".join(text for text in texts if text))
+    if tested and not tested.passed:
+        raise typer.Exit(1)
+
+
+def _given(*, paths: list[str] | None, data: str, label: str, input: list[str] | None, target: str) -> str:
+    """The first option about photos that was given."""
+    given = {"PATHS": paths, "--data": data, "--label": label, "--input": input, "--target": target != "predicted"}
+    return next((option for option, value in given.items() if value), "")

@@ -1,0 +1,110 @@
+"""What the commands that explain print, as lines to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multistream.explaining import Explanation
+    from multistream.explaining.faithfulness import CurveArea
+    from multistream.explaining.gallery import Gallery
+    from multistream.explaining.photo_tests import PhotoTests
+    from multistream.explaining.selftest import SelfTest
+
+MARKS = {"exact": "", "local": "   gradient x input: its head is not linear, no sum is claimed", "gradient": ""}
+
+
+def explanation_text(found: Explanation) -> str:
+    """One photo's explanation."""
+    if found.status != "ok":
+        return f"{found.path}: {found.status}"
+    label = f" (label {found.label})" if found.label else ""
+    lines = [
+        f"{found.path}: {found.predicted}{label}",
+        f"for {found.subject}, {100 * found.probability:.1f} %; {found.settings}",
+    ]
+    for key, stages in found.stages.items():
+        lines.append(_line(key, sum(stages.values()), stages, MARKS[found.kinds[key]]))
+    for key, value in found.vectors.items():
+        lines.append(_line(key, value, dict(found.entries[key][:5]), MARKS[found.kinds[key]]))
+    lines += _sums(found)
+    lines.append(f"  Shapley    {_values(found.shapley)}")
+    for key, values in found.shapley_stages.items():
+        lines.append(f"    {key:8} {_values(values)}")
+    if found.interactions:
+        lines.append(f"  interaction {_values(found.interactions)}")
+    for key, values in found.attention.items():
+        lines.append(f"  attention  {key}: " + "  ".join(f"{stage} {value:.2f}" for stage, value in values.items()))
+    return "\n".join(lines)
+
+
+def _sums(found: Explanation) -> list[str]:
+    """Bias and residual where there is a sum; what there is instead where there is none."""
+    if found.method == "decomposition":
+        lines = [
+            f"  {name:10} {part:+8.3f}   {whose}: logit {found.logits[whose]:+.3f}"
+            for name, parts in (("bias", found.bias), ("remainder", found.remainder))
+            for whose, part in parts.items()
+        ]
+        residual = [] if found.residual is None else [f"  residual   {found.residual:.1e} of the logit is missing"]
+        return [*lines, *residual, *(f"  warning    {warning}" for warning in found.warnings)]
+    if found.method == "integrated-gradients":
+        return [f"  gap        {found.gap:.1e}: all sum to the {found.scale} minus that of the average training photo"]
+    return [f"  {'':10} gradients of the {found.scale} ({found.value:+.3f}): no exact sum"]
+
+
+def _line(key: str, total: float, parts: Mapping[str, float], mark: str) -> str:
+    return f"  {key:10} {total:+8.3f}   {_values(parts)}{mark}"
+
+
+def _values(parts: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:+.3f}" for name, value in parts.items())
+
+
+def gallery_text(found: Gallery) -> str:
+    """In how many photos the streams are right by themselves."""
+    counts = ", ".join(f"{name} {count:,}" for name, count in found.outcomes.items())
+    return f"{_photos(found.n, found.left_out)}; maps: {found.method}\nstreams right by themselves: {counts}"
+
+
+def photo_tests_text(found: PhotoTests) -> str:
+    """The tables of faithfulness and localisation."""
+    lines = [f"{_photos(found.n, found.left_out)}; maps: {found.method}"]
+    for each in found.faithfulness:
+        lines += [
+            "",
+            f"{each.name}: probability of the class as pixels change, {each.steps} steps, replaced by: {each.absent}",
+            f"  deletion   {_area(each.deletion)}   better below noise",
+            f"  insertion  {_area(each.insertion)}   better above noise",
+        ]
+    if found.localisation:
+        lines += ["", f"{'stream':12} {'pointing game':>24} {'energy in the mask':>24} {'chance':>8}"]
+    for row in found.localisation:
+        pointing, energy = _percent(row.pointing, row.pointing_ci95), _percent(row.energy, row.energy_ci95)
+        lines.append(f"{row.stream:12} {pointing:>24} {energy:>24} {100 * row.chance:>6.1f} %")
+    return "\n".join(lines)
+
+
+def self_test_text(found: SelfTest) -> str:
+    """The self-test's table."""
+    lines = [f"{'evidence in':12} {'check':40} {'measured':>10}   bound"]
+    for check in found.checks:
+        bound = f"{'>=' if check.at_least else '<='} {check.bound:g}"
+        verdict = "pass" if check.passed else "FAIL"
+        lines.append(f"{check.stream:12} {check.name:40} {check.value:>10.3g}   {bound:8} {verdict}")
+    end = "passed" if found.passed else "FAILED"
+    return "\n".join([*lines, f"{end}, maps: {found.method}, {found.seconds:.0f} s"])
+
+
+def _photos(n: int, left_out: int) -> str:
+    return f"{n:,} photos{f', {left_out:,} left out' if left_out else ''}"
+
+
+def _area(area: CurveArea) -> str:
+    low, high = area.difference_ci95
+    return f"{area.value:.3f}, noise {area.noise:.3f}, difference {area.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+
+
+def _percent(value: float, ends: tuple[float, float]) -> str:
+    return f"{100 * value:.1f} % [{100 * ends[0]:.1f}, {100 * ends[1]:.1f}]"

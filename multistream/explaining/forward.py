@@ -1,0 +1,41 @@
+"""One forward pass with all that explanations look at: maps, pooled features, outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from multistream.interfaces import FusionOutput
+from multistream.network.network import MultiStream, Pooled
+from multistream.nn.eval_mode import evaluating
+from multistream.runtime.device import Runtime
+
+Maps = dict[str, dict[str, Tensor]]
+"""{key: {stage: (B, ...)}}"""
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """A batch's `maps` {key: {stage: (B, C, h, w) or (B, D)}} of the tapped stages, `pooled` features and `output`."""
+
+    maps: Maps
+    pooled: Pooled
+    output: FusionOutput
+
+    @property
+    def probabilities(self) -> Tensor:
+        """softmax of the fused logits, (B, K) float64."""
+        return self.output.logits.double().softmax(1)
+
+
+def forward_pass(network: MultiStream, batch: Mapping[str, Tensor], *, runtime: Runtime) -> ForwardPass:
+    """Runs the network once, without gradients and in eval mode; its modes are restored."""
+    with evaluating(network), torch.no_grad():
+        with runtime.autocast:
+            maps = {k: b.stream(batch[b.entry(k, batch)]) for k, b in network.branches.items()}
+            pooled = {k: {s: t.pool(maps[k][s]) for s, t in b.taps.items()} for k, b in network.branches.items()}
+        tapped = {k: {s: maps[k][s] for s in b.taps} for k, b in network.branches.items()}
+        return ForwardPass(tapped, pooled, network.fuse(pooled))

@@ -1,0 +1,108 @@
+"""Which parts are linear: what they declare, and which declaration does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from multistream.explaining.forward import ForwardPass
+from multistream.interfaces import Tap
+from multistream.network.network import Branch, MultiStream
+from multistream.nn.eval_mode import evaluating
+
+
+def is_linear(network: MultiStream) -> bool:
+    """Whether every fused logit is declared an affine function of all pooled features."""
+    return network.fusion.linear and all(is_linear_branch(branch) for branch in network.branches.values())
+
+
+def is_linear_stream(network: MultiStream, key: str) -> bool:
+    """Whether this stream's own logits are declared an affine function of its pooled features."""
+    return network.fusion.is_linear_stream(key) and is_linear_branch(network.branches[key])
+
+
+def is_linear_branch(branch: Branch) -> bool:
+    """Whether a branch's vector is declared an affine function of its maps."""
+    return all(tap.linear for tap in branch.taps.values()) and (branch.temporal is None or branch.temporal.linear)
+
+
+def nonlinear_part(network: MultiStream) -> str:
+    """The first part that declares itself not linear, in words: "the temporal bigru+att of object"."""
+    for key, branch in network.branches.items():
+        if not all(tap.linear for tap in branch.taps.values()):
+            return f"the tap {_tap_name(branch)} of {key}"
+        if branch.temporal is not None and not branch.temporal.linear:
+            return f"the temporal {_temporal_name(branch)} of {key}"
+    return f"the fusion {_fusion_name(network)}"
+
+
+@torch.no_grad()
+def false_claim(network: MultiStream, forward: ForwardPass) -> str:
+    """The first part whose declaration this batch contradicts, as a sentence that ends in what to do."""
+    with evaluating(network):
+        for key, branch in network.branches.items():
+            for stage, tap in branch.taps.items():
+                if tap.linear and not _is_affine(tap, forward.maps[key][stage].float()):
+                    return _declares(f"the tap {_tap_name(branch)} of {key}", "linear = True")
+                if tap.linear and not branch.is_vector and not _sums_to_pooled(tap, forward, key, stage):
+                    name = f"The pixels of `locate` of the tap {_tap_name(branch)} of {key}"
+                    return f"{name} do not sum to the pooled features; correct it."
+            temporal = branch.temporal
+            if (
+                temporal is not None
+                and temporal.linear
+                and not _is_affine(temporal, branch.tokens(forward.pooled[key]))
+            ):
+                return _declares(f"the temporal {_temporal_name(branch)} of {key}", "linear = True")
+        return _false_claim_of_fusion(network, forward)
+
+
+def _false_claim_of_fusion(network: MultiStream, forward: ForwardPass) -> str:
+    fusion, name = network.fusion, f"the fusion {_fusion_name(network)}"
+    vectors = {key: branch(forward.pooled[key]) for key, branch in network.branches.items()}
+    widths = [vector.shape[1] for vector in vectors.values()]
+
+    def of_joined(joined: Tensor) -> Tensor:
+        logits: Tensor = fusion(dict(zip(vectors, joined.split(widths, 1), strict=True))).logits
+        return logits
+
+    if fusion.linear and not _is_affine(of_joined, torch.cat(list(vectors.values()), 1)):
+        return _declares(name, "linear = True")
+    for key, own in forward.output.streams.items():
+        if not torch.allclose(fusion.stream_logits(key, vectors[key]), own, atol=1e-4, rtol=1e-4):
+            return f"T{name[1:]} returns other logits of {key} than its `stream_logits`; override that method."
+        if fusion.is_linear_stream(key) and not _is_affine(partial(fusion.stream_logits, key), vectors[key]):
+            return _declares(name, f"is_linear_stream({key!r})")
+    return "Each part by itself keeps its declaration; the sums of large contributions cancel."
+
+
+def _declares(part: str, claim: str) -> str:
+    return f"T{part[1:]} declares {claim}, but it is not linear; declare False."
+
+
+def _is_affine(function: Callable[[Tensor], Tensor], values: Tensor) -> bool:
+    """Whether f(0.3 x + 0.7 y) = 0.3 f(x) + 0.7 f(y) for a batch x and y, its values in reverse order."""
+    other = values.flip(-1)
+    between, ends = function(0.3 * values + 0.7 * other), 0.3 * function(values) + 0.7 * function(other)
+    return torch.allclose(between, ends, atol=1e-4 * max(1.0, float(ends.abs().max())))
+
+
+def _sums_to_pooled(tap: Tap, forward: ForwardPass, key: str, stage: str) -> bool:
+    pooled = forward.pooled[key][stage]
+    located = tap.locate(torch.ones_like(pooled[:1]), forward.maps[key][stage]).sum((2, 3))[:, 0]
+    return torch.allclose(located, pooled.sum(1), atol=1e-4 * max(1.0, float(pooled.abs().sum(1).max())))
+
+
+def _tap_name(branch: Branch) -> str:
+    return branch.plan.tap if branch.plan else type(next(iter(branch.taps.values()))).__name__
+
+
+def _temporal_name(branch: Branch) -> str:
+    return branch.plan.temporal if branch.plan else type(branch.temporal).__name__
+
+
+def _fusion_name(network: MultiStream) -> str:
+    return network.fusion_plan[0] or type(network.fusion).__name__

@@ -1,0 +1,169 @@
+"""Explanations on disk: one .npz of any number of photos, written in constant memory."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from multistream.explaining.explanation import Explanation, ExplanationArrays
+from multistream.files import replacing, temporary, writing
+
+
+class NpzWriter:
+    """Collects explanations row by row in files next to the target, and makes one .npz of them at the end.
+
+    Keys: `ids`, `classes`, `target` and `against` (N,), -1 where there is none; `logits` (N, K) and `bias` (K), or
+    `logits/KEY`, `bias/KEY` and `probability/KEY` where the fusion averages probabilities, with `remainder/KEY` in
+    place of `bias/KEY` where no sum is exact; `map/KEY/STAGE` (N, K, h, w); `vector/KEY` (N, K, D); `tokens/KEY`
+    (N, T, W); `shapley/streams` (N, K, S), `shapley/stages/KEY` (N, K, T), `interactions` (N, K, S, S);
+    `attention/KEY` (N, T); `exact/KEY`, `kind/KEY`; `streams`, `stages/KEY` name the columns; `method`, `flow`,
+    `scale`, `baseline`. K is 1 where the target alone was kept. Rows of photos that could not be used are NaN.
+
+    A place that cannot be written is DiskFull (exit 74), before anything is explained.
+    """
+
+    def __init__(self, path: Path, *, ids: Sequence[str], classes: Sequence[str]) -> None:
+        self.path, self.ids, self.classes = path.expanduser(), tuple(ids), tuple(classes)
+        self.columns: dict[str, Column] = {}
+        self.about: dict[str, NDArray[np.generic]] = {}
+        self.row = 0
+
+    def __enter__(self) -> NpzWriter:
+        with ExitStack() as stack:
+            folder = self.path.absolute().parent
+            self.folder = stack.enter_context(temporary(folder, noun="npz"))
+            stack.enter_context(writing(folder))
+            self.folder.mkdir()
+            self.stack = stack.pop_all()
+        return self
+
+    def add(self, found: Explanation) -> None:
+        """Writes the next photo's row: explanations come in the order of `ids`."""
+        if found.arrays is not None:
+            column = {name: self.classes.index(name) for name in (found.target, found.against) if name}
+            self._put("target", np.array(column[found.target]))
+            self._put("against", np.array(column.get(found.against, -1)))
+            for name, tensor in arrays_by_name(found.arrays).items():
+                self._put(name, tensor.numpy())
+            self._note(facts_of(found))
+        self.row += 1
+
+    def _put(self, name: str, value: NDArray[np.generic]) -> None:
+        if name not in self.columns:
+            is_index = value.dtype.kind == "i"
+            kind: np.dtype[np.generic] = np.dtype(np.int64 if is_index else np.float32)
+            empty = np.full(value.shape, -1 if is_index else np.nan, dtype=kind)
+            file = self.stack.enter_context((self.folder / str(len(self.columns))).open("w+b"))
+            self.columns[name] = Column(file, empty)
+        self.columns[name].put(self.row, value)
+
+    def _note(self, facts: dict[str, NDArray[np.generic]]) -> None:
+        """Keeps what holds for all photos; a sum that is exact for some photos only is not called exact."""
+        for name, fact in facts.items():
+            if name not in self.about or (name.startswith("exact/") and not fact):
+                self.about[name] = fact
+                if name.startswith("exact/"):
+                    kind = name.replace("exact/", "kind/", 1)
+                    self.about[kind] = facts[kind]
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self.stack:  # a full disk while photos were explained is told as one while the file is made
+            if error is not None:
+                raise error
+            self._write()
+
+    def _write(self) -> None:
+        names = {"ids": np.array(self.ids), "classes": np.array(self.classes)}
+        with replacing(self.path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in {**names, **self.about}.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+            for name, column in self.columns.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    column.copy(member, rows=len(self.ids), one_row=name.partition("/")[0] == "bias")
+
+
+@dataclass
+class Column:
+    """The rows of one array, in a file: plain writes, which a full disk answers with an error and not with a signal."""
+
+    file: IO[bytes]
+    empty: NDArray[np.generic]
+    """The row of a photo that could not be used."""
+    rows: int = 0
+    first: bytes = b""
+    is_constant: bool = True
+
+    def put(self, row: int, value: NDArray[np.generic]) -> None:
+        """Writes the row of one photo, and empty ones for those before it that have none."""
+        self._fill(row)
+        content = np.ascontiguousarray(value, dtype=self.empty.dtype).tobytes()
+        self.first = self.first or content
+        self.is_constant &= content == self.first
+        self.file.write(content)
+        self.rows += 1
+
+    def _fill(self, row: int) -> None:
+        for _ in range(row - self.rows):
+            self.file.write(self.empty.tobytes())
+        self.rows = row
+
+    def copy(self, target: IO[bytes], *, rows: int, one_row: bool) -> None:
+        """Writes the array (rows, ...), or with `one_row` its row alone where all photos have the same."""
+        single = one_row and self.is_constant
+        shape = self.empty.shape if single else (rows, *self.empty.shape)
+        header = {"descr": np.lib.format.dtype_to_descr(self.empty.dtype), "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_2_0(target, header)
+        if single:
+            target.write(self.first)
+            return
+        self._fill(rows)
+        self.file.seek(0)
+        shutil.copyfileobj(self.file, target, 1 << 20)
+
+
+def arrays_by_name(arrays: ExplanationArrays) -> dict[str, Tensor]:
+    """One photo's tensors by their names in the file."""
+
+    def under(prefix: str, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {f"{prefix}/{key}" if key else prefix: tensor for key, tensor in parts.items()}
+
+    return {
+        **under("logits", arrays.logits),
+        **under("bias", arrays.bias),
+        **under("remainder", arrays.remainder),
+        **under("probability", arrays.probabilities),
+        **{f"map/{k}/{s}": m for k, stages in arrays.maps.items() for s, m in stages.items()},
+        **under("vector", arrays.vectors),
+        **under("tokens", arrays.tokens),
+        "shapley/streams": arrays.shapley,
+        **under("shapley/stages", arrays.shapley_stages),
+        "interactions": arrays.interactions,
+        **under("attention", arrays.attention),
+    }
+
+
+def facts_of(found: Explanation) -> dict[str, NDArray[np.generic]]:
+    """What holds for every photo of the file."""
+    return {
+        "streams": np.array(list(found.shapley)),
+        **{f"stages/{key}": np.array(list(stages)) for key, stages in found.shapley_stages.items()},
+        **{f"exact/{key}": np.array(exact) for key, exact in found.exact.items()},
+        **{f"kind/{key}": np.array(kind) for key, kind in found.kinds.items()},
+        "method": np.array(found.method),
+        "flow": np.array(found.flow),
+        "scale": np.array(found.scale),
+        "baseline": np.array(found.baseline),
+    }

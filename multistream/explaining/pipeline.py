@@ -1,0 +1,298 @@
+"""explain: for photos and a class, how much each stream, stage, pixel and vector entry contributes to the decision.
+
+    find_photos -> PhotoSelection; Explainer(model, selection, request).batches() -> ExplainedBatch -> Explanation
+
+Everything that explains photos goes this way: `explain`, galleries, tests of explanations, and the report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PillowImage
+from torch import Tensor
+
+from multistream.console import Console
+from multistream.data.layouts.data_source import open_table
+from multistream.data.loading import Photos, loaded
+from multistream.data.photos import make_photos
+from multistream.data.side_inputs import SideInputs, gather
+from multistream.data.table import Table
+from multistream.errors import DataError, UsageError
+from multistream.explaining.attribution import Attributor, ExplanationRequest
+from multistream.explaining.explanation import ExplainedBatch, Explanation, chosen_classes
+from multistream.explaining.forward import forward_pass
+from multistream.explaining.games import shapley_values
+from multistream.explaining.gradients import attention
+from multistream.explaining.targets import Target
+from multistream.inference.evaluate import own_test_part
+from multistream.inference.model import Model, load
+from multistream.inference.predict import expanded
+from multistream.inputs import Image, Vector
+from multistream.interfaces import Stream
+from multistream.recipe import RuntimeSettings
+from multistream.runs.model_file import require_trained
+from multistream.runtime.device import available_workers, resolve
+
+CHUNK = 16
+"""Photos that are explained together: with 8 classes a VGG16's maps take 4 MB a photo."""
+MANY = 32
+"""With more photos than this only the target is kept, unless all classes are asked for."""
+
+
+def explain(
+    model: Model | str | Path,
+    images: Sequence[str | Path] | None = None,
+    *,
+    data: str = "",
+    label: str = "",
+    target: str = "predicted",
+    against: str = "",
+    method: str = "auto",
+    scale: str = "logit",
+    baseline: str = "mean",
+    every_class: bool | None = None,
+    inputs: Mapping[str, str] | None = None,
+    streams: Mapping[str, Stream] | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+) -> Iterator[Explanation]:
+    """Explains photos one after the other, in float32: an Explanation each, in their order, with its arrays.
+
+    `images` are files and folders; without them the run's own test split is explained, or the labelled set `data`.
+    `target` is a class, `predicted` or `true`, and `against` another, for the difference. `method` is `decomposition`
+    (the exact sum), `grad-cam` (of every stage, each through its own tap), `grad-cam-total` (through all deeper stages
+    too), `grad-cam-last` (of the last stage) or `integrated-gradients`; `auto` takes the sum where there is one.
+    `every_class` keeps all classes next to the target (None: for sums of up to 32 photos). `streams` gives again the
+    streams that were composed as instances. A file that cannot be used gets an Explanation with its status.
+    UsageError for options that do not go together.
+    """
+    explainer = Explainer(
+        load(model, streams=streams) if isinstance(model, str | Path) else model,
+        images,
+        request=ExplanationRequest(Target(target, against, scale), method, baseline, every_class),
+        data=data,
+        label=label,
+        inputs=inputs,
+        device=device,
+        console=console,
+    )
+    return explainer.explanations()
+
+
+class Explainer:
+    """A request about some photos, checked at once; `explanations` answers it photo by photo in constant memory."""
+
+    def __init__(
+        self,
+        model: Model,
+        images: Sequence[str | Path] | None = None,
+        *,
+        request: ExplanationRequest,
+        data: str = "",
+        label: str = "",
+        inputs: Mapping[str, str] | None = None,
+        labelled: bool = False,
+        device: str = "auto",
+        console: Console | None = None,
+    ) -> None:
+        require_trained(model, "explain")
+        self.model, self.console = model, console or Console(quiet=True)
+        self.request = request.resolved(model.network)
+        needs_labels = labelled or request.target.needs_labels
+        self.selection = find_photos(model, images, data=data, label=label, inputs=inputs, labelled=needs_labels)
+        if request.every_class is None and len(self.selection) > MANY:
+            self.request = self.request.for_target_alone()
+        self.settings = replace(model.recipe.data, on_bad_image="report")
+        self.runtime = resolve(RuntimeSettings(device=device, precision="fp32"))
+        self.vocabularies = {key: each.vocabulary for key, each in model.inputs.items() if isinstance(each, Vector)}
+
+    def explanations(self) -> Iterator[Explanation]:
+        """One Explanation a photo, in order; a photo that cannot be used gets its status."""
+        side_inputs = self._side_inputs()
+        photos = make_photos(self.selection.table, self.model.inputs, side_inputs, self.settings)
+        usable, done = np.flatnonzero(side_inputs.usable), 0
+        for number, explained in enumerate(self._explained(photos, usable)):
+            records = {} if explained is None else self.records(explained)
+            end = _end(usable, number, len(self.selection))
+            for index in range(done, end):
+                yield records[index] if index in records else self._unusable(index, photos, side_inputs)
+            done = end
+        for index in range(done, len(self.selection)):
+            yield self._unusable(index, photos, side_inputs)
+
+    def batches(self) -> Iterator[ExplainedBatch]:
+        """The photos that can be used, in their order, as batches with their inputs."""
+        side_inputs = self._side_inputs()
+        photos = make_photos(self.selection.table, self.model.inputs, side_inputs, self.settings)
+        yield from (each for each in self._explained(photos, np.flatnonzero(side_inputs.usable)) if each is not None)
+
+    def records(self, explained: ExplainedBatch) -> dict[int, Explanation]:
+        """{place in the table: Explanation} of a batch's photos."""
+        table, records = self.selection.table, {}
+        sees_photos = any(isinstance(each, Image) for each in self.model.inputs.values())
+        for place, row in enumerate(explained.rows):
+            label = int(table.labels[row])
+            records[row] = explained.explanation(
+                place,
+                path=self.selection.names[row],
+                label=self.model.classes[label] if label >= 0 else "",
+                aspect=aspect_ratio(table.path(row), resize=self.settings.resize) if sees_photos else 1.0,
+            )
+        return records
+
+    def _side_inputs(self) -> SideInputs:
+        side_inputs = gather(
+            self.selection.table,
+            self.model.inputs,
+            self.selection.sources,
+            missing=self.settings.missing_vectors,
+            resize=self.settings.resize,
+        )
+        for note in side_inputs.notes:
+            self.console.say(f"data: {note}")
+        return side_inputs
+
+    def _explained(self, photos: Photos, usable: NDArray[np.int64]) -> Iterator[ExplainedBatch | None]:
+        """The usable photos, CHUNK at a time; None for a batch of which no photo can be read."""
+        network = self.runtime.place(self.model.network)
+        attributor = Attributor(network, self.request)
+        warned: set[str] = set()
+        for batch in loaded(photos, usable, batch_size=CHUNK, workers=available_workers()):
+            rows = batch.pop("index").tolist()
+            explained = self._explain(attributor, self.runtime.send(batch), rows) if rows else None
+            for warning in () if explained is None else explained.attribution.warnings:
+                if warning not in warned and not warned:  # one is enough: the numbers differ from batch to batch
+                    self.console.warn(warning)
+                warned.add(warning)
+            yield explained
+
+    def _explain(self, attributor: Attributor, batch: Mapping[str, Tensor], rows: list[int]) -> ExplainedBatch:
+        network = attributor.network
+        forward = forward_pass(network, batch, runtime=self.runtime)
+        labels = torch.from_numpy(self.selection.table.labels[rows])
+        columns = self.request.target.of(forward.probabilities, labels, self.model.classes)
+        shapley = shapley_values(network, forward.pooled, baseline=self.request.baseline, scale=columns.scale)
+        is_usual = (self.request.baseline, columns.scale) == ("mean", "logit")
+        usual = shapley if is_usual else shapley_values(network, forward.pooled, stages=False)
+        return ExplainedBatch(
+            rows=rows,
+            batch=batch,
+            classes=self.model.classes,
+            vocabularies=self.vocabularies,
+            request=self.request,
+            forward=forward,
+            attribution=attributor.attribute(forward, batch, columns).cpu(),
+            shapley=shapley,
+            chosen=chosen_classes(forward, usual.streams),
+            attention=attention(network, forward.pooled),
+        )
+
+    def _unusable(self, index: int, photos: Photos, side_inputs: SideInputs) -> Explanation:
+        reason = photos.bad.get(index, "no vector" if not side_inputs.usable[index] else "not read")
+        return Explanation(self.selection.names[index], reason)
+
+
+def aspect_ratio(path: Path, *, resize: str) -> float:
+    """A photo's width by its height as it is looked at, from its header; 1 where the network sees a square of it."""
+    if resize == "crop":
+        return 1.0
+    with PillowImage.open(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(0x0112, 1) > 4
+    return height / width if turned else width / height
+
+
+def _end(usable: NDArray[np.int64], number: int, total: int) -> int:
+    """The first index after batch `number`: photos before it that have no input belong to the batch too."""
+    after = (number + 1) * CHUNK
+    return int(usable[after]) if after < len(usable) else total
+
+
+@dataclass(frozen=True)
+class PhotoSelection:
+    """A table whose labels are the run's classes, -1 where unknown; `names` to call the photos by; inputs' sources."""
+
+    table: Table
+    names: tuple[str, ...]
+    sources: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def find_photos(
+    model: Model,
+    images: Sequence[str | Path] | None,
+    *,
+    data: str = "",
+    label: str = "",
+    inputs: Mapping[str, str] | None = None,
+    labelled: bool = False,
+) -> PhotoSelection:
+    """The photos to explain, with labels where they are known and the vectors and maps that the recipe names.
+
+    Photos that are named and lie in the run's own data set have its labels and inputs too. `labelled` asks for labels:
+    UsageError where there are none.
+    """
+    given = dict(inputs or {})
+    if images is not None and data:
+        raise UsageError("--data", "PATHS are given too.", right="One of the two.")
+    if data:
+        table = open_table(data, label=label, allow_outside=model.recipe.data.allow_outside)
+        return _checked(PhotoSelection(_in_our_classes(table, model.classes), table.ids, given), labelled)
+    recipes = {**model.recipe.network.inputs, **given}
+    if images is None:
+        table = own_test_part(model, "explain", label=label)
+        return _checked(PhotoSelection(_in_our_classes(table, model.classes), table.ids, recipes), labelled)
+    paths = tuple(Path(str(path)) for path in expanded(images))
+    names = tuple(map(str, paths))
+    if labelled or _lacks_inputs(model, given):
+        own = _own_photos(model, paths, label)
+        if own is not None:
+            return _checked(PhotoSelection(_in_our_classes(own, model.classes), names, recipes), labelled)
+    if labelled:
+        raise UsageError(
+            "--target", "true needs labels, and these photos have none.", do="Leave PATHS out, or give --data."
+        )
+    unknown = np.full(len(paths), -1, dtype=np.int64)
+    return PhotoSelection(Table("photos", Path(), names, unknown, model.classes), names, given)
+
+
+def _checked(selection: PhotoSelection, labelled: bool) -> PhotoSelection:
+    """Refuses photos without a label that the run knows, where labels are needed."""
+    unknown = int((selection.table.labels < 0).sum())
+    if labelled and unknown:
+        right = f"It knows {', '.join(selection.table.classes)}."
+        raise DataError(selection.table.name, f"{unknown:,} labels are no class of the run.", right=right)
+    return selection
+
+
+def _in_our_classes(table: Table, classes: tuple[str, ...]) -> Table:
+    """The table with labels that index the run's classes, by name; -1 where the run has no such class."""
+    column = np.array([classes.index(name) if name in classes else -1 for name in table.classes], dtype=np.int64)
+    return replace(table, labels=column[table.labels], classes=classes)
+
+
+def _lacks_inputs(model: Model, given: Mapping[str, str]) -> bool:
+    """Whether a stream reads vectors or maps that no option names."""
+    return any(
+        key not in given and each.name not in given for key, each in model.inputs.items() if not isinstance(each, Image)
+    )
+
+
+def _own_photos(model: Model, paths: Sequence[Path], label: str) -> Table | None:
+    """The rows of the run's own data set that these files are; None if one of them is not, or the set is gone."""
+    settings = model.recipe.data
+    try:
+        table = open_table(settings.source, label=label or settings.label, allow_outside=settings.allow_outside)
+    except DataError:  # the set need not be here: then the photos are from elsewhere
+        return None
+    rows = {table.path(i).resolve(): i for i in range(len(table))}
+    found = [rows.get(path.resolve()) for path in paths]
+    return None if None in found else table.select([row for row in found if row is not None])

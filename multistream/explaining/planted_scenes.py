@@ -1,0 +1,124 @@
+"""Planted evidence for the self-test: pictures with a known cue in a known place, and small streams that learn it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from multistream.inputs import Image, Input, Map, Vector
+from multistream.interfaces import Stream
+from multistream.network.compose import build_taps, fusion_factory
+from multistream.network.network import Branch, MultiStream
+
+SIDE = 48
+"""Pixels of a picture's side."""
+PATCH = 12
+"""Pixels of the planted patch's side: 1/16 of the picture, which is the pointing game's chance."""
+FADE = 6 / SIDE
+"""How fast stripes fade, for each pixel from the middle of the patch: by half in 5 pixels."""
+PERIOD = 4
+"""Pixels from stripe to stripe."""
+CLASSES = ("rows", "columns")
+CLOUDS = 4
+"""Cells of the clouds' grid: what varies most in a picture tells nothing of the class."""
+CHANNELS = 64
+"""Of every small stage: with 16, two trainings agreed less (rank correlation .64 to .81 instead of .76 to .93)."""
+
+
+@dataclass(frozen=True)
+class PlantedScenes:
+    """A batch by stream key, its labels (B,), and where the evidence lies in the planted stream, (B, SIDE, SIDE)."""
+
+    batch: dict[str, Tensor]
+    labels: Tensor
+    masks: Tensor
+
+
+def plant(inputs: Mapping[str, Input], key: str, *, count: int, generator: torch.Generator) -> PlantedScenes:
+    """Draws `count` scenes: each stream has clouds of its own, and `key` alone a patch of stripes.
+
+    The stripes run along rows or along columns: that is the class. They are strongest in the middle of the patch and
+    fade with the distance from it. Vectors are like scores that sum to 1, and tell nothing.
+    """
+    labels = torch.randint(0, 2, (count,), generator=generator)
+    centres = PATCH / 2 + torch.rand(count, 2, generator=generator) * (SIDE - PATCH)
+    batch = {}
+    for name, each in inputs.items():
+        if isinstance(each, Vector):
+            scores = torch.rand(count, each.width, generator=generator) ** 8
+            batch[name] = scores / scores.sum(1, keepdim=True)
+            continue
+        channels = 3 if isinstance(each, Image) else each.channels
+        pixels = _clouds(count, channels, generator)
+        if name == key:
+            pixels = pixels + _stripes(labels, centres)[:, None]
+        pixels = pixels.clamp(0, 255)
+        batch[name] = pixels.round().to(torch.uint8) if isinstance(each, Image) else pixels / 255
+    axis = torch.arange(SIDE) + 0.5
+    inside = (axis - centres[..., None]).abs() <= PATCH / 2  # (B, 2, SIDE): of rows, of columns
+    return PlantedScenes(batch, labels, inside[:, 0, :, None] & inside[:, 1, None, :])
+
+
+def _clouds(count: int, channels: int, generator: torch.Generator) -> Tensor:
+    """Coloured clouds with a little grain, (B, C, SIDE, SIDE) in 0-255."""
+    coarse = torch.randn(count, channels, CLOUDS, CLOUDS, generator=generator) * 25
+    clouds = functional.interpolate(coarse, (SIDE, SIDE), mode="bicubic", align_corners=True)
+    return 128 + clouds + torch.randn(count, channels, SIDE, SIDE, generator=generator)
+
+
+def _stripes(labels: Tensor, centres: Tensor) -> Tensor:
+    """Stripes of +-90 in the middle of the patch, (B, SIDE, SIDE)."""
+    axis = torch.arange(SIDE) + 0.5
+    distances = ((axis[:, None] - centres[:, :1, None]) ** 2 + (axis - centres[:, 1:, None]) ** 2).sqrt()
+    wave = 90 * torch.cos(2 * torch.pi / PERIOD * torch.arange(SIDE))
+    pattern = torch.where((labels == 0)[:, None, None], wave[:, None], wave[None, :])
+    return pattern * torch.exp(-distances * FADE)
+
+
+class SmallStream(Stream):
+    """As many stages as `stream` has, under their names: two convolutions of stride 2, then 1 x 1.
+
+    A pixel of any map sees 7 pixels of the picture, so that a map's pixel is a place in it. Its head is `stream`'s.
+    """
+
+    def __init__(self, stream: Stream) -> None:
+        given = stream.input
+        assert not isinstance(given, Vector)
+        stages: dict[str, nn.Module] = {}
+        channels = given.channels if isinstance(given, Map) else 3
+        for place, name in enumerate(stream.stages):
+            wide = place < 2
+            convolution = nn.Conv2d(
+                channels, CHANNELS, 3 if wide else 1, stride=2 if wide else 1, padding=1 if wide else 0
+            )
+            nn.init.kaiming_normal_(convolution.weight)
+            nn.init.constant_(convolution.get_parameter("bias"), 0)
+            stages[name], channels = nn.Sequential(convolution, nn.ReLU()), CHANNELS
+        super().__init__(stages, channels=dict.fromkeys(stages, CHANNELS), input=replace(given, size=SIDE))
+        self.head_of_original = stream.make_head
+
+    def make_head(self, width: int, classes: int) -> nn.Module:
+        """The original's."""
+        return self.head_of_original(width, classes)
+
+
+def with_small_streams(network: MultiStream) -> MultiStream:
+    """The network's composition over small streams, newly initialised, with its heads and vectors."""
+    branches = {key: _branch(branch) for key, branch in network.branches.items()}
+    fusion, options = network.fusion_plan
+    return MultiStream(branches, make_fusion=fusion_factory(fusion, options, classes=len(CLASSES)), classes=CLASSES)
+
+
+def _branch(branch: Branch) -> Branch:
+    if branch.plan is None:
+        raise ValueError("a Branch that compose did not make has no plan.")
+    if branch.is_vector:
+        return copy.deepcopy(branch)
+    stream = SmallStream(branch.stream)
+    taps = build_taps(stream, branch.plan)
+    return Branch(stream, taps=taps, make_temporal=branch.make_temporal, plan=branch.plan)

@@ -1,0 +1,141 @@
+"""Scores by hand and against peers: McNemar, intervals, the Pareto line, complements, probes and Shapley shares."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binomtest
+
+from multistream.ablation.complement import complement
+from multistream.ablation.ridge import Probes
+from multistream.ablation.scores import Scores, Tally, pareto
+from multistream.ablation.shares import shares
+from multistream.ablation.variants import Variant
+from multistream.data.splits import Parts
+from multistream.statistics import wilson
+
+STAGES = ("a", "b", "c")
+
+
+def tally(*trainings: tuple[list[int], list[list[int]]]) -> Scores:
+    """Of (photos, right or wrong for each variant)."""
+    found = Tally(len(trainings[0][1]), 10)
+    for rows, correct in trainings:
+        found.add(np.array(rows), np.array(correct, dtype=bool))
+    return found.scores()
+
+
+def test_a_single_training_is_counted_as_it_is() -> None:
+    scores = tally(([0, 1, 2, 3, 4], [[1, 1, 0, 0, 0], [1, 0, 1, 1, 1]]))
+    assert scores.accuracy.tolist() == [0.4, 0.8]
+    assert scores.interval(0) == wilson(2, 5)
+    assert scores.p_value(0, 1) == pytest.approx(binomtest(1, 4).pvalue)
+
+
+def test_a_photo_votes_once_however_many_trainings_saw_it() -> None:
+    """Ten seeds of one difference are one photo's difference: p stays what one photo can show."""
+    once = ([0, 1], [[0, 1], [1, 1]])
+    scores = tally(*[once] * 10)
+    assert scores.accuracy.tolist() == [0.5, 1.0]
+    assert scores.p_value(0, 1) == 1.0
+    assert scores.accuracies.tolist() == [[0.5] * 10, [1.0] * 10]
+
+
+def test_splits_test_different_photos_and_all_count() -> None:
+    scores = tally(([0, 1], [[1, 1], [0, 1]]), ([1, 2], [[0, 1], [1, 1]]))
+    assert scores.tried[:3].tolist() == [1, 2, 1]
+    assert scores.accuracy.tolist() == [0.75, 0.75]
+    low, high = scores.interval(0)
+    assert low < 0.75 < high
+    assert scores.p_value(0, 1) == 1.0  # photo 0 for the first, photo 1 (once against twice) for the second
+
+
+def test_a_class_has_its_own_accuracy_and_delta() -> None:
+    scores = tally(([0, 1, 2, 3], [[1, 0, 0, 0], [1, 1, 1, 0]]))
+    labels = np.array([0, 0, 1, 1, 2, 2, 2, 2, 2, 2])
+    assert scores.per_class(0, 1, labels, ["x", "y", "z"]) == {
+        "x": {"accuracy": 0.5, "delta": -0.5},
+        "y": {"accuracy": 0.0, "delta": -0.5},
+    }
+
+
+def test_the_pareto_line_keeps_ties_and_drops_the_beaten() -> None:
+    assert pareto([0.5, 0.5, 0.6, 0.4], [10, 10, 20, 9]) == [True, True, True, True]
+    assert pareto([0.5, 0.5, 0.4], [10, 11, 10]) == [True, False, False]
+
+
+def test_streams_complete_each_other_as_counted_by_hand() -> None:
+    """Four photos: p is right on the first two, q on the second two but the last; fused right on all but one."""
+    names = [({"p": ("x",)}, "early"), ({"q": ("x",)}, "early"), ({"p": ("x",), "q": ("x",)}, "late")]
+    found = [Variant(keep, fusion) for keep, fusion in (*names, ({"p": ("x",), "q": ("x",)}, "early"))]
+    correct = [[1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
+    both = complement(found, tally(([0, 1, 2, 3], correct)))
+    (pair,) = both.pairs
+    assert (pair.first, pair.second) == ("p", "q")
+    assert (pair.disagreement, pair.double_fault, pair.oracle) == (0.5, 0.25, 0.75)
+    assert both.oracle_any == 0.75
+    left = {(each.fusion, each.stream): (each.accuracy, each.delta) for each in both.leave_one_out}
+    assert left == {
+        ("late", "p"): (0.5, 0.0),
+        ("late", "q"): (0.5, 0.0),
+        ("early", "p"): (0.5, -0.25),
+        ("early", "q"): (0.5, -0.25),
+    }
+
+
+def subsets() -> list[tuple[str, ...]]:
+    return [chosen for size in (1, 2, 3) for chosen in combinations(STAGES, size)]
+
+
+def test_shapley_shares_sum_to_what_the_whole_gains() -> None:
+    """A1, for each of two trainings; alone, nothing means the training part's most frequent class."""
+    found = [Variant({"p": chosen}, "early", about="p" if len(chosen) < 3 else "") for chosen in subsets()]
+    chance = np.random.default_rng(2)
+    seen = [(list(range(10)), chance.integers(0, 2, (7, 10)).tolist()) for _ in range(2)]
+    labels = np.array([0, 0, 1, 1, 1, 0, 1, 1, 1, 1])
+    parts = Parts(np.arange(5), np.arange(0), np.arange(10))
+    scores = tally(*seen)
+    given = shares(found, scores, labels=labels, splits=[parts], seeds=2)
+    assert [share.stage for share in given] == list(STAGES)
+    assert sum(share.value for share in given) == pytest.approx(scores.accuracies[-1].mean() - 0.7, abs=1e-12)
+
+
+def test_a_tap_that_never_helps_is_worth_nothing() -> None:
+    found = [Variant({"p": chosen}, "early", about="p" if len(chosen) < 3 else "") for chosen in subsets()]
+    correct = [[int(photo < 5 + 2 * ("a" in chosen) + ("b" in chosen)) for photo in range(10)] for chosen in subsets()]
+    labels = np.array([0] * 5 + [1] * 5)
+    parts = Parts(np.array([0, 1, 2, 5]), np.arange(0), np.arange(10))
+    given = shares(found, tally((list(range(10)), correct)), labels=labels, splits=[parts], seeds=1)
+    assert [share.value for share in given] == pytest.approx([0.2, 0.1, 0.0], abs=1e-12)
+    assert [share.deviation for share in given] == [None] * 3
+
+
+def test_probes_of_every_subset_are_least_squares() -> None:
+    """B4: from one Gram matrix, against torch's least squares and normal equations on the images, float64, 1e-8."""
+    chance = torch.Generator().manual_seed(0)
+    pooled = {stage: torch.randn(60, width, generator=chance) for stage, width in zip(STAGES, (4, 7, 9), strict=True)}
+    labels = torch.randint(3, (60,), generator=chance)
+    probes = Probes.of(pooled, labels, classes=3)
+    weights = probes.solve_all(subsets())
+    for chosen, own in zip(subsets(), weights, strict=True):
+        features = torch.cat([pooled[stage] for stage in chosen], 1).double()
+        features = features - features.mean(0)
+        targets = torch.nn.functional.one_hot(labels, 3).double()
+        targets = targets - targets.mean(0)
+        width = features.shape[1]
+        rows = torch.cat([features, (0.01 * 60) ** 0.5 * torch.eye(width, dtype=torch.float64)])
+        direct = torch.linalg.lstsq(rows, torch.cat([targets, torch.zeros(width, 3, dtype=torch.float64)])).solution
+        assert (own - direct).abs().max() < 1e-8
+    checked, largest = probes.certify(subsets(), weights)
+    assert checked == 7
+    assert 0 < largest < 1e-8
+
+
+def test_a_certificate_notices_a_wrong_weight() -> None:
+    chance = torch.Generator().manual_seed(0)
+    probes = Probes.of({"a": torch.randn(30, 4, generator=chance)}, torch.arange(30) % 2, classes=2)
+    (own,) = probes.solve_all([("a",)])
+    assert probes.certify([("a",)], [own + 1e-3])[1] == pytest.approx(1e-3, rel=1e-3)
