@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from multistream.registry import temporals as temporals
     from multistream.reporting import report as report
     from multistream.runs.composition import compose as compose
-    from multistream.training.train import train as train
+    from multistream.training.folds import train as train
     from multistream.weights import Source as Source
 
 
@@ -73,7 +73,7 @@ _WHERE = {
     "taps": "registry",
     "temporals": "registry",
     "report": "reporting",
-    "train": "training.train",
+    "train": "training.folds",
     "Source": "weights",
 }
 

@@ -25,6 +25,10 @@ class MultistreamError(Exception):
         super().__init__(" ".join(part for part in (f"{where}: {what}", right, do) if part))
 
 
+class MultistreamWarning(UserWarning):
+    """What a user should know of a result; the command line prints it in one line."""
+
+
 class UsageError(MultistreamError):
     """A command line, a recipe or a composition that cannot be meant so."""
 

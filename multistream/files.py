@@ -1,32 +1,25 @@
-"""Files that are either whole or not there: atomic writing, checksums, the lock of a folder."""
+"""Writing files, in one place: whole or not at all, and what a disk refuses is one line and exit 74."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
-import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Final
+from typing import IO, Any
 
-from multistream.errors import DiskFull, RunBusy, UsageError
-
-NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-REFUSED: Final = frozenset(
-    {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
-)
-LOCK: Final = ".lock"
+from multistream.errors import DataError, MultistreamError, UsageError
+from multistream.system_errors import disk_error
 
 _STALE = re.compile(r"\.tmp-(?:[a-z]+-\d+-)?(\d+)-[0-9a-f]{8}")
 _in_flight: set[Path] = set()  # what this process writes right now: pids come again, so ours alone says nothing
-_held: dict[Path, FolderLock] = {}  # POSIX locks do not keep a process from itself
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
@@ -74,16 +67,49 @@ def temporary(folder: Path, *, noun: str = "", needed: int = 0) -> Iterator[Path
 
 @contextmanager
 def writing(folder: Path, *, needed: int = 0) -> Iterator[None]:
-    """Turns what a disk refuses inside the block into DiskFull, with the bytes needed and free."""
+    """Turns what a disk refuses inside the block into DiskFull, with the bytes needed and free.
+
+    All that writes into a folder is in such a block, by itself or through the functions of this module.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno in NO_SPACE:
-            raise _full(folder, needed, error) from error
-        if error.errno in REFUSED and _concerns(error, folder):
-            what = f"it cannot be written: {_reason(error)}."
-            raise DiskFull(str(folder), what, do="Choose another place, or change its permissions.") from error
+        if found := disk_error(error, folder, needed=needed):
+            raise found from error
         raise
+
+
+def write_folder(folder: Path, texts: Mapping[str, str]) -> None:
+    """Writes a new or empty folder of text files, by their paths in it: all of them, or DiskFull and none."""
+    with temporary(folder.absolute().parent) as made:
+        for path, text in texts.items():
+            (made / path).parent.mkdir(parents=True, exist_ok=True)
+            (made / path).write_text(text, encoding="utf-8")
+        if folder.exists():
+            folder.rmdir()
+        made.rename(folder)
+
+
+def make_folder(folder: str | Path) -> Path:
+    """Makes a folder with all above it, if it is not there; DiskFull (exit 74) where that is not permitted."""
+    path = Path(folder)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def reserve(path: Path, *, size: int) -> None:
+    """Makes a new file's blocks real, up to `size` bytes of zeros; DiskFull where they are not there.
+
+    A file that is mapped into memory needs this: one with holes ends the process by a signal when the disk is full.
+    """
+    with writing(path.parent, needed=size), path.open("r+b" if path.exists() else "xb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, max(size, 1))
+            return
+        start = file.seek(0, os.SEEK_END)
+        for position in range(start, size, 2**20):
+            file.write(bytes(min(2**20, size - position)))
 
 
 def sync_folder(folder: Path) -> None:
@@ -102,13 +128,27 @@ def sync_folder(folder: Path) -> None:
 
 def cache_root() -> Path:
     """The folder of all that can be made again: MULTISTREAM_CACHE, else `multistream` in the user's cache."""
-    if given := os.environ.get("MULTISTREAM_CACHE"):
-        return Path(given).expanduser()
+    if chosen := os.environ.get("MULTISTREAM_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(xdg):  # others are to be ignored (XDG Base Directory Specification 0.8)
+        return Path(xdg, "multistream")
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", str(Path.home() / "AppData/Local"))) / "multistream"
-    if sys.platform == "darwin":
-        return Path.home() / "Library/Caches/multistream"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multistream"
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local", "multistream", "Cache")
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "multistream"
+
+
+def json_object(content: bytes | str, *, where: str, error: type[MultistreamError] = DataError) -> dict[str, Any]:
+    """The JSON object in a file's content; `error` for anything else, however deep or damaged."""
+    try:
+        text = content.decode("utf-8") if isinstance(content, bytes) else content
+        found = json.loads(text)
+    except (ValueError, RecursionError) as cause:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        detail = "it is nested too deeply" if isinstance(cause, RecursionError) else str(cause)[:200]
+        raise error(where, f"it is damaged: {detail}.", right="It holds one JSON object.") from cause
+    if not isinstance(found, dict):
+        raise error(where, f"it holds a JSON {type(found).__name__}.", right="It holds one JSON object.")
+    return found
 
 
 def sha256_file(path: str | Path) -> str:
@@ -135,68 +175,8 @@ def clean(folder: Path) -> tuple[Path, ...]:
     return tuple(stale)
 
 
-class FolderLock:
-    """Keeps a second process, or a second lock in this one, out of a folder: RunBusy (exit 73) names who holds it.
-
-    The system gives the lock back when the process dies, however it dies. The file `.lock` stays: were it removed, two
-    processes could each lock a file of that name.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self._path = self.folder.resolve() / LOCK
-        self._file: IO[bytes] | None = None
-
-    def __enter__(self) -> FolderLock:
-        if _held.setdefault(self._path, self) is not self or self._file:
-            raise self._busy(f"process {os.getpid()}, this one,")
-        try:
-            self._file = self._locked()
-        except BaseException:
-            del _held[self._path]
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._file is not None
-        self._file.close()  # gives the lock back
-        self._file = None
-        del _held[self._path]
-
-    def _locked(self) -> IO[bytes]:
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = self._path.open("a+b", buffering=0)
-            try:
-                if not _try_lock(file):
-                    raise self._busy(_holder(file))
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-            except BaseException:
-                file.close()
-                raise
-        return file
-
-    def _busy(self, who: str) -> RunBusy:
-        return RunBusy(str(self.folder), f"{who} is at work in it.", do="Wait for it to end, or stop it.")
-
-
 if sys.platform == "win32":
     import ctypes
-    import msvcrt
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        """Locks one byte far behind the text: Windows lets nobody read what is locked."""
-        file.seek(1 << 30)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EDEADLK):
-                return False
-            raise
-        return True
 
     def is_alive(pid: int) -> bool:
         """Whether a process of this number runs; os.kill would end it here."""
@@ -206,17 +186,6 @@ if sys.platform == "win32":
         return bool(state == 0x102)  # WAIT_TIMEOUT: it has not ended
 
 else:
-    import fcntl
-
-    def _try_lock(file: IO[bytes]) -> bool:
-        """A POSIX lock: unlike flock's it is not handed on to forked workers, which outlive a killed parent."""
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
-                return False
-            raise
-        return True
 
     def is_alive(pid: int) -> bool:
         """Whether a process of this number runs, whoever owns it."""
@@ -231,39 +200,3 @@ else:
 
 def _is_stale(path: Path, *, pid: int) -> bool:
     return path not in _in_flight if pid == os.getpid() else not is_alive(pid)
-
-
-def _holder(file: IO[bytes]) -> str:
-    file.seek(0)
-    return file.read(300).decode(errors="replace").strip() or "another process"
-
-
-def _concerns(error: OSError, folder: Path) -> bool:
-    """Whether the refusal is about this folder, one above or what lies in it: code in the block may read elsewhere."""
-    if error.filename is None:
-        return True  # a write: only opening knows a name
-    path = Path(os.fsdecode(error.filename))
-    return path.is_relative_to(folder) or folder.is_relative_to(path)
-
-
-def _full(folder: Path, needed: int, error: OSError) -> DiskFull:
-    free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
-    needs = f"{_size(needed)} needed, " if needed else ""
-    what = f"no room is left: {needs}{_size(free)} free ({_reason(error)})."
-    return DiskFull(str(folder), what, right="What was there before is untouched.", do="Free space, then resume.")
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or type(error).__name__
-
-
-def _size(count: int) -> str:
-    """A number of bytes, to read and to the byte.
-
-    >>> _size(52_428_800)
-    '52.4 MB (52,428,800 bytes)'
-    """
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit} ({count:,} bytes)"
-    return f"{count:,} bytes"

@@ -200,6 +200,15 @@ class Tap(nn.Module):
         """(B, C, h, w) -> (B, P) float32: the global average."""
         return global_average(map_BChw)
 
+    @property
+    def layer(self) -> nn.Module | None:
+        """The one trainable layer of `project`, where that is `layer(standardise(pooled))`; nn.Identity without one.
+
+        None for any other tap. What has it trains in one batch with other rows of an ablation, and is fitted by
+        `training.solver = "lbfgs"`.
+        """
+        return nn.Identity() if type(self).project is Tap.project else None
+
     def locate(self, weights: Tensor, map_BChw: Tensor) -> Tensor:
         """Spreads `weights . pool(map)` over the map's pixels: weights (K, P) or (B, K, P) -> (B, K, h, w).
 

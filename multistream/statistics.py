@@ -253,3 +253,13 @@ def _mean_ratio(numerators: NDArray[np.int64], denominators: NDArray[np.int64]) 
     occurs = denominators > 0
     ratios = np.divide(numerators, denominators, out=np.zeros(denominators.shape), where=occurs)
     return ratios.sum(axis=-1) / occurs.sum(axis=-1)
+
+
+def pareto(accuracy: Sequence[float], cost: Sequence[float]) -> list[bool]:
+    """Which rows no other beats: at least as accurate for no more cost, and better in one of the two.
+
+    >>> pareto([0.5, 0.6, 0.55], [10, 20, 30])
+    [True, True, False]
+    """
+    points = list(zip(accuracy, cost, strict=True))
+    return [not any(a >= own and c <= price and (a, c) != (own, price) for a, c in points) for own, price in points]

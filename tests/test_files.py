@@ -6,7 +6,6 @@ import errno
 import hashlib
 import os
 import resource
-import signal
 import subprocess
 import sys
 import textwrap
@@ -15,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from multistream import files
-from multistream.errors import DiskFull, RunBusy, UsageError
-from multistream.files import FolderLock, clean, is_alive, replacing, sha256_file, write_atomic
+from multistream.errors import DataError, DiskFull, UsageError
+from multistream.files import clean, is_alive, replacing, sha256_file, write_atomic
 
 
 def names(folder: Path) -> list[str]:
@@ -171,8 +170,6 @@ def test_a_read_only_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     read_only(tmp_path, monkeypatch)
     with pytest.raises(DiskFull, match="Permission denied"):
         write_atomic(tmp_path / "kept", "new")
-    with pytest.raises(DiskFull, match="Permission denied"), FolderLock(tmp_path):
-        pass
     tmp_path.chmod(0o755)
     assert (tmp_path / "kept").read_text() == "old"
 
@@ -228,67 +225,53 @@ def test_alive_and_dead() -> None:
     assert not is_alive(10**30)
 
 
-LOCK_AND_TELL = """
-    import sys
-    from multistream.errors import RunBusy
-    from multistream.files import FolderLock
-    try:
-        with FolderLock(sys.argv[1]):
-            print("mine")
-    except RunBusy as error:
-        sys.exit(f"{error.exit_code} {error}")
-"""
-
-
-def test_a_second_process_is_told_who_has_the_folder(tmp_path: Path) -> None:
-    with FolderLock(tmp_path):
-        refused = run(LOCK_AND_TELL, tmp_path)
-        assert refused.stderr.startswith(f"73 {tmp_path}: process {os.getpid()} on ")
-    assert run(LOCK_AND_TELL, tmp_path).stdout == "mine\n"
-
-
-def test_a_second_lock_in_this_process(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "same").symlink_to("run")
-    lock = FolderLock(tmp_path / "run")
-    with lock:
-        for again in (FolderLock(tmp_path / "same"), lock):
-            with pytest.raises(RunBusy, match=f"process {os.getpid()}, this one"), again:
-                pass
-        assert "73" in run(LOCK_AND_TELL, tmp_path / "run").stderr, "being refused must not give the lock back"
-    with lock, pytest.raises(RunBusy), FolderLock(tmp_path / "run"):
-        pass
-
-
-def test_death_gives_the_lock_back_though_a_forked_child_lives(tmp_path: Path) -> None:
-    code = """
-        import os, sys, time
-        from multistream.files import FolderLock
-        with FolderLock(sys.argv[1]):
-            child = os.fork()
-            if child == 0:
-                time.sleep(60)
-            print(child, flush=True)
-            time.sleep(60)
-    """
-    holder = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), tmp_path], stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None
-    child = int(holder.stdout.readline())
-    try:
-        with pytest.raises(RunBusy, match=f"process {holder.pid} on"), FolderLock(tmp_path):
-            pass
-        holder.kill()
-        holder.wait()
-        assert is_alive(child)
-        with FolderLock(tmp_path):
-            pass
-    finally:
-        os.kill(child, signal.SIGKILL)
-        holder.kill()
-        holder.stdout.close()
-
-
 def test_files_need_no_torch() -> None:
     assert run("import sys, multistream.files; sys.exit('torch' in sys.modules)").returncode == 0
+
+
+def test_a_folder_that_was_removed_is_said_so(tmp_path: Path) -> None:
+    gone = tmp_path / "run"
+    with pytest.raises(DiskFull, match="not there any more"), files.writing(gone):
+        (gone / "metrics.jsonl").open("a")
+
+
+def test_a_folder_of_text_files_is_whole_or_not_there(tmp_path: Path) -> None:
+    texts = {"pyproject.toml": "a", "package/__init__.py": "b"}
+    files.write_folder(tmp_path / "new", texts)
+    assert (tmp_path / "new" / "package" / "__init__.py").read_text() == "b"
+    with pytest.raises(DiskFull):
+        files.write_folder(tmp_path / "other", {"good": "x", "n" * 300: "y"})
+    assert names(tmp_path) == ["new"]
+
+
+def test_reserved_space_is_real(tmp_path: Path) -> None:
+    files.reserve(tmp_path / "map", size=3_000_000)
+    status = (tmp_path / "map").stat()
+    assert status.st_size == 3_000_000
+    assert status.st_blocks * 512 >= 3_000_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(DiskFull, match=r"3\.0 MB"):
+            files.reserve(tmp_path / "more", size=3_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("content", [b"{", b"[" * 100_000, b'{"a": "\xae"}', b"[1]", b"", b"nul"])
+def test_what_is_no_json_object_is_one_error(content: bytes) -> None:
+    with pytest.raises(DataError, match="summary"):
+        files.json_object(content, where="summary")
+
+
+def test_the_root_of_caches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """MULTISTREAM_CACHE, also relative; XDG_CACHE_HOME only where it is absolute, as its specification says."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MULTISTREAM_CACHE", "here")
+    assert files.cache_root() == tmp_path / "here"
+    monkeypatch.delenv("MULTISTREAM_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert files.cache_root() == tmp_path / "xdg" / "multistream"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert files.cache_root().is_absolute()
+    assert "relative" not in files.cache_root().parts

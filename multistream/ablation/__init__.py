@@ -1,6 +1,6 @@
 """Ablation: which depth, which tap, which stream matters, and what each costs."""
 
-from multistream.ablation.ablating import ablate
-from multistream.ablation.results import Ablation, Row
+from multistream.ablation.results import Ablation, VariantResult
+from multistream.ablation.runner import ablate
 
-__all__ = ["Ablation", "Row", "ablate"]
+__all__ = ["Ablation", "VariantResult", "ablate"]

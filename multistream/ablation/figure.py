@@ -10,20 +10,20 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from multistream.ablation.results import Ablation, Row
+from multistream.ablation.results import Ablation, VariantResult
 
 OURS, BEST = "#8a8a8a", "#20639b"
 MOST_NAMED = 16
 """With more rows, those on the line and the whole alone have a number and a name."""
 NEAR = 0.025
-"""Dots closer than this share of an axis in both directions share their numbers' place."""
+"""Dots closer than this fraction of an axis in both directions get one label."""
 
 RIGHT = 0.8
-"""Beyond this share of the axis numbers stand on the left of their dots."""
+"""Beyond this fraction of the axis numbers stand on the left of their dots."""
 
 
 def draw(result: Ablation) -> Figure:
-    """A dot with its 95 % interval for each row, numbered from cheap to dear; the names beside; the Pareto line."""
+    """A dot with its 95 % interval for each row, numbered from cheap to expensive; names; the Pareto line."""
     figure = Figure(figsize=(8.5, 4.5), layout="constrained")
     axes = figure.subplots()
     rows = sorted(result.rows, key=lambda row: (row.macs, row.accuracy))
@@ -43,15 +43,15 @@ def draw(result: Ablation) -> Figure:
     return figure
 
 
-def _x(row: Row) -> float:
+def _x(row: VariantResult) -> float:
     return max(row.macs, 1) / 1e6
 
 
-def _y(row: Row) -> float:
+def _y(row: VariantResult) -> float:
     return 100 * row.accuracy
 
 
-def _scale(axes: Axes, rows: Sequence[Row]) -> None:
+def _scale(axes: Axes, rows: Sequence[VariantResult]) -> None:
     """Decades, or 1, 2, 5 within them where there are few; no more than 100 %."""
     axes.set_xscale("log")
     decades = log10(_x(rows[-1]) / _x(rows[0]))
@@ -65,8 +65,8 @@ def _scale(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set_xlim(_x(rows[0]) / 10 ** (0.05 * decades + 0.03), _x(rows[-1]) * 10 ** (0.1 * decades + 0.05))
 
 
-def _name(axes: Axes, named: Sequence[Row], whole: Row) -> None:
-    """Numbers beside the dots, and what they stand for beside the axes; dots that nearly coincide share a place."""
+def _name(axes: Axes, named: Sequence[VariantResult], whole: VariantResult) -> None:
+    """Numbers next to the dots, and names next to the axes; dots that nearly coincide get one label."""
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
     places: list[tuple[float, float, float, float, list[str]]] = []

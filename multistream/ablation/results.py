@@ -1,16 +1,39 @@
-"""What ablate returns, and `--json` prints."""
+"""What ablate returns and `--json` prints, and its files: JSON and CSV in the run's folder."""
 
 from __future__ import annotations
 
+import csv
+import io
+import itertools
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from multistream.files import write_atomic
 from multistream.statistics import Interval
+
+COLUMNS = (
+    "keep",
+    "fusion",
+    "accuracy",
+    "accuracy_low",
+    "accuracy_high",
+    "delta",
+    "p_value",
+    "p_holm",
+    "masked_accuracy",
+    "ridge_accuracy",
+    "params",
+    "macs",
+    "ms_p50",
+    "pareto",
+)
 
 
 @dataclass(frozen=True)
-class Row:
+class VariantResult:
     """One variant: what is kept, {key: stages}; how accurate it is when it is trained again; what it costs.
 
     `delta` is accuracy less the whole composition's, `p_value` the exact McNemar test of it, `p_holm` corrected for
@@ -41,8 +64,8 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Share:
-    """The Shapley value of a tap: its mean part in the accuracy of all subsets, trained again; over R trainings."""
+class TapShapley:
+    """The Shapley value of a tap in the game whose value is the accuracy after training again; over R trainings."""
 
     stream: str
     stage: str
@@ -51,7 +74,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairOfStreams:
     """How two streams, each trained alone, do on the same photos."""
 
     first: str
@@ -59,7 +82,7 @@ class Pair:
     disagreement: float
     double_fault: float
     oracle: float
-    """The share of photos that at least one gets right."""
+    """The fraction of photos that at least one gets right."""
 
 
 @dataclass(frozen=True)
@@ -73,27 +96,32 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Complement:
+class StreamComplement:
     """How streams complete each other: pairs, leave-one-out by fusion, and the ceiling of any choice among them."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[PairOfStreams, ...]
     leave_one_out: tuple[LeftOut, ...]
     oracle_any: float
 
 
 @dataclass(frozen=True)
-class Certificate:
-    """Ridge probes of all subsets from one Gram matrix, held against direct least squares in float64 (checks B4)."""
+class RidgeCertificate:
+    """Ridge probes of all subsets from one Gram matrix, compared with direct least squares in float64."""
 
     checked: int
     largest_difference: float
 
 
-@dataclass(frozen=True)
-class Verified:
-    """One row trained alone, held against the same row trained among all: the largest difference of any weight.
+LARGEST_DIFFERENCE = 1e-5
+"""By how much a row may differ from the row trained alone."""
 
-    `difference_to_train` is that to the weights which `train`'s own loop gives, on the same pooled features.
+
+@dataclass(frozen=True)
+class VerifiedRow:
+    """One row trained among all, compared with the row trained alone: the largest difference of a probability.
+
+    `largest_difference` is that to the loop of all rows over this row alone, `difference_to_train` that to `train`'s
+    own loop on the same pooled features, over all photos and classes.
     """
 
     label: str
@@ -101,42 +129,63 @@ class Verified:
     largest_difference: float
     difference_to_train: float
 
-    @property
-    def identical(self) -> bool:
-        """Whether the two are the same bits."""
-        return self.largest_difference == 0
-
 
 @dataclass(frozen=True)
 class Ablation:
     """The rows of an axis, the whole composition last; `n` test photos, some of them tested by several trainings."""
 
     axis: str
-    rows: tuple[Row, ...]
+    rows: tuple[VariantResult, ...]
     seconds: float
     training_seconds: float
     seeds: tuple[int, ...]
     split_seeds: tuple[int, ...]
     n: int
     trained_on: str
-    """`pooled features`, where all rows train in one pass, or `photos`."""
+    """`pooled features`, where all rows train over one pass of the streams, or `photos`."""
     stacked: int
-    """Networks that trained as one; the others trained side by side."""
+    """Networks that trained as one batch; the others trained one at a time."""
     data: str
     run: str
-    shapley: tuple[Share, ...] = ()
-    streams: Complement | None = None
-    ridge: Certificate | None = None
-    verified: Verified | None = None
+    shapley: tuple[TapShapley, ...] = ()
+    streams: StreamComplement | None = None
+    ridge: RidgeCertificate | None = None
+    verified: VerifiedRow | None = None
 
     @property
-    def whole(self) -> Row:
-        """The whole composition, which the rows are held against."""
+    def whole(self) -> VariantResult:
+        """The whole composition, with which the rows are compared."""
         return self.rows[-1]
 
     def to_dict(self) -> dict[str, Any]:
         """What `ablate --json` prints."""
-        found = asdict(self)
-        if self.verified is not None:
-            found["verified"]["identical"] = self.verified.identical
-        return found
+        return asdict(self)
+
+
+def save_result(result: Ablation, folder: Path, *, cut: str = "") -> Path:
+    """Writes the result as JSON and CSV below `folder`, under the next free name; returns the JSON's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"{result.axis}-{cut}" if cut else result.axis
+    free = (folder / f"{name}-{n}.json" for n in itertools.count(1))
+    path = next(path for path in free if not path.exists())
+    write_atomic(path, json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    write_csv(result, path.with_suffix(".csv"))
+    return path
+
+
+def write_csv(result: Ablation, path: Path) -> None:
+    """Writes the rows as CSV; then a column for each class, with the accuracy on it."""
+    classes = list(result.whole.per_class)
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow([*COLUMNS, *(f"accuracy_{name}" for name in classes)])
+    for row in result.rows:
+        lines.writerow([*_cells(row), *(row.per_class[name]["accuracy"] for name in classes)])
+    write_atomic(path.expanduser(), text.getvalue())
+
+
+def _cells(row: VariantResult) -> list[object]:
+    keep = " ".join(f"{key}:{'+'.join(stages)}" for key, stages in row.keep.items())
+    low, high = row.accuracy_ci95
+    found = {**vars(row), "keep": keep, "accuracy_low": low, "accuracy_high": high, "pareto": int(row.pareto)}
+    return ["" if found[name] is None else found[name] for name in COLUMNS]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from multistream.ablation.results import Ablation, Row
+from multistream.ablation.results import LARGEST_DIFFERENCE, Ablation, VariantResult
 
 MOST_ROWS = 24
 """With more rows, the differences by class are left to the files."""
@@ -27,7 +27,7 @@ def _head(width: int, *, ridge: bool) -> str:
     )
 
 
-def _line(row: Row, width: int, *, ridge: bool) -> str:
+def _line(row: VariantResult, width: int, *, ridge: bool) -> str:
     low, high = row.accuracy_ci95
     p = f"{row.p_holm:7.3f}" if row.p_holm is not None else f"{'':7}"
     probe = f"{_percent(row.ridge_accuracy)} " if ridge else ""
@@ -38,8 +38,8 @@ def _line(row: Row, width: int, *, ridge: bool) -> str:
     )
 
 
-def _percent(share: float | None) -> str:
-    return f"{100 * share:7.1f}" if share is not None else f"{'':7}"
+def _percent(fraction: float | None) -> str:
+    return f"{100 * fraction:7.1f}" if fraction is not None else f"{'':7}"
 
 
 def _by_class(result: Ablation, width: int) -> Iterator[str]:
@@ -66,9 +66,9 @@ def _further(result: Ablation) -> Iterator[str]:
     )
     if result.shapley:
         yield "\nShapley value of each tap (points of accuracy, all subsets trained again):"
-        for share in result.shapley:
-            spread = f" +- {100 * share.deviation:.1f}" if share.deviation is not None else ""
-            yield f"  {share.stream} {share.stage}  {100 * share.value:+.1f}{spread}"
+        for tap in result.shapley:
+            spread = f" +- {100 * tap.deviation:.1f}" if tap.deviation is not None else ""
+            yield f"  {tap.stream} {tap.stage}  {100 * tap.value:+.1f}{spread}"
     if result.ridge:
         yield (
             f"ridge probes of {result.ridge.checked} subsets from one Gram matrix differ from direct least squares by "
@@ -86,6 +86,8 @@ def _further(result: Ablation) -> Iterator[str]:
             yield f"  {left.fusion} without {left.stream}: {100 * left.accuracy:.1f} % ({100 * left.delta:+.1f})"
     if result.verified:
         found = result.verified
-        same = "the same bits" if found.identical else f"differs by {found.largest_difference:.1e}"
-        loop = "the same bits" if found.difference_to_train == 0 else f"within {found.difference_to_train:.1e}"
-        yield f"verified: {found.label}, seed {found.seed}, trained alone: {same}; by train's own loop: {loop}"
+        yield (
+            f"verified: {found.label}, seed {found.seed}: probabilities differ by at most "
+            f"{found.largest_difference:.1e} from the row trained alone and {found.difference_to_train:.1e} from "
+            f"train's own loop ({LARGEST_DIFFERENCE:.0e} allowed)"
+        )

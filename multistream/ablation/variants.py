@@ -13,7 +13,7 @@ from multistream.network.network import MultiStream
 Axis = Literal["depth", "taps", "streams"]
 AXES: tuple[Axis, ...] = ("depth", "taps", "streams")
 FUSIONS = ("early", "late", "gated")
-"""The fusions that `streams` tries, beside the recipe's own."""
+"""The fusions that `streams` tries, with the recipe's own."""
 MOST_TAPS = 10
 """1,023 subsets, each trained for every seed: beyond, nobody waits."""
 
@@ -30,7 +30,7 @@ class Variant:
     about: str = ""
 
     def label(self, whole: Variant) -> str:
-        """The variant in a few words, held against the whole: stages are named where some of a stream's are missing.
+        """The variant in a few words: stages are named where some of a stream's are missing.
 
         >>> whole = Variant({"object": ("a", "b", "c", "d"), "anp": ("vector",)}, "early")
         >>> Variant({"object": ("a", "b", "c"), "anp": ("vector",)}, "early").label(whole)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +25,8 @@ from multistream.cli.profile import profile
 from multistream.cli.report import report
 from multistream.cli.train import train
 from multistream.cli.weights import app as weights
-from multistream.errors import MemoryExhausted, MultistreamError
+from multistream.errors import MultistreamWarning
+from multistream.system_errors import known_error
 
 app = typer.Typer(
     name="multistream",
@@ -48,8 +50,6 @@ app.add_typer(data, name="data")
 app.add_typer(plugins, name="plugins")
 app.add_typer(weights, name="weights")
 
-ELSEWHERE = "Free some, or run it where more is: --device cpu, say."
-
 
 def _version(asked: bool) -> None:
     if asked:
@@ -68,29 +68,38 @@ def multistream(
 
 def main() -> None:
     """Runs the command line; what the user can change ends in one line on stderr and an exit code, not a traceback."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF and bombs: each file's own status tells
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF and bombs: each file's own status says so
+    warnings.showwarning = _show_warning(warnings.showwarning)
     try:
         app()
-    except MultistreamError as error:
-        _leave(str(error), error.exit_code)
     except KeyboardInterrupt:
         _leave("stopped.", 130)
     except BrokenPipeError:  # the reader of a pipe has gone: nothing is left to say, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except MemoryError:
-        _leave(str(MemoryExhausted("memory", "it is used up.", do=ELSEWHERE)), 71)
     except Exception as error:
-        _leave_known(error)
+        _leave_interrupted(error)
+        if found := known_error(error):
+            _leave(str(found), found.exit_code)
         raise
 
 
-def _leave_known(error: Exception) -> None:
-    """Leaves for errors whose classes live in modules that import torch, if one of those was imported at all."""
+def _leave_interrupted(error: Exception) -> None:
+    """Leaves after a stopped training; its class lives in a module that imports torch, if that was imported at all."""
     if (stop := sys.modules.get("multistream.training.stop")) and isinstance(error, stop.Interrupted):
         _leave(f"stopped, and saved. To go on: {error.resume}", 128 + error.signal)
-    if (torch := sys.modules.get("torch")) and isinstance(error, torch.OutOfMemoryError):
-        _leave(str(MemoryExhausted("memory", "the device's is used up.", do=ELSEWHERE)), 71)
+
+
+def _show_warning(default: Callable[..., None]) -> Callable[..., None]:
+    """Warnings of ours in one line; those of libraries as Python shows them."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, MultistreamWarning):
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            default(message, category, *where, **more)
+
+    return show
 
 
 def _leave(line: str, code: int) -> None:

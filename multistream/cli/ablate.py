@@ -57,7 +57,8 @@ def ablate(
     recipe: RecipeWithoutRun = "",
     set_: Settings = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Train one row alone, and hold it against its twin.")
+        bool,
+        typer.Option("--verify", help="Train one row alone too; exit 1 if its probabilities differ by more than 1e-5."),
     ] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder that keeps the result.", show_default="RUN/ablations")
@@ -83,8 +84,8 @@ def ablate(
         "runtime": {"device": device, "precision": precision},
     }
     from multistream.ablation import ablate as run_ablation
-    from multistream.ablation.ablating import recipe_of
-    from multistream.ablation.keeping import write_csv
+    from multistream.ablation.results import write_csv
+    from multistream.ablation.runner import recipe_of
     from multistream.ablation.table import table
     from multistream.console import Console
 

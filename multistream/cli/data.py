@@ -45,6 +45,9 @@ def split(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The CSV to write: path, label, part, sha256.")],
     fractions: Annotated[str, typer.Option(help="train/val/test in percent.")] = "80/5/15",
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 18,
+    groups: Annotated[
+        str, typer.Option(metavar="COLUMN|FILE", help="Photos to keep together: a CSV's column, or path,group.")
+    ] = "",
     label: Label = "",
     json: Json = False,
 ) -> None:
@@ -54,7 +57,7 @@ def split(
     from multistream.runs.split_file import write_split
 
     table = open_table(data, label=label)
-    parts = draw(table, fractions=fractions, seed=seed)
+    parts = draw(table, fractions=fractions, seed=seed, groups=groups)
     for note in (*parts.notes, *write_split(out, table, parts)):
         typer.echo(note, err=True)
     sizes = {name: len(rows) for name, rows in parts.named().items()}

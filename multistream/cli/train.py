@@ -13,6 +13,7 @@ from multistream.recipe import Recipe
 from multistream.spec import parse_specs
 
 if TYPE_CHECKING:
+    from multistream.training.folds import FoldsRun
     from multistream.training.train import Run
 
 
@@ -36,6 +37,13 @@ def train(
         str,
         typer.Option(metavar="N|auto", help="Images a step; auto: in pieces that fit into memory.", show_default="64"),
     ] = "",
+    folds: Annotated[
+        int | None, typer.Option(help="Train once for each of so many folds: every photo is tested.", show_default="0")
+    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="How often the folds are drawn.", show_default="1")] = None,
+    groups: Annotated[
+        str, typer.Option(metavar="COLUMN|FILE", help="Photos to keep together: a CSV's column, or path,group.")
+    ] = "",
     seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.", show_default="0")] = None,
     device: DeviceSet = "",
     precision: PrecisionSet = "",
@@ -56,7 +64,7 @@ def train(
         raise UsageError("--resume", "a run goes on in its own folder.", do="Leave --out away.")
     base = resume if resume is not None and recipe == "default" else recipe
     given: dict[str, dict[str, Any]] = {
-        "data": {"source": data},
+        "data": {"source": data, "folds": folds, "repeats": repeats, "groups": groups},
         "network": {
             "streams": {spec.key: spec.part for spec in parse_specs(streams)} if streams else {},
             "tap": tap,
@@ -74,14 +82,15 @@ def train(
         typer.echo(settled.dumps(), nl=False)
         return
     from multistream.console import Console
-    from multistream.training.train import train as run_training
+    from multistream.training.folds import FoldsRun
+    from multistream.training.folds import train as run_training
 
     result = run_training(settled, out=out, resume=resume, console=Console(quiet=quiet))
     if json:
         print_json(result.to_dict())
     else:
-        typer.echo(described(result))
-    if not quiet:
+        typer.echo(folds_described(result) if isinstance(result, FoldsRun) else described(result))
+    if not quiet and not isinstance(result, FoldsRun):
         typer.echo(next_commands(result), err=True)
 
 
@@ -118,6 +127,20 @@ def described(run: Run) -> str:
         )
     where = f"{run.data['name']}, {run.epochs} epochs, best {run.best_epoch + 1}, {run.seconds:.0f} s"
     return "\n".join([*lines, where, f"run {run.folder}"])
+
+
+def folds_described(run: FoldsRun) -> str:
+    """A finished run on folds in a few lines."""
+    low, high = run.test.accuracy_ci95
+    each = ", ".join(f"{100 * fold['accuracy']:.1f}" for fold in run.folds)
+    lines = [
+        f"out of fold  accuracy {100 * run.test.accuracy:.1f} %  [{100 * low:.1f}, {100 * high:.1f}]"
+        f"  macro-F1 {100 * run.test.macro_f1:.1f}  n {run.test.n:,}",
+        f"folds        {each}",
+    ]
+    if len(run.accuracies) > 1:
+        lines.append(f"repeats      {', '.join(f'{100 * accuracy:.1f}' for accuracy in run.accuracies)}")
+    return "\n".join([*lines, f"run {run.folder}"])
 
 
 def next_commands(run: Run) -> str:

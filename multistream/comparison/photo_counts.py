@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multistream.comparison.run_results import Result
-from multistream.runs.predictions_file import Predictions
+from multistream.runs.predictions_file import PhotoKey, photo_keys
 from multistream.statistics import Interval, percentile_interval, resampled_means, wilson
-
-PhotoKey = tuple[str, int]
-"""The sha256 of a photo's bytes, and which of its copies it is: copies in several places are several photos."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +49,6 @@ def count_photos(results: Sequence[Result]) -> PhotoCounts:
         np.array([right[key] for key in labels], dtype=np.int64),
         np.array([tested[key] for key in labels], dtype=np.int64),
     )
-
-
-def photo_keys(predictions: Predictions) -> Iterator[PhotoKey]:
-    """The key of each row: a path that comes again (repeated folds) is the same photo, another path is a copy."""
-    copies: dict[str, dict[str, int]] = defaultdict(dict)
-    for path, digest in zip(predictions.paths, predictions.sha256, strict=True):
-        seen = copies[digest]
-        yield digest, seen.setdefault(path, len(seen))
 
 
 def shared_photos(first: PhotoCounts, second: PhotoCounts) -> tuple[NDArray[np.int64], NDArray[np.int64]] | str:

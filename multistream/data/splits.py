@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
 from multistream.data.filenames import printable
+from multistream.data.folds import fold_rows
+from multistream.data.groups import photo_groups
 from multistream.data.table import Table
 from multistream.errors import UsageError
 
@@ -39,14 +41,22 @@ class Parts:
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
-def split(table: Table, *, fractions: str = "80/5/15", seed: int = 18) -> Parts:
+def split(
+    table: Table, *, fractions: str = "80/5/15", seed: int = 18, groups: str = "", folds: int = 0, fold: int = 0
+) -> Parts:
     """Cuts a table, class by class, into shares of train/val/test (paper section 2: 80/5/15, seed 18).
 
     Where the layout itself splits, its parts stay; a part that it lacks is carved from its training part.
     Sizes of the whole are exact (largest remainder; no part with a share stays empty while there are images for it);
     each class gets its share to within an image.
+
+    With `folds`, test is fold number `fold` (the first, if none is named) of all photos, and validation its share of
+    the others. `groups` names what must not be parted (`multistream.data.groups`).
     """
     shares = dict(zip(NAMES, _shares(fractions), strict=True))
+    together = photo_groups(table, groups)
+    if folds or together is not None:
+        return _whole(table, shares, seed=seed, groups=together, folds=folds, fold=fold)
     chosen = np.array(table.parts or ["train"] * len(table), dtype="U5")
     wanted = {name: share for name, share in shares.items() if name == "train" or not (chosen == name).any()}
     notes = []
@@ -59,6 +69,21 @@ def split(table: Table, *, fractions: str = "80/5/15", seed: int = 18) -> Parts:
         chosen[rows] = name
     parts = {name: np.flatnonzero(chosen == name).astype(np.int64) for name in NAMES}
     return Parts(**parts, notes=(*notes, *_missing_classes(table, parts)))
+
+
+def _whole(
+    table: Table, shares: Mapping[str, Fraction], *, seed: int, groups: Indices | None, folds: int, fold: int
+) -> Parts:
+    """Folds, or a split that keeps groups together: of all photos, whatever parts the data set has."""
+    if not folds and not shares["test"]:
+        raise UsageError("data.split", "groups need a test part.", right="Write 80/5/15, say.")
+    count = folds or max(2, round(1 / shares["test"]))
+    validation = shares["val"] / (shares["train"] + shares["val"])
+    rows = fold_rows(table, folds=count, fold=fold or 1, seed=seed, validation=validation, groups=groups)
+    notes = ["the data set's own parts are not used: folds and groups are drawn from all photos"] if table.parts else []
+    if groups is not None:
+        notes.append(f"{len(np.unique(groups)):,} groups of photos stay together")
+    return Parts(**rows, notes=(*notes, *_missing_classes(table, rows)))
 
 
 def _shares(fractions: str) -> tuple[Fraction, Fraction, Fraction]:

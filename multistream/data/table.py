@@ -35,6 +35,8 @@ class Table:
     """Paths of Maps by CSV column, relative to `root`."""
     vectors: Mapping[str, VectorTable] = field(default_factory=dict)
     """Vectors that come with the set, by input name."""
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Further columns of a CSV as text, by name: groups, for one."""
     image_size: int = 0
     """Side of the pictures where all are small and square: no stream need look at more pixels. 0: unknown."""
     notes: tuple[str, ...] = ()
@@ -56,4 +58,5 @@ class Table:
             labels=self.labels[chosen],
             parts=None if self.parts is None else tuple(self.parts[i] for i in chosen),
             maps={name: tuple(paths[i] for i in chosen) for name, paths in self.maps.items()},
+            columns={name: tuple(cells[i] for i in chosen) for name, cells in self.columns.items()},
         )

@@ -7,8 +7,10 @@ and two processes that compute the same write the same file.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
+from multistream.errors import DiskFull
 from multistream.files import clean, write_atomic
 
 SHARD = 1024
@@ -37,18 +40,27 @@ class FeatureStore:
     warn: Callable[[str], None] = print
     places: dict[str, tuple[Path, int]] = field(default_factory=dict)
     """Shard and row of each file's features."""
+    writable: bool = True
 
     @classmethod
     def open(cls, root: Path, identity: Mapping[str, Any], *, warn: Callable[[str], None]) -> FeatureStore:
         """The store of this identity below `root`, made if there is none; reads the shards' headers only."""
         text = json.dumps(identity, sort_keys=True)
         store = cls(root / hashlib.sha256(text.encode()).hexdigest()[:32], warn)
-        if not (store.folder / "identity.json").exists():
-            store.folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(store.folder / "identity.json", json.dumps(identity, indent=2, sort_keys=True) + "\n")
-        clean(store.folder)
+        try:
+            if not os.path.exists(store.folder / "identity.json"):
+                write_atomic(store.folder / "identity.json", json.dumps(identity, indent=2, sort_keys=True) + "\n")
+            clean(store.folder)
+        except DiskFull as error:
+            store.stop_writing(error)
         store.refresh()
         return store
+
+    def stop_writing(self, error: DiskFull) -> None:
+        """Goes on without keeping anything: all in a cache can be computed again. Says so once."""
+        if self.writable:
+            self.warn(f"features: the cache cannot be written, and is not used for new features ({error})")
+        self.writable = False
 
     def refresh(self) -> None:
         """Finds what is there, also what another process has added."""
@@ -85,11 +97,17 @@ class FeatureStore:
         return sorted(missing)
 
     def add(self, hashes: Sequence[str], features: Mapping[str, Tensor]) -> None:
-        """Writes one shard: the features {stage: (n, P)} of n files."""
+        """Writes one shard: the features {stage: (n, P)} of n files. A disk that refuses is said once, no error."""
+        if not self.writable:
+            return
         tensors = {stage: values.contiguous() for stage, values in features.items()}
         content = save(tensors, metadata={"files": json.dumps(list(hashes))})
         path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
-        write_atomic(path, content)
+        try:
+            write_atomic(path, content)
+        except DiskFull as error:
+            self.stop_writing(error)
+            return
         self.places |= {digest: (path, row) for row, digest in enumerate(hashes)}
 
     def _tensors(self, shard: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -125,8 +143,9 @@ class FeatureStore:
 
     def _damaged(self, shard: Path, why: str) -> None:
         """Says so, and takes the shard away: what it held is computed anew."""
-        self.warn(f"features: {shard} is damaged ({why}) and removed; its features are computed anew")
-        shard.unlink(missing_ok=True)
+        self.warn(f"features: {shard} is damaged ({why}); its features are computed again")
+        with contextlib.suppress(OSError):  # a cache that cannot be written stays as it is
+            shard.unlink(missing_ok=True)
         self._forget(shard)
 
     def _forget(self, shard: Path) -> None:

@@ -14,6 +14,7 @@ from multistream.inputs import Image, Vector
 from multistream.interfaces import VECTOR, Fusion, Stream, Tap, Temporal
 from multistream.network.network import Branch, MakeFusion, MakeTemporal, MultiStream
 from multistream.network.plan import BranchPlan, NetworkPlan, Options
+from multistream.nn.seeding import drawn_seed, initializing
 from multistream.parts.fusions import Solo
 from multistream.parts.taps import VectorTap
 from multistream.spec import Spec
@@ -60,8 +61,12 @@ def plan_of(network: MultiStream) -> NetworkPlan:
     return NetworkPlan(branches, *network.fusion_plan, network.classes)
 
 
-def build_branch(key: str, plan: BranchPlan, stream: Stream) -> Branch:
-    """One branch of a plan over its stream, which is cut to the plan's depth here."""
+def build_branch(key: str, plan: BranchPlan, stream: Stream, *, seed: int | None = None) -> Branch:
+    """One branch of a plan over its stream, which is cut to the plan's depth here; `seed` initialises taps, temporal.
+
+    Without a seed torch's own generator gives one.
+    """
+    seed = drawn_seed() if seed is None else seed
     if isinstance(stream.input, Vector):
         return Branch(stream, taps={VECTOR: VectorTap(stream.input.width)}, make_temporal=None, plan=plan)
     if plan.depth:
@@ -70,8 +75,8 @@ def build_branch(key: str, plan: BranchPlan, stream: Stream) -> Branch:
             raise UsageError(f"depth.{key}", f"{plan.depth} is out of range.", right=right)
         stream = stream.truncate(plan.depth)
     check_channels(stream, key)
-    taps = build_taps(stream, plan)
-    return Branch(stream, taps=taps, make_temporal=_temporal_factory(plan.temporal, plan.temporal_options), plan=plan)
+    taps = build_taps(stream, plan, key=key, seed=seed)
+    return Branch(stream, taps=taps, make_temporal=temporal_factory(key, plan, seed=seed), plan=plan)
 
 
 def check_channels(stream: Stream, key: str) -> None:
@@ -86,39 +91,50 @@ def check_channels(stream: Stream, key: str) -> None:
             )
 
 
-def build_stream(key: str, plan: BranchPlan) -> Stream:
-    """The stream of a plan, newly initialised."""
+def build_stream(key: str, plan: BranchPlan, *, seed: int | None = None) -> Stream:
+    """The stream of a plan, newly initialised from `seed`, or from torch's own generator."""
     spec = Spec.parse(plan.stream, key=key)
     # A stream that declares `size` refuses an impossible one itself; the others are set to it below.
     known = dict(plan.known) | ({"size": plan.image_size} if plan.image_size else {})
     known = {name: value for name, value in known.items() if name not in plan.stream_options}
-    stream: Stream = _built("stream", spec, plan.stream_options, known, Stream)
+    with initializing(drawn_seed() if seed is None else seed, key, "stream"):
+        stream: Stream = _built("stream", spec, plan.stream_options, known, Stream)
     if plan.image_size and isinstance(stream.input, Image):
         stream.input = replace(stream.input, size=plan.image_size)
     return stream
 
 
-def build_taps(stream: Stream, plan: BranchPlan) -> dict[str, Tap]:
-    """New taps for the stages of a stream, or for its last one, as the plan's tap wants it."""
+def build_taps(stream: Stream, plan: BranchPlan, *, key: str = "", seed: int | None = None) -> dict[str, Tap]:
+    """New taps for the stages of a stream, or for its last one, as the plan's tap wants it.
+
+    They are initialised from (seed, key, stage), without a seed from one of torch's own generator.
+    """
+    seed = drawn_seed() if seed is None else seed
     spec, options = Spec.parse(plan.tap, key="tap", where="tap"), plan.tap_options
     if spec.variant and spec.variant.isdecimal():  # gap:64 states the token's width
         options = {**options, "width": int(spec.variant)}
         spec = replace(spec, variant=None)
-    taps = {stage: _built("tap", spec, options, {"channels": n}, Tap) for stage, n in stream.channels.items()}
+    taps: dict[str, Tap] = {}
+    for stage, channels in stream.channels.items():
+        with initializing(seed, key, f"tap {stage}"):
+            taps[stage] = _built("tap", spec, options, {"channels": channels}, Tap)
     deepest = list(taps.items())[-1:]
     return dict(deepest) if deepest[0][1].last_only else taps
 
 
 @dataclass(frozen=True)
 class TemporalFactory:
-    """Makes temporals of one spec. A class and no closure: networks are pickled."""
+    """Makes temporals of one spec for one stream. A class and no closure: networks are pickled."""
 
     spec: Spec
     options: Options
+    key: str
+    seed: int
 
     def __call__(self, width: int, steps: int) -> Temporal:
         """A new temporal over `steps` tokens of this width."""
-        made: Temporal = _built("temporal", self.spec, self.options, {"width": width, "steps": steps}, Temporal)
+        with initializing(self.seed, self.key, "temporal"):
+            made: Temporal = _built("temporal", self.spec, self.options, {"width": width, "steps": steps}, Temporal)
         return made
 
 
@@ -138,8 +154,11 @@ class FusionFactory:
         return made if len(widths) > 1 else Solo(widths, classes=self.classes, heads=heads)
 
 
-def _temporal_factory(text: str, options: Options) -> MakeTemporal:
-    return TemporalFactory(Spec.parse(text, key="temporal", where="temporal"), options)
+def temporal_factory(key: str, plan: BranchPlan, *, seed: int) -> MakeTemporal:
+    """What makes the temporal of a plan."""
+    return TemporalFactory(
+        Spec.parse(plan.temporal, key="temporal", where="temporal"), plan.temporal_options, key, seed
+    )
 
 
 def fusion_factory(text: str, options: Options, *, classes: int) -> MakeFusion:

@@ -22,6 +22,7 @@ from multistream.inputs import Input, Vector
 from multistream.interfaces import Fusion, FusionOutput, Stream, Tap, Temporal
 from multistream.network.plan import BranchPlan, Options
 from multistream.nn.module_dict import M, Modules
+from multistream.nn.seeding import drawn_seed, initializing
 from multistream.parts.taps import MaskedTap
 
 Pooled = Mapping[str, Mapping[str, Tensor]]
@@ -124,7 +125,8 @@ class MultiStream(nn.Module):
     `classes` names the K outputs; `fusion_plan` is the fusion's spec and options. `loaded` names the branches that
     came trained from a run, each with its trained head, or None where it has none or is to get a new one.
     `trained` is False until training has ended (`mark_trained`), and for a truncated network.
-    `prior` (K,) holds the fractions of the classes in training.
+    `prior` (K,) holds the fractions of the classes in training. New heads and the fusion are initialised from `seed`,
+    or from torch's own generator.
     """
 
     branches: Modules[Branch]
@@ -140,16 +142,19 @@ class MultiStream(nn.Module):
         fusion_plan: tuple[str, Options] = ("", {}),
         loaded: Mapping[str, nn.Module | None] | None = None,
         trained: bool = False,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
+        seed = drawn_seed() if seed is None else seed
         given = {key: head for key, head in (loaded or {}).items() if head is not None}
         self.branches = Modules(branches)
         self.classes = tuple(classes)
         self.make_fusion = make_fusion
         self.register_buffer("prior", torch.full((len(classes),), 1 / len(classes)))
         widths = {key: branch.out_width for key, branch in branches.items()}
-        heads = {k: given[k] if k in given else b.make_head(len(classes)) for k, b in branches.items()}
-        self.fusion = make_fusion(widths, heads)
+        heads = {k: given[k] if k in given else _new_head(k, b, len(classes), seed) for k, b in branches.items()}
+        with initializing(seed, "", "fusion"):
+            self.fusion = make_fusion(widths, heads)
         self.fusion_plan = fusion_plan
         self.loaded_branches = frozenset(loaded or {})
         """Keys of the branches that came trained, from a run."""
@@ -265,6 +270,11 @@ class MultiStream(nn.Module):
 
 def _pooled(branch: Branch, entry: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
     return branch.pool(entry) if isinstance(entry, Tensor) else dict(entry)
+
+
+def _new_head(key: str, branch: Branch, classes: int, seed: int) -> nn.Module:
+    with initializing(seed, key, "head"):
+        return branch.make_head(classes)
 
 
 def _renewed(branch: Branch) -> Branch:

@@ -1,4 +1,4 @@
-"""Random numbers of torch's own generators as a function of (seed, step), so that every module repeats."""
+"""Random numbers of torch's own generators as a function of (seed, step) or of (seed, key, part)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,35 @@ def seeded(seed: int, *, step: int, rank: int = 0, device: torch.device | None =
     >>> draw(1) == draw(1), draw(1) == draw(2)
     (True, False)
     """
-    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=8).digest()
+    with _seeded(f"{seed}/{step}/{rank}", device):
+        yield
+
+
+@contextmanager
+def initializing(seed: int, key: str, part: str) -> Iterator[None]:
+    """Seeds torch's generators from (seed, key, part) inside, for the initial weights of one part of a network.
+
+    What a part begins with depends on no other part: a network without some streams or stages begins with the same
+    weights in what it keeps. `key` is the stream's ("" for the fusion), `part` for example "tap block1" or "head".
+
+    >>> def draw(key):
+    ...     with initializing(0, key, "head"):
+    ...         return torch.rand(()).item()
+    >>> draw("object") == draw("object"), draw("object") == draw("places")
+    (True, False)
+    """
+    with _seeded(f"initial/{seed}/{key}/{part}", None):
+        yield
+
+
+def drawn_seed() -> int:
+    """A seed from torch's own generator, for what is built without one: `torch.manual_seed` decides it."""
+    return int(torch.randint(2**62, ()))
+
+
+@contextmanager
+def _seeded(text: str, device: torch.device | None) -> Iterator[None]:
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     # Not torch.random.fork_rng and torch.manual_seed: they visit every kind of device, 0.5 ms a step.
     generators = [torch.default_generator, *_of(device)]
     states = [generator.get_state() for generator in generators]

@@ -27,6 +27,11 @@ class GlobalAverage(Tap):
         nn.init.xavier_uniform_(self.projection.weight)
         nn.init.zeros_(self.projection.bias)
 
+    @property
+    def layer(self) -> nn.Linear:
+        """The 1x1 convolution as the linear map that it is."""
+        return self.projection
+
     def project(self, pooled_BP: Tensor) -> Tensor:
         """(B, P) -> (B, width)."""
         projected: Tensor = self.projection(self.standardise(pooled_BP))

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, record_function
 from torch.profiler import profile as torch_profile
 
+from multistream.errors import DiskFull
+from multistream.files import temporary
 from multistream.interfaces import VECTOR, Fusion, FusionOutput, Stream
 from multistream.network.network import Branch, MultiStream
 from multistream.nn.module_dict import Modules
@@ -128,8 +130,13 @@ def write_trace(network: MultiStream, path: Path, *, runtime: Runtime, batch: in
     with torch_profile(activities=activities) as recorded:
         walk(network, given, visit)
         synchronise(runtime)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    recorded.export_chrome_trace(str(path))
+    target = path.expanduser().absolute()
+    with temporary(target.parent) as folder:
+        folder.mkdir()
+        recorded.export_chrome_trace(str(folder / target.name))
+        if not (folder / target.name).is_file() or not (folder / target.name).stat().st_size:  # torch says nothing
+            raise DiskFull(str(path), "the trace could not be written.", do="Free space, or choose another place.")
+        (folder / target.name).replace(target)
 
 
 def example_batch(network: MultiStream, size: int) -> dict[str, Tensor]:

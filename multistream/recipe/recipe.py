@@ -13,7 +13,9 @@ from typing import Any, Self
 
 import tomli_w
 
-from multistream.errors import DiskFull, UsageError, did_you_mean
+from multistream.checksums import check_checksum
+from multistream.errors import UsageError, did_you_mean
+from multistream.files import write_atomic
 from multistream.recipe.sections import (
     DataSettings,
     NetworkSettings,
@@ -81,6 +83,7 @@ class Recipe:
         path = expanded(source, where="recipe")
         if path.is_dir():
             path = path / FILE
+            check_checksum(path)
         try:
             return cls.loads(path.read_text(encoding="utf-8"), where=str(path))
         except FileNotFoundError as error:
@@ -121,10 +124,7 @@ class Recipe:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the recipe as TOML."""
-        try:
-            Path(path).write_bytes(self.dumps().encode())
-        except OSError as error:
-            raise DiskFull(str(path), f"the recipe cannot be written: {error.strerror}.") from error
+        write_atomic(Path(path), self.dumps())
 
     def updated(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
         """A new recipe with these settings, each replaced whole; a stream that goes takes its own settings along."""

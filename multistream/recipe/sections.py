@@ -75,6 +75,14 @@ def split_shares(value: Any) -> str:
     return str(value)
 
 
+def fold_count(value: Any) -> int:
+    """How many folds: none, or two and more."""
+    count: int = integer(0)(value)
+    if count == 1:
+        raise Wrong("1 fold leaves nothing to train on.", "0, or at least 2")
+    return count
+
+
 def flip_names(value: Any) -> tuple[str, ...]:
     """`auto` alone, or the directions in which pictures are flipped at random."""
     names: tuple[str, ...] = listing(one_of("auto", "horizontal", "vertical"))(value)
@@ -125,6 +133,10 @@ class DataSettings(Section):
     label: str = setting("", text)
     split: str = setting("80/5/15", split_shares)
     split_seed: int = setting(18, integer(0))
+    folds: int = setting(0, fold_count)
+    fold: int = setting(0, integer(0))
+    repeats: int = setting(1, integer(1))
+    groups: str = setting("", text)
     resize: Resize = setting("squash", word(Resize))
     image_size: int = setting(0, integer(0))
     on_bad_image: OnBadImage = setting("report", word(OnBadImage))

@@ -8,7 +8,8 @@ from pathlib import Path
 from string import Template
 from typing import Literal
 
-from multistream.errors import DiskFull, UsageError
+from multistream.errors import UsageError
+from multistream.files import write_folder
 from multistream.registry import discover
 from multistream.spec import check_key
 
@@ -36,21 +37,12 @@ def new_plugin(name: str, *, kind: NewKind = "stream", out: Path | None = None) 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("plugins new", f"{folder} is there already.", right="Give a new or empty folder with --out.")
     words = {"name": name, "kind": kind, "package": package, "distribution": distribution, "Name": _camel(name)}
-    written = []
+    texts = {}
     for path, template in TEMPLATES.items():
         source = files("multistream.registry").joinpath("templates", Template(template).substitute(words))
-        text = Template(source.read_text(encoding="utf-8")).substitute(words)
-        written.append(_write(folder / Template(path).substitute(words), text))
-    return tuple(written)
-
-
-def _write(path: Path, text: str) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DiskFull(str(path), f"it cannot be written: {error.strerror}.") from error
-    return path
+        texts[Template(path).substitute(words)] = Template(source.read_text(encoding="utf-8")).substitute(words)
+    write_folder(folder, texts)
+    return tuple(folder / path for path in texts)
 
 
 def _camel(name: str) -> str:

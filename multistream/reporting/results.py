@@ -13,7 +13,7 @@ from multistream.comparison.run_results import read_result
 from multistream.errors import MultistreamError, UsageError
 from multistream.inference.metrics import BINS
 from multistream.reporting.run_details import RunDetails
-from multistream.runs.predictions_file import Predictions
+from multistream.runs.predictions_file import Predictions, pair_photos
 from multistream.spec import Spec
 from multistream.statistics import Interval, agreement, mcnemar, wilson
 
@@ -114,10 +114,10 @@ def _correct_of(path: Path, predictions: Predictions) -> NDArray[np.bool_] | str
         other = read_result(path.expanduser()).predictions
     except MultistreamError as error:
         return f"{path} cannot be read ({error})"
-    index = {digest: i for i, digest in enumerate(other.sha256)}
-    if set(other.classes) != set(predictions.classes) or not all(digest in index for digest in predictions.sha256):
+    own, theirs = pair_photos(predictions, other)
+    if set(other.classes) != set(predictions.classes) or len(own) < len(predictions):
         return f"{path} was measured on other images or classes"
-    return other.correct[[index[digest] for digest in predictions.sha256]]
+    return other.correct[theirs]
 
 
 def calibration_bins(predictions: Predictions) -> list[CalibrationBin]:

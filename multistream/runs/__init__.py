@@ -1,5 +1,6 @@
 """Runs: the folder that one training leaves, and every file in it."""
 
+from multistream.checksums import SUMS, check_checksum, remove_checksums, write_checksums
 from multistream.runs.folder import (
     CHECKPOINTS,
     METRICS,
@@ -22,10 +23,14 @@ __all__ = [
     "RECIPE",
     "SPLIT",
     "SUMMARY",
+    "SUMS",
     "append_line",
+    "check_checksum",
     "keep_lines",
     "new_run",
     "read_lines",
     "read_summary",
+    "remove_checksums",
+    "write_checksums",
     "write_json",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from multistream.data.side_inputs import known_of_vectors
@@ -16,6 +15,7 @@ from multistream.interfaces import Stream
 from multistream.network.compose import build_branch, build_stream, fusion_factory
 from multistream.network.network import Branch, MultiStream
 from multistream.network.plan import BranchPlan, Options
+from multistream.nn.seeding import drawn_seed
 from multistream.recipe import Recipe
 from multistream.runs.model_file import load_model
 from multistream.spec import Spec, check_key, parse_specs
@@ -34,6 +34,7 @@ def compose(
     depth: Mapping[str, int] | None = None,
     image_size: int = 0,
     known: Mapping[str, Options] | None = None,
+    seed: int | None = None,
 ) -> MultiStream:
     """Composes a network of streams, given by spec (`object`, `places:resnet18`, `runs/o`) or as instances.
 
@@ -41,8 +42,10 @@ def compose(
     initialisation. `options` holds the parts' options: `{"tap": {...}, "temporal": {...}, "fusion": {...},
     "streams": {key: {...}}}`. `depth` keeps the first n stages of a stream; `image_size` overrides the streams' own.
     `known` is what the data tell of a stream, by key; its factory gets of it what it names (`width`, `vocabulary`).
-    All shapes are checked here, once. Raises UsageError, PluginError (exit 69) and WeightsError (69).
+    `seed` initialises the parts, each from (seed, key, part), so that none depends on another; without it torch's own
+    generator gives one. All shapes are checked here, once. Raises UsageError, PluginError (69) and WeightsError (69).
 
+    >>> import torch
     >>> from multistream import streams
     >>> anp = streams["anp"]
     >>> net = compose({"anp": anp(width=12)}, classes=["awe", "fear"])
@@ -50,6 +53,7 @@ def compose(
     torch.Size([2, 2])
     """
     options, weights, depth, known = options or {}, weights or {}, depth or {}, known or {}
+    seed = drawn_seed() if seed is None else seed
     specs = _by_key(streams)
     for where, named in (("weights", weights), ("depth", depth), ("options.streams", options.get("streams", {}))):
         for key in named:
@@ -72,9 +76,9 @@ def compose(
             image_size=image_size,
             known=known.get(key, {}),
         )
-        stream = given if isinstance(given, Stream) else build_stream(key, plan)
+        stream = given if isinstance(given, Stream) else build_stream(key, plan, seed=seed)
         load_stream_weights(stream, weights.get(key, "random"), key=key)
-        branches[key] = build_branch(key, plan, stream)
+        branches[key] = build_branch(key, plan, stream, seed=seed)
     fusion_options = options.get("fusion", {})
     return MultiStream(
         branches,
@@ -82,6 +86,7 @@ def compose(
         classes=classes,
         fusion_plan=(fusion, fusion_options),
         loaded=loaded,
+        seed=seed,
     )
 
 
@@ -121,20 +126,19 @@ def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Strea
     """The recipe's network, initialised from its seed; torch's own generator is left as it was."""
     given: dict[str, str | Stream] = {**recipe.network.streams, **(streams or {})}
     named = {key: text for key, text in given.items() if isinstance(text, str)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.training.seed)
-        return compose(
-            given,
-            classes=table.classes,
-            tap=recipe.network.tap,
-            temporal=recipe.network.temporal,
-            fusion=recipe.network.fusion,
-            weights=recipe.network.weights,
-            options=vars(recipe.options),
-            depth=recipe.network.depth,
-            image_size=recipe.data.image_size,
-            known=known_of_vectors(named, table, recipe.network.inputs),
-        )
+    return compose(
+        given,
+        classes=table.classes,
+        tap=recipe.network.tap,
+        temporal=recipe.network.temporal,
+        fusion=recipe.network.fusion,
+        weights=recipe.network.weights,
+        options=vars(recipe.options),
+        depth=recipe.network.depth,
+        image_size=recipe.data.image_size,
+        known=known_of_vectors(named, table, recipe.network.inputs),
+        seed=recipe.training.seed,
+    )
 
 
 def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Recipe:

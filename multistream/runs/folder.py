@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from multistream.errors import UsageError
-from multistream.files import LOCK, write_atomic, writing
+from multistream.checksums import check_checksum
+from multistream.errors import DataError, UsageError
+from multistream.files import json_object, make_folder, write_atomic, writing
+from multistream.folder_lock import LOCK
 from multistream.recipe import Recipe
+from multistream.system_errors import reason
 
 RECIPE = "recipe.toml"
 SUMMARY = "summary.json"
@@ -29,13 +33,14 @@ def new_run(out: str | Path | None, recipe: Recipe) -> Path:
         folder = next(path for path in free if not path.exists())
     else:
         folder = Path(out).expanduser()
-        if folder.exists() and (not folder.is_dir() or any(path.name != LOCK for path in folder.iterdir())):
+        with writing(folder):
+            is_used = os.path.lexists(folder) and (not folder.is_dir() or any(p.name != LOCK for p in folder.iterdir()))
+        if is_used:
             right = "A run needs a new or empty folder."
             raise UsageError(
                 "--out", f"{folder} is not empty.", right=right, do=f"To go on with it: --resume {folder}."
             )
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return make_folder(folder)
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -44,12 +49,11 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def read_summary(run: Path) -> dict[str, Any]:
-    """A finished run's summary.json."""
+    """A finished run's summary.json; DataError where it is damaged."""
     path = run / SUMMARY
     if not path.is_file():
         raise UsageError(str(run), f"no {SUMMARY} is there.", right="A finished run has one.", do="Resume or train it.")
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return summary
+    return json_object(_checked(path), where=str(path))
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
@@ -67,11 +71,24 @@ def keep_lines(path: Path, *, before_epoch: int) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file; a last line that a crash cut off is dropped."""
-    lines: list[dict[str, Any]] = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break  # only the last line can be cut: what follows a cut was never written
+    """The objects of a .jsonl file, each with its `epoch`; a last line that a crash cut off is dropped.
+
+    Any other damage is a DataError with the line, for a shorter curve would be another result.
+    """
+    content = _checked(path)
+    whole, newline, _ = content.rpartition(b"\n")  # what follows the last line end was cut off
+    lines = []
+    for number, text in enumerate(whole.split(b"\n") if newline else (), 1):
+        line = json_object(text, where=f"{path}:{number}")
+        if not isinstance(line.get("epoch"), int) or isinstance(line["epoch"], bool):
+            raise DataError(f"{path}:{number}", "it is damaged: it has no epoch.", do="Restore the file.")
+        lines.append(line)
     return lines
+
+
+def _checked(path: Path) -> bytes:
+    check_checksum(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(str(path), f"it cannot be read: {reason(error)}.", do="Restore it.") from error

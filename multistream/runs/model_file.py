@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor
 
-from multistream.errors import UsageError, WeightsError
-from multistream.files import sha256_file, write_atomic
+from multistream.errors import MultistreamError, MultistreamWarning, PluginError, UsageError, WeightsError
+from multistream.files import json_object, sha256_file, write_atomic
 from multistream.inputs import Input
 from multistream.interfaces import Stream
 from multistream.network.compose import plan_of, recompose
@@ -21,10 +25,16 @@ from multistream.network.network import MultiStream
 from multistream.network.plan import NetworkPlan
 from multistream.recipe import Recipe
 from multistream.registry import find
+from multistream.runs.largest_tensor import MOST_NUMBERS, LargestTensor
 from multistream.spec import Spec
 
-FORMAT = 1
+FORMAT = 2
+"""Raised where what is written changes: 2 has a digest of the tensors."""
 MODEL_FILE = "model.safetensors"
+ABOUT, DIGEST = "multistream", "multistream.sha256"
+"""Keys of the safetensors metadata: what the model is, as JSON, and the sha256 over that and all tensors."""
+
+RETRAIN = "Copy it again, or train again."
 
 
 @dataclass(frozen=True)
@@ -58,29 +68,50 @@ def save_model(network: MultiStream, path: Path, *, recipe: Recipe) -> None:
         "trained": network.trained,
         "distributions": distributions_of(plan),
     }
+    text = json.dumps(about)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    write_atomic(path, save(tensors, metadata={"multistream": json.dumps(about)}))
+    write_atomic(path, save(tensors, metadata={ABOUT: text, DIGEST: digest_of(text, tensors)}))
+
+
+def digest_of(about: str, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over a model's metadata and its tensors: names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_model(path: str | Path, *, streams: Mapping[str, Stream] | None = None) -> LoadedModel:
     """Loads a run (its folder) or a model file, in eval mode on the CPU.
 
     `streams` gives again those that were composed as instances. Raises WeightsError (exit 69) for a file that is
-    missing, damaged or of another version, PluginError (69) for a plugin that is not here.
+    missing, damaged or of another version, PluginError (69) for a plugin that is not here. Warns (MultistreamWarning)
+    where a plugin has another version than the one that the model was trained with.
     """
     file = model_file(Path(path).expanduser())
-    about = read_about(file)
-    plan = NetworkPlan.from_dict(about["plan"])
-    _check_distributions(about["distributions"], file)
-    network = recompose(plan, streams=streams, trained=bool(about["trained"]))
-    with safe_open(file, framework="pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118  it is no mapping
-    own = network.state_dict()
-    wrong = [n for n in {**own, **tensors} if n not in own or n not in tensors or own[n].shape != tensors[n].shape]
-    if wrong:
-        raise WeightsError(str(file), f"{len(wrong)} tensors do not fit its own plan: {', '.join(wrong[:4])}, ...")
+    metadata = _read_metadata(file)
+    _check_distributions(metadata.distributions, file)
+    tensors = _read_tensors(file)
+    if digest_of(metadata.text, tensors) != metadata.digest:
+        raise WeightsError(str(file), "it is damaged: its sha256 differs from the one it was saved with.", do=RETRAIN)
+    _check_finite(tensors, file)
+    network = _recomposed(metadata, tensors, file, streams)
     network.load_state_dict(tensors)
-    return LoadedModel(network.eval(), Recipe.from_dict(about["recipe"]), file, sha256_file(file))
+    return LoadedModel(network.eval(), metadata.recipe, file, sha256_file(file))
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What a model file says of itself, checked: `text` is the JSON, `digest` the sha256 over it and the tensors."""
+
+    plan: NetworkPlan
+    recipe: Recipe
+    trained: bool
+    distributions: Mapping[str, str]
+    text: str = field(repr=False)
+    digest: str
+    about: Mapping[str, Any] = field(repr=False)
 
 
 def model_file(path: Path) -> Path:
@@ -91,19 +122,86 @@ def model_file(path: Path) -> Path:
     return file
 
 
-def read_about(file: Path) -> dict[str, Any]:
-    """The metadata of a model file, without its tensors."""
+def read_about(file: Path) -> Mapping[str, Any]:
+    """The metadata of a model file as JSON has it, without its tensors; WeightsError where it is malformed."""
+    return _read_metadata(file).about
+
+
+def _read_metadata(file: Path) -> ModelMetadata:
+    metadata = _header(file)
+    if ABOUT not in metadata:
+        raise WeightsError(str(file), "it is no model of multistream's.", do="For a stream's weights use --weights.")
+    about = json_object(metadata[ABOUT], where=str(file), error=WeightsError)
+    if about.get("format") != FORMAT:
+        raise WeightsError(
+            str(file),
+            f"its format is {str(about.get('format'))[:20]!r}.",
+            right=f"This version reads {FORMAT}.",
+            do="Train again.",
+        )
+    try:
+        plan = NetworkPlan.from_dict(about["plan"])
+        recipe = Recipe.from_dict(about["recipe"])
+        trained, distributions = about["trained"], about["distributions"]
+        if not isinstance(trained, bool) or not _is_texts(distributions):
+            raise TypeError("'trained' is true or false, 'distributions' holds versions")
+    # A foreign file may hold anything here, and each part of the recipe and the plan has errors of its own.
+    except (MultistreamError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        detail = f"{type(error).__name__}: {str(error)[:200]}"
+        raise WeightsError(str(file), f"its metadata is malformed ({detail}).", do=RETRAIN) from error
+    return ModelMetadata(plan, recipe, trained, distributions, metadata[ABOUT], metadata.get(DIGEST, ""), about)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for pair in value.items() for text in pair)
+
+
+def _header(file: Path) -> dict[str, str]:
     try:
         with safe_open(file, framework="numpy") as stored:
-            metadata = stored.metadata() or {}
+            return dict(stored.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(str(file), f"it cannot be read: {error}.", do="Train again, or copy it again.") from error
-    if "multistream" not in metadata:
-        raise WeightsError(str(file), "it is no model of multistream's.", do="For a stream's weights use --weights.")
-    about: dict[str, Any] = json.loads(metadata["multistream"])
-    if about.get("format") != FORMAT:
-        raise WeightsError(str(file), f"its format is {about.get('format')}.", right=f"This version reads {FORMAT}.")
-    return about
+        raise WeightsError(str(file), f"it cannot be read: {error}.", do=RETRAIN) from error
+
+
+def _read_tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            # Copies: what the library gives may lie in the mapped file, and goes if that is cut under us.
+            return {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118  it is no mapping
+    except (SafetensorError, OSError, ValueError, AttributeError) as error:
+        raise WeightsError(str(file), f"it cannot be read: {error}.", do=RETRAIN) from error
+
+
+def _check_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise WeightsError(str(file), f"{name} holds a NaN or an infinity.", right="All weights are finite.")
+
+
+def _recomposed(
+    metadata: ModelMetadata, tensors: Mapping[str, Tensor], file: Path, streams: Mapping[str, Stream] | None
+) -> MultiStream:
+    """The network of the plan, whose tensors have the file's shapes; nothing much larger than those is allocated."""
+    largest = max((tensor.numel() for tensor in tensors.values()), default=0)
+    try:
+        with LargestTensor(max(largest, MOST_NUMBERS)):
+            network = recompose(metadata.plan, streams=streams, trained=metadata.trained)
+    except (PluginError, WeightsError):
+        raise
+    except UsageError as error:
+        if streams is not None or any(not branch.stream for branch in metadata.plan.branches.values()):
+            raise  # about instances, which the caller gives
+        raise WeightsError(str(file), f"its plan cannot be composed: {error}", do=RETRAIN) from error
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        detail = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
+        raise WeightsError(str(file), f"its plan cannot be composed ({detail}).", do=RETRAIN) from error
+    own = network.state_dict()
+    wrong = [n for n in {**own, **tensors} if n not in own or n not in tensors or own[n].shape != tensors[n].shape]
+    if wrong:
+        names = ", ".join(wrong[:4])
+        raise WeightsError(str(file), f"{len(wrong)} tensors do not fit its own plan: {names}.", do=RETRAIN)
+    return network
 
 
 def distributions_of(plan: NetworkPlan) -> dict[str, str]:
@@ -121,17 +219,22 @@ def distributions_of(plan: NetworkPlan) -> dict[str, str]:
 
 
 def _check_distributions(wanted: Mapping[str, str], file: Path) -> None:
-    missing = [f"{name} {version}" for name, version in wanted.items() if not _is_installed(name)]
+    """WeightsError where a plugin is missing; a warning where another version than that of the training is here."""
+    here = {name: _version(name) for name in wanted}
+    missing = [f"{name} {wanted[name]}" for name, installed in here.items() if installed is None]
     if missing:
         raise WeightsError(str(file), f"it needs {', '.join(missing)}, not installed here.", do="Install it with pip.")
+    others = [f"{name} {wanted[name]} (here {here[name]})" for name in wanted if here[name] != wanted[name]]
+    if others:
+        text = f"{file}: it was trained with {', '.join(others)}; results may differ"
+        warnings.warn(text, MultistreamWarning, stacklevel=3)
 
 
-def _is_installed(distribution: str) -> bool:
+def _version(distribution: str) -> str | None:
     try:
-        version(distribution)
-    except PackageNotFoundError:
-        return False
-    return True
+        return version(distribution)
+    except (PackageNotFoundError, ValueError):  # ValueError: an empty name
+        return None
 
 
 def require_trained(model: LoadedModel, what: str) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from multistream.checksums import check_checksum
 from multistream.data.filenames import escape, printable, unescape
 from multistream.data.table import Table
 from multistream.errors import DataError
@@ -20,6 +23,10 @@ from multistream.runs.split_file import sha256_of_files
 
 COLUMNS = ("path", "sha256", "label", "predicted")
 PROBABILITY = "p_"
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+PhotoKey = tuple[str, int]
+"""The sha256 of a photo's bytes, and which of its copies it is: copies in several places are several photos."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +90,15 @@ def read_predictions(path: str | Path) -> Predictions:
     `predicted` is not read: it is the largest probability.
     """
     file, where = Path(path), printable(str(path))
+    if not file.is_file():
+        raise DataError(where, "no such file.", right="A run with a test split has one.")
+    check_checksum(file)
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, strict=True)
             header = next(reader, [])
             classes = _classes(header, where)
             rows = [_Row(cells, line=reader.line_num, where=where, width=len(header)) for cells in reader if cells]
-    except FileNotFoundError as error:
-        raise DataError(where, "no such file.", right="A run with a test part has one.") from error
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(where, f"it cannot be read: {error}.", do="Evaluate the run again.") from error
     return Predictions(
@@ -109,6 +117,8 @@ class _Row:
         self.line, where = line, f"{where}:{line}"
         if len(cells) != width:
             raise DataError(where, f"it has {len(cells)} cells.", right=f"The first line has {width}.")
+        if not SHA256.fullmatch(cells[1]):
+            raise DataError(where, f"{cells[1][:80]!r} is no sha256.", right="It has 64 hexadecimal digits.")
         self.path, self.sha256, self.label = unescape(cells[0]), cells[1], unescape(cells[2])
         try:
             self.numbers = [float(cell) for cell in cells[len(COLUMNS) :]]
@@ -123,7 +133,26 @@ def _classes(header: Sequence[str], where: str) -> tuple[str, ...]:
     if tuple(header[: len(COLUMNS)]) != COLUMNS or not names or not all(n.startswith(PROBABILITY) for n in names):
         right = f"It must be {','.join(COLUMNS)},{PROBABILITY}CLASS,..."
         raise DataError(f"{where}:1", "this is not the first line of a predictions.csv.", right=right)
-    return tuple(unescape(name.removeprefix(PROBABILITY)) for name in names)
+    classes = tuple(unescape(name.removeprefix(PROBABILITY)) for name in names)
+    if twice := [name for name, count in Counter(classes).items() if count > 1]:
+        raise DataError(f"{where}:1", f"the class {twice[0]!r} has two columns.", right="Each class has one.")
+    return classes
+
+
+def photo_keys(predictions: Predictions) -> Iterator[PhotoKey]:
+    """The key of each row: a path that comes again (repeated folds) is the same photo, another path is a copy."""
+    copies: dict[str, dict[str, int]] = defaultdict(dict)
+    for path, digest in zip(predictions.paths, predictions.sha256, strict=True):
+        seen = copies[digest]
+        yield digest, seen.setdefault(path, len(seen))
+
+
+def pair_photos(first: Predictions, second: Predictions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of both with the same photo, (n,) and (n,), in the order of the first."""
+    places = {key: i for i, key in enumerate(photo_keys(second))}
+    found = [(i, places[key]) for i, key in enumerate(photo_keys(first)) if key in places]
+    rows = np.array(found, dtype=np.int64).reshape(-1, 2)
+    return rows[:, 0], rows[:, 1]
 
 
 def _labels(rows: Sequence[_Row], where: str) -> tuple[str, ...] | None:

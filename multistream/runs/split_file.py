@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from multistream.checksums import check_checksum
 from multistream.data.filenames import escape, printable, unescape
 from multistream.data.table import Table
 from multistream.errors import DataError
@@ -92,6 +93,7 @@ def write_rows(path: Path, rows: Sequence[SplitRow]) -> None:
 
 def read_split(path: Path) -> tuple[SplitRow, ...]:
     """The rows of a split.csv; DataError with the line number where it is none."""
+    check_checksum(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
             records = list(csv.reader(file, strict=True))

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from multistream.errors import MemoryExhausted
+from multistream.system_errors import memory_error
 
 RESERVE: Final = 0.9
 """The share of what is free that a step on the CPU may take: a process that takes all is killed, not told."""
@@ -33,12 +34,8 @@ def exhausted(where: str, what: str, *, do: str) -> Iterator[None]:
 
 
 def is_exhaustion(error: BaseException) -> bool:
-    """Whether memory is what was lacking: CUDA has a class for it, torch's CPU and MPS allocators say it in words."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and (
-        "you tried to allocate" in str(error) or "out of memory" in str(error).lower()
-    )
+    """Whether memory is what was lacking, on whatever device."""
+    return memory_error(error) is not None
 
 
 def pieces_of(batch: int) -> tuple[int, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -18,13 +18,20 @@ def make_optimizer(network: MultiStream, settings: TrainingSettings, runtime: Ru
 
     `settings.rates` and `settings.decays` give streams their own rate and weight decay, by key.
     """
-    groups = list(_groups(network, settings))
+    return optimizer_of(_groups(network, settings), settings, runtime.device)
+
+
+def optimizer_of(
+    groups: Mapping[tuple[float, float], Sequence[nn.Parameter]], settings: TrainingSettings, device: torch.device
+) -> torch.optim.Optimizer:
+    """The settings' optimizer over parameters by (learning rate, weight decay)."""
+    given = [{"params": p, "lr": rate, "base": rate, "weight_decay": wd} for (rate, wd), p in groups.items()]
     # One kernel for all parameters: on CPU and CUDA it is the fastest of torch's three, and as exact.
-    fused = runtime.device.type in ("cpu", "cuda")
+    fused = device.type in ("cpu", "cuda")
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.momentum, fused=fused)
+        return torch.optim.SGD(given, lr=settings.learning_rate, momentum=settings.momentum, fused=fused)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=settings.learning_rate, fused=fused)
+    return kind(given, lr=settings.learning_rate, fused=fused)
 
 
 def schedule_factor(step: int, *, total: int, settings: TrainingSettings) -> float:
@@ -52,12 +59,12 @@ def parameter_names(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
-def _groups(network: MultiStream, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """Parameter groups: each stream and all the rest, decayed and not."""
+def _groups(network: MultiStream, settings: TrainingSettings) -> dict[tuple[float, float], list[nn.Parameter]]:
+    """Parameters by (learning rate, weight decay): each stream's and all the rest, decayed and not."""
     members: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameter_names(network).items():
         key = name.split(".")[1] if name.startswith("branches.") and name.split(".")[2] == "stream" else ""
         rate = settings.rates.get(key, settings.learning_rate)
         decay = settings.decays.get(key, settings.weight_decay) if parameter.ndim > 1 else 0.0
         members.setdefault((rate, decay), []).append(parameter)
-    return [{"params": p, "lr": rate, "base": rate, "weight_decay": wd} for (rate, wd), p in members.items()]
+    return members

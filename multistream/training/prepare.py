@@ -17,7 +17,7 @@ from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
 from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
-from multistream.recipe import Recipe
+from multistream.recipe import DataSettings, Recipe
 from multistream.runs.composition import compose_network, settle_weights
 from multistream.runtime.device import Runtime, available_workers
 from multistream.runtime.precision_check import settle
@@ -80,7 +80,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     )
     for note in side_inputs.notes:
         say(f"data: {note}")
-    parts = usable(split(table, fractions=recipe.data.split, seed=recipe.data.split_seed), side_inputs, table)
+    parts = usable(draw_parts(table, recipe.data), side_inputs, table)
     for note in parts.notes:
         say(f"split: {note}")
     fit_vectors(network, side_inputs, parts)
@@ -116,6 +116,18 @@ def settle_training(recipe: Recipe, network: MultiStream) -> Recipe:
     if flips == ("auto",):
         flips = () if network.is_frozen else ("horizontal",)
     return recipe.updated({"training": {"rates": rates, "flips": flips}})
+
+
+def draw_parts(table: Table, settings: DataSettings) -> Parts:
+    """The parts that a recipe's section `data` asks for."""
+    return split(
+        table,
+        fractions=settings.split,
+        seed=settings.split_seed,
+        groups=settings.groups,
+        folds=settings.folds,
+        fold=settings.fold,
+    )
 
 
 def usable(parts: Parts, side_inputs: SideInputs, table: Table) -> Parts:

@@ -21,7 +21,8 @@ from multistream.data.filenames import printable
 from multistream.data.views import views_of
 from multistream.errors import CannotResume, DataError, UsageError
 from multistream.features import GROUP, Extracted, extract
-from multistream.files import FolderLock, clean, write_atomic
+from multistream.files import clean, write_atomic
+from multistream.folder_lock import FolderLock
 from multistream.inference.metrics import Metrics, metrics
 from multistream.interfaces import Stream
 from multistream.network.compose import plan_of
@@ -196,6 +197,7 @@ class _Work:
         )
         save_model(network, self.folder / MODEL_FILE, recipe=self.prepared.recipe)
         runs.write_json(self.folder / runs.SUMMARY, run.to_dict())
+        runs.write_checksums(self.folder)
         return run
 
     def _extract(
@@ -332,4 +334,5 @@ def _write_head(folder: Path, prepared: Prepared, rows: Sequence[SplitRow]) -> N
             raise CannotResume(str(folder), what, do="Train a new run instead.")
     else:
         write_rows(folder / runs.SPLIT, rows)
+    runs.remove_checksums(folder)
     write_atomic(folder / runs.RECIPE, prepared.recipe.dumps())

@@ -14,9 +14,9 @@ from PIL import Image as Picture
 from torch import nn
 
 from multistream import Image, Stream, compose, streams
-from multistream.ablation.pool import Pool
-from multistream.ablation.starts import Starts, tapped_everywhere
-from multistream.ablation.together import Together, train_together
+from multistream.ablation.initial_networks import InitialNetworks, tapped_everywhere
+from multistream.ablation.row_data import RowData
+from multistream.ablation.row_loop import TrainedRows, train_rows
 from multistream.ablation.variants import Axis, Variant, variants
 from multistream.data.splits import Parts
 from multistream.network.compose import fusion_factory
@@ -34,14 +34,14 @@ PARTS = Parts(np.arange(90), np.arange(90, 110), np.arange(110, 150))
 class Toy(Stream):
     """Three small convolutions, the same whenever it is made."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str] = ("edges", "parts", "things")) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
             stages = {
                 name: nn.Sequential(nn.Conv2d(into, out, 3, stride=2, padding=1), nn.ReLU())
-                for name, into, out in (("edges", 3, 6), ("parts", 6, 10), ("things", 10, 18))
+                for name, into, out in zip(names, (3, 6, 10), (6, 10, 18), strict=True)
             }
-        super().__init__(stages, channels={"edges": 6, "parts": 10, "things": 18}, input=Image(size=32))
+        super().__init__(stages, channels=dict(zip(names, (6, 10, 18), strict=True)), input=Image(size=32))
 
 
 @dataclass
@@ -52,12 +52,13 @@ class Bench:
     fusion: str = "early"
     keys: tuple[str, ...] = ("toy",)
     tap: str = "gap:8"
+    stages: tuple[str, ...] = ("edges", "parts", "things")
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
-        made = {"toy": Toy(), "anp": streams["anp"](width=5)}
+        anp = streams["anp"](width=5)
         self.network = compose(
-            {key: made[key] for key in self.keys},
+            {key: anp if key == "anp" else Toy(self.stages) for key in self.keys},
             classes=CLASSES,
             temporal=self.temporal,
             fusion=self.fusion,
@@ -74,14 +75,13 @@ class Bench:
             }
             for key, branch in self.base.branches.items()
         }
-        self.pool = Pool(features, labels, torch.ones(150, dtype=torch.bool), PARTS, CrossEntropy())
-        self.base.fit(self.pool.take(torch.from_numpy(PARTS.train)))
+        self.data = RowData(features, labels, torch.ones(150, dtype=torch.bool), PARTS, CrossEntropy())
+        self.base.fit(self.data.take(torch.from_numpy(PARTS.train)))
         self.recipe = Recipe().updated({"network": {"freeze": ["streams"]}})
         fusions = {
             name: (fusion_factory(name, {}, classes=3), {}) for name in dict.fromkeys((self.fusion, "late", "gated"))
         }
-        given = dict.fromkeys(self.keys, self.base.branches["toy"].stream)
-        self.starts = Starts(self.base, self.recipe, streams=given, fusions=fusions)
+        self.initial = InitialNetworks(self.base, self.recipe, fusions=fusions)
 
     def variants(self, axis: Axis) -> tuple[Variant, ...]:
         """What the axis keeps, under one fusion."""
@@ -89,11 +89,11 @@ class Bench:
 
     def grid(self, found: Sequence[Variant], seeds: Sequence[int]) -> list[list[MultiStream]]:
         """Untrained networks, seeds by variants."""
-        return [[self.starts.network(variant, seed=seed) for variant in found] for seed in seeds]
+        return [[self.initial.network(variant, seed=seed) for variant in found] for seed in seeds]
 
-    def train(self, grid: list[list[MultiStream]], seeds: Sequence[int], settings: TrainingSettings) -> Together:
-        """Trains them together."""
-        return train_together(grid, self.pool, seeds=seeds, settings=settings, runtime=CPU, tick=lambda _: None)
+    def train(self, grid: list[list[MultiStream]], seeds: Sequence[int], settings: TrainingSettings) -> TrainedRows:
+        """Trains all of them."""
+        return train_rows(grid, self.data, seeds=seeds, settings=settings, runtime=CPU, tick=lambda _: None)
 
 
 def settings_of(**changes: Any) -> TrainingSettings:
@@ -110,6 +110,14 @@ def difference(first: MultiStream, second: MultiStream) -> float:
     """The largest difference of any weight."""
     other = weights_of(second)
     return max(float((t - other[n]).abs().max()) for n, t in weights_of(first).items())
+
+
+@torch.no_grad()
+def probability_difference(bench: Bench, first: MultiStream, second: MultiStream) -> float:
+    """The largest difference of any probability on any photo."""
+    pooled = bench.data.take(torch.arange(150))
+    one, other = (network.classify(pooled).double().softmax(1) for network in (first.eval(), second.eval()))
+    return float((one - other).abs().max())
 
 
 @pytest.fixture(scope="session")

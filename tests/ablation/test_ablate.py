@@ -13,6 +13,8 @@ from PIL import Image
 
 from multistream import MultistreamError
 from multistream.ablation import Ablation, ablate
+from multistream.ablation.batched_rows import BatchedRows
+from multistream.ablation.pooled_runner import VerificationError
 from multistream.ablation.variants import Axis
 from multistream.console import Console
 from multistream.errors import UsageError
@@ -69,8 +71,7 @@ def test_several_seeds_and_splits_in_one_call(recipe: Recipe, tmp_path: Path) ->
     result = toy_ablated(recipe, "depth", seeds=2, splits=2, verify=True)
     assert (result.seeds, result.split_seeds, result.stacked) == ((0, 1), (18, 19), 12)
     assert result.verified is not None
-    assert result.verified.identical
-    assert result.verified.difference_to_train < 1e-4
+    assert max(result.verified.largest_difference, result.verified.difference_to_train) < 1e-5
     for row in result.rows:
         assert row.accuracy == pytest.approx(np.mean(row.accuracies))
         assert row.accuracy_ci95[0] <= row.accuracy <= row.accuracy_ci95[1]
@@ -101,7 +102,7 @@ def test_taps_have_shapley_values_and_probes(recipe: Recipe) -> None:
     result = toy_ablated(recipe, "taps", seeds=2)
     assert len(result.rows) == 7
     guess = 1 / 3  # classes of one size
-    total = sum(share.value for share in result.shapley)
+    total = sum(tap.value for tap in result.shapley)
     assert total == pytest.approx(np.mean(result.whole.accuracies) - guess, abs=1e-9)
     assert result.ridge is not None
     assert result.ridge.checked == 7
@@ -142,7 +143,7 @@ def test_a_cut_stream_is_one_stream(with_anp: Recipe) -> None:
     assert len(result.rows) == 8  # all subsets, the empty one too, for anp is left
     assert tuple(result.rows[0].keep) == ("anp",)
     without = np.mean(result.rows[0].accuracies)
-    assert sum(share.value for share in result.shapley) == pytest.approx(result.whole.accuracy - without)
+    assert sum(tap.value for tap in result.shapley) == pytest.approx(result.whole.accuracy - without)
 
 
 @pytest.mark.slow
@@ -191,6 +192,17 @@ def test_it_is_kept_and_the_report_reads_it(recipe: Recipe, tmp_path: Path) -> N
     assert (first.axis, len(first.rows)) == ("depth", 3)
 
 
+def test_a_row_that_differs_from_the_row_alone_fails(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here each step of a batch goes a little further than it should."""
+    right = BatchedRows.update
+    monkeypatch.setattr(
+        BatchedRows, "update", lambda rows, factor: right(rows, factor * (1 + 1e-3 * (len(rows.grid[0]) > 1)))
+    )
+    with pytest.raises(VerificationError, match="differ by") as caught:
+        toy_ablated(recipe, "depth", verify=True)
+    assert caught.value.exit_code == 1
+
+
 def test_ablating_twice_gives_the_same(recipe: Recipe) -> None:
     first, second = (toy_ablated(recipe, "depth", seeds=2) for _ in range(2))
     assert [row.accuracies for row in first.rows] == [row.accuracies for row in second.rows]
@@ -204,7 +216,7 @@ def test_ablating_twice_gives_the_same(recipe: Recipe) -> None:
         ({}, {"axis": "streams"}, "one is composed"),
         ({}, {"axis": "depth", "seeds": 0}, "At least one"),
         ({"network": {"tap": "last"}}, {"axis": "taps"}, "not all stages"),
-        ({"network": {"freeze": ["none"]}}, {"axis": "depth", "verify": True}, "no rows are trained together"),
+        ({"network": {"freeze": ["none"]}}, {"axis": "depth", "verify": True}, "no rows are trained in a batch"),
         ({"network": {"freeze": ["none"]}}, {"axis": "taps"}, "freeze streams"),
     ],
     ids=str,

@@ -194,3 +194,64 @@ def test_a_split_that_cannot_be_written(photos: Callable[..., Path], tmp_path: P
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(DiskFull, match="cannot be written"):
         write_split(tmp_path / "file" / "split.csv", table, split(table))
+
+
+# folds and groups --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("groups", [False, True])
+def test_every_photo_is_tested_in_one_fold(tmp_path: Path, groups: bool) -> None:
+    table = table_of((40, 25, 31))
+    file = tmp_path / "groups.csv"
+    file.write_text("path,group\n" + "".join(f"{name},{i // 3}\n" for i, name in enumerate(table.ids)))
+    folds = [split(table, folds=5, fold=k, groups=str(file) if groups else "") for k in range(1, 6)]
+    assert np.concatenate([parts.test for parts in folds]).tolist() != list(range(96))
+    assert sorted(np.concatenate([parts.test for parts in folds])) == list(range(96))
+    for parts in folds:
+        assert sorted(np.concatenate([parts.train, parts.val, parts.test])) == list(range(96))
+        counts = np.bincount(table.labels[parts.test], minlength=3)
+        assert counts == pytest.approx(np.array([8, 5, 6.2]), abs=3 if groups else 1)
+        assert len(parts.val) > 0
+
+
+def test_folds_do_not_depend_on_the_order_of_files() -> None:
+    table = table_of((20, 20))
+    shuffled = table.select(np.random.default_rng(0).permutation(40))
+    plain, other = (split(each, folds=4, fold=2) for each in (table, shuffled))
+    assert {table.ids[i] for i in plain.test} == {shuffled.ids[i] for i in other.test}
+    assert {table.ids[i] for i in plain.val} == {shuffled.ids[i] for i in other.val}
+
+
+@pytest.mark.parametrize("folds", [0, 4])
+def test_groups_stay_together(tmp_path: Path, folds: int) -> None:
+    table = table_of((60, 60))
+    group = np.random.default_rng(0).integers(30, size=120)
+    file = tmp_path / "groups.csv"
+    file.write_text("path,group\n" + "".join(f"{name},g{group[i]}\n" for i, name in enumerate(table.ids)))
+    parts = split(table, folds=folds, groups=str(file))
+    apart = [set(group[rows]) for rows in parts.named().values()]
+    assert not any(apart[i] & apart[j] for i, j in ((0, 1), (0, 2), (1, 2)))
+    assert len(parts.test) == pytest.approx(30 if folds else 18, abs=6)
+    assert any("30 groups" in note for note in parts.notes)
+
+
+def test_groups_are_a_column_of_the_csv(photos: Callable[..., Path]) -> None:
+    names = [f"{label}{i}.png" for label in "ab" for i in range(30)]
+    lines = [f"{name},{name[0]},p{i // 4}\n" for i, name in enumerate(names)]
+    file = photos(*names) / "grouped.csv"
+    file.write_text("path,label,person\n" + "".join(lines))
+    table = open_table(str(file))
+    parts = split(table, groups="person")
+    people = np.array(table.columns["person"])
+    assert not set(people[parts.test]) & set(people[parts.train])
+    with pytest.raises(UsageError, match="Did you mean 'person'"):
+        split(table, groups="persons")
+
+
+def test_folds_that_cannot_be_are_refused() -> None:
+    with pytest.raises(UsageError, match="5 folds need 5 photos of every class; class1 has 3"):
+        split(table_of((20, 3)), folds=5, fold=1)
+    with pytest.raises(UsageError, match="6 is none of 5 folds"):
+        split(table_of((20, 20)), folds=5, fold=6)
+    with pytest.raises(UsageError, match="neither a column nor a file"):
+        split(table_of((20, 20)), groups="person")

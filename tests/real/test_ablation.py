@@ -1,4 +1,4 @@
-"""Ablation on the real photos with the real MobileNetV2: rows together are rows alone, and depth pays."""
+"""Ablation on the real photos with the real MobileNetV2: batched rows are rows trained alone, and depth pays."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ def test_depth_of_a_pretrained_stream_pays() -> None:
     )
     result = ablate(recipe, axis="depth", seeds=3, verify=True)
     assert result.verified is not None
-    assert result.verified.identical
-    assert result.verified.difference_to_train < 1e-3
+    assert max(result.verified.largest_difference, result.verified.difference_to_train) < 1e-5
     first, whole = result.rows[0], result.whole
     assert len(result.rows) == 5
     assert whole.accuracy - first.accuracy > 0.1

@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.data.demo.pictures import SIDE
-from multistream.data.demo.storage import CUES, VECTORS, stored, user_cache
+from multistream.data.demo.storage import CUES, VECTORS, stored
 from multistream.data.filenames import printable
 from multistream.data.table import Table
 from multistream.data.vectors import read_vectors
 from multistream.errors import DataError
+from multistream.files import cache_root
 
 NOTES = (
     "each emotion is three cues: a sun or a drop, zigzags or bands, pleasant or unpleasant adjective-noun pairs",
@@ -49,7 +50,7 @@ def demo(*, cache: Path | None = None) -> Table:
     They are written once below `cache`, by default the user's (MULTISTREAM_CACHE, XDG_CACHE_HOME or the system's), and
     again if a file there has changed; the same pictures on every machine. Random frozen streams tell every cue.
     """
-    root = stored(user_cache() if cache is None else cache)
+    root = stored(cache_root() if cache is None else cache)
     vectors = read_vectors(root / VECTORS)
     parts, labels = zip(*(name.split("/")[:2] for name in vectors.ids), strict=True)
     classes, index = np.unique(labels, return_inverse=True)

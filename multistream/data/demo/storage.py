@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -21,20 +19,7 @@ from multistream.files import clean, remove, sha256_file, temporary
 VERSION = 1
 """Raise this where a pixel or a score changes: the folder carries it, and so results stay comparable."""
 
-CACHE = "MULTISTREAM_CACHE"
 VECTORS, CUES, MANIFEST = "anp.npz", "cues.npz", "manifest.json"
-
-
-def user_cache() -> Path:
-    """Where files may lie that can be made again: MULTISTREAM_CACHE, XDG_CACHE_HOME, else what the system says."""
-    if chosen := os.environ.get(CACHE):
-        return Path(chosen).expanduser()
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(xdg):  # others are to be ignored (XDG Base Directory Specification 0.8)
-        return Path(xdg, "multistream")
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local", "multistream", "Cache")
-    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache") / "multistream"
 
 
 def stored(cache: Path) -> Path:

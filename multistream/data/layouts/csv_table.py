@@ -42,9 +42,11 @@ def sheet(path: Path, *, allow_outside: bool = False, strict: bool = False) -> T
     records = _Reading(path, root, columns).records(rows[1:])
     present = [record for record in records if root.exists(record.entry.id)]
     notes = _missing(path, records, present, strict=strict)
-    maps, told = _maps(root, present, [name for name in columns if name not in _roles(columns).values()])
+    further = [name for name in columns if name and name not in _roles(columns).values()]
+    maps, told = _maps(root, present, further)
     entries = [record.entry for record in present]
-    return assemble(printable(path.stem), path.parent, entries, notes=(*notes, *told), maps=maps)
+    cells = {name: tuple(record.cells[name] for record in present) for name in further if name not in maps}
+    return assemble(printable(path.stem), path.parent, entries, notes=(*notes, *told), maps=maps, columns=cells)
 
 
 def _roles(columns: Sequence[str]) -> dict[str, str]:

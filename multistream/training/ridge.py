@@ -1,4 +1,4 @@
-"""Ridge probes: linear classifiers in closed form, for every subset of taps from one Gram matrix (checks B4)."""
+"""Ridge probes: linear classifiers in closed form, for every subset of taps from one Gram matrix."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORK = 3e10
 
 
 @dataclass(frozen=True)
-class Probes:
+class RidgeProbes:
     """Standardised features (N, P), the place of each stage's columns in them, and centred targets (N, K), float64."""
 
     features: Tensor
@@ -27,7 +27,7 @@ class Probes:
     offset: Tensor
 
     @classmethod
-    def of(cls, pooled: Mapping[str, Tensor], labels: Tensor, *, classes: int) -> Probes:
+    def of(cls, pooled: Mapping[str, Tensor], labels: Tensor, *, classes: int) -> RidgeProbes:
         """Of pooled features {stage: (N, P)} and labels (N,) of the training part."""
         columns, start = {}, 0
         for stage, values in pooled.items():

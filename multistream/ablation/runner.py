@@ -11,21 +11,18 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from multistream import runs
-from multistream.ablation.complement import complement
 from multistream.ablation.costs import Cost, costs
-from multistream.ablation.keeping import keep_result
-from multistream.ablation.pooled import Found, PooledAblation, probed_key
-from multistream.ablation.results import Ablation, Row, Share
-from multistream.ablation.retrained import Retrained
-from multistream.ablation.scores import Scores, pareto
-from multistream.ablation.shares import shares
+from multistream.ablation.photo_runner import PhotoRunner
+from multistream.ablation.pooled_runner import PooledAblation, PooledRunner, probed_key
+from multistream.ablation.results import Ablation, TapShapley, VariantResult, save_result
+from multistream.ablation.statistics import RowScores, complement, tap_values
 from multistream.ablation.variants import AXES, Axis, Variant, variants
 from multistream.console import Console
 from multistream.data.splits import Parts, split
 from multistream.errors import UsageError, did_you_mean
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe
-from multistream.statistics import holm
+from multistream.statistics import holm, pareto
 from multistream.training.prepare import Prepared, prepare, usable
 
 
@@ -59,7 +56,7 @@ def ablate(
     started = time.perf_counter()
     recipe = source if isinstance(source, Recipe) else recipe_of(Path(source).expanduser())
     run = run if isinstance(source, Recipe) else source
-    work = _Work(
+    work = _AblationRun(
         prepared=prepare(recipe, say=console.say, streams=streams),
         axis=axis,
         cut=cut,
@@ -72,12 +69,12 @@ def ablate(
     result = work.run(folder, verify=verify)
     result = replace(result, run=str(run or ""), seconds=round(time.perf_counter() - started, 3))
     if folder is not None:
-        console.say(f"ablate: kept in {keep_result(result, folder, cut=cut)}")
+        console.say(f"ablate: saved to {save_result(result, folder, cut=cut)}")
     return result
 
 
 @dataclass
-class _Work:
+class _AblationRun:
     """One ablation on its way."""
 
     prepared: Prepared
@@ -98,8 +95,8 @@ class _Work:
         if network.is_cacheable:
             return self._pooled(splits, verify=verify)
         if verify:
-            right = "It shows that rows trained together are those trained alone; here each is trained alone."
-            raise UsageError("--verify", "no rows are trained together.", right=right)
+            right = "It compares rows of one batch with rows trained alone; here each is trained alone."
+            raise UsageError("--verify", "no rows are trained in a batch.", right=right)
         if folder is not None:
             return self._retrained(folder / f"runs-{self.axis}")
         with TemporaryDirectory(prefix="multistream-ablate-") as temporary:
@@ -119,25 +116,23 @@ class _Work:
         return found
 
     def _pooled(self, splits: Sequence[Parts], *, verify: bool) -> Ablation:
-        work = PooledAblation(
-            self.prepared, self.variants, seeds=self.seeds, streams=self.streams, console=self.console
-        )
+        work = PooledRunner(self.prepared, self.variants, seeds=self.seeds, console=self.console)
         found = work.run(splits, ridge=self.axis == "taps", check=verify)
         spent = costs(found.base, found.networks, runtime=self.prepared.runtime)
         scores, labels = found.tally.scores(), self.prepared.table.labels
-        shared: tuple[Share, ...] = ()
+        values: tuple[TapShapley, ...] = ()
         if self.axis == "taps":
-            shared = shares(self.variants, scores, labels=labels, splits=splits, seeds=len(self.seeds))
+            values = tap_values(self.variants, scores, labels=labels, splits=splits, seeds=len(self.seeds))
         return replace(
             self._result(scores, self._rows(scores, spent, found), found.seconds),
-            stacked=found.stacked,
+            stacked=found.batched,
             ridge=found.certificate,
             verified=found.verified,
-            shapley=shared,
+            shapley=values,
         )
 
     def _retrained(self, folder: Path) -> Ablation:
-        work = Retrained(
+        work = PhotoRunner(
             self.prepared,
             self.variants,
             axis=self.axis,
@@ -154,7 +149,9 @@ class _Work:
         result = self._result(tally.scores(), self._rows(tally.scores(), spent, None), seconds)
         return replace(result, trained_on="photos")
 
-    def _rows(self, scores: Scores, spent: Sequence[Cost], found: Found | None) -> tuple[Row, ...]:
+    def _rows(
+        self, scores: RowScores, spent: Sequence[Cost], found: PooledAblation | None
+    ) -> tuple[VariantResult, ...]:
         last = len(self.variants) - 1
         p_values = [scores.p_value(v, last) for v in range(last)]
         corrected: list[float | None] = [*holm(p_values), None]
@@ -163,7 +160,7 @@ class _Work:
         ridge = found.ridge.scores().accuracy if found and found.ridge else None
         labels, classes = self.prepared.table.labels, self.prepared.table.classes
         return tuple(
-            Row(
+            VariantResult(
                 keep=variant.keep,
                 fusion=variant.fusion if len(variant.keep) > 1 else "",
                 label=variant.label(self.variants[-1]),
@@ -190,7 +187,7 @@ class _Work:
         inside = all(set(stages) <= set(whole.keep[key]) for key, stages in variant.keep.items())
         return inside and variant.fusion == whole.fusion
 
-    def _result(self, scores: Scores, rows: tuple[Row, ...], seconds: float) -> Ablation:
+    def _result(self, scores: RowScores, rows: tuple[VariantResult, ...], seconds: float) -> Ablation:
         return Ablation(
             axis=self.axis,
             rows=rows,

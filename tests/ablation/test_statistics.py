@@ -1,4 +1,4 @@
-"""Scores by hand and against peers: McNemar, intervals, the Pareto line, complements, probes and Shapley shares."""
+"""RowScores by hand and against peers: McNemar, intervals, the Pareto line, complements, probes and Shapley values."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from multistream.ablation.complement import complement
-from multistream.ablation.ridge import Probes
-from multistream.ablation.scores import Scores, Tally, pareto
-from multistream.ablation.shares import shares
+from multistream.ablation.statistics import RowScores, Tally, complement, tap_values
 from multistream.ablation.variants import Variant
 from multistream.data.splits import Parts
-from multistream.statistics import wilson
+from multistream.statistics import pareto, wilson
+from multistream.training.ridge import RidgeProbes
 
 STAGES = ("a", "b", "c")
 
 
-def tally(*trainings: tuple[list[int], list[list[int]]]) -> Scores:
+def tally(*trainings: tuple[list[int], list[list[int]]]) -> RowScores:
     """Of (photos, right or wrong for each variant)."""
     found = Tally(len(trainings[0][1]), 10)
     for rows, correct in trainings:
@@ -90,7 +88,7 @@ def subsets() -> list[tuple[str, ...]]:
     return [chosen for size in (1, 2, 3) for chosen in combinations(STAGES, size)]
 
 
-def test_shapley_shares_sum_to_what_the_whole_gains() -> None:
+def test_shapley_values_sum_to_what_the_whole_gains() -> None:
     """A1, for each of two trainings; alone, nothing means the training part's most frequent class."""
     found = [Variant({"p": chosen}, "early", about="p" if len(chosen) < 3 else "") for chosen in subsets()]
     chance = np.random.default_rng(2)
@@ -98,9 +96,9 @@ def test_shapley_shares_sum_to_what_the_whole_gains() -> None:
     labels = np.array([0, 0, 1, 1, 1, 0, 1, 1, 1, 1])
     parts = Parts(np.arange(5), np.arange(0), np.arange(10))
     scores = tally(*seen)
-    given = shares(found, scores, labels=labels, splits=[parts], seeds=2)
-    assert [share.stage for share in given] == list(STAGES)
-    assert sum(share.value for share in given) == pytest.approx(scores.accuracies[-1].mean() - 0.7, abs=1e-12)
+    given = tap_values(found, scores, labels=labels, splits=[parts], seeds=2)
+    assert [tap.stage for tap in given] == list(STAGES)
+    assert sum(tap.value for tap in given) == pytest.approx(scores.accuracies[-1].mean() - 0.7, abs=1e-12)
 
 
 def test_a_tap_that_never_helps_is_worth_nothing() -> None:
@@ -108,9 +106,9 @@ def test_a_tap_that_never_helps_is_worth_nothing() -> None:
     correct = [[int(photo < 5 + 2 * ("a" in chosen) + ("b" in chosen)) for photo in range(10)] for chosen in subsets()]
     labels = np.array([0] * 5 + [1] * 5)
     parts = Parts(np.array([0, 1, 2, 5]), np.arange(0), np.arange(10))
-    given = shares(found, tally((list(range(10)), correct)), labels=labels, splits=[parts], seeds=1)
-    assert [share.value for share in given] == pytest.approx([0.2, 0.1, 0.0], abs=1e-12)
-    assert [share.deviation for share in given] == [None] * 3
+    given = tap_values(found, tally((list(range(10)), correct)), labels=labels, splits=[parts], seeds=1)
+    assert [tap.value for tap in given] == pytest.approx([0.2, 0.1, 0.0], abs=1e-12)
+    assert [tap.deviation for tap in given] == [None] * 3
 
 
 def test_probes_of_every_subset_are_least_squares() -> None:
@@ -118,7 +116,7 @@ def test_probes_of_every_subset_are_least_squares() -> None:
     chance = torch.Generator().manual_seed(0)
     pooled = {stage: torch.randn(60, width, generator=chance) for stage, width in zip(STAGES, (4, 7, 9), strict=True)}
     labels = torch.randint(3, (60,), generator=chance)
-    probes = Probes.of(pooled, labels, classes=3)
+    probes = RidgeProbes.of(pooled, labels, classes=3)
     weights = probes.solve_all(subsets())
     for chosen, own in zip(subsets(), weights, strict=True):
         features = torch.cat([pooled[stage] for stage in chosen], 1).double()
@@ -136,6 +134,6 @@ def test_probes_of_every_subset_are_least_squares() -> None:
 
 def test_a_certificate_notices_a_wrong_weight() -> None:
     chance = torch.Generator().manual_seed(0)
-    probes = Probes.of({"a": torch.randn(30, 4, generator=chance)}, torch.arange(30) % 2, classes=2)
+    probes = RidgeProbes.of({"a": torch.randn(30, 4, generator=chance)}, torch.arange(30) % 2, classes=2)
     (own,) = probes.solve_all([("a",)])
     assert probes.certify([("a",)], [own + 1e-3])[1] == pytest.approx(1e-3, rel=1e-3)

@@ -10,9 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
-from multistream.ablation.products import LINE
 from multistream.data.splits import Parts
 from multistream.recipe import TrainingSettings
 from multistream.training.feeds import images_of, shown_rows
@@ -23,7 +21,7 @@ PLAIN = 1024
 
 
 @dataclass(frozen=True)
-class Pool:
+class RowData:
     """Pooled features {key: {stage: (V * N, P)}} and labels (V * N,) on a device, as PooledFeed has them.
 
     `valid` (V * N,) on the CPU tells what could be decoded. Parts name images in their first view.
@@ -51,10 +49,7 @@ class Pool:
 
 @dataclass(frozen=True)
 class Step:
-    """One batch of every seed: images (G, B), and which of them count (G, B); it is a share 1/`of` of a step.
-
-    B is a multiple of 16, so that every matrix of a row begins where it would begin alone.
-    """
+    """One batch of every seed: images (G, B), and which of them count (G, B); `of` such batches make up a step."""
 
     places_GB: Tensor
     counts_GB: Tensor
@@ -76,8 +71,8 @@ class Measured:
     accuracy: Tensor
 
 
-class Rows(Protocol):
-    """Networks that are trained side by side, in a grid: G seeds and V variants. None may influence another."""
+class RowBatch(Protocol):
+    """Networks in a grid of G seeds and V variants. None may influence another."""
 
     def backward(self, step: Step) -> Tensor:
         """Adds the step's gradients; returns each row's loss, (G, V)."""
@@ -91,24 +86,24 @@ class Rows(Protocol):
     def remember(self, rows_GV: Tensor) -> None:
         """Keeps the present weights of these rows."""
 
-    def drop(self, variants: Sequence[int]) -> None:
-        """Stops the work on these variants: what they remembered stays."""
+    def stop(self, rows_GV: Tensor) -> None:
+        """Says which rows have stopped: what they do from now on does not matter."""
 
     def finish(self) -> None:
-        """Puts what each row remembered into its network."""
+        """Puts the weights that were kept into the networks."""
 
 
-def steps(pool: Pool, seeds: Sequence[int], *, epoch: int, settings: TrainingSettings) -> Iterator[Step]:
+def steps(data: RowData, seeds: Sequence[int], *, epoch: int, settings: TrainingSettings) -> Iterator[Step]:
     """An epoch's batches: each seed has its own order and views, those of `train`."""
     batch_size, accumulation = settings.batch_size, settings.accumulation
-    train, rows = pool.parts.train, images_of(pool.valid, settings)
+    train, rows = data.parts.train, images_of(data.valid, settings)
     orders = np.stack([shown_rows(train, rows, settings=settings, seed=seed, epoch=epoch) for seed in seeds])
     images = len(train)
     for position in range(-(-images // batch_size)):
         first = position - position % accumulation
         chunk = torch.from_numpy(orders[:, position * batch_size : (position + 1) * batch_size].copy())
-        places, counts = _gathered(chunk, pool.valid[chunk])
-        device = pool.labels.device
+        places, counts = _gathered(chunk, data.valid[chunk])
+        device = data.labels.device
         together = min(accumulation * batch_size, images - first * batch_size)
         yield Step(
             places.to(device),
@@ -121,9 +116,8 @@ def steps(pool: Pool, seeds: Sequence[int], *, epoch: int, settings: TrainingSet
 
 def _gathered(places_GB: Tensor, valid_GB: Tensor) -> tuple[Tensor, Tensor]:
     """Images that cannot be decoded go to the end of their row, and those that fill it up do not count either."""
-    if not bool(valid_GB.all()):
-        front = torch.argsort((~valid_GB).int(), dim=1, stable=True)
-        width = max(1, int(valid_GB.sum(1).max()))
-        places_GB, valid_GB = places_GB.gather(1, front)[:, :width], valid_GB.gather(1, front)[:, :width]
-    missing = -places_GB.shape[1] % LINE
-    return functional.pad(places_GB, (0, missing)), functional.pad(valid_GB, (0, missing))
+    if bool(valid_GB.all()):
+        return places_GB, valid_GB
+    front = torch.argsort((~valid_GB).int(), dim=1, stable=True)
+    width = max(1, int(valid_GB.sum(1).max()))
+    return places_GB.gather(1, front)[:, :width], valid_GB.gather(1, front)[:, :width]

@@ -4,53 +4,64 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.ablation.pool import Pool
-from multistream.ablation.results import Certificate, Verified
-from multistream.ablation.ridge import Probes
-from multistream.ablation.scores import Tally
-from multistream.ablation.solo import verify
-from multistream.ablation.starts import Starts, tapped_everywhere
-from multistream.ablation.together import epochs_of, train_together
+from multistream.ablation.batched_rows import Grid
+from multistream.ablation.initial_networks import InitialNetworks, tapped_everywhere
+from multistream.ablation.results import LARGEST_DIFFERENCE, RidgeCertificate, VerifiedRow
+from multistream.ablation.row_data import RowData
+from multistream.ablation.row_loop import epochs_of, train_rows
+from multistream.ablation.statistics import Tally
 from multistream.ablation.variants import Variant
 from multistream.console import Console
 from multistream.data.splits import Parts
 from multistream.data.views import views_of
-from multistream.errors import DataError
+from multistream.errors import DataError, MultistreamError
 from multistream.features import Extracted, extract
-from multistream.interfaces import Stream
 from multistream.network.compose import fusion_factory
 from multistream.network.network import MultiStream
+from multistream.nn.eval_mode import evaluating
+from multistream.recipe import TrainingSettings
 from multistream.runs.leaks import check_leaks
-from multistream.training.objective import CrossEntropy, class_weights
+from multistream.runtime.device import Runtime
+from multistream.training.feeds import PooledFeed
+from multistream.training.loop import Listener, Trainer
+from multistream.training.objective import CrossEntropy, Objective, class_weights
 from multistream.training.prepare import Prepared, fit_vectors
+from multistream.training.ridge import RidgeProbes
+from multistream.training.stop import Stop
 
-Grid = list[list[MultiStream]]
+
+class VerificationError(MultistreamError):
+    """A row of a batch that is not the row trained alone."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
-class Found:
+class PooledAblation:
     """What the trainings of all seeds and splits gave; `networks` are the first training's, one a variant."""
 
     tally: Tally
     masked: Tally
     ridge: Tally | None
-    certificate: Certificate | None
-    verified: Verified | None
+    certificate: RidgeCertificate | None
+    verified: VerifiedRow | None
     networks: Sequence[MultiStream]
     base: MultiStream
-    stacked: int
+    batched: int
     seconds: float
     """Of training alone."""
 
 
-class PooledAblation:
+class PooledRunner:
     """All seeds and variants of one split after another, on features that are extracted once."""
 
     def __init__(
@@ -59,19 +70,18 @@ class PooledAblation:
         variants: Sequence[Variant],
         *,
         seeds: Sequence[int],
-        streams: Mapping[str, Stream] | None,
         console: Console,
     ) -> None:
         self.prepared, self.variants, self.seeds = prepared, variants, seeds
-        self.streams, self.console = streams, console
+        self.console = console
         self.base = tapped_everywhere(prepared.network).to(prepared.runtime.device)
         self.labels = torch.from_numpy(np.ascontiguousarray(prepared.table.labels)).to(prepared.runtime.device)
         settings = prepared.recipe.training
         self.views = views_of(flips=settings.flips, crops=settings.crops)
-        self.seconds, self.stacked = 0.0, 0
+        self.seconds, self.batched = 0.0, 0
 
-    def run(self, splits: Sequence[Parts], *, ridge: bool, check: bool) -> Found:
-        """Trains and tests everything; `ridge` gives subsets of taps a probe, `check` trains one row alone."""
+    def run(self, splits: Sequence[Parts], *, ridge: bool, check: bool) -> PooledAblation:
+        """Trains and tests everything; `ridge` gives subsets of taps a probe, `check` verifies one row."""
         photos = len(self.prepared.table)
         tally, masked = Tally(len(self.variants), photos), Tally(len(self.variants), photos)
         probed = Tally(len(self.variants), photos) if ridge else None
@@ -80,20 +90,22 @@ class PooledAblation:
         networks: Sequence[MultiStream] = ()
         extracted = self._extract(splits)
         for number, parts in enumerate(splits):
-            pool = self._pool(parts, extracted, first=number == 0)
-            grid, starts = self._train(pool)
-            tests = pool.rows(parts.test)
+            data = self._data(parts, extracted, first=number == 0)
+            grid, initial = self._train(data)
+            tests = data.rows(parts.test)
             for trained in grid:
-                tally.add(tests, self._correct(pool, tests, trained))
-                masked.add(tests, self._masked(pool, tests, trained[-1]))
+                tally.add(tests, self._correct(data, tests, trained))
+                masked.add(tests, self._masked(data, tests, trained[-1]))
             if probed is not None:
-                certificates += self._probe(pool, tests, probed)
+                certificates += self._probe(data, tests, probed)
             if number == 0:
                 networks = grid[0]
-                verified = self._verify(pool, starts, grid) if check else None
-        certificate = Certificate(sum(n for n, _ in certificates), max(d for _, d in certificates)) if ridge else None
-        return Found(
-            tally, masked, probed, certificate, verified, networks, self.base, self.stacked, round(self.seconds, 3)
+                verified = self._verify(data, initial, grid) if check else None
+        certificate = (
+            RidgeCertificate(sum(n for n, _ in certificates), max(d for _, d in certificates)) if ridge else None
+        )
+        return PooledAblation(
+            tally, masked, probed, certificate, verified, networks, self.base, self.batched, round(self.seconds, 3)
         )
 
     def _extract(self, splits: Sequence[Parts]) -> Extracted:
@@ -115,7 +127,7 @@ class PooledAblation:
             self.console.warn(f"{len(photos.bad):,} photos cannot be decoded and are left out")
         return found
 
-    def _pool(self, parts: Parts, extracted: Extracted, *, first: bool) -> Pool:
+    def _data(self, parts: Parts, extracted: Extracted, *, first: bool) -> RowData:
         """The features under one split, the base fitted to its training part."""
         check_leaks(self.prepared.recipe, self.prepared.table, parts)
         features = dict(extracted.views_to(self.prepared.runtime.device))
@@ -131,14 +143,14 @@ class PooledAblation:
             weights = class_weights(self.labels[parts.train].cpu(), len(self.prepared.table.classes))
         criterion = CrossEntropy(weights=weights, label_smoothing=settings.label_smoothing).to(self.labels.device)
         views = len(self.views)
-        pool = Pool(features, self.labels.repeat(views), extracted.valid.repeat(views), parts, criterion)
-        train = torch.from_numpy(pool.rows(parts.train))
-        if not len(train) or not len(pool.rows(parts.test)):
+        data = RowData(features, self.labels.repeat(views), extracted.valid.repeat(views), parts, criterion)
+        train = torch.from_numpy(data.rows(parts.train))
+        if not len(train) or not len(data.rows(parts.test)):
             raise DataError("data", "no photo of the training or test part can be decoded.", do="Scan the data.")
-        self.base.fit(pool.take(train.to(self.labels.device)))
-        return pool
+        self.base.fit(data.take(train.to(self.labels.device)))
+        return data
 
-    def _train(self, pool: Pool) -> tuple[Grid, Starts]:
+    def _train(self, data: RowData) -> tuple[Grid, InitialNetworks]:
         classes = len(self.prepared.table.classes)
         own, options = self.prepared.network.fusion_plan
         fusions = {
@@ -148,23 +160,23 @@ class PooledAblation:
             )
             for name in dict.fromkeys(variant.fusion for variant in self.variants)
         }
-        starts = Starts(self.base, self.prepared.recipe, streams=self.streams, fusions=fusions)
-        grid = [[starts.network(variant, seed=seed) for variant in self.variants] for seed in self.seeds]
+        initial = InitialNetworks(self.base, self.prepared.recipe, fusions=fusions)
+        grid = [[initial.network(variant, seed=seed) for variant in self.variants] for seed in self.seeds]
         settings = self.prepared.recipe.training
         started = time.perf_counter()
         with self.console.progress(epochs_of(grid, settings), "ablate") as bar:
-            done = train_together(
-                grid, pool, seeds=self.seeds, settings=settings, runtime=self.prepared.runtime, tick=bar.advance
+            done = train_rows(
+                grid, data, seeds=self.seeds, settings=settings, runtime=self.prepared.runtime, tick=bar.advance
             )
         self.seconds += time.perf_counter() - started
-        self.stacked += done.stacked
-        return grid, starts
+        self.batched += done.batched
+        return grid, initial
 
-    def _correct(self, pool: Pool, rows: NDArray[np.int64], networks: Sequence[MultiStream]) -> NDArray[np.bool_]:
+    def _correct(self, data: RowData, rows: NDArray[np.int64], networks: Sequence[MultiStream]) -> NDArray[np.bool_]:
         """Who is right on these photos, (V, n)."""
-        return np.stack([_right(pool, rows, network) for network in networks])
+        return np.stack([_right(data, rows, network) for network in networks])
 
-    def _masked(self, pool: Pool, rows: NDArray[np.int64], whole: MultiStream) -> NDArray[np.bool_]:
+    def _masked(self, data: RowData, rows: NDArray[np.int64], whole: MultiStream) -> NDArray[np.bool_]:
         """The whole network with each variant's missing taps at the training mean, or its missing streams left out."""
         found = []
         for variant in self.variants:
@@ -174,30 +186,30 @@ class PooledAblation:
                 for key, branch in whole.branches.items()
                 if key in variant.keep
             }
-            found.append(_right(pool, rows, whole.mask({k: s for k, s in missing.items() if s}), present))
+            found.append(_right(data, rows, whole.mask({k: s for k, s in missing.items() if s}), present))
         return np.stack(found)
 
-    def _probe(self, pool: Pool, rows: NDArray[np.int64], tally: Tally) -> list[tuple[int, float]]:
+    def _probe(self, data: RowData, rows: NDArray[np.int64], tally: Tally) -> list[tuple[int, float]]:
         """Ridge probes of each stream's subsets, and their certificates; a variant without one is never right."""
         correct = np.zeros((len(self.variants), len(rows)), dtype=np.bool_)
         keys = [probed_key(self.variants, v) for v in range(len(self.variants))]
         certificates = []
         for key in dict.fromkeys(filter(None, keys)):
             numbers = [v for v, own in enumerate(keys) if own == key]
-            correct[numbers], certificate = self._probe_stream(pool, rows, key, numbers)
+            correct[numbers], certificate = self._probe_stream(data, rows, key, numbers)
             certificates.append(certificate)
         tally.add(rows, correct)
         return certificates
 
     def _probe_stream(
-        self, pool: Pool, rows: NDArray[np.int64], key: str, numbers: Sequence[int]
+        self, data: RowData, rows: NDArray[np.int64], key: str, numbers: Sequence[int]
     ) -> tuple[NDArray[np.bool_], tuple[int, float]]:
         """Whether the probes of these variants are right, (n_variants, n); and (how many are certified, how well)."""
         branch = self.base.branches[key]
-        features = {stage: tap.standardise(pool.features[key][stage]) for stage, tap in branch.taps.items()}
-        train = torch.from_numpy(pool.rows(pool.parts.train)).to(self.labels.device)
+        features = {stage: tap.standardise(data.features[key][stage]) for stage, tap in branch.taps.items()}
+        train = torch.from_numpy(data.rows(data.parts.train)).to(self.labels.device)
         test = torch.from_numpy(rows).to(self.labels.device)
-        probes = Probes.of(_at(features, train), self.labels[train], classes=len(self.prepared.table.classes))
+        probes = RidgeProbes.of(_at(features, train), self.labels[train], classes=len(self.prepared.table.classes))
         subsets = [self.variants[v].keep[key] for v in numbers]
         weights = probes.solve_all(subsets)
         tested = _at(features, test)
@@ -207,19 +219,56 @@ class PooledAblation:
         ]
         return np.stack(right), probes.certify(subsets, weights)
 
-    def _verify(self, pool: Pool, starts: Starts, grid: Grid) -> Verified:
-        """Trains the middle row of the last seed alone, and holds it against its twin."""
-        v = len(self.variants) // 2
-        return verify(
-            grid[-1][v],
-            self.variants[v],
-            whole=self.variants[-1],
-            starts=starts,
-            pool=pool,
-            seed=self.seeds[-1],
-            settings=self.prepared.recipe.training,
-            runtime=self.prepared.runtime,
+    def _verify(self, data: RowData, initial: InitialNetworks, grid: Grid) -> VerifiedRow:
+        """Trains the middle row of the last seed alone, in both loops, and compares; VerificationError."""
+        v, seed = len(self.variants) // 2, self.seeds[-1]
+        settings = replace(self.prepared.recipe.training, seed=seed)
+        runtime, variant = self.prepared.runtime, self.variants[v]
+        alone, by_train = (initial.network(variant, seed=seed) for _ in range(2))
+        train_rows([[alone]], data, seeds=[seed], settings=settings, runtime=runtime, tick=lambda _: None)
+        train_by_itself(by_train, data, settings=settings, runtime=runtime)
+        own = grid[-1][v]
+        found = VerifiedRow(
+            variant.label(self.variants[-1]), seed, _difference(own, alone, data), _difference(own, by_train, data)
         )
+        worst = max(found.largest_difference, found.difference_to_train)
+        if not worst <= LARGEST_DIFFERENCE:
+            raise VerificationError(
+                "--verify",
+                f"{found.label}, seed {seed}: probabilities differ by {worst:.1e} from the row trained alone.",
+                right=f"At most {LARGEST_DIFFERENCE:.0e} is allowed.",
+                do="Please report it, with the recipe.",
+            )
+        return found
+
+
+def train_by_itself(network: MultiStream, data: RowData, *, settings: TrainingSettings, runtime: Runtime) -> None:
+    """What `train` does with pooled features."""
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        return
+    with TemporaryDirectory(prefix="multistream-verify-") as folder:
+        Trainer(
+            network,
+            PooledFeed(data.features, data.labels, data.valid, settings),
+            data.parts,
+            objective=Objective(network, criterion=data.criterion, runtime=runtime, pooled=True),
+            settings=settings,
+            runtime=runtime,
+            folder=Path(folder),
+            about={},
+            names=str,
+            listener=Listener(epoch=lambda _: None, batch=lambda: None),
+            stop=Stop(),
+        ).run()
+
+
+@torch.no_grad()
+def _difference(first: MultiStream, second: MultiStream, data: RowData) -> float:
+    """The largest difference of any probability on any photo."""
+    rows = torch.from_numpy(data.rows(np.concatenate(list(data.parts.named().values())))).to(data.labels.device)
+    with evaluating(first), evaluating(second):
+        one, other = (network.classify(data.take(rows)).double().softmax(1) for network in (first, second))
+    return float((one - other).abs().max())
 
 
 def probed_key(variants: Sequence[Variant], v: int) -> str:
@@ -235,11 +284,11 @@ def _at(features: Mapping[str, Tensor], places: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _right(
-    pool: Pool, rows: NDArray[np.int64], network: MultiStream, present: frozenset[str] | None = None
+    data: RowData, rows: NDArray[np.int64], network: MultiStream, present: frozenset[str] | None = None
 ) -> NDArray[np.bool_]:
     """Whether the network is right on each of these photos."""
     chunks = []
-    for places in pool.plain(rows):
-        logits = network.fuse(pool.take(places), present).logits
-        chunks.append((logits.argmax(1) == pool.labels[places]).cpu().numpy())
+    for places in data.plain(rows):
+        logits = network.fuse(data.take(places), present).logits
+        chunks.append((logits.argmax(1) == data.labels[places]).cpu().numpy())
     return np.concatenate(chunks)

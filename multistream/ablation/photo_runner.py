@@ -1,4 +1,4 @@
-"""Ablation where streams train too: every row is a training of its own, on the photos, with `train` itself."""
+"""Ablation where streams train too: every row is an ordinary training on the photos."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from multistream import runs
-from multistream.ablation.scores import Tally
+from multistream.ablation.statistics import Tally
 from multistream.ablation.variants import Axis, Variant
 from multistream.console import Console
 from multistream.errors import UsageError
@@ -30,7 +30,7 @@ BACKWARD = 3
 """A training step costs some three passes: forward, and backward through activations and weights."""
 
 
-class Retrained:
+class PhotoRunner:
     """Trains each variant for each seed and split, in folders of their own below `folder`."""
 
     def __init__(
@@ -126,7 +126,7 @@ def span(seconds: float) -> str:
 
 
 def _place(folder: Path, recipe: Recipe) -> tuple[Path, Literal["new", "stopped", "finished"]]:
-    """The run of this recipe at `folder` or beside it, and how far it has come; else a place for one."""
+    """The run of this recipe at `folder` or next to it, and how far it has come; else a free folder."""
     for number in count(1):
         place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
         if not place.exists():
@@ -137,9 +137,9 @@ def _place(folder: Path, recipe: Recipe) -> tuple[Path, Literal["new", "stopped"
 
 
 def _free(folder: Path) -> Path:
-    """The next place beside `folder` where nothing lies."""
-    places = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
-    return next(place for place in places if not place.exists())
+    """The next free folder next to `folder`."""
+    free = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return next(place for place in free if not place.exists())
 
 
 def recipe_of(variant: Variant, prepared: Prepared, axis: Axis) -> Recipe:

@@ -1,0 +1,307 @@
+"""Rows with linear parts trained as one: every parameter has leading dimensions G (seeds) and V (variants).
+
+A stage is projected only for the variants that keep it: what a row leaves out does not exist. Rows share no weight, so
+the gradient of the sum of their losses is each row's own. A row equals the row trained alone up to the rounding of
+float32, because sums are taken in another order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from multistream.ablation.row_data import Measured, RowData, Step
+from multistream.network.network import MultiStream
+from multistream.parts.dropout import kept
+from multistream.parts.fusions import Early, Late, Solo
+from multistream.parts.temporals import Average, Concat
+from multistream.recipe import TrainingSettings
+from multistream.training.optimizers import optimizer_of, set_rate
+
+Grid = Sequence[Sequence[MultiStream]]
+"""networks[g][v]: seed g, variant v."""
+
+
+def batch_kind(network: MultiStream) -> str | None:
+    """What networks that train in one batch have in common; None where a part is not known to be linear."""
+    for branch in network.branches.values():
+        if not all(isinstance(tap.layer, nn.Linear | nn.Identity) for tap in branch.taps.values()):
+            return None
+        if branch.temporal is not None and type(branch.temporal) not in (Concat, Average):
+            return None
+    fusion = network.fusion
+    heads = list(fusion.heads.values())
+    if type(fusion) not in (Early, Late, Solo) or not all(type(h) is nn.Linear and h.bias is not None for h in heads):
+        return None
+    trains = any(p.requires_grad for p in fusion.parameters())
+    return f"{type(fusion).__name__} {trains} {fusion.dropout.p if isinstance(fusion, Early) else 0}"
+
+
+class RowParameter:
+    """One parameter of all seeds and of the variants that have it: `value` (G, V_p, ...), `variants` (V_p,)."""
+
+    def __init__(self, grid: Grid, variants: Sequence[int], of: Callable[[MultiStream], Tensor]) -> None:
+        self.sources = [[of(networks[v]).detach() for v in variants] for networks in grid]
+        self.best = torch.stack([torch.stack(row) for row in self.sources])
+        self.value = nn.Parameter(self.best.clone(), requires_grad=of(grid[0][variants[0]]).requires_grad)
+        self.variants = torch.tensor(variants, device=self.value.device)
+        self.is_bias = self.value.ndim == 3
+
+    @torch.no_grad()
+    def remember(self, rows_GV: Tensor) -> None:
+        """Keeps the present values of these rows."""
+        chosen = rows_GV.to(self.variants.device)[:, self.variants]
+        self.best[chosen] = self.value.detach()[chosen]
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Copies what was kept into the networks."""
+        for row, values in zip(self.sources, self.best, strict=True):
+            for source, value in zip(row, values, strict=True):
+                source.copy_(value)
+
+
+@dataclass(frozen=True)
+class StageRows:
+    """A stage of the variants that keep it: its projection, and the columns of the classifier that read its token."""
+
+    key: str
+    stage: str
+    output: int
+    projection: tuple[RowParameter, RowParameter] | None
+    """Weight (G, V_s, W, P) and bias (G, V_s, W); None where the token is the pooled feature itself."""
+    columns: RowParameter
+    """(G, V_c, K, W); the stages of a stream whose tokens are averaged share them."""
+    inside: Tensor
+    """(V_s,) the stage's variants among those of the columns."""
+    places: Tensor
+    """(V_s, W) where the token stands in the stream's vector, which dropout drops from."""
+    fraction: Tensor
+    """(V_s, 1, 1): 1, or 1 / T where T tokens are averaged."""
+
+    def logits(self, x_GBP: Tensor, mask_GEB: Tensor | None) -> Tensor:
+        """Standardised features -> what the token adds to the logits, (G, V_s, K, B)."""
+        columns = self.columns.value[:, self.inside] * self.fraction
+        if self.projection is None:
+            tokens_GWB = x_GBP.mT if mask_GEB is None else x_GBP.mT * mask_GEB[:, self.places[0]]
+            return _shared(columns, tokens_GWB)
+        weight, bias = (each.value for each in self.projection)
+        if mask_GEB is None:  # columns meet weights before images: K products an image instead of W
+            return _shared(columns @ weight, x_GBP.mT) + columns @ bias.unsqueeze(3)
+        tokens_GVWB = (_shared(weight, x_GBP.mT) + bias.unsqueeze(3)) * mask_GEB[:, self.places]
+        return columns @ tokens_GVWB
+
+
+def _shared(weight_GVKP: Tensor, x_GPB: Tensor) -> Tensor:
+    """Weights of V variants times the images that they share -> (G, V, K, B)."""
+    product: Tensor = (weight_GVKP.flatten(1, 2) @ x_GPB).unflatten(1, weight_GVKP.shape[1:3])
+    return product
+
+
+class BatchedRows:
+    """Rows whose networks are of one `batch_kind`."""
+
+    def __init__(self, grid: Grid, data: RowData, settings: TrainingSettings) -> None:
+        self.grid, self.data, self.settings = grid, data, settings
+        self.shape = len(grid), len(grid[0])
+        fusion = grid[0][0].fusion
+        self.dropout = fusion.dropout.p if isinstance(fusion, Early) else 0.0
+        keys = list(dict.fromkeys(key for network in grid[0] for key in network.branches))
+        self.outputs = keys if isinstance(fusion, Late) else [""]
+        self.biases = [self._bias(output) for output in self.outputs]
+        self.stages = [stage for key in keys for stage in self._stages(key)]
+        projections = [parameter for stage in self.stages for parameter in stage.projection or ()]
+        self.parameters = list(dict.fromkeys([*self.biases, *(s.columns for s in self.stages), *projections]))
+        self.present_VO = torch.zeros(len(grid[0]), len(self.outputs), device=data.labels.device)
+        for output, bias in enumerate(self.biases):
+            self.present_VO[bias.variants, output] = 1
+        taps = {(k, s): tap for n in grid[0] for k, branch in n.branches.items() for s, tap in branch.taps.items()}
+        self.features = {(k, s): tap.standardise(data.features[k][s]) for (k, s), tap in taps.items()}
+        trained = [parameter for parameter in self.parameters if parameter.value.requires_grad]
+        groups = {
+            (settings.learning_rate, decay): [p.value for p in trained if p.is_bias is is_bias]
+            for is_bias, decay in ((False, settings.weight_decay), (True, 0.0))  # as in make_optimizer
+        }
+        self.optimizer = optimizer_of(groups, settings, data.labels.device) if trained else None
+
+    def backward(self, step: Step) -> Tensor:
+        """Adds the gradients of all rows' losses; returns the losses (G, V)."""
+        losses = self._losses(self._logits(step.places_GB, self._masks(step)), step)
+        if self.optimizer is not None:
+            (losses.sum() / step.of).backward()
+        return losses.detach()
+
+    def update(self, factor: float) -> None:
+        """One step of the optimizer over all rows; a norm is clipped row by row."""
+        if self.optimizer is None:
+            return
+        if self.settings.clip_norm > 0:
+            self._clip()
+        set_rate(self.optimizer, factor)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def measure(self, indices: NDArray[np.int64]) -> Measured:
+        """Loss and accuracy of every row, (G, V) float64 on the CPU."""
+        loss, hits = torch.zeros(2, *self.shape, dtype=torch.float64)
+        rows = self.data.rows(indices)
+        for places in self.data.plain(indices):
+            logits_GVKB = self._fused(self._logits(places.expand(self.shape[0], -1), {}))
+            labels = self.data.labels[places].expand(*self.shape, -1)
+            each = functional.cross_entropy(logits_GVKB.double().flatten(0, 1), labels.flatten(0, 1), reduction="none")
+            loss += each.view(labels.shape).sum(2).cpu()
+            hits += (logits_GVKB.argmax(2) == labels).sum(2).cpu()
+        return Measured(loss / max(1, len(rows)), hits / max(1, len(rows)))
+
+    def remember(self, rows_GV: Tensor) -> None:
+        """Keeps the present weights of these rows."""
+        for parameter in self.parameters:
+            parameter.remember(rows_GV)
+
+    def stop(self, rows_GV: Tensor) -> None:
+        """Nothing: rows that have stopped run along until all have."""
+
+    def finish(self) -> None:
+        """Puts the weights that were kept into the networks."""
+        for parameter in self.parameters:
+            parameter.write_back()
+
+    def _logits(self, places_GB: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
+        """Images (G, B) -> (G, V, O, K, B); `masks` {key: (G, E, B)} are what dropout multiplies with."""
+        count, biases = len(self.outputs), [bias.value for bias in self.biases]
+        total = biases[0].new_zeros(self.shape[0], self.shape[1] * count, biases[0].shape[2], places_GB.shape[1])
+        for output, bias in enumerate(self.biases):
+            spread = bias.value.unsqueeze(3).expand(-1, -1, -1, total.shape[3])
+            total = total.index_add(1, bias.variants * count + output, spread)
+        for stage in self.stages:
+            part = stage.logits(self.features[stage.key, stage.stage][places_GB], masks.get(stage.key))
+            total = total.index_add(1, stage.columns.variants[stage.inside] * count + stage.output, part)
+        logits: Tensor = total.unflatten(1, (-1, count))
+        return logits
+
+    def _masks(self, step: Step) -> dict[str, Tensor]:
+        """What dropout multiplies with, {key: (G, E, B)}: what each row would draw alone, drawn once for a seed."""
+        widths: dict[str, int] = {}
+        for stage in self.stages if self.dropout else ():
+            widths[stage.key] = max(widths.get(stage.key, 0), int(stage.places.max()) + 1)
+        counts, batch = step.counts_GB.sum(1).tolist(), step.counts_GB.shape[1]
+        masks = {}
+        for key, width in widths.items():
+            drawn = [
+                functional.pad(kept(width, n, p=self.dropout, seed=seed, step=step.number, part=key), (0, batch - n))
+                for seed, n in zip(step.seeds, counts, strict=True)
+            ]
+            masks[key] = torch.stack(drawn).to(step.counts_GB.device) / (1 - self.dropout)
+        return masks
+
+    def _losses(self, logits_GVOKB: Tensor, step: Step) -> Tensor:
+        """Each row's criterion, (G, V): the mean over the images that count, weighted as the classes are."""
+        criterion, labels_GB = self.data.criterion, self.data.labels[step.places_GB]
+        labels = labels_GB[:, None, None].expand(*logits_GVOKB.shape[:3], -1)
+        each = functional.cross_entropy(
+            logits_GVOKB.flatten(0, 2),
+            labels.flatten(0, 2),
+            weight=criterion.weights,
+            label_smoothing=criterion.label_smoothing,
+            reduction="none",
+        ).view(labels.shape)
+        counts_GB = step.counts_GB.to(each.dtype)
+        weights_GB = counts_GB if criterion.weights is None else counts_GB * criterion.weights[labels_GB]
+        total_G = weights_GB.sum(1).clamp_min(torch.finfo(each.dtype).tiny)
+        return ((each * counts_GB[:, None, None]).sum(3) * self.present_VO).sum(2) / total_G[:, None]
+
+    def _fused(self, logits_GVOKB: Tensor) -> Tensor:
+        """(G, V, K, B): for late the logarithm of the mean of the streams' softmaxes, as the fusion computes it."""
+        if len(self.outputs) == 1:
+            return logits_GVOKB[:, :, 0]
+        logs = logits_GVOKB.log_softmax(3) + self.present_VO.log()[:, :, None, None]
+        return logs.logsumexp(2) - self.present_VO.sum(1).log()[:, None, None]
+
+    def _clip(self) -> None:
+        """Scales each row's gradients to its own norm, as torch's clip_grad_norm_ does for a row alone."""
+        squares_GV = self.present_VO.new_zeros(self.shape)
+        trained = [(p.variants, p.value.grad) for p in self.parameters if p.value.grad is not None]
+        for variants, gradient in trained:
+            squares_GV = squares_GV.index_add(1, variants, gradient.square().flatten(2).sum(2))
+        factor_GV = (self.settings.clip_norm / (squares_GV.sqrt() + 1e-6)).clamp_max(1.0)
+        for variants, gradient in trained:
+            gradient.mul_(factor_GV[:, variants].view(*gradient.shape[:2], *[1] * (gradient.ndim - 2)))
+
+    def _bias(self, output: str) -> RowParameter:
+        return self._parameter(output, "", lambda network: _classifier(network, output).bias)
+
+    def _parameter(self, key: str, stage: str, of: Callable[[MultiStream], Tensor]) -> RowParameter:
+        """A parameter of the variants that have this stream and this stage; "" means any."""
+        rows = enumerate(self.grid[0])
+        has = [v for v, network in rows if not key or (key in network.branches and _keeps(network, key, stage))]
+        return RowParameter(self.grid, has, of)
+
+    def _stages(self, key: str) -> Iterator[StageRows]:
+        """The stages of a stream that some variant keeps, shallow to deep."""
+        branches = [network.branches[key] for network in self.grid[0] if key in network.branches]
+        averages = isinstance(branches[0].temporal, Average)
+        output = key if len(self.outputs) > 1 else ""
+        shared = self._parameter(key, "", lambda network: _columns(network, key, "", output)) if averages else None
+        for stage in dict.fromkeys(stage for branch in branches for stage in (branch.stream.stages or branch.taps)):
+            if any(stage in branch.taps for branch in branches):
+                yield self._stage(key, stage, output, shared)
+
+    def _stage(self, key: str, stage: str, output: str, shared: RowParameter | None) -> StageRows:
+        """One stage; `shared` are the columns that read a stream's mean token."""
+        columns = shared or self._parameter(key, stage, lambda network: _columns(network, key, stage, output))
+        variants = [v for v in columns.variants.tolist() if stage in self.grid[0][v].branches[key].taps]
+        taps = [self.grid[0][v].branches[key].taps for v in variants]
+        first, device, projection = taps[0][stage], columns.value.device, None
+        if isinstance(first.layer, nn.Linear):
+            weight = self._parameter(key, stage, lambda network: _layer(network, key, stage).weight)
+            projection = weight, self._parameter(key, stage, lambda network: _layer(network, key, stage).bias)
+        starts = torch.tensor([0 if shared else first.width * list(each).index(stage) for each in taps])
+        fraction = torch.tensor([1 / len(each) if shared else 1.0 for each in taps])
+        return StageRows(
+            key,
+            stage,
+            output=self.outputs.index(output),
+            projection=projection,
+            columns=columns,
+            inside=torch.searchsorted(columns.variants, torch.tensor(variants, device=device)),
+            places=(starts[:, None] + torch.arange(first.width)).to(device),
+            fraction=fraction.view(-1, 1, 1).to(device),
+        )
+
+
+def _keeps(network: MultiStream, key: str, stage: str) -> bool:
+    return not stage or stage in network.branches[key].taps
+
+
+def _classifier(network: MultiStream, output: str) -> nn.Linear:
+    """The linear layer that gives an output's logits: late's of a stream, else the only one."""
+    fusion = network.fusion
+    found = fusion.classifier if isinstance(fusion, Early) else fusion.heads[output or next(iter(fusion.heads))]
+    assert isinstance(found, nn.Linear)
+    return found
+
+
+def _layer(network: MultiStream, key: str, stage: str) -> nn.Linear:
+    layer = network.branches[key].taps[stage].layer
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def _columns(network: MultiStream, key: str, stage: str, output: str) -> Tensor:
+    """The classifier's columns (K, W) that read a stage's token, or without a stage all of a stream's vector."""
+    branch, start = network.branches[key], 0
+    if isinstance(network.fusion, Early):
+        keys = list(network.fusion.widths)
+        start = sum(network.fusion.widths[before] for before in keys[: keys.index(key)])
+    width = branch.out_width
+    if stage:
+        width = branch.taps[stage].width
+        start += width * list(branch.taps).index(stage)
+    return _classifier(network, output).weight[:, start : start + width]

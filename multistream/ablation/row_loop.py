@@ -1,0 +1,205 @@
+"""The training loop of many rows: each has its own order, dropout, early stop and best epoch, as if trained alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from multistream.ablation.batched_rows import BatchedRows, Grid, batch_kind
+from multistream.ablation.row_data import Measured, RowBatch, RowData, Step, steps
+from multistream.errors import DivergedError
+from multistream.network.network import MultiStream
+from multistream.nn.eval_mode import evaluating
+from multistream.nn.seeding import seeded
+from multistream.parts.dropout import reseed_dropout
+from multistream.recipe import TrainingSettings
+from multistream.runtime.device import Runtime
+from multistream.training.loop import learned
+from multistream.training.optimizers import make_optimizer, schedule_factor, set_rate
+
+
+@dataclass(frozen=True)
+class TrainedRows:
+    """The best epoch of every row (G, V), and how many rows were trained as one batch."""
+
+    best_epochs: Tensor
+    batched: int
+
+
+def train_rows(
+    grid: Grid,
+    data: RowData,
+    *,
+    seeds: Sequence[int],
+    settings: TrainingSettings,
+    runtime: Runtime,
+    tick: Callable[[int], object],
+) -> TrainedRows:
+    """Trains networks[g][v] on pooled features and leaves each row's best epoch in it; linear rows train as one batch.
+
+    `tick` is told of the epochs that are done, of `epochs_of(grid, settings)`. Raises DivergedError.
+    """
+    best = torch.full((len(grid), len(grid[0])), -1)
+    kinds: dict[str | None, list[int]] = {}
+    for v, network in enumerate(grid[0]):
+        kinds.setdefault(batch_kind(network), []).append(v)
+    for kind, variants in kinds.items():
+        part = [[networks[v] for v in variants] for networks in grid]
+        rows: RowBatch = (
+            SingleRows(part, data, settings, runtime) if kind is None else BatchedRows(part, data, settings)
+        )
+        best[:, variants] = _Loop(rows, data, seeds, settings, len(variants)).run(tick)
+    for networks in grid:
+        for network in networks:
+            network.eval()
+            network.mark_trained()
+    return TrainedRows(best, best.numel() - len(grid) * len(kinds.get(None, ())))
+
+
+def epochs_of(grid: Grid, settings: TrainingSettings) -> int:
+    """How many epochs `train_rows` will tell of."""
+    return len({batch_kind(network) for network in grid[0]}) * settings.epochs
+
+
+class SingleRows:
+    """Networks of any parts over the same batches, each with its own optimizer."""
+
+    def __init__(self, grid: Grid, data: RowData, settings: TrainingSettings, runtime: Runtime) -> None:
+        self.grid, self.data, self.settings, self.runtime = grid, data, settings, runtime
+        self.optimizers = {
+            (g, v): make_optimizer(network, settings, runtime)
+            for g, v, network in self._networks()
+            if any(p.requires_grad for p in network.parameters())
+        }
+        self.best = {(g, v): learned(network) for g, v, network in self._networks()}
+
+    def backward(self, step: Step) -> Tensor:
+        """Adds each row's gradients; the seed's batch is gathered once for all its rows."""
+        losses = torch.zeros(len(self.grid), len(self.grid[0]))
+        for g, networks in enumerate(self.grid):
+            places = step.alone(g)
+            if not len(places):
+                continue
+            pooled, labels = self.data.take(places), self.data.labels[places]
+            for v, network in enumerate(networks):
+                if (g, v) in self.optimizers:
+                    network.train()
+                    reseed_dropout(network, seed=step.seeds[g], step=step.number)
+                    with seeded(step.seeds[g], step=step.number, device=self.runtime.device):
+                        loss = network.fusion.loss(network.fuse(pooled), labels, self.data.criterion)
+                    (loss / step.of).backward()
+                    losses[g, v] = loss.detach().cpu()
+        return losses
+
+    def update(self, factor: float) -> None:
+        """A step of each row's optimizer, after its own clipping."""
+        for (g, v), optimizer in self.optimizers.items():
+            set_rate(optimizer, factor)
+            if self.settings.clip_norm > 0:
+                torch.nn.utils.clip_grad_norm_(self.grid[g][v].parameters(), self.settings.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def measure(self, indices: NDArray[np.int64]) -> Measured:
+        """Loss and accuracy of every row, (G, V) float64."""
+        loss, hits = torch.zeros(2, len(self.grid), len(self.grid[0]), dtype=torch.float64)
+        for places in self.data.plain(indices):
+            pooled, labels = self.data.take(places), self.data.labels[places]
+            for g, v, network in self._networks():
+                with evaluating(network):
+                    logits = network.classify(pooled).float()
+                loss[g, v] += functional.cross_entropy(logits.double(), labels, reduction="sum").item()
+                hits[g, v] += int((logits.argmax(1) == labels).sum())
+        seen = max(1, len(self.data.rows(indices)))
+        return Measured(loss / seen, hits / seen)
+
+    def remember(self, rows_GV: Tensor) -> None:
+        """Keeps the present weights of these rows."""
+        for g, v, network in self._networks():
+            if rows_GV[g, v]:
+                self.best[g, v] = learned(network)
+
+    def stop(self, rows_GV: Tensor) -> None:
+        """These rows have stopped: they cost nothing more."""
+        for g, v, _ in self._networks():
+            if rows_GV[g, v]:
+                self.optimizers.pop((g, v), None)
+
+    def finish(self) -> None:
+        """Puts the weights that were kept into the networks."""
+        for (g, v), weights in self.best.items():
+            self.grid[g][v].load_state_dict(weights, strict=False)
+
+    def _networks(self) -> Iterator[tuple[int, int, MultiStream]]:
+        for g, networks in enumerate(self.grid):
+            for v, network in enumerate(networks):
+                yield g, v, network
+
+
+class _Loop:
+    """Epochs over rows; the state of all early stops."""
+
+    def __init__(
+        self, rows: RowBatch, data: RowData, seeds: Sequence[int], settings: TrainingSettings, variants: int
+    ) -> None:
+        self.rows, self.data, self.seeds, self.settings = rows, data, seeds, settings
+        shape = len(seeds), variants
+        self.watched = torch.full(shape, torch.inf, dtype=torch.float64)
+        self.kept = torch.full(shape, torch.inf, dtype=torch.float64)
+        self.waited = torch.zeros(shape, dtype=torch.int64)
+        self.stopped = torch.zeros(shape, dtype=torch.bool)
+        self.best_epoch = torch.full(shape, -1)
+
+    def run(self, tick: Callable[[int], object]) -> Tensor:
+        """Trains all rows; returns the best epoch of each, (G, V)."""
+        for epoch in range(self.settings.epochs):
+            self._epoch(epoch)
+            tick(1)
+            if bool(self.stopped.all()):
+                tick(self.settings.epochs - epoch - 1)
+                break
+        self.rows.finish()
+        return self.best_epoch
+
+    def _epoch(self, epoch: int) -> None:
+        settings = self.settings
+        per_epoch = -(-len(self.data.parts.train) // settings.batch_size)
+        updates = -(-per_epoch // settings.accumulation)
+        batches = steps(self.data, self.seeds, epoch=epoch, settings=settings)
+        losses = torch.zeros(())
+        for position, step in enumerate(batches):
+            losses = losses + self.rows.backward(step)
+            if (position + 1) % settings.accumulation == 0 or position + 1 == per_epoch:
+                done = epoch * updates + position // settings.accumulation
+                self.rows.update(schedule_factor(done, total=settings.epochs * updates, settings=settings))
+        diverged = ~torch.isfinite(losses).cpu() & ~self.stopped
+        if bool(diverged.any()):
+            raise DivergedError(
+                "ablate",
+                f"the loss of {int(diverged.sum())} of {losses.numel()} networks is not finite in epoch {epoch + 1}.",
+                do="Lower training.learning_rate, or set training.clip_norm=1.",
+            )
+        self._judge(epoch)
+
+    def _judge(self, epoch: int) -> None:
+        """Validates, keeps what improved, and stops rows whose patience is over."""
+        settings, parts = self.settings, self.data.parts
+        measured = self.rows.measure(parts.val if len(parts.val) else parts.train)
+        values = {"loss": measured.loss, "accuracy": -measured.accuracy}
+        watched, kept = values[settings.monitor], values[settings.keep]
+        better = (kept < self.kept) & ~self.stopped
+        self.rows.remember(better)
+        self.kept = torch.where(better, kept, self.kept)
+        self.best_epoch[better] = epoch
+        self.waited = torch.where(watched < self.watched, 0, self.waited + 1)
+        self.watched = torch.minimum(watched, self.watched)
+        if settings.patience:
+            self.stopped |= self.waited >= settings.patience
+            self.rows.stop(self.stopped)

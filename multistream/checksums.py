@@ -1,0 +1,75 @@
+"""SHA256SUMS of a run: what its files were when the training ended, as `sha256sum --check` reads it.
+
+A flipped bit in a result is noticed when the result is read, not shown as another result.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from multistream.errors import DataError
+from multistream.files import remove, sha256_file, write_atomic, writing
+from multistream.system_errors import reason
+
+SUMS: Final = "SHA256SUMS"
+COVERED: Final = ("recipe.toml", "split.csv", "metrics.jsonl", "predictions.csv", "summary.json")
+"""The model file holds a digest of its own, and each checkpoint a manifest."""
+KEPT_ON_RESUME: Final = ("recipe.toml", "split.csv", "metrics.jsonl")
+
+_LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\0]{1,255})")
+
+
+def write_checksums(run: Path) -> None:
+    """Writes SHA256SUMS: the last thing that a training does."""
+    found = [(sha256_file(run / name), name) for name in COVERED if (run / name).is_file()]
+    write_atomic(run / SUMS, "".join(f"{digest}  {name}\n" for digest, name in found))
+
+
+def remove_checksums(run: Path) -> None:
+    """Removes SHA256SUMS before a run's files change, as they do when it is resumed; what is kept is checked first."""
+    for name in KEPT_ON_RESUME:
+        check_checksum(run / name)
+    with writing(run):
+        remove(run / SUMS)
+
+
+def check_checksum(path: Path) -> None:
+    """DataError where a run's file is not what SHA256SUMS beside it says; nothing is known of files it does not name.
+
+    A folder without SHA256SUMS is a run that has not ended, or no run.
+    """
+    wanted = _read(path.parent).get(path.name)
+    if wanted is None:
+        return
+    try:
+        found = sha256_file(path)
+    except OSError as error:
+        raise DataError(str(path), f"it cannot be read: {reason(error)}.", do="Restore it.") from error
+    if found != wanted:
+        right = f"Its sha256 must be the one in {SUMS}."
+        do = f"Restore the file; if you changed it on purpose, remove its line from {SUMS}."
+        raise DataError(str(path), "it has changed since the training ended.", right=right, do=do)
+
+
+def _read(run: Path) -> dict[str, str]:
+    path = run / SUMS
+    try:
+        text = path.read_bytes().decode("ascii")
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise _damaged(path) from error
+    sums = {}
+    for line in text.splitlines():
+        match = _LINE.fullmatch(line)
+        if match is None:
+            raise _damaged(path)
+        sums[match[2]] = match[1]
+    return sums
+
+
+def _damaged(path: Path) -> DataError:
+    right = "Each line is a sha256, two blanks and a file name."
+    return DataError(str(path), "it is damaged.", right=right, do="Remove it if the run's files are right.")

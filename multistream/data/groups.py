@@ -1,0 +1,55 @@
+"""Groups: photos that must not be parted, near-duplicates or photos of one person say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.data.filenames import printable
+from multistream.data.layouts.delimited_text import read_rows
+from multistream.data.table import Table
+from multistream.errors import DataError, UsageError, did_you_mean
+
+Groups = NDArray[np.int64]
+
+
+def photo_groups(table: Table, source: str) -> Groups | None:
+    """The group (N,) of each photo; None where `source` is empty.
+
+    `source` is a column of the data set's CSV, or a CSV file of its own with the columns path and group, whose paths
+    are the photos' ids. A photo with an empty cell, or without a line, is a group by itself.
+    """
+    if not source:
+        return None
+    if source in table.columns:
+        cells = table.columns[source]
+    elif Path(source).expanduser().is_file():
+        named = _read(Path(source).expanduser())
+        cells = tuple(named.get(name, "") for name in table.ids)
+        if not any(cells):
+            raise DataError(source, "it names none of the photos.", right=f"Paths look like {table.ids[0]!r}.")
+    else:
+        right = did_you_mean(source, table.columns) if table.columns else "The data set has no further columns."
+        do = "Give a column of the CSV, or a CSV file with the columns path and group."
+        raise UsageError("data.groups", f"{source!r} is neither a column nor a file.", right=right, do=do)
+    keys = [cell.strip() or f"\0{i}" for i, cell in enumerate(cells)]  # no name of a file or a cell holds a NUL
+    return np.unique(keys, return_inverse=True)[1].astype(np.int64)
+
+
+def _read(path: Path) -> dict[str, str]:
+    """{id: group} of a CSV file."""
+    rows = read_rows(path)
+    names = [cell.strip().lower() for cell in rows[0].cells] if rows else []
+    if "path" not in names or "group" not in names:
+        right = "Its first line must name the columns path and group."
+        raise DataError(f"{printable(str(path))}:1", f"the columns are {', '.join(names) or 'missing'}.", right=right)
+    place, group = names.index("path"), names.index("group")
+    found = {}
+    for row in rows[1:]:
+        if len(row.cells) != len(names):
+            what = f"{len(row.cells)} cells stand under {len(names)} columns."
+            raise DataError(f"{printable(str(path))}:{row.line}", what)
+        found[row.cells[place]] = row.cells[group]
+    return found

@@ -1,0 +1,69 @@
+"""The lock of a run's folder: one process works in it at a time."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from multistream.errors import RunBusy
+from multistream.files import make_folder, writing
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+LOCK: Final = ".lock"
+
+
+class FolderLock:
+    """Keeps a second process, or a second lock in this one, out of a folder: RunBusy (exit 73) names who holds it.
+
+    The system releases the lock when the process dies, also while a forked worker lives on (filelock 4.3). The file
+    `.lock` stays: were it removed, two processes could each lock a file of that name.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self._lock: BaseFileLock | None = None
+
+    def __enter__(self) -> FolderLock:
+        from filelock import FileLock, Timeout  # takes 50 ms, which no other command needs
+
+        path = self.folder.resolve() / LOCK
+        if self._lock is not None:
+            raise self._busy(f"process {os.getpid()}, this one,")
+        make_folder(self.folder)
+        lock = FileLock(path, preserve_lock_file=True, is_singleton=False)
+        with writing(self.folder):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                raise self._busy(_holder(path)) from None
+            path.write_text(_this_process(), encoding="utf-8")
+        self._lock = lock
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._lock is not None
+        self._lock.release()
+        self._lock = None
+
+    def _busy(self, who: str) -> RunBusy:
+        return RunBusy(str(self.folder), f"{who} is at work in it.", do="Wait for it to end, or stop it.")
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _holder(path: Path) -> str:
+    """Who wrote its name into the lock; Windows lets nobody read what is locked."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")[:300].strip()
+    except OSError:
+        text = ""
+    return f"process {os.getpid()}, this one," if text == _this_process() else text or "another process"

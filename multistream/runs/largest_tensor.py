@@ -1,0 +1,31 @@
+"""A limit to what composing a foreign plan may allocate: a number in a file must not ask for 64 GB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from torch.utils._python_dispatch import TorchDispatchMode
+
+MOST_NUMBERS = 2**29
+"""Numbers in one tensor, 2 GB in float32. Layers that are built and then cut off may be larger than what is kept."""
+
+
+class LargestTensor(TorchDispatchMode):
+    """Inside, a new tensor of more than `limit` numbers is a ValueError, before its memory is taken."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        self.limit = limit
+
+    def __torch_dispatch__(
+        self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Every operation of torch; those that make tensors take their size first."""
+        size = args[0] if args else None
+        if isinstance(size, list | tuple) and all(isinstance(length, int) for length in size):
+            numbers = prod(size)
+            if size and numbers > self.limit:
+                raise ValueError(f"a tensor of {numbers:,} numbers is asked for; the file holds far fewer")
+        return function(*args, **(kwargs or {}))

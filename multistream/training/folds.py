@@ -1,0 +1,198 @@
+"""Folds: one training for each, and the predictions of every photo by the network that has not seen it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multistream import runs
+from multistream.console import Console
+from multistream.errors import CannotResume, UsageError
+from multistream.files import write_atomic
+from multistream.folder_lock import FolderLock
+from multistream.inference.metrics import Metrics, metrics
+from multistream.interfaces import Stream
+from multistream.recipe import Recipe, differences
+from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
+from multistream.training.train import Run
+from multistream.training.train import train as train_once
+
+FOLDS = "folds"
+"""The folder of the folds' own runs, in the run's folder."""
+
+
+@dataclass(frozen=True)
+class FoldsRun:
+    """What a training on folds left: a run for each fold, and metrics of the out-of-fold predictions.
+
+    With repeats, `test` are the metrics of the first one, where each photo counts once; `accuracies` are those of
+    every repeat.
+    """
+
+    folder: Path
+    recipe: Recipe
+    test: Metrics
+    accuracies: tuple[float, ...]
+    folds: tuple[Mapping[str, Any], ...]
+    """Of each fold, in order: its run's folder below this one, and its test accuracy and number of photos."""
+    seconds: float
+    data: Mapping[str, Any]
+    parameters: Mapping[str, int]
+
+    def to_dict(self) -> dict[str, Any]:
+        """summary.json, and what `train --json` prints."""
+        return {
+            "test": self.test.to_dict(),
+            "repeats": list(self.accuracies),
+            "folds": [dict(fold) for fold in self.folds],
+            "seconds": self.seconds,
+            "run": str(self.folder),
+            "data": dict(self.data),
+            "parameters": dict(self.parameters),
+        }
+
+
+def train_folds(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    streams: Mapping[str, Stream] | None = None,
+    console: Console | None = None,
+) -> FoldsRun:
+    """Trains a recipe once for every fold and repeat, and gathers the predictions of the photos held out.
+
+    With `resume`, folds that are finished stay as they are and the one that was stopped goes on. A stream that is
+    another run on folds gives each fold its own branch, trained on the same photos. Raises MultistreamError.
+    """
+    console = console or Console(quiet=True)
+    started = time.monotonic()
+    folder = Path(resume).expanduser() if resume is not None else runs.new_run(out, recipe)
+    with FolderLock(folder):
+        if resume is not None:
+            recipe = _same_recipe(folder, recipe)
+        write_atomic(folder / runs.RECIPE, recipe.dumps())
+        for number, (name, own) in enumerate(fold_recipes(recipe).items(), 1):
+            place = folder / FOLDS / name
+            console.say(f"fold {name} ({number} of {recipe.data.folds * recipe.data.repeats}): {place}")
+            _train_one(own, place, streams=streams, console=console)
+        return _gathered(folder, recipe, seconds=time.monotonic() - started)
+
+
+def fold_recipes(recipe: Recipe) -> dict[str, Recipe]:
+    """{`REPEAT-FOLD`: recipe of one training}; the repeats draw with one split seed after the other."""
+    found = {}
+    for repeat in range(1, recipe.data.repeats + 1):
+        for fold in range(1, recipe.data.folds + 1):
+            name = f"{repeat}-{fold}"
+            seed = recipe.data.split_seed + repeat - 1
+            own = recipe.updated({"data": {"fold": fold, "repeats": 1, "split_seed": seed}})
+            branches = dict(_branches_of_fold(recipe, name))
+            found[name] = own.updated({"network": {"streams": branches}}) if branches else own
+    return found
+
+
+def is_fold_run(path: Path) -> bool:
+    """Whether a folder is a run on folds, which has no model of its own."""
+    return (path / FOLDS).is_dir()
+
+
+def _branches_of_fold(recipe: Recipe, name: str) -> Iterator[tuple[str, str]]:
+    """(key, path of its run on this fold) for streams that are runs on folds themselves."""
+    for key, spec in recipe.network.streams.items():
+        path = Path(spec).expanduser()
+        if "/" in spec and is_fold_run(path):
+            own = path / FOLDS / name
+            if not own.is_dir():
+                what = f"{path} has no fold {name}."
+                raise UsageError(f"streams.{key}", what, right="Its folds and repeats must be those of this training.")
+            yield key, str(own)
+
+
+def _same_recipe(folder: Path, recipe: Recipe) -> Recipe:
+    """The recipe of a run to go on with; CannotResume where another one is asked for."""
+    stored = Recipe.load(folder)
+    changed = [name for name, *_ in differences(stored, recipe)] if recipe.data.folds else []
+    if changed:
+        what = f"{', '.join(changed[:4])} differ from the run's recipe."
+        raise CannotResume(str(folder), what, do="Resume it with its own recipe, or train a new run.")
+    return stored
+
+
+def _train_one(recipe: Recipe, place: Path, *, streams: Mapping[str, Stream] | None, console: Console) -> None:
+    """One fold, unless it is finished; one that was stopped goes on."""
+    if (place / runs.SUMMARY).is_file():
+        return
+    began = (place / runs.RECIPE).is_file()
+    if place.is_dir() and not began:  # stopped before it had written what it is
+        shutil.rmtree(place)
+    train_once(
+        Recipe() if began else recipe,  # a run that goes on has its own recipe, with nothing open
+        out=None if began else place,
+        resume=place if began else None,
+        streams=streams,
+        console=console,
+    )
+
+
+def _gathered(folder: Path, recipe: Recipe, *, seconds: float) -> FoldsRun:
+    """Reads the finished folds, and writes the predictions of all photos and the summary."""
+    names = list(fold_recipes(recipe))
+    own = [read_predictions(folder / FOLDS / name / runs.PREDICTIONS) for name in names]
+    summaries = [runs.read_summary(folder / FOLDS / name) for name in names]
+    everything = joined(own)
+    write_predictions(folder / runs.PREDICTIONS, everything)
+    k = recipe.data.folds
+    repeats = [joined(own[start : start + k]) for start in range(0, len(own), k)]
+    run = FoldsRun(
+        folder=folder,
+        recipe=recipe,
+        test=_metrics(repeats[0]),
+        accuracies=tuple(float(repeat.correct.mean()) for repeat in repeats),
+        folds=tuple(
+            {"run": f"{FOLDS}/{name}", "accuracy": float(found.correct.mean()), "n": len(found)}
+            for name, found in zip(names, own, strict=True)
+        ),
+        seconds=round(seconds, 2),
+        data=summaries[0]["data"],
+        parameters=summaries[0]["parameters"],
+    )
+    runs.write_json(folder / runs.SUMMARY, run.to_dict())
+    return run
+
+
+def joined(predictions: list[Predictions]) -> Predictions:
+    """Predictions of the same classes, one after the other."""
+    labels = [label for each in predictions for label in each.labels or ()]
+    return Predictions(
+        paths=tuple(path for each in predictions for path in each.paths),
+        sha256=tuple(digest for each in predictions for digest in each.sha256),
+        labels=tuple(labels),
+        probabilities=np.concatenate([each.probabilities for each in predictions]),
+        classes=predictions[0].classes,
+    )
+
+
+def _metrics(found: Predictions) -> Metrics:
+    index = {name: k for k, name in enumerate(found.classes)}
+    labels = np.array([index[label] for label in found.labels or ()], dtype=np.int64)
+    return metrics(found.probabilities, labels, found.classes)
+
+
+def train(
+    recipe: Recipe,
+    *,
+    out: str | Path | None = None,
+    resume: str | Path | None = None,
+    streams: Mapping[str, Stream] | None = None,
+    console: Console | None = None,
+) -> Run | FoldsRun:
+    """Trains as the recipe says: once (`train_once`), or once for every fold (`train_folds`)."""
+    chosen = train_folds if recipe.data.folds and not recipe.data.fold else train_once
+    return chosen(recipe, out=out, resume=resume, streams=streams, console=console)
