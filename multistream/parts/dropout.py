@@ -22,10 +22,11 @@ class SteppedDropout(nn.Module):
             raise ValueError(f"dropout={p} is no rate. It must be at least 0 and below 1.")
         self.p = p
         self.draw: tuple[int, int] | None = None
+        self.rows: tuple[int, int] | None = None
 
-    def reseed(self, seed: int, step: int) -> None:
-        """Fixes the next masks."""
-        self.draw = (seed, step)
+    def reseed(self, seed: int, step: int, rows: tuple[int, int] | None = None) -> None:
+        """Fixes the next masks; `rows` (first, total) are those of a batch of `total` that this process holds."""
+        self.draw, self.rows = (seed, step), rows
 
     def forward(self, x_BE: Tensor, part: str = "") -> Tensor:
         """(B, E) -> (B, E); `part` names what is dropped from: parts of one step have masks of their own."""
@@ -34,7 +35,8 @@ class SteppedDropout(nn.Module):
         if self.draw is None:
             return functional.dropout(x_BE, self.p)
         seed, step = self.draw
-        keep_EB = kept(x_BE.shape[1], len(x_BE), p=self.p, seed=seed, step=step, part=part)
+        first, total = self.rows or (0, len(x_BE))
+        keep_EB = kept(x_BE.shape[1], total, p=self.p, seed=seed, step=step, part=part)[:, first : first + len(x_BE)]
         return x_BE * keep_EB.T.to(x_BE.device) / (1 - self.p)
 
 
@@ -48,8 +50,8 @@ def kept(width: int, batch: int, *, p: float, seed: int, step: int, part: str) -
     return torch.rand(width, batch, generator=generator) >= p
 
 
-def reseed_dropout(network: nn.Module, *, seed: int, step: int) -> None:
-    """Fixes the next masks of every SteppedDropout in the network."""
+def reseed_dropout(network: nn.Module, *, seed: int, step: int, rows: tuple[int, int] | None = None) -> None:
+    """Fixes the next masks of every SteppedDropout in the network; `rows` as `SteppedDropout.reseed` has them."""
     for module in network.modules():
         if isinstance(module, SteppedDropout):
-            module.reseed(seed, step)
+            module.reseed(seed, step, rows)

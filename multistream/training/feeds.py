@@ -16,13 +16,17 @@ from multistream.data.sampling import order
 from multistream.data.views import augment, drawn, views_of
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime
+from multistream.runtime.distributed import ALONE, Ranks
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: `given` to the Objective, labels (B,), indices (B,); B is 0 if no photo could be decoded."""
+    """What one step sees: `given` to the Objective, labels (B,), indices (B,); B is 0 if no photo could be decoded.
+
+    On many ranks a batch of 0 has one image of zeros in `given`: the rank takes part in the step all the same.
+    """
 
     given: Mapping[str, Any]
     labels: Tensor
@@ -48,6 +52,7 @@ class PhotoFeed:
     """Decodes photos anew for every epoch, because some stream trains.
 
     `held` are pooled features of frozen streams, which do not run: {key: {stage: (V * N, P)}} as PooledFeed has them.
+    The batches are those of all `ranks` together; each rank decodes its part of every one.
     """
 
     photos: Photos
@@ -57,6 +62,7 @@ class PhotoFeed:
     workers: int
     held: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     pooled: bool = False
+    ranks: Ranks = ALONE
 
     def training(self, indices: Indices, *, epoch: int, start: int = 0) -> Iterator[Batch]:
         settings = self.settings
@@ -74,13 +80,35 @@ class PhotoFeed:
 
     def _held(self, rows: Tensor) -> dict[str, dict[str, Tensor]]:
         rows = rows.to(self.labels.device)
+        if not len(rows) and self.ranks.size > 1:
+            rows = torch.zeros(1, dtype=torch.int64, device=rows.device)
         return {key: {stage: f[rows] for stage, f in stages.items()} for key, stages in self.held.items()}
 
     def _batches(self, indices: Indices) -> Iterator[Batch]:
-        size, pin = self.settings.batch_size, self.runtime.device.type == "cuda"
-        for batch in loaded(self.photos, indices, batch_size=size, workers=self.workers, pin=pin):
+        pin = self.runtime.device.type == "cuda"
+        whole = [indices[at : at + self.settings.batch_size] for at in range(0, len(indices), self.settings.batch_size)]
+        parts = [self.ranks.portion(batch) for batch in whole]
+        if not parts:
+            return
+        own, size = np.concatenate(parts), len(parts[0])
+        for batch in loaded(self.photos, own, batch_size=max(1, size), workers=self.workers, pin=pin):
             chosen = batch.pop("index")
-            yield Batch(self.runtime.send(batch), self.labels[chosen.to(self.labels.device)], chosen)
+            sent = self.runtime.send(batch) if len(chosen) else self._zeros()
+            yield Batch(sent, self.labels[chosen.to(self.labels.device)], chosen)
+        if not len(parts[-1]):  # the last batch has fewer images than there are ranks
+            nothing = torch.zeros(0, dtype=torch.int64)
+            yield Batch(self._zeros(), self.labels[:0], nothing)
+
+    def _zeros(self) -> dict[str, Tensor]:
+        """One image that no file holds; nothing where there is one rank, which passes over an empty batch."""
+        if self.ranks.size == 1:
+            return {}
+        zeros = {name: torch.zeros(1, rows.shape[1]) for name, rows in self.photos.vectors.items()}
+        for name, read in self.photos.maps.items():
+            zeros[name] = torch.from_numpy(np.zeros_like(read(0)))[None]
+        if (decoder := self.photos.decoder) is not None:
+            zeros["image"] = torch.zeros(1, 3, decoder.size, decoder.size, dtype=torch.uint8)
+        return self.runtime.send(zeros)
 
 
 @dataclass(frozen=True)

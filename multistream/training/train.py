@@ -36,9 +36,10 @@ from multistream.runtime.device import parameter_count
 from multistream.runtime.memory import exhausted
 from multistream.training.batch_size import settings_that_fit, smaller_batches
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed
-from multistream.training.loop import Listener, Progress, Trainer
+from multistream.training.loop import Trainer
 from multistream.training.objective import CrossEntropy, Objective, class_weights
 from multistream.training.prepare import Prepared, prepare
+from multistream.training.progress import Listener, Progress
 from multistream.training.resume import check_origin, recipe_to_resume
 from multistream.training.stop import Interrupted, Stop, stoppable
 

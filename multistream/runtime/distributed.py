@@ -1,0 +1,205 @@
+"""Many processes that train or extract together: torch.distributed, as torchrun starts it.
+
+    torchrun --nproc-per-node 4 -m multistream train ...
+
+Every process is a rank. Rank 0 writes the run; the others compute. Small numbers travel over gloo on the CPU,
+gradients over NCCL where the network is on a GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from multistream.errors import MemoryExhausted, MultistreamError, UsageError
+
+PATIENCE: Final = timedelta(minutes=30)
+"""A rank that is silent for so long in a step is taken for dead."""
+
+WAITING: Final = timedelta(days=7)
+"""How long ranks wait for work that rank 0 does alone."""
+
+FAILED: Final = "multistream/failed"
+"""Where the ranks' common store keeps who failed first: that rank alone prints its error."""
+
+LAUNCHERS: Final = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
+"""Variables of launchers that tell torch nothing of where rank 0 listens."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that work together; alone by default."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    """Its number on this machine, which is also its GPU's."""
+    local_size: int = 1
+    """How many of them run on this machine."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0, which writes and prints."""
+        return self.rank == 0
+
+    def portion(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+        """This rank's consecutive part of a batch; the parts differ by one entry at most.
+
+        >>> [Ranks(rank, 2).portion(np.arange(5)).tolist() for rank in (0, 1)]
+        [[0, 1, 2], [3, 4]]
+        """
+        return np.array_split(indices, self.size)[self.rank]
+
+    def table(self, *values: float) -> NDArray[np.float64]:
+        """These numbers of every rank, (ranks, numbers)."""
+        own = torch.tensor(values, dtype=torch.float64)
+        if self.size == 1:
+            return own.numpy()[None]
+        rows = [torch.empty_like(own) for _ in range(self.size)]
+        dist.all_gather(rows, own)
+        return torch.stack(rows).numpy()
+
+    def sums(self, *values: float) -> list[float]:
+        """Each of these numbers, summed over the ranks."""
+        total: list[float] = self.table(*values).sum(0).tolist()
+        return total
+
+    def gather(self, value: Any) -> list[Any]:
+        """What every rank gave, in the order of the ranks; JSON, not pickle."""
+        if self.size == 1:
+            return [value]
+        own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        lengths = self.table(len(own))[:, 0].astype(int).tolist()
+        padded = torch.zeros(max(lengths), dtype=torch.uint8)
+        padded[: len(own)] = own
+        rows = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(rows, padded)
+        return [json.loads(bytes(row[:length].numpy())) for row, length in zip(rows, lengths, strict=True)]
+
+    def from_first(self, value: Any) -> Any:
+        """What rank 0 gave; JSON."""
+        return self.gather(value if self.is_first else None)[0]
+
+    def add_up(self, tensors: Iterable[Tensor]) -> None:
+        """Replaces tensors on the CPU by their sums over the ranks."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+
+    def copy_from_first(self, tensors: Mapping[str, Tensor]) -> None:
+        """Overwrites these tensors by rank 0's."""
+        if self.size > 1:
+            for _, tensor in sorted(tensors.items()):
+                dist.broadcast(tensor, 0)
+
+    def wait_for_first(self) -> None:
+        """Returns when every rank has come here; rank 0 may take days."""
+        if self.size > 1:
+            dist.barrier(group=dist.new_group(backend="gloo", timeout=WAITING))  # type: ignore[arg-type]  # torch's union
+
+    def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
+        """The module with its gradients averaged over the ranks in each backward (DDP); itself where there is one."""
+        if self.size == 1:
+            return module
+        # find_unused_parameters: a rank without an image uses none, and the buckets of the first step stay, so that
+        # a resumed run sums in the same order. Buffers: `copy_from_first` at the end of an epoch is enough.
+        return nn.parallel.DistributedDataParallel(
+            module,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            find_unused_parameters=True,
+        )
+
+
+ALONE: Final = Ranks()
+
+
+@contextmanager
+def processes() -> Iterator[Ranks]:
+    """Joins the ranks that the environment tells of, and leaves them at the end; yields ALONE where there is one.
+
+    An error on one rank ends all: the rank where it happened raises it, the others leave without a word. Raises
+    UsageError for an environment that cannot be meant, MemoryExhausted (exit 71) where another rank was killed.
+    """
+    ranks = ranks_of(os.environ)
+    if ranks.size == 1 or dist.is_initialized():
+        yield ranks
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield ranks
+    except Exception as error:
+        raise _told_once(error, ranks) from error
+    dist.destroy_process_group()
+
+
+def ranks_of(environment: Mapping[str, str]) -> Ranks:
+    """The ranks that torchrun's variables describe; one of its own where there are none."""
+    if "WORLD_SIZE" not in environment:
+        for name, launcher in LAUNCHERS.items():
+            if environment.get(name, "1") != "1":
+                raise UsageError(
+                    launcher,
+                    f"{name} is {environment[name]}, and torch.distributed's variables are missing.",
+                    right="It needs RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.",
+                    do="Start it with torchrun --nproc-per-node N -m multistream train ...",
+                )
+        return ALONE
+    size = _number(environment, "WORLD_SIZE", "1", least=1)
+    if size == 1:
+        return ALONE
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        if name not in environment:
+            do = "Start it with torchrun, or unset WORLD_SIZE."
+            raise UsageError("WORLD_SIZE", f"it is {size}, and {name} is not set.", right="torchrun sets both.", do=do)
+    rank = _number(environment, "RANK", "0")
+    if rank >= size:
+        raise UsageError("RANK", f"{rank} is out of range.", right=f"WORLD_SIZE is {size}: 0 to {size - 1}.")
+    local = _number(environment, "LOCAL_RANK", str(rank))
+    return Ranks(rank, size, local, _number(environment, "LOCAL_WORLD_SIZE", str(size), least=1))
+
+
+def _number(environment: Mapping[str, str], name: str, default: str, *, least: int = 0) -> int:
+    text = environment.get(name, default)
+    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
+        do = "Start it with torchrun, or unset the variable."
+        raise UsageError(name, f"{text!r} in the environment is no number.", right=f"At least {least}.", do=do)
+    return int(text)
+
+
+def _told_once(error: Exception, ranks: Ranks) -> BaseException:
+    """The error where this rank was the first that failed; else SystemExit with the first one's exit code."""
+    code = getattr(error, "exit_code", None) or 128 + getattr(error, "signal", -127)
+    lost = not isinstance(error, MultistreamError) and _is_lost_peer(error)
+    code = MemoryExhausted.exit_code if lost else code
+    own = f"{ranks.rank}:{code}"
+    try:
+        first = dist.distributed_c10d._get_default_store().compare_set(FAILED, "", own).decode()
+    except RuntimeError:  # the store was rank 0's, and rank 0 is gone
+        first = own
+    if first != own:
+        return SystemExit(int(first.partition(":")[2]))
+    if lost:
+        what = f"another of the {ranks.size} processes ended without a message: killed, or out of memory."
+        return MemoryExhausted(f"rank {ranks.rank}", what, do="Resume the run: multistream train --resume RUN.")
+    return error
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """Whether a collective failed because a rank is gone: NCCL has a class for it, gloo says so in words."""
+    if isinstance(error, dist.DistError):
+        return True
+    words: Sequence[str] = ("gloo", "Connection closed by peer", "Connection reset", "Broken pipe", "Socket")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -1,0 +1,82 @@
+"""How far a training has come, and who hears of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from multistream.errors import CannotResume
+from multistream.recipe import TrainingSettings
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come; what a checkpoint's state.json holds."""
+
+    epoch: int = 0
+    position: int = 0
+    """Batches of this epoch that are done."""
+    step: int = 0
+    """Optimizer steps that are done."""
+    best: float = math.inf
+    """The best monitored value so far; smaller is better (accuracy counts negative)."""
+    best_epoch: int = -1
+    kept: float = math.inf
+    waited: int = 0
+    """Epochs since the last improvement."""
+    finished: bool = False
+    loss_sum: float = 0.0
+    seen: int = 0
+    history: tuple[Mapping[str, float], ...] = field(default=())
+
+    @property
+    def number(self) -> int:
+        """The number of the checkpoint that holds this state: the end of training has one of its own."""
+        return self.step * 2 + self.finished
+
+    def after_epoch(self, line: Mapping[str, float], *, settings: TrainingSettings) -> Progress:
+        """The progress once an epoch's validation is known: its best values, and whether patience is over."""
+        watched, kept = _monitored(line, settings.monitor), _monitored(line, settings.keep)
+        waited = 0 if watched < self.best else self.waited + 1
+        return replace(
+            self,
+            epoch=self.epoch + 1,
+            position=0,
+            best=min(watched, self.best),
+            kept=min(kept, self.kept),
+            best_epoch=self.epoch if kept < self.kept else self.best_epoch,
+            waited=waited,
+            finished=bool(settings.patience) and waited >= settings.patience,
+            loss_sum=0.0,
+            seen=0,
+            history=(*self.history, line),
+        )
+
+    def to_state(self) -> dict[str, Any]:
+        """For state.json, where infinity is null."""
+        values = {**vars(self), "history": list(self.history)}
+        return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in values.items()}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Self:
+        """The progress of a checkpoint; CannotResume where another version wrote it."""
+        values: dict[str, Any] = {k: math.inf if v is None else v for k, v in state.items()}
+        try:
+            return cls(**{**values, "history": tuple(values["history"])})
+        except (KeyError, TypeError) as error:
+            right = "Another version of multistream wrote it."
+            raise CannotResume("checkpoint", f"its state is not understood: {error}.", right=right) from error
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Whom the trainer tells of every epoch's line and of every batch."""
+
+    epoch: Callable[[Mapping[str, float]], None]
+    batch: Callable[[], None]
+
+
+def _monitored(line: Mapping[str, float], measure: str) -> float:
+    return line["val_loss"] if measure == "loss" else -line["val_accuracy"]

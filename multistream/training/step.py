@@ -1,0 +1,145 @@
+"""One optimizer step: forward, backward, accumulation, clipping, and what the ranks must agree on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from multistream.errors import DivergedError
+from multistream.nn.seeding import seeded
+from multistream.parts.dropout import reseed_dropout
+from multistream.recipe import TrainingSettings
+from multistream.runtime.device import Runtime
+from multistream.runtime.distributed import ALONE, Ranks
+from multistream.training.feeds import Batch
+from multistream.training.objective import Objective
+from multistream.training.optimizers import make_optimizer, parameter_names, set_rate
+
+
+class Stepper:
+    """Changes the weights of an objective's network, batch by batch.
+
+    The gradients of all images of a batch count alike, however the ranks cut it.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        settings: TrainingSettings,
+        runtime: Runtime,
+        names: Callable[[int], str],
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.network, self.criterion = objective.network, objective.criterion
+        self.settings, self.runtime, self.names, self.ranks = settings, runtime, names, ranks
+        self.trained = parameter_names(objective.network)
+        self.optimizer = make_optimizer(objective.network, settings, runtime)
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
+        self.parallel = ranks.parallel(objective, runtime.device)
+        self.module = torch.compile(self.parallel) if runtime.compile else self.parallel
+        self.pending, self.seen = 0.0, 0
+        """This rank's part of the losses since `collect`, and the images of all ranks."""
+        self.bad = ""
+        """Files whose loss is not finite."""
+
+    def __call__(self, batch: Batch, *, draw: int, pieces: float, last: bool, rate: float, step: int) -> None:
+        """Forward and backward of one batch, and the optimizer's step with the last of an accumulation.
+
+        `draw` numbers the batch within the training; `pieces` such batches make a step; `rate` multiplies the
+        learning rates. Raises DivergedError on every rank where a loss or the gradient's norm is not finite.
+        """
+        set_rate(self.optimizer, rate)
+        self._backward(batch, draw=draw, pieces=pieces, last=last)
+        alone_and_bad = self.bad and self.ranks.size == 1  # other ranks come to the end of the step: wait for them
+        if last or alone_and_bad:
+            self._check_finite(self._gradient_norm(), step)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def collect(self, signal: int) -> tuple[float, int, int]:
+        """(loss summed over images, images, the highest `signal`) of all ranks since the last call."""
+        rows = self.ranks.table(self.pending, signal)
+        loss, seen = float(rows[:, 0].sum()), self.seen
+        self.pending, self.seen = 0.0, 0
+        return loss, seen, int(rows[:, 1].max())
+
+    def _backward(self, batch: Batch, *, draw: int, pieces: float, last: bool) -> None:
+        """Adds the gradients of a batch; a rank that holds no image of it takes part with a loss of zero."""
+        count = len(batch.labels)
+        total, first, share = self._share(batch.labels)
+        if not total:  # no photo of the batch could be decoded, on any rank
+            return
+        reseed_dropout(self.network, seed=self.settings.seed, step=draw, rows=(first if count else 0, total))
+        labels = batch.labels if count else torch.zeros(1, dtype=torch.int64, device=batch.labels.device)
+        with (
+            seeded(self.settings.seed, step=draw, rank=self.ranks.rank, device=self.runtime.device),
+            _running_statistics(self.network, when=len(labels) == 1),
+            self._synchronised(last),
+        ):
+            loss, _ = self.module(batch.given, labels)
+            self.scaler.scale(loss * (share / pieces)).backward()
+        value = loss.item() if count else 0.0
+        if not math.isfinite(value):
+            self.bad = ", ".join(self.names(int(i)) for i in batch.indices[:3])
+        self.pending += value * share / self.ranks.size * total
+        self.seen += total
+
+    def _share(self, labels: Tensor) -> tuple[int, int, float]:
+        """(images of the batch on all ranks, those before this rank's, factor that makes the mean of means a mean)."""
+        if self.ranks.size == 1:
+            return len(labels), 0, 1.0
+        weights = getattr(self.criterion, "weights", None)
+        weight = float(len(labels) if weights is None else weights[labels].sum())  # what the criterion divides by
+        counts = self.ranks.table(len(labels), weight)
+        total, first = counts[:, 0].sum(), counts[: self.ranks.rank, 0].sum()
+        return int(total), int(first), weight * self.ranks.size / counts[:, 1].sum() if total else 0.0
+
+    def _synchronised(self, last: bool) -> AbstractContextManager[object]:
+        """Gradients travel with the last batch of an accumulation alone."""
+        if last or not isinstance(self.parallel, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return self.parallel.no_sync()
+
+    def _gradient_norm(self) -> Tensor:
+        """The norm of all gradients, clipped to `clip_norm` if that is set."""
+        if self.settings.clip_norm > 0:
+            self.scaler.unscale_(self.optimizer)
+            return nn.utils.clip_grad_norm_(list(self.trained.values()), self.settings.clip_norm)
+        if self.scaler.is_enabled():  # scaled gradients may overflow: the scaler skips that step itself
+            return torch.tensor(0.0)
+        return nn.utils.get_total_norm([p.grad for p in self.trained.values() if p.grad is not None])
+
+    def _check_finite(self, norm: Tensor, step: int) -> None:
+        """Stops every rank before the step, and names the files of the rank whose loss it was."""
+        overflow = not torch.isfinite(norm) and not self.scaler.is_enabled()
+        if not self.ranks.sums(overflow or bool(self.bad))[0]:
+            return
+        files = next(filter(None, self.ranks.gather(self.bad)), "")
+        rates = ", ".join(f"{group['lr']:.3g}" for group in self.optimizer.param_groups)
+        what = f"the loss of {files}, ... is not finite" if files else f"the gradient's norm is {norm.item():.3g}"
+        raise DivergedError(
+            "training",
+            f"{what} in step {step} (learning rate {rates}).",
+            right="It must be a finite number; in the last checkpoint it is.",
+            do="Lower training.learning_rate, set training.clip_norm=1, or use --precision fp32.",
+        )
+
+
+@contextmanager
+def _running_statistics(network: nn.Module, *, when: bool) -> Iterator[None]:
+    """Batch norms that train use their running statistics: of one image with a 1 x 1 map there is no variance."""
+    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training] if when else []
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
