@@ -30,6 +30,13 @@ class Console:
         self.quiet, self._clock = quiet, clock
         self._print: Callable[[str], None] = _to_stderr
 
+    @classmethod
+    def silent(cls) -> Console:
+        """One that prints nothing, not even warnings: for processes next to the one that the user reads."""
+        console = cls(quiet=True)
+        console._print = lambda _: None
+        return console
+
     def say(self, line: str) -> None:
         """Prints a line of news, unless quiet."""
         if not self.quiet:

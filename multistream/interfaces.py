@@ -113,8 +113,13 @@ class Stream(nn.Module):
         del stage
         return state  # type: ignore[no-any-return]
 
-    def fit(self, vectors: Tensor) -> None:
-        """Called once with the raw vectors (N, D) of the training part, for a stream that reads a Vector."""
+    def fit(self, vectors: Tensor) -> str | None:
+        """Called once with the raw vectors (N, D) of the training part, for a stream that reads a Vector.
+
+        What it chose by them is printed if it is returned as text.
+        """
+        del vectors
+        return None
 
     def truncate(self, depth: int) -> Self:
         """A new stream of the first `depth` stages (paper fig. 4): shares them, holds nothing of the later ones."""
@@ -130,10 +135,13 @@ class Stream(nn.Module):
         return new
 
     def freeze(self, depth: int | None = None) -> Self:
-        """Freezes the first `depth` stages, or all: no gradients, and eval mode kept under `.train()`."""
-        self.frozen = len(self.stages) if depth is None else depth
-        if not 0 <= self.frozen <= len(self.stages):
+        """Freezes the first `depth` stages, or all: no gradients, and eval mode kept under `.train()`.
+
+        What is frozen stays so: after `freeze()` a `freeze(1)` changes nothing.
+        """
+        if depth is not None and not 0 <= depth <= len(self.stages):
             raise ValueError(f"{type(self).__name__}: cannot freeze {depth} of {len(self.stages)} stages.")
+        self.frozen = max(self.frozen, len(self.stages) if depth is None else depth)
         for module in [self] if depth is None else list(self.stages.values())[: self.frozen]:
             module.requires_grad_(False)
         return self.train(self.training)

@@ -24,6 +24,9 @@ def train(
     data: Annotated[
         str, typer.Option(metavar="PATH", help="Class folders, a CSV, or LAYOUT:PATH. Without: the demo set.")
     ] = "",
+    label: Annotated[
+        str, typer.Option(metavar="COLUMN", help="Which of several labels: a CSV's column, or a layout's choice.")
+    ] = "",
     tap: Annotated[str, typer.Option(help="How a map becomes a token.", show_default="gap:64")] = "",
     temporal: Annotated[str, typer.Option(help="What reads a stream's tokens.", show_default="concat")] = "",
     fusion: Annotated[str, typer.Option(help="How streams become one decision.", show_default="early")] = "",
@@ -62,9 +65,13 @@ def train(
     """Train a composition; with nothing but --streams, on the demo set."""
     if resume is not None and out is not None:
         raise UsageError("--resume", "a run goes on in its own folder.", do="Leave --out away.")
+    if resume is not None:
+        from multistream.training.resume import check_is_run
+
+        check_is_run(resume.expanduser())
     base = resume if resume is not None and recipe == "default" else recipe
     given: dict[str, dict[str, Any]] = {
-        "data": {"source": data, "folds": folds, "repeats": repeats, "groups": groups},
+        "data": {"source": data, "label": label, "folds": folds, "repeats": repeats, "groups": groups},
         "network": {
             "streams": {spec.key: spec.part for spec in parse_specs(streams)} if streams else {},
             "tap": tap,
@@ -102,7 +109,7 @@ def images_a_step(text: str) -> int | None:
     """
     if text in ("", "auto"):
         return None
-    if not text.isascii() or not text.isdecimal():
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
         raise UsageError("--batch-size", f"{text!r} is no number.", right="It must be a number of images, or auto.")
     return int(text)
 

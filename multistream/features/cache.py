@@ -15,6 +15,7 @@ from multistream.features.tasks import Rows, Say, Task, plan_tasks, run_tasks
 from multistream.network.network import Branch, MultiStream
 from multistream.nn.eval_mode import evaluating
 from multistream.runtime.device import Runtime
+from multistream.runtime.distributed import ALONE, Ranks
 
 
 def extract(
@@ -29,18 +30,21 @@ def extract(
     cache: bool = True,
     turned: Mapping[str, Rows] | None = None,
     keys: Collection[str] | None = None,
+    digests: Mapping[int, str] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Extracted:
     """What `network.pool` gives for these images, (N, P) with N = len(photos); rows of other images stay empty.
 
     `keys` are the streams asked for, None all. Streams whose features the cache holds do not run. `turned` asks for
-    further views, {view: indices}. `tick` gets the number of images done, `say` what was found.
+    further views, {view: indices}. `tick` gets the number of images done, `say` what was found. `digests` are the
+    photos' sha256 by index, where they are known. Each of `ranks` computes its own photos, and all have the result.
     """
     branches = {key: branch for key, branch in network.branches.items() if keys is None or key in keys}
     pictures = {key: branch for key, branch in branches.items() if not branch.is_vector}
     vectors = {key: branch for key, branch in branches.items() if branch.is_vector}
     wanted = {IDENTITY: indices, **(turned or {})}
     memory = {view: empty_features(pictures, len(photos)) for view in wanted}
-    tasks = plan_tasks(pictures, photos, wanted, runtime=runtime, say=say, cache=cache)
+    tasks = plan_tasks(pictures, photos, wanted, runtime=runtime, say=say, cache=cache, digests=digests, ranks=ranks)
     for task in tasks:
         task.read(memory[task.view][task.key])
         if task.store is not None:
@@ -56,10 +60,18 @@ def extract(
     valid[torch.from_numpy(indices)] = True
     with evaluating(network):
         bad = run_tasks(tasks, photos, runtime=runtime, workers=workers, tick=tick, sink=keep)
-        valid[torch.from_numpy(bad)] = False
+        exchange(memory, photos, ranks)
+        valid[[i for each in ranks.gather(bad.tolist()) for i in each]] = False
         beside = _vectors(vectors, photos, indices, runtime)
     features = memory.pop(IDENTITY) | beside
     return Extracted({key: features[key] for key in branches}, valid, turned=memory)
+
+
+def exchange(memory: Mapping[str, Features], photos: Photos, ranks: Ranks) -> None:
+    """Gives every rank the features that the others computed, and the reasons why photos were left out."""
+    # A row is zero but on the one rank that computed it, so the sums are the rows.
+    ranks.add_up(f for features in memory.values() for stages in features.values() for f in stages.values())
+    photos.bad |= {index: why for each in ranks.gather(list(photos.bad.items())) for index, why in each}
 
 
 @torch.no_grad()

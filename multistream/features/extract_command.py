@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from multistream.console import Console
 from multistream.data.filenames import printable
 from multistream.data.views import IDENTITY, parse_views
 from multistream.errors import DataError
+from multistream.features.cache import exchange
 from multistream.features.export import columns_of, write_features
 from multistream.features.source import Subject, of_recipe, of_run
-from multistream.features.tasks import Task, plan_tasks, run_tasks
+from multistream.features.tasks import Task, own_rows, plan_tasks, run_tasks
 from multistream.features.verify import Verified, chosen_rows, verify
 from multistream.nn.eval_mode import evaluating
 from multistream.recipe import Recipe
 from multistream.runtime.device import available_workers
+from multistream.runtime.distributed import Ranks, processes
 
 BAD_SHOWN = 5
 """Photos that cannot be decoded, and are named one by one."""
@@ -78,7 +80,41 @@ def extract(
     computes so many images again (0: all) and compares them bit for bit with the cache; DataError names the first that
     differs. Memory does not grow with the features; what was interrupted goes on where it stopped.
     """
-    console = console or Console(quiet=True)
+    with processes() as ranks:
+        return _extract(
+            source,
+            data=data,
+            label=label,
+            inputs=inputs or {},
+            views=views,
+            stages=stages,
+            out=out,
+            sample=sample,
+            seed=seed,
+            device=device,
+            precision=precision,
+            console=(console or Console(quiet=True)) if ranks.is_first else Console.silent(),
+            ranks=ranks,
+        )
+
+
+def _extract(
+    source: str | Path | Recipe,
+    *,
+    data: str,
+    label: str,
+    inputs: Mapping[str, str],
+    views: Sequence[str],
+    stages: Sequence[str],
+    out: str | Path | None,
+    sample: int | None,
+    seed: int,
+    device: str,
+    precision: str,
+    console: Console,
+    ranks: Ranks,
+) -> Extraction:
+    """`extract` on one of the ranks: each computes its part of the photos, rank 0 writes and verifies."""
     started = time.perf_counter()
     views = parse_views(",".join(views))
     make = of_recipe if isinstance(source, Recipe) else of_run
@@ -86,7 +122,7 @@ def extract(
         source,  # type: ignore[arg-type]  # each takes its own
         data=data,
         label=label,
-        inputs=inputs or {},
+        inputs=inputs,
         device=device,
         precision=precision,
         say=console.say,
@@ -95,11 +131,16 @@ def extract(
     if path is not None and path.suffix.lower() != ".npz":
         raise DataError("--out", f"{path.name} is no .npz.", do="Give it that ending.")
     columns = columns_of(subject, views, stages)
-    filled, tasks, speed = _fill(subject, views, console)
+    filled, tasks, speed = _fill(subject, views, console, ranks)
+    if not ranks.is_first:
+        ranks.wait_for_first()
+        path = sample = None
     width = write_features(path, columns, tasks, subject.photos) if path is not None else 0
     verified = None
     if sample is not None:
         verified = _verify(tasks, subject, sample, seed, console)
+    if ranks.is_first:
+        ranks.wait_for_first()
     ids = subject.photos.table.ids
     return Extraction(
         subject.photos.table.name,
@@ -114,29 +155,37 @@ def extract(
     )
 
 
-def _fill(subject: Subject, views: Sequence[str], console: Console) -> tuple[list[Filled], list[Task], float]:
-    """Computes what the cache lacks, and nothing else: what it did, the tasks, and images a second."""
+def _fill(
+    subject: Subject, views: Sequence[str], console: Console, ranks: Ranks
+) -> tuple[list[Filled], list[Task], float]:
+    """Computes what the cache lacks, and nothing else: what it did, the tasks of all photos, and images a second."""
     photos, runtime = subject.photos, subject.runtime
-    every = np.arange(len(photos))
-    tasks = plan_tasks(
-        subject.pictures, photos, dict.fromkeys(views, every), runtime=runtime, say=console.say, cache=True
-    )
-    for task in tasks:
-        task.read({})
+    wanted = dict.fromkeys(views, np.arange(len(photos)))
+    whole = plan_tasks(subject.pictures, photos, wanted, runtime=runtime, say=console.say, cache=True)
+    tasks = [replace(task, rows=own_rows(task.rows, task.digests, ranks)) for task in whole]
+    for each in (tasks, whole):
+        for task in each:
+            task.read({})
+    for task in whole:
         console.say(task.told())
     missing = np.unique(np.concatenate([task.missing for task in tasks]))
     started = time.perf_counter()
-    with console.progress(len(missing), "features") as bar, evaluating(subject.network):
-        bad = run_tasks(
-            tasks, photos, runtime=runtime, workers=available_workers(), tick=bar.advance, sink=lambda *_: None
-        )
+    label = "features" if ranks.size == 1 else f"features, part 1 of {ranks.size}"
+    workers = max(1, available_workers() // ranks.local_size)
+    with console.progress(len(missing), label) as bar, evaluating(subject.network):
+        bad = run_tasks(tasks, photos, runtime=runtime, workers=workers, tick=bar.advance, sink=lambda *_: None)
+    every = {i for each in ranks.gather(bad.tolist()) for i in each}
+    exchange({}, photos, ranks)
     seconds = time.perf_counter() - started
-    for index in bad[:BAD_SHOWN]:
-        console.warn(f"{printable(photos.table.ids[index])}: {photos.bad[int(index)]}; it is left out")
-    if len(bad) > BAD_SHOWN:
-        console.warn(f"{len(bad):,} photos in all are left out; multistream data scan lists them")
-    speed = round((len(missing) - len(bad)) / seconds, 1) if len(missing) > len(bad) else 0.0
-    return [_filled(task, set(bad.tolist())) for task in tasks], tasks, speed
+    for task in whole:
+        if task.store is not None:
+            task.store.refresh()  # what the other ranks have written
+    for index in sorted(every)[:BAD_SHOWN]:
+        console.warn(f"{printable(photos.table.ids[index])}: {photos.bad[index]}; it is left out")
+    if len(every) > BAD_SHOWN:
+        console.warn(f"{len(every):,} photos in all are left out; multistream data scan lists them")
+    computed = len(np.unique(np.concatenate([task.missing for task in whole]))) - len(every)
+    return [_filled(task, every) for task in whole], whole, round(computed / seconds, 1) if computed > 0 else 0.0
 
 
 def _filled(task: Task, bad: set[int]) -> Filled:

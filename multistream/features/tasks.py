@@ -19,6 +19,7 @@ from multistream.inputs import Image
 from multistream.network.network import Branch
 from multistream.runs.split_file import sha256_of_files
 from multistream.runtime.device import Runtime
+from multistream.runtime.distributed import ALONE, Ranks
 
 Say = Callable[[str], None]
 Rows = NDArray[np.int64]
@@ -68,23 +69,37 @@ def plan_tasks(
     runtime: Runtime,
     say: Say,
     cache: bool = True,
+    digests: Mapping[int, str] | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Task]:
-    """A task for each of these branches and each view, of which `wanted` holds the rows; tells what is not cached."""
+    """A task for each of these branches and each view, of which `wanted` holds the rows; tells what is not cached.
+
+    `digests` are the photos' sha256 by index, where they are known. Of many ranks each gets the rows of its own part:
+    by the file's sha256 where features are cached, so that no two compute or write the same.
+    """
     every = np.unique(np.concatenate([*wanted.values(), np.zeros(0, dtype=np.int64)]))
     tasks = []
-    hashes: dict[str, Mapping[int, str]] = {}
+    hashes: dict[str, Mapping[int, str]] = {"image": digests} if digests is not None else {}
     for key, branch in branches.items():
         why = why_not_cached(branch, photos) if cache else ""
         if why:
             say(f"features: {key} runs anew: {why}")
         known = identity(branch, photos, runtime, view="") if cache and not why else None
-        digests = _digests(branch, photos, every, hashes) if known else {}
+        files = _digests(branch, photos, every, hashes) if known else {}
         for view, rows in wanted.items():
-            task = Task(view, key, branch, np.sort(rows), digests=digests)
+            task = Task(view, key, branch, own_rows(np.sort(rows), files, ranks), digests=files)
             if known:
                 task.store = FeatureStore.open(cache_root() / "features", {**known, "view": view}, warn=say)
             tasks.append(task)
     return tasks
+
+
+def own_rows(rows: Rows, digests: Mapping[int, str], ranks: Ranks) -> Rows:
+    """The rows that this rank computes: cut by the file's sha256, or by the row where there is none."""
+    if ranks.size == 1:
+        return rows
+    numbers = np.array([int(digests[i][:12], 16) if digests else i for i in rows.tolist()], dtype=np.int64)
+    return rows[numbers % ranks.size == ranks.rank]
 
 
 def run_tasks(

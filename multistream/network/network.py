@@ -223,23 +223,32 @@ class MultiStream(nn.Module):
         return new
 
     def freeze(self, *what: str) -> Self:
-        """Freezes `streams`, `branches`, a stream by KEY or its first stages by KEY:n; `none` frees nothing either."""
-        for entry in what:
-            key, _, depth = entry.partition(":")
-            if entry in ("streams", "branches"):
-                for branch in self.branches.values():
-                    branch.stream.freeze()
-            elif entry != "none":
-                self._check_keys([key], "freeze")
-                if depth and not (depth.isdecimal() and int(depth) <= len(self.branches[key].stream.stages)):
-                    limit = len(self.branches[key].stream.stages)
-                    raise UsageError("freeze", f"{entry!r} asks for depth {depth}.", right=f"{key} has 0 to {limit}.")
-                self.branches[key].stream.freeze(int(depth) if depth else None)
-            if entry == "branches":
-                self.branches.requires_grad_(False)
-                for head in self.loaded_heads & set(self.fusion.heads):
-                    self.fusion.heads[head].requires_grad_(False)
+        """Freezes `streams`, `branches`, a stream by KEY or its first stages by KEY:n; `none` frees nothing either.
+
+        Entries add up. Raises UsageError, and freezes nothing, where one of them cannot be meant.
+        """
+        depths = {entry: self._frozen_stages(entry) for entry in what}
+        for stages in depths.values():
+            for key, depth in stages.items():
+                self.branches[key].stream.freeze(depth)
+        if "branches" in what:
+            self.branches.requires_grad_(False)
+            for head in self.loaded_heads & set(self.fusion.heads):
+                self.fusion.heads[head].requires_grad_(False)
         return self
+
+    def _frozen_stages(self, entry: str) -> dict[str, int | None]:
+        """The stages that an entry of --freeze means, {key: how many}, None for all of them."""
+        if entry in ("streams", "branches"):
+            return dict.fromkeys(self.branches)
+        if entry == "none":
+            return {}
+        key, _, depth = entry.partition(":")
+        self._check_keys([key], "freeze")
+        stages = len(self.branches[key].stream.stages)
+        if depth and not (depth.isascii() and depth.isdecimal() and len(depth) < 6 and int(depth) <= stages):
+            raise UsageError("freeze", f"{entry!r} asks for depth {depth}.", right=f"{key} has 0 to {stages}.")
+        return {key: int(depth) if depth else None}
 
     @property
     def is_frozen(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -70,6 +71,8 @@ def text(value: Any) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         raise Wrong(f"{value!r} holds bytes that are not UTF-8.", "a name that is UTF-8: rename the file") from error
+    if "\0" in value:
+        raise Wrong(f"{value!r} holds a NUL character.", "text without it")
     return value
 
 
@@ -123,8 +126,10 @@ def table(reader: Reader) -> Reader:
 
 def anything(value: Any) -> Any:
     """Whatever a plugin's option may be: text, number, flag, and lists and tables of these."""
-    if isinstance(value, bool | int):
+    if isinstance(value, bool):
         return value
+    if isinstance(value, int):
+        return integer(-(2**63), 2**63 - 1)(value)
     if isinstance(value, float):
         return number()(value)
     if isinstance(value, str):
@@ -146,7 +151,22 @@ def _inside(name: str, reader: Reader, value: Any) -> Any:
 
 def _type(value: Any, right: str) -> Wrong:
     noun = next((words for kind, words in NOUNS.items() if isinstance(value, kind)), f"a {type(value).__name__}")
-    return Wrong(f"{value!r} is {noun}.", right)
+    return Wrong(f"{_shown(value)} is {noun}.", right)
+
+
+def _shown(value: Any) -> str:
+    """A value as a message names it: a number of many digits, or a long table, by its beginning.
+
+    >>> _shown(10**400)
+    'an integer of about 400 digits'
+    """
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return f"an integer of about {int(value.bit_length() * math.log10(2))} digits"
+    try:
+        shown = repr(value)
+    except (RecursionError, ValueError):  # nested too deep, or a list that holds a number of too many digits
+        return "the value"
+    return shown if len(shown) <= 200 else f"{shown[:200]}..."
 
 
 def _within(value: float, low: float | None, high: float | None, *, strict: bool = False) -> bool:
@@ -157,10 +177,10 @@ def _within(value: float, low: float | None, high: float | None, *, strict: bool
 
 def _check_range(value: float, right: str, *, inside: bool) -> None:
     if not inside:
-        raise Wrong(f"{value!r} is out of range.", right)
+        raise Wrong(f"{_shown(value)} is out of range.", right)
 
 
 def _bounds(low: float | None, high: float | None) -> str:
     if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
-    return f" of at least {low:g}" if low is not None else f" of at most {high:g}" if high is not None else ""
+        return f" from {low:,} to {high:,}"
+    return f" of at least {low:,}" if low is not None else f" of at most {high:,}" if high is not None else ""

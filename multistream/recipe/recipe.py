@@ -63,7 +63,7 @@ class Recipe:
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
 
     def __post_init__(self) -> None:
-        streams = self.network.streams
+        streams = {*self.network.streams, *self.network.instances}
         if not streams:  # nothing to hold the keys against yet: --streams is still to come
             return
         for where, keys in self._keyed():
@@ -85,7 +85,7 @@ class Recipe:
             path = path / FILE
             check_checksum(path)
         try:
-            return cls.loads(path.read_text(encoding="utf-8"), where=str(path))
+            return cls.loads(path.read_text(encoding="utf-8-sig"), where=str(path))
         except FileNotFoundError as error:
             right = did_you_mean(str(source), SHIPPED)
             raise UsageError(
@@ -100,8 +100,8 @@ class Recipe:
     def loads(cls, toml: str, *, where: str = "recipe") -> Self:
         """Reads the text of a recipe; `where` it came from stands in the error if it is no TOML."""
         try:
-            return cls.from_dict(tomllib.loads(toml))
-        except tomllib.TOMLDecodeError as error:
+            return cls.from_dict(_parsed(toml))
+        except ValueError as error:
             raise UsageError(where, f"this is no TOML: {error}.") from error
 
     @classmethod
@@ -235,10 +235,18 @@ def _set(tree: Tree, path: list[str], value: Any) -> None:
 def _value(text: str) -> Any:
     """A TOML value; what is none is taken as the word that it is."""
     try:
-        tree = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+        tree = _parsed(f"value = {text}")
+    except ValueError:
         return text
     return tree["value"] if len(tree) == 1 else text
+
+
+def _parsed(toml: str) -> dict[str, Any]:
+    """The tables of a TOML text; ValueError for what is none, a number of too many digits, or nesting without end."""
+    try:
+        return tomllib.loads(toml)
+    except RecursionError as error:
+        raise ValueError("its tables are nested too deep") from error
 
 
 def _plain(value: Any) -> Any:

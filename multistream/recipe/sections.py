@@ -23,6 +23,9 @@ from multistream.recipe.readers import (
 )
 from multistream.spec import Spec, check_key
 
+COUNT = 1_000_000
+"""More epochs, or images a batch, than anybody can mean."""
+
 Resize = Literal["squash", "crop"]
 OnBadImage = Literal["report", "error", "skip"]
 MissingVectors = Literal["error", "mean", "zero", "drop"]
@@ -132,16 +135,16 @@ class DataSettings(Section):
     source: str = setting("", text)
     label: str = setting("", text)
     split: str = setting("80/5/15", split_shares)
-    split_seed: int = setting(18, integer(0))
+    split_seed: int = setting(18, integer(0, 2**32 - 1))  # what scikit-learn takes
     folds: int = setting(0, fold_count)
-    fold: int = setting(0, integer(0))
-    repeats: int = setting(1, integer(1))
+    fold: int = setting(0, integer(0, COUNT))
+    repeats: int = setting(1, integer(1, COUNT))
     groups: str = setting("", text)
     resize: Resize = setting("squash", word(Resize))
-    image_size: int = setting(0, integer(0))
+    image_size: int = setting(0, integer(0, 16_384))
     on_bad_image: OnBadImage = setting("report", word(OnBadImage))
-    max_pixels: int = setting(64_000_000, integer(1))
-    min_side: int = setting(8, integer(1))
+    max_pixels: int = setting(64_000_000, integer(1, 2**40))
+    min_side: int = setting(8, integer(1, 2**20))
     background: tuple[int, int, int] = setting((255, 255, 255), listing(integer(0, 255), length=3))
     draft: bool = setting(True, flag)
     allow_outside: bool = setting(False, flag)
@@ -156,10 +159,11 @@ class NetworkSettings(Section):
     section: ClassVar[str] = "network"
 
     streams: Mapping[str, str] = setting({}, stream_specs)
+    instances: tuple[str, ...] = setting((), listing(matching(r"[a-z][a-z0-9_]*", "the key of a stream")))
     tap: str = setting("gap:64", spec_of("tap"))
     temporal: str = setting("concat", spec_of("temporal"))
     fusion: str = setting("early", spec_of("fusion"))
-    depth: Mapping[str, int] = setting({}, by_key(integer(1)))
+    depth: Mapping[str, int] = setting({}, by_key(integer(1, 10_000)))
     weights: Mapping[str, str] = setting({}, by_key(matching(r"(?s).+", "a file, a run, hub or random")))
     inputs: Mapping[str, str] = setting({}, table(matching(r"(?s).+", "the path of a file or folder")))
     freeze: tuple[str, ...] = setting(
@@ -186,26 +190,26 @@ class TrainingSettings(Section):
     section: ClassVar[str] = "training"
 
     seed: int = setting(0, integer(0, 2**63 - 1))
-    epochs: int = setting(30, integer(1))
-    batch_size: int = setting(64, integer(1))
+    epochs: int = setting(30, integer(1, COUNT))
+    batch_size: int = setting(64, integer(1, COUNT))
     optimizer: Optimizer = setting("adamw", word(Optimizer))
     learning_rate: float = setting(1e-3, number(above=0))
     weight_decay: float = setting(0.05, number(0))
     momentum: float = setting(0.0, number(0, below=1))
     schedule: Schedule = setting("cosine", word(Schedule))
-    warmup_steps: int = setting(0, integer(0))
+    warmup_steps: int = setting(0, integer(0, 10**9))
     rates: Mapping[str, float] = setting({}, by_key(number(above=0)))
     decays: Mapping[str, float] = setting({}, by_key(number(0)))
-    patience: int = setting(7, integer(0))
+    patience: int = setting(7, integer(0, COUNT))
     monitor: Measure = setting("loss", word(Measure))
     keep: Measure = setting("loss", word(Measure))
     label_smoothing: float = setting(0.0, number(0, below=1))
     class_weights: ClassWeights = setting("none", word(ClassWeights))
     clip_norm: float = setting(0.0, number(0))
-    accumulation: int = setting(1, integer(1))
+    accumulation: int = setting(1, integer(1, COUNT))
     flips: tuple[str, ...] = setting(("auto",), flip_names)
     crops: bool = setting(False, flag)
-    checkpoint_minutes: float = setting(5.0, number(0))
+    checkpoint_minutes: float = setting(5.0, number(0, 10**6))
 
 
 @dataclass(frozen=True)
@@ -219,8 +223,8 @@ class RuntimeSettings(Section):
     compile: Switch = setting("auto", word(Switch))
     channels_last: Switch = setting("auto", word(Switch))
     cuda_graphs: Switch = setting("auto", word(Switch))
-    workers: int = setting(-1, integer(-1))
-    threads: int = setting(0, integer(0))
+    workers: int = setting(-1, integer(-1, 1024))
+    threads: int = setting(0, integer(0, 1024))
     fit_batch: bool = setting(False, flag)
 
 

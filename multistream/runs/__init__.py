@@ -9,11 +9,11 @@ from multistream.runs.folder import (
     SPLIT,
     SUMMARY,
     append_line,
-    keep_lines,
     new_run,
     read_lines,
     read_summary,
     write_json,
+    write_lines,
 )
 
 __all__ = [
@@ -26,11 +26,11 @@ __all__ = [
     "SUMS",
     "append_line",
     "check_checksum",
-    "keep_lines",
     "new_run",
     "read_lines",
     "read_summary",
     "remove_checksums",
     "write_checksums",
     "write_json",
+    "write_lines",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,9 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def keep_lines(path: Path, *, before_epoch: int) -> None:
-    """Drops from a .jsonl what a run that is resumed in this epoch will tell again, and a line that a crash cut off."""
-    if not path.exists():
-        return
-    kept = [line for line in read_lines(path) if line["epoch"] < before_epoch]
-    write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a .jsonl file anew, atomically: what a resumed run's checkpoint holds of the epochs before."""
+    write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,15 +52,16 @@ def _sha256(path: Path) -> str:
         raise DataError(printable(str(path)), f"it cannot be read: {error.strerror}.") from error
 
 
-def split_rows(table: Table, parts: Named) -> tuple[SplitRow, ...]:
-    """A row for every image that lies in a part, in the table's order; reads every file once."""
+def split_rows(table: Table, parts: Named, *, digests: Mapping[int, str] | None = None) -> tuple[SplitRow, ...]:
+    """A row for every image that lies in a part, in the table's order.
+
+    `digests` are the photos' sha256 by index; without them every file is read once.
+    """
     part_of = {int(i): name for name, rows in parts.named().items() for i in rows}
     chosen = sorted(part_of)
-    digests = sha256_of_files([table.path(i) for i in chosen])
-    return tuple(
-        SplitRow(table.ids[i], table.classes[table.labels[i]], part_of[i], digest)
-        for i, digest in zip(chosen, digests, strict=True)
-    )
+    if digests is None:
+        digests = dict(zip(chosen, sha256_of_files([table.path(i) for i in chosen]), strict=True))
+    return tuple(SplitRow(table.ids[i], table.classes[table.labels[i]], part_of[i], digests[i]) for i in chosen)
 
 
 def write_split(path: Path, table: Table, parts: Named, *, strict: bool = False) -> tuple[str, ...]:

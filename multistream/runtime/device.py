@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from multistream.errors import UsageError
+from multistream.errors import MultistreamWarning, UsageError
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe, RuntimeSettings
 from multistream.runtime.malloc import keep_memory
@@ -105,7 +106,14 @@ def resolve_again(recipe: Recipe, *, device: str, precision: str) -> Runtime:
     computes = {"fp32": True, "bf16": has_bf16(there), "fp16": there.type != "cpu"}
     if precision == "auto" and computes.get(own, False):
         settings = replace(settings, precision=own)
-    return resolve(settings)
+    runtime = resolve(settings)
+    if precision == "auto" and own in computes and runtime.precision != own:
+        warnings.warn(
+            f"precision: it was trained in {own}, which {there} does not compute; {runtime.precision} is used, and some "
+            "predictions may differ",
+            stacklevel=2,
+        )
+    return runtime
 
 
 @contextmanager

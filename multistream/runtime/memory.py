@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,7 +45,8 @@ def pieces_of(batch: int) -> tuple[int, ...]:
     >>> pieces_of(12)
     (1, 2, 3, 4, 6, 12)
     """
-    return tuple(size for size in range(1, batch + 1) if batch % size == 0)
+    small = [size for size in range(1, math.isqrt(batch) + 1) if batch % size == 0]
+    return tuple(sorted({*small, *(batch // size for size in small)}))
 
 
 def largest_that_fits(sizes: Sequence[int], attempt: Callable[[int], int], *, free: int) -> int:

@@ -20,6 +20,7 @@ from multistream.recipe import TrainingSettings
 from multistream.runs import checkpoint
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
+from multistream.training.extraction import nothing_to_train_on
 from multistream.training.feeds import Feed, Indices
 from multistream.training.objective import Objective
 from multistream.training.optimizers import schedule_factor
@@ -107,6 +108,8 @@ class Trainer:
     def _end_epoch(self, *, seconds: float) -> None:
         """Validates, keeps the best weights, decides whether patience is over, and tells the epoch's line."""
         progress = self.progress
+        if not progress.seen:
+            raise nothing_to_train_on()
         self.ranks.copy_from_first(dict(self.network.named_buffers()))  # running statistics are each rank's own
         loss, accuracy = self.validate(self.parts.val if len(self.parts.val) else self.parts.train)
         line = {

@@ -17,9 +17,10 @@ from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
 from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
-from multistream.recipe import DataSettings, Recipe
+from multistream.recipe import DataSettings, Recipe, RuntimeSettings
 from multistream.runs.composition import compose_network, settle_weights
 from multistream.runtime.device import Runtime, available_workers
+from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.precision_check import settle
 
 FINE_TUNING_RATE = 3e-4
@@ -39,6 +40,7 @@ class Prepared:
     network: MultiStream
     side_inputs: SideInputs
     runtime: Runtime
+    ranks: Ranks = ALONE
 
     @property
     def photos(self) -> Photos:
@@ -47,14 +49,14 @@ class Prepared:
 
     @property
     def workers(self) -> int:
-        """Decoding workers."""
-        return available_workers() if self.recipe.runtime.workers < 0 else self.recipe.runtime.workers
+        """Decoding workers of this process."""
+        available = max(1, available_workers() // self.ranks.local_size)
+        return available if self.recipe.runtime.workers < 0 else self.recipe.runtime.workers
 
 
-def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = None) -> Prepared:
-    """Opens the data, composes the network, loads its weights, freezes: all as the recipe says; tells what it chose."""
-    if not recipe.network.streams and not streams:
-        raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object,anp.")
+def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = None, ranks: Ranks = ALONE) -> Prepared:
+    """Opens the data, composes the network, loads its weights, freezes, as the recipe says; prints what it chose."""
+    recipe = with_instances(recipe, streams or {})
     table = open_table(
         recipe.data.source,
         label=recipe.data.label,
@@ -83,10 +85,34 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     parts = usable(draw_parts(table, recipe.data), side_inputs, table)
     for note in parts.notes:
         say(f"split: {note}")
-    fit_vectors(network, side_inputs, parts)
-    runtime = settle(recipe.runtime, network, say=say)
+    fit_vectors(network, side_inputs, parts, say=say)
+    runtime = settle(on_rank(recipe.runtime, ranks), network, say=say)
+    runtime = replace(runtime, precision=ranks.from_first(runtime.precision))
     recipe = recipe.updated({"runtime": {"precision": runtime.precision}})  # auto is another one elsewhere
-    return Prepared(recipe, table, parts, network, side_inputs, runtime)
+    return Prepared(recipe, table, parts, network, side_inputs, runtime, ranks)
+
+
+def with_instances(recipe: Recipe, streams: Mapping[str, Stream]) -> Recipe:
+    """The recipe with the keys of streams that are given as Python objects; UsageError where one of them is missing."""
+    if missing := [key for key in recipe.network.instances if key not in streams]:
+        given = ", ".join(f"{key!r}: ..." for key in missing)
+        raise UsageError(
+            "streams",
+            f"{', '.join(missing)} was given as a Python object, which no recipe can hold.",
+            right="It must be given again.",
+            do=f"multistream.train(recipe, streams={{{given}}}), in Python.",
+        )
+    if not recipe.network.streams and not streams:
+        raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object,anp.")
+    named = {key: text for key, text in recipe.network.streams.items() if key not in streams}
+    return recipe.updated({"network": {"streams": named, "instances": sorted(streams)}}) if streams else recipe
+
+
+def on_rank(settings: RuntimeSettings, ranks: Ranks) -> RuntimeSettings:
+    """The runtime settings of one of many processes: each has a GPU of its own."""
+    if ranks.size == 1 or settings.device not in ("auto", "cuda") or not torch.cuda.is_available():
+        return settings
+    return replace(settings, device=f"cuda:{ranks.local_rank}")
 
 
 def settle_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool, say: Say) -> Recipe:
@@ -140,8 +166,10 @@ def usable(parts: Parts, side_inputs: SideInputs, table: Table) -> Parts:
 
 
 @torch.no_grad()
-def fit_vectors(network: MultiStream, side_inputs: SideInputs, parts: Parts) -> None:
+def fit_vectors(network: MultiStream, side_inputs: SideInputs, parts: Parts, *, say: Say = lambda _: None) -> None:
     """Lets streams that read vectors fit their scaling on the training part, unless they came trained."""
     for key, rows in side_inputs.vectors.items():
         if key not in network.loaded_branches:
-            network.branches[key].stream.fit(torch.from_numpy(np.ascontiguousarray(rows[parts.train])))
+            note = network.branches[key].stream.fit(torch.from_numpy(np.ascontiguousarray(rows[parts.train])))
+            if note:
+                say(f"{key}: {note}")

@@ -12,6 +12,7 @@ from multistream.recipe import Recipe, differences
 
 FREE_TO_CHANGE = frozenset(
     {
+        "data.source",  # where the photos lie: split.csv proves that they are the same
         "training.epochs",
         "training.patience",
         "training.checkpoint_minutes",
@@ -26,16 +27,35 @@ BITS = ("torch", "device", "threads")
 
 def recipe_to_resume(folder: Path, recipe: Recipe) -> Recipe:
     """The run's own recipe with the changes that a resumed run may have; CannotResume names the others."""
-    if not (folder / runs.RECIPE).is_file():
-        raise UsageError("--resume", f"{folder} is no run.", right=f"A run's folder has a {runs.RECIPE}.")
+    check_is_run(folder)
     own = Recipe.load(folder)
     if recipe == Recipe():
-        return own
+        recipe = own
+    if recipe.data.source == own.data.source and _has_moved(own.data.source):
+        what = f"its photos are no longer at {own.data.source}."
+        raise CannotResume(str(folder), what, do="Say where they are now: --data PATH.")
     changed = differences(own, recipe)
     wrong = [f"{name} ({before!r} -> {after!r})" for name, before, after in changed if name not in FREE_TO_CHANGE]
     if wrong:
         raise CannotResume(str(folder), f"the recipe has changed: {', '.join(wrong)}.", do="Train a new run instead.")
     return recipe
+
+
+def check_is_run(folder: Path) -> None:
+    """Refuses to resume what is no run: UsageError says what to do instead."""
+    if (folder / runs.RECIPE).is_file():
+        return
+    if folder.is_dir():
+        right = f"A run's folder has a {runs.RECIPE}."
+        raise UsageError("--resume", f"{folder} is no run.", right=right, do="Train anew, with --out.")
+    what = f"{folder} does not exist: no run was begun there, or it was stopped before it wrote anything."
+    raise UsageError("--resume", what, do=f"Give the same command with --out {folder} in place of --resume.")
+
+
+def _has_moved(source: str) -> bool:
+    """Whether a plain path of photos, as it stands in a recipe, is no longer there."""
+    path = Path(source).expanduser()
+    return bool(source) and ":" not in source and not path.exists()  # LAYOUT:PATH is not looked into
 
 
 def check_origin(

@@ -11,17 +11,20 @@ from torch import Tensor, nn
 
 from multistream import MultistreamError, Stream, Vector
 
-SCALINGS = ("none", "log", "zscore")
+SCALINGS = ("auto", "none", "log", "zscore")
 FLOOR = 1e-6
 """The least score that `log` tells from zero."""
+SUM = 0.05
+"""How far the mean sum of a photo's scores may be from one for the scores to count as probabilities."""
 
 
 class ANP(Stream):
     """Reads the scores of `width` adjective-noun pairs, (B, width); `vocabulary` names them.
 
     `scaling` is what is done to them first: nothing, the logarithm (scores below 1e-6 count as 1e-6), or `zscore`,
-    which needs `fit` once and gives pairs that never vary the value 0. What it fitted are buffers, so a model file
-    is complete. `hidden` are the widths of the MLP that classifies them (paper section 1: D-1024-512-K).
+    which gives pairs that never vary the value 0. `auto` takes the logarithm where the training part's scores are
+    probabilities (not negative, sum about one), else nothing. `fit` chooses; what it fitted are buffers, so a model
+    file is complete. `hidden` are the widths of the MLP that classifies them (paper section 1: D-1024-512-K).
 
     >>> ANP(width=3, scaling="log")(torch.ones(1, 3))["vector"]
     tensor([[0., 0., 0.]])
@@ -29,33 +32,35 @@ class ANP(Stream):
 
     mean: Tensor
     scale: Tensor
+    takes_log: Tensor
 
     def __init__(
         self,
         *,
         width: int,
         vocabulary: Sequence[str] = (),
-        scaling: Literal["none", "log", "zscore"] = "none",
+        scaling: Literal["auto", "none", "log", "zscore"] = "auto",
         hidden: Sequence[int] = (1024, 512),
     ) -> None:
         if scaling not in SCALINGS:
             raise MultistreamError("anp.scaling", f"{scaling!r} is unknown.", right=f"Known: {', '.join(SCALINGS)}.")
-        if width < 1 or min(hidden, default=1) < 1:
-            raise MultistreamError("anp", f"width={width}, hidden={list(hidden)}.", right="Widths must be at least 1.")
+        if isinstance(hidden, str) or not all(isinstance(each, int) and each >= 1 for each in (width, *hidden)):
+            right = "Widths must be integers of at least 1."
+            raise MultistreamError("anp", f"width={width}, hidden={hidden!r}.", right=right, do="Write hidden=[1024, 512].")
         super().__init__({}, channels={}, input=Vector("anp", width=width, vocabulary=tuple(vocabulary)))
         self.scaling, self.hidden = scaling, tuple(hidden)
         self.register_buffer("mean", torch.zeros(width))
         self.register_buffer("scale", torch.ones(width))
+        self.register_buffer("takes_log", torch.tensor(scaling == "log"))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Scores (B, width) -> {"vector": scaled scores (B, width) float32}."""
-        vectors = self.prepare(x)
-        if self.scaling == "log":
-            vectors = vectors.clamp_min(FLOOR).log()
+        scores = self.prepare(x)
+        vectors = torch.where(self.takes_log, scores.clamp_min(FLOOR).log(), scores)
         return {"vector": (vectors - self.mean) * self.scale}
 
     @torch.no_grad()
-    def fit(self, vectors: Tensor) -> None:
+    def fit(self, vectors: Tensor) -> str | None:
         """Learns the scaling from the training part's scores (N, width); negative scores have no logarithm."""
         if self.scaling == "log" and vectors.min() < 0:
             raise MultistreamError(
@@ -64,12 +69,17 @@ class ANP(Stream):
                 right="Scores must not be negative.",
                 do="Take scaling 'zscore' or 'none'.",
             )
+        if self.scaling == "auto":
+            self.takes_log.fill_(_are_probabilities(vectors))
+            if self.takes_log:
+                return "the scores sum to about one, so their logarithms are used (scaling = none keeps them)"
         if self.scaling == "zscore":
             mean = vectors.double().mean(0)
             deviation = vectors.double().std(0, correction=0)
             varies = deviation > 1e-6 * mean.abs()
             self.mean.copy_(mean)
             self.scale.copy_(torch.where(varies, 1 / deviation.clamp_min(1e-30), 0.0))
+        return None
 
     def make_head(self, width: int, classes: int) -> nn.Module:
         """The MLP D-1024-512-K with ReLU, (B, width) -> logits (B, classes) (paper section 1)."""
@@ -77,3 +87,11 @@ class ANP(Stream):
         for wide, narrow in pairwise((width, *self.hidden)):
             layers += [nn.Linear(wide, narrow), nn.ReLU()]
         return nn.Sequential(*layers, nn.Linear(self.hidden[-1] if self.hidden else width, classes))
+
+
+def _are_probabilities(scores: Tensor) -> bool:
+    """Whether scores (N, D) are not negative and the photos' sums are about one."""
+    if not len(scores) or scores.shape[1] < 2 or scores.min() < 0:
+        return False
+    sums = scores.double().sum(1)
+    return bool((sums.mean() - 1).abs() < SUM and sums.std(correction=0) < SUM)

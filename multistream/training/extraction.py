@@ -1,0 +1,134 @@
+"""Pooled features for a training: extracted, fitted on the training part, and what could not be decoded named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from multistream.console import Console
+from multistream.data.filenames import printable
+from multistream.errors import DataError
+from multistream.features import GROUP, Extracted, extract
+from multistream.runs.split_file import sha256_of_files
+from multistream.runtime.distributed import ALONE, Ranks
+from multistream.runtime.memory import exhausted
+from multistream.training.prepare import Prepared
+from multistream.training.stop import Interrupted, Stop
+
+BAD_SHOWN = 5
+"""Photos that cannot be decoded, and are named one by one."""
+
+
+class Extractor:
+    """Runs a training's streams over its photos; says once what is left out."""
+
+    def __init__(
+        self,
+        prepared: Prepared,
+        folder: Path,
+        *,
+        console: Console,
+        stop: Stop,
+        ranks: Ranks = ALONE,
+        digests: Mapping[int, str] | None = None,
+    ) -> None:
+        self.prepared, self.folder, self.console, self.stop, self.ranks = prepared, folder, console, stop, ranks
+        self.digests = digests
+        self._named: set[str] = set()
+
+    def __call__(
+        self, parts: Iterable[NDArray[np.int64]], *, views: Sequence[str] = (), keys: Collection[str] | None = None
+    ) -> Extracted:
+        """One pass of these streams, or of all, over the photos of these parts; of the training part also in views.
+
+        On many ranks each computes its part of the photos; all have the whole result.
+        """
+        chosen = np.sort(np.concatenate(list(parts)))
+        with self.console.progress(len(chosen), "features") as bar:
+
+            def tick(done: int) -> None:
+                bar.advance(done)
+                if self.stop():
+                    raise Interrupted(self.stop.signal, f"multistream train --resume {self.folder}")
+
+            runtime, photos = self.prepared.runtime, self.prepared.photos
+            what = f"{GROUP} images at once do not fit into the memory of {runtime}."
+            elsewhere = ", or --device cpu" if runtime.device.type != "cpu" else ""
+            do = f"Use smaller pictures, for example --set data.image_size=128{elsewhere}."
+            with exhausted("features", what, do=do):
+                extracted = extract(
+                    self.prepared.network,
+                    photos,
+                    chosen,
+                    runtime=runtime,
+                    workers=self.prepared.workers,
+                    tick=tick,
+                    say=self.console.say,
+                    turned=dict.fromkeys(views, self.prepared.parts.train),
+                    keys=keys,
+                    ranks=self.ranks,
+                    digests=self.digests,
+                )
+        self.name_left_out(photos.bad, read=chosen, valid=extracted.valid)
+        return extracted
+
+    def name_left_out(self, bad: dict[int, str], *, read: NDArray[np.int64], valid: Tensor | None = None) -> None:
+        """Warns of photos that cannot be decoded (`bad`, or not `valid`), and of classes that have no other."""
+        table = self.prepared.table
+        lines = [f"{printable(table.ids[i])}: {why}; it is left out" for i, why in sorted(bad.items())]
+        if len(lines) > BAD_SHOWN:
+            lines[BAD_SHOWN:] = [f"{len(bad):,} photos in all are left out; multistream data scan lists them"]
+        usable = np.isin(read, list(bad), invert=True) if valid is None else valid.numpy()[read]
+        labels, count = table.labels[read], len(table.classes)
+        total, left = np.bincount(labels, minlength=count), np.bincount(labels[usable], minlength=count)
+        for k in np.flatnonzero((total > 0) & (left == 0)):
+            lines.append(f"class {printable(table.classes[k])}: none of its {total[k]:,} photos can be decoded")
+        for line in lines:
+            if line not in self._named:
+                self.console.warn(line)
+        self._named.update(lines)
+
+
+def hashed(prepared: Prepared) -> dict[int, str]:
+    """The sha256 of every photo of the parts, by index: each is read once, by one of the ranks."""
+    chosen = np.sort(np.concatenate(list(prepared.parts.named().values())))
+    own = sha256_of_files([prepared.table.path(int(i)) for i in prepared.ranks.portion(chosen)])
+    digests = [digest for each in prepared.ranks.gather(own) for digest in each]
+    return dict(zip(chosen.tolist(), digests, strict=True))
+
+
+def training_rows(extracted: Extracted, train: NDArray[np.int64]) -> Tensor:
+    """The rows of the training part that could be decoded; DataError (exit 65) where there is none."""
+    rows = torch.from_numpy(train)
+    rows = rows[extracted.valid[rows]]
+    if not len(rows):
+        raise nothing_to_train_on()
+    return rows
+
+
+def nothing_to_train_on() -> DataError:
+    """The error for a training part of which nothing can be decoded."""
+    what = "no photo of the training part can be decoded."
+    return DataError("data", what, do="multistream data scan names each file with its fault.")
+
+
+def fit_taps(prepared: Prepared, extracted: Extracted) -> None:
+    """Standardises the taps of the streams that were extracted, by the training part."""
+    rows = training_rows(extracted, prepared.parts.train)
+    features = extracted.to(prepared.runtime.device)
+    prepared.network.fit({key: {s: f[rows] for s, f in stages.items()} for key, stages in features.items()})
+
+
+def set_baselines(prepared: Prepared, extracted: Extracted) -> None:
+    """Sets the taps' training means of all streams, those that trained and those that read vectors too."""
+    rows = training_rows(extracted, prepared.parts.train)
+    for key, branch in prepared.network.branches.items():
+        if key in prepared.network.loaded_branches and branch.stream.is_frozen:
+            continue  # a branch that came from a run and did not change keeps the mean that it was trained with
+        for stage, tap in branch.taps.items():
+            tap.baseline.copy_(extracted.features[key][stage][rows].double().mean(0))

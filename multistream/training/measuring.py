@@ -1,0 +1,98 @@
+"""Measuring a trained network on all parts, and writing what a finished run holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from multistream import runs
+from multistream.features import Extracted
+from multistream.inference.metrics import Metrics, metrics
+from multistream.recipe import Recipe
+from multistream.runs.model_file import MODEL_FILE, save_model
+from multistream.runs.predictions_file import as_predictions, write_predictions
+from multistream.training.prepare import Prepared
+
+CHUNK = 4096
+"""Images whose pooled features are classified at once."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training left: its folder, its recipe with nothing open, and its metrics by part."""
+
+    folder: Path
+    recipe: Recipe
+    parts: Mapping[str, Metrics]
+    seconds: float
+    images_per_second: float
+    data: Mapping[str, Any]
+    parameters: Mapping[str, int]
+    epochs: int
+    best_epoch: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """summary.json, and what `train --json` prints."""
+        return {
+            **{name: part.to_dict() for name, part in self.parts.items()},
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+            "run": str(self.folder),
+            "data": dict(self.data),
+            "parameters": dict(self.parameters),
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch,
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Every part's rows that could be decoded, the probabilities (N, K) of all images, and the metrics by part."""
+
+    rows: Mapping[str, NDArray[np.int64]]
+    probabilities: NDArray[np.float64]
+    metrics: Mapping[str, Metrics]
+
+
+def measure(prepared: Prepared, extracted: Extracted) -> Measured:
+    """Classifies the extracted images and compares with their labels, part by part."""
+    probabilities = classify(prepared, extracted)
+    valid, table = extracted.valid.numpy(), prepared.table
+    rows = {name: indices[valid[indices]] for name, indices in prepared.parts.named().items()}
+    measured = {
+        name: metrics(probabilities[part], table.labels[part], prepared.network.classes)
+        for name, part in rows.items()
+        if len(part)
+    }
+    return Measured(rows, probabilities, measured)
+
+
+@torch.no_grad()
+def classify(prepared: Prepared, extracted: Extracted) -> NDArray[np.float64]:
+    """softmax(logits) of every image, (N, K) float64; the rows of images that were not read are without meaning."""
+    network = prepared.network.eval()
+    features = extracted.to(prepared.runtime.device)
+    chunks = []
+    for start in range(0, len(extracted.valid), CHUNK):
+        rows = slice(start, start + CHUNK)
+        pooled = {key: {stage: f[rows] for stage, f in stages.items()} for key, stages in features.items()}
+        chunks.append(network.classify(pooled).double().softmax(1).cpu())
+    probabilities: NDArray[np.float64] = torch.cat(chunks).numpy()
+    return probabilities
+
+
+def write_run(prepared: Prepared, measured: Measured, run: Run) -> None:
+    """Writes a finished run's model, summary and the predictions of its test part."""
+    test, table = measured.rows["test"], prepared.table
+    if len(test):
+        predictions = as_predictions(table, test, measured.probabilities[test], classes=table.classes)
+        write_predictions(run.folder / runs.PREDICTIONS, predictions)
+    save_model(prepared.network, run.folder / MODEL_FILE, recipe=prepared.recipe)
+    runs.write_json(run.folder / runs.SUMMARY, run.to_dict())
+    runs.write_checksums(run.folder)

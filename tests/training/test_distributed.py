@@ -1,0 +1,225 @@
+"""Training on many ranks: the same samples, the same weights, one writer (gloo on the CPU)."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from itertools import chain
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from multistream import runs
+from multistream.errors import UsageError
+from multistream.inputs import Image
+from multistream.recipe import Recipe
+from multistream.runs.model_file import load_model
+from multistream.runs.predictions_file import read_predictions
+from multistream.runtime.distributed import ALONE, Ranks, ranks_of
+from tests.training.ranks import Plain, work
+
+Start = Callable[..., list[int | None]]
+
+
+@pytest.fixture(scope="module")
+def start() -> Start:
+    """Starts ranks in milliseconds, for torch is imported once by their common parent; gives their exit codes."""
+    context: ForkServerContext = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.training.ranks"])
+
+    def begin(size: int, recipe: Recipe, out: Path, *, resume: bool = False, steps: int = -1) -> list[int | None]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        arguments = (size, port, recipe.dumps(), out, resume, steps)
+        ranks = [context.Process(target=work, args=(rank, *arguments), daemon=True) for rank in range(size)]
+        for rank in ranks:
+            rank.start()
+        for rank in ranks:
+            rank.join(120)
+        return [rank.exitcode for rank in ranks]
+
+    return begin
+
+
+@pytest.fixture
+def trained(recipe: Recipe, vectors: Path) -> Recipe:
+    """Two streams, one of which trains, with dropout, flips, class weights; no number of ranks divides the batches."""
+    return recipe.updated(
+        {
+            "network": {
+                "streams": {"anp": "anp"},
+                "instances": ["n"],
+                "weights": {},
+                "freeze": ["none"],
+                "inputs": {"anp": str(vectors)},
+            },
+            "options": {"fusion": {"dropout": 0.5}},
+            "training": {"epochs": 2, "batch_size": 11, "accumulation": 2, "class_weights": "balanced"},
+        }
+    )
+
+
+def test_ranks_end_with_the_weights_of_one_process(start: Start, trained: Recipe, tmp_path: Path) -> None:
+    for size in (1, 2, 3):
+        assert start(size, trained, tmp_path / f"{size}") == [0] * size
+    one = load_model(tmp_path / "1", streams={"n": Plain()}).network.state_dict()
+    lines = runs.read_lines(tmp_path / "1" / runs.METRICS)
+    for size in (2, 3):
+        other = load_model(tmp_path / f"{size}", streams={"n": Plain()}).network.state_dict()
+        assert max(float((one[name].double() - other[name].double()).abs().max()) for name in one) < 1e-5
+        for mine, theirs in zip(lines, runs.read_lines(tmp_path / f"{size}" / runs.METRICS), strict=True):
+            assert {k: v for k, v in theirs.items() if k != "seconds"} == pytest.approx(
+                {k: v for k, v in mine.items() if k != "seconds"}, abs=1e-6
+            )
+        first, second = (read_predictions(tmp_path / f"{n}" / runs.PREDICTIONS) for n in (1, size))
+        assert np.abs(first.probabilities - second.probabilities).max() < 1e-5
+
+
+def test_a_run_resumes_on_another_number_of_ranks(start: Start, trained: Recipe, tmp_path: Path) -> None:
+    assert start(1, trained, tmp_path / "whole") == [0]
+    assert start(2, trained, tmp_path / "halved", steps=2) == [143, 143]
+    for size in (1, 2, 4):
+        shutil.copytree(tmp_path / "halved", tmp_path / f"{size}")
+        assert start(size, trained, tmp_path / f"{size}", resume=True) == [0] * size
+    whole, *others = (
+        load_model(tmp_path / name, streams={"n": Plain()}).network.state_dict() for name in ("whole", "1", "2", "4")
+    )
+    for other in others:
+        assert max(float((whole[name].double() - other[name].double()).abs().max()) for name in whole) < 1e-5
+
+
+def test_frozen_streams_train_on_rank_0_with_the_features_of_all(
+    start: Start, recipe: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe.with_settings(["training.epochs=2"])
+    assert start(2, recipe, tmp_path / "two") == [0, 0]
+    told = capfd.readouterr().err
+    assert told.count("rank 0 trains alone on the features of all ranks") == 1
+    monkeypatch.setenv("MULTISTREAM_CACHE", str(tmp_path / "other"))
+    assert start(1, recipe, tmp_path / "one") == [0]
+    one, two = (load_model(tmp_path / name).network.state_dict() for name in ("one", "two"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_loss_that_is_not_finite_ends_all_ranks_with_one_message(
+    start: Start, trained: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    wild = trained.with_settings(["training.learning_rate=1e30", "training.optimizer=sgd", "training.epochs=9"])
+    assert start(2, wild, tmp_path / "run") == [70, 70]
+    assert capfd.readouterr().err.count("SAID training: ") == 1
+
+
+def test_an_error_of_one_rank_is_told_once(
+    start: Start, trained: Recipe, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("mine")  # rank 0 alone makes the folder
+    assert start(2, trained, tmp_path / "run") == [2, 2]
+    assert capfd.readouterr().err.count("SAID") == 1
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_the_ranks_see_every_image_once_in_the_order_of_one(recipe: Recipe, size: int) -> None:
+    from multistream.training.feeds import PhotoFeed
+    from multistream.training.prepare import prepare
+
+    prepared = prepare(recipe.with_settings(["training.batch_size=13"]), say=str)
+    labels = torch.from_numpy(prepared.table.labels)
+
+    def batches(ranks: Ranks, epoch: int) -> list[list[int]]:
+        feed = PhotoFeed(prepared.photos, labels, prepared.recipe.training, prepared.runtime, workers=0, ranks=ranks)
+        return [batch.indices.tolist() for batch in feed.training(prepared.parts.train[:41], epoch=epoch)]
+
+    for epoch in (0, 1):
+        whole = batches(ALONE, epoch)
+        cut = [batches(Ranks(rank, size), epoch) for rank in range(size)]
+        assert [list(chain.from_iterable(parts)) for parts in zip(*cut, strict=True)] == whole
+        assert sorted(chain.from_iterable(whole)) == sorted(prepared.parts.train[:41].tolist())
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"WORLD_SIZE": "x"}, "'x' in the environment is no number"),
+        ({"WORLD_SIZE": "-2"}, "no number"),
+        ({"WORLD_SIZE": "2"}, "RANK is not set"),
+        ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "2 is out of range"),
+        ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1"}, "torchrun --nproc-per-node N"),
+    ],
+)
+def test_an_environment_that_cannot_be_meant(environment: dict[str, str], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        ranks_of(environment)
+
+
+def test_no_variables_or_a_world_of_one_is_one_process() -> None:
+    assert ranks_of({}) == ranks_of({"WORLD_SIZE": "1"}) == ranks_of({"OMPI_COMM_WORLD_SIZE": "1"}) == ALONE
+
+
+def test_plain_reads_images_of_32() -> None:
+    assert Plain().input == Image(size=32)
+
+
+def _launch(recipe: Recipe, place: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    recipe.save(place / "recipe.toml")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "multistream"]
+    command = [sys.executable, *launcher, "train", "--recipe", str(place / "recipe.toml"), *arguments]
+    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+
+
+def _ranks_below(launcher: int) -> list[int]:
+    """The processes that a launcher has started."""
+    children = Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split()
+    return [int(child) for child in children]
+
+
+def _wait_for(condition: Callable[[], object], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trial", range(3))
+def test_a_killed_rank_ends_all_within_ten_seconds_and_the_run_resumes(
+    recipe: Recipe, tmp_path: Path, trial: int
+) -> None:
+    changes = ["network.freeze=['none']", "training.checkpoint_minutes=0", "training.epochs=60"]
+    recipe, chance = recipe.with_settings(changes), random.Random(trial)
+    launched = _launch(recipe, tmp_path, "--out", str(tmp_path / "run"))
+    _wait_for(lambda: any((tmp_path / "run" / "checkpoints").glob("step-1*")), 120)
+    time.sleep(chance.random() * 2)
+    ranks = _ranks_below(launched.pid)
+    os.kill(chance.choice(ranks), signal.SIGKILL)
+    began = time.monotonic()
+    _, errors = launched.communicate(timeout=30)
+    assert time.monotonic() - began < 10, errors.decode()[-2000:]
+    for rank in ranks:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(rank, 0)
+            pytest.fail(f"{rank} is still there")
+
+
+@pytest.mark.slow
+def test_a_launcher_that_is_told_to_stop_saves(recipe: Recipe, tmp_path: Path) -> None:
+    changes = ["network.freeze=['none']", "training.checkpoint_minutes=60", "training.epochs=500"]
+    launched = _launch(recipe.with_settings(changes), tmp_path, "--out", str(tmp_path / "run"))
+    _wait_for(lambda: (tmp_path / "run" / runs.METRICS).is_file(), 120)
+    launched.send_signal(signal.SIGTERM)
+    _, errors = launched.communicate(timeout=60)
+    assert b"stopped, and saved" in errors
+    assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) >= 2
