@@ -26,6 +26,7 @@ from multistream.cli.report import report
 from multistream.cli.train import train
 from multistream.cli.weights import app as weights
 from multistream.errors import MultistreamWarning
+from multistream.runtime.malloc import keep_memory
 from multistream.system_errors import known_error
 
 app = typer.Typer(
@@ -70,6 +71,8 @@ def main() -> None:
     """Runs the command line; what the user can change ends in one line on stderr and an exit code, not a traceback."""
     warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF and bombs: each file's own status says so
     warnings.showwarning = _show_warning(warnings.showwarning)
+    keep_memory()
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch.distributed's remarks to its own developers
     try:
         app()
     except KeyboardInterrupt:

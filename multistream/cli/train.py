@@ -91,8 +91,10 @@ def train(
     from multistream.console import Console
     from multistream.training.folds import FoldsRun
     from multistream.training.folds import train as run_training
+    from multistream.training.stop import stoppable
 
-    result = run_training(settled, out=out, resume=resume, console=Console(quiet=quiet))
+    with stoppable() as stop:
+        result = run_training(settled, out=out, resume=resume, console=Console(quiet=quiet), stop=stop)
     if json:
         print_json(result.to_dict())
     else:

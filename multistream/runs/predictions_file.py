@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,12 +165,24 @@ def _labels(rows: Sequence[_Row], where: str) -> tuple[str, ...] | None:
 
 
 def as_predictions(
-    table: Table, rows: NDArray[np.int64], probabilities: NDArray[np.floating], *, classes: Sequence[str]
+    table: Table,
+    rows: NDArray[np.int64],
+    probabilities: NDArray[np.floating],
+    *,
+    classes: Sequence[str],
+    digests: Mapping[int, str] | None = None,
 ) -> Predictions:
-    """Predictions of some rows of a table: probabilities (len(rows), K) over `classes`; reads the files' sha256."""
+    """Predictions of some rows of a table: probabilities (len(rows), K) over `classes`.
+
+    `digests` are the photos' sha256 by index; without them every file is read once.
+    """
+    if digests is None:
+        hashes = sha256_of_files([table.path(int(i)) for i in rows])
+    else:
+        hashes = tuple(digests[int(i)] for i in rows)
     return Predictions(
         paths=tuple(table.ids[i] for i in rows),
-        sha256=sha256_of_files([table.path(int(i)) for i in rows]),
+        sha256=hashes,
         labels=tuple(table.classes[table.labels[i]] for i in rows),
         probabilities=probabilities,
         classes=tuple(classes),

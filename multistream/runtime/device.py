@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from multistream.errors import MultistreamWarning, UsageError
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe, RuntimeSettings
-from multistream.runtime.malloc import keep_memory
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -79,11 +78,7 @@ class Runtime:
 
 def resolve(settings: RuntimeSettings) -> Runtime:
     """Turns the recipe's `[runtime]` into a Runtime; `auto` takes the fastest that this machine computes natively."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
     device = _device(settings.device)
-    if device.type == "cpu":
-        keep_memory()
     precision: Precision = (
         ("bf16" if has_bf16(device) else "fp32") if settings.precision == "auto" else settings.precision
     )
@@ -109,22 +104,27 @@ def resolve_again(recipe: Recipe, *, device: str, precision: str) -> Runtime:
     runtime = resolve(settings)
     if precision == "auto" and own in computes and runtime.precision != own:
         warnings.warn(
-            f"precision: it was trained in {own}, which {there} does not compute; {runtime.precision} is used, and some "
-            "predictions may differ",
+            f"precision: it was trained in {own}, which {there} does not compute; {runtime.precision} is used, "
+            "and some predictions may differ",
             stacklevel=2,
         )
     return runtime
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """One thread for torch's products inside, as many as before afterwards: how a sum is split follows its threads."""
+def threads(count: int) -> Iterator[None]:
+    """So many threads for torch inside (0: as they are); as many as before afterwards. Sums are split among them."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count or before)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """One thread for torch's products inside."""
+    return threads(1)
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ from multistream.inference.metrics import Metrics, metrics
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe, differences
 from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
+from multistream.runtime.distributed import ranks_of
+from multistream.training.stop import Stop
 from multistream.training.train import Run
 from multistream.training.train import train as train_once
 
@@ -65,12 +68,15 @@ def train_folds(
     resume: str | Path | None = None,
     streams: Mapping[str, Stream] | None = None,
     console: Console | None = None,
+    stop: Stop | None = None,
 ) -> FoldsRun:
     """Trains a recipe once for every fold and repeat, and gathers the predictions of the photos held out.
 
     With `resume`, folds that are finished stay as they are and the one that was stopped goes on. A stream that is
     another run on folds gives each fold its own branch, trained on the same photos. Raises MultistreamError.
     """
+    if ranks_of(os.environ).size > 1:
+        raise UsageError("data.folds", "folds are trained one after the other.", do="Start it without torchrun.")
     console = console or Console(quiet=True)
     started = time.monotonic()
     folder = Path(resume).expanduser() if resume is not None else runs.new_run(out, recipe)
@@ -81,7 +87,7 @@ def train_folds(
         for number, (name, own) in enumerate(fold_recipes(recipe).items(), 1):
             place = folder / FOLDS / name
             console.say(f"fold {name} ({number} of {recipe.data.folds * recipe.data.repeats}): {place}")
-            _train_one(own, place, streams=streams, console=console)
+            _train_one(own, place, streams=streams, console=console, stop=stop)
         return _gathered(folder, recipe, seconds=time.monotonic() - started)
 
 
@@ -125,7 +131,9 @@ def _same_recipe(folder: Path, recipe: Recipe) -> Recipe:
     return stored
 
 
-def _train_one(recipe: Recipe, place: Path, *, streams: Mapping[str, Stream] | None, console: Console) -> None:
+def _train_one(
+    recipe: Recipe, place: Path, *, streams: Mapping[str, Stream] | None, console: Console, stop: Stop | None
+) -> None:
     """One fold, unless it is finished; one that was stopped goes on."""
     if (place / runs.SUMMARY).is_file():
         return
@@ -138,6 +146,7 @@ def _train_one(recipe: Recipe, place: Path, *, streams: Mapping[str, Stream] | N
         resume=place if began else None,
         streams=streams,
         console=console,
+        stop=stop,
     )
 
 
@@ -192,7 +201,8 @@ def train(
     resume: str | Path | None = None,
     streams: Mapping[str, Stream] | None = None,
     console: Console | None = None,
+    stop: Stop | None = None,
 ) -> Run | FoldsRun:
     """Trains as the recipe says: once (`train_once`), or once for every fold (`train_folds`)."""
     chosen = train_folds if recipe.data.folds and not recipe.data.fold else train_once
-    return chosen(recipe, out=out, resume=resume, streams=streams, console=console)
+    return chosen(recipe, out=out, resume=resume, streams=streams, console=console, stop=stop)

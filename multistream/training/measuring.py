@@ -87,11 +87,12 @@ def classify(prepared: Prepared, extracted: Extracted) -> NDArray[np.float64]:
     return probabilities
 
 
-def write_run(prepared: Prepared, measured: Measured, run: Run) -> None:
+def write_run(prepared: Prepared, measured: Measured, run: Run, *, digests: Mapping[int, str]) -> None:
     """Writes a finished run's model, summary and the predictions of its test part."""
     test, table = measured.rows["test"], prepared.table
     if len(test):
-        predictions = as_predictions(table, test, measured.probabilities[test], classes=table.classes)
+        chosen = measured.probabilities[test]
+        predictions = as_predictions(table, test, chosen, classes=table.classes, digests=digests)
         write_predictions(run.folder / runs.PREDICTIONS, predictions)
     save_model(prepared.network, run.folder / MODEL_FILE, recipe=prepared.recipe)
     runs.write_json(run.folder / runs.SUMMARY, run.to_dict())

@@ -20,8 +20,8 @@ from multistream.folder_lock import FolderLock
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe, TrainingSettings
 from multistream.runs.leaks import check_leaks, unknown_origins
-from multistream.runs.split_file import check_parts, split_rows
-from multistream.runtime.device import parameter_count
+from multistream.runs.split_file import SplitRow, check_parts, split_rows
+from multistream.runtime.device import parameter_count, threads
 from multistream.runtime.distributed import ALONE, Ranks, processes
 from multistream.runtime.memory import exhausted
 from multistream.training.batch_size import settings_that_fit, smaller_batches
@@ -34,7 +34,7 @@ from multistream.training.prepare import Prepared, prepare
 from multistream.training.progress import Listener, Progress
 from multistream.training.resume import recipe_to_resume
 from multistream.training.run_folder import origin, read_checkpoint, write_head
-from multistream.training.stop import Stop, stoppable
+from multistream.training.stop import Stop
 
 __all__ = ["Run", "train"]
 
@@ -46,50 +46,59 @@ def train(
     resume: str | Path | None = None,
     streams: Mapping[str, Stream] | None = None,
     console: Console | None = None,
+    stop: Stop | None = None,
 ) -> Run:
     """Trains a composition and leaves a run folder; with `resume`, continues that run where it stopped.
 
     `streams` gives streams as instances, by key, next to those that the recipe names. Started by torchrun, all
-    processes train one network together. Raises MultistreamError for all that the user can change, and Interrupted
-    after Ctrl-C or SIGTERM, with the run saved.
+    processes train one network together. Raises MultistreamError for all that the user can change, and Interrupted,
+    with the run saved, soon after `stop` was asked to (the command line's `stoppable` makes one of Ctrl-C and SIGTERM).
     """
     started = time.monotonic()
-    folder = Path(resume).expanduser() if resume is not None else None
-    with processes() as ranks, stoppable() as stop:
+    with processes() as ranks:
         console = (console or Console(quiet=True)) if ranks.is_first else Console.silent()
-        if folder is not None:
-            recipe = recipe_to_resume(folder, recipe)
-        prepared = prepare(recipe, say=console.say, streams=streams, ranks=ranks)
-        digests = hashed(prepared)
-        rows = split_rows(prepared.table, prepared.parts, digests=digests)
-        check_leaks(prepared.recipe, prepared.table, prepared.parts, digests=digests)
-        for where, path in unknown_origins(prepared.recipe).items():
-            console.warn(f"{where}: {path} has no {runs.SPLIT}, so nobody can say which test images it has seen")
-        for note in check_parts(rows, strict=prepared.recipe.data.strict):
-            console.warn(f"split: {note}")
-        if folder is None:
-            folder = Path(ranks.from_first(str(runs.new_run(out, prepared.recipe)) if ranks.is_first else None))
-        training = _Training(prepared, folder, console, stop, ranks, digests)
-        if not ranks.is_first:
-            return training.run(resume=resume is not None, started=started)
-        with FolderLock(folder):
-            write_head(folder, prepared, rows)
-            return training.run(resume=resume is not None, started=started)
+        if resume is not None:
+            recipe = recipe_to_resume(Path(resume).expanduser(), recipe)
+        with threads(recipe.runtime.threads):
+            prepared = prepare(recipe, say=console.say, streams=streams, ranks=ranks)
+            digests = hashed(prepared)
+            rows = _checked_rows(prepared, digests, console=console)
+            folder = _folder(out, resume, prepared)
+            training = _Training(prepared, folder, console, stop or Stop(), digests)
+            if not ranks.is_first:
+                return training.run(resume=resume is not None, started=started)
+            with FolderLock(folder):
+                write_head(folder, prepared, rows)
+                return training.run(resume=resume is not None, started=started)
+
+
+def _checked_rows(prepared: Prepared, digests: Mapping[int, str], *, console: Console) -> tuple[SplitRow, ...]:
+    """The rows of split.csv; DataError where a branch has seen test images, warnings where that cannot be told."""
+    rows = split_rows(prepared.table, prepared.parts, digests=digests)
+    check_leaks(prepared.recipe, prepared.table, prepared.parts, digests=digests)
+    for where, path in unknown_origins(prepared.recipe).items():
+        console.warn(f"{where}: {path} has no {runs.SPLIT}, so nobody can say which test images it has seen")
+    for note in check_parts(rows, strict=prepared.recipe.data.strict):
+        console.warn(f"split: {note}")
+    return rows
+
+
+def _folder(out: str | Path | None, resume: str | Path | None, prepared: Prepared) -> Path:
+    """The run's folder, which rank 0 makes."""
+    if resume is not None:
+        return Path(resume).expanduser()
+    made = str(runs.new_run(out, prepared.recipe)) if prepared.ranks.is_first else None
+    return Path(prepared.ranks.from_first(made))
 
 
 class _Training:
     """One training: extracts, fits, trains, measures, writes."""
 
     def __init__(
-        self,
-        prepared: Prepared,
-        folder: Path,
-        console: Console,
-        stop: Stop,
-        ranks: Ranks,
-        digests: Mapping[int, str],
+        self, prepared: Prepared, folder: Path, console: Console, stop: Stop, digests: Mapping[int, str]
     ) -> None:
-        self.prepared, self.folder, self.console, self.stop, self.ranks = prepared, folder, console, stop, ranks
+        self.prepared, self.folder, self.console, self.stop, self.digests = prepared, folder, console, stop, digests
+        self.ranks = ranks = prepared.ranks
         self.settings = prepared.recipe.training
         self.labels = torch.from_numpy(np.ascontiguousarray(prepared.table.labels)).to(prepared.runtime.device)
         self.extract = Extractor(prepared, folder, console=console, stop=stop, ranks=ranks, digests=digests)
@@ -189,7 +198,7 @@ class _Training:
             best_epoch=progress.best_epoch,
         )
         if self.ranks.is_first:
-            write_run(prepared, measured, run)
+            write_run(prepared, measured, run, digests=self.digests)
         self.ranks.wait_for_first()
         return run
 

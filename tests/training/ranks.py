@@ -42,8 +42,9 @@ def work(rank: int, size: int, port: int, recipe: str, out: Path, resume: bool, 
 
         Stop.__call__ = asked  # type: ignore[method-assign]
     torch.manual_seed(0)
-    settled = Recipe.loads(recipe)
-    streams = {"n": Plain()} if "n" in settled.network.instances else None
+    settled = Recipe() if resume else Recipe.loads(recipe)
+    instances = (Recipe.load(out) if resume else settled).network.instances
+    streams = {"n": Plain()} if "n" in instances else None
     place = {"resume": out} if resume else {"out": out}
     try:
         train(settled, **place, streams=streams, console=Console(quiet=False))  # type: ignore[arg-type]

@@ -45,8 +45,8 @@ class ANP(Stream):
         if scaling not in SCALINGS:
             raise MultistreamError("anp.scaling", f"{scaling!r} is unknown.", right=f"Known: {', '.join(SCALINGS)}.")
         if isinstance(hidden, str) or not all(isinstance(each, int) and each >= 1 for each in (width, *hidden)):
-            right = "Widths must be integers of at least 1."
-            raise MultistreamError("anp", f"width={width}, hidden={hidden!r}.", right=right, do="Write hidden=[1024, 512].")
+            right = "Widths must be integers of at least 1, as in hidden=[1024, 512]."
+            raise MultistreamError("anp", f"width={width}, hidden={hidden!r}.", right=right)
         super().__init__({}, channels={}, input=Vector("anp", width=width, vocabulary=tuple(vocabulary)))
         self.scaling, self.hidden = scaling, tuple(hidden)
         self.register_buffer("mean", torch.zeros(width))
