@@ -29,7 +29,6 @@ COUNT = 1_000_000
 Resize = Literal["squash", "crop"]
 OnBadImage = Literal["report", "error", "skip"]
 MissingVectors = Literal["error", "mean", "zero", "drop"]
-Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "constant", "linear"]
 Measure = Literal["loss", "accuracy"]
 ClassWeights = Literal["none", "balanced"]
@@ -181,6 +180,7 @@ class OptionSettings(Section):
     tap: Mapping[str, Any] = setting({}, table(anything))
     temporal: Mapping[str, Any] = setting({}, table(anything))
     fusion: Mapping[str, Any] = setting({}, table(anything))
+    loss: Mapping[str, Any] = setting({}, table(anything))
 
 
 @dataclass(frozen=True)
@@ -192,17 +192,20 @@ class TrainingSettings(Section):
     seed: int = setting(0, integer(0, 2**63 - 1))
     epochs: int = setting(30, integer(1, COUNT))
     batch_size: int = setting(64, integer(1, COUNT))
-    optimizer: Optimizer = setting("adamw", word(Optimizer))
+    optimizer: str = setting("adamw", matching(r"adamw|adam|sgd|timm:[a-z0-9_]+", "adamw, adam, sgd or timm:NAME"))
     learning_rate: float = setting(1e-3, number(above=0))
     weight_decay: float = setting(0.05, number(0))
     momentum: float = setting(0.0, number(0, below=1))
     schedule: Schedule = setting("cosine", word(Schedule))
     warmup_steps: int = setting(0, integer(0, 10**9))
+    layer_decay: float = setting(1.0, number(above=0, at_most=1))
+    ema: float = setting(0.0, number(0, below=1))
     rates: Mapping[str, float] = setting({}, by_key(number(above=0)))
     decays: Mapping[str, float] = setting({}, by_key(number(0)))
     patience: int = setting(7, integer(0, COUNT))
     monitor: Measure = setting("loss", word(Measure))
     keep: Measure = setting("loss", word(Measure))
+    loss: str = setting("cross_entropy", matching(r"[a-z][a-z0-9_]*", "the name of a loss"))
     label_smoothing: float = setting(0.0, number(0, below=1))
     class_weights: ClassWeights = setting("none", word(ClassWeights))
     clip_norm: float = setting(0.0, number(0))

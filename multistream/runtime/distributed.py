@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,12 @@ WAITING: Final = timedelta(days=7)
 
 FAILED: Final = "multistream/failed"
 """Where the ranks' common store keeps who failed first: that rank alone prints its error."""
+
+LEFT: Final = "multistream/left"
+"""How many ranks have read it."""
+
+LINGER: Final = 5.0
+"""Seconds that rank 0, which may hold the store, stays for the others to read it."""
 
 LAUNCHERS: Final = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
 """Variables of launchers that tell torch nothing of where rank 0 listens."""
@@ -181,12 +188,13 @@ def _number(environment: Mapping[str, str], name: str, default: str, *, least: i
 
 def _told_once(error: Exception, ranks: Ranks) -> BaseException:
     """The error where this rank was the first that failed; else SystemExit with the first one's exit code."""
-    code = getattr(error, "exit_code", None) or 128 + getattr(error, "signal", -127)
     lost = not isinstance(error, MultistreamError) and _is_lost_peer(error)
-    code = MemoryExhausted.exit_code if lost else code
-    own = f"{ranks.rank}:{code}"
+    code = getattr(error, "exit_code", None) or 128 + getattr(error, "signal", -127)
+    own = f"{ranks.rank}:{MemoryExhausted.exit_code if lost else code}"
+    store = dist.distributed_c10d._get_default_store()
     try:
-        first = dist.distributed_c10d._get_default_store().compare_set(FAILED, "", own).decode()
+        first = store.compare_set(FAILED, "", own).decode()
+        store.add(LEFT, 1)
     except RuntimeError:  # the store was rank 0's, and rank 0 is gone
         first = own
     if first != own:
@@ -194,6 +202,11 @@ def _told_once(error: Exception, ranks: Ranks) -> BaseException:
     if lost:
         what = f"another of the {ranks.size} processes ended without a message: killed, or out of memory."
         return MemoryExhausted(f"rank {ranks.rank}", what, do="Resume the run: multistream train --resume RUN.")
+    if ranks.is_first and not torch.cuda.is_available():
+        dist.destroy_process_group()  # lets go of the ranks that wait in a collective; the store stays for them
+        end = time.monotonic() + LINGER
+        while store.add(LEFT, 0) < ranks.size and time.monotonic() < end:
+            time.sleep(0.02)
     return error
 
 

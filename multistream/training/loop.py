@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from multistream.recipe import TrainingSettings
 from multistream.runs import checkpoint
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
+from multistream.training.averaging import WeightAverage
 from multistream.training.extraction import nothing_to_train_on
 from multistream.training.feeds import Feed, Indices
 from multistream.training.objective import Objective
@@ -58,6 +60,7 @@ class Trainer:
         self.batches = math.ceil(len(parts.train) / settings.batch_size)
         self.steps_per_epoch = math.ceil(self.batches / settings.accumulation)
         self.progress = Progress()
+        self.average = WeightAverage(self.step.trained, decay=settings.ema) if settings.ema else None
         self.best_weights: dict[str, Tensor] = {}
         self.saved = time.monotonic()
 
@@ -96,6 +99,8 @@ class Trainer:
             self.progress = replace(self.progress, position=position + 1, step=self.progress.step + last)
             self.listener.batch()
             if last:
+                if self.average:
+                    self.average.update(self.progress.step)
                 self._pause_or_stop()
         self._end_epoch(seconds=time.monotonic() - started)
 
@@ -111,20 +116,29 @@ class Trainer:
         if not progress.seen:
             raise nothing_to_train_on()
         self.ranks.copy_from_first(dict(self.network.named_buffers()))  # running statistics are each rank's own
-        loss, accuracy = self.validate(self.parts.val if len(self.parts.val) else self.parts.train)
-        line = {
-            "epoch": float(progress.epoch),
-            "step": float(progress.step),
-            "train_loss": progress.loss_sum / max(1, progress.seen),
+        try:
+            with self.average.applied() if self.average else nullcontext():
+                loss, accuracy = self.validate(self.parts.val if len(self.parts.val) else self.parts.train)
+                line = self._line(loss, accuracy, seconds=seconds)
+                self.progress = progress.after_epoch(line, settings=self.settings)
+                if self.progress.best_epoch == progress.epoch:
+                    self.best_weights = learned(self.network)
+        except Interrupted:
+            self._save()  # the weights themselves, not their average
+            raise
+        self.listener.epoch(line)
+
+    def _line(self, loss: float, accuracy: float, *, seconds: float) -> dict[str, float]:
+        """What metrics.jsonl tells of an epoch."""
+        return {
+            "epoch": float(self.progress.epoch),
+            "step": float(self.progress.step),
+            "train_loss": self.progress.loss_sum / max(1, self.progress.seen),
             "val_loss": loss,
             "val_accuracy": accuracy,
             "learning_rate": float(self.step.optimizer.param_groups[0]["lr"]),
             "seconds": seconds,
         }
-        self.progress = progress.after_epoch(line, settings=self.settings)
-        if self.progress.best_epoch == progress.epoch:
-            self.best_weights = learned(self.network)
-        self.listener.epoch(line)
 
     @torch.no_grad()
     def validate(self, indices: Indices) -> tuple[float, float]:
@@ -132,7 +146,7 @@ class Trainer:
         losses, hits, count = 0.0, 0, 0
         with evaluating(self.network):
             for batch in self.feed.plain(indices):
-                self._stop_if_asked()
+                self._raise_if_asked()
                 if not len(batch.labels):
                     continue
                 _, logits = self.objective(batch.given, batch.labels)
@@ -144,18 +158,21 @@ class Trainer:
 
     def _pause_or_stop(self) -> None:
         """Saves when it is time to; stops, after a save, when somebody asked for it."""
-        self._stop_if_asked()
+        try:
+            self._raise_if_asked()
+        except Interrupted:
+            self._save()
+            raise
         due = time.monotonic() - self.saved >= self.settings.checkpoint_minutes * 60
         if self.ranks.is_first and due:
             self._save()
 
-    def _stop_if_asked(self) -> None:
-        """Between steps, and between the batches of a validation, which may be long: all that is done is saved."""
+    def _raise_if_asked(self) -> None:
+        """Raises Interrupted on all ranks where one was asked to stop: between steps, and batches of a validation."""
         loss, seen, signal = self.step.collect(self.stop.signal if self.stop() else 0)
         progress = self.progress
         self.progress = replace(progress, loss_sum=progress.loss_sum + loss, seen=progress.seen + seen)
         if signal:
-            self._save()
             raise Interrupted(signal, f"multistream train --resume {self.folder.parent}")
 
     def _save(self) -> None:
@@ -169,6 +186,8 @@ class Trainer:
                 "optimizer": optimizer,
                 "rng": checkpoint.rng_tensors(),
             }
+            if self.average:
+                tensors["ema"] = self.average.averages
             checkpoint.save(self.folder, step=self.progress.number, tensors=tensors, state=state, about=self.about)
         self.saved = time.monotonic()
 
@@ -183,6 +202,8 @@ class Trainer:
         self.best_weights = dict(saved.tensors.get("best", {}))
         checkpoint.restore_optimizer(self.step.optimizer, self.step.trained, saved.tensors["optimizer"], groups)
         checkpoint.restore_rng(saved.tensors["rng"])
+        if self.average:
+            self.average.restore(saved.tensors["ema"])
         if scaler:
             self.step.scaler.load_state_dict(scaler)
 

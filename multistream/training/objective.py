@@ -7,29 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from multistream.network.network import MultiStream
 from multistream.runtime.cuda_graphs import GraphedStreams
 from multistream.runtime.device import Runtime
+from multistream.training.losses import CrossEntropy, class_weights
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
 
-
-class CrossEntropy(nn.Module):
-    """Cross entropy in float32 with class weights (K,) and label smoothing: logits (B, K), labels (B,) -> scalar."""
-
-    weights: Tensor | None
-
-    def __init__(self, *, weights: Tensor | None = None, label_smoothing: float = 0.0) -> None:
-        super().__init__()
-        self.register_buffer("weights", weights, persistent=False)
-        self.label_smoothing = label_smoothing
-
-    def forward(self, logits_BK: Tensor, labels_B: Tensor) -> Tensor:
-        return functional.cross_entropy(
-            logits_BK.float(), labels_B, weight=self.weights, label_smoothing=self.label_smoothing
-        )
+__all__ = ["Criterion", "CrossEntropy", "Objective", "class_weights"]
 
 
 class Objective(nn.Module):
@@ -63,9 +49,3 @@ class Objective(nn.Module):
         with torch.autocast(labels_B.device.type, enabled=False):
             output = self.network.fuse(pooled)
             return self.network.fusion.loss(output, labels_B, self.criterion), output.logits
-
-
-def class_weights(labels: Tensor, classes: int) -> Tensor:
-    """Weights (K,) that make every class count the same: N / (K x n_k); a class without images gets 0."""
-    counts = torch.bincount(labels, minlength=classes).float()
-    return torch.where(counts > 0, len(labels) / (classes * counts.clamp_min(1)), 0.0)

@@ -1,4 +1,4 @@
-"""Optimisers and learning rates: which parameters step how far, and when."""
+"""Optimizers and learning rates: which parameters step how far, and when."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from multistream.errors import UsageError, did_you_mean
+from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime
@@ -18,14 +20,20 @@ def make_optimizer(network: MultiStream, settings: TrainingSettings, runtime: Ru
 
     `settings.rates` and `settings.decays` give streams their own rate and weight decay, by key.
     """
-    return optimizer_of(_groups(network, settings), settings, runtime.device)
+    groups = _groups(network, settings)
+    if settings.optimizer.startswith("timm:"):
+        return _timm_optimizer(groups, settings)
+    return optimizer_of(groups, settings, runtime.device)
 
 
 def optimizer_of(
     groups: Mapping[tuple[float, float], Sequence[nn.Parameter]], settings: TrainingSettings, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The settings' optimizer over parameters by (learning rate, weight decay)."""
+    """The settings' optimizer, which treats every number by itself, over parameters by (learning rate, weight decay)."""
     given = [{"params": p, "lr": rate, "base": rate, "weight_decay": wd} for (rate, wd), p in groups.items()]
+    if settings.optimizer.startswith("timm:"):  # several of them look at whole tensors, which batched rows are not
+        what = f"{settings.optimizer} cannot train rows together."
+        raise UsageError("training.optimizer", what, right="adamw, adam and sgd do.", do="Give --set training.optimizer=adamw.")
     # One kernel for all parameters: on CPU and CUDA it is the fastest of torch's three, and as exact.
     fused = device.type in ("cpu", "cuda")
     if settings.optimizer == "sgd":
@@ -59,12 +67,44 @@ def parameter_names(network: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
+def _timm_optimizer(
+    groups: Mapping[tuple[float, float], Sequence[nn.Parameter]], settings: TrainingSettings
+) -> torch.optim.Optimizer:
+    """An optimizer of timm by its name there (timm.optim.list_optimizers)."""
+    from timm.optim import create_optimizer_v2, list_optimizers  # a second that adamw need not wait
+
+    name = settings.optimizer.removeprefix("timm:")
+    if name not in (known := list_optimizers()):
+        raise UsageError("training.optimizer", f"timm has no optimizer {name!r}.", right=did_you_mean(name, known))
+    given = [{"params": p, "lr": rate, "base": rate, "weight_decay": wd} for (rate, wd), p in groups.items()]
+    try:
+        made: torch.optim.Optimizer = create_optimizer_v2(
+            given, opt=name, lr=settings.learning_rate, weight_decay=settings.weight_decay, momentum=settings.momentum
+        )
+    except (ImportError, RuntimeError, AssertionError) as error:  # of apex or bitsandbytes, which are not installed
+        raise UsageError("training.optimizer", f"timm's {name} cannot be used here: {error}.") from error
+    return made
+
+
 def _groups(network: MultiStream, settings: TrainingSettings) -> dict[tuple[float, float], list[nn.Parameter]]:
-    """Parameters by (learning rate, weight decay): each stream's and all the rest, decayed and not."""
+    """Parameters by (learning rate, weight decay): each stream's and all the rest, decayed and not.
+
+    A stage further down steps less far, by `settings.layer_decay`.
+    """
     members: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in parameter_names(network).items():
         key = name.split(".")[1] if name.startswith("branches.") and name.split(".")[2] == "stream" else ""
         rate = settings.rates.get(key, settings.learning_rate)
+        if key:
+            rate *= settings.layer_decay ** _stages_above(network.branches[key].stream, name)
         decay = settings.decays.get(key, settings.weight_decay) if parameter.ndim > 1 else 0.0
         members.setdefault((rate, decay), []).append(parameter)
     return members
+
+
+def _stages_above(stream: Stream, name: str) -> int:
+    """How many stages lie above the one that a parameter belongs to; what belongs to none lies below all."""
+    stages = list(stream.stages)
+    _, _, inner = name.partition(".stream.")
+    stage = inner.split(".")[1] if inner.startswith("stages.") else ""
+    return len(stages) - 1 - stages.index(stage) if stage in stages else len(stages)

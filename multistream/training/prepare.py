@@ -57,6 +57,9 @@ class Prepared:
 def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = None, ranks: Ranks = ALONE) -> Prepared:
     """Opens the data, composes the network, loads its weights, freezes, as the recipe says; prints what it chose."""
     recipe = with_instances(recipe, streams or {})
+    if recipe.training.batch_size < ranks.size:
+        what = f"{recipe.training.batch_size} images a batch cannot be cut among {ranks.size} processes."
+        raise UsageError("training.batch_size", what, right=f"It must be at least {ranks.size}.")
     table = open_table(
         recipe.data.source,
         label=recipe.data.label,

@@ -28,8 +28,9 @@ from multistream.training.batch_size import settings_that_fit, smaller_batches
 from multistream.training.extraction import Extractor, fit_taps, hashed, set_baselines
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed
 from multistream.training.loop import Trainer
+from multistream.training.losses import make_loss
 from multistream.training.measuring import Run, measure, write_run
-from multistream.training.objective import CrossEntropy, Objective, class_weights
+from multistream.training.objective import CrossEntropy, Objective
 from multistream.training.prepare import Prepared, prepare
 from multistream.training.progress import Listener, Progress
 from multistream.training.resume import recipe_to_resume
@@ -151,7 +152,7 @@ class _Training:
         if saved is not None and ranks.is_first:
             runs.write_lines(self.folder / runs.METRICS, saved.state["history"])
         if prepared.recipe.runtime.fit_batch and saved is None:
-            self._fit_batch(objective)
+            self._fit_batch(objective, ranks)
         steps = -(-len(prepared.parts.train) // self.settings.batch_size)
         what = f"{self.settings.batch_size:,} images at once do not fit into the memory of {prepared.runtime}."
         done = int(saved.state["epoch"]) * steps + int(saved.state["position"]) if saved else 0
@@ -214,26 +215,33 @@ class _Training:
         workers = self.prepared.workers
         return PhotoFeed(self.photos, self.labels, settings, runtime, workers=workers, held=held, ranks=ranks)
 
-    def _fit_batch(self, objective: Objective) -> None:
+    def _fit_batch(self, objective: Objective, ranks: Ranks) -> None:
         """Settles `runtime.fit_batch`: what fits goes into the run's recipe, so that it can be repeated and resumed."""
-        self.settings = fitted = settings_that_fit(
+        fitted = settings_that_fit(
             self.settings,
             objective=objective,
             make_feed=lambda settings: self._feed(settings, pooled=objective.pooled),
             train=self.prepared.parts.train,
             device=self.prepared.runtime.device,
         )
+        size, whole = int(ranks.table(fitted.batch_size).min()), fitted.batch_size * fitted.accumulation
+        self.settings = fitted = replace(fitted, batch_size=size, accumulation=whole // size)
         sizes = {"batch_size": fitted.batch_size, "accumulation": fitted.accumulation}
         recipe = self.prepared.recipe.updated({"training": sizes, "runtime": {"fit_batch": False}})
         self.prepared = replace(self.prepared, recipe=recipe)
-        write_atomic(self.folder / runs.RECIPE, recipe.dumps())
+        if ranks.is_first:
+            write_atomic(self.folder / runs.RECIPE, recipe.dumps())
         self.console.say(f"batch: {fitted.batch_size:,} images fit at once; {fitted.accumulation:,} such make a step")
 
     def _criterion(self) -> CrossEntropy:
-        weights = None
-        if self.settings.class_weights == "balanced":
-            weights = class_weights(self.labels[self.prepared.parts.train].cpu(), len(self.prepared.table.classes))
-        return CrossEntropy(weights=weights, label_smoothing=self.settings.label_smoothing)
+        return make_loss(
+            self.settings.loss,
+            self.prepared.recipe.options.loss,
+            labels=self.labels[self.prepared.parts.train].cpu(),
+            classes=len(self.prepared.table.classes),
+            balanced=self.settings.class_weights == "balanced",
+            label_smoothing=self.settings.label_smoothing,
+        )
 
     def _end_epoch(self, line: Mapping[str, float]) -> None:
         """Writes the epoch's line; after the first one names the photos that cannot be decoded."""

@@ -32,6 +32,7 @@ def work(rank: int, size: int, port: int, recipe: str, out: Path, resume: bool, 
     """One rank of a training; `steps` looks at the stop flag later rank 0 is told to stop (-1: never)."""
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in environment.items()} | {"MASTER_ADDR": "127.0.0.1"})
+    sys.stderr = (out.parent / f"stderr-{rank}").open("a")  # their common parent has the first test's
     torch.set_num_threads(1)
     looks = iter(range(10**6))
     if rank == 0 and steps >= 0:
