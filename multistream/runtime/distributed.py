@@ -37,8 +37,8 @@ FAILED: Final = "multistream/failed"
 LEFT: Final = "multistream/left"
 """How many ranks have read it."""
 
-LINGER: Final = 5.0
-"""Seconds that rank 0, which may hold the store, stays for the others to read it."""
+LINGER: Final = 30.0
+"""Seconds that rank 0, which may hold the store, stays at most for the others to read it."""
 
 LAUNCHERS: Final = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
 """Variables of launchers that tell torch nothing of where rank 0 listens."""

@@ -42,7 +42,8 @@ class Stepper:
         self.optimizer = make_optimizer(objective.network, settings, runtime)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
         self.parallel = ranks.parallel(objective, runtime.device)
-        self.module = torch.compile(self.parallel) if runtime.compile else self.parallel
+        compiles = runtime.compile and objective.graphs is None  # graphs compile the streams themselves
+        self.module = torch.compile(self.parallel) if compiles else self.parallel
         self.pending, self.seen = 0.0, 0
         """This rank's part of the losses since `collect`, and the images of all ranks."""
         self.bad = ""

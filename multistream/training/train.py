@@ -21,6 +21,7 @@ from multistream.interfaces import Stream
 from multistream.recipe import Recipe, TrainingSettings
 from multistream.runs.leaks import check_leaks, unknown_origins
 from multistream.runs.split_file import SplitRow, check_parts, split_rows
+from multistream.runtime.cuda_graphs import GraphedStreams
 from multistream.runtime.device import parameter_count, threads
 from multistream.runtime.distributed import ALONE, Ranks, processes
 from multistream.runtime.memory import exhausted
@@ -147,7 +148,13 @@ class _Training:
         """The training loop, with its progress on the console."""
         prepared, pooled = self.prepared, self.prepared.network.is_cacheable
         criterion = self._criterion().to(prepared.runtime.device)
-        objective = Objective(prepared.network, criterion=criterion, runtime=prepared.runtime, pooled=pooled)
+        graphs = None
+        if prepared.runtime.cuda_graphs and not pooled and ranks.size == 1:  # DDP wraps what graphs would replace
+            size = self.settings.batch_size
+            graphs = GraphedStreams(prepared.network, prepared.runtime, batch_size=size, say=self.console.say)
+        objective = Objective(
+            prepared.network, criterion=criterion, runtime=prepared.runtime, pooled=pooled, graphs=graphs
+        )
         saved = read_checkpoint(self.folder, prepared, console=self.console) if resume else None
         if saved is not None and ranks.is_first:
             runs.write_lines(self.folder / runs.METRICS, saved.state["history"])
