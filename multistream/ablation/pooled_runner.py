@@ -33,7 +33,8 @@ from multistream.runs.leaks import check_leaks
 from multistream.runtime.device import Runtime
 from multistream.training.feeds import PooledFeed
 from multistream.training.loop import Listener, Trainer
-from multistream.training.objective import CrossEntropy, Objective, class_weights
+from multistream.training.losses import make_loss
+from multistream.training.objective import Objective
 from multistream.training.prepare import Prepared, fit_vectors
 from multistream.training.ridge import RidgeProbes
 from multistream.training.stop import Stop
@@ -138,10 +139,16 @@ class PooledRunner:
                 pooled = self.base.branches[key].pool(vectors)
                 features[key] = {s: f.repeat(len(self.views), 1) for s, f in pooled.items()}
         settings = self.prepared.recipe.training
-        weights = None
-        if settings.class_weights == "balanced":
-            weights = class_weights(self.labels[parts.train].cpu(), len(self.prepared.table.classes))
-        criterion = CrossEntropy(weights=weights, label_smoothing=settings.label_smoothing).to(self.labels.device)
+        if settings.ema:
+            raise UsageError("training.ema", "rows are trained without an average.", do="Give --set training.ema=0.")
+        criterion = make_loss(
+            settings.loss,
+            self.prepared.recipe.options.loss,
+            labels=self.labels[parts.train].cpu(),
+            classes=len(self.prepared.table.classes),
+            balanced=settings.class_weights == "balanced",
+            label_smoothing=settings.label_smoothing,
+        ).to(self.labels.device)
         views = len(self.views)
         data = RowData(features, self.labels.repeat(views), extracted.valid.repeat(views), parts, criterion)
         train = torch.from_numpy(data.rows(parts.train))

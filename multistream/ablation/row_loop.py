@@ -21,6 +21,7 @@ from multistream.parts.dropout import reseed_dropout
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime
 from multistream.training.loop import learned
+from multistream.training.losses import CrossEntropy
 from multistream.training.optimizers import make_optimizer, schedule_factor, set_rate
 
 
@@ -47,8 +48,10 @@ def train_rows(
     """
     best = torch.full((len(grid), len(grid[0])), -1)
     kinds: dict[str | None, list[int]] = {}
+    # A batch of rows computes cross entropy itself, and takes optimizers that treat every number alone.
+    batches = type(data.criterion) is CrossEntropy and not settings.optimizer.startswith("timm:")
     for v, network in enumerate(grid[0]):
-        kinds.setdefault(batch_kind(network), []).append(v)
+        kinds.setdefault(batch_kind(network) if batches else None, []).append(v)
     for kind, variants in kinds.items():
         part = [[networks[v] for v in variants] for networks in grid]
         rows: RowBatch = (

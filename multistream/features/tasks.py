@@ -99,7 +99,8 @@ def own_rows(rows: Rows, digests: Mapping[int, str], ranks: Ranks) -> Rows:
     if ranks.size == 1:
         return rows
     numbers = np.array([int(digests[i][:12], 16) if digests else i for i in rows.tolist()], dtype=np.int64)
-    return rows[numbers % ranks.size == ranks.rank]
+    own: Rows = rows[numbers % ranks.size == ranks.rank]
+    return own
 
 
 def run_tasks(

@@ -31,6 +31,7 @@ OnBadImage = Literal["report", "error", "skip"]
 MissingVectors = Literal["error", "mean", "zero", "drop"]
 Schedule = Literal["cosine", "constant", "linear"]
 Measure = Literal["loss", "accuracy"]
+Augment = Literal["none", "randaugment", "trivial", "augmix"]
 ClassWeights = Literal["none", "balanced"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Switch = Literal["auto", "on", "off"]
@@ -212,6 +213,9 @@ class TrainingSettings(Section):
     accumulation: int = setting(1, integer(1, COUNT))
     flips: tuple[str, ...] = setting(("auto",), flip_names)
     crops: bool = setting(False, flag)
+    augment: Augment = setting("none", word(Augment))
+    mixup: float = setting(0.0, number(0, 1000))
+    cutmix: float = setting(0.0, number(0, 1000))
     checkpoint_minutes: float = setting(5.0, number(0, 10**6))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,13 +18,16 @@ from multistream.data.views import augment, drawn, views_of
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
+from multistream.training.augmentation import apply_policy, make_policy, mix
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: `given` to the Objective, labels (B,), indices (B,); B is 0 if no photo could be decoded.
+    """What one step sees: `given` to the Objective, labels (B,) or, mixed, their shares (B, K), and indices (B,).
+
+    B is 0 if no photo could be decoded.
 
     On many ranks a batch of 0 has one image of zeros in `given`: the rank takes part in the step all the same.
     """
@@ -67,16 +71,35 @@ class PhotoFeed:
     def training(self, indices: Indices, *, epoch: int, start: int = 0) -> Iterator[Batch]:
         settings = self.settings
         shuffled = indices[order(len(indices), seed=settings.seed, epoch=epoch)]
-        for batch in self._batches(shuffled[start * settings.batch_size :]):
+        policy = make_policy(settings.augment)
+        change = partial(apply_policy, policy, seed=settings.seed, epoch=epoch) if policy else None
+        for batch in self._batches(shuffled[start * settings.batch_size :], change=change):
             numbers = batch.indices.numpy()
             views = drawn(numbers, flips=settings.flips, crops=settings.crops, seed=settings.seed, epoch=epoch)
             turned = augment(batch.given, views, views_of(flips=settings.flips, crops=settings.crops))
             held = self._held(torch.from_numpy(views * len(self.photos) + numbers))
-            yield replace(batch, given={**turned, **held})
+            yield self._mixed(replace(batch, given={**turned, **held}), epoch=epoch)
 
     def plain(self, indices: Indices) -> Iterator[Batch]:
         for batch in self._batches(indices):
             yield replace(batch, given={**batch.given, **self._held(batch.indices)})
+
+    def _mixed(self, batch: Batch, *, epoch: int) -> Batch:
+        """The batch with its images mixed, if the settings say so; a single one has none to be mixed with."""
+        settings = self.settings
+        if not (settings.mixup or settings.cutmix) or len(batch.labels) < 2:
+            return batch
+        given, labels = mix(
+            batch.given,
+            batch.labels,
+            batch.indices,
+            classes=len(self.photos.table.classes),
+            mixup=settings.mixup,
+            cutmix=settings.cutmix,
+            seed=settings.seed,
+            epoch=epoch,
+        )
+        return replace(batch, given=given, labels=labels)
 
     def _held(self, rows: Tensor) -> dict[str, dict[str, Tensor]]:
         rows = rows.to(self.labels.device)
@@ -84,7 +107,10 @@ class PhotoFeed:
             rows = torch.zeros(1, dtype=torch.int64, device=rows.device)
         return {key: {stage: f[rows] for stage, f in stages.items()} for key, stages in self.held.items()}
 
-    def _batches(self, indices: Indices) -> Iterator[Batch]:
+    def _batches(
+        self, indices: Indices, *, change: Callable[[Tensor, Tensor], Tensor] | None = None
+    ) -> Iterator[Batch]:
+        """This rank's part of every batch; `change` is what is done to photos, with their indices, before they move."""
         pin = self.runtime.device.type == "cuda"
         whole = [indices[at : at + self.settings.batch_size] for at in range(0, len(indices), self.settings.batch_size)]
         parts = [self.ranks.portion(batch) for batch in whole]
@@ -93,6 +119,8 @@ class PhotoFeed:
         own, size = np.concatenate(parts), len(parts[0])
         for batch in loaded(self.photos, own, batch_size=max(1, size), workers=self.workers, pin=pin):
             chosen = batch.pop("index")
+            if change is not None and "image" in batch:
+                batch["image"] = change(batch["image"], chosen)
             sent = self.runtime.send(batch) if len(chosen) else self._zeros()
             yield Batch(sent, self.labels[chosen.to(self.labels.device)], chosen)
         if not len(parts[-1]):  # the last batch has fewer images than there are ranks

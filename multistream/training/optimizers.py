@@ -29,11 +29,13 @@ def make_optimizer(network: MultiStream, settings: TrainingSettings, runtime: Ru
 def optimizer_of(
     groups: Mapping[tuple[float, float], Sequence[nn.Parameter]], settings: TrainingSettings, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The settings' optimizer, which treats every number by itself, over parameters by (learning rate, weight decay)."""
+    """The settings' optimizer over parameters by (learning rate, weight decay); it treats every number by itself."""
     given = [{"params": p, "lr": rate, "base": rate, "weight_decay": wd} for (rate, wd), p in groups.items()]
     if settings.optimizer.startswith("timm:"):  # several of them look at whole tensors, which batched rows are not
         what = f"{settings.optimizer} cannot train rows together."
-        raise UsageError("training.optimizer", what, right="adamw, adam and sgd do.", do="Give --set training.optimizer=adamw.")
+        raise UsageError(
+            "training.optimizer", what, right="adamw, adam and sgd do.", do="Give --set training.optimizer=adamw."
+        )
     # One kernel for all parameters: on CPU and CUDA it is the fastest of torch's three, and as exact.
     fused = device.type in ("cpu", "cuda")
     if settings.optimizer == "sgd":
@@ -71,10 +73,10 @@ def _timm_optimizer(
     groups: Mapping[tuple[float, float], Sequence[nn.Parameter]], settings: TrainingSettings
 ) -> torch.optim.Optimizer:
     """An optimizer of timm by its name there (timm.optim.list_optimizers)."""
-    from timm.optim import create_optimizer_v2, list_optimizers  # a second that adamw need not wait
+    from timm.optim._optim_factory import create_optimizer_v2, list_optimizers  # a second that adamw need not wait
 
     name = settings.optimizer.removeprefix("timm:")
-    if name not in (known := list_optimizers()):
+    if name not in (known := [str(each) for each in list_optimizers()]):
         raise UsageError("training.optimizer", f"timm has no optimizer {name!r}.", right=did_you_mean(name, known))
     given = [{"params": p, "lr": rate, "base": rate, "weight_decay": wd} for (rate, wd), p in groups.items()]
     try:

@@ -15,6 +15,7 @@ from multistream.data.side_inputs import SideInputs, gather
 from multistream.data.splits import Parts, split
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
+from multistream.inputs import Map
 from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
@@ -141,6 +142,7 @@ def settle_training(recipe: Recipe, network: MultiStream) -> Recipe:
         pretrained = key in network.loaded_branches or recipe.network.weights.get(key, "random") != "random"
         if pretrained and not branch.stream.is_frozen:
             rates.setdefault(key, min(FINE_TUNING_RATE, recipe.training.learning_rate))
+    check_augmentation(recipe, network)
     flips = recipe.training.flips
     if flips == ("auto",):
         flips = () if network.is_frozen else ("horizontal",)
@@ -157,6 +159,22 @@ def draw_parts(table: Table, settings: DataSettings) -> Parts:
         folds=settings.folds,
         fold=settings.fold,
     )
+
+
+def check_augmentation(recipe: Recipe, network: MultiStream) -> None:
+    """Refuses augmentation that some stream would not see: all that read pictures must train, and read photos."""
+    settings = recipe.training
+    chosen = [f"training.{n}" for n in ("augment", "mixup", "cutmix") if getattr(settings, n) not in ("none", 0)]
+    if not chosen:
+        return
+    for key, branch in network.branches.items():
+        if branch.stream.is_frozen and not branch.is_vector:
+            right = "All streams that read pictures must train, or they would see other pictures."
+            raise UsageError(chosen[0], f"{key} is frozen.", right=right, do="Give --freeze none, or leave it away.")
+        if isinstance(branch.stream.input, Map) and settings.augment != "none":
+            raise UsageError("training.augment", f"{key} reads maps, which torchvision's policies do not turn.")
+    if all(branch.is_vector for branch in network.branches.values()) and settings.augment != "none":
+        raise UsageError("training.augment", "no stream reads photos.", right="It changes photos.")
 
 
 def usable(parts: Parts, side_inputs: SideInputs, table: Table) -> Parts:

@@ -97,7 +97,9 @@ class Stepper:
         if self.ranks.size == 1:
             return len(labels), 0, 1.0
         weights = getattr(self.criterion, "weights", None)
-        weight = float(len(labels) if weights is None else weights[labels].sum())  # what the criterion divides by
+        weight = float(
+            len(labels) if weights is None or labels.ndim == 2 else weights[labels].sum()
+        )  # what the criterion divides by
         counts = self.ranks.table(len(labels), weight)
         total, first = counts[:, 0].sum(), counts[: self.ranks.rank, 0].sum()
         return int(total), int(first), weight * self.ranks.size / counts[:, 1].sum() if total else 0.0
