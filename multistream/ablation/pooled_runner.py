@@ -23,7 +23,7 @@ from multistream.ablation.variants import Variant
 from multistream.console import Console
 from multistream.data.splits import Parts
 from multistream.data.views import views_of
-from multistream.errors import DataError, MultistreamError
+from multistream.errors import DataError, MultistreamError, UsageError
 from multistream.features import Extracted, extract
 from multistream.network.compose import fusion_factory
 from multistream.network.network import MultiStream
@@ -32,10 +32,11 @@ from multistream.recipe import TrainingSettings
 from multistream.runs.leaks import check_leaks
 from multistream.runtime.device import Runtime
 from multistream.training.feeds import PooledFeed
-from multistream.training.loop import Listener, Trainer
+from multistream.training.loop import Trainer
 from multistream.training.losses import make_loss
 from multistream.training.objective import Objective
 from multistream.training.prepare import Prepared, fit_vectors
+from multistream.training.progress import Listener
 from multistream.training.ridge import RidgeProbes
 from multistream.training.stop import Stop
 
