@@ -20,6 +20,9 @@ from multistream.nn.seeding import seeded
 
 Policy = Callable[[Tensor], Tensor]
 
+POLICIES: Mapping[str, str] = {"randaugment": "RandAugment", "trivial": "TrivialAugmentWide", "augmix": "AugMix"}
+"""Classes of torchvision.transforms.v2, by the names that `training.augment` takes."""
+
 
 def make_policy(name: str) -> Policy | None:
     """A policy of torchvision.transforms.v2 with its own defaults, for one uint8 photo (3, S, S); None for `none`."""
@@ -27,8 +30,7 @@ def make_policy(name: str) -> Policy | None:
         return None
     from torchvision.transforms import v2  # a second that most trainings need not wait
 
-    policies = {"randaugment": v2.RandAugment, "trivial": v2.TrivialAugmentWide, "augmix": v2.AugMix}
-    policy: Policy = policies[name]()
+    policy: Policy = getattr(v2, POLICIES[name])()
     return policy
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from multistream import Image, Stream
 from multistream.console import Console
 from multistream.errors import MultistreamError
+from multistream.features.extract_command import extract
 from multistream.recipe import Recipe
 from multistream.training.stop import Interrupted, Stop
 from multistream.training.train import train
@@ -28,12 +29,26 @@ class Plain(Stream):
         super().__init__(stages, channels={"edges": 8, "whole": 8}, input=Image(size=32))
 
 
-def work(rank: int, size: int, port: int, recipe: str, out: Path, resume: bool, steps: int) -> None:
-    """One rank of a training; `steps` looks at the stop flag later rank 0 is told to stop (-1: never)."""
+def join(rank: int, size: int, port: int, place: Path) -> None:
+    """Sets what torchrun would; what is printed goes to a file, for their common parent has the first test's stderr."""
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in environment.items()} | {"MASTER_ADDR": "127.0.0.1"})
-    sys.stderr = (out.parent / f"stderr-{rank}").open("a")  # their common parent has the first test's
+    sys.stderr = (place / f"stderr-{rank}").open("a")
     torch.set_num_threads(1)
+
+
+def work_extract(rank: int, size: int, port: int, recipe: str, out: Path, cache: str) -> None:
+    """One rank of an extraction to a file."""
+    os.environ["MULTISTREAM_CACHE"] = cache
+    join(rank, size, port, out.parent)
+    extraction = extract(Recipe.loads(recipe), out=out, console=Console(quiet=False))
+    (out.parent / f"computed-{rank}").write_text(str(extraction.streams[0].computed))
+
+
+def work(rank: int, size: int, port: int, recipe: str, out: Path, cache: str, resume: bool, steps: int) -> None:
+    """One rank of a training; `steps` looks at the stop flag later rank 0 is told to stop (-1: never)."""
+    os.environ["MULTISTREAM_CACHE"] = cache
+    join(rank, size, port, out.parent)
     looks = iter(range(10**6))
     if rank == 0 and steps >= 0:
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import random
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from multistream import runs
 from multistream.errors import UsageError
@@ -28,7 +30,7 @@ from multistream.recipe import Recipe
 from multistream.runs.model_file import load_model
 from multistream.runs.predictions_file import read_predictions
 from multistream.runtime.distributed import ALONE, Ranks, ranks_of
-from tests.training.ranks import Plain, work
+from tests.training.ranks import Plain, work, work_extract
 
 Start = Callable[..., list[int | None]]
 
@@ -39,12 +41,22 @@ def start() -> Start:
     context: ForkServerContext = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.training.ranks"])
 
-    def begin(size: int, recipe: Recipe, out: Path, *, resume: bool = False, steps: int = -1) -> list[int | None]:
+    def begin(
+        size: int,
+        recipe: Recipe,
+        out: Path,
+        *,
+        resume: bool = False,
+        steps: int = -1,
+        target: Callable[..., None] = work,
+    ) -> list[int | None]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        arguments = (size, port, recipe.dumps(), out, resume, steps)
-        ranks = [context.Process(target=work, args=(rank, *arguments), daemon=True) for rank in range(size)]
+        arguments = (size, port, recipe.dumps(), out, os.environ["MULTISTREAM_CACHE"])
+        if target is work:
+            arguments = (*arguments, resume, steps)
+        ranks = [context.Process(target=target, args=(rank, *arguments), daemon=True) for rank in range(size)]
         for rank in ranks:
             rank.start()
         for rank in ranks:
@@ -131,6 +143,26 @@ def test_an_error_of_one_rank_is_told_once(start: Start, trained: Recipe, tmp_pa
     (tmp_path / "run" / "thesis.tex").write_text("mine")  # rank 0 alone makes the folder
     assert start(2, trained, tmp_path / "run") == [2, 2]
     assert said(tmp_path).count("SAID") == 1
+
+
+def test_extraction_on_two_ranks_computes_each_photo_once_and_the_same_bits(
+    start: Start, recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert start(2, recipe, tmp_path / "two.npz", target=work_extract) == [0, 0]
+    assert [(tmp_path / f"computed-{rank}").read_text() for rank in (0, 1)] == ["60", "60"]  # of all ranks together
+    held = sum(len(_files_of(path)) for path in (tmp_path / "cache").rglob("*.safetensors"))
+    assert held == 60
+    monkeypatch.setenv("MULTISTREAM_CACHE", str(tmp_path / "other"))
+    assert start(1, recipe, tmp_path / "one.npz", target=work_extract) == [0]
+    with np.load(tmp_path / "one.npz") as one, np.load(tmp_path / "two.npz") as two:
+        assert all(np.array_equal(one[name], two[name]) for name in one.files)
+
+
+def _files_of(shard: Path) -> list[str]:
+    """The files whose features a shard holds."""
+    with safe_open(shard, framework="numpy") as stored:
+        files: list[str] = json.loads(stored.metadata()["files"])
+    return files
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
