@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from multistream.errors import MultistreamWarning, UsageError
+from multistream.errors import UsageError
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe, RuntimeSettings
 

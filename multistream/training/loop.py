@@ -131,8 +131,8 @@ class Trainer:
     def _line(self, loss: float, accuracy: float, *, seconds: float) -> dict[str, float]:
         """What metrics.jsonl tells of an epoch."""
         return {
-            "epoch": float(self.progress.epoch),
-            "step": float(self.progress.step),
+            "epoch": self.progress.epoch,
+            "step": self.progress.step,
             "train_loss": self.progress.loss_sum / max(1, self.progress.seen),
             "val_loss": loss,
             "val_accuracy": accuracy,
