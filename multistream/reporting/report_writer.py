@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.files import write_atomic
 from multistream.inference.model import Model, load
+from multistream.interfaces import Stream
 from multistream.nn.eval_mode import evaluating
 from multistream.profiling.profile import count_pieces
 from multistream.reporting.ablations import read_ablations
@@ -55,6 +56,7 @@ def report(
     photos: int = 24,
     against: Sequence[str | Path] = (),
     out: str | Path | None = None,
+    streams: Mapping[str, Stream] | None = None,
     device: str = "auto",
     precision: str = "auto",
     console: Console | None = None,
@@ -62,12 +64,13 @@ def report(
     """Writes RUN/report.html, or `out`. The same run gives the same page, byte by byte.
 
     `photos` images of the test split are explained; with 0 no image is read and the data may be elsewhere. `against`
-    are runs with the same test split to compare with. Raises DataError for a run without a test split and for missing
-    images, UsageError for runs that cannot be compared.
+    are runs with the same test split to compare with. `streams` gives again the streams that were composed as
+    instances. Raises DataError for a run without a test split and for missing images, UsageError for runs that cannot
+    be compared.
     """
     if photos < 0:
         raise UsageError("--photos", f"{photos} is negative.", right="0 leaves the images out.")
-    model = load(run)
+    model = load(run, streams=streams)
     require_trained(model, "report")
     details = read_run_details(model.path.parent, model.path)
     path = Path(out).expanduser() if out else details.folder / FILE_NAME
