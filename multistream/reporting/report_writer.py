@@ -28,6 +28,7 @@ from multistream.reporting.results import ResultRow, result_table
 from multistream.reporting.run_details import RunDetails, read_run_details
 from multistream.runs.model_file import require_trained
 from multistream.statistics import paired_bootstrap
+from multistream.training.folds import FOLDS, is_fold_run
 
 FILE_NAME = "report.html"
 
@@ -70,6 +71,7 @@ def report(
     """
     if photos < 0:
         raise UsageError("--photos", f"{photos} is negative.", right="0 leaves the images out.")
+    _refuse_folds(Path(run))
     model = load(run, streams=streams)
     require_trained(model, "report")
     details = read_run_details(model.path.parent, model.path)
@@ -100,6 +102,14 @@ def report(
     write_atomic(path, content)
     shown = len(seen.gallery.content["photos"]) if seen.gallery else 0
     return Report(path, len(content), shown, results.rows, seen.cues, checks)
+
+
+def _refuse_folds(run: Path) -> None:
+    """UsageError for a run on folds, which has no model of its own."""
+    if is_fold_run(run):
+        first = min((run / FOLDS).iterdir(), default=run / FOLDS)
+        what = "this run consists of folds and has no model of its own."
+        raise UsageError(str(run), what, do=f"Report one of its folds: multistream report {first}")
 
 
 @dataclass(frozen=True)

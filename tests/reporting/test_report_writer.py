@@ -341,6 +341,12 @@ def test_photos_that_are_gone_are_an_error_and_none_need_be_there(early: Path, p
         report(early, photos=-1)
 
 
+def test_a_run_on_folds_names_a_fold(early: Path, tmp_path: Path) -> None:
+    shutil.copytree(early, tmp_path / "run" / "folds" / "1")
+    with pytest.raises(UsageError, match=r"multistream report .*run/folds/1$"):
+        report(tmp_path / "run", photos=0)
+
+
 def test_a_run_without_photos(vectors_alone: Path, tmp_path: Path) -> None:
     found = report(vectors_alone, photos=4, out=tmp_path / "p.html", device="cpu", precision="fp32")
     page = found.path.read_text()
