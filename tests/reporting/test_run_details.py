@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from multistream.checksums import COVERED, SUMS
 from multistream.errors import DataError, MultistreamError
 from multistream.reporting.ablations import read_ablations
 from multistream.reporting.run_details import read_run_details
 
-FILES = ("split.csv", "predictions.csv", "recipe.toml", "ablations/depth.json")
+FILES = ("summary.json", "metrics.jsonl", "split.csv", "predictions.csv", "recipe.toml", "ablations/depth.json")
 
 
 def damaged(content: bytes, chance: np.random.Generator) -> bytes:
@@ -25,9 +26,16 @@ def damaged(content: bytes, chance: np.random.Generator) -> bytes:
     return content[:place] + bytes([flipped]) + content[place + 1 :]
 
 
+def copied(early: Path, folder: Path) -> Path:
+    """The run without its checksums, so that the readers see what is damaged."""
+    run = shutil.copytree(early, folder / "run")
+    (run / SUMS).unlink()
+    return run
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_one_line(early: Path, tmp_path: Path, name: str) -> None:
-    run = shutil.copytree(early, tmp_path / "run")
+    run = copied(early, tmp_path)
     content = (run / name).read_bytes()
     chance = np.random.default_rng(0)
     messages = []
@@ -42,23 +50,33 @@ def test_a_damaged_file_is_one_line(early: Path, tmp_path: Path, name: str) -> N
     assert not [message for message in messages if "\n" in message]
 
 
+@pytest.mark.parametrize("name", COVERED)
+def test_a_flipped_bit_is_always_noticed(early: Path, tmp_path: Path, name: str) -> None:
+    run = shutil.copytree(early, tmp_path / "run")
+    content, chance = (run / name).read_bytes(), np.random.default_rng(1)
+    for _ in range(10):
+        (run / name).write_bytes(damaged(content, chance))
+        with pytest.raises(MultistreamError):
+            read_run_details(run, run / "model.safetensors")
+
+
 @pytest.mark.parametrize("row", ["5", "[]", '{"epoch": "one"}', '{"epoch": 1e999}', '{"epoch": 0, "val_loss": []}'])
 def test_a_line_of_another_kind_is_named(early: Path, tmp_path: Path, row: str) -> None:
-    run = shutil.copytree(early, tmp_path / "run")
+    run = copied(early, tmp_path)
     (run / "metrics.jsonl").write_text(row + "\n")
     with pytest.raises(DataError, match=r"metrics\.jsonl"):
         read_run_details(run, run / "model.safetensors")
 
 
 def test_a_loss_that_is_not_finite_is_left_out(early: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(early, tmp_path / "run")
+    run = copied(early, tmp_path)
     (run / "metrics.jsonl").write_text('{"epoch": 0, "train_loss": NaN, "val_loss": 1.5, "val_accuracy": null}\n')
     assert read_run_details(run, run / "model.safetensors").epochs == [{"epoch": 1, "val_loss": 1.5}]
 
 
 @pytest.mark.parametrize("changed", [{"macs": float("inf")}, {"accuracy": None}, {"label": "x", "macs": []}])
 def test_a_row_of_an_ablation_that_is_none_is_named(early: Path, tmp_path: Path, changed: dict[str, object]) -> None:
-    run = shutil.copytree(early, tmp_path / "run")
+    run = copied(early, tmp_path)
     path = run / "ablations" / "depth.json"
     content = json.loads(path.read_text())
     content["rows"][0] |= changed
