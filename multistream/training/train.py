@@ -149,7 +149,9 @@ class _Training:
         prepared, pooled = self.prepared, self.prepared.network.is_cacheable
         criterion = self._criterion().to(prepared.runtime.device)
         graphs = None
-        if prepared.runtime.cuda_graphs and not pooled and ranks.size == 1:  # DDP wraps what graphs would replace
+        # DDP wraps what graphs would replace; a graph writes its gradients to one place, which accumulation adds up in
+        alone = ranks.size == 1 and self.settings.accumulation == 1
+        if prepared.runtime.cuda_graphs and not pooled and alone:
             size = self.settings.batch_size
             graphs = GraphedStreams(prepared.network, prepared.runtime, batch_size=size, say=self.console.say)
         objective = Objective(
