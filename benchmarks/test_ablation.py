@@ -15,9 +15,8 @@ import pytest
 import torch
 
 from multistream.ablation.initial_networks import InitialNetworks
-from multistream.ablation.pooled_runner import train_by_itself
 from multistream.ablation.row_data import RowData
-from multistream.ablation.row_loop import train_rows
+from multistream.ablation.row_loop import train_by_itself, train_rows
 from multistream.ablation.variants import Axis, variants
 from multistream.data.splits import Parts
 from multistream.network.compose import fusion_factory

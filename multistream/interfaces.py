@@ -313,6 +313,15 @@ class Fusion(nn.Module):
         """Whether a stream's own logits are an affine function of its vector."""
         return isinstance(self.heads[key], nn.Linear)
 
+    def set_classifier(self, weights: Mapping[str, Tensor], bias_K: Tensor) -> None:
+        """Sets the linear classifier over these streams' vectors: weights {key: (K, E)}, bias (K,).
+
+        For a linear fusion the streams are all; one that averages probabilities gets one stream at a time. Called by
+        `training.solver = "lbfgs"`, without gradients.
+        """
+        del weights, bias_K
+        raise TypeError(f"{type(self).__name__} is not linear, or does not define set_classifier(weights, bias)")
+
     def loss(self, output: FusionOutput, labels: Tensor, criterion: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """The training loss, a scalar: by default the criterion on the fused logits."""
         return criterion(output.logits, labels)

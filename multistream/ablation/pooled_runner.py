@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -15,36 +13,24 @@ from torch import Tensor
 
 from multistream.ablation.batched_rows import Grid
 from multistream.ablation.initial_networks import InitialNetworks, tapped_everywhere
-from multistream.ablation.results import LARGEST_DIFFERENCE, RidgeCertificate, VerifiedRow
+from multistream.ablation.results import RidgeCertificate, VerifiedRow
 from multistream.ablation.row_data import RowData
-from multistream.ablation.row_loop import epochs_of, train_rows
+from multistream.ablation.row_loop import epochs_of, train_rows, verify_row
 from multistream.ablation.statistics import Tally
 from multistream.ablation.variants import Variant
 from multistream.console import Console
 from multistream.data.splits import Parts
 from multistream.data.views import views_of
-from multistream.errors import DataError, MultistreamError, UsageError
+from multistream.errors import DataError, UsageError
 from multistream.features import Extracted, extract
 from multistream.network.compose import fusion_factory
 from multistream.network.network import MultiStream
-from multistream.nn.eval_mode import evaluating
-from multistream.recipe import TrainingSettings
 from multistream.runs.leaks import check_leaks
-from multistream.runtime.device import Runtime
-from multistream.training.feeds import PooledFeed
-from multistream.training.loop import Trainer
+from multistream.training.convex import fit_network, is_convex
+from multistream.training.convex_training import convex_data
 from multistream.training.losses import make_loss
-from multistream.training.objective import Objective
 from multistream.training.prepare import Prepared, fit_vectors
-from multistream.training.progress import Listener
 from multistream.training.ridge import RidgeProbes
-from multistream.training.stop import Stop
-
-
-class VerificationError(MultistreamError):
-    """A row of a batch that is not the row trained alone."""
-
-    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -170,15 +156,39 @@ class PooledRunner:
         }
         initial = InitialNetworks(self.base, self.prepared.recipe, fusions=fusions)
         grid = [[initial.network(variant, seed=seed) for variant in self.variants] for seed in self.seeds]
-        settings = self.prepared.recipe.training
         started = time.perf_counter()
-        with self.console.progress(epochs_of(grid, settings), "ablate") as bar:
-            done = train_rows(
-                grid, data, seeds=self.seeds, settings=settings, runtime=self.prepared.runtime, tick=bar.advance
-            )
+        convex = self.prepared.recipe.training.solver == "lbfgs"
+        fitted = [v for v, network in enumerate(grid[0]) if convex and is_convex(network)]
+        if fitted:
+            self._solve(data, [grid[0][v] for v in fitted])
+        others = [v for v in range(len(self.variants)) if v not in fitted]
+        if others:
+            if fitted:
+                names = ", ".join(dict.fromkeys(self.variants[v].fusion for v in others))
+                self.console.say(f"ablate: {len(others)} rows are not convex ({names}) and are trained step by step")
+            self._train_rows([[networks[v] for v in others] for networks in grid], data)
         self.seconds += time.perf_counter() - started
-        self.batched += done.batched
         return grid, initial
+
+    def _train_rows(self, grid: Grid, data: RowData) -> None:
+        settings, runtime = self.prepared.recipe.training, self.prepared.runtime
+        with self.console.progress(epochs_of(grid, settings), "ablate") as bar:
+            done = train_rows(grid, data, seeds=self.seeds, settings=settings, runtime=runtime, tick=bar.advance)
+        self.batched += done.batched
+
+    def _solve(self, data: RowData, networks: Sequence[MultiStream]) -> None:
+        """Fits networks to their optimum, the largest first: the others begin at its fit."""
+        images = len(self.labels)
+        labels, valid, views = self.labels.cpu(), data.valid[:images], len(self.views)
+        classes = len(self.prepared.table.classes)
+        rows = convex_data(data.features, labels, valid, data.parts, data.criterion, views=views, classes=classes)
+        penalties, whole = self.prepared.recipe.training.penalties, None
+        with self.console.progress(len(networks), "ablate") as bar:
+            for network in reversed(networks):
+                fit = fit_network(network, rows, penalties=penalties, start=whole)
+                whole = whole or fit
+                network.eval().mark_trained()
+                bar.advance(1)
 
     def _correct(self, data: RowData, rows: NDArray[np.int64], networks: Sequence[MultiStream]) -> NDArray[np.bool_]:
         """Who is right on these photos, (V, n)."""
@@ -228,55 +238,16 @@ class PooledRunner:
         return np.stack(right), probes.certify(subsets, weights)
 
     def _verify(self, data: RowData, initial: InitialNetworks, grid: Grid) -> VerifiedRow:
-        """Trains the middle row of the last seed alone, in both loops, and compares; VerificationError."""
+        """Compares the middle row of the last seed with that row trained alone."""
         v, seed = len(self.variants) // 2, self.seeds[-1]
-        settings = replace(self.prepared.recipe.training, seed=seed)
-        runtime, variant = self.prepared.runtime, self.variants[v]
-        alone, by_train = (initial.network(variant, seed=seed) for _ in range(2))
-        train_rows([[alone]], data, seeds=[seed], settings=settings, runtime=runtime, tick=lambda _: None)
-        train_by_itself(by_train, data, settings=settings, runtime=runtime)
-        own = grid[-1][v]
-        found = VerifiedRow(
-            variant.label(self.variants[-1]), seed, _difference(own, alone, data), _difference(own, by_train, data)
+        return verify_row(
+            grid[-1][v],
+            [initial.network(self.variants[v], seed=seed) for _ in range(2)],
+            data,
+            label=self.variants[v].label(self.variants[-1]),
+            settings=replace(self.prepared.recipe.training, seed=seed),
+            runtime=self.prepared.runtime,
         )
-        worst = max(found.largest_difference, found.difference_to_train)
-        if not worst <= LARGEST_DIFFERENCE:
-            raise VerificationError(
-                "--verify",
-                f"{found.label}, seed {seed}: probabilities differ by {worst:.1e} from the row trained alone.",
-                right=f"At most {LARGEST_DIFFERENCE:.0e} is allowed.",
-                do="Please report it, with the recipe.",
-            )
-        return found
-
-
-def train_by_itself(network: MultiStream, data: RowData, *, settings: TrainingSettings, runtime: Runtime) -> None:
-    """What `train` does with pooled features."""
-    if not any(parameter.requires_grad for parameter in network.parameters()):
-        return
-    with TemporaryDirectory(prefix="multistream-verify-") as folder:
-        Trainer(
-            network,
-            PooledFeed(data.features, data.labels, data.valid, settings),
-            data.parts,
-            objective=Objective(network, criterion=data.criterion, runtime=runtime, pooled=True),
-            settings=settings,
-            runtime=runtime,
-            folder=Path(folder),
-            about={},
-            names=str,
-            listener=Listener(epoch=lambda _: None, batch=lambda: None),
-            stop=Stop(),
-        ).run()
-
-
-@torch.no_grad()
-def _difference(first: MultiStream, second: MultiStream, data: RowData) -> float:
-    """The largest difference of any probability on any photo."""
-    rows = torch.from_numpy(data.rows(np.concatenate(list(data.parts.named().values())))).to(data.labels.device)
-    with evaluating(first), evaluating(second):
-        one, other = (network.classify(data.take(rows)).double().softmax(1) for network in (first, second))
-    return float((one - other).abs().max())
 
 
 def probed_key(variants: Sequence[Variant], v: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -12,17 +14,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from multistream.ablation.batched_rows import BatchedRows, Grid, batch_kind
+from multistream.ablation.results import LARGEST_DIFFERENCE, VerifiedRow
 from multistream.ablation.row_data import Measured, RowBatch, RowData, Step, steps
-from multistream.errors import DivergedError
+from multistream.errors import DivergedError, MultistreamError
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
 from multistream.nn.seeding import seeded
 from multistream.parts.dropout import reseed_dropout
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime
-from multistream.training.loop import learned
+from multistream.training.feeds import PooledFeed
+from multistream.training.loop import Trainer, learned
 from multistream.training.losses import CrossEntropy
+from multistream.training.objective import Objective
 from multistream.training.optimizers import make_optimizer, schedule_factor, set_rate
+from multistream.training.progress import Listener
+from multistream.training.stop import Stop
 
 
 @dataclass(frozen=True)
@@ -206,3 +213,62 @@ class _Loop:
         if settings.patience:
             self.stopped |= self.waited >= settings.patience
             self.rows.stop(self.stopped)
+
+
+class VerificationError(MultistreamError):
+    """A row of a batch that is not the row trained alone."""
+
+    exit_code = 1
+
+
+def verify_row(
+    trained: MultiStream,
+    untrained: Sequence[MultiStream],
+    data: RowData,
+    *,
+    label: str,
+    settings: TrainingSettings,
+    runtime: Runtime,
+) -> VerifiedRow:
+    """Trains two copies of a row alone, in the loop of all rows and in `train`'s; VerificationError if they differ."""
+    alone, by_train = untrained
+    train_rows([[alone]], data, seeds=[settings.seed], settings=settings, runtime=runtime, tick=lambda _: None)
+    train_by_itself(by_train, data, settings=settings, runtime=runtime)
+    differences = _difference(trained, alone, data), _difference(trained, by_train, data)
+    if not max(differences) <= LARGEST_DIFFERENCE:
+        raise VerificationError(
+            "--verify",
+            f"{label}, seed {settings.seed}: probabilities differ by {max(differences):.1e} from the row alone.",
+            right=f"At most {LARGEST_DIFFERENCE:.0e} is allowed.",
+            do="Please report it, with the recipe.",
+        )
+    return VerifiedRow(label, settings.seed, *differences)
+
+
+def train_by_itself(network: MultiStream, data: RowData, *, settings: TrainingSettings, runtime: Runtime) -> None:
+    """What `train` does with pooled features."""
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        return
+    with TemporaryDirectory(prefix="multistream-verify-") as folder:
+        Trainer(
+            network,
+            PooledFeed(data.features, data.labels, data.valid, settings),
+            data.parts,
+            objective=Objective(network, criterion=data.criterion, runtime=runtime, pooled=True),
+            settings=settings,
+            runtime=runtime,
+            folder=Path(folder),
+            about={},
+            names=str,
+            listener=Listener(epoch=lambda _: None, batch=lambda: None),
+            stop=Stop(),
+        ).run()
+
+
+@torch.no_grad()
+def _difference(first: MultiStream, second: MultiStream, data: RowData) -> float:
+    """The largest difference of any probability on any photo."""
+    rows = torch.from_numpy(data.rows(np.concatenate(list(data.parts.named().values())))).to(data.labels.device)
+    with evaluating(first), evaluating(second):
+        one, other = (network.classify(data.take(rows)).double().softmax(1) for network in (first, second))
+    return float((one - other).abs().max())

@@ -89,6 +89,10 @@ class _AblationRun:
         """All rows, by whichever way the composition allows."""
         network = self.prepared.network
         self.variants = variants(network, self.axis, cut=self.cut)
+        if self.prepared.recipe.training.solver == "lbfgs" and (len(self.seeds) > 1 or verify):
+            option = "--verify" if verify else "--seeds"
+            what = "lbfgs fits each row to its optimum, which no seed changes."
+            raise UsageError(option, what, do=f"Leave {option} out; --splits gives other photos.")
         splits = self._splits()
         many = f"{len(self.variants):,} variants x {len(self.seeds)} seeds x {len(splits)} splits"
         self.console.say(f"ablate: {self.axis}, {many}")

@@ -20,6 +20,10 @@ class Solo(Fusion):
         super().__init__(widths, classes=classes, heads=heads)
         self.linear = all(isinstance(head, nn.Linear) for head in heads.values())
 
+    def set_classifier(self, weights: Mapping[str, Tensor], bias_K: Tensor) -> None:
+        for key, weight in weights.items():
+            _set_linear(self.heads[key], weight, bias_K)
+
     def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
         del present
         ((key, vector),) = vectors.items()
@@ -46,6 +50,9 @@ class Early(Fusion):
     def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
         return FusionOutput(self.classifier(_joined(vectors, self.widths, present, self.dropout)), {})
 
+    def set_classifier(self, weights: Mapping[str, Tensor], bias_K: Tensor) -> None:
+        _set_linear(self.classifier, torch.cat([weights[key] for key in self.widths], 1), bias_K)
+
 
 class Late(Fusion):
     """Averages the softmax outputs of the streams' own classifiers (paper section 1, LF).
@@ -54,6 +61,10 @@ class Late(Fusion):
     """
 
     averages_probabilities = True
+
+    def set_classifier(self, weights: Mapping[str, Tensor], bias_K: Tensor) -> None:
+        for key, weight in weights.items():
+            _set_linear(self.heads[key], weight, bias_K)
 
     def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
         keep = frozenset(vectors) if present is None else present
@@ -100,6 +111,13 @@ class Gated(Fusion):
         """The criterion on the fused logits plus the sum of the streams' own losses."""
         own = torch.stack([criterion(logits, labels) for logits in output.streams.values()])
         return criterion(output.logits, labels) + own.sum()
+
+
+@torch.no_grad()
+def _set_linear(layer: nn.Module, weight_KE: Tensor, bias_K: Tensor) -> None:
+    assert isinstance(layer, nn.Linear)
+    layer.weight.copy_(weight_KE)
+    layer.bias.copy_(bias_K)
 
 
 def _joined(

@@ -29,6 +29,7 @@ COUNT = 1_000_000
 Resize = Literal["squash", "crop"]
 OnBadImage = Literal["report", "error", "skip"]
 MissingVectors = Literal["error", "mean", "zero", "drop"]
+Solver = Literal["gradient", "lbfgs"]
 Schedule = Literal["cosine", "constant", "linear"]
 Measure = Literal["loss", "accuracy"]
 Augment = Literal["none", "randaugment", "trivial", "augmix"]
@@ -84,6 +85,14 @@ def fold_count(value: Any) -> int:
     if count == 1:
         raise Wrong("1 fold leaves nothing to train on.", "0, or at least 2")
     return count
+
+
+def penalty_grid(value: Any) -> tuple[float, ...]:
+    """At least one penalty above 0."""
+    grid: tuple[float, ...] = listing(number(above=0))(value)
+    if not grid:
+        raise Wrong("an empty list has no penalty.", "a list of numbers above 0")
+    return grid
 
 
 def flip_names(value: Any) -> tuple[str, ...]:
@@ -191,6 +200,10 @@ class TrainingSettings(Section):
     section: ClassVar[str] = "training"
 
     seed: int = setting(0, integer(0, 2**63 - 1))
+    solver: Solver = setting("gradient", word(Solver))
+    penalties: tuple[float, ...] = setting(
+        (100.0, 31.6, 10.0, 3.16, 1.0, 0.316, 0.1, 0.0316, 0.01, 0.00316, 0.001, 0.000316, 0.0001), penalty_grid
+    )
     epochs: int = setting(30, integer(1, COUNT))
     batch_size: int = setting(64, integer(1, COUNT))
     optimizer: str = setting("adamw", matching(r"adamw|adam|sgd|timm:[a-z0-9_]+", "adamw, adam, sgd or timm:NAME"))

@@ -23,6 +23,7 @@ from multistream.runs.composition import compose_network, settle_weights
 from multistream.runtime.device import Runtime, available_workers
 from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.precision_check import settle
+from multistream.training.convex import check_convex
 
 FINE_TUNING_RATE = 3e-4
 """Rate of a pretrained stream that trains, unless training.rates says otherwise: the best of three that were tried for
@@ -80,6 +81,11 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     recipe = settle_freezing(recipe, network, is_demo=is_demo, say=say)
     network.freeze(*recipe.network.freeze)
     recipe = settle_training(recipe, network)
+    if recipe.training.solver == "lbfgs" and any(p.requires_grad for p in network.parameters()):
+        check_convex(network)
+        if recipe.training.loss != "cross_entropy":
+            right = "lbfgs minimises cross entropy."
+            raise UsageError("training.loss", f"lbfgs has no {recipe.training.loss!r}.", right=right)
     settings = recipe.data
     side_inputs = gather(
         table, network.inputs, recipe.network.inputs, missing=settings.missing_vectors, resize=settings.resize

@@ -95,16 +95,18 @@ def fit_probe(
     folds: int | ArrayLike = FOLDS,
     sample_weights: ArrayLike | None = None,
     classes: int = 0,
+    groups: Mapping[str, str] | None = None,
     start: FittedProbe | None = None,
 ) -> FittedProbe:
     """Fits a linear softmax classifier to `features` {key: (N, D)} and chooses a penalty for each stream.
 
-    `targets` are classes (N,) or distributions over classes (N, K). `penalties` is a grid to choose from, or
-    {key: penalty}, which is taken as it is. The choice is by the mean cross entropy of rows that are held out:
-    `validation` lists them, and they are not fitted; without it each of `folds` is held out in turn (how many, or a
-    fold number for every row, so that groups stay together), and the result is fitted to all rows. First one penalty
-    is chosen for all streams, then, with `per_stream`, each stream's in turn. `classes` is K where the targets do not
-    show it. The search begins at `start`, a fit of these or of more streams. Raises ValueError.
+    `targets` are classes (N,) or distributions over classes (N, K); `classes` is K where they do not show it.
+    `penalties` is a grid to choose from, or {key: penalty}, which is taken as it is. The choice is by the mean cross
+    entropy of rows that are held out: `validation` lists them, and they are not fitted; without it each of `folds` is
+    held out in turn (how many, or a fold number for every row, so that groups stay together), and the result is fitted
+    to all rows. First one penalty is chosen for all streams, then, with `per_stream`, each stream's in turn. Features
+    whose `groups` {key: name} agree share a penalty. The search begins at `start`, a fit of these or of more streams.
+    Raises ValueError.
 
     >>> rng = np.random.default_rng(0)
     >>> x, y = rng.normal(size=(60, 4)), np.arange(60) % 3
@@ -128,10 +130,12 @@ def fit_probe(
         held_out = np.asarray(validation, np.int64)
         parts = [(np.setdiff1d(everything, held_out), held_out)]
     judges = [_HeldOut(data, *part, first) for part in parts]
-    search = _Search(judges, list(features), sorted(penalties, reverse=True))
-    chosen, loss = search.run(start.penalties if start else {}, per_stream=per_stream and len(features) > 1)
-    fit = _Fit(data, everything) if validation is None else judges[0].fit
-    return replace(fit.solve(chosen, judges[0].last), held_out_loss=loss, fits=search.fits + 1)
+    search = _Search(judges, groups or {key: key for key in features}, sorted(penalties, reverse=True))
+    chosen, loss = search.run(start.penalties if start else {}, per_stream=per_stream)
+    if validation is not None:
+        return replace(judges[0].found[tuple(chosen.values())], held_out_loss=loss, fits=search.fits)
+    probe = _Fit(data, everything).solve(chosen, judges[0].last)
+    return replace(probe, held_out_loss=loss, fits=search.fits + 1)
 
 
 def as_distributions(targets: ArrayLike, *, classes: int = 0) -> Array:
@@ -213,12 +217,13 @@ class _HeldOut:
 
     def __init__(self, data: _Data, rows: Rows, held_out: Rows, start: Optimum | None) -> None:
         self.fit, self.last = _Fit(data, rows), start
+        self.found: dict[tuple[float, ...], FittedProbe] = {}
         self.features = {key: x[held_out] for key, x in data.features.items()}
         self.targets, self.weights = data.targets[held_out], data.weights[held_out]
 
     def loss(self, penalties: Mapping[str, float]) -> tuple[float, float]:
         """(summed cross entropy of the held-out rows, their summed weight)."""
-        probe = self.fit.solve(penalties, self.last)
+        probe = self.found[tuple(penalties.values())] = self.fit.solve(penalties, self.last)
         self.last = probe.optimum
         each = -(self.targets * log_softmax(probe.logits(self.features), axis=1)).sum(1)
         return float(self.weights @ each), float(self.weights.sum())
@@ -227,8 +232,9 @@ class _HeldOut:
 class _Search:
     """The choice of penalties on a grid: one for all streams, then stream by stream."""
 
-    def __init__(self, parts: Sequence[_HeldOut], keys: Sequence[str], grid: Sequence[float]) -> None:
-        self.parts, self.keys, self.grid = parts, keys, grid
+    def __init__(self, parts: Sequence[_HeldOut], groups: Mapping[str, str], grid: Sequence[float]) -> None:
+        self.parts, self.groups, self.grid = parts, groups, grid
+        self.names = list(dict.fromkeys(groups.values()))
         self.losses: dict[tuple[int, ...], float] = {}
 
     @property
@@ -239,10 +245,11 @@ class _Search:
     def run(self, first: Mapping[str, float], *, per_stream: bool) -> tuple[dict[str, float], float]:
         """({key: penalty}, the held-out loss), from the grid's points nearest to `first`."""
         logs = np.log(self.grid)
-        best = tuple(int(np.abs(logs - np.log(first.get(key, FIRST))).argmin()) for key in self.keys)
-        everything = frozenset(range(len(self.keys)))
+        begin = {name: first.get(key, FIRST) for key, name in self.groups.items()}
+        best = tuple(int(np.abs(logs - np.log(begin[name])).argmin()) for name in self.names)
+        everything = frozenset(range(len(self.names)))
         best = self._climb(best, everything)
-        for _ in range(ROUNDS if per_stream else 0):
+        for _ in range(ROUNDS if per_stream and len(self.names) > 1 else 0):
             before = best
             for place in everything:
                 best = self._climb(best, frozenset({place}))
@@ -269,4 +276,5 @@ class _Search:
         return self.losses[steps]
 
     def _penalties(self, steps: tuple[int, ...]) -> dict[str, float]:
-        return {key: self.grid[step] for key, step in zip(self.keys, steps, strict=True)}
+        chosen = dict(zip(self.names, steps, strict=True))
+        return {key: self.grid[chosen[name]] for key, name in self.groups.items()}

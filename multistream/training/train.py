@@ -26,6 +26,7 @@ from multistream.runtime.device import parameter_count, threads
 from multistream.runtime.distributed import ALONE, Ranks, processes
 from multistream.runtime.memory import exhausted
 from multistream.training.batch_size import settings_that_fit, smaller_batches
+from multistream.training.convex_training import solve
 from multistream.training.extraction import Extractor, fit_taps, hashed, set_baselines
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed
 from multistream.training.loop import Trainer
@@ -148,6 +149,11 @@ class _Training:
         """The training loop, with its progress on the console."""
         prepared, pooled = self.prepared, self.prepared.network.is_cacheable
         criterion = self._criterion().to(prepared.runtime.device)
+        if self.settings.solver == "lbfgs":
+            assert self.extracted is not None
+            line = solve(prepared, self.extracted, criterion, say=self.console.say)
+            runs.write_lines(self.folder / runs.METRICS, [line])
+            return Progress(epoch=1, best_epoch=0, finished=True)
         graphs = None
         # DDP wraps what graphs would replace; a graph writes its gradients to one place, which accumulation adds up in
         alone = ranks.size == 1 and self.settings.accumulation == 1

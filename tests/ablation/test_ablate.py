@@ -14,7 +14,7 @@ from PIL import Image
 from multistream import MultistreamError
 from multistream.ablation import Ablation, ablate
 from multistream.ablation.batched_rows import BatchedRows
-from multistream.ablation.pooled_runner import VerificationError
+from multistream.ablation.row_loop import VerificationError
 from multistream.ablation.variants import Axis
 from multistream.console import Console
 from multistream.errors import UsageError
@@ -231,3 +231,27 @@ def test_what_cannot_be_ablated_is_told(
 def test_a_run_that_is_none_is_told(tmp_path: Path) -> None:
     with pytest.raises(MultistreamError, match=r"no recipe\.toml is there"):
         ablate(tmp_path)
+
+
+def test_lbfgs_fits_every_row_and_no_seed_matters(recipe: Recipe, tmp_path: Path) -> None:
+    recipe = recipe.updated({"training": {"solver": "lbfgs"}})
+    result = toy_ablated(recipe, "taps")
+    assert result.stacked == 0
+    for depth in (1, 3):
+        own = recipe.updated({"training": {"seed": depth}, "network": {"depth": {"toy": depth} if depth < 3 else {}}})
+        run = train(own, out=tmp_path / str(depth), streams={"toy": Toy()})
+        stages = ("edges", "parts", "things")[:depth]
+        row = next(row for row in result.rows if tuple(row.keep["toy"]) == stages)
+        assert row.accuracy == run.parts["test"].accuracy
+        line = json.loads((run.folder / "metrics.jsonl").read_text())
+        assert line["penalty/toy"] in recipe.training.penalties
+    for options in ({"seeds": 2}, {"verify": True}):
+        with pytest.raises(UsageError, match="no seed changes"):
+            toy_ablated(recipe, "taps", **options)
+
+
+def test_rows_that_are_not_convex_are_trained_and_named(with_anp: Recipe) -> None:
+    console = Listening()
+    result = toy_ablated(with_anp.updated({"training": {"solver": "lbfgs"}}), "streams", console=console)
+    assert len(result.rows) == 5
+    assert any("3 rows are not convex" in line for line in console.lines)

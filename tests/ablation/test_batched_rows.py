@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from multistream.ablation.batched_rows import BatchedRows, batch_kind
-from multistream.ablation.pooled_runner import train_by_itself
-from multistream.ablation.row_loop import SingleRows
+from multistream.ablation.row_loop import SingleRows, train_by_itself
 from multistream.ablation.variants import Axis
 from multistream.network.network import MultiStream
 from multistream.recipe import TrainingSettings

@@ -1,0 +1,228 @@
+"""A network whose streams are frozen and whose other parts are linear, fitted to its optimum (`training.solver`).
+
+What trains is an affine function of the pooled features, so its logits are a softmax regression. That is solved
+(`fit_probe`) and written back: a tap's layer gives, as the first K numbers of its token, what its stage adds to the K
+logits; the classifier adds those numbers up. The network stays what it was composed as, so that it predicts, explains
+and truncates as any other. Dropout has no part in it: the penalty takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from multistream.errors import UsageError
+from multistream.interfaces import Tap
+from multistream.network.network import Branch, MultiStream, Pooled
+from multistream.training.solver import FOLDS, PENALTIES, FittedProbe, fit_probe, inner_folds
+
+Blocks = dict[str, NDArray[np.float64]]
+"""Features by `key/stage`, or by `key` where a whole branch is frozen, (N, D)."""
+
+
+@dataclass(frozen=True)
+class ConvexData:
+    """Pooled features {key: {stage: (N, P)}} of N rows, their targets (N,) or (N, K), and weights (N,).
+
+    `validation` lists rows that choose the penalties; `images` (N,) numbers the photo of each row, so that inner folds
+    keep the views of a photo together.
+    """
+
+    pooled: Pooled
+    targets: ArrayLike
+    weights: NDArray[np.float64]
+    images: NDArray[np.int64]
+    validation: NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class ConvexFit:
+    """One classifier, or with late fusion one a stream, by the streams that it reads."""
+
+    probes: Mapping[tuple[str, ...], FittedProbe]
+
+    @property
+    def penalties(self) -> dict[str, float]:
+        """The penalty of each stream."""
+        return {name.split("/")[0]: p for probe in self.probes.values() for name, p in probe.penalties.items()}
+
+    @property
+    def fits(self) -> int:
+        """How many fits were made."""
+        return sum(probe.fits for probe in self.probes.values())
+
+    @property
+    def held_out_loss(self) -> float:
+        """The cross entropy by which penalties were chosen; with late fusion the mean over its classifiers."""
+        return float(np.mean([probe.held_out_loss for probe in self.probes.values()]))
+
+
+def check_convex(network: MultiStream) -> None:
+    """Refuses, with the reason, what lbfgs cannot fit (UsageError)."""
+    if reason := next(_reasons(network), ""):
+        right = "It fits frozen streams with linear parts: taps gap or last, concat or average, early or late."
+        raise UsageError("training.solver", f"lbfgs cannot fit this network: {reason}.", right=right)
+
+
+def is_convex(network: MultiStream) -> bool:
+    """Whether lbfgs can fit this network."""
+    return next(_reasons(network), None) is None
+
+
+def fit_network(
+    network: MultiStream,
+    data: ConvexData,
+    *,
+    penalties: tuple[float, ...] = PENALTIES,
+    start: ConvexFit | None = None,
+) -> ConvexFit:
+    """Fits what trains of a network to its optimum and writes it in; `start` is the fit of this or a larger network."""
+    check_convex(network)
+    blocks = {key: _blocks(key, branch, data.pooled[key]) for key, branch in network.branches.items()}
+    keys = tuple(network.branches)
+    folds = _folds(data) if data.validation is None else FOLDS
+    probes = {}
+    for read in [(key,) for key in keys] if network.fusion.averages_probabilities else [keys]:
+        if not any(p.requires_grad for key in read for p in _parts(network, key)):
+            continue  # a head that came trained and is frozen
+        probes[read] = fit_probe(
+            {name: block for key in read for name, block in blocks[key].items()},
+            data.targets,
+            penalties=penalties,
+            groups={name: key for key in read for name in blocks[key]},
+            validation=data.validation,
+            folds=folds,
+            sample_weights=data.weights,
+            classes=len(network.classes),
+            start=_start(start, read),
+        )
+        _write(network, read, probes[read])
+    return ConvexFit(probes)
+
+
+def _reasons(network: MultiStream) -> Iterator[str]:
+    """Why not, one reason after another."""
+    if not network.is_cacheable:
+        yield "a stream trains"
+    fusion = network.fusion
+    for key, branch in network.branches.items():
+        if not _trains(branch):
+            continue
+        for stage, tap in branch.taps.items():
+            if not isinstance(tap.layer, nn.Linear | nn.Identity):
+                yield f"the tap of {key} {stage} ({type(tap).__name__}) is not one linear layer"
+            elif isinstance(tap.layer, nn.Linear) and tap.width < len(network.classes):
+                yield f"a token of {key} has {tap.width} numbers and there are {len(network.classes)} classes"
+        if branch.temporal is not None and (
+            not branch.temporal.linear or any(True for _ in branch.temporal.parameters())
+        ):
+            yield f"{key} is read by {type(branch.temporal).__name__}, which is not linear"
+    if fusion.averages_probabilities:
+        for key in network.branches:
+            if not fusion.is_linear_stream(key):
+                yield f"the head of {key} is not linear"
+    elif not fusion.linear:
+        yield f"{type(fusion).__name__} is not linear"
+
+
+def _trains(branch: Branch) -> bool:
+    """Whether anything above the stream trains, so that the pooled features are what is fitted."""
+    parts = [*branch.taps.values(), *([branch.temporal] if branch.temporal is not None else [])]
+    return any(p.requires_grad for part in parts for p in part.parameters())
+
+
+def _parts(network: MultiStream, key: str) -> Iterator[nn.Parameter]:
+    """All that can train for one stream: its taps, and the fusion or, with late fusion, its head."""
+    for tap in network.branches[key].taps.values():
+        yield from tap.parameters()
+    fusion = network.fusion
+    yield from (fusion.heads[key] if fusion.averages_probabilities else fusion).parameters()
+
+
+@torch.no_grad()
+def _blocks(key: str, branch: Branch, pooled: Mapping[str, Tensor]) -> Blocks:
+    if not _trains(branch) and branch.temporal is not None:
+        return {key: branch(pooled).cpu().double().numpy()}
+    taps = branch.taps.items()
+    return {f"{key}/{stage}": tap.standardise(pooled[stage]).cpu().double().numpy() for stage, tap in taps}
+
+
+def _folds(data: ConvexData) -> NDArray[np.int64]:
+    """A fold number for each row, the same for all views of a photo."""
+    targets = np.asarray(data.targets)
+    classes = targets.argmax(1) if targets.ndim == 2 else targets.astype(np.int64)
+    photos, first, place = np.unique(data.images, return_index=True, return_inverse=True)
+    numbers = np.zeros(len(photos), np.int64)
+    for number, (_, held_out) in enumerate(inner_folds(np.eye(classes.max() + 1)[classes[first]], FOLDS)):
+        numbers[held_out] = number
+    return numbers[place]
+
+
+def _start(start: ConvexFit | None, read: tuple[str, ...]) -> FittedProbe | None:
+    """The fit that holds all these streams."""
+    found = start.probes.values() if start else ()
+    return next((p for p in found if {name.split("/")[0] for name in p.weight} >= set(read)), None)
+
+
+@torch.no_grad()
+def _write(network: MultiStream, read: tuple[str, ...], probe: FittedProbe) -> None:
+    """Puts a fitted classifier into taps and fusion."""
+    weights: dict[str, Tensor] = {}
+    bias = torch.from_numpy(np.array(probe.bias))
+    for key in read:
+        branch = network.branches[key]
+        affine = {name: _affine(probe, name) for name in probe.weight if name.split("/")[0] == key}
+        bias = bias + sum(offset for _, offset in affine.values())
+        if key in affine:
+            weights[key] = affine[key][0]
+        else:
+            weights[key] = _columns(branch, {stage: affine[f"{key}/{stage}"][0] for stage in branch.taps})
+    network.fusion.set_classifier(weights, bias)
+
+
+def _affine(probe: FittedProbe, name: str) -> tuple[Tensor, Tensor]:
+    """A block's weights (K, D) and offset (K,) on the features as they are: without the probe's standardisation."""
+    standard, weight = probe.standardisation[name], probe.weight[name]
+    scaled = standard.scale[:, None] * weight
+    return torch.from_numpy(scaled.T.copy()), torch.from_numpy(-standard.mean @ scaled)
+
+
+def _columns(branch: Branch, weights: Mapping[str, Tensor]) -> Tensor:
+    """Sets the taps' layers, and returns the classifier's columns (K, E) over this branch's vector.
+
+    Of each token the columns are to read M (K, T x W): the first K numbers where a layer has made them, else all.
+    """
+    read, classes = [], len(next(iter(weights.values())))
+    for stage, tap in branch.taps.items():
+        read.append(weights[stage])
+        if isinstance(tap.layer, nn.Linear):
+            _set_layer(tap, weights[stage])
+            read[-1] = torch.eye(classes, tap.width, dtype=torch.float64)
+    wanted = torch.cat(read, 1)
+    if branch.temporal is None:
+        return wanted
+    tokens = torch.eye(wanted.shape[1]).unflatten(1, (len(read), -1)).to(next(iter(branch.taps.values())).mean.device)
+    through = branch.temporal(tokens).double().cpu()  # (T x W, E): what a temporal makes of each number of its tokens
+    if torch.equal(through, torch.eye(len(through), dtype=torch.float64)):
+        return wanted
+    columns: Tensor = wanted @ torch.linalg.pinv(through.T)
+    if not torch.allclose(columns @ through.T, wanted, atol=1e-6):
+        raise UsageError(
+            "training.solver", f"lbfgs cannot fit what {type(branch.temporal).__name__} makes of its tokens."
+        )
+    return columns
+
+
+def _set_layer(tap: Tap, weight_KP: Tensor) -> None:
+    """The token's first K numbers are the weights' products; the others are 0."""
+    layer = tap.layer
+    assert isinstance(layer, nn.Linear)
+    layer.weight.zero_()
+    layer.weight[: len(weight_KP)] = weight_KP.to(layer.weight)
+    if layer.bias is not None:
+        layer.bias.zero_()

@@ -1,0 +1,94 @@
+"""`training.solver = "lbfgs"`: from a prepared training and its features to a fitted network and its metrics."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from multistream.data.splits import Parts
+from multistream.features import Extracted
+from multistream.network.network import MultiStream, Pooled
+from multistream.nn.eval_mode import evaluating
+from multistream.training.convex import ConvexData, fit_network
+from multistream.training.losses import CrossEntropy
+from multistream.training.prepare import Prepared
+
+
+def solve(
+    prepared: Prepared, extracted: Extracted, criterion: CrossEntropy, *, say: Callable[[str], None]
+) -> dict[str, float]:
+    """Fits the network to its optimum and returns the line of metrics.jsonl, with the penalties that were chosen."""
+    started = time.monotonic()
+    network, settings, parts = prepared.network, prepared.recipe.training, prepared.parts
+    labels = torch.from_numpy(np.ascontiguousarray(prepared.table.labels))
+    pooled = extracted.views_to(prepared.runtime.device)
+    views, classes = 1 + len(extracted.turned), len(network.classes)
+    data = convex_data(pooled, labels, extracted.valid, parts, criterion, views=views, classes=classes)
+    fit = fit_network(network, data, penalties=settings.penalties)
+    seconds = time.monotonic() - started
+    chosen = ", ".join(f"{key} {penalty:.3g}" for key, penalty in fit.penalties.items())
+    say(f"lbfgs: penalties {chosen} from {fit.fits} fits, {seconds:.1f} s")
+    train, val = (_measured(network, pooled, labels, extracted.valid, rows) for rows in (parts.train, parts.val))
+    return {
+        "epoch": 0.0,
+        "step": float(fit.fits),
+        "train_loss": train[0],
+        "val_loss": val[0] if len(parts.val) else fit.held_out_loss,
+        "val_accuracy": val[1] if len(parts.val) else train[1],
+        "learning_rate": 0.0,
+        "seconds": seconds,
+        **{f"penalty/{key}": penalty for key, penalty in fit.penalties.items()},
+    }
+
+
+def convex_data(
+    pooled: Pooled, labels: Tensor, valid: Tensor, parts: Parts, criterion: CrossEntropy, *, views: int, classes: int
+) -> ConvexData:
+    """The rows to fit, each photo in all its views, and after them the validation part in its first view.
+
+    `pooled` holds V * N rows, view by view, `labels` and `valid` the N photos. Class weights and label
+    smoothing become the rows' weights and targets, so that the loss is the criterion's.
+    """
+    count = len(labels)
+    train, val = (_valid(rows, valid) for rows in (parts.train, parts.val))
+    rows = np.concatenate([*(view * count + train for view in range(views)), val])
+    images = rows % count
+    own, smoothing = functional.one_hot(labels[images], classes).double(), criterion.label_smoothing
+    weights = torch.ones(classes) if criterion.weights is None else criterion.weights.cpu()
+    # As torch's cross_entropy has it: the smoothed part of a target is weighted by its own class, not by the label's.
+    weighted = ((1 - smoothing) * own + smoothing / classes) * weights.double()
+    chosen = torch.from_numpy(rows)
+    return ConvexData(
+        {key: {s: f[chosen.to(f.device)] for s, f in stages.items()} for key, stages in pooled.items()},
+        weighted.numpy(),
+        weighted.sum(1).numpy(),
+        images,
+        np.arange(len(rows) - len(val), len(rows)) if len(val) else None,
+    )
+
+
+def _valid(rows: NDArray[np.int64], valid: Tensor) -> NDArray[np.int64]:
+    kept: NDArray[np.int64] = rows[valid.numpy()[rows]]
+    return kept
+
+
+@torch.no_grad()
+def _measured(
+    network: MultiStream, pooled: Pooled, labels: Tensor, valid: Tensor, rows: NDArray[np.int64]
+) -> tuple[float, float]:
+    """(mean cross entropy, accuracy) of these photos."""
+    chosen = torch.from_numpy(_valid(rows, valid))
+    if not len(chosen):
+        return float("nan"), float("nan")
+    with evaluating(network):
+        logits = network.classify(
+            {key: {s: f[chosen.to(f.device)] for s, f in stages.items()} for key, stages in pooled.items()}
+        ).cpu()
+    own = labels[chosen]
+    return functional.cross_entropy(logits.double(), own).item(), float((logits.argmax(1) == own).double().mean())
