@@ -75,9 +75,9 @@ class Stepper:
         """Adds the gradients of a batch; a rank that holds no image of it takes part with a loss of zero."""
         count = len(batch.labels)
         total, first, share = self._share(batch.labels)
-        if not total:  # no photo of the batch could be decoded, on any rank
+        if not total and self.ranks.size == 1:  # no photo of the batch could be decoded
             return
-        reseed_dropout(self.network, seed=self.settings.seed, step=draw, rows=(first if count else 0, total))
+        reseed_dropout(self.network, seed=self.settings.seed, step=draw, rows=(first if count else 0, max(1, total)))
         labels = batch.labels if count else torch.zeros(1, dtype=torch.int64, device=batch.labels.device)
         with (
             seeded(self.settings.seed, step=draw, rank=self.ranks.rank, device=self.runtime.device),
@@ -97,9 +97,8 @@ class Stepper:
         if self.ranks.size == 1:
             return len(labels), 0, 1.0
         weights = getattr(self.criterion, "weights", None)
-        weight = float(
-            len(labels) if weights is None or labels.ndim == 2 else weights[labels].sum()
-        )  # what the criterion divides by
+        counts_alike = weights is None or labels.ndim == 2
+        weight = float(len(labels) if counts_alike else weights[labels].sum())  # what the criterion divides by
         counts = self.ranks.table(len(labels), weight)
         total, first = counts[:, 0].sum(), counts[: self.ranks.rank, 0].sum()
         return int(total), int(first), weight * self.ranks.size / counts[:, 1].sum() if total else 0.0
