@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,6 +72,7 @@ def extract(
     from multistream.console import Console
     from multistream.data.views import parse_views
     from multistream.features.extract_command import extract as fill
+    from multistream.runtime.distributed import ranks_of
 
     found = fill(
         source,
@@ -86,6 +88,8 @@ def extract(
         precision=precision,
         console=Console(quiet=quiet),
     )
+    if not ranks_of(os.environ).is_first:
+        return  # rank 0 prints for all
     if json:
         print_json(found.to_dict())
     else:

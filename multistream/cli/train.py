@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from multistream.recipe import Recipe
 from multistream.spec import parse_specs
 
 if TYPE_CHECKING:
+    from multistream.runtime.distributed import ranks_of
     from multistream.training.folds import FoldsRun
     from multistream.training.train import Run
 
@@ -95,6 +97,8 @@ def train(
 
     with stoppable() as stop:
         result = run_training(settled, out=out, resume=resume, console=Console(quiet=quiet), stop=stop)
+    if not ranks_of(os.environ).is_first:
+        return  # rank 0 prints for all
     if json:
         print_json(result.to_dict())
     else:

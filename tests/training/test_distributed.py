@@ -207,11 +207,18 @@ def test_plain_reads_images_of_32() -> None:
     assert Plain().input == Image(size=32)
 
 
-def _launch(recipe: Recipe, place: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    recipe.save(place / "recipe.toml")
+def _launch(*arguments: str) -> subprocess.Popen[bytes]:
+    """Starts `multistream train` on two ranks."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "multistream"]
-    command = [sys.executable, *launcher, "train", "--recipe", str(place / "recipe.toml"), *arguments]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.PIPE)
+    command = [sys.executable, *launcher, "train", *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def _saved(recipe: Recipe, place: Path, *settings: str) -> str:
+    """The path of a recipe's file."""
+    recipe.with_settings(["network.freeze=['none']", *settings]).save(place / "recipe.toml")
+    return str(place / "recipe.toml")
 
 
 def _ranks_below(launcher: int) -> list[int]:
@@ -232,9 +239,9 @@ def _wait_for(condition: Callable[[], object], seconds: float) -> None:
 def test_a_killed_rank_ends_all_within_ten_seconds_and_the_run_resumes(
     recipe: Recipe, tmp_path: Path, trial: int
 ) -> None:
-    changes = ["network.freeze=['none']", "training.checkpoint_minutes=0", "training.epochs=60"]
-    recipe, chance = recipe.with_settings(changes), random.Random(trial)
-    launched = _launch(recipe, tmp_path, "--out", str(tmp_path / "run"))
+    chance = random.Random(trial)
+    path = _saved(recipe, tmp_path, "training.checkpoint_minutes=0", "training.epochs=60")
+    launched = _launch("--recipe", path, "--out", str(tmp_path / "run"))
     _wait_for(lambda: any((tmp_path / "run" / "checkpoints").glob("step-1*")), 120)
     time.sleep(chance.random() * 2)
     ranks = _ranks_below(launched.pid)
@@ -250,10 +257,14 @@ def test_a_killed_rank_ends_all_within_ten_seconds_and_the_run_resumes(
 
 @pytest.mark.slow
 def test_a_launcher_that_is_told_to_stop_saves(recipe: Recipe, tmp_path: Path) -> None:
-    changes = ["network.freeze=['none']", "training.checkpoint_minutes=60", "training.epochs=500"]
-    launched = _launch(recipe.with_settings(changes), tmp_path, "--out", str(tmp_path / "run"))
+    path = _saved(recipe, tmp_path, "training.checkpoint_minutes=60", "training.epochs=500")
+    launched = _launch("--recipe", path, "--out", str(tmp_path / "run"))
     _wait_for(lambda: (tmp_path / "run" / runs.METRICS).is_file(), 120)
     launched.send_signal(signal.SIGTERM)
     _, errors = launched.communicate(timeout=60)
     assert b"stopped, and saved" in errors
     assert len(list((tmp_path / "run" / "checkpoints").glob("step-*"))) >= 2
+    resumed = _launch("--resume", str(tmp_path / "run"), "--epochs", "2", "--json", "--quiet")
+    printed, errors = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, errors.decode()[-2000:]
+    assert json.loads(printed)["epochs"] >= 2  # one result, rank 0's
