@@ -97,11 +97,11 @@ class Stepper:
         if self.ranks.size == 1:
             return len(labels), 0, 1.0
         weights = getattr(self.criterion, "weights", None)
-        counts_alike = weights is None or labels.ndim == 2
-        weight = float(len(labels) if counts_alike else weights[labels].sum())  # what the criterion divides by
-        counts = self.ranks.table(len(labels), weight)
+        alike = torch.ones(len(labels)) if weights is None or labels.ndim == 2 else weights[labels]
+        divisor = float(alike.sum())  # of the criterion's mean
+        counts = self.ranks.table(len(labels), divisor)
         total, first = counts[:, 0].sum(), counts[: self.ranks.rank, 0].sum()
-        return int(total), int(first), weight * self.ranks.size / counts[:, 1].sum() if total else 0.0
+        return int(total), int(first), divisor * self.ranks.size / counts[:, 1].sum() if total else 0.0
 
     def _synchronised(self, last: bool) -> AbstractContextManager[object]:
         """Gradients travel with the last batch of an accumulation alone."""
