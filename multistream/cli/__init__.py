@@ -23,6 +23,7 @@ from multistream.cli.plugins import app as plugins
 from multistream.cli.predict import predict
 from multistream.cli.profile import profile
 from multistream.cli.report import report
+from multistream.cli.reproduce import reproduce
 from multistream.cli.train import train
 from multistream.cli.weights import app as weights
 from multistream.errors import MultistreamWarning
@@ -47,6 +48,7 @@ app.command()(profile)
 app.command()(ablate)
 app.command()(extract)
 app.command()(report)
+app.command()(reproduce)
 app.add_typer(data, name="data")
 app.add_typer(plugins, name="plugins")
 app.add_typer(weights, name="weights")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from multistream.cli.figures import Plot, save_figure
 from multistream.cli.options import Device, Inputs, Json, Precision, Quiet, Run, pairs, print_json
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def evaluate(
     ] = "",
     input: Inputs = None,
     predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions as CSV.")] = None,
+    plot: Plot = None,
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
@@ -44,6 +46,10 @@ def evaluate(
         precision=precision,
         console=Console(quiet=quiet),
     )
+    if plot is not None:
+        from multistream.inference.confusion_figure import draw_confusion
+
+        save_figure(draw_confusion(result.metrics.confusion, result.metrics.classes), plot)
     if json:
         print_json(result.to_dict())
     else:

@@ -100,7 +100,7 @@ def fold_recipes(recipe: Recipe) -> dict[str, Recipe]:
             seed = recipe.data.split_seed + repeat - 1
             own = recipe.updated({"data": {"fold": fold, "repeats": 1, "split_seed": seed}})
             branches = dict(_branches_of_fold(recipe, name))
-            found[name] = own.updated({"network": {"streams": branches}}) if branches else own
+            found[name] = own.updated({"network": {"streams": {**recipe.network.streams, **branches}}})
     return found
 
 

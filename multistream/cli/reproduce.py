@@ -1,0 +1,105 @@
+"""multistream reproduce"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from multistream.cli.figures import save_figure
+from multistream.cli.options import DeviceSet, Inputs, Json, Quiet, Settings, Weights, pairs, print_json
+from multistream.errors import UsageError
+from multistream.files import write_atomic
+
+if TYPE_CHECKING:
+    from multistream.reproduction.reproduce import Reproduction
+
+
+def reproduce(
+    targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="table1, fig3, fig4, or all.")],
+    data: Annotated[str, typer.Option(metavar="PATH", help="As for train.", show_default="the demo set")] = "",
+    label: Annotated[str, typer.Option(help="Which label, where a layout offers several.")] = "",
+    streams: Annotated[
+        str, typer.Option(metavar="PLACE=SPEC,...", help="Streams in the paper's places object, places and anp.")
+    ] = "object=object,places=places,anp=anp",
+    weights: Weights = None,
+    input: Inputs = None,
+    folds: Annotated[int, typer.Option(min=0, help="Test every photo once, in so many folds; 0: --splits.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, help="How often the folds are drawn.")] = 1,
+    splits: Annotated[int, typer.Option(min=1, help="Random splits (data.split), without folds.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds.")] = 1,
+    recipe: Annotated[str, typer.Option(metavar="FILE|NAME", help="Settings of the trainings.")] = "default",
+    set_: Settings = None,
+    device: DeviceSet = "",
+    out: Annotated[Path, typer.Option(help="Folder of tables, figures and runs; what is there is kept.")] = Path(
+        "reproduction"
+    ),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the trainings that are missing, and leave.")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Reproduce the paper's table 1 and figures 3 and 4 on your photos; what is trained is kept."""
+    from multistream.console import Console
+    from multistream.recipe import Recipe
+    from multistream.reproduction.paper import the_paper
+    from multistream.reproduction.plan import TARGETS, Request, planned, rows_needed, stream_places
+    from multistream.reproduction.reproduce import reproduce as run
+
+    if folds == 1 or (folds and splits > 1):
+        raise UsageError("--folds", "folds are the splits.", right="Give --folds 2 or more, or --folds 0 --splits N.")
+    base = Recipe.load(recipe).with_settings(set_ or [])
+    own = {"data": {"source": data, "label": label, "folds": folds, "fold": 0, "repeats": repeats}}
+    settled = base.updated(own | ({"runtime": {"device": device}} if device else {}))
+    request = Request(
+        recipe=settled,
+        streams=stream_places(streams, the_paper()),
+        weights=pairs(weights, "--weights"),
+        inputs=pairs(input, "--input"),
+        out=out.expanduser(),
+        splits=splits,
+        seeds=seeds,
+    )
+    chosen = TARGETS if "all" in targets else targets
+    if dry_run:
+        for each in planned(request, the_paper(), rows_needed(chosen, the_paper(), request.streams)):
+            state = "there" if each.is_finished else f"{each.trainings} trainings"
+            typer.echo(f"{each.row.name:26} {state:14} {each.folder}")
+        return
+    console = Console(quiet=quiet)
+    found = run(chosen, request, console=console)
+    for file in written(found, request.out):
+        console.say(f"reproduce: {file}")
+    if json:
+        print_json(found.to_dict())
+    elif found.rows:
+        from multistream.reproduction.tables import as_markdown
+
+        typer.echo(as_markdown(found), nl=False)
+
+
+def written(found: Reproduction, out: Path) -> list[Path]:
+    """Writes the tables and figures of what was asked for, and returns their files."""
+    import json
+
+    from multistream.inference.confusion_figure import draw_confusion
+    from multistream.reproduction.figures import draw_truncation
+    from multistream.reproduction.tables import as_latex, as_markdown
+
+    files = [out / "reproduction.json"]
+    write_atomic(files[0], json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    if found.rows:
+        files += [out / "table1.md", out / "table1.tex"]
+        write_atomic(files[-2], as_markdown(found))
+        write_atomic(files[-1], as_latex(found))
+    if found.confusion:
+        files.append(out / "fig3.pdf")
+        known = found.confusion
+        figure = draw_confusion(known.counts, known.classes, published_recalls=known.published_recalls)
+        save_figure(figure, files[-1])
+    if found.curves:
+        files.append(out / "fig4.pdf")
+        save_figure(draw_truncation(found.curves), files[-1])
+    return files

@@ -1,0 +1,42 @@
+"""A confusion matrix as a figure (paper fig. 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+DARK = 0.55
+"""From this fraction of a row on a cell is dark, and its text white."""
+
+
+def draw_confusion(
+    counts: Sequence[Sequence[int]], classes: Sequence[str], *, published_recalls: Mapping[str, float] | None = None
+) -> Figure:
+    """Each row is a label, each cell the fraction of its photos that were predicted so; n is written at the label.
+
+    `published_recalls` are printed below the fractions of the diagonal.
+    """
+    table = np.array(counts, dtype=np.float64)
+    totals = table.sum(axis=1, keepdims=True)
+    fractions = np.divide(table, totals, out=np.zeros_like(table), where=totals > 0)
+    side = 1.6 + 0.62 * len(classes)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
+    for i, row in enumerate(fractions):
+        for j, value in enumerate(row):
+            text = f"{value:.2f}"
+            if i == j and published_recalls and classes[i] in published_recalls:
+                text += f"\n({published_recalls[classes[i]]:.2f})"
+            axes.text(j, i, text, ha="center", va="center", color="white" if value > DARK else "black", fontsize=8)
+    places = range(len(classes))
+    labels = [f"{name} ({int(n):,})" for name, n in zip(classes, totals[:, 0], strict=True)]
+    axes.set_yticks(places, labels, parse_math=False)
+    axes.set_xticks(places, list(classes), rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("label (photos)")
+    if published_recalls:
+        axes.set_title("in brackets: published on FI", fontsize=8)
+    return figure

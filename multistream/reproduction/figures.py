@@ -1,0 +1,37 @@
+"""Figure 4: accuracy against the stages that are kept, all streams in one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from multistream.reproduction.reproduce import ReproducedCurve
+
+COLORS = ("#20639b", "#c0561e", "#3c8c40", "#7a4f9a")
+
+
+def draw_truncation(curves: Sequence[ReproducedCurve]) -> Figure:
+    """GAP 1 to n from left to right, with 95 % intervals; the published accuracies on FI are dashed."""
+    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for curve, color in zip(curves, COLORS, strict=False):
+        places = list(range(1, len(curve.accuracies) + 1))
+        ours = [100 * accuracy for accuracy in curve.accuracies]
+        errors = [
+            [100 * (accuracy - low) for accuracy, (low, _) in zip(curve.accuracies, curve.intervals, strict=True)],
+            [100 * (high - accuracy) for accuracy, (_, high) in zip(curve.accuracies, curve.intervals, strict=True)],
+        ]
+        axes.errorbar(places, ours, yerr=errors, color=color, marker="o", markersize=4, capsize=2, label=curve.name)
+        if len(curve.published) == len(places):
+            published = [100 * accuracy for accuracy in curve.published]
+            label = f"{curve.name}, published on FI"
+            axes.plot(places, published, color=color, linestyle="--", linewidth=0.9, label=label)
+    most = max(len(curve.accuracies) for curve in curves)
+    axes.set_xticks(range(1, most + 1), [f"1-{n}" if n > 1 else "1" for n in range(1, most + 1)])
+    axes.set_xlabel("stages with a tap (GAP)")
+    axes.set_ylabel("accuracy, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", linewidth=0.4, alpha=0.5)
+    axes.legend(frameon=False, fontsize=8)
+    return figure

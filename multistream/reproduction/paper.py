@@ -1,0 +1,60 @@
+"""What the paper reports, as the shipped file paper.toml has it: rows of table 1, curves of figure 4, recalls."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """A row of table 1: a stream alone, or the fusion of other rows' branches; accuracies in percent, on FI."""
+
+    key: str
+    name: str
+    published: float | None
+    streams: tuple[str, ...] = ()
+    temporal: str = "concat"
+    fusion: str = ""
+    branches: tuple[str, ...] = ()
+    """Keys of the single-stream rows whose branches it joins."""
+
+
+@dataclass(frozen=True)
+class PaperCurve:
+    """A curve of figure 4: the row that it truncates, and the published accuracies of 1 to n stages in percent."""
+
+    row: str
+    name: str
+    published: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Paper:
+    """All of it."""
+
+    rows: Mapping[str, PaperRow]
+    curves: tuple[PaperCurve, ...]
+    recalls: Mapping[str, float]
+
+    def streams_of(self, row: PaperRow) -> tuple[str, ...]:
+        """The places (object, places, anp) that a row needs."""
+        return row.streams or tuple(dict.fromkeys(s for key in row.branches for s in self.rows[key].streams))
+
+
+@cache
+def the_paper() -> Paper:
+    """Reads the shipped file."""
+    text = files("multistream.reproduction").joinpath("paper.toml").read_text(encoding="utf-8")
+    found = tomllib.loads(text)
+    rows = [
+        PaperRow(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()},
+        )
+        for row in found["row"]
+    ]
+    curves = tuple(PaperCurve(c["row"], c["name"], tuple(c["published"])) for c in found["curve"])
+    return Paper({row.key: row for row in rows}, curves, found["recalls"])

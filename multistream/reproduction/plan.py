@@ -1,0 +1,135 @@
+"""The plan of a reproduction: which trainings it needs, in an order in which each finds the branches it joins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from multistream import runs
+from multistream.errors import UsageError
+from multistream.recipe import Recipe
+from multistream.reproduction.paper import Paper, PaperRow
+from multistream.spec import parse_specs
+
+TARGETS = ("table1", "fig3", "fig4")
+FUSED = "early_all"
+"""The row of figure 3."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for: data, the streams in the paper's places, and how often each row is trained."""
+
+    recipe: Recipe
+    """Data, training and machine; the rows give the network."""
+    streams: Mapping[str, str]
+    """{place: spec}, the places being object, places and anp; rows of a place that is not there are left out."""
+    weights: Mapping[str, str]
+    inputs: Mapping[str, str]
+    out: Path
+    splits: int = 1
+    """With folds, 1: the folds are the splits."""
+    seeds: int = 1
+
+
+@dataclass(frozen=True)
+class PlannedTraining:
+    """One training: its row (and the stages that it keeps, for figure 4), its recipe and its run folder."""
+
+    row: PaperRow
+    depth: int
+    """Stages kept; 0: all."""
+    recipe: Recipe
+    folder: Path
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run is there, whole."""
+        return (self.folder / runs.SUMMARY).is_file()
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings it stands for: one, or one a fold and repeat."""
+        return max(1, self.recipe.data.folds) * (self.recipe.data.repeats if self.recipe.data.folds else 1)
+
+
+def stream_places(text: str, paper: Paper) -> dict[str, str]:
+    """{place: spec} from `object=object,places=scenes,anp=anp`; UsageError for a place that the paper has not."""
+    known = tuple(dict.fromkeys(stream for row in paper.rows.values() for stream in row.streams))
+    found = {spec.key: spec.part for spec in parse_specs(text)}
+    for key in found:
+        if key not in known:
+            right = f"The paper's places are {', '.join(known)}: write object={found[key]}, say."
+            raise UsageError("--streams", f"{key!r} is no place of the paper's.", right=right)
+    return found
+
+
+def rows_needed(targets: Sequence[str], paper: Paper, places: Mapping[str, str]) -> tuple[PaperRow, ...]:
+    """The rows whose streams are all there, those that others join first; UsageError where none is left."""
+    wanted: dict[str, PaperRow] = {}
+    if "table1" in targets:
+        wanted |= paper.rows
+    if "fig4" in targets:
+        wanted |= {curve.row: paper.rows[curve.row] for curve in paper.curves}
+    if "fig3" in targets:
+        wanted |= {key: paper.rows[key] for key in (*paper.rows[FUSED].branches, FUSED)}
+    for row in list(wanted.values()):
+        wanted |= {key: paper.rows[key] for key in row.branches}
+    found = [row for row in wanted.values() if set(paper.streams_of(row)) <= set(places)]
+    if not found:
+        what = f"no row of {', '.join(targets)} has all of its streams."
+        raise UsageError("--streams", what, right="Write object=SPEC,places=SPEC,anp=SPEC.")
+    return tuple(sorted(found, key=lambda row: bool(row.fusion)))
+
+
+def planned(request: Request, paper: Paper, rows: Sequence[PaperRow]) -> tuple[PlannedTraining, ...]:
+    """Every training of these rows, for each split and seed."""
+    return tuple(
+        PlannedTraining(row, 0, _recipe(request, paper, row, unit), request.out / "runs" / row.key / unit.name)
+        for row in rows
+        for unit in _units(request)
+    )
+
+
+def planned_depths(request: Request, paper: Paper, row: PaperRow, stages: int) -> tuple[PlannedTraining, ...]:
+    """The truncated trainings of a row: 1 to `stages` - 1 stages kept (all of them is the row itself)."""
+    (key,) = row.streams
+    found = []
+    for depth in range(1, stages):
+        for unit in _units(request):
+            recipe = _recipe(request, paper, row, unit).updated({"network": {"depth": {key: depth}}})
+            folder = request.out / "runs" / f"{row.key}_gap{depth}" / unit.name
+            found.append(PlannedTraining(row, depth, recipe, folder))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """One split and seed."""
+
+    split_seed: int
+    seed: int
+    name: str
+
+
+def _units(request: Request) -> Iterator[_Unit]:
+    first, base = request.recipe.data.split_seed, request.recipe.training.seed
+    for split in range(first, first + request.splits):
+        for seed in range(base, base + request.seeds):
+            yield _Unit(split, seed, f"split-{split}-seed-{seed}")
+
+
+def _recipe(request: Request, paper: Paper, row: PaperRow, unit: _Unit) -> Recipe:
+    network: dict[str, Any] = {"temporal": row.temporal, "streams": {key: request.streams[key] for key in row.streams}}
+    if row.fusion:
+        branches = {stream: key for key in row.branches for stream in paper.rows[key].streams}
+        folders = {stream: request.out / "runs" / key / unit.name for stream, key in branches.items()}
+        streams = {stream: str(folder.resolve()) for stream, folder in folders.items()}
+        network = {"fusion": row.fusion, "streams": streams, "freeze": ["branches"]}
+    else:
+        network["weights"] = {key: request.weights[key] for key in row.streams if key in request.weights}
+    network["inputs"] = {key: path for key, path in request.inputs.items() if key in network["streams"]}
+    own = {"data": {"split_seed": unit.split_seed}, "training": {"seed": unit.seed}, "network": network}
+    return request.recipe.updated(own)

@@ -1,0 +1,85 @@
+"""reproduce: a table from trainings that are made once; a second call trains nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from multistream.cli import app
+from multistream.errors import UsageError
+from multistream.recipe import Recipe
+from multistream.reproduction.paper import the_paper
+from multistream.reproduction.plan import Request, planned, rows_needed, stream_places
+from multistream.runs.predictions_file import read_predictions
+
+
+@pytest.fixture(scope="module")
+def command(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two vector streams in the places of object and anp: trainings without pictures."""
+    out = tmp_path_factory.mktemp("reproduced") / "out"
+    settings = ["training.epochs=2", "runtime.device=cpu", "runtime.precision=fp32", "runtime.workers=0"]
+    return [
+        *("reproduce", "table1", "fig3", "--data", str(photos), "--folds", "2", "--out", str(out)),
+        *("--streams", "object=anp,places=anp,anp=anp", "--quiet"),
+        *(word for key in ("object", "places", "anp") for word in ("--input", f"{key}={vectors}")),
+        *(word for setting in settings for word in ("--set", setting)),
+    ]
+
+
+def test_a_table_and_figures_with_one_command_and_nothing_twice(command: list[str]) -> None:
+    out = Path(command[command.index("--out") + 1])
+    done = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "| MG EF O+P+ANP | 64.30 |" in done.stdout
+    assert (out / "fig3.pdf").read_bytes().startswith(b"%PDF")
+    assert r"\begin{tabular}" in (out / "table1.tex").read_text()
+    first = json.loads((out / "reproduction.json").read_text())
+    assert first["trained"] == 20, "10 rows, 2 folds"
+    assert first["n"] == 60
+    row = next(row for row in first["rows"] if row["key"] == "late_images")
+    assert row["published"] == pytest.approx(0.64)
+    again = CliRunner().invoke(app, [*command, "--json"], catch_exceptions=False)
+    second = json.loads(again.stdout)
+    assert second["trained"] == 0
+    assert [r["accuracy"] for r in second["rows"]] == [r["accuracy"] for r in first["rows"]]
+
+
+def test_late_fusion_is_the_mean_of_the_branches_of_the_same_fold(command: list[str]) -> None:
+    CliRunner().invoke(app, command, catch_exceptions=False)
+    runs = Path(command[command.index("--out") + 1]) / "runs"
+    own = [read_predictions(runs / key / "split-18-seed-0" / "predictions.csv") for key in ("mg_object", "mg_places")]
+    late = read_predictions(runs / "late_images" / "split-18-seed-0" / "predictions.csv")
+    assert late.paths == own[0].paths == own[1].paths
+    assert np.mean([each.probabilities for each in own], axis=0) == pytest.approx(late.probabilities, abs=1e-6)
+
+
+def test_other_settings_need_another_folder(command: list[str]) -> None:
+    CliRunner().invoke(app, command, catch_exceptions=False)
+    with pytest.raises(UsageError, match=r"other settings: training\.learning_rate"):
+        CliRunner().invoke(app, [*command, "--set", "training.learning_rate=0.1"], catch_exceptions=False)
+
+
+def test_rows_without_their_streams_are_left_out(tmp_path: Path) -> None:
+    paper = the_paper()
+    rows = rows_needed(["table1"], paper, {"object": "object", "places": "scenes"})
+    assert [row.name for row in rows if row.fusion] == ["MG LF O+P", "MG+Bi-GRU+Att LF O+P"]
+    request = Request(Recipe(), {"object": "object", "places": "scenes"}, {}, {}, tmp_path, splits=3, seeds=2)
+    plan = planned(request, paper, rows)
+    assert len(plan) == 7 * 6
+    last = plan[-1]
+    assert last.recipe.data.split_seed == 20
+    assert last.recipe.training.seed == 1
+    assert last.recipe.network.streams["places"].endswith("runs/att_places/split-20-seed-1")
+    assert last.recipe.network.freeze == ("branches",)
+
+
+def test_unknown_places_and_targets_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="'scenes' is no place of the paper's"):
+        stream_places("scenes=scenes", the_paper())
+    with pytest.raises(UsageError, match="no row of table1"):
+        rows_needed(["table1"], the_paper(), {})
+    with pytest.raises(UsageError, match="'table9' is unknown"):
+        CliRunner().invoke(app, ["reproduce", "table9", "--out", str(tmp_path)], catch_exceptions=False)
