@@ -29,7 +29,7 @@ LAYERS = (
     ("inference",),
     ("training",),
     ("explaining",),
-    ("ablation",),
+    ("ablation", "reproduction"),
     ("reporting",),
     ("cli",),
     ("__main__",),
@@ -44,6 +44,7 @@ LATE = {
     "registry.discovery": "`forget` clears the cache of loading, which itself reads what discovery found.",
     "data.layouts.data_source": "The mapping `datasets` holds our own layouts, which import this room.",
     "inference.model": "Model.predict is a method of what `load` returns, and prediction takes a Model.",
+    "reproduction.reproduce": "What only reads finished runs needs no torch: a second call ends in seconds.",
 }
 """Modules (or rooms) that may import inside functions, each with its reason."""
 

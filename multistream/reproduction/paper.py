@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,10 @@ def the_paper() -> Paper:
     """Reads the shipped file."""
     text = files("multistream.reproduction").joinpath("paper.toml").read_text(encoding="utf-8")
     found = tomllib.loads(text)
-    rows = [
-        PaperRow(
-            **{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()},
-        )
-        for row in found["row"]
-    ]
+    rows = [_row(row) for row in found["row"]]
     curves = tuple(PaperCurve(c["row"], c["name"], tuple(c["published"])) for c in found["curve"])
     return Paper({row.key: row for row in rows}, curves, found["recalls"])
+
+
+def _row(row: Mapping[str, Any]) -> PaperRow:
+    return PaperRow(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})

@@ -16,7 +16,8 @@ from multistream.comparison.paired_tests import difference
 from multistream.comparison.run_results import Result, read_result
 from multistream.console import Console
 from multistream.errors import UsageError
-from multistream.files import FolderLock, write_atomic
+from multistream.files import write_atomic
+from multistream.folder_lock import FolderLock
 from multistream.recipe import Recipe, differences
 from multistream.reproduction.paper import Paper, PaperRow, the_paper
 from multistream.reproduction.plan import (
