@@ -56,5 +56,13 @@ def the_paper() -> Paper:
     return Paper({row.key: row for row in rows}, curves, found["recalls"])
 
 
-def _row(row: Mapping[str, Any]) -> PaperRow:
-    return PaperRow(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
+def _row(row: dict[str, Any]) -> PaperRow:
+    return PaperRow(
+        key=row["key"],
+        name=row["name"],
+        published=row["published"],
+        streams=tuple(row.get("streams", ())),
+        temporal=row.get("temporal", "concat"),
+        fusion=row.get("fusion", ""),
+        branches=tuple(row.get("branches", ())),
+    )
