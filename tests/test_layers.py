@@ -19,7 +19,9 @@ DESIGN = ROOT / "docs" / "design.md"
 
 LAYERS = (
     ("_version", "errors", "inputs", "hookspecs", "nn", "console", "statistics"),
-    ("spec", "files"),
+    ("spec", "system_errors"),
+    ("files",),
+    ("checksums", "folder_lock"),
     ("recipe", "registry", "weights"),
     ("interfaces",),
     ("parts", "data", "testing"),
