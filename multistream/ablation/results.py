@@ -164,7 +164,6 @@ class Ablation:
 
 def save_result(result: Ablation, folder: Path, *, cut: str = "") -> Path:
     """Writes the result as JSON and CSV below `folder`, under the next free name; returns the JSON's path."""
-    folder.mkdir(parents=True, exist_ok=True)
     name = f"{result.axis}-{cut}" if cut else result.axis
     free = (folder / f"{name}-{n}.json" for n in itertools.count(1))
     path = next(path for path in free if not path.exists())

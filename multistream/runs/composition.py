@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from multistream.data.side_inputs import known_of_vectors
 from multistream.data.table import Table
-from multistream.errors import UsageError, WeightsError, did_you_mean
+from multistream.errors import MultistreamWarning, UsageError, WeightsError, did_you_mean
 from multistream.inputs import Image
 from multistream.interfaces import Stream
 from multistream.network.compose import build_branch, build_stream, fusion_factory
@@ -115,6 +116,10 @@ def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
         stream.load_state_dict(branch_of_run(path, key)[0].stream.state_dict())
     else:
         file = read_tensors(path)
+        if file.unused:
+            names = ", ".join(file.unused)
+            text = f"{where}: {path} also holds {names}; what is used is {'; '.join(file.notes[:1])}"
+            warnings.warn(text, MultistreamWarning, stacklevel=2)
         # Nothing in the tensors tells: colours that change sides cost accuracy without an error.
         if isinstance(stream.input, Image) and (stream.input.channels, file.metadata.get("channels")) == ("BGR", "RGB"):
             what = f"{path} was turned to red, green, blue, and this stream gives blue, green, red."

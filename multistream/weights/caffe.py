@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -25,6 +25,10 @@ MOST_DIMENSIONS = 8
 
 KINDS = ("weight", "bias")
 """What a layer's first and second blob are; later ones are named by their number."""
+
+
+BATCH_NORM = b"BatchNorm"
+"""The type of layers that hold statistics; the weights of a batch norm lie in a layer of type Scale."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +70,35 @@ def read_binaryproto(path: Path) -> Contents:
 
 def _layer(message: memoryview, layout: Layout, left: Iterator[int]) -> Iterator[tuple[str, Tensor]]:
     """The blobs of one layer by name; biases and matrices without the ones that old files put before their sizes."""
-    name, connected = "", False
+    name, connected, is_batch_norm = "", False, False
     blobs: list[Tensor] = []
     for number, _, value in fields(message, left):
         if number == layout.type:
+            is_batch_norm = isinstance(value, memoryview) and bytes(value) == BATCH_NORM
             connected = (value if isinstance(value, int) else bytes(value)) == layout.connected
         elif isinstance(value, memoryview) and number == layout.name:
             name = bytes(value).decode(errors="replace")
         elif isinstance(value, memoryview) and number == layout.blobs:
             blobs.append(_blob(value, left))
+    if is_batch_norm:
+        yield from _statistics(name, blobs)
+        return
     for place, tensor in enumerate(blobs):
         if tensor.ndim == 4 and place > 0 and tensor.shape[:3] == (1, 1, 1):
             tensor = tensor.reshape(-1)
         elif tensor.ndim == 4 and connected and tensor.shape[:2] == (1, 1):
             tensor = tensor[0, 0]
         yield f"{name}.{KINDS[place] if place < len(KINDS) else place}", tensor
+
+
+def _statistics(name: str, blobs: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """A BatchNorm layer's: Caffe keeps sums of mean and variance, and by what they are to be divided."""
+    if len(blobs) != 3 or blobs[0].numel() != blobs[1].numel() or blobs[2].numel() != 1:
+        raise Malformed(f"a BatchNorm layer {name!r} with blobs of {[blob.numel() for blob in blobs]} numbers")
+    factor = float(blobs[2])
+    scale = 0.0 if factor == 0 else 1 / factor  # as Caffe does
+    yield f"{name}.running_mean", blobs[0].reshape(-1) * scale
+    yield f"{name}.running_var", blobs[1].reshape(-1) * scale
 
 
 def _blob(message: memoryview, left: Iterator[int]) -> Tensor:

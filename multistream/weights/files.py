@@ -14,13 +14,19 @@ from multistream.weights.caffe import read_binaryproto, read_caffemodel
 from multistream.weights.keras import read_keras
 from multistream.weights.pytorch import read_pytorch
 from multistream.weights.safetensors_file import read_safetensors
-from multistream.weights.tensors import Contents, Malformed
+from multistream.weights.tensors import Contents, Malformed, MoreThanTensors, Unsupported
 
 MOST_BYTES = 16 * 2**30
 """A larger file is refused, unread. The largest models of timm have some 10 GB."""
 
 MOST_SHARING = 4
 """Tensors that share memory may come to so many times the file's size (tied weights); more is an attack."""
+
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")
+"""DataParallel's and torch.compile's: never a part of a network's own names."""
+
+SMALL = 64 * 2**20
+"""Bytes that a file's tensors may have in any case: small ones may be compressed well."""
 
 Reader = Callable[[Path], Contents]
 
@@ -41,7 +47,10 @@ BY_SUFFIX: Mapping[str, tuple[str, Reader]] = {
 
 @dataclass(frozen=True)
 class WeightFile:
-    """Tensors by name, on the CPU and in the stored type; `notes` tell what was renamed, turned or unwrapped."""
+    """Tensors by name, on the CPU and in the stored type; `notes` say what was renamed, permuted or unwrapped.
+
+    `unused` names other sets of weights that lie in the file, such as a moving average.
+    """
 
     path: Path
     format: str
@@ -49,6 +58,7 @@ class WeightFile:
     metadata: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     sha256: str = ""
+    unused: tuple[str, ...] = ()
 
 
 def read_tensors(path: str | Path) -> WeightFile:
@@ -63,12 +73,30 @@ def read_tensors(path: str | Path) -> WeightFile:
         name, reader = _reader(path)
         contents = reader(path)
         _check(contents, size)
-        return WeightFile(path, name, contents.tensors, contents.metadata, contents.notes, sha256_file(path))
+        tensors, prefixes = without_prefixes(contents.tensors)
+        notes = (*contents.notes, *prefixes)
+        return WeightFile(path, name, tensors, contents.metadata, notes, sha256_file(path), contents.unused)
+    except MoreThanTensors as error:
+        what = f"this {name} file holds {error.name!r}, which is more than tensors: it could run anything."
+        do = "Where it was made, save the tensors alone: torch.save(model.state_dict(), FILE)."
+        raise WeightsError(str(path), what, do=do) from error
+    except Unsupported as error:
+        raise WeightsError(str(path), f"this {name} file is not supported: {error}.") from error
     except Malformed as error:
         do = "Get it again, or save a state_dict alone: torch.save(model.state_dict(), FILE)."
         raise WeightsError(str(path), f"this is no {name} file, or a damaged one: {error}.", do=do) from error
     except OSError as error:
         raise WeightsError(str(path), f"it cannot be read: {error.strerror or error}.", do="Check the path.") from error
+
+
+def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors without what DataParallel and torch.compile put before every name, and a note on each prefix."""
+    notes = []
+    named = dict(tensors)
+    while prefix := next((p for p in WRAPPER_PREFIXES if named and all(name.startswith(p) for name in named)), ""):
+        named = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
+        notes.append(f"prefix {prefix!r} taken off")
+    return named, tuple(notes)
 
 
 def _size(path: Path) -> int:
@@ -101,5 +129,5 @@ def _check(contents: Contents, size: int) -> None:
     if not contents.tensors:
         raise Malformed("no tensor is in it")
     total = sum(tensor.numel() * tensor.element_size() for tensor in contents.tensors.values())
-    if total > MOST_SHARING * size:
+    if total > max(MOST_SHARING * size, SMALL if contents.compressed else 0):
         raise Malformed(f"its tensors have {total:,} bytes together, the file {size:,}")

@@ -13,6 +13,8 @@ from multistream.errors import WeightsError
 SHOWN = 4
 """Names that an error lists; the others are counted."""
 
+LIGHTNING = "model."
+
 COUNTER = "num_batches_tracked"
 """Batch norm's counter, which files from before torch 0.4.1 lack; it stays as it is."""
 
@@ -42,7 +44,8 @@ def fit(
     >>> fit(nn.Linear(2, 1), {"w": torch.ones(1, 2), "bias": torch.ones(1)}, rename=lambda k: k.replace("w", "weight"))
     Fitted(loaded=2, ignored=())
     """
-    placed, ignored = _placed(tensors, rename, tuple(ignore), where)
+    placed, ignored = _placed(_without_lightning(module, tensors), rename, tuple(ignore), where)
+    _check_finite(placed, where)
     own = module.state_dict()
     both = {name: (tensor, own[name]) for name, tensor in placed.items() if name in own}
     wrong = {
@@ -67,6 +70,23 @@ def fit(
     for tensor, place in both.values():
         place.copy_(tensor)
     return Fitted(len(both), ignored)
+
+
+def _without_lightning(module: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without the name under which Lightning's and others' modules hold a network, where all tensors lie there."""
+    if any(name.startswith(LIGHTNING) for name in module.state_dict()):
+        return tensors  # its own word
+    if not tensors or not all(name.startswith(LIGHTNING) for name in tensors):
+        return tensors
+    return {name.removeprefix(LIGHTNING): tensor for name, tensor in tensors.items()}
+
+
+def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            count = int((~tensor.isfinite()).sum())
+            what = f"{name} holds {count:,} numbers that are NaN or infinite."
+            raise WeightsError(where, what, right="All weights must be finite.", do="Get the file again.")
 
 
 def _placed(

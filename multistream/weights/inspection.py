@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from multistream.weights.files import WeightFile, read_tensors
 
-ARCHITECTURES: tuple[tuple[str, str, str], ...] = (
-    ("features.0.0.weight", "torchvision", "MobileNetV2"),
-    ("blocks.0.0.conv_dw.weight", "timm", "MobileNet or EfficientNet"),
-    ("pre_logits.fc1.weight", "timm", "VGG16"),
-    ("features.28.weight", "torchvision", "VGG16"),
-    ("layer4.0.conv3.weight", "torchvision or timm", "ResNet with bottlenecks (50 layers or more)"),
-    ("layer4.0.conv1.weight", "torchvision or timm", "ResNet (18 or 34 layers)"),
-    ("patch_embed.proj.weight", "timm", "a vision transformer"),
-    ("conv5_3.weight", "Caffe", "VGG16"),
-    ("fc8-t.weight", "Caffe", "DeepSentiBank"),
-    ("conv_dw_1.weight", "Keras", "MobileNet"),
-    ("mean", "Caffe", "a mean image"),
+ARCHITECTURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
+    (("features.1.conv.0.0.weight", "features.18.0.weight"), "torchvision", "MobileNetV2"),
+    (("features.1.block.0.0.weight", "classifier.3.weight"), "torchvision", "MobileNetV3"),
+    (("features.1.0.block.0.0.weight", "classifier.1.weight"), "torchvision", "EfficientNet"),
+    (("features.1.0.layer_scale",), "torchvision", "ConvNeXt"),
+    (("features.1.0.attn.relative_position_bias_table",), "torchvision", "Swin transformer"),
+    (("conv_proj.weight", "encoder.pos_embedding"), "torchvision", "a vision transformer"),
+    (("conv_stem.weight", "blocks.0.0.conv_dw.weight"), "timm", "MobileNet or EfficientNet"),
+    (("stages.0.blocks.0.conv_dw.weight", "stem.0.weight"), "timm", "ConvNeXt"),
+    (("layers.0.blocks.0.attn.relative_position_bias_table",), "timm", "Swin transformer"),
+    (("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"), "timm", "a vision transformer"),
+    (("pre_logits.fc1.weight", "features.28.weight"), "timm", "VGG16"),
+    (("features.28.weight", "classifier.6.weight", "features.26.weight"), "torchvision", "VGG16"),
+    (("features.3.squeeze.weight",), "torchvision", "SqueezeNet"),
+    (("features.denseblock1.denselayer1.conv1.weight",), "torchvision or timm", "DenseNet"),
+    (("layer4.0.conv3.weight", "conv1.weight"), "torchvision or timm", "ResNet with bottlenecks (50 layers or more)"),
+    (("layer4.0.conv2.weight", "conv1.weight"), "torchvision or timm", "ResNet (18 or 34 layers)"),
+    (("conv5_3.weight", "conv1_1.weight"), "Caffe", "VGG16"),
+    (("fc8-t.weight", "conv5.weight"), "Caffe", "DeepSentiBank"),
+    (("conv_dw_1.weight",), "Keras", "MobileNet"),
+    (("mean",), "Caffe", "a mean image"),
 )
-"""Keys that give away whose names a file uses, and what for; the first that is there counts."""
+"""Keys that give away whose names a file uses, and what for; the first of which all are there counts."""
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """Ends of the names of batch norm's state, which is no parameter."""
@@ -54,7 +63,8 @@ class Inspection:
 def inspect(path: str | Path) -> Inspection:
     """Reads a weight file and says what it holds; WeightsError if it cannot be read."""
     file = read_tensors(path)
-    style, architecture = _guess(file)
+    is_run = "multistream" in file.metadata
+    style, architecture = ("multistream", "a run's model") if is_run else guess_architecture(file.tensors)
     return Inspection(
         path=str(file.path),
         format=file.format,
@@ -65,14 +75,25 @@ def inspect(path: str | Path) -> Inspection:
         dtypes=dict(Counter(str(t.dtype).removeprefix("torch.") for t in file.tensors.values())),
         bytes=file.path.stat().st_size,
         sha256=file.sha256,
-        notes=file.notes,
+        notes=_notes(file),
         metadata=file.metadata,
         shapes={name: tuple(t.shape) for name, t in file.tensors.items()},
     )
 
 
-def _guess(file: WeightFile) -> tuple[str, str]:
-    if "multistream" in file.metadata:
-        return "multistream", "a run's model"
-    found = ((style, network) for key, style, network in ARCHITECTURES if key in file.tensors)
+def guess_architecture(names: Iterable[str]) -> tuple[str, str]:
+    """Whose names these are, and of which architecture; both empty where nothing is known."""
+    named = {name.removeprefix("model.") for name in names}
+    found = ((style, network) for keys, style, network in ARCHITECTURES if named.issuperset(keys))
     return next(found, ("", ""))
+
+
+def _notes(file: WeightFile) -> tuple[str, ...]:
+    """What the reader noticed, and what would keep the file from being used."""
+    odd = [n for n, t in file.tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    notes = list(file.notes)
+    if odd:
+        notes.append(f"{len(odd):,} tensors hold a NaN or an infinity, for example {odd[0]}")
+    if all(name.startswith("model.") for name in file.tensors):
+        notes.append("prefix 'model.' before every name; it is taken off where a stream has no such names")
+    return tuple(notes)

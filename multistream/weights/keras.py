@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from multistream.errors import WeightsError
-from multistream.weights.tensors import Contents, Malformed
+from multistream.weights.tensors import Contents, Malformed, Unsupported
 
 MOST_DATASETS = 100_000
 
@@ -29,8 +29,25 @@ VGG16 = {"fc1": "fc6", "fc2": "fc7", "predictions": "fc8a", "prediction": "fc8a"
 """Keras' names of VGG16's dense layers -> Caffe's, whose weights these files hold."""
 
 
+BY_PLACE: Mapping[tuple[int, ...], tuple[str, ...]] = {
+    (1, 1, 1, 1): ("gamma", "beta", "moving_mean", "moving_variance"),
+    (1, 1): ("gamma", "beta"),
+    (2, 1): ("kernel", "bias"),
+    (4, 1): ("kernel", "bias"),
+    (2,): ("kernel",),
+    (4,): ("kernel",),
+}
+"""Keras 3 numbers a layer's tensors; their dimensions say what they are: batch norm, layer norm, dense, convolution."""
+
+MOST_COMPRESSED = 2 * 2**30
+"""Bytes that compressed tensors may come to."""
+
+
 def read_keras(path: Path) -> Contents:
-    """{"LAYER.weight", ...}: HWIO becomes OIHW, (in, out) becomes (out, in), VGG16 gets Caffe's names."""
+    """{"LAYER.weight", ...}: HWIO becomes OIHW, (in, out) becomes (out, in), VGG16 gets Caffe's names.
+
+    Keras 2 names each tensor. Keras 3 (.weights.h5) numbers those of a layer: {"block1.conv2d.weight", ...}.
+    """
     try:
         h5py: Any = import_module("h5py")  # an extra, with no types of its own
     except ImportError as error:
@@ -39,24 +56,30 @@ def read_keras(path: Path) -> Contents:
     tensors: dict[str, Tensor] = {}
     try:
         with h5py.File(path, "r", locking=False) as file:
-            for name, dataset in _datasets(file, h5py.Dataset):
-                layer, kind = _names(name)
+            found = _datasets(file, h5py.Dataset)
+            compressed = any(dataset.compression for dataset in found.values())
+            numbered = _numbered(found)
+            for name, dataset in found.items():
+                layer, kind = numbered[name] if name in numbered else _names(name)
                 if f"{layer}.{kind}" in tensors:
                     raise Malformed(f"two tensors are {layer}.{kind}")
                 tensors[f"{layer}.{kind}"] = _turned(dataset, layer, name)
-    except Malformed:
+    except (Malformed, Unsupported):
         raise
     # h5py hands on whatever the HDF5 library and numpy make of a damaged file.
     except Exception as error:
         raise Malformed(f"h5py cannot read it: {str(error)[:200]}") from error
     note = "kernels turned from Keras' order to torch's"
     if "block1_conv1.weight" in tensors and "block5_conv3.weight" in tensors:
-        return Contents({_caffe_name(name): t for name, t in tensors.items()}, notes=(note, "VGG16 in Caffe's names"))
-    return Contents(tensors, notes=(note,))
+        named = {_caffe_name(name): t for name, t in tensors.items()}
+        return Contents(named, notes=(note, "VGG16 in Caffe's names"), compressed=compressed)
+    return Contents(tensors, notes=(note,), compressed=compressed)
 
 
-def _datasets(file: Any, kind: type[Any]) -> Iterator[tuple[str, Any]]:
-    """All datasets that hold their numbers plainly in this file: none can claim more than its bytes."""
+def _datasets(file: Any, kind: type[Any]) -> dict[str, Any]:
+    """All tensors of layers: plain ones cannot claim more than their bytes, compressed ones no more than a limit."""
+    found: dict[str, Any] = {}
+    compressed = 0
     names: list[str] = []
 
     def visit(name: str) -> bool | None:  # is not shown links to other files
@@ -66,12 +89,42 @@ def _datasets(file: Any, kind: type[Any]) -> Iterator[tuple[str, Any]]:
     file.visit(visit)
     for name in names:
         dataset = file[name]
-        if not isinstance(dataset, kind) or "optimizer_weights" in name or dataset.shape == ():
+        is_state = name.startswith("optimizer/") or "optimizer_weights" in name or "seed_generator" in name
+        if not isinstance(dataset, kind) or is_state or dataset.shape == ():
             continue
-        plain = dataset.chunks is None and not dataset.is_virtual and not dataset.external
-        if not plain or dataset.dtype.kind != "f" or dataset.id.get_storage_size() != dataset.nbytes:
-            raise Malformed(f"{name[:80]!r} is compressed, chunked, kept elsewhere, or holds no floating numbers")
-        yield name, dataset
+        if dataset.is_virtual or dataset.external or dataset.dtype.kind != "f":
+            raise Malformed(f"{name[:80]!r} is kept elsewhere, or holds no floating numbers")
+        if dataset.compression not in (None, "gzip", "lzf"):
+            raise Unsupported(f"{name[:80]!r} is compressed by {str(dataset.compression)[:20]}; gzip and lzf are read")
+        if dataset.chunks is not None:
+            compressed += dataset.nbytes
+            if compressed > MOST_COMPRESSED:
+                raise Malformed(f"its compressed tensors have more than {MOST_COMPRESSED:,} bytes")
+        elif dataset.id.get_storage_size() != dataset.nbytes:
+            raise Malformed(f"{name[:80]!r} has not the bytes that it claims")
+        found[name] = dataset
+    return found
+
+
+def _numbered(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """(layer, torch's word) of Keras 3's tensors, by their paths `.../LAYER/vars/NUMBER`; {} for Keras 2."""
+    layers: dict[str, list[str]] = {}
+    for name in sorted(found, key=_place):
+        if re.search(r"(^|/)vars/\d+$", name):
+            layers.setdefault(name.rpartition("/vars/")[0], []).append(name)
+    words: dict[str, tuple[str, str]] = {}
+    for layer, names in layers.items():
+        dimensions = tuple(found[name].ndim for name in names)
+        kinds = BY_PLACE.get(dimensions, tuple(f"vars.{i}" for i in range(len(names))))
+        plain = ".".join(part for part in layer.split("/") if part not in ("layers", "_layer_checkpoint_dependencies"))
+        for name, kind in zip(names, kinds, strict=True):
+            words[name] = (plain, KINDS.get(kind, kind))
+    return words
+
+
+def _place(name: str) -> tuple[str, int]:
+    layer, _, number = name.rpartition("/")
+    return layer, int(number) if number.isdecimal() else 0
 
 
 def _names(name: str) -> tuple[str, str]:

@@ -1,8 +1,10 @@
 """The outline of a pickle: what it would build, found without building anything.
 
-torch's `weights_only` reader runs nothing foreign, but it believes the sizes that a file names: a hundred bytes can ask
-for terabytes, or for memory behind a storage's end. So the instructions are read first (pickletools, which executes
-none), on plain values, and only what a state dict needs is admitted.
+torch's `weights_only` reader runs nothing foreign, but it believes sizes that a file names. Tried on torch 2.14.1: in
+the zip form all false sizes are refused, but for a stride of 0 that spreads 4 bytes over terabytes; in the older form
+a false count is still allocated before anything is read. This project also runs on torch 2.11. So the instructions are
+read first (pickletools, which executes none), on plain values. That also finds what a training script saved besides
+tensors: objects of known harmless kinds are passed over, any other is named.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from multistream.weights.tensors import Malformed
+from multistream.weights.tensors import Malformed, MoreThanTensors
 
 Readable = BytesIO | mmap
 
@@ -37,6 +39,23 @@ PARAMETER = "torch._utils _rebuild_parameter"
 ORDERED = "collections OrderedDict"
 HARMLESS = ("torch Size", "torch device", *(str(dtype).replace(".", " ") for dtype in DTYPES.values()))
 ALLOWED = frozenset({*DTYPES, *REBUILD, PARAMETER, ORDERED, *HARMLESS})
+
+DICTS = ("collections defaultdict", "collections Counter")
+PLAIN_TYPES = ("set", "frozenset", "object", "list", "dict", "int", "long", "float", "bool", "complex", "slice")
+RECORDS = frozenset(
+    {
+        *("argparse Namespace", "types SimpleNamespace", *DICTS),
+        *("_codecs encode", "copyreg _reconstructor", "copy_reg _reconstructor", "numpy dtype", "numpy ndarray"),
+        *(f"numpy.{core}.multiarray {name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+        *(f"{module} {name}" for module in ("builtins", "__builtin__") for name in PLAIN_TYPES),
+        *(f"pathlib {name}" for name in ("Path", "PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")),
+        *(f"pathlib._local {name}" for name in ("Path", "PosixPath", "WindowsPath")),
+        *(f"datetime {name}" for name in ("datetime", "date", "timedelta")),
+    }
+)
+"""What training scripts save besides tensors: arguments, NumPy numbers, paths. None of it is made, only passed over."""
+
+NUMPY_TYPES = "numpy.dtypes "
 
 CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 VALUES = frozenset({"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"})
@@ -67,14 +86,22 @@ class View:
     size: tuple[int, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class Record:
+    """An object of one of the RECORDS, with nothing of its content."""
+
+    name: str
+
+
 class Outline:
-    """Reads one pickle. `value` is what it builds; `storages` are all that it refers to.
+    """Reads one pickle. `value` is what it builds; `storages` are all that it refers to, `records` names of RECORDS.
 
     The bytes lie in memory or in a mapped file: a plain file's `read` allocates what a length in it claims.
     """
 
     def __init__(self, file: Readable) -> None:
         self.storages: dict[str, Storage] = {}
+        self.records: set[str] = set()
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -112,14 +139,20 @@ class Outline:
         elif name in ("BINGET", "LONG_BINGET"):
             stack.append(self._memo[argument])
         elif name == "GLOBAL":
-            stack.append(_global(argument))
+            stack.append(self._global(argument))
         elif name == "REDUCE":
             arguments = self._pop()
             stack.append(_called(self._pop(), arguments))
         elif name == "BINPERSID":
             stack.append(self._storage(self._pop()))
-        elif name == "BUILD":  # an OrderedDict's own attributes
-            _expect(isinstance(self._pop(), dict) and isinstance(stack[-1], dict), "it sets an object's state")
+        elif name == "NEWOBJ":
+            arguments = self._pop()
+            _expect(isinstance(stack[-1], Named) and isinstance(arguments, tuple), "it makes an odd object")
+            stack[-1] = Record(stack[-1].name)
+        elif name == "BUILD":  # an OrderedDict's own attributes, or a record's content
+            state = self._pop()
+            is_plain = isinstance(state, dict) and isinstance(stack[-1], dict)
+            _expect(is_plain or isinstance(stack[-1], Record), "it sets an object's state")
         elif name == "PROTO":
             _expect(argument == 2, f"its pickle protocol is {argument}; torch.save writes 2")
         else:
@@ -156,6 +189,13 @@ class Outline:
         items, self._stack = self._stack, self._marks.pop()
         return items
 
+    def _global(self, argument: str) -> Named:
+        if argument in RECORDS or argument.startswith(NUMPY_TYPES):
+            self.records.add(argument)
+        elif argument not in ALLOWED:
+            raise MoreThanTensors(argument.replace(" ", ".")[:80])
+        return Named(argument)
+
     def _storage(self, identity: Any) -> Storage:
         """A storage by its identity: ("storage", type, key, where it lay, count), in old files also a view of one."""
         match identity:
@@ -167,16 +207,14 @@ class Outline:
         raise Malformed("it refers to something outside that is no storage")
 
 
-def _global(argument: str) -> Named:
-    if argument not in ALLOWED:
-        raise Malformed(f"it holds {argument.replace(' ', '.')[:80]!r}, which is more than tensors")
-    return Named(argument)
-
-
 def _called(function: Any, arguments: Any) -> Any:
     """What a call gives: a tensor's outline, a dict, or something of no interest."""
     _expect(isinstance(function, Named) and isinstance(arguments, tuple), "it calls what is no function")
     name = function.name
+    if name in DICTS:
+        return {}
+    if name in RECORDS or name.startswith(NUMPY_TYPES):
+        return Record(name)
     if name in REBUILD:
         return _view(arguments)
     if name == PARAMETER:

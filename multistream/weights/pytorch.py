@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from io import SEEK_CUR, BytesIO
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 from torch import Tensor
+from torch.serialization import safe_globals
 
-from multistream.weights.pickle_check import Outline, Storage
+from multistream.weights.pickle_check import DICTS, Outline, Storage
 from multistream.weights.tensors import Contents, Malformed
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." b"\x80\x02M\xe9\x03."  # fmt: skip
@@ -26,28 +27,49 @@ WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_state_dict", "net")
 MOST_WRAPPERS = 3
 """Wrappers in wrappers; a pickle may also hold itself."""
 
-PARALLEL = "module."
-"""What DataParallel puts before every name."""
-
 
 def read_pytorch(path: Path) -> Contents:
     """The tensors of a state dict, also of one that a training script wrapped; Malformed for everything else."""
     with path.open("rb") as file:
-        if file.read(4) == b"PK\x03\x04":
-            _vet_zip(file)
-        else:
-            _vet_old(file)
+        records = _vet_zip(file) if file.read(4) == b"PK\x03\x04" else _vet_old(file)
         file.seek(0)  # the file that was vetted, not one of the same name
         try:
-            found: Any = torch.load(file, map_location="cpu", weights_only=True)
+            with safe_globals([(_substitute(name), text) for name in records for text in _spellings(name)]):
+                found: Any = torch.load(file, map_location="cpu", weights_only=True)
         # After the vetting little is left to go wrong, but torch does not say with which errors.
         except Exception as error:
             raise Malformed(f"torch cannot read it: {str(error).partition(chr(10))[0][:200]}") from error
     return _unwrapped(found)
 
 
-def _vet_zip(file: IO[bytes]) -> None:
-    """Checks that the pickle builds tensors alone, and each storage has the bytes that it claims."""
+class PassedOver:
+    """Stands for an object that is no tensor, whatever it is made of: nothing of it is kept."""
+
+    def __new__(cls, *arguments: object) -> Self:
+        """Takes what the object would be made of."""
+        del arguments
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _plain_dict(*arguments: object) -> dict[Any, Any]:
+    """An empty dict in place of a defaultdict or a Counter; its items follow."""
+    del arguments
+    return {}
+
+
+def _substitute(name: str) -> Callable[..., object]:
+    return _plain_dict if name in DICTS else PassedOver
+
+
+def _vet_zip(file: IO[bytes]) -> set[str]:
+    """Checks that the pickle builds tensors and records alone, and each storage has the bytes that it claims.
+
+    Returns the names of the records.
+    """
     try:
         with ZipFile(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
@@ -60,18 +82,19 @@ def _vet_zip(file: IO[bytes]) -> None:
             pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
             if len(pickles) != 1 or pickles[0].replace("data.pkl", "constants.pkl") in entries:
                 raise Malformed("it is no zip of torch.save's; TorchScript is not read")
-            storages = Outline(BytesIO(archive.read(pickles[0]))).storages
+            outline = Outline(BytesIO(archive.read(pickles[0])))
     except Malformed:
         raise
     except (BadZipFile, ValueError, NotImplementedError, OverflowError, EOFError, struct.error) as error:
         raise Malformed(f"the zip is damaged: {error}") from error
-    for storage in storages.values():
+    for storage in outline.storages.values():
         entry = entries.get(pickles[0].replace("data.pkl", f"data/{storage.key}"))
         if entry is None or entry.file_size != _bytes(storage):
             raise Malformed(f"storage {storage.key!r} has not the {_bytes(storage):,} bytes that it claims")
+    return outline.records
 
 
-def _vet_old(file: IO[bytes]) -> None:
+def _vet_old(file: IO[bytes]) -> set[str]:
     """The same for the older form: five pickles, and then each storage as a count and the numbers."""
     end = _size(file)
     if not end:
@@ -83,7 +106,8 @@ def _vet_old(file: IO[bytes]) -> None:
         system = Outline(mapped).value
         if not isinstance(system, dict) or system.get("little_endian", True) is not True:
             raise Malformed("it was written by a big-endian machine")
-        storages, keys = Outline(mapped).storages, Outline(mapped).value
+        outline, keys = Outline(mapped), Outline(mapped).value
+        storages = outline.storages
         if not isinstance(keys, list) or len(keys) != len(storages) or not all(_is_in(key, storages) for key in keys):
             raise Malformed("its list of storages is not that of its tensors")
         for key in keys:
@@ -92,6 +116,13 @@ def _vet_old(file: IO[bytes]) -> None:
             if mapped.tell() + _bytes(storages[key]) > end:
                 raise Malformed(f"it ends inside storage {key!r}")
             mapped.seek(_bytes(storages[key]), SEEK_CUR)
+        return outline.records
+
+
+def _spellings(name: str) -> tuple[str, ...]:
+    """The name of a global as torch may spell it: Python 2's modules under their names of today, too."""
+    dotted = name.replace(" ", ".")
+    return (dotted, dotted.replace("__builtin__.long", "builtins.int").replace("__builtin__.", "builtins."))
 
 
 def _bytes(storage: Storage) -> int:
@@ -103,22 +134,22 @@ def _size(file: IO[bytes]) -> int:
 
 
 def _unwrapped(found: Any) -> Contents:
-    """The tensors by name, out of a training script's wrappers and without DataParallel's prefix."""
-    notes = []
+    """The tensors by name, out of a training script's wrappers."""
+    notes: list[str] = []
+    unused: list[str] = []
     for _ in range(MOST_WRAPPERS):
-        wrapper = next((name for name in WRAPPERS if _holds(found, name)), None)
-        if wrapper is not None:
-            found = found[wrapper]
-            notes.append(f"taken from {wrapper!r}")
+        wrappers = [name for name in WRAPPERS if _holds(found, name)]
+        if wrappers:
+            unused += [name for name in wrappers[1:] if any(isinstance(v, Tensor) for v in found[name].values())]
+            found = found[wrappers[0]]
+            notes.append(f"taken from {wrappers[0]!r}")
+    notes += [f"{name!r} is another set of weights in the file, and is not used" for name in unused]
     if not isinstance(found, Mapping):
         raise Malformed(f"it holds a {type(found).__name__}, not a dict of tensors")
     tensors = {str(name): value.detach() for name, value in found.items() if isinstance(value, Tensor)}
     if len(tensors) < len(found):
         notes.append(f"{len(found) - len(tensors)} entries that are no tensors left out")
-    if tensors and all(name.startswith(PARALLEL) for name in tensors):
-        tensors = {name.removeprefix(PARALLEL): value for name, value in tensors.items()}
-        notes.append(f"prefix {PARALLEL!r} taken off")
-    return Contents(tensors, notes=tuple(notes))
+    return Contents(tensors, notes=tuple(notes), unused=tuple(unused))
 
 
 def _holds(found: Any, name: str) -> bool:

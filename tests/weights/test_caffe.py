@@ -16,6 +16,7 @@ from torch.nn import functional
 from multistream import streams
 from multistream.errors import WeightsError
 from multistream.weights import caffe_vgg16, protobuf, read_tensors
+from tests.weights.conftest import messages
 
 Write = Callable[[str, bytes], Path]
 Layers = dict[str, tuple[Tensor, ...]]
@@ -204,3 +205,20 @@ def test_unpacked_numbers_cost_no_more_than_packed(
     weight = torch.randn(1000, 100)
     path = write("u.caffemodel", make_caffe({"fc": (weight, weight[:, 0])}, packed=False))
     assert torch.equal(read_tensors(path).tensors["fc.weight"], weight)
+
+
+def test_batch_norm_and_scale_get_torchs_names(write: Write) -> None:
+    """Caffe's BatchNorm keeps sums and what they are divided by; its weights lie in a Scale layer of their own."""
+    net = messages(packed=True)["NetParameter"](name="toy")
+    blobs = {"bn_a": ("BatchNorm", [[2.0, 4.0], [6.0, 8.0], [2.0]]), "scale_a": ("Scale", [[3.0, 5.0], [0.5, 0.25]])}
+    for name, (kind, values) in blobs.items():
+        layer = net.layer.add(name=name, type=kind)
+        for numbers in values:
+            blob = layer.blobs.add()
+            blob.data.extend(numbers)
+            blob.shape.dim.extend([len(numbers)])
+    tensors = read_tensors(write("bn.caffemodel", net.SerializeToString())).tensors
+    assert {name: tensor.tolist() for name, tensor in tensors.items()} == {
+        "bn_a.running_mean": [1.0, 2.0], "bn_a.running_var": [3.0, 4.0],
+        "scale_a.weight": [3.0, 5.0], "scale_a.bias": [0.5, 0.25],
+    }  # fmt: skip

@@ -90,3 +90,20 @@ def test_what_does_not_fit_is_told_and_nothing_is_changed(tensors: dict[str, Ten
 def test_two_tensors_for_one_place_are_refused() -> None:
     with pytest.raises(WeightsError, match=r"two tensors of the file are 0\.weight here, b\.0\.weight the second"):
         fit(module(), {"a.0.weight": torch.ones(1), "b.0.weight": torch.ones(1)}, rename=lambda key: key[2:])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_named_and_nothing_changed(value: float) -> None:
+    net, tensors = module(), dict(state())
+    before = net[0].weight.detach().clone()
+    tensors["0.bias"] = torch.full((4,), value)
+    with pytest.raises(WeightsError, match=r"^weights: 0\.bias holds 4 numbers that are NaN or infinite"):
+        fit(net, tensors)
+    assert torch.equal(net[0].weight, before)
+
+
+def test_the_name_under_which_lightning_holds_a_network_is_taken_off() -> None:
+    net = module()
+    fit(net, {f"model.{name}": tensor for name, tensor in state().items()})
+    own = nn.ModuleDict({"model": nn.Linear(2, 2)})
+    fit(own, own.state_dict())  # a network's own word stays

@@ -20,6 +20,7 @@ from multistream import compose
 from multistream.cli.weights import app
 from multistream.errors import UsageError, WeightsError
 from multistream.weights import convert, inspect, read_tensors
+from multistream.weights.inspection import guess_architecture
 
 VGG16 = {
     f"conv{block}_{index}": width
@@ -169,3 +170,44 @@ def test_source_and_the_command_need_no_torch() -> None:
     imports = "import sys; from multistream.weights import Source; import multistream.cli.weights"
     code = f"{imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+GUESSES = {
+    "torchvision": {
+        "mobilenet_v2": "MobileNetV2", "mobilenet_v3_small": "MobileNetV3", "efficientnet_b0": "EfficientNet",
+        "convnext_tiny": "ConvNeXt", "swin_t": "Swin transformer", "vit_b_16": "a vision transformer", "vgg16": "VGG16",
+        "vgg19": "", "vgg16_bn": "", "alexnet": "", "squeezenet1_1": "SqueezeNet", "densenet121": "DenseNet",
+        "resnet18": "ResNet (18 or 34 layers)", "resnet50": "ResNet with bottlenecks (50 layers or more)",
+        "googlenet": "", "shufflenet_v2_x1_0": "", "mnasnet0_5": "",
+    },
+    "timm": {
+        "mobilenetv2_100": "MobileNet or EfficientNet", "tf_efficientnet_lite0": "MobileNet or EfficientNet",
+        "convnext_atto": "ConvNeXt", "swin_tiny_patch4_window7_224": "Swin transformer", "vgg16": "VGG16",
+        "vit_tiny_patch16_224": "a vision transformer", "resnet18": "ResNet (18 or 34 layers)", "levit_128s": "",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("library", "name"), [(lib, name) for lib, models in GUESSES.items() for name in models])
+def test_architectures_are_named_rightly_or_not_at_all(library: str, name: str) -> None:
+    with torch.device("meta"):
+        make = timm.create_model if library == "timm" else torchvision.models.get_model
+        names = make(name, **({"init_weights": False} if name == "googlenet" else {})).state_dict()
+    style, architecture = guess_architecture(names)
+    assert architecture == GUESSES[library][name]
+    assert library in style or not architecture
+
+
+def test_what_would_keep_a_file_from_being_used_is_noted(tmp_path: Path) -> None:
+    save_file({"model.a": torch.ones(2), "model.b": torch.tensor([1.0, float("nan")])}, tmp_path / "odd.safetensors")
+    notes = inspect(tmp_path / "odd.safetensors").notes
+    assert notes[0] == "1 tensors hold a NaN or an infinity, for example model.b"
+    assert "prefix 'model.'" in notes[1]
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_prefixes_of_wrappers_are_taken_off_in_every_format(tmp_path: Path, prefix: str) -> None:
+    save_file({f"{prefix}a": torch.ones(2), f"{prefix}b": torch.ones(1)}, tmp_path / "w.safetensors")
+    file = read_tensors(tmp_path / "w.safetensors")
+    assert list(file.tensors) == ["a", "b"]
+    assert file.notes[0].startswith("prefix")
