@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from multistream.data.maps import read_map as read_map
     from multistream.errors import MultistreamError as MultistreamError
     from multistream.explaining import explain as explain
-    from multistream.features.extract_command import extract as extract
+    from multistream.features.fill_cache import extract as extract
     from multistream.hookspecs import hookimpl as hookimpl
     from multistream.inference.evaluate import evaluate as evaluate
     from multistream.inference.model import Model as Model
@@ -51,7 +51,7 @@ _WHERE = {
     "read_map": "data.maps",
     "evaluate": "inference.evaluate",
     "MultistreamError": "errors",
-    "extract": "features.extract_command",
+    "extract": "features.fill_cache",
     "explain": "explaining",
     "hookimpl": "hookspecs",
     "Image": "inputs",

@@ -27,7 +27,7 @@ from multistream.recipe import Recipe
 from multistream.spec import parse_specs
 
 if TYPE_CHECKING:
-    from multistream.features.extract_command import Extraction
+    from multistream.features.fill_cache import Extraction
 
 
 def extract(
@@ -71,7 +71,7 @@ def extract(
     source = run if run is not None else _recipe(streams, recipe, weights, seed, set_)
     from multistream.console import Console
     from multistream.data.views import parse_views
-    from multistream.features.extract_command import extract as fill
+    from multistream.features.fill_cache import extract as fill
     from multistream.runtime.distributed import ranks_of
 
     found = fill(

@@ -13,10 +13,10 @@ from multistream.data.loading import Photos
 from multistream.data.table import VectorTable
 from multistream.data.vectors import write_vectors
 from multistream.data.views import IDENTITY
-from multistream.errors import DataError, UsageError, did_you_mean
-from multistream.features.source import Subject
+from multistream.errors import DataError, DiskFull, UsageError, did_you_mean
+from multistream.features.subject import Subject
 from multistream.features.tasks import Task
-from multistream.files import temporary
+from multistream.files import reserve, temporary
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,12 @@ def write_features(path: Path, columns: Sequence[Column], tasks: Sequence[Task],
     if not rows:
         raise DataError("extract", "no photo could be decoded.", do="Run multistream data scan.")
     width = columns[-1].stop
+    if any(task.store is not None and not task.store.writable for task in tasks):
+        do = "Set MULTISTREAM_CACHE to a folder that can be written."
+        raise DiskFull("--out", "the features pass through the cache, which cannot be written.", do=do)
     with temporary(path.absolute().parent, needed=8 * len(rows) * width) as name:
-        features = np.memmap(name, dtype=np.float32, mode="w+", shape=(len(rows), width))
+        reserve(name, size=4 * len(rows) * width)
+        features = np.memmap(name, dtype=np.float32, mode="r+", shape=(len(rows), width))
         shared = torch.from_numpy(features)
         for task in tasks:
             own = [column for column in columns if (column.view, column.key) == (task.view, task.key)]

@@ -6,6 +6,9 @@ import hashlib
 import json
 import sys
 from dataclasses import asdict
+from functools import cache
+from importlib.metadata import distribution as metadata
+from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,6 @@ import PIL
 import torch
 from torch import nn
 
-from multistream.data import decoding, maps
 from multistream.data.loading import Photos
 from multistream.data.side_inputs import MapReader
 from multistream.features.pooled_groups import GROUP
@@ -23,6 +25,13 @@ from multistream.interfaces import Tap
 from multistream.network.network import Branch
 from multistream.registry import Spec, find
 from multistream.runtime.device import Runtime
+
+RULES = 1
+"""Raise this where multistream's own code changes what a stream sees or what is pooled: decoding, cutting, pooling."""
+
+OURS = "multistream"
+CODE = (".py", ".pyx", ".so", ".pyd", ".toml", ".json", ".yaml", ".yml", ".txt")
+"""Ends of a package's files that may change what it computes; weights have a hash of their own."""
 
 
 def identity(branch: Branch, photos: Photos, runtime: Runtime, *, view: str) -> dict[str, Any]:
@@ -35,6 +44,7 @@ def identity(branch: Branch, photos: Photos, runtime: Runtime, *, view: str) -> 
         "stream": branch.plan.stream,
         "options": dict(branch.plan.stream_options),
         "distribution": f"{part.distribution} {part.version}",
+        "rules": RULES,
         "code": code_of(branch),
         "weights": weights_hash(branch.stream),
         "input": {"kind": type(branch.stream.input).__name__, "name": branch.stream.input.name, **read},
@@ -99,12 +109,34 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def code_of(branch: Branch) -> dict[str, str]:
-    """sha256 of the files that hold the code of a branch's stream and taps, by module; torch has a version of its own.
+    """What each package with code of a branch's stream and taps is: the hash of a plugin's files, a library's version.
 
-    A version alone does not tell what a plugin's author changes between two runs.
+    A version alone does not tell what a plugin's author changes between two runs, and a class's own file not what the
+    modules beside it do: so all of the package counts. multistream's own code has the number RULES instead.
     """
-    found = {name: _file_of(name) for name in sorted(_modules_of(branch))}
-    return {name: sha256_file(path) for name, path in found.items() if path is not None}
+    return {name: package_version(name) for name in sorted({_root(module) for module in _modules_of(branch)} - {OURS})}
+
+
+def package_version(name: str) -> str:
+    """A library's version and, for a package that depends on multistream or is in no distribution, its files' hash."""
+    owners = packages_distributions().get(name, [])
+    if owners and not any(_is_plugin(owner) for owner in owners):
+        return " ".join(f"{owner} {version(owner)}" for owner in sorted(set(owners)))
+    file = _file_of(name)
+    if file is not None and file.name != "__init__.py":
+        return sha256_file(file)
+    folders = [Path(folder) for folder in getattr(sys.modules.get(name), "__path__", ())]
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted(path for path in folder.rglob("*") if path.suffix in CODE):
+            digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
+    return digest.hexdigest()
+
+
+@cache
+def _is_plugin(distribution: str) -> bool:
+    """Whether a distribution offers parts, and so is developed with multistream."""
+    return any(point.group == "multistream" for point in metadata(distribution).entry_points)
 
 
 def device_kind(device: torch.device) -> str:
@@ -118,13 +150,13 @@ def decoder_of(branch: Branch, photos: Photos) -> str:
     """How a file becomes what the stream sees."""
     if isinstance(branch.stream.input, Image):
         assert photos.decoder is not None
-        return f"{photos.decoder.version} code {_hash_of(decoding.__name__)}"
+        return photos.decoder.version
     reader = map_reader(branch, photos)
     assert reader is not None
     read = reader.wanted.read
     return (
-        f"maps {reader.resize} pillow {PIL.__version__} code {_hash_of(maps.__name__)} "
-        f"read by {read.__module__}.{read.__qualname__} {_hash_of(read.__module__)}"
+        f"maps {reader.resize} pillow {PIL.__version__} read by {read.__module__}.{read.__qualname__} "
+        f"{RULES if _root(read.__module__) == OURS else package_version(_root(read.__module__))}"
     )
 
 
@@ -141,10 +173,9 @@ def _file_of(module: str) -> Path | None:
     return Path(file) if file and Path(file).is_file() and module != "__main__" else None
 
 
-def _hash_of(module: str) -> str:
-    path = _file_of(module)
-    assert path is not None
-    return sha256_file(path)
+def _root(module: str) -> str:
+    """The top-level package or module."""
+    return module.partition(".")[0]
 
 
 def _is_plain(function: Any) -> bool:

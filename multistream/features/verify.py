@@ -12,8 +12,8 @@ from torch import Tensor
 from multistream.data.filenames import printable
 from multistream.errors import DataError
 from multistream.features.pooled_groups import Features, empty_features, pooled_groups
-from multistream.features.source import Subject
 from multistream.features.store import SHARD
+from multistream.features.subject import Subject
 from multistream.features.tasks import Rows, Task
 
 

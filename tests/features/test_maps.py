@@ -13,9 +13,9 @@ from PIL import Image
 
 from multistream.data.maps import read_map
 from multistream.data.side_inputs import MapReader
-from multistream.features.extract_command import extract
+from multistream.features.fill_cache import extract
 from multistream.features.key import why_not_cached
-from multistream.features.source import of_recipe
+from multistream.features.subject import of_recipe
 from multistream.inputs import Map
 from multistream.recipe import Recipe
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from multistream.features.extract_command import extract
+from multistream.features.fill_cache import extract
 from multistream.inference.model import load
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe

@@ -12,7 +12,7 @@ from torch import nn
 from multistream import Image, Stream
 from multistream.console import Console
 from multistream.errors import MultistreamError
-from multistream.features.extract_command import extract
+from multistream.features.fill_cache import extract
 from multistream.recipe import Recipe
 from multistream.training.stop import Interrupted, Stop
 from multistream.training.train import train

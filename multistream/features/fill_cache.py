@@ -14,9 +14,9 @@ from multistream.console import Console
 from multistream.data.filenames import printable
 from multistream.data.views import IDENTITY, parse_views
 from multistream.errors import DataError
-from multistream.features.cache import exchange
 from multistream.features.export import columns_of, write_features
-from multistream.features.source import Subject, of_recipe, of_run
+from multistream.features.extraction import exchange
+from multistream.features.subject import Subject, of_recipe, of_run
 from multistream.features.tasks import Task, own_rows, plan_tasks, run_tasks
 from multistream.features.verify import Verified, chosen_rows, verify
 from multistream.nn.eval_mode import evaluating

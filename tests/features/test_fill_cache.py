@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from multistream.errors import DataError, UsageError
 from multistream.features import store
-from multistream.features.extract_command import extract
+from multistream.features.fill_cache import extract
 from multistream.recipe import Recipe
 from multistream.training.train import train
 
