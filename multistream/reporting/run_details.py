@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import platform
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from math import isfinite
@@ -33,6 +34,9 @@ EPOCH_COLUMNS = {
     "learning_rate": "learning rate",
 }
 
+PENALTY = "penalty/"
+"""What the names of penalties begin with in the training log."""
+
 
 @dataclass(frozen=True)
 class RunDetails:
@@ -51,6 +55,8 @@ class RunDetails:
     best_epoch: int | None
     """The epoch that was kept, counted from 1."""
     versions: Mapping[str, str]
+    penalties: Mapping[str, float]
+    """{key: penalty of a stream's weights} that `training.solver = "lbfgs"` chose; empty for gradient descent."""
 
     @property
     def name(self) -> str:
@@ -81,8 +87,9 @@ class RunDetails:
     @property
     def title(self) -> str:
         """The streams and how they are fused."""
-        keys = list(self.result.recipe.network.streams) or ["instances"]
-        return f"{' + '.join(keys)}, {self.result.recipe.network.fusion} fusion" if len(keys) > 1 else keys[0]
+        network = self.result.recipe.network
+        keys = [*network.streams, *network.instances]
+        return f"{' + '.join(keys)}, {network.fusion} fusion" if len(keys) > 1 else keys[0]
 
 
 def read_run_details(folder: Path, model_file: Path) -> RunDetails:
@@ -93,7 +100,8 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
         what = f"the label {printable(min(unknown))!r} is not among its classes."
         raise DataError(str(folder / runs.PREDICTIONS), what, do="Restore the file.")
     log = folder / runs.METRICS
-    epochs = [_epoch(log, line) for line in runs.read_lines(log)] if log.is_file() else []
+    lines = runs.read_lines(log) if log.is_file() else []
+    epochs = [_epoch(log, line) for line in lines]
     best = runs.read_summary(folder).get("best_epoch")
     return RunDetails(
         folder=folder,
@@ -104,6 +112,7 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
         model_sha256=sha256_file(model_file),
         epochs=epochs,
         best_epoch=best + 1 if isinstance(best, int) and 0 <= best < len(epochs) else None,
+        penalties=_penalties(log, lines[-1] if lines else {}),
         versions={**read_about(model_file)["distributions"], **_installed()},
     )
 
@@ -114,11 +123,22 @@ def _label_indices(predictions: Predictions) -> NDArray[np.int64]:
     return np.array([index[name] for name in predictions.labels or ()], dtype=np.int64)
 
 
+def _penalties(log: Path, line: Mapping[str, Any]) -> dict[str, float]:
+    with _log_errors(log):
+        return {name.removeprefix(PENALTY): float(line[name]) for name in line if name.startswith(PENALTY)}
+
+
 def _epoch(log: Path, line: Mapping[str, Any]) -> dict[str, float]:
     """The finite numbers of one line of the training log."""
-    try:
+    with _log_errors(log):
         known = {name: float(line[name]) for name in EPOCH_COLUMNS if line.get(name) is not None}
         return {"epoch": int(line["epoch"]) + 1, **{name: value for name, value in known.items() if isfinite(value)}}
+
+
+@contextmanager
+def _log_errors(log: Path) -> Iterator[None]:
+    try:
+        yield
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         what = f"this is not a line of a training log ({error!r})."
         raise DataError(str(log), what, do="Restore or delete it.") from error

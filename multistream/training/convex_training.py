@@ -36,8 +36,8 @@ def solve(
     say(f"lbfgs: penalties {chosen} from {fit.fits} fits, {seconds:.1f} s")
     train, val = (_measured(network, pooled, labels, extracted.valid, rows) for rows in (parts.train, parts.val))
     return {
-        "epoch": 0.0,
-        "step": float(fit.fits),
+        "epoch": 0,
+        "step": fit.fits,
         "train_loss": train[0],
         "val_loss": val[0] if len(parts.val) else fit.held_out_loss,
         "val_accuracy": val[1] if len(parts.val) else train[1],

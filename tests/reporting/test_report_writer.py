@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner
 
 import multistream
@@ -27,12 +28,16 @@ from multistream.cli import app
 from multistream.console import Console
 from multistream.data.decoding import Decoder
 from multistream.errors import DataError, DiskFull, MultistreamError, UsageError
+from multistream.inputs import Image
+from multistream.interfaces import Stream
 from multistream.parts.taps import GlobalAverage
 from multistream.recipe import Recipe
 from multistream.reporting import report
 from multistream.reporting.outputs import run_network
 from multistream.reporting.run_details import read_run_details
 from multistream.runs.predictions_file import read_predictions
+from multistream.training.train import train
+from tests.reporting.conftest import recipe
 
 VOID = {"br", "col", "hr", "img", "input", "link", "meta", "line", "circle", "polyline"}
 
@@ -339,6 +344,26 @@ def test_photos_that_are_gone_are_an_error_and_none_need_be_there(early: Path, p
     assert 'id="attribution"' not in found.path.read_text()
     with pytest.raises(UsageError):
         report(early, photos=-1)
+
+
+class Toy(Stream):
+    """One convolution."""
+
+    def __init__(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            super().__init__({"edges": nn.Conv2d(3, 6, 3)}, channels={"edges": 6}, input=Image(size=32))
+
+
+def test_a_stream_given_as_an_instance_and_fitted_by_lbfgs(photos: Path, vectors: Path, tmp_path: Path) -> None:
+    wanted = recipe(photos, vectors, streams=(), fusion="early").updated(
+        {"network": {"freeze": ["streams"]}, "training": {"solver": "lbfgs"}}
+    )
+    train(wanted, out=tmp_path / "run", streams={"toy": Toy()})
+    page = report(tmp_path / "run", photos=2, streams={"toy": Toy()}, device="cpu").path.read_text()
+    assert "<title>toy</title>" in page
+    assert "toy (a Python object)" in section(page, "setup")
+    assert re.search(r"with L-BFGS\. L2 penalties: toy [\d.e-]+\.", section(page, "learning"))
 
 
 def test_a_run_on_folds_names_a_fold(early: Path, tmp_path: Path) -> None:
