@@ -14,7 +14,6 @@ from multistream.recipe import Recipe
 from multistream.spec import parse_specs
 
 if TYPE_CHECKING:
-    from multistream.runtime.distributed import ranks_of
     from multistream.training.folds import FoldsRun
     from multistream.training.train import Run
 
@@ -91,6 +90,7 @@ def train(
         typer.echo(settled.dumps(), nl=False)
         return
     from multistream.console import Console
+    from multistream.runtime.distributed import ranks_of
     from multistream.training.folds import FoldsRun
     from multistream.training.folds import train as run_training
     from multistream.training.stop import stoppable
