@@ -18,6 +18,9 @@ from multistream.recipe import Recipe, RuntimeSettings
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
+COMPILED_STEPS = 5_000
+"""From so many steps on, a training on a GPU is compiled: it takes 15 to 50 s and saves 2 to 9 ms a step (an H200)."""
+
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -125,6 +128,15 @@ def threads(count: int) -> Iterator[None]:
 def one_thread() -> AbstractContextManager[None]:
     """One thread for torch's products inside."""
     return threads(1)
+
+
+def compiling_pays(runtime: Runtime, *, steps: int) -> bool:
+    """Whether `runtime.compile = "auto"` compiles a training of streams: on a GPU, if it is long.
+
+    >>> compiling_pays(Runtime(torch.device("cpu")), steps=100_000)
+    False
+    """
+    return runtime.device.type == "cuda" and steps >= COMPILED_STEPS
 
 
 def has_bf16(device: torch.device) -> bool:

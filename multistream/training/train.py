@@ -22,7 +22,7 @@ from multistream.recipe import Recipe, TrainingSettings
 from multistream.runs.leaks import check_leaks, unknown_origins
 from multistream.runs.split_file import SplitRow, check_parts, split_rows
 from multistream.runtime.cuda_graphs import GraphedStreams
-from multistream.runtime.device import parameter_count, threads
+from multistream.runtime.device import Runtime, compiling_pays, parameter_count, threads
 from multistream.runtime.distributed import ALONE, Ranks, processes
 from multistream.runtime.memory import exhausted
 from multistream.training.batch_size import settings_that_fit, smaller_batches
@@ -154,21 +154,17 @@ class _Training:
             line = solve(prepared, self.extracted, criterion, say=self.console.say)
             runs.write_lines(self.folder / runs.METRICS, [line])
             return Progress(epoch=1, best_epoch=0, finished=True)
-        graphs = None
-        # DDP wraps what graphs would replace; a graph writes its gradients to one place, which accumulation adds up in
-        alone = ranks.size == 1 and self.settings.accumulation == 1
-        if prepared.runtime.cuda_graphs and not pooled and alone:
-            size = self.settings.batch_size
-            graphs = GraphedStreams(prepared.network, prepared.runtime, batch_size=size, say=self.console.say)
-        objective = Objective(
-            prepared.network, criterion=criterion, runtime=prepared.runtime, pooled=pooled, graphs=graphs
-        )
         saved = read_checkpoint(self.folder, prepared, console=self.console) if resume else None
         if saved is not None and ranks.is_first:
             runs.write_lines(self.folder / runs.METRICS, saved.state["history"])
         if prepared.recipe.runtime.fit_batch and saved is None:
-            self._fit_batch(objective, ranks)
+            plain = Objective(prepared.network, criterion=criterion, runtime=prepared.runtime, pooled=pooled)
+            self._fit_batch(plain, ranks)
         steps = -(-len(prepared.parts.train) // self.settings.batch_size)
+        runtime = prepared.runtime
+        if prepared.recipe.runtime.compile == "auto" and not pooled:
+            runtime = replace(runtime, compile=compiling_pays(runtime, steps=steps * self.settings.epochs))
+        objective = self._objective(criterion, runtime=runtime, pooled=pooled, ranks=ranks)
         what = f"{self.settings.batch_size:,} images at once do not fit into the memory of {prepared.runtime}."
         done = int(saved.state["epoch"]) * steps + int(saved.state["position"]) if saved else 0
         with (
@@ -181,7 +177,7 @@ class _Training:
                 prepared.parts,
                 objective=objective,
                 settings=self.settings,
-                runtime=prepared.runtime,
+                runtime=runtime,
                 folder=self.folder / runs.CHECKPOINTS,
                 about=origin(self.prepared),
                 names=lambda index: prepared.table.ids[index],
@@ -190,6 +186,16 @@ class _Training:
                 ranks=ranks,
             )
             return trainer.run(resume=saved)
+
+    def _objective(self, criterion: CrossEntropy, *, runtime: Runtime, pooled: bool, ranks: Ranks) -> Objective:
+        """Network and loss; on one GPU, streams that train are replayed from CUDA graphs."""
+        network, graphs = self.prepared.network, None
+        # DDP wraps what graphs would replace; a graph writes its gradients to one place, which accumulation adds up in
+        alone = ranks.size == 1 and self.settings.accumulation == 1
+        if runtime.cuda_graphs and not pooled and alone:
+            size = self.settings.batch_size
+            graphs = GraphedStreams(network, runtime, batch_size=size, say=self.console.say)
+        return Objective(network, criterion=criterion, runtime=runtime, pooled=pooled, graphs=graphs)
 
     def _finish(self, progress: Progress, *, started: float) -> Run:
         """Measures the trained network on all parts, and writes the run."""
