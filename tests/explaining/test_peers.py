@@ -49,13 +49,13 @@ class Flat(Tap):
 
     def __init__(self) -> None:
         super().__init__(8, width=4)
-        self.layer = nn.Linear(8, 4)
+        self.on_pixels = nn.Linear(8, 4)
 
     def pool(self, map_BChw: Tensor) -> Tensor:
         return map_BChw.flatten(1)
 
     def project(self, pooled_BP: Tensor) -> Tensor:
-        projected: Tensor = self.layer(pooled_BP)
+        projected: Tensor = self.on_pixels(pooled_BP)
         return projected
 
 
@@ -72,7 +72,7 @@ def captums_network() -> tuple[MultiStream, nn.Module]:
     theirs = pytest.importorskip("captum.testing.helpers.basic_models").BasicModel_ConvNet_One_Conv()
     stream, tap = OneConv(), Flat()
     stream.stages["conv1"].load_state_dict(theirs.conv1.state_dict())
-    tap.layer.load_state_dict(theirs.fc1.state_dict())
+    tap.on_pixels.load_state_dict(theirs.fc1.state_dict())
     branch = Branch(stream, taps={"relu1": tap}, make_temporal=None)
     return MultiStream({"one": branch}, make_fusion=make_through, classes=["a", "b", "c", "d"]), theirs
 
