@@ -15,7 +15,7 @@ from multistream.cli.options import Device, Inputs, Json, Quiet, Run, listed_pat
 from multistream.errors import UsageError
 
 if TYPE_CHECKING:
-    from multistream.explaining import Explanation
+    from multistream.explaining import Explainer, Explanation
 
 Photos = Annotated[
     list[str] | None,
@@ -85,7 +85,7 @@ def explain(
 ) -> None:
     """Attribution: what each stream, stage, pixel and vector entry contributes to a class's logit."""
     from multistream.console import Console
-    from multistream.explaining import Explainer, ExplanationRequest, NpzWriter, Target
+    from multistream.explaining import Explainer, ExplanationRequest, Target
     from multistream.inference.model import load
 
     every = _choice("--classes", classes, {"auto": None, "all": True, "target": False})
@@ -100,7 +100,15 @@ def explain(
         device=device,
         console=Console(quiet=quiet),
     )
-    overlays = _writable(overlays)
+    _explain_all(explainer, npz=npz, overlays=_writable(overlays), colour_scale=scale_of_colours, json=json)
+
+
+def _explain_all(
+    explainer: Explainer, *, npz: Path | None, overlays: Path | None, colour_scale: Any, json: bool
+) -> None:
+    """Prints and writes one photo after the other."""
+    from multistream.explaining import NpzWriter, write_overlay
+
     writer = NpzWriter(npz, ids=explainer.selection.names, classes=explainer.model.classes) if npz else nullcontext()
     printed = 0
     with writer as store:
@@ -108,7 +116,8 @@ def explain(
             if store is not None:
                 store.add(found)
             if overlays and found.arrays:
-                _draw(found, overlays / f"{printed - 1:05d}-{Path(found.path).stem}.png", scale_of_colours)
+                path = overlays / f"{printed - 1:05d}-{Path(found.path).stem}.png"
+                write_overlay(found, path, colour_scale=colour_scale)
             _print(found, first=printed == 1, json=json)
     if json:
         typer.echo("\n]" if printed else "[]")
@@ -131,12 +140,6 @@ def _writable(folder: Path | None) -> Path | None:
         with temporary(folder) as name:
             name.touch()
     return folder
-
-
-def _draw(found: Explanation, path: Path, colour_scale: Any) -> None:
-    from multistream.explaining import write_overlay
-
-    write_overlay(found, path, colour_scale=colour_scale)
 
 
 def _print(found: Explanation, *, first: bool, json: bool) -> None:

@@ -34,7 +34,7 @@ class NpzWriter:
 
     def __init__(self, path: Path, *, ids: Sequence[str], classes: Sequence[str]) -> None:
         self.path, self.ids, self.classes = path.expanduser(), tuple(ids), tuple(classes)
-        self.columns: dict[str, Column] = {}
+        self.columns: dict[str, NpzColumn] = {}
         self.about: dict[str, NDArray[np.generic]] = {}
         self.row = 0
 
@@ -64,7 +64,7 @@ class NpzWriter:
             kind: np.dtype[np.generic] = np.dtype(np.int64 if is_index else np.float32)
             empty = np.full(value.shape, -1 if is_index else np.nan, dtype=kind)
             file = self.stack.enter_context((self.folder / str(len(self.columns))).open("w+b"))
-            self.columns[name] = Column(file, empty)
+            self.columns[name] = NpzColumn(file, empty)
         self.columns[name].put(self.row, value)
 
     def _note(self, facts: dict[str, NDArray[np.generic]]) -> None:
@@ -96,7 +96,7 @@ class NpzWriter:
 
 
 @dataclass
-class Column:
+class NpzColumn:
     """The rows of one array, in a file: plain writes, which a full disk answers with an error and not with a signal."""
 
     file: IO[bytes]

@@ -16,7 +16,7 @@ import multistream
 from multistream import Image as Photo
 from multistream import Stream, compose
 from multistream.explaining import Explainer
-from multistream.explaining.npz import Column
+from multistream.explaining.npz import NpzColumn
 from multistream.recipe import Recipe
 from multistream.runs.model_file import save_model
 from multistream.training.train import train
@@ -274,7 +274,7 @@ def test_a_full_disk_leaves_nothing_half_written(early: Path, photos: Path, tmp_
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Column, "put", full)
+        patch.setattr(NpzColumn, "put", full)
         words = [early, photos / "awe" / "1.png", "--npz", "e.npz", "--device", "cpu"]
         _, err = call("explain", *words, cwd=tmp_path, code=74)
     assert "no room is left" in err
