@@ -15,7 +15,12 @@ def streams() -> Mapping[str, Factory]:
 
 @hookimpl
 def taps() -> Mapping[str, Factory]:
-    return {"gap": "multistream.parts.taps:GlobalAverage", "last": "multistream.parts.taps:LastStage"}
+    return {
+        "gap": "multistream.parts.taps:GlobalAverage",
+        "last": "multistream.parts.taps:LastStage",
+        "cls": "multistream.parts.taps:ClassToken",
+        "embed": "multistream.parts.taps:ModelEmbedding",
+    }
 
 
 @hookimpl

@@ -48,6 +48,23 @@ class LastStage(Tap):
         super().__init__(channels, width=channels)
 
 
+class ClassToken(LastStage):
+    """`cls`: the model's class token, or its attention pool where it has one, as it is: the usual linear probe.
+
+    The stream gives it as a last stage `cls` with a map of 1 x 1, so a contribution is exact and says "the whole
+    photo": where in the photo it comes from, no linear map tells. Integrated gradients and Grad-CAM with
+    `flow="total"` say so approximately, at the stages before.
+    """
+
+    reads: ClassVar[str] = "cls"
+
+
+class ModelEmbedding(LastStage):
+    """`embed`: the model's own pooled and projected image embedding (CLIP, SigLIP), from a last stage `embed`."""
+
+    reads: ClassVar[str] = "embed"
+
+
 class VectorTap(Tap):
     """Stands where a stream reads a Vector: the vector is pooled feature and token at once (paper: EF takes it raw)."""
 

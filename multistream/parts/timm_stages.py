@@ -13,14 +13,14 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from multistream.nn.eval_mode import evaluating
+from multistream.parts.timm_chains import GROUPS, Tokens, chain_of
 
 Layout = Literal["NCHW", "NHWC", "tokens"]
 
-GROUPS = 4
-"""Stages of a model whose blocks all work at one resolution (transformers, MLP mixers)."""
-
 CLASSIFIER = frozenset(
-    {"global_pool", "attn_pool", "fc_norm", "head", "head_dist", "head_drop", "pre_logits", "fc", "classifier"}
+    """
+    global_pool attn_pool fc_norm head head_dist head_drop aux_head norm_head pre_logits fc classifier conv_head
+    """.split()  # noqa: SIM905  a list would take a screen
 )
 """Names of a model's children with which what follows `forward_features` begins."""
 
@@ -46,6 +46,8 @@ class Cut:
     prefix_tokens: int
     after: nn.Module
     classifier: tuple[str, ...]
+    last_state: Any
+    """What the last stage returned for the picture that the cut was tried on."""
 
 
 def cut(model: nn.Module, *, sizes: Sequence[int]) -> Cut:
@@ -56,26 +58,31 @@ def cut(model: nn.Module, *, sizes: Sequence[int]) -> Cut:
     """
     with evaluating(model), torch.no_grad():
         picture, expected = _features(model, sizes)
-        children = [name for name, _ in model.named_children()]
-        ends = _ends(model)
-        chain = dict(_chain(model, ends))
+        owners = {id(tensor): name.partition(".")[0] for name, tensor in model.state_dict(keep_vars=True).items()}
+        children = dict.fromkeys(name for name, _ in model.named_children())
+        special = chain_of(model)
+        ends = dict.fromkeys(special.ends, 0) if special else _ends(model)
+        chain = dict(special.steps) if special else dict(_chain(model, ends))
         segments, after = _segments(chain, ends)
         stages = {f"stage{n}": nn.Sequential(OrderedDict(s)) for n, s in enumerate(segments, start=1)}
-        states = _states(stages, picture)
-        if not torch.equal(after(states[-1]), expected):
+        states = _states(stages, picture, any_state=special is not None)
+        if not torch.equal(features_of(after(states[-1])), expected):
             raise CannotCut("its forward_features is not the chain of its modules")
-    layout = _layout(model, states)
+    layout = "NCHW" if special else _layout(model, states)
     prefix = int(getattr(model, "num_prefix_tokens", 0)) if layout == "tokens" else 0
     channels = {s: as_map(state, layout, prefix).shape[1] for s, state in zip(stages, states, strict=True)}
     for stage, promised in zip(list(stages)[:-1], ends.values(), strict=False):
-        if channels[stage] != promised:
+        if promised and channels[stage] != promised:
             raise CannotCut(f"{stage} has {channels[stage]} channels where timm promises {promised}")
-    used = {name.split(".")[0] for name in chain} | EMBEDDING
-    return Cut(stages, channels, layout, prefix, after, tuple(name for name in children if name not in used))
+    used = {owners.get(id(t)) for s in stages.values() for t in s.state_dict(keep_vars=True).values()}
+    left = {name for name in (*children, *CLASSIFIER) if name not in used}
+    return Cut(stages, channels, layout, prefix, after, tuple(sorted(left)), states[-1])
 
 
-def as_map(state: Tensor, layout: Layout, prefix_tokens: int) -> Tensor:
+def as_map(state: Tensor | Tokens, layout: Layout, prefix_tokens: int) -> Tensor:
     """A stage's state -> its map (B, C, h, w); tokens (B, prefix + h x w, C) lose those that stand for no place."""
+    if isinstance(state, Tokens):
+        return state.to_map()
     if layout == "NHWC":
         return state.permute(0, 3, 1, 2)
     if layout == "tokens":
@@ -83,6 +90,11 @@ def as_map(state: Tensor, layout: Layout, prefix_tokens: int) -> Tensor:
         side = math.isqrt(places_BCN.shape[2])
         return places_BCN.reshape(*places_BCN.shape[:2], side, side)
     return state
+
+
+def features_of(state: Tensor | Tokens) -> Tensor:
+    """What `forward_features` would return of the last state."""
+    return state.x if isinstance(state, Tokens) else state
 
 
 class Embedding(nn.Module):
@@ -116,7 +128,8 @@ def _features(model: nn.Module, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
         what = f"{type(error).__name__}: {error}"
         raise CannotCut(f"it cannot read a picture of {size} pixels ({what})") from error
     if not isinstance(features, Tensor):
-        raise CannotCut(f"its features are no tensor but a {type(features).__name__}")
+        several = f"{len(features)} tensors" if isinstance(features, list | tuple) else f"a {type(features).__name__}"
+        raise CannotCut(f"its features are {several}, and not one map")
     return picture, features
 
 
@@ -179,15 +192,15 @@ def _segments(chain: Mapping[str, nn.Module], ends: Iterable[str]) -> tuple[list
     return segments[:-1], nn.Sequential(*last)
 
 
-def _states(stages: Mapping[str, nn.Module], picture: Tensor) -> list[Tensor]:
-    """What each stage returns for the picture."""
+def _states(stages: Mapping[str, nn.Module], picture: Tensor, *, any_state: bool) -> list[Any]:
+    """What each stage returns for the picture; tensors, or `any_state`."""
     states: list[Any] = [picture]
     for name, stage in stages.items():
         try:
             states.append(stage(states[-1]))
         except Exception as error:  # a foreign module may fail in any way on what it was not made for
             raise CannotCut(f"{name} does not take what comes before it ({type(error).__name__}: {error})") from error
-        if not isinstance(states[-1], Tensor):
+        if not any_state and not isinstance(states[-1], Tensor):
             raise CannotCut(f"{name} returns no tensor but a {type(states[-1]).__name__}")
     return states[1:]
 

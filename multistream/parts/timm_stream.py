@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Literal
 
 import timm
-from timm.models import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from multistream.errors import UsageError
 from multistream.inputs import Image
 from multistream.interfaces import Stream
 from multistream.parts.timm_stages import CannotCut, as_map, cut
+from multistream.parts.timm_summary import SUMMARIES, NoSummary, summary_of, summary_width
 from multistream.weights import Source
 
 ANY_SIZE: Mapping[str, Mapping[str, bool]] = {
@@ -21,8 +22,14 @@ ANY_SIZE: Mapping[str, Mapping[str, bool]] = {
     "deit": {"dynamic_img_size": True},
     "swin_transformer": {"strict_img_size": False},
     "swin_transformer_v2": {"strict_img_size": False},
+    "eva": {"dynamic_img_size": True},
+    "naflexvit": {},
+    "xcit": {},
 }
 """How models that timm builds for one size are built for any, by timm's modules; at that size nothing changes."""
+
+PATCHED = frozenset({"vision_transformer", "deit", "eva"})
+"""Architectures whose pictures must be a multiple of their patches, and which read any such size."""
 
 COMPUTED = (".attn_mask", ".relative_position_index")
 """Ends of the keys under which older files keep what timm computes itself."""
@@ -33,42 +40,84 @@ class TimmStream(Stream):
 
     `variant` is timm's name, `MODEL` or `MODEL.TAG`. The last stage goes to the end of `forward_features`, final norm
     included; nothing of the classifier is kept. Normalisation, size and interpolation are those of the model's
-    pretrained weights; the weights here are random. `size` asks for other pictures than the model's own. Raises
-    UsageError for an unknown model, and for one that cannot be cut, with the reason.
+    pretrained weights; the weights here are random. `size` asks for other pictures than the model's own. `summary`
+    adds a last stage of that name, whose map (B, C, 1, 1) is what the model itself makes of the whole photo: `cls`,
+    its class token or attention pool; `embed`, its pooled and projected embedding. Raises UsageError for an unknown
+    model, and for one that cannot be cut or has no such summary, with the reason.
 
     >>> TimmStream(variant="resnet10t").channels
     {'stage1': 64, 'stage2': 64, 'stage3': 128, 'stage4': 256, 'stage5': 512}
     """
 
-    def __init__(self, *, variant: str, size: int = 0) -> None:
+    def __init__(self, *, variant: str, size: int = 0, summary: Literal["", "cls", "embed"] = "") -> None:
         _check_known(variant)
-        architecture = timm.models.model_entrypoint(variant.partition(".")[0]).__module__.rpartition(".")[2]
-        flexible: Mapping[str, Any] = ANY_SIZE.get(architecture, {})
-        model = timm.create_model(variant, pretrained=False, num_classes=0, **flexible)
-        pretrained: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-        fixed = pretrained["fixed_input_size"] and not flexible
-        image = _image(variant, pretrained, size, fixed=fixed)
+        model, image = _created(variant, size, summary)
         names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
-        sizes = (image.size,) if fixed else (_small(variant, model, image), image.size)
+        sizes = (_small(variant, model, image), image.size) if _reads_any_size(variant) else (image.size,)
         try:
+            read = summary_of(model, summary) if summary else None
             made = cut(model, sizes=sizes)
+            stages, channels = dict(made.stages), dict(made.channels)
+            if read is not None:
+                stages[summary], channels[summary] = read, summary_width(made, read)
         except CannotCut as reason:
             raise UsageError("streams", f"timm:{variant} cannot be cut into stages: {reason}.") from reason
-        super().__init__(made.stages, channels=made.channels, input=image)
+        except NoSummary as reason:
+            raise UsageError("tap", f"timm:{variant} has nothing for {summary!r}: {reason}.") from reason
+        super().__init__(stages, channels=channels, input=image)
         self.variant = variant
         self.layout, self.prefix_tokens = made.layout, made.prefix_tokens
-        self.names = {names[id(t)]: ours for ours, t in self.state_dict(keep_vars=True).items()}
-        self.ignored_weights = tuple(f"{name}." for name in made.classifier)  # type: ignore[misc]
-        self.weights = _sources(variant, pretrained)  # type: ignore[misc]
+        self.names = {names[id(t)]: ours for ours, t in self.state_dict(keep_vars=True).items() if id(t) in names}
+        kept = {name.partition(".")[0] for name in self.names}
+        self.ignored_weights = tuple(f"{name}." for name in made.classifier if name not in kept)  # type: ignore[misc]
+        self.weights = _sources(variant, model.pretrained_cfg)  # type: ignore[misc]
 
-    def to_map(self, state: Tensor, stage: str) -> Tensor:
+    def to_map(self, state: Any, stage: str) -> Tensor:
         """A stage's state -> its map (B, C, h, w): NHWC is permuted, tokens are laid out without class tokens."""
-        del stage
+        if stage in SUMMARIES:
+            return state  # type: ignore[no-any-return]
         return as_map(state, self.layout, self.prefix_tokens)
 
     def rename(self, key: str) -> str | None:
         """timm's names -> ours; ours stay."""
         return None if key.endswith(COMPUTED) else self.names.get(key, key)
+
+
+def _architecture(variant: str) -> str:
+    """timm's module that builds a model."""
+    name: str = timm.models.model_entrypoint(variant.partition(".")[0]).__module__
+    return name.rpartition(".")[2]
+
+
+def _pretrained(variant: str) -> dict[str, Any]:
+    """What timm says of the model's pretrained weights: input size, normalisation, hub."""
+    described = timm.get_pretrained_cfg(variant)
+    assert described is not None, "_check_known has refused what timm does not know"
+    return asdict(described)
+
+
+def _reads_any_size(variant: str) -> bool:
+    """Whether a picture smaller than the model's own shows at less cost whether the cut is right."""
+    return not _pretrained(variant)["fixed_input_size"] or _architecture(variant) in ANY_SIZE
+
+
+def _created(variant: str, size: int, summary: str) -> tuple[Any, Image]:
+    """The model with random weights, and the input that it is built for."""
+    settings: dict[str, Any] = dict(ANY_SIZE.get(_architecture(variant), {}))
+    if summary != "embed":
+        settings["num_classes"] = 0
+    pretrained = _pretrained(variant)
+    image = _image(variant, pretrained, size)
+    fixed = not _reads_any_size(variant)
+    if fixed and image.size != pretrained["input_size"][1]:
+        settings["img_size"] = image.size
+    try:
+        return timm.create_model(variant, pretrained=False, **settings), image
+    except Exception as error:  # a model may refuse a size in any way
+        if "img_size" not in settings:
+            raise
+        own = pretrained["input_size"][1]
+        raise UsageError("streams", f"timm:{variant} cannot read {size} pixels.", right=f"It reads {own}.") from error
 
 
 def _check_known(variant: str) -> None:
@@ -85,22 +134,22 @@ def _check_known(variant: str) -> None:
         raise UsageError("streams", f"timm:{variant}: {tag!r} is no tag of {model}.", right=right)
 
 
-def _image(variant: str, pretrained: Mapping[str, Any], size: int, *, fixed: bool) -> Image:
-    """The input that the model's pretrained weights were made for, at `size` if that is asked for and possible."""
+def _image(variant: str, pretrained: Mapping[str, Any], size: int) -> Image:
+    """The input that the model's pretrained weights were made for, at `size` if that is asked for."""
     channels, own, _ = pretrained["input_size"]
     if channels != 3:
         raise UsageError("streams", f"timm:{variant} reads {channels} channels.", right="Photos have 3.")
-    if size and size != own and fixed:
-        raise UsageError("streams", f"timm:{variant} cannot read {size} pixels.", right=f"It reads {own}.")
     mean, std = (tuple(round(255 * value, 4) for value in pretrained[name]) for name in ("mean", "std"))
     interpolation = "bilinear" if pretrained["interpolation"] == "bilinear" else "bicubic"
     return Image(size or own, mean=mean, std=std, interpolation=interpolation)  # type: ignore[arg-type]
 
 
-def _small(variant: str, model: nn.Module, image: Image) -> int:
+def _small(variant: str, model: Any, image: Image) -> int:
     """Pixels of a picture that shows at little cost whether the cut is right."""
-    if isinstance(model, VisionTransformer):
-        patch = model.patch_embed.patch_size[0]
+    patch_embed = getattr(model, "patch_embed", None)
+    patch = getattr(patch_embed, "patch_size", None)
+    if _architecture(variant) in PATCHED and patch:
+        patch = patch[0]
         if image.size % patch:
             right = f"It must be a multiple of its patches' {patch}: {image.size // patch * patch}, say."
             raise UsageError("streams", f"timm:{variant} cannot read {image.size} pixels.", right=right)

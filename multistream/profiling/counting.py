@@ -7,7 +7,8 @@ into its matrix products, so that they count too; on CUDA it is one operation th
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,12 +17,21 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from multistream.interfaces import FusionOutput
 
 PRODUCTS = frozenset({"aten::convolution", "aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm"})
 """The operations whose outputs count as activations, as papers count them."""
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    """Two FLOPs a multiply-add of queries with keys, and of weights with values, from the three shapes."""
+    return int(sdpa_flop_count(query, key, value))
+
+
+UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+"""Operations that torch's counter does not know, with what they cost: attention as a CPU computes it."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +57,22 @@ def count(run: Callable[[], Any]) -> tuple[Count, Any]:
 
     torch's counter sees convolutions, matrix products and attention, and counts two FLOPs a multiply-add.
     """
-    with torch.no_grad(), _Observer() as seen, FlopCounterMode(display=False) as flops:
+    counter = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
+    with torch.no_grad(), _unfused_attention(), _Observer() as seen, counter as flops:
         result = run()
     given = run.args if isinstance(run, partial) else ()
     return Count(flops.get_total_flops() // 2, seen.activations, seen.peak, _numbers((given, result))), result
+
+
+@contextmanager
+def _unfused_attention() -> Iterator[None]:
+    """In eval mode nn.MultiheadAttention and nn.TransformerEncoderLayer run as one operation that nothing can count."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _numbers(value: Any) -> int:

@@ -100,6 +100,11 @@ def count_pieces(network: MultiStream) -> dict[tuple[str, str], Piece]:
 
     with without_numbers():
         walk(network, example_batch(network, 1), visit)
+    # A stage's state may lie otherwise than its map (tokens, NHWC): the map is what a tap reads.
+    for key, branch in network.branches.items():
+        for stage, shape in branch.stream.map_shapes().items():
+            counted, _, parameters, trainable = found[key, stage]
+            found[key, stage] = (counted, shape, parameters, trainable)
     return found
 
 

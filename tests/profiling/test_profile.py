@@ -11,9 +11,11 @@ import pytest
 import timm
 import torch
 import torchvision
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from multistream import MultiStream, compose, streams
+from multistream import Image, MultiStream, MultistreamError, Stream, compose, streams
 from multistream.profiling.counting import count, without_numbers
 from multistream.profiling.figure import draw
 from multistream.profiling.profile import count_pieces, profile
@@ -56,7 +58,8 @@ def test_any_timm_net_counts_as_torch_counts_it(model: str) -> None:
     network = compose({"net": f"timm:{model}"}, classes=["a"]).eval()
     image = torch.zeros(1, 3, 224, 224)
     backbone = timm.create_model(model, pretrained=False).eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+    # torch's counter does not know the CPU's fused attention; taken apart into products it is counted.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
         backbone.forward_features(image)
     found = count_pieces(network)
     ours = sum(counted.macs for (_, stage), (counted, *_) in found.items() if stage not in ABOVE)
@@ -173,3 +176,49 @@ def test_memory_by_batch_is_what_vgg16_holds_at_its_widest() -> None:
             assert (
                 1 <= row["peak_bytes"] / known < (1.05 if precision == "fp32" else 1.2)
             )  # and half of the weights anew
+
+
+class Attending(Stream):
+    """64 tokens of width 64, attended to by a layer of torch's, which eval mode fuses."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        stages = {"patches": nn.Conv2d(3, 64, 4, stride=4), "attention": Tokens(layer)}
+        super().__init__(stages, channels={"patches": 64, "attention": 64}, input=Image(size=32))
+
+    def to_map(self, state: torch.Tensor, stage: str) -> torch.Tensor:
+        return state if stage == "patches" else state.transpose(1, 2).unflatten(2, (8, 8))
+
+
+class Tokens(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, map_BChw: torch.Tensor) -> torch.Tensor:
+        tokens = map_BChw.flatten(2).transpose(1, 2)
+        if isinstance(self.layer, nn.MultiheadAttention):
+            return self.layer(tokens, tokens, tokens, need_weights=False)[0]
+        return self.layer(tokens)
+
+
+@pytest.mark.parametrize(
+    ("layer", "macs"),
+    [
+        (nn.MultiheadAttention(64, 4, batch_first=True), 1_572_864),
+        (nn.TransformerEncoderLayer(64, 4, 128, batch_first=True), 1_572_864 + 2 * 64 * 64 * 128),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_attention_that_torch_fuses_is_counted(layer: nn.Module, macs: int) -> None:
+    before = torch.backends.mha.get_fastpath_enabled()
+    counted, shape, *_ = count_pieces(compose({"net": Attending(layer)}, classes=["a"]).eval())["net", "attention"]
+    assert counted.macs == macs
+    assert shape == (1, 64, 8, 8)  # the map, not the tokens
+    assert torch.backends.mha.get_fastpath_enabled() == before
+
+
+def test_a_trace_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MultistreamError) as told:
+        profile(small(), runtime=CPU, repeats=1, sweep=(1,), trace=tmp_path / "file" / "trace.json")
+    assert told.value.exit_code == 74
