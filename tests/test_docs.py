@@ -86,10 +86,11 @@ def test_a_generated_page_is_current(page: str) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_in_the_docs_runs(page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
+    names = {"__name__": "docs"}  # a page is read from top to bottom
     for code in blocks(page, "python"):
         if 'spec = "sketch"' in code:  # the sketch is installed by tests/test_plugins_command.py
             continue
-        exec(compile(code, str(page), "exec"), {"__name__": "docs"})
+        exec(compile(code, str(page), "exec"), names)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
