@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from multistream.errors import UsageError
@@ -20,6 +19,7 @@ from multistream.inputs import Image, Input, Map, Vector
 from multistream.nn.eval_mode import evaluating
 from multistream.nn.global_average import global_average
 from multistream.nn.module_dict import Modules
+from multistream.nn.shapes import without_numbers
 from multistream.spec import check_key
 from multistream.weights import Fitted, Source, fit
 
@@ -105,8 +105,9 @@ class Stream(nn.Module):
 
     def map_shapes(self, *, batch: int = 1) -> dict[str, tuple[int, ...]]:
         """The shapes {stage: (B, C, h, w)} of the maps, found without computing any."""
-        with evaluating(self), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-            return {stage: tuple(m.shape) for stage, m in self(self.example_input(batch=batch)).items()}
+        with evaluating(self), torch.no_grad():
+            maps = without_numbers(lambda: self(self.example_input(batch=batch)))
+        return {stage: tuple(m.shape) for stage, m in maps.items()}
 
     def to_map(self, state: Any, stage: str) -> Tensor:
         """The map (B, C, h, w) in what `stage` returned; override it where that is not the map itself."""
@@ -192,6 +193,8 @@ class Tap(nn.Module):
     """Whether a token depends on the map through `pool` alone."""
     last_only: ClassVar[bool] = False
     """Whether only the last stage is tapped."""
+    reads: ClassVar[str] = ""
+    """The stage that is tapped alone, where it is a summary of the whole photo: `cls`, `embed`; "" for the maps."""
 
     mean: Tensor
     scale: Tensor

@@ -30,6 +30,9 @@ TORCH_NAMES = frozenset(
     train training type update values xpu zero_grad
     """.split()  # noqa: SIM905  a list would take a screen
 )
+INSTANCE = "<instance>"
+"""What a recipe and a plan write for a stream that was given as an instance: no file can hold it."""
+
 OUR_NAMES = frozenset({"none", "streams", "branches", "index"})
 """`--freeze none|streams|branches` speaks of no stream, and a batch's `index` holds the images' numbers."""
 
@@ -37,6 +40,8 @@ OUR_NAMES = frozenset({"none", "streams", "branches", "index"})
 @dataclass(frozen=True)
 class Spec:
     """One part as the user named it: a part's `name` with its `variant` and `distribution`, or a branch of a `run`.
+
+    `is_instance` stands in recipes and plans for a stream that was given as an instance.
 
     >>> spec = Spec.parse("scenes=places:resnet18@multistream-places")
     >>> spec.key, spec.name, spec.variant, spec.distribution
@@ -50,6 +55,7 @@ class Spec:
     variant: str | None = None
     distribution: str | None = None
     run: Path | None = None
+    is_instance: bool = False
 
     @classmethod
     def parse(cls, text: str, *, key: str | None = None, where: str = "streams") -> Spec:
@@ -58,6 +64,8 @@ class Spec:
             key, rest = _split_key(text)
         else:
             key, rest = check_key(key, where=where), text
+        if rest == INSTANCE and key:
+            return cls(key, is_instance=True)
         if is_path(rest):
             if not key:
                 right = f"A run's branch needs its key: KEY={rest}."
@@ -71,6 +79,8 @@ class Spec:
     @property
     def part(self) -> str:
         """The spec without its key, as a recipe's table writes it."""
+        if self.is_instance:
+            return INSTANCE
         if self.run is not None:
             path = str(self.run)
             return path if "/" in path and not path.startswith("~") else f"./{path}"

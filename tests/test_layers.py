@@ -24,8 +24,8 @@ LAYERS = (
     ("checksums", "folder_lock"),
     ("recipe", "registry", "weights"),
     ("interfaces",),
-    ("parts", "data", "testing"),
-    ("network",),
+    ("parts", "data"),
+    ("network", "testing"),
     ("runs", "runtime"),
     ("features", "profiling", "comparison"),
     ("inference",),
@@ -44,7 +44,6 @@ UPWARD: dict[tuple[str, str], str] = {}
 LATE = {
     "cli": "A command imports what it runs: `--help` stays fast and imports no torch.",
     "registry.discovery": "`forget` clears the cache of loading, which itself reads what discovery found.",
-    "data.layouts.data_source": "The mapping `datasets` holds our own layouts, which import this room.",
     "inference.model": "Model.predict is a method of what `load` returns, and prediction takes a Model.",
     "reproduction.reproduce": "What only reads finished runs needs no torch: a second call ends in seconds.",
 }

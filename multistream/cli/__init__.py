@@ -27,6 +27,7 @@ from multistream.cli.reproduce import reproduce
 from multistream.cli.train import train
 from multistream.cli.weights import app as weights
 from multistream.errors import MultistreamWarning
+from multistream.registry.failures import blamed
 from multistream.runtime.malloc import keep_memory
 from multistream.system_errors import known_error
 
@@ -84,7 +85,7 @@ def main() -> None:
         sys.exit(0)
     except Exception as error:
         _leave_interrupted(error)
-        if found := known_error(error):
+        if found := known_error(error) or blamed(error):
             _leave(str(found), found.exit_code)
         raise
 

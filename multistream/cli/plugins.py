@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import tomllib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from multistream.cli.options import Json, Quiet, print_json
-from multistream.errors import PluginError
+from multistream.errors import PluginError, UsageError
 from multistream.registry import Kind, Part, PartInfo, find, find_any, parts
 from multistream.registry.describing import Description, describe
 from multistream.registry.scaffold import NewKind, new_plugin
@@ -21,11 +23,16 @@ OneKind = Annotated[Kind | None, typer.Option("--kind", help="Needed where a nam
 
 
 @app.callback(invoke_without_command=True)
-def listing(context: typer.Context, as_json: Json = False, quiet: Quiet = False) -> None:
+def listing(
+    context: typer.Context,
+    load: Annotated[bool, typer.Option("--load", help="Import every part: slower, finds all that fail.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
     """List every part: its kind, whose it is, and whether it works."""
     if context.invoked_subcommand is not None:
         return
-    rows = parts()
+    rows = parts(imported=load)
     if as_json:
         print_json([asdict(row) for row in rows])
         return
@@ -46,20 +53,44 @@ def show(name: Name, kind: OneKind = None, as_json: Json = False) -> None:
 
 
 @app.command()
-def check(name: Name, kind: OneKind = None, as_json: Json = False) -> None:
+def check(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="NAME[:VARIANT][@DISTRIBUTION], or NAME:PATH.")],
+    kind: OneKind = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the part; repeat for more.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Test a part against the contract of its kind; exit 69 if it is broken."""
     from multistream import testing  # it imports torch
 
+    given = dict(map(_option, options or ()))
     kept = []
     for part in _parts(name, kind):
+        spec, path = (name, "") if part.kind != "dataset" else (part.name, name.partition(":")[2])
+        broken = None
         try:
-            kept += [{"kind": part.kind, "promise": promise} for promise in testing.check(part.kind, name)]
-        except AssertionError as error:
-            raise PluginError(f"{part.kind}s", f"{name!r} breaks its contract: {error}") from error
+            promises = testing.check(part.kind, spec, options=given, path=path)
+        except testing.BrokenPromise as error:
+            promises, broken = error.kept, error
+        kept += [{"kind": part.kind, "promise": promise} for promise in promises]
+        if not as_json:
+            typer.echo("\n".join(f"ok  {part.kind}: {promise}" for promise in promises))
+        if broken is not None:
+            raise PluginError(f"{part.kind}s", f"{name!r} breaks its contract: {broken}") from broken
     if as_json:
         print_json(kept)
-    else:
-        typer.echo("\n".join(f"ok  {each['kind']}: {each['promise']}" for each in kept))
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """OPTION=VALUE as a name and a TOML value; what is no TOML is text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UsageError("--set", f"{text!r} is no OPTION=VALUE.", right="For example --set width=24.")
+    try:
+        return name, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value
 
 
 @app.command()
@@ -82,7 +113,8 @@ def new(
 
 def _parts(text: str, kind: Kind | None) -> tuple[Part, ...]:
     """The parts that NAME or NAME@DISTRIBUTION means: of one kind, or of all that have the name."""
-    name, _, distribution = text.partition("@")
+    name = re.split("[:@]", text, maxsplit=1)[0]
+    distribution = "" if "/" in text else text.partition("@")[2]  # a data set's path may hold an @
     if kind is not None:
         return (find(kind, name, distribution=distribution or None),)
     return find_any(name, distribution=distribution or None)

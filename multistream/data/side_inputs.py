@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from multistream.data.table import Table, VectorTable
 from multistream.data.vectors import MissingPolicy, align, join, read_vectors
 from multistream.errors import DataError, did_you_mean
 from multistream.inputs import Input, Map, Vector
-from multistream.registry import Spec, find, signature
+from multistream.registry import Spec, build, find, signature
 
 ReadMap = Callable[[int], NDArray[np.float32]]
 
@@ -79,19 +80,34 @@ def gather(
 
 
 def known_of_vectors(
-    streams: Mapping[str, str], table: Table, sources: Mapping[str, str]
+    streams: Mapping[str, str],
+    table: Table,
+    sources: Mapping[str, str],
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, dict[str, object]]:
-    """What the data tell of each stream whose factory asks for a `width`: {key: {"width", "vocabulary"}}."""
+    """What the data tell of each stream that reads a Vector: {key: {"width", "vocabulary"}}."""
     known: dict[str, dict[str, object]] = {}
     for key, text in streams.items():
         spec = Spec.parse(text, key=key)
-        if spec.run is not None:
-            continue
-        part = find("stream", spec.name, distribution=spec.distribution)
-        if "width" in signature(part, part.resolve()).parameters:
+        if spec.run is None and not spec.is_instance and _asks_for_vectors(spec, (options or {}).get(key, {})):
             vectors = find_vectors(table, sources, key, spec.name)
             known[key] = {"width": vectors.features.shape[1], "vocabulary": vectors.vocabulary}
     return known
+
+
+def _asks_for_vectors(spec: Spec, options: Mapping[str, Any]) -> bool:
+    """Whether a stream reads a Vector whose width the data tell.
+
+    Its input says so. An option called `width` alone does not: an image stream may have one too.
+    """
+    part = find("stream", spec.name, distribution=spec.distribution)
+    width = signature(part, part.resolve()).parameters.get("width")
+    if width is None:
+        return False
+    if width.default is width.empty and "width" not in options:
+        return True  # nothing else could tell its width
+    return isinstance(getattr(build("stream", spec, options=options), "input", None), Vector)
 
 
 def find_vectors(table: Table, sources: Mapping[str, str], key: str, name: str) -> VectorTable:

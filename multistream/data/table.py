@@ -45,6 +45,25 @@ class Table:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def fault(self) -> str:
+        """What is wrong with the table itself, for its layout's author; empty if nothing is."""
+        if len(set(self.ids)) != len(self.ids):
+            return f"{len(self.ids) - len(set(self.ids))} ids occur twice"
+        if len(set(self.classes)) != len(self.classes):
+            return f"its classes {list(self.classes)} are not distinct"
+        if self.labels.shape != (len(self.ids),):
+            return f"its labels have the shape {self.labels.shape} for {len(self.ids)} ids"
+        strange = int(((self.labels < 0) | (self.labels >= len(self.classes))).sum())
+        if strange:
+            return f"{strange} label{'s are' if strange > 1 else ' is'} not among its {len(self.classes)} classes"
+        columns = {"parts": self.parts, **{f"maps[{name!r}]": paths for name, paths in self.maps.items()}}
+        for name, column in columns.items():
+            if column is not None and len(column) != len(self.ids):
+                return f"{name} has {len(column)} entries for {len(self.ids)} ids"
+        if self.parts is not None and (wrong := set(self.parts) - {"train", "val", "test"}):
+            return f"parts holds {sorted(wrong)}; they are train, val and test"
+        return ""
+
     def path(self, index: int) -> Path:
         """Where the image with this index lies."""
         return self.root / self.ids[index]

@@ -74,7 +74,7 @@ def why_not_cached(branch: Branch, photos: Photos) -> str:
         return "its vector is at hand"
     if not branch.stream.is_frozen:
         return "it is not frozen"
-    if branch.plan is None or not branch.plan.stream:
+    if branch.plan is None or branch.plan.is_instance:
         return "it was given as an instance, and what it was made with cannot be told"
     if not all(tap.cacheable for tap in branch.taps.values()):
         return "its taps read more of a map than they pool"

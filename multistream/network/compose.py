@@ -12,6 +12,7 @@ from multistream import registry
 from multistream.errors import UsageError
 from multistream.inputs import Image, Vector
 from multistream.interfaces import VECTOR, Fusion, Stream, Tap, Temporal
+from multistream.network.checks import check_branch, check_fusion
 from multistream.network.network import Branch, MakeFusion, MakeTemporal, MultiStream
 from multistream.network.plan import BranchPlan, NetworkPlan, Options
 from multistream.nn.seeding import drawn_seed, initializing
@@ -30,7 +31,7 @@ def recompose(
     """
     given = streams or {}
     for key, branch in plan.branches.items():
-        if not branch.stream and key not in given:
+        if branch.is_instance and key not in given:
             raise UsageError(
                 "streams",
                 f"{key!r} was given as an instance, which a file cannot hold.",
@@ -41,7 +42,7 @@ def recompose(
         for key, branch in plan.branches.items()
     }
     heads = {key: branch.make_head(len(plan.classes)) for key, branch in branches.items()}
-    return MultiStream(
+    network = MultiStream(
         branches,
         make_fusion=fusion_factory(plan.fusion, plan.fusion_options, classes=len(plan.classes)),
         classes=plan.classes,
@@ -49,6 +50,8 @@ def recompose(
         loaded=None if trained is None else heads,
         trained=bool(trained),
     )
+    check_fusion(network)
+    return network
 
 
 def plan_of(network: MultiStream) -> NetworkPlan:
@@ -68,27 +71,18 @@ def build_branch(key: str, plan: BranchPlan, stream: Stream, *, seed: int | None
     """
     seed = drawn_seed() if seed is None else seed
     if isinstance(stream.input, Vector):
-        return Branch(stream, taps={VECTOR: VectorTap(stream.input.width)}, make_temporal=None, plan=plan)
+        branch = Branch(stream, taps={VECTOR: VectorTap(stream.input.width)}, make_temporal=None, plan=plan)
+        check_branch(key, branch)
+        return branch
     if plan.depth:
         if not 1 <= plan.depth <= len(stream.stages):
             right = f"It has 1 to {len(stream.stages)} stages."
             raise UsageError(f"depth.{key}", f"{plan.depth} is out of range.", right=right)
         stream = stream.truncate(plan.depth)
-    check_channels(stream, key)
     taps = build_taps(stream, plan, key=key, seed=seed)
-    return Branch(stream, taps=taps, make_temporal=temporal_factory(key, plan, seed=seed), plan=plan)
-
-
-def check_channels(stream: Stream, key: str) -> None:
-    """Compares the declared channels with the maps; a ValueError does the arithmetic."""
-    shapes = stream.map_shapes()
-    for stage, channels in stream.channels.items():
-        if len(shapes[stage]) != 4 or shapes[stage][1] != channels:
-            raise ValueError(
-                f"{key}: stage {stage!r} returns {('B', *shapes[stage][1:])} for an input of size "
-                f"{stream.example_input().shape[-1]}, but {channels} channels are declared: "
-                f"it must return (B, {channels}, h, w)."
-            )
+    branch = Branch(stream, taps=taps, make_temporal=temporal_factory(key, plan, seed=seed), plan=plan)
+    check_branch(key, branch)
+    return branch
 
 
 def build_stream(key: str, plan: BranchPlan, *, seed: int | None = None) -> Stream:
@@ -96,6 +90,7 @@ def build_stream(key: str, plan: BranchPlan, *, seed: int | None = None) -> Stre
     spec = Spec.parse(plan.stream, key=key)
     # A stream that declares `size` refuses an impossible one itself; the others are set to it below.
     known = dict(plan.known) | ({"size": plan.image_size} if plan.image_size else {})
+    known |= {"summary": reads} if (reads := summary_read(plan)) else {}
     known = {name: value for name, value in known.items() if name not in plan.stream_options}
     with initializing(drawn_seed() if seed is None else seed, key, "stream"):
         stream: Stream = _built("stream", spec, plan.stream_options, known, Stream)
@@ -105,7 +100,7 @@ def build_stream(key: str, plan: BranchPlan, *, seed: int | None = None) -> Stre
 
 
 def build_taps(stream: Stream, plan: BranchPlan, *, key: str = "", seed: int | None = None) -> dict[str, Tap]:
-    """New taps for the stages of a stream, or for its last one, as the plan's tap wants it.
+    """New taps for the stages of a stream, or for the one that the plan's tap reads.
 
     They are initialised from (seed, key, stage), without a seed from one of torch's own generator.
     """
@@ -114,12 +109,27 @@ def build_taps(stream: Stream, plan: BranchPlan, *, key: str = "", seed: int | N
     if spec.variant and spec.variant.isdecimal():  # gap:64 states the token's width
         options = {**options, "width": int(spec.variant)}
         spec = replace(spec, variant=None)
+    all_channels = stream.channels
+    if reads := summary_read(plan):
+        if reads not in all_channels:
+            stages = ", ".join(all_channels)
+            what = f"{spec.name!r} reads the summary {reads!r}, and this stream has the stages {stages}."
+            raise UsageError("tap", what, right="timm's models have it, at full depth.", do="Take gap:64 or last.")
+        all_channels = {reads: all_channels[reads]}
     taps: dict[str, Tap] = {}
-    for stage, channels in stream.channels.items():
+    for stage, channels in all_channels.items():
         with initializing(seed, key, f"tap {stage}"):
             taps[stage] = _built("tap", spec, options, {"channels": channels}, Tap)
     deepest = list(taps.items())[-1:]
     return dict(deepest) if deepest[0][1].last_only else taps
+
+
+def summary_read(plan: BranchPlan) -> str:
+    """The stage that the plan's tap reads alone, `cls` or `embed`; "" where it reads the maps."""
+    spec = Spec.parse(plan.tap, key="tap", where="tap")
+    factory = registry.find("tap", spec.name, distribution=spec.distribution).resolve()
+    reads: str = getattr(factory, "reads", "")
+    return reads
 
 
 @dataclass(frozen=True)
@@ -151,6 +161,9 @@ class FusionFactory:
         given = {"widths": widths, "classes": self.classes, "heads": heads}
         # Made for one stream too: its spec and options are checked.
         made: Fusion = _built("fusion", self.spec, self.options, given, Fusion)
+        if not isinstance(made.heads, nn.ModuleDict):
+            cause = f"its heads are {made.heads!r}; a fusion without heads gives Fusion heads={{}}"
+            raise registry.owner_of("fusion", self.spec).broken(cause)
         return made if len(widths) > 1 else Solo(widths, classes=self.classes, heads=heads)
 
 
@@ -167,8 +180,11 @@ def fusion_factory(text: str, options: Options, *, classes: int) -> MakeFusion:
 
 
 def _built(kind: registry.Kind, spec: Spec, options: Options, given: Options, base: type[Any]) -> Any:
-    """A part from the registry, which must be of the interface's class."""
+    """A part from the registry, which must be of the interface's class and have run its constructor."""
     made = registry.build(kind, spec, options=options, given=given)
+    owner = registry.owner_of(kind, spec)
     if not isinstance(made, base):
-        raise ValueError(f"{kind}s: {spec.name!r} made a {type(made).__name__}, not a multistream.{base.__name__}.")
+        raise owner.broken(f"it is a {type(made).__name__}, and no multistream.{base.__name__}")
+    if "_modules" not in vars(made):
+        raise owner.broken("its constructor does not call super().__init__(...)")
     return made

@@ -88,8 +88,11 @@ class Branch(nn.Module):
 
         An input that asks for gradients itself gets them: explanation differentiates frozen streams too.
         """
-        with torch.no_grad() if self.stream.is_frozen and not x.requires_grad else nullcontext():
+        is_still = self.stream.is_frozen and not x.requires_grad
+        with torch.no_grad() if is_still else nullcontext():
             maps = self.stream(x)
+        # A pool that trains (it is not cacheable) trains under a frozen stream too.
+        with torch.no_grad() if is_still and self.is_cacheable else nullcontext():
             return {stage: tap.pool(maps[stage]) for stage, tap in self.taps.items()}
 
     def tokens(self, pooled: Mapping[str, Tensor]) -> Tensor:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from multistream.spec import INSTANCE
+
 Options = Mapping[str, Any]
 
 
@@ -14,7 +16,7 @@ class BranchPlan:
     """How one branch is built: specs and options of its stream, tap and temporal."""
 
     stream: str
-    """The stream's spec without its key; empty for a stream that was given as an instance."""
+    """The stream's spec without its key; INSTANCE (or empty, in older files) for one that was given as an instance."""
     stream_options: Options = field(default_factory=dict)
     tap: str = "gap:64"
     tap_options: Options = field(default_factory=dict)
@@ -26,6 +28,11 @@ class BranchPlan:
     """The side of an Image input; 0 for the stream's own."""
     known: Options = field(default_factory=dict)
     """What the data told of the stream's input: a Vector's `width` and `vocabulary`."""
+
+    @property
+    def is_instance(self) -> bool:
+        """Whether the stream was given as an instance, which no file can hold."""
+        return self.stream in ("", INSTANCE)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@
 True
 """
 
-from multistream.registry.building import build, signature, variants
+from multistream.registry.building import build, pinned, signature, variants
 from multistream.registry.catalogue import (
     Part,
     PartInfo,
@@ -21,6 +21,7 @@ from multistream.registry.catalogue import (
     temporals,
 )
 from multistream.registry.discovery import Claim, discover
+from multistream.registry.failures import Owner, owner_of, owner_of_instance
 from multistream.registry.loading import KINDS, Kind
 from multistream.spec import Spec, check_key, parse_specs
 
@@ -28,6 +29,7 @@ __all__ = [
     "KINDS",
     "Claim",
     "Kind",
+    "Owner",
     "Part",
     "PartInfo",
     "Parts",
@@ -40,8 +42,11 @@ __all__ = [
     "find",
     "find_any",
     "fusions",
+    "owner_of",
+    "owner_of_instance",
     "parse_specs",
     "parts",
+    "pinned",
     "signature",
     "streams",
     "taps",

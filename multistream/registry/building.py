@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from multistream.errors import PluginError, UsageError, did_you_mean
 from multistream.registry.catalogue import Part, find
+from multistream.registry.discovery import OURS, normalised
+from multistream.registry.failures import owner_of
 from multistream.registry.loading import Kind, told
 from multistream.spec import Spec
 
@@ -40,7 +43,43 @@ def build(
     if missing:
         right = f"Set {', '.join(f'{_where(kind, spec)}.{name}' for name in missing)}."
         raise UsageError(f"{kind}s", f"{spec.part!r} needs {', '.join(missing)}.", right=right)
-    return factory(**arguments)
+    return _called(factory, arguments, kind, spec, options or {})
+
+
+def _called(
+    factory: Callable[..., Any], arguments: Mapping[str, Any], kind: Kind, spec: Spec, options: Mapping[str, Any]
+) -> Any:
+    """What the factory makes; a failure is the fault of the options where the part can be made without them."""
+    where = f"streams.{spec.key}" if kind == "stream" else f"{kind}s"
+    try:
+        with owner_of(kind, spec, where=where).running("its constructor"):
+            return factory(**arguments)
+    except PluginError as error:
+        if not options or not _can_be_made(factory, {k: v for k, v in arguments.items() if k not in options}):
+            raise
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        cause = " ".join(str(error.__cause__).split()).rstrip(".")
+        raise UsageError(_where(kind, spec), f"{spec.name!r} does not take {given}: {cause}.") from error
+
+
+def _can_be_made(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
+    """Whether a factory works with these arguments; whatever it raises says no."""
+    try:
+        factory(**arguments)
+    except (Exception, SystemExit):  # a stranger's constructor may fail in any way
+        return False
+    return True
+
+
+def pinned(kind: Kind, spec: Spec) -> Spec:
+    """The spec with its distribution, so that it means the same part whatever is installed later.
+
+    Ours stay as they are: a name of ours alone always means our part.
+    """
+    if spec.run is not None or spec.is_instance or spec.distribution is not None:
+        return spec
+    part = find(kind, spec.name)
+    return spec if normalised(part.distribution) in OURS else replace(spec, distribution=part.distribution)
 
 
 def signature(part: Part, factory: Callable[..., Any]) -> inspect.Signature:

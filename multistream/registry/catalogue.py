@@ -13,6 +13,7 @@ from multistream.errors import MultistreamError, PluginError, UsageError
 from multistream.hookspecs import Factory
 from multistream.registry.discovery import DISABLED, Claim, discover, normalised
 from multistream.registry.loading import KINDS, Kind, load, quiet_stdout, told
+from multistream.registry.source import fault_in_source
 
 
 class UnknownPart(UsageError, KeyError):
@@ -91,12 +92,17 @@ streams, taps, temporals, fusions, datasets = (Parts(kind) for kind in KINDS)
 
 
 def find(kind: Kind, name: str, *, distribution: str | None = None) -> Part:
-    """The part of this kind and name; UsageError if unknown, PluginError if it is broken, disabled or ambiguous."""
+    """The part of this kind and name; UsageError if unknown, PluginError if it is broken, disabled or ambiguous.
+
+    A name of ours alone means our part, whatever else is installed: a run of today must mean the same tomorrow.
+    """
     claims = claims_of(name)
     if distribution is not None:
         claims = _of_distribution(kind, name, claims, distribution)
     # Two distributions that name one module mean one code: `pip install .` brings plugins/object, and so does its own.
     offering = {claim.module: claim for claim in reversed(claims) if kind in kinds_of(claim)}
+    if ours := {claim.module: claim for claim in offering.values() if claim.is_ours}:
+        offering = ours
     if len(offering) > 1:
         raise PluginError(f"{kind}s", *_ambiguity(name, list(offering.values())[::-1]))
     for claim in offering.values():
@@ -112,9 +118,13 @@ def find_any(name: str, *, distribution: str | None = None) -> tuple[Part, ...]:
     return tuple(find(kind, name, distribution=distribution) for kind in KINDS if kind in offered)
 
 
-def parts() -> tuple[PartInfo, ...]:
-    """All parts of all installed distributions, sorted by kind and name. Imports the plugins' modules, no factory."""
-    rows = [row for claim in discover() for row in _rows(claim)] + unnamed()
+def parts(*, imported: bool = False) -> tuple[PartInfo, ...]:
+    """All parts of all installed distributions, sorted by kind and name.
+
+    Imports the plugins' modules, and no factory: of those it reads the source, which tells a missing module, a missing
+    name and a syntax error. `imported` imports every factory too (and so torch), which tells all that can be wrong.
+    """
+    rows = [row for claim in discover() for row in _rows(claim, imported=imported)] + unnamed()
     order = {kind: place for place, kind in enumerate((*KINDS, None))}
     return tuple(sorted(rows, key=lambda row: (order[row.kind], row.name, normalised(row.distribution))))
 
@@ -146,18 +156,36 @@ def unnamed() -> list[PartInfo]:
     return rows
 
 
-def _rows(claim: Claim) -> Iterator[PartInfo]:
+def _rows(claim: Claim, *, imported: bool) -> Iterator[PartInfo]:
     """The rows of one claim: one for each kind, as one name may be both a tap and a fusion."""
     if error := _failure(claim):
         status: Literal["broken", "disabled"] = "disabled" if claim.disabled else "broken"
         yield PartInfo(claim.name, None, claim.distribution, claim.version, status, error.removeprefix("broken: "))
     for kind in kinds_of(claim):
         others = [c for c in claims_of(claim.name) if kind in kinds_of(c)]
-        if len({c.module for c in others}) > 1:
+        ours = [c for c in others if c.is_ours]
+        if ours and not claim.is_ours:
+            note = f"{claim.name!r} alone means {ours[0].owner}'s: write {claim.name}@{claim.distribution}"
+            yield PartInfo(claim.name, kind, claim.distribution, claim.version, "ok", note)
+        elif not ours and len({c.module for c in others}) > 1:
             error = " ".join(_ambiguity(claim.name, others))
+            yield PartInfo(claim.name, kind, claim.distribution, claim.version, "broken", error)
+        elif error := _factory_fault(claim, kind, imported=imported):
             yield PartInfo(claim.name, kind, claim.distribution, claim.version, "broken", error)
         else:
             yield PartInfo(claim.name, kind, claim.distribution, claim.version, "ok")
+
+
+def _factory_fault(claim: Claim, kind: Kind, *, imported: bool) -> str:
+    """Why a claim's factory cannot be had, found by importing it or by reading its source; empty if it can."""
+    part = Part(kind, claim.name, claim.distribution, claim.version, load(claim.module).offers[kind][claim.name])
+    if not imported:
+        return fault_in_source(part.factory) if isinstance(part.factory, str) else ""
+    try:
+        part.resolve()
+    except PluginError as error:
+        return str((error.__cause__ and told(error.__cause__)) or error)
+    return ""
 
 
 def _failure(claim: Claim) -> str:

@@ -17,6 +17,8 @@ from importlib import metadata
 from multistream.errors import did_you_mean
 
 GROUP = "multistream"
+OURS = frozenset({"multistream", "multistream-object", "multistream-places", "multistream-anp"})
+"""Distributions of this project: `multistream` brings all, and the three plugins can be installed alone."""
 DISABLED = "MULTISTREAM_DISABLED_PLUGINS"
 
 
@@ -34,6 +36,11 @@ class Claim:
     def owner(self) -> str:
         """Distribution and version, for messages."""
         return f"{self.distribution} {self.version}"
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the part is one that multistream itself brings."""
+        return normalised(self.distribution) in OURS
 
 
 def discover(*, refresh: bool = False) -> tuple[Claim, ...]:

@@ -13,14 +13,14 @@ from multistream.files import write_folder
 from multistream.registry import discover
 from multistream.spec import check_key
 
-NewKind = Literal["stream", "tap", "temporal", "fusion"]
+NewKind = Literal["stream", "tap", "temporal", "fusion", "dataset"]
 
 TEMPLATES: Mapping[str, str] = {
     "pyproject.toml": "pyproject.toml.in",
     "README.md": "README.md.in",
     "$package/__init__.py": "init.py.in",
     "$package/$kind.py": "$kind.py.in",
-    "tests/test_$name.py": "test.py.in",
+    "tests/test_$name.py": "test_$contract.py.in",
 }
 """The files of a plugin, and the template of each in multistream/templates."""
 
@@ -37,12 +37,18 @@ def new_plugin(name: str, *, kind: NewKind = "stream", out: Path | None = None) 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError("plugins new", f"{folder} is there already.", right="Give a new or empty folder with --out.")
     words = {"name": name, "kind": kind, "package": package, "distribution": distribution, "Name": _camel(name)}
+    words |= {"contract": "dataset" if kind == "dataset" else "part", "factory": _factory(name, kind)}
     texts = {}
     for path, template in TEMPLATES.items():
         source = files("multistream.registry").joinpath("templates", Template(template).substitute(words))
         texts[Template(path).substitute(words)] = Template(source.read_text(encoding="utf-8")).substitute(words)
     write_folder(folder, texts)
     return tuple(folder / path for path in texts)
+
+
+def _factory(name: str, kind: NewKind) -> str:
+    """The name of the factory in the new module: a layout is a function, all others are classes."""
+    return name if kind == "dataset" else _camel(name)
 
 
 def _camel(name: str) -> str:

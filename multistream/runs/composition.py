@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from multistream.data.side_inputs import known_of_vectors
@@ -13,13 +14,15 @@ from multistream.data.table import Table
 from multistream.errors import MultistreamWarning, UsageError, WeightsError, did_you_mean
 from multistream.inputs import Image
 from multistream.interfaces import Stream
+from multistream.network.checks import check_fusion
 from multistream.network.compose import build_branch, build_stream, fusion_factory
 from multistream.network.network import Branch, MultiStream
 from multistream.network.plan import BranchPlan, Options
 from multistream.nn.seeding import drawn_seed
 from multistream.recipe import Recipe
+from multistream.registry import Kind, pinned
 from multistream.runs.model_file import load_model
-from multistream.spec import Spec, check_key, parse_specs
+from multistream.spec import INSTANCE, Spec, check_key, parse_specs
 from multistream.weights import from_hub, read_tensors
 
 
@@ -66,12 +69,15 @@ def compose(
         if isinstance(given, Spec) and given.run is not None:
             branches[key], loaded[key] = branch_of_run(given.run, key)
             continue
+        if isinstance(given, Spec) and given.is_instance:
+            what = f"{key!r} was given as an instance, which a recipe cannot hold."
+            raise UsageError("streams", what, do=f"Give it again: streams={{{key!r}: ...}}.")
         plan = BranchPlan(
-            stream=given.part if isinstance(given, Spec) else "",
+            stream=pinned("stream", given).part if isinstance(given, Spec) else INSTANCE,
             stream_options=options.get("streams", {}).get(key, {}),
-            tap=tap,
+            tap=_pinned("tap", tap),
             tap_options=options.get("tap", {}),
-            temporal=temporal,
+            temporal=_pinned("temporal", temporal),
             temporal_options=options.get("temporal", {}),
             depth=depth.get(key, 0),
             image_size=image_size,
@@ -80,8 +86,8 @@ def compose(
         stream = given if isinstance(given, Stream) else build_stream(key, plan, seed=seed)
         load_stream_weights(stream, weights.get(key, "random"), key=key)
         branches[key] = build_branch(key, plan, stream, seed=seed)
-    fusion_options = options.get("fusion", {})
-    return MultiStream(
+    fusion, fusion_options = _pinned("fusion", fusion), options.get("fusion", {})
+    network = MultiStream(
         branches,
         make_fusion=fusion_factory(fusion, fusion_options, classes=len(classes)),
         classes=classes,
@@ -89,6 +95,8 @@ def compose(
         loaded=loaded,
         seed=seed,
     )
+    check_fusion(network)
+    return network
 
 
 def branch_of_run(path: Path, key: str) -> tuple[Branch, nn.Module | None]:
@@ -131,6 +139,8 @@ def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Strea
     """The recipe's network, initialised from its seed; torch's own generator is left as it was."""
     given: dict[str, str | Stream] = {**recipe.network.streams, **(streams or {})}
     named = {key: text for key, text in given.items() if isinstance(text, str)}
+    with torch.random.fork_rng(devices=[]):  # telling what a stream reads may take building it
+        known = known_of_vectors(named, table, recipe.network.inputs, options=recipe.options.streams)
     return compose(
         given,
         classes=table.classes,
@@ -141,9 +151,21 @@ def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Strea
         options=vars(recipe.options),
         depth=recipe.network.depth,
         image_size=recipe.data.image_size,
-        known=known_of_vectors(named, table, recipe.network.inputs),
+        known=known,
         seed=recipe.training.seed,
     )
+
+
+def with_owners(recipe: Recipe, *, streams: Iterable[str] = ()) -> Recipe:
+    """The recipe with the distribution of each stranger's part, and with the streams that are given as instances.
+
+    So a run's recipe means the same parts whatever is installed later, and says what it cannot hold.
+    """
+    network = recipe.network
+    specs = {key: pinned("stream", Spec.parse(text, key=key)).part for key, text in network.streams.items()}
+    parts = {"tap": _pinned("tap", network.tap), "temporal": _pinned("temporal", network.temporal)}
+    parts["fusion"] = _pinned("fusion", network.fusion)
+    return recipe.updated({"network": {"streams": specs | dict.fromkeys(streams, INSTANCE), **parts}})
 
 
 def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Recipe:
@@ -175,3 +197,8 @@ def _by_key(streams: Mapping[str, str | Stream] | Sequence[str]) -> dict[str, Sp
             check_key(key)
         return {k: Spec.parse(v, key=k) if isinstance(v, str) else v for k, v in streams.items()}
     return {spec.key: spec for spec in parse_specs(streams)}
+
+
+def _pinned(kind: Kind, text: str) -> str:
+    """A tap's, temporal's or fusion's spec with its distribution, where it is a stranger's."""
+    return pinned(kind, Spec.parse(text, key=kind, where=kind)).part

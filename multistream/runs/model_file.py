@@ -206,7 +206,7 @@ def _recomposed(
 
 def distributions_of(plan: NetworkPlan) -> dict[str, str]:
     """{distribution: version} of the plugins that a plan's parts come from."""
-    named = [("stream", b.stream) for b in plan.branches.values() if b.stream]
+    named = [("stream", b.stream) for b in plan.branches.values() if not b.is_instance]
     named += [("tap", b.tap) for b in plan.branches.values()] + [
         ("temporal", b.temporal) for b in plan.branches.values()
     ]

@@ -8,10 +8,19 @@
 pytest collects the class and runs one test for each promise; ours are tested in the same way.
 """
 
-from multistream.testing.checking import check
+from multistream.testing.checking import BrokenPromise, check
+from multistream.testing.datasets import DatasetContract
 from multistream.testing.fusions import FusionContract
 from multistream.testing.streams import StreamContract
 from multistream.testing.taps import TapContract
 from multistream.testing.temporals import TemporalContract
 
-__all__ = ["FusionContract", "StreamContract", "TapContract", "TemporalContract", "check"]
+__all__ = [
+    "BrokenPromise",
+    "DatasetContract",
+    "FusionContract",
+    "StreamContract",
+    "TapContract",
+    "TemporalContract",
+    "check",
+]

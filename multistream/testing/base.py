@@ -17,7 +17,7 @@ class Contract:
 
     kind: ClassVar[Kind]
     spec: ClassVar[str] = ""
-    options: ClassVar[Mapping[str, Any]] = {}
+    options: Mapping[str, Any] = {}
     """Options that the part needs."""
 
     def make(self) -> Any:

@@ -2,41 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from multistream.errors import MultistreamError
 from multistream.registry import Kind
+from multistream.registry.loading import told
 from multistream.testing.base import Contract
+from multistream.testing.datasets import DatasetContract
 from multistream.testing.fusions import FusionContract
 from multistream.testing.streams import StreamContract
 from multistream.testing.taps import TapContract
 from multistream.testing.temporals import TemporalContract
 
 CONTRACTS: dict[str, type[Contract]] = {
-    contract.kind: contract for contract in (StreamContract, TapContract, TemporalContract, FusionContract)
+    contract.kind: contract
+    for contract in (StreamContract, TapContract, TemporalContract, FusionContract, DatasetContract)
 }
-NEEDED = {"stream": {"width": 16}}
-"""Options for parts that take their width from the data; a part without such an option never sees it."""
+NEEDED = {"width": 16}
+"""For streams that take their width from the data; a stream without such an option never sees it."""
 
 
-def check(kind: Kind, name: str) -> tuple[str, ...]:
-    """Tests a part of the registry; returns the promises that it keeps, AssertionError tells the first that it breaks.
+class BrokenPromise(AssertionError):
+    """A promise that a part breaks, and those that it had `kept` before."""
+
+    def __init__(self, promise: str, cause: str, kept: tuple[str, ...]) -> None:
+        super().__init__(f"{promise}: {cause}")
+        self.kept = kept
+
+
+def check(kind: Kind, spec: str, *, options: Mapping[str, Any] | None = None, path: str = "") -> tuple[str, ...]:
+    """Tests a part of the registry, NAME[:VARIANT][@DISTRIBUTION], with `options`; a data set's layout opens `path`.
+
+    Returns the promises that it keeps. BrokenPromise, an AssertionError, tells the first that it breaks.
 
     >>> check("temporal", "concat")[1]
     'tokens (B, T, W) give (B, out_width), for one step too'
     """
-    if kind not in CONTRACTS:
-        raise AssertionError(f"there is no contract for a {kind}; there is one for {', '.join(CONTRACTS)}")
-    contract = type("Checked", (CONTRACTS[kind],), {"spec": name})()
+    contract = type("Checked", (CONTRACTS[kind],), {"spec": spec, "options": dict(options or {}), "path": path})()
     if kind == "stream":
-        contract.given = lambda: NEEDED["stream"]
-    kept = []
+        contract.given = lambda: NEEDED
+    kept: list[str] = []
     for attribute in sorted(dir(contract), key=_order(contract)):
-        if attribute.startswith("test_"):
-            promise = getattr(contract, attribute)
+        if not attribute.startswith("test_"):
+            continue
+        promise = getattr(contract, attribute)
+        words = (promise.__doc__ or attribute).strip()
+        try:
             promise()
-            kept.append((promise.__doc__ or attribute).strip())
+        except MultistreamError:  # says itself whose fault it is: the part's, or an option's
+            raise
+        except AssertionError as error:
+            raise BrokenPromise(words, str(error), tuple(kept)) from error
+        except Exception as error:  # a stranger's code runs here
+            raise BrokenPromise(words, told(error), tuple(kept)) from error
+        kept.append(words)
     return tuple(kept)
 
 
-def _order(contract: Contract):  # type: ignore[no-untyped-def]
+def _order(contract: Contract) -> Callable[[str], int]:
     """The order in which a contract's tests are written."""
     written = {name: place for base in type(contract).__mro__ for place, name in enumerate(vars(base))}
     return lambda name: written.get(name, -1)

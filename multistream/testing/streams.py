@@ -147,6 +147,8 @@ class StreamContract(Contract):
         weights = [name for name in tensors if not name.endswith("num_batches_tracked")]
         if not weights:
             return
+        foreign = [name for name in tensors if stream.rename(name) != name]
+        assert not foreign, f"rename({foreign[0]!r}) is {stream.rename(foreign[0])!r}; it must pass its own names"
         stream.load_weights(tensors)
         missing = tensors.pop(weights[0])
         told = ""

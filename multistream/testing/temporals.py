@@ -12,7 +12,8 @@ from multistream.interfaces import Temporal
 from multistream.registry import Kind
 from multistream.testing.base import Contract, is_affine
 
-WIDTH, STEPS = 6, 4
+WIDTH, STEPS = 64, 4
+"""As `gap:64` gives them: attention with 2, 4, 8, ... heads divides it."""
 
 
 class TemporalContract(Contract):

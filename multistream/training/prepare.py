@@ -19,7 +19,7 @@ from multistream.inputs import Map
 from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
-from multistream.runs.composition import compose_network, settle_weights
+from multistream.runs.composition import compose_network, settle_weights, with_owners
 from multistream.runtime.device import Runtime, available_workers
 from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.precision_check import settle
@@ -76,6 +76,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
         say(f"data: {note}")
     image_size = recipe.data.image_size or table.image_size
     recipe = recipe.updated({"data": {"image_size": image_size}})
+    recipe = with_owners(recipe, streams=streams or ())
     network = compose_network(recipe, table, streams=streams)
     recipe = settle_weights(recipe, network, is_demo=is_demo)
     recipe = settle_freezing(recipe, network, is_demo=is_demo, say=say)

@@ -19,6 +19,7 @@ from multistream.files import write_atomic
 from multistream.folder_lock import FolderLock
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe, TrainingSettings
+from multistream.runs.composition import with_owners
 from multistream.runs.leaks import check_leaks, unknown_origins
 from multistream.runs.split_file import SplitRow, check_parts, split_rows
 from multistream.runtime.cuda_graphs import GraphedStreams
@@ -61,7 +62,8 @@ def train(
     with processes() as ranks:
         console = (console or Console(quiet=True)) if ranks.is_first else Console.silent()
         if resume is not None:
-            recipe = recipe_to_resume(Path(resume).expanduser(), recipe)
+            own = recipe if recipe == Recipe() else with_owners(recipe, streams=streams or ())
+            recipe = recipe_to_resume(Path(resume).expanduser(), own)
         with threads(recipe.runtime.threads):
             prepared = prepare(recipe, say=console.say, streams=streams, ranks=ranks)
             digests = hashed(prepared)

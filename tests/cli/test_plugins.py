@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from multistream.cli.plugins import app
-from multistream.errors import PluginError, UsageError
+from multistream.errors import MultistreamError, PluginError, UsageError
 from multistream.registry import KINDS, build, find_any
 from multistream.registry.scaffold import new_plugin
 
@@ -71,7 +72,7 @@ class TestList:
 
     def test_a_broken_one_that_pip_has_installed(self, tmp_path):
         """As a stranger's mistake comes: a real distribution, which stops no other and is named with its cause."""
-        trees = [str(Path(__file__).parent / "plugins" / name) for name in ("broken", "sketch")]
+        trees = [str(Path(__file__).parent.parent / "plugins" / name) for name in ("broken", "sketch")]
         copies = [shutil.copytree(tree, tmp_path / Path(tree).name) for tree in trees]  # pip builds inside of a tree
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
         subprocess.run([*pip, "--target", str(tmp_path / "site"), *map(str, copies)], check=True)
@@ -124,7 +125,7 @@ class TestShow:
 
 
 class TestNew:
-    @pytest.mark.parametrize("kind", ["stream", "tap", "temporal", "fusion"])
+    @pytest.mark.parametrize("kind", ["stream", "tap", "temporal", "fusion", "dataset"])
     def test_a_new_plugin_passes_its_own_test(self, installed, tmp_path, kind):
         files = new_plugin("line_art", kind=kind, out=tmp_path / "new")
         assert {path.relative_to(tmp_path / "new").as_posix() for path in files} == {
@@ -147,7 +148,7 @@ class TestNew:
         ruff = Path(sys.executable).parent / "ruff"
         if not ruff.exists():
             pytest.skip("ruff is not installed")
-        for kind in ("stream", "tap", "temporal", "fusion"):
+        for kind in ("stream", "tap", "temporal", "fusion", "dataset"):
             new_plugin("line", kind=kind, out=tmp_path / kind)
         options = ["--isolated", "--no-cache", "--line-length", "120"]
         for command in (["check", "--select", "E,F,I,UP,B"], ["format", "--check"]):
@@ -174,6 +175,21 @@ class TestNew:
         with pytest.raises(UsageError, match="is there already"):
             new_plugin("line", out=tmp_path)
 
+    def test_a_plugin_is_written_whole_or_not_at_all(self, installed, tmp_path, monkeypatch):
+        installed()
+        written = Path.write_text
+
+        def full(path, text, **options):
+            if path.name == "README.md":
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return written(path, text, **options)
+
+        monkeypatch.setattr(Path, "write_text", full)
+        with pytest.raises(MultistreamError) as told:
+            new_plugin("line", out=tmp_path / "there" / "new")
+        assert told.value.exit_code == 74
+        assert list((tmp_path / "there").iterdir()) == []
+
     def test_the_command_lists_the_files_and_what_to_do_next(self, installed, tmp_path):
         installed()
         files = json.loads(call("new", "line", "--kind", "tap", "--out", str(tmp_path / "new"), "--json", "--quiet"))
@@ -189,3 +205,45 @@ def test_check_passes_our_own_and_refuses_a_part_that_breaks_its_contract(instal
     with pytest.raises(PluginError, match="'line' breaks its contract") as error:
         call("check", "line")
     assert error.value.exit_code == 69
+
+
+class TestCheck:
+    def test_takes_variants_and_options(self, installed):
+        installed("faulty")
+        assert "ok  stream: it is a multistream.Stream" in call("check", "object:mobilenetv1")
+        assert call("check", "choosy").startswith("ok  temporal: ")
+        with pytest.raises(UsageError, match="does not take heads=5"):
+            call("check", "choosy", "--set", "heads=5")
+        with pytest.raises(UsageError, match="'heads' is no OPTION=VALUE"):
+            call("check", "choosy", "--set", "heads")
+
+    def test_prints_the_promises_kept_before_the_one_that_is_broken(self, installed):
+        installed("faulty")
+        done = CliRunner().invoke(app, ["check", "wide_token"], standalone_mode=False)
+        assert done.stdout.splitlines() == ["ok  tap: it is a multistream.Tap"]
+        assert "'wide_token' breaks its contract: pool gives (B, pooled_width)" in str(done.exception)
+
+    def test_a_layout_has_a_contract(self, installed, photos, tmp_path):
+        new_plugin("pairs", kind="dataset", out=tmp_path / "new")
+        installed(tmp_path / "new")
+        assert "ok  dataset: every id is the path of a file" in call("check", f"pairs:{photos}")
+
+
+def test_parts_that_cannot_be_imported_are_listed_as_broken(installed, tmp_path):
+    """Of a part that was never imported, the source tells what is missing; `--load` imports it."""
+    new_plugin("line", out=tmp_path / "line")
+    (tmp_path / "line" / "multistream_line" / "stream.py").write_text("def Line(:")
+    new_plugin("arc", out=tmp_path / "arc")
+    (tmp_path / "arc" / "multistream_arc" / "stream.py").write_text("Arch = 1")
+    new_plugin("dot", out=tmp_path / "dot")
+    (tmp_path / "dot" / "multistream_dot" / "stream.py").unlink()
+    installed(tmp_path / "line", tmp_path / "arc", tmp_path / "dot", "mixer")
+    rows = {row["name"]: row for row in json.loads(call("--json"))}
+    assert "SyntaxError" in rows["line"]["error"]
+    assert "multistream_arc.stream defines no 'Arc'" in rows["arc"]["error"]
+    assert "No module named 'multistream_dot.stream'" in rows["dot"]["error"]
+    assert "multistream_mixer.torn defines no 'Torn'" in rows["torn"]["error"]
+    loaded = {row["name"]: row for row in json.loads(call("--load", "--json"))}
+    assert "torn apart over two lines" in loaded["torn"]["error"]
+    assert {loaded[name]["status"] for name in ("line", "arc", "dot", "torn")} == {"broken"}
+    assert {loaded[name]["status"] for name in ("object", "early", "timm")} == {"ok"}

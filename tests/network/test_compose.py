@@ -49,7 +49,7 @@ def test_mistakes_are_told(arguments: dict[str, object], words: str) -> None:
 
 def test_channels_that_are_wrong_are_told_with_the_arithmetic() -> None:
     with pytest.raises(
-        ValueError, match=r"stage 'only' returns \('B', 4, 6, 6\) for an input of size 8, but 5 channels"
+        MultistreamError, match=r"stage 'only' returns \('B', 4, 6, 6\) for an input of size 8, but 5 channels"
     ):
         compose({"toy": Toy(declared=5)}, classes=CLASSES)
 

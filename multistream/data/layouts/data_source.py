@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,8 @@ from multistream.data.layouts.csv_table import sheet
 from multistream.data.layouts.folders import folders
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.registry import datasets, find, owner_of, signature
+from multistream.spec import Spec
 
 DEMO = "demo"
 
@@ -23,19 +23,17 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
     `label` chooses among the labels of a layout that has several. Paths may begin with ~. `allow_outside` lets a data
     set name files outside its folder; `strict` makes errors of what else would be left out and told.
     """
-    from multistream.registry import datasets  # late: the registry may read metadata of every distribution
-
     options = {"label": label, "allow_outside": allow_outside, "strict": strict}
     if not source:
-        return _called(DEMO, datasets[DEMO], None, options)
+        return _called(DEMO, None, options)
     name, colon, rest = source.partition(":")
     if colon and name.partition("@")[0] in datasets:
-        return _called(name, datasets[name], Path(rest).expanduser() if rest else None, options)
+        return _called(name, Path(rest).expanduser() if rest else None, options)
     path = Path(source).expanduser()
     if colon and re.fullmatch(r"\w+(@[\w.-]+)?", name) and not path.exists():
         raise UsageError("data", f"{name!r} is no layout.", right=did_you_mean(name, datasets))
     if source in datasets and not path.exists():
-        return _called(source, datasets[source], None, options)
+        return _called(source, None, options)
     if label:
         what = f"{printable(source)} has one label an image, so {label!r} cannot be chosen."
         raise UsageError("data.label", what, do="Leave it out, or name the layout: emotion6:PATH, say.")
@@ -53,9 +51,12 @@ def _unnamed(path: Path, *, allow_outside: bool, strict: bool) -> Table:
     raise DataError(where, "there is no such file or folder.", do="Give a folder of photos by class, or a CSV.")
 
 
-def _called(name: str, factory: Callable[..., Any], path: Path | None, options: dict[str, Any]) -> Table:
+def _called(text: str, path: Path | None, options: dict[str, Any]) -> Table:
     """The table of a layout; it gets what its signature names of `options`, and must know a label that is asked for."""
-    parameters = inspect.signature(factory).parameters
+    name, _, distribution = text.partition("@")
+    part = find("dataset", name, distribution=distribution or None)
+    factory = part.resolve()
+    parameters = signature(part, factory).parameters
     first = next(iter(parameters.values()), None)
     if path is None and first is not None and first.name == "path" and first.default is first.empty:
         raise UsageError("data", f"{name!r} needs the place of its files.", right=f"Write {name}:PATH.")
@@ -64,7 +65,11 @@ def _called(name: str, factory: Callable[..., Any], path: Path | None, options: 
     if options["label"] and "label" not in parameters:
         raise UsageError("data.label", f"{name!r} has one label an image.", do="Leave the label out.")
     given = {key: value for key, value in options.items() if key in parameters and (key != "label" or value)}
-    table = factory(**given) if path is None else factory(path, **given)
+    owner = owner_of("dataset", Spec.parse(text, key="data", where="data"), where="data")
+    with owner.running():
+        table = factory(**given) if path is None else factory(path, **given)
     if not isinstance(table, Table):
-        raise ValueError(f"the layout {name!r} returned a {type(table).__name__}; it must return a multistream Table.")
+        raise owner.broken(f"it returns a {type(table).__name__}; it must return a multistream.data.table.Table")
+    if fault := table.fault():
+        raise owner.broken(fault)
     return table

@@ -1,0 +1,39 @@
+"""Shapes without numbers: what a module would return is found without computing it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+)
+
+T = TypeVar("T")
+
+NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
+"""What torch raises where a shape or a branch of the code depends on numbers."""
+
+
+def without_numbers(run: Callable[[], T]) -> T:
+    """What `run` returns, on tensors that have shapes and no numbers; on real ones where the code needs numbers.
+
+    >>> import torch
+    >>> without_numbers(lambda: tuple(torch.nn.Conv2d(3, 8, 3)(torch.zeros(1, 3, 9, 9)).shape))
+    (1, 8, 7, 7)
+    """
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            return run()
+    except Exception as error:
+        if not _needs_numbers(error):
+            raise
+    return run()
+
+
+def _needs_numbers(error: BaseException) -> bool:
+    """Whether this error, or the one that caused it, says that the code needs numbers."""
+    return isinstance(error, NEEDS_NUMBERS) or (error.__cause__ is not None and _needs_numbers(error.__cause__))

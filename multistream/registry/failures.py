@@ -1,0 +1,80 @@
+"""Whose code runs: what a plugin's code raises becomes one line that names the part, its distribution and the fault."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from multistream.errors import MultistreamError, PluginError
+from multistream.registry.catalogue import find
+from multistream.registry.discovery import discover
+from multistream.registry.loading import Kind, told
+from multistream.spec import Spec
+
+OURS_HOME = Path(__file__).parent.parent
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose part it is: `where` the user named it, `name` with distribution and version, and what to `do` about it."""
+
+    where: str
+    name: str
+    do: str = ""
+
+    def broken(self, cause: str) -> PluginError:
+        """The error that this part breaks a rule; `cause` says which, with its value."""
+        return PluginError(self.where, f"{self.name} is broken: {cause.rstrip('.')}.", do=self.do)
+
+    @contextlib.contextmanager
+    def running(self, doing: str = "") -> Iterator[None]:
+        """Runs code of the part; whatever it raises becomes a PluginError, but for errors made for the user."""
+        try:
+            yield
+        except MultistreamError:
+            raise
+        # It is a stranger's code, sys.exit() in it among what may happen. Ctrl-C passes.
+        except (Exception, SystemExit) as error:
+            raise self.broken(f"{doing} raised {told(error)}" if doing else told(error)) from error
+
+
+def owner_of(kind: Kind, spec: Spec, *, where: str = "") -> Owner:
+    """The owner of the part that a spec names."""
+    part = find(kind, spec.name, distribution=spec.distribution)
+    name = f"{part.name!r} of {part.distribution} {part.version}"
+    return Owner(where or f"{kind}s", name, f"Mend, upgrade or uninstall {part.distribution}.")
+
+
+def owner_of_instance(made: object, *, where: str) -> Owner:
+    """The owner of a part that was given as an instance: its class."""
+    return Owner(where, f"the instance of {type(made).__module__}.{type(made).__qualname__}", "Mend that class.")
+
+
+def blamed(error: BaseException) -> PluginError | None:
+    """The error of the plugin whose code raised this one, wherever it was called; None where it was not a plugin's.
+
+    Of the frames that are ours or a plugin's, the innermost decides: what a library raises is its caller's.
+    """
+    homes = {home: claim for claim in discover() if (home := _home(claim.module.partition(".")[0]))}
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    for file in reversed(files):
+        claim = next((homes[home] for home in (file, *file.parents) if home in homes), None)
+        if claim is not None and not claim.is_ours:
+            names = ", ".join(repr(each.name) for each in discover() if each.distribution == claim.distribution)
+            owner = Owner("plugins", f"{claim.owner} ({names})", f"Mend, upgrade or uninstall {claim.distribution}.")
+            return owner.broken(told(error))
+        if claim is not None or OURS_HOME in file.parents:
+            return None
+    return None
+
+
+def _home(package: str) -> Path | None:
+    """Where an imported package lies: its folder, or its file where it is one module."""
+    file = getattr(sys.modules.get(package), "__file__", None)
+    if file is None:
+        return None
+    return Path(file).parent if Path(file).name == "__init__.py" else Path(file)

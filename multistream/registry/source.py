@@ -1,0 +1,53 @@
+"""Whether "module:attribute" can be imported, as far as its source tells: nothing is run, so it costs no torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
+
+from multistream.registry.loading import told
+
+
+def fault_in_source(factory: str) -> str:
+    """Why `module:attribute` cannot be imported; empty where the source says nothing against it."""
+    module, _, attribute = factory.partition(":")
+    spec = _located(module)
+    if spec is None:
+        return f"ModuleNotFoundError: No module named {module!r}"
+    if spec.origin is None or not spec.origin.endswith(".py"):
+        return ""  # built in, or compiled: only an import can tell
+    try:
+        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        return f"SyntaxError: {error.msg} ({spec.origin}:{error.lineno})"
+    except (OSError, UnicodeDecodeError) as error:
+        return told(error)
+    first = attribute.partition(".")[0]
+    names = _names(tree)
+    return "" if first in names or names & {"*", "__getattr__"} else f"AttributeError: {module} defines no {first!r}"
+
+
+def _located(module: str) -> ModuleSpec | None:
+    """Where a module lies; unlike `importlib.util.find_spec` it imports no package above it."""
+    first, *others = module.split(".")
+    spec = importlib.util.find_spec(first)
+    for name in others:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = PathFinder.find_spec(f"{spec.name}.{name}", spec.submodule_search_locations)
+    return spec
+
+
+def _names(tree: ast.Module) -> set[str]:
+    """What a module may define at its top level, inside `if` and `try` too; `*` where it imports all of another."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found
