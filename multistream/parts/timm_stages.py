@@ -19,7 +19,7 @@ Layout = Literal["NCHW", "NHWC", "tokens"]
 
 CLASSIFIER = frozenset(
     """
-    global_pool attn_pool fc_norm head head_dist head_drop aux_head norm_head pre_logits fc classifier conv_head
+    global_pool attn_pool fc_norm head head_dist head_drop aux_head pre_logits fc classifier
     """.split()  # noqa: SIM905  a list would take a screen
 )
 """Names of a model's children with which what follows `forward_features` begins."""

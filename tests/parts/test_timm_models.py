@@ -27,6 +27,7 @@ QUICK = {
     "convit_tiny": 64,
     "cait_xxs24_224": 64,
     "resnet18": 64,
+    "efficientnet_b0": 64,
     "efficientvit_b0": 64,
     "convnext_zepto_rms": 64,
 }
@@ -53,7 +54,6 @@ SLOW = {
     "convnextv2_atto": 64,
     "resnet50": 64,
     "resnet50_clip.openai": 64,
-    "efficientnet_b0": 64,
     "tf_efficientnetv2_s": 64,
     "mobilenetv4_conv_small": 64,
     "maxvit_tiny_tf_224": 0,
