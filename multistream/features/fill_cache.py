@@ -166,6 +166,7 @@ def _fill(
     for each in (tasks, whole):
         for task in each:
             task.read({})
+    ranks.from_first(None)  # no rank writes before all have counted what was there
     for task in whole:
         console.say(task.told())
     missing = np.unique(np.concatenate([task.missing for task in tasks]))

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,12 +32,6 @@ WAITING: Final = timedelta(days=7)
 
 FAILED: Final = "multistream/failed"
 """Where the ranks' common store keeps who failed first: that rank alone prints its error."""
-
-LEFT: Final = "multistream/left"
-"""How many ranks have read it."""
-
-LINGER: Final = 30.0
-"""Seconds that rank 0, which may hold the store, stays at most for the others to read it."""
 
 LAUNCHERS: Final = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
 """Variables of launchers that tell torch nothing of where rank 0 listens."""
@@ -194,19 +187,13 @@ def _told_once(error: Exception, ranks: Ranks) -> BaseException:
     store = dist.distributed_c10d._get_default_store()
     try:
         first = store.compare_set(FAILED, "", own).decode()
-        store.add(LEFT, 1)
-    except RuntimeError:  # the store was rank 0's, and rank 0 is gone
+    except RuntimeError:  # without torchrun the store is rank 0's, and rank 0 is gone
         first = own
     if first != own:
         return SystemExit(int(first.partition(":")[2]))
     if lost:
         what = f"another of the {ranks.size} processes ended without a message: killed, or out of memory."
         return MemoryExhausted(f"rank {ranks.rank}", what, do="Resume the run: multistream train --resume RUN.")
-    if ranks.is_first and not torch.cuda.is_available():
-        dist.destroy_process_group()  # lets go of the ranks that wait in a collective; the store stays for them
-        end = time.monotonic() + LINGER
-        while store.add(LEFT, 0) < ranks.size and time.monotonic() < end:
-            time.sleep(0.02)
     return error
 
 

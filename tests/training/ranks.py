@@ -32,7 +32,8 @@ class Plain(Stream):
 def join(rank: int, size: int, port: int, place: Path) -> None:
     """Sets what torchrun would; what is printed goes to a file, for their common parent has the first test's stderr."""
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_PORT": port}
-    os.environ.update({name: str(value) for name, value in environment.items()} | {"MASTER_ADDR": "127.0.0.1"})
+    launcher = {"MASTER_ADDR": "127.0.0.1", "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
+    os.environ.update({name: str(value) for name, value in environment.items()} | launcher)
     sys.stderr = (place / f"stderr-{rank}").open("a")
     torch.set_num_threads(1)
 

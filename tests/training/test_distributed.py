@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from torch.distributed import TCPStore
 
 from multistream import runs
 from multistream.errors import UsageError
@@ -50,9 +50,8 @@ def start() -> Start:
         steps: int = -1,
         target: Callable[..., None] = work,
     ) -> list[int | None]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun holds one
+        port = store.port
         arguments = (size, port, recipe.dumps(), out, os.environ["MULTISTREAM_CACHE"])
         if target is work:
             arguments = (*arguments, resume, steps)
