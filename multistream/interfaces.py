@@ -170,6 +170,14 @@ class Stream(nn.Module):
         """The classifier of this stream alone, (B, width) -> logits (B, classes): linear (paper section 1)."""
         return nn.Linear(width, classes)
 
+    def channel_names(self, stage: str) -> tuple[str, ...]:
+        """The names of a stage's channels, where they have any, as a network's outputs do; `extract --out` writes them.
+
+        A file of these is then a vector stream with named entries.
+        """
+        del stage
+        return ()
+
     def rename(self, key: str) -> str | None:
         """The name here of a foreign weight file's `key`; None where it has no place."""
         return key

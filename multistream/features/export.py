@@ -28,11 +28,15 @@ class Column:
     stage: str
     start: int
     stop: int
+    channels: tuple[str, ...] = ()
+    """The names of the stage's channels, where the stream has any."""
 
     @property
     def names(self) -> list[str]:
         """What the vocabulary calls them: object/block3/17, or object.hflip/block3/17."""
         key = self.key if self.view == IDENTITY else f"{self.key}.{self.view}"
+        if len(self.channels) == self.stop - self.start:
+            return [f"{key}.{name}" if self.view != IDENTITY else name for name in self.channels]
         return [f"{key}/{self.stage}/{number}" for number in range(self.stop - self.start)]
 
 
@@ -48,7 +52,8 @@ def columns_of(subject: Subject, views: Sequence[str], stages: Sequence[str]) ->
     for view in views:
         for key, stage in chosen:
             width = subject.pictures[key].taps[stage].pooled_width
-            columns.append(Column(view, key, stage, start, start + width))
+            names = subject.pictures[key].stream.channel_names(stage)
+            columns.append(Column(view, key, stage, start, start + width, names))
             start += width
     return columns
 

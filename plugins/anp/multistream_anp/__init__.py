@@ -7,4 +7,4 @@ from multistream import hookimpl
 
 @hookimpl
 def streams() -> Mapping[str, str]:
-    return {"anp": "multistream_anp.stream:ANP"}
+    return {"anp": "multistream_anp.stream:ANP", "deepsentibank": "multistream_anp.deepsentibank:DeepSentiBank"}
