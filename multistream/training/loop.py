@@ -192,6 +192,10 @@ class Trainer:
         self.saved = time.monotonic()
 
     def _restore(self, saved: checkpoint.Checkpoint) -> None:
+        with checkpoint.understood(saved.path):
+            self._take(saved)
+
+    def _take(self, saved: checkpoint.Checkpoint) -> None:
         state = dict(saved.state)
         groups, scaler = state.pop("optimizer"), state.pop("scaler")
         self.progress = Progress.from_state(state)

@@ -64,7 +64,11 @@ class Progress:
         """The progress of a checkpoint; CannotResume where another version wrote it."""
         values: dict[str, Any] = {k: math.inf if v is None else v for k, v in state.items()}
         try:
-            return cls(**{**values, "history": tuple(values["history"])})
+            made = cls(**{**values, "history": tuple(values["history"])})
+            for name, default in vars(cls()).items():
+                if not _is_like(getattr(made, name), default):
+                    raise TypeError(f"{name} is {str(getattr(made, name))[:80]!r}")
+            return made
         except (KeyError, TypeError) as error:
             right = "Another version of multistream wrote it."
             raise CannotResume("checkpoint", f"its state is not understood: {error}.", right=right) from error
@@ -80,3 +84,12 @@ class Listener:
 
 def _monitored(line: Mapping[str, float], measure: str) -> float:
     return line["val_loss"] if measure == "loss" else -line["val_accuracy"]
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Whether a value of a state is of the kind of its default: a count, a number, a switch, or the lines of a log."""
+    if isinstance(default, tuple):
+        return isinstance(value, tuple) and all(isinstance(line, dict) for line in value)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    return isinstance(value, int | float if isinstance(default, float) else int)

@@ -19,6 +19,7 @@ from multistream.runs import checkpoint
 from multistream.runs.model_file import distributions_of
 from multistream.runs.split_file import SplitRow, read_split, write_rows
 from multistream.training.prepare import Prepared
+from multistream.training.progress import Progress
 from multistream.training.resume import check_origin
 
 
@@ -62,5 +63,7 @@ def read_checkpoint(folder: Path, prepared: Prepared, *, console: Console) -> ch
             raise CannotResume(str(folder), "no checkpoint is complete and undamaged.", do="Train it anew.")
         console.say("train: no checkpoint was written yet; it starts at the beginning")
         return None
-    check_origin(folder, saved.about, origin(prepared), warn=console.warn)
+    with checkpoint.understood(saved.path):
+        check_origin(folder, saved.about, origin(prepared), warn=console.warn)
+        Progress.from_state({name: v for name, v in saved.state.items() if name not in ("optimizer", "scaler")})
     return saved

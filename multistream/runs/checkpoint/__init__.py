@@ -9,7 +9,7 @@ instant the newest complete folder is the newest checkpoint: it is found by look
 """
 
 from multistream.files import clean
-from multistream.runs.checkpoint.loading import Checkpoint, latest, load
+from multistream.runs.checkpoint.loading import Checkpoint, latest, load, understood
 from multistream.runs.checkpoint.manifest import JSON
 from multistream.runs.checkpoint.optimizer import optimizer_tensors, restore_optimizer
 from multistream.runs.checkpoint.rng import restore_rng, rng_tensors
@@ -26,4 +26,5 @@ __all__ = [
     "restore_rng",
     "rng_tensors",
     "save",
+    "understood",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from multistream.runs.checkpoint.manifest import (
     read_manifest,
     read_small,
 )
+from multistream.system_errors import memory_error
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,22 @@ def load(path: Path) -> Checkpoint:
     state = from_json(path, STATE, read_small(path, STATE))
     tensors = {group: _tensors(path, name) for group, name in manifest.groups.items()}
     return Checkpoint(path, manifest.step, tensors, state, manifest.about)
+
+
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Inside, what a checkpoint holds is put to use: where it is not what this version writes, CannotResume says so.
+
+    A checkpoint that is whole may still be of another version, with a field more or less.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
+        if memory_error(error):
+            raise
+        detail = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
+        right = "Another version of multistream wrote it, or it is malformed."
+        raise CannotResume(str(path), f"it is not understood ({detail}).", right=right, do="Train anew.") from error
 
 
 def _tensors(path: Path, name: str) -> dict[str, Tensor]:
