@@ -18,12 +18,13 @@ from multistream.ablation.results import Ablation, TapShapley, VariantResult, sa
 from multistream.ablation.statistics import RowScores, complement, tap_values
 from multistream.ablation.variants import AXES, Axis, Variant, variants
 from multistream.console import Console
-from multistream.data.splits import Parts, split
+from multistream.data.splits import Parts
 from multistream.errors import UsageError, did_you_mean
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe
 from multistream.statistics import holm, pareto
-from multistream.training.prepare import Prepared, prepare, usable
+from multistream.training.folds import fold_recipes
+from multistream.training.prepare import Prepared, draw_parts, prepare, usable
 
 
 def ablate(
@@ -109,15 +110,29 @@ class _AblationRun:
     def _splits(self) -> list[Parts]:
         """The parts of every split; a data set that brings its own has no others."""
         prepared = self.prepared
+        if prepared.recipe.data.folds and not prepared.recipe.data.fold:
+            return self._folds()
         found = [prepared.parts]
         for seed in self.split_seeds[1:]:
-            parts = split(prepared.table, fractions=prepared.recipe.data.split, seed=seed)
+            parts = draw_parts(prepared.table, replace(prepared.recipe.data, split_seed=seed))
             found.append(usable(parts, prepared.side_inputs, prepared.table))
         if len(found) > 1 and all(np.array_equal(p.test, found[0].test) for p in found[1:]):
             right = "It brings its own parts, or test photos alone."
             what = f"{prepared.table.name} gives the same test photos each time."
             raise UsageError("--splits", what, right=right, do="Leave --splits out.")
         return found
+
+    def _folds(self) -> list[Parts]:
+        """The parts of every fold and repeat of a recipe on folds: each photo is tested once a repeat."""
+        if len(self.split_seeds) > 1:
+            what = f"the recipe has {self.prepared.recipe.data.folds} folds, which are the splits."
+            raise UsageError("--splits", what, do="Leave --splits out; data.repeats draws the folds again.")
+        if not self.prepared.network.is_cacheable:
+            what = "folds need frozen streams, whose features are computed once."
+            raise UsageError("ablate", what, do="Give --set data.folds=0, or --freeze streams.")
+        settings = [recipe.data for recipe in fold_recipes(self.prepared.recipe).values()]
+        drawn = [draw_parts(self.prepared.table, each) for each in settings]
+        return [usable(parts, self.prepared.side_inputs, self.prepared.table) for parts in drawn]
 
     def _pooled(self, splits: Sequence[Parts], *, verify: bool) -> Ablation:
         work = PooledRunner(self.prepared, self.variants, seeds=self.seeds, console=self.console)

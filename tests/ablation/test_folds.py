@@ -1,0 +1,43 @@
+"""Ablation on folds: every photo has one vote, and the whole composition is what `train --folds` measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multistream import ablate
+from multistream.errors import UsageError
+from multistream.recipe import Recipe
+from multistream.training.folds import train_folds
+
+
+@pytest.fixture
+def two_vectors(photos: Path, vectors: Path) -> Recipe:
+    """Two linear heads on the same vectors, on three folds."""
+    return Recipe().updated(
+        {
+            "data": {"source": str(photos), "folds": 3},
+            "network": {"streams": {"one": "anp", "two": "anp"}, "inputs": {"one": str(vectors), "two": str(vectors)}},
+            "options": {"streams": {key: {"hidden": []} for key in ("one", "two")}},
+            "training": {"epochs": 2, "batch_size": 16},
+            "runtime": {"device": "cpu", "precision": "fp32", "workers": 0, "threads": 1},
+        }
+    )
+
+
+def test_every_photo_has_one_vote(two_vectors: Recipe, tmp_path: Path) -> None:
+    found = ablate(two_vectors, axis="streams")
+    assert len(found.whole.accuracies) == 3, "one training a fold"
+    trained = train_folds(two_vectors, out=tmp_path / "run")
+    assert found.n == trained.test.n == len(list(Path(two_vectors.data.source).rglob("*.png")))
+    folds = [fold["accuracy"] for fold in trained.folds]
+    early = next(row for row in found.rows if set(row.keep) == {"one", "two"} and row.fusion == "early")
+    assert early.accuracies == pytest.approx(folds)
+    assert early.accuracy == pytest.approx(np.mean(folds))
+
+
+def test_folds_are_the_splits(two_vectors: Recipe) -> None:
+    with pytest.raises(UsageError, match="3 folds, which are the splits"):
+        ablate(two_vectors, axis="streams", splits=2)
