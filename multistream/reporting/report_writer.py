@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multistream import runs
 from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.files import write_atomic
@@ -28,7 +29,7 @@ from multistream.reporting.results import ResultRow, result_table
 from multistream.reporting.run_details import RunDetails, read_run_details
 from multistream.runs.model_file import require_trained
 from multistream.statistics import paired_bootstrap
-from multistream.training.folds import FOLDS, is_fold_run
+from multistream.training.folds import is_fold_run
 
 FILE_NAME = "report.html"
 
@@ -107,7 +108,7 @@ def report(
 def _refuse_folds(run: Path) -> None:
     """UsageError for a run on folds, which has no model of its own."""
     if is_fold_run(run):
-        first = min((run / FOLDS).iterdir(), default=run / FOLDS)
+        first = min((run / runs.FOLDS).iterdir(), default=run / runs.FOLDS)
         what = "this run consists of folds and has no model of its own."
         raise UsageError(str(run), what, do=f"Report one of its folds: multistream report {first}")
 

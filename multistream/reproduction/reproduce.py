@@ -222,10 +222,9 @@ class _Work:
 def _stages(result: Result) -> tuple[str, ...]:
     """The stages of a single-stream run, shallow to deep."""
     from multistream.runs.model_file import load_model
-    from multistream.training.folds import FOLDS
 
     folder = Path(result.name)
-    own = sorted((folder / FOLDS).glob("*")) if (folder / FOLDS).is_dir() else [folder]
+    own = sorted((folder / runs.FOLDS).glob("*")) if (folder / runs.FOLDS).is_dir() else [folder]
     (branch,) = load_model(own[0]).network.branches.values()
     return tuple(branch.stream.stages)
 

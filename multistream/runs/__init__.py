@@ -3,6 +3,7 @@
 from multistream.checksums import SUMS, check_checksum, remove_checksums, write_checksums
 from multistream.runs.folder import (
     CHECKPOINTS,
+    FOLDS,
     METRICS,
     PREDICTIONS,
     RECIPE,
@@ -18,6 +19,7 @@ from multistream.runs.folder import (
 
 __all__ = [
     "CHECKPOINTS",
+    "FOLDS",
     "METRICS",
     "PREDICTIONS",
     "RECIPE",

@@ -22,6 +22,8 @@ METRICS = "metrics.jsonl"
 PREDICTIONS = "predictions.csv"
 SPLIT = "split.csv"
 CHECKPOINTS = "checkpoints"
+FOLDS = "folds"
+"""Where a run on folds keeps the run of each fold."""
 
 
 def new_run(out: str | Path | None, recipe: Recipe) -> Path:

@@ -25,6 +25,7 @@ from multistream.network.network import MultiStream
 from multistream.network.plan import NetworkPlan
 from multistream.recipe import Recipe
 from multistream.registry import find
+from multistream.runs.folder import FOLDS
 from multistream.runs.largest_tensor import MOST_NUMBERS, LargestTensor
 from multistream.spec import Spec
 
@@ -117,6 +118,9 @@ class ModelMetadata:
 def model_file(path: Path) -> Path:
     """The model file of a run's folder, or the file itself."""
     file = path / MODEL_FILE if path.is_dir() else path
+    if not file.is_file() and (path / FOLDS).is_dir():
+        right = f"Each fold has its own: {path / FOLDS / '1-1'}, for one."
+        raise WeightsError(str(path), "it is a run on folds, which has no model.", right=right)
     if not file.is_file():
         raise WeightsError(str(path), "no model is there.", right=f"A run's folder with a {MODEL_FILE}, or that file.")
     return file

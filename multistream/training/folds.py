@@ -26,9 +26,6 @@ from multistream.training.stop import Stop
 from multistream.training.train import Run
 from multistream.training.train import train as train_once
 
-FOLDS = "folds"
-"""The folder of the folds' own runs, in the run's folder."""
-
 
 @dataclass(frozen=True)
 class FoldsRun:
@@ -85,7 +82,7 @@ def train_folds(
             recipe = _same_recipe(folder, recipe)
         write_atomic(folder / runs.RECIPE, recipe.dumps())
         for number, (name, own) in enumerate(fold_recipes(recipe).items(), 1):
-            place = folder / FOLDS / name
+            place = folder / runs.FOLDS / name
             console.say(f"fold {name} ({number} of {recipe.data.folds * recipe.data.repeats}): {place}")
             _train_one(own, place, streams=streams, console=console, stop=stop)
         return _gathered(folder, recipe, seconds=time.monotonic() - started)
@@ -106,7 +103,7 @@ def fold_recipes(recipe: Recipe) -> dict[str, Recipe]:
 
 def is_fold_run(path: Path) -> bool:
     """Whether a folder is a run on folds, which has no model of its own."""
-    return (path / FOLDS).is_dir()
+    return (path / runs.FOLDS).is_dir()
 
 
 def _branches_of_fold(recipe: Recipe, name: str) -> Iterator[tuple[str, str]]:
@@ -114,7 +111,7 @@ def _branches_of_fold(recipe: Recipe, name: str) -> Iterator[tuple[str, str]]:
     for key, spec in recipe.network.streams.items():
         path = Path(spec).expanduser()
         if "/" in spec and is_fold_run(path):
-            own = path / FOLDS / name
+            own = path / runs.FOLDS / name
             if not own.is_dir():
                 what = f"{path} has no fold {name}."
                 raise UsageError(f"streams.{key}", what, right="Its folds and repeats must be those of this training.")
@@ -153,8 +150,8 @@ def _train_one(
 def _gathered(folder: Path, recipe: Recipe, *, seconds: float) -> FoldsRun:
     """Reads the finished folds, and writes the predictions of all photos and the summary."""
     names = list(fold_recipes(recipe))
-    own = [read_predictions(folder / FOLDS / name / runs.PREDICTIONS) for name in names]
-    summaries = [runs.read_summary(folder / FOLDS / name) for name in names]
+    own = [read_predictions(folder / runs.FOLDS / name / runs.PREDICTIONS) for name in names]
+    summaries = [runs.read_summary(folder / runs.FOLDS / name) for name in names]
     everything = joined(own)
     write_predictions(folder / runs.PREDICTIONS, everything)
     k = recipe.data.folds
@@ -165,7 +162,7 @@ def _gathered(folder: Path, recipe: Recipe, *, seconds: float) -> FoldsRun:
         test=_metrics(repeats[0]),
         accuracies=tuple(float(repeat.correct.mean()) for repeat in repeats),
         folds=tuple(
-            {"run": f"{FOLDS}/{name}", "accuracy": float(found.correct.mean()), "n": len(found)}
+            {"run": f"{runs.FOLDS}/{name}", "accuracy": float(found.correct.mean()), "n": len(found)}
             for name, found in zip(names, own, strict=True)
         ),
         seconds=round(seconds, 2),

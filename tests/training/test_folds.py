@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from multistream import compare
-from multistream.errors import CannotResume, UsageError
+from multistream import compare, load
+from multistream.errors import CannotResume, UsageError, WeightsError
 from multistream.recipe import Recipe
 from multistream.runs.predictions_file import read_predictions
 from multistream.runs.split_file import read_split
@@ -49,6 +49,12 @@ def test_every_photo_is_predicted_once_by_a_network_that_has_not_seen_it(trained
     assert trained.test.accuracy == pytest.approx(float(found.correct.mean()))
     summary = json.loads((trained.folder / "summary.json").read_text())
     assert [fold["n"] for fold in summary["folds"]] == [20, 20, 20]
+
+
+def test_a_run_on_folds_has_no_model_and_says_where_they_are(trained: FoldsRun) -> None:
+    with pytest.raises(WeightsError, match=r"run on folds, which has no model\. Each fold has its own: .*folds/1-1"):
+        load(trained.folder)
+    assert len(load(trained.folder / "folds" / "1-1").classes) == 3
 
 
 def test_what_is_there_is_not_done_again(trained: FoldsRun, vector_recipe: Recipe) -> None:
