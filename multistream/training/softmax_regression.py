@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 
 GRADIENT = 1e-6
 """The largest entry of the scaled gradient at the end: probabilities are then within 1e-5 of the optimum's."""
+ROUGH_GRADIENT = 1e-5
+"""The same where penalties are compared: their losses differ by far more than what is missing then."""
 ITERATIONS = 2000
 JITTER = 8 * float(np.finfo(np.float64).eps)
 """Added to a kernel's diagonal, times its trace and rows: centred features make it singular, rounding indefinite."""
@@ -42,16 +44,44 @@ class SoftmaxRegression:
     What all penalties share is computed once: the Gram matrix or, with more features than rows, each block's kernel.
     """
 
-    def __init__(self, blocks: Mapping[str, Array], targets_NK: Array, weights_N: Array) -> None:
+    def __init__(
+        self,
+        blocks: Mapping[str, Array],
+        targets_NK: Array,
+        weights_N: Array,
+        *,
+        larger: SoftmaxRegression | None = None,
+    ) -> None:
+        """`larger` may hold these very blocks among others: its products are then taken from it."""
         self.blocks, self.targets, self.weights = dict(blocks), targets_NK, weights_N
         self.is_wide = sum(block.shape[1] for block in blocks.values()) > len(targets_NK)
+        known = larger if larger is not None and larger.is_wide == self.is_wide and larger._holds(self) else None
         if self.is_wide:
-            self.kernels = {key: block @ block.T for key, block in blocks.items()}
-        else:
-            self.joined = np.concatenate(list(blocks.values()), axis=1)
+            self.kernels: dict[str, Array] = {
+                k: known.kernels[k] if known else block @ block.T for k, block in blocks.items()
+            }
+            return
+        self.joined = np.concatenate(list(blocks.values()), axis=1)
+        if known is None:
             self.gram = (self.joined * weights_N[:, None]).T @ self.joined
+        else:
+            columns = np.concatenate([known._columns(key) for key in blocks])
+            self.gram = known.gram[np.ix_(columns, columns)]
 
-    def solve(self, penalties: Mapping[str, float], start: Optimum | None = None) -> Optimum:
+    def _holds(self, other: SoftmaxRegression) -> bool:
+        """Whether all blocks of the other, and its weights, are among these."""
+        same = np.array_equal(self.weights, other.weights)
+        return same and all(k in self.blocks and np.array_equal(self.blocks[k], b) for k, b in other.blocks.items())
+
+    def _columns(self, key: str) -> NDArray[np.int64]:
+        """The places of a block's features among all."""
+        before = list(self.blocks)[: list(self.blocks).index(key)]
+        start = sum(self.blocks[name].shape[1] for name in before)
+        return np.arange(start, start + self.blocks[key].shape[1])
+
+    def solve(
+        self, penalties: Mapping[str, float], start: Optimum | None = None, *, gradient: float = GRADIENT
+    ) -> Optimum:
         """The optimum under one penalty a block; `start` is the optimum of another fit."""
         design, bound = self._kernel_design(penalties) if self.is_wide else self._feature_design(penalties)
         factor = cholesky(bound, lower=True, overwrite_a=True, check_finite=False)
@@ -59,7 +89,7 @@ class SoftmaxRegression:
         if start is not None:
             first[:-1] = factor.T @ self._unknowns(start.weight, penalties, design)
             first[-1] = start.bias
-        scaled, bias, iterations = _minimise(design, factor, self.targets, self.weights, first)
+        scaled, bias, iterations = _minimise(design, factor, self.targets, self.weights, first, gradient)
         unknowns = solve_triangular(factor, scaled, lower=True, trans="T", check_finite=False)
         return Optimum(self._weight(unknowns, penalties, design), bias, iterations)
 
@@ -99,7 +129,7 @@ class SoftmaxRegression:
 
 
 def _minimise(
-    design: Array, factor: Array, targets_NK: Array, weights_N: Array, first: Array
+    design: Array, factor: Array, targets_NK: Array, weights_N: Array, first: Array, gradient: float
 ) -> tuple[Array, Array, int]:
     """L-BFGS over factor' x unknowns (n, K) and, as the last row, the bias (K,): (unknowns, bias, iterations)."""
 
@@ -115,7 +145,7 @@ def _minimise(
         slope[-1] = residual.sum(0)
         return float(value), slope.ravel()
 
-    options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": GRADIENT, "ftol": 0.0, "maxcor": 20}
+    options = {"maxiter": ITERATIONS, "maxfun": 2 * ITERATIONS, "gtol": gradient, "ftol": 0.0, "maxcor": 20}
     found = minimize(objective, first.ravel(), jac=True, method="L-BFGS-B", options=options)
     point = found.x.reshape(first.shape)
     return point[:-1], point[-1] - point[-1].mean(), int(found.nit)

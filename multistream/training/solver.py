@@ -7,14 +7,14 @@ For equal weights the objective is scikit-learn's `LogisticRegression(C=1 / (pen
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import nan
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax, softmax
 
-from multistream.training.softmax_regression import Array, Optimum, SoftmaxRegression
+from multistream.training.softmax_regression import GRADIENT, ROUGH_GRADIENT, Array, Optimum, SoftmaxRegression
 
 Rows = NDArray[np.int64]
 
@@ -62,6 +62,8 @@ class FittedProbe:
     """The mean cross entropy by which the penalties were chosen; NaN where they were given."""
     fits: int = 1
     """How many fits were made."""
+    regression: SoftmaxRegression | None = field(default=None, repr=False, compare=False)
+    """The rows of the fit, of which a fit of fewer features on the same rows takes the products."""
 
     @property
     def weight(self) -> Mapping[str, Array]:
@@ -129,12 +131,11 @@ def fit_probe(
     else:
         held_out = np.asarray(validation, np.int64)
         parts = [(np.setdiff1d(everything, held_out), held_out)]
-    judges = [_HeldOut(data, *part, first) for part in parts]
+    judges = [_HeldOut(data, *part, start if first else None) for part in parts]
     search = _Search(judges, groups or {key: key for key in features}, sorted(penalties, reverse=True))
     chosen, loss = search.run(start.penalties if start else {}, per_stream=per_stream)
-    if validation is not None:
-        return replace(judges[0].found[tuple(chosen.values())], held_out_loss=loss, fits=search.fits)
-    probe = _Fit(data, everything).solve(chosen, judges[0].last)
+    fit = _Fit(data, everything) if validation is None else judges[0].fit
+    probe = fit.solve(chosen, judges[0].found.get(tuple(chosen.values()), judges[0].last))
     return replace(probe, held_out_loss=loss, fits=search.fits + 1)
 
 
@@ -199,32 +200,36 @@ class _Data:
 class _Fit:
     """The rows that are fitted, standardised by themselves."""
 
-    def __init__(self, data: _Data, rows: Rows) -> None:
+    def __init__(self, data: _Data, rows: Rows, larger: SoftmaxRegression | None = None) -> None:
         total = data.weights[rows].sum()
         if not total > 0:
             raise ValueError("sample_weights: all rows to fit have weight 0.")
         weights = data.weights[rows] / total
         self.standardisation = {key: Standardisation.of(x[rows], weights) for key, x in data.features.items()}
         blocks = {key: self.standardisation[key](x[rows]) for key, x in data.features.items()}
-        self.regression = SoftmaxRegression(blocks, data.targets[rows], weights)
+        self.regression = SoftmaxRegression(blocks, data.targets[rows], weights, larger=larger)
 
-    def solve(self, penalties: Mapping[str, float], start: Optimum | None) -> FittedProbe:
-        return FittedProbe(self.standardisation, self.regression.solve(penalties, start), penalties)
+    def solve(
+        self, penalties: Mapping[str, float], start: Optimum | None, *, gradient: float = GRADIENT
+    ) -> FittedProbe:
+        optimum = self.regression.solve(penalties, start, gradient=gradient)
+        return FittedProbe(self.standardisation, optimum, penalties, regression=self.regression)
 
 
 class _HeldOut:
     """A fit and the rows that judge its penalties; each fit starts at the one before."""
 
-    def __init__(self, data: _Data, rows: Rows, held_out: Rows, start: Optimum | None) -> None:
-        self.fit, self.last = _Fit(data, rows), start
-        self.found: dict[tuple[float, ...], FittedProbe] = {}
+    def __init__(self, data: _Data, rows: Rows, held_out: Rows, start: FittedProbe | None) -> None:
+        self.fit = _Fit(data, rows, start.regression if start else None)
+        self.last = start.optimum if start else None
+        self.found: dict[tuple[float, ...], Optimum] = {}
         self.features = {key: x[held_out] for key, x in data.features.items()}
         self.targets, self.weights = data.targets[held_out], data.weights[held_out]
 
     def loss(self, penalties: Mapping[str, float]) -> tuple[float, float]:
         """(summed cross entropy of the held-out rows, their summed weight)."""
-        probe = self.found[tuple(penalties.values())] = self.fit.solve(penalties, self.last)
-        self.last = probe.optimum
+        probe = self.fit.solve(penalties, self.last, gradient=ROUGH_GRADIENT)
+        self.last = self.found[tuple(penalties.values())] = probe.optimum
         each = -(self.targets * log_softmax(probe.logits(self.features), axis=1)).sum(1)
         return float(self.weights @ each), float(self.weights.sum())
 

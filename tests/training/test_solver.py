@@ -130,3 +130,18 @@ def test_what_cannot_be_fitted_is_refused(changes: dict[str, object], message: s
     given: dict[str, object] = {"features": {"toy": np.ones((12, 2))}, "targets": np.arange(12) % 2, **changes}
     with pytest.raises(ValueError, match=message):
         fit_probe(given.pop("features"), given.pop("targets"), **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rows", [100, 25])
+def test_a_fit_of_fewer_features_takes_the_products_of_a_larger_one(rows: int) -> None:
+    """With fewer and with more features than rows; from other rows nothing is taken."""
+    x, y = toy(rows, 40)
+    features = {name: x[:, start : start + 20] for name, start in (("a", 0), ("b", 20))}
+    whole = fit_probe(features, y, validation=np.arange(5))
+    for key in features:
+        own = {key: features[key]}
+        cold, warm = (fit_probe(own, y, validation=np.arange(5), penalties=(1.0, 0.1), start=s) for s in (None, whole))
+        assert np.abs(cold.probabilities(own) - warm.probabilities(own)).max() < 1e-4
+    moved = {"a": features["a"][::-1].copy()}
+    cold, warm = (fit_probe(moved, y, penalties={"a": 0.1}, start=start) for start in (None, whole))
+    assert np.abs(cold.probabilities(moved) - warm.probabilities(moved)).max() < 1e-4
