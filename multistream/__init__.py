@@ -77,10 +77,15 @@ _WHERE = {
     "Source": "weights",
 }
 
-__all__ = ["__version__", *_WHERE]
+_ROOMS = ("batch",)
+"""Rooms that are reached as they are: `multistream.batch.Predictor`."""
+
+__all__ = ["__version__", *_WHERE, *_ROOMS]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return import_module(f"multistream.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'multistream' has no attribute {name!r}. It has {', '.join(__all__)}.")
     value = getattr(import_module(f"multistream.{_WHERE[name]}"), name)

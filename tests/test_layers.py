@@ -29,6 +29,7 @@ LAYERS = (
     ("runs", "runtime"),
     ("features", "profiling", "comparison"),
     ("inference",),
+    ("batch",),
     ("training",),
     ("explaining",),
     ("ablation", "reproduction"),

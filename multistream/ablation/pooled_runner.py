@@ -120,8 +120,9 @@ class PooledRunner:
         check_leaks(self.prepared.recipe, self.prepared.table, parts)
         features = dict(extracted.views_to(self.prepared.runtime.device))
         if not first:
-            fit_vectors(self.base, self.prepared.side_inputs, parts)
-            for key, rows in self.prepared.side_inputs.vectors.items():
+            fill = self.prepared.recipe.data.missing_vectors == "mean"
+            filled = fit_vectors(self.base, self.prepared.side_inputs, parts, fill=fill)
+            for key, rows in filled.vectors.items():
                 vectors = torch.from_numpy(np.ascontiguousarray(rows)).to(self.prepared.runtime.device)
                 pooled = self.base.branches[key].pool(vectors)
                 features[key] = {s: f.repeat(len(self.views), 1) for s, f in pooled.items()}

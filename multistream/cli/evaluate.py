@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from multistream.cli.figures import Plot, save_figure
-from multistream.cli.options import Device, Inputs, Json, Precision, Quiet, Run, pairs, print_json
+from multistream.cli.options import Device, Inputs, Json, Missing, Precision, Quiet, Run, Without, pairs, print_json
 
 if TYPE_CHECKING:
+    from multistream.inference.evaluate import Evaluation
     from multistream.inference.metrics import Metrics
 
 
@@ -19,11 +20,17 @@ def evaluate(
     data: Annotated[
         str, typer.Option(metavar="PATH", help="Other photos with labels. Without: the run's own test part.")
     ] = "",
+    part: Annotated[
+        str,
+        typer.Option(metavar="train|val|test|all", help="Which part. Else the run's test part, or all of --data."),
+    ] = "",
     label: Annotated[str, typer.Option(help="Which label, where a layout offers several.")] = "",
     class_map: Annotated[
         str, typer.Option(metavar="FILE|NAME", help="Maps the run's classes to the data's, by name.")
     ] = "",
     input: Inputs = None,
+    missing: Missing = "",
+    without: Without = None,
     predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions as CSV.")] = None,
     plot: Plot = None,
     device: Device = "auto",
@@ -38,9 +45,12 @@ def evaluate(
     result = measure(
         run,
         data=data,
+        part=part,
         label=label,
         class_map=class_map,
         inputs=pairs(input, "--input"),
+        missing=missing,
+        without=without or (),
         predictions=predictions,
         device=device,
         precision=precision,
@@ -57,6 +67,19 @@ def evaluate(
         if result.reachable:
             typer.echo(f"\nwithout {', '.join(result.unreachable)}, which the run cannot say:\n")
             typer.echo(table(result.reachable))
+        if result.policies:
+            typer.echo(f"\n{policies(result)}")
+
+
+def policies(result: Evaluation) -> str:
+    """Accuracy with and without the photos that lack a stream, as lines to read."""
+    lacking = ", ".join(f"{count:,} lack {key}" for key, count in result.missing.items())
+    names = {"complete": "nothing missing", "drop": "drop", "mean": "mean", "zero": "zero", "error": "as trained"}
+    lines = [f"missing streams: {lacking} of {result.metrics.n:,} photos"]
+    for name, found in result.policies.items():
+        low, high = (100 * limit for limit in found.accuracy_ci95)
+        lines.append(f"{names[name]:18} {100 * found.accuracy:6.2f} %  [{low:.2f}, {high:.2f}]  n {found.n:,}")
+    return "\n".join(lines)
 
 
 def table(metrics: Metrics) -> str:

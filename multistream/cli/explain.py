@@ -92,7 +92,7 @@ def explain(
     scale_of_colours = _choice("--colour-scale", colour_scale, {"shared": "shared", "map": "map"})
     explainer = Explainer(
         load(run),
-        listed_paths(paths) if paths else None,
+        list(listed_paths(paths)) if paths else None,
         request=ExplanationRequest(Target(target, against, scale), method, baseline, every),
         data=data,
         label=label,

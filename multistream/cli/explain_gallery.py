@@ -42,7 +42,7 @@ def gallery(
     console, model = Console(quiet=quiet), load(run)
     explainer = Explainer(
         model,
-        listed_paths(paths) if paths else None,
+        list(listed_paths(paths)) if paths else None,
         request=ExplanationRequest(Target(target), method="fused", every_class=False),
         data=data,
         label=label,

@@ -50,7 +50,7 @@ def explanation_tests(
     if on_photos:
         explainer = Explainer(
             model,
-            listed_paths(paths) if paths else None,
+            list(listed_paths(paths)) if paths else None,
             request=ExplanationRequest(Target(target), method="fused", every_class=False),
             data=data,
             label=label,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +26,18 @@ Inputs = Annotated[
         "--input", metavar="NAME=PATH", help="A stream's vectors (.npz, .csv, ...) or folder of maps; repeats."
     ),
 ]
+Missing = Annotated[
+    str,
+    typer.Option(
+        metavar="error|drop|mean",
+        help="A photo without a vector or map: refuse it, let the other streams decide, or take the training mean.",
+        show_default="as in training",
+    ),
+]
+Engine = Annotated[
+    str, typer.Option(metavar="local|ray", help="ray runs it on Ray Data; PATHS may then be parquet, also at a URL.")
+]
+Without = Annotated[list[str] | None, typer.Option(metavar="KEY", help="Leave this stream out; repeats.")]
 Weights = Annotated[
     list[str] | None, typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's pretrained weights; repeats.")
 ]
@@ -68,11 +80,16 @@ def print_json(data: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 
     typer.echo(text)
 
 
-def listed_paths(paths: Sequence[str]) -> list[str]:
-    """The paths of a command; `-` stands for those on stdin, one a line, in whatever bytes the system names files."""
-    return [line for path in paths for line in (_lines_of_stdin() if path == "-" else [path])]
+def listed_paths(paths: Sequence[str]) -> Iterator[str]:
+    """The paths of a command as they come; `-` stands for those on stdin, one a line, in any bytes that name files."""
+    for path in paths:
+        if path == "-":
+            yield from _lines_of_stdin()
+        else:
+            yield path
 
 
-def _lines_of_stdin() -> list[str]:
-    lines = sys.stdin.buffer.read().split(b"\n")
-    return [os.fsdecode(line.removesuffix(b"\r")) for line in lines if line.strip()]
+def _lines_of_stdin() -> Iterator[str]:
+    for line in sys.stdin.buffer:
+        if line.strip():
+            yield os.fsdecode(line.removesuffix(b"\n").removesuffix(b"\r"))

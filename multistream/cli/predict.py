@@ -2,32 +2,84 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multistream.cli.options import Device, Inputs, Json, Precision, Quiet, Run, listed_paths, pairs, print_json
+from multistream.cli.options import (
+    Device,
+    Engine,
+    Inputs,
+    Json,
+    Missing,
+    Precision,
+    Quiet,
+    Run,
+    Without,
+    listed_paths,
+    pairs,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from multistream.inference.predict import Prediction
 
 
 def predict(
     run: Run,
     paths: Annotated[list[str], typer.Argument(metavar="PATHS...", help="Files and folders; - reads a list on stdin.")],
     input: Inputs = None,
+    missing: Missing = "",
+    without: Without = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write .jsonl, or .parquet (a folder); goes on where a first call ended."),
+    ] = None,
+    engine: Engine = "local",
     device: Device = "auto",
     precision: Precision = "auto",
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Class probabilities for photos, a line each; a damaged file costs a status, not the run."""
-    from multistream.data.filenames import printable
+    from multistream.console import Console
+    from multistream.errors import UsageError
+
+    say = Console(quiet=quiet).say
+    listed = listed_paths(paths)
+    common: dict[str, Any] = {"missing": missing, "without": without or ()}
+    if engine == "ray":
+        from multistream.batch.ray_engine import predict_with_ray
+
+        if input or out:
+            right = "Vectors stand in the columns of a parquet file."
+            raise UsageError("--engine", "ray takes neither --input nor --out.", right=right)
+        _print(predict_with_ray(run, listed, say=say, **common), json=json, quiet=quiet)
+        return
+    if engine != "local":
+        raise UsageError("--engine", f"{engine!r} is unknown.", right="It must be local or ray.")
     from multistream.inference.model import load
 
+    common |= {"inputs": pairs(input, "--input"), "device": device, "precision": precision, "say": say}
     model = load(run)
-    bad = 0
-    for result in model.predict(
-        listed_paths(paths), inputs=pairs(input, "--input"), device=device, precision=precision
-    ):
-        bad += result.status != "ok"
+    if out is None:
+        _print(model.predict(listed, **common), json=json, quiet=quiet)
+        return
+    from multistream.inference.prediction_writer import write_predictions_of
+
+    statuses = write_predictions_of(model, listed, out, options=common, say=say)
+    _sum_up(statuses, quiet=quiet)
+
+
+def _print(results: Iterator[Prediction], *, json: bool, quiet: bool) -> None:
+    from multistream.data.filenames import printable
+
+    statuses: Counter[str] = Counter()
+    for result in results:
+        statuses[result.status] += 1
         if json:
             print_json(result.to_dict(), indent=None)
         elif result.label is None:
@@ -36,5 +88,23 @@ def predict(
             typer.echo(
                 f"{printable(result.path)}\t{printable(result.label)}\t{100 * result.probabilities[result.label]:.1f} %"
             )
+    _sum_up(statuses, quiet=quiet)
+
+
+def _sum_up(statuses: Counter[str], *, quiet: bool) -> None:
+    """Tells how many photos could not be used, and why; a DataError (exit 65) where none could."""
+    from multistream.errors import DataError
+
+    bad = statuses.total() - statuses["ok"]
+    told = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common() if status != "ok")
+    do = ""
+    if {"no vector", "no map"} & set(statuses):
+        do = "Vectors and maps are found by exact id: the photo's path as given, from the folder given, or from the "
+        do += "run's data set. --missing drop or mean goes on without."
+    if not bad and not statuses["ok"]:
+        raise DataError("predict", "there are no photos.", do="Give photos, folders of photos, or a list on stdin.")
+    if not statuses["ok"]:
+        raise DataError("predict", f"none of {bad:,} photos could be used: {told}.", do=do)
     if bad and not quiet:
-        typer.echo(f"{bad} files could not be used; their lines say why.", err=True)
+        line = f"predict: {bad:,} of {statuses.total():,} photos could not be used: {told}. {do}"
+        typer.echo(line.rstrip(), err=True)

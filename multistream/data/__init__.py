@@ -34,6 +34,9 @@ def datasets() -> dict[str, Factory]:
         "abstract": "multistream.data.layouts.abstract:abstract",
         "webemo": "multistream.data.layouts.webemo:webemo",
         "ldl": "multistream.data.layouts.ldl:ldl",
+        "imagefolder": "multistream.data.layouts.imagefolder:imagefolder",
+        "parquet": "multistream.data.layouts.parquet:parquet",
+        "huggingface": "multistream.data.layouts.parquet:huggingface",
     }
 
 

@@ -66,7 +66,7 @@ class Decoder:
     """How a file becomes the pixels that streams see; the same in training, evaluation and prediction.
 
     `size` is S in pixels. `resize` "squash" scales both sides to S (paper section 2), "crop" takes the central square.
-    More than `max_pixels` in the header or a side below `min_side` is refused. Alpha lies over `background`, RGB.
+    More than `max_pixels` to hold in memory or a side below `min_side` is refused. Alpha lies over `background`, RGB.
     `draft` takes the short cuts that change a pixel by less than a grey level on average: large JPEGs are decoded at
     1/2, 1/4 or 1/8 as long as no side falls below S.
 
@@ -101,6 +101,11 @@ class Decoder:
         draft = " draft" if self.draft else ""
         return f"rules {RULES} pillow {PIL.__version__} {self.resize} {self.size}{draft} over {colour} {limits}"
 
+    @property
+    def max_bytes(self) -> int:
+        """A file larger than this is no photo."""
+        return self.max_pixels * _BYTES_PER_PIXEL + 2**20
+
     def read(self, path: Path) -> NDArray[np.uint8]:
         """The photo at `path` as contiguous uint8 (3, S, S) RGB; BadImage if it cannot be had."""
         return self.examine(path).pixels
@@ -130,11 +135,12 @@ class Decoder:
             raise BadImage(path, str(error)) from error
         # Pillow's decoders raise whatever a damaged file makes them stumble over: struct.error, KeyError, zlib.error...
         except Exception as error:
-            raise BadImage(path, _reason(error, data), _told(error)) from error
+            reason = _reason(error, data)
+            raise BadImage(path, reason, _told(error) or _what_to_do(reason)) from error
 
     def content(self, path: Path) -> bytes:
         """The bytes of a regular file of bearable size; BadImage if it is none."""
-        limit = self.max_pixels * _BYTES_PER_PIXEL + 2**20
+        limit = self.max_bytes
         try:
             status = path.stat()
             if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
@@ -147,28 +153,48 @@ class Decoder:
         except (OSError, ValueError) as error:
             raise BadImage(path, "cannot be read", _told(error)) from error
 
-    def _check_size(self, size: tuple[int, int], path: Path) -> None:
-        width, height = size
+    def from_picture(self, picture: Image.Image, *, path: Path) -> Photo:
+        """As `decode`, for a picture in memory, which is left as it is: turned by its EXIF, converted, resized."""
+        try:
+            self._check_size(picture.size, picture.size, path)
+            return self._laid_out(picture, box=(0, 0, *picture.size))
+        except (BadImage, MemoryError):
+            raise
+        except CannotConvert as error:
+            raise BadImage(path, str(error)) from error
+        except ValueError as error:  # a mode that Pillow brings to no other
+            raise BadImage(path, f"mode {picture.mode} cannot be converted to RGB") from error
+        except Exception as error:  # a lazy picture is decoded here
+            raise BadImage(path, "damaged", _told(error)) from error
+
+    def _check_size(self, size: tuple[int, int], decoded: tuple[int, int], path: Path) -> None:
+        """Refuses a picture of this `size` that is too small, or takes too much memory as it is `decoded`."""
+        if min(size) < self.min_side:
+            raise BadImage(path, "too small", f"{size[0]} x {size[1]}, data.min_side is {self.min_side}")
+        width, height = decoded
         if width * height > self.max_pixels:
             detail = f"{width} x {height} = {width * height:,} pixels, data.max_pixels is {self.max_pixels:,}"
             raise BadImage(path, "too large", detail)
-        if min(size) < self.min_side:
-            raise BadImage(path, "too small", f"{width} x {height}, data.min_side is {self.min_side}")
 
     def _photo(self, data: bytes, path: Path) -> Photo:
-        """Reduces while decoding, converts, resizes, lays over the background, turns: in this order for speed."""
+        """Opens a file's content, and reduces it while it is decoded where that can be done."""
         with Image.open(io.BytesIO(data), formats=ALLOWED) as image:
-            self._check_size(image.size, path)
+            size = image.size
+            # Before the limit is held against it: a JPEG of 108 megapixels decoded at 1/8 takes the memory of 1.7.
             drafted = image.draft("RGB", (self.size, self.size)) if self.draft else None
+            self._check_size(size, image.size, path)
             image.load()
-            box = drafted[1] if drafted else (0, 0, *image.size)
-            turn, notes = _orientation(image)  # after loading: Pillow turns a TIFF itself, and takes its tag away
-            flat = self._over_background(self._resized(to_rgb(image), box))
-            if turn is not None:
-                flat = flat.transpose(turn)
-            if _has_more_frames(image):
-                notes = (*notes, "first frame")
-            return Photo(np.ascontiguousarray(np.asarray(flat).transpose(2, 0, 1)), notes)
+            return self._laid_out(image, box=drafted[1] if drafted else (0, 0, *image.size))
+
+    def _laid_out(self, image: Image.Image, *, box: tuple[float, float, float, float]) -> Photo:
+        """Converts, resizes, lays over the background, turns: in this order for speed."""
+        turn, notes = _orientation(image)  # after loading: Pillow turns a TIFF itself, and takes its tag away
+        flat = self._over_background(self._resized(to_rgb(image), box))
+        if turn is not None:
+            flat = flat.transpose(turn)
+        if _has_more_frames(image):
+            notes = (*notes, "first frame")
+        return Photo(np.ascontiguousarray(np.asarray(flat).transpose(2, 0, 1)), notes)
 
     def _resized(self, image: Image.Image, box: tuple[float, float, float, float]) -> Image.Image:
         return image.resize(
@@ -225,6 +251,11 @@ def _reason(error: Exception, data: bytes) -> str:
     if form in ALLOWED:
         return "damaged"
     return f"format {form} not allowed" if form else "not an image"
+
+
+def _what_to_do(reason: str) -> str:
+    """What a refused format asks for."""
+    return "convert it to JPEG or PNG" if reason.startswith("format ") else ""
 
 
 def _told(error: Exception) -> str:

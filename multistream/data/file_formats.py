@@ -6,9 +6,13 @@ ALLOWED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Pillow's names of the formats that may be decoded; every further decoder is one more way in for a hostile file."""
 
 SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
+        # What telephones and archives hold, and is refused by name: passed over, nobody would miss it.
+        *(".heic", ".heif", ".hif", ".jxl", ".jp2"),
+    )
 )
-"""Names of image files end so, in small letters."""
+"""Names of image files end so, in small letters; not all of them are decoded."""
 
 _SIGNATURES = (
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -29,7 +33,8 @@ _SIGNATURES = (
     (0, b"\xff\x4f\xff\x51", "JPEG2000"),
     (0, b"\xff\x0a", "JPEG XL"),
     (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
-    (4, b"ftyp", "HEIC or video"),
+    *((4, b"ftyp" + brand, "HEIC") for brand in (b"hei", b"hev", b"mif1", b"msf1")),
+    (4, b"ftyp", "video (MP4 or MOV)"),
     (0, b"\0\0\1\0", "ICO"),
     (0, b"icns", "ICNS"),
     (0, b"DDS ", "DDS"),

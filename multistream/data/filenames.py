@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|\\|[=+\-@'])")
+_NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]+)?")
 _FORMULA = ("=", "+", "-", "@", "'")
 
 
@@ -21,13 +22,13 @@ def escape(name: str) -> str:
     r"""`name` as it is written into a CSV: one line, UTF-8, and nothing that a spreadsheet would run.
 
     Backslashes are doubled, what cannot be printed becomes \xHH, \uHHHH or \UHHHHHHHH, and a leading sign that
-    would start a formula gets a backslash. `unescape` gives the name back.
+    would start a formula gets a backslash (a number is none). `unescape` gives the name back.
 
     >>> print(escape("=cmd().jpg"))
     \=cmd().jpg
     """
     text = "".join(_escaped(c) for c in name)
-    return "\\" + text if text.startswith(_FORMULA) else text
+    return "\\" + text if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 
 def unescape(text: str) -> str:

@@ -17,8 +17,15 @@ OUTSIDE = "links that lead outside the folder (data.allow_outside = true follows
 LOOPS = "links that lead back to a folder above them"
 IRREGULAR = "entries that are no regular files (pipes, links to nothing)"
 OTHER = "files that are no images by their name"
+UNREADABLE = "folders that cannot be read"
 
-_SYSTEM = frozenset(("__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "lost+found", "__pycache__"))
+_SYSTEM = frozenset(
+    (
+        *("__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "lost+found", "__pycache__"),
+        # Where network disks (Synology, QNAP) keep thumbnails and what was deleted.
+        *("@eaDir", "@SynoResource", "#recycle", "@Recycle", "@Recently-Snapshot"),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Listing:
     @property
     def notes(self) -> tuple[str, ...]:
         """One line for each kind of thing that was ignored."""
-        return tuple(f"ignored {count:,} {what}" for what, count in sorted(self.ignored.items()))
+        return tuple(f"{what}: {count:,} ignored" for what, count in sorted(self.ignored.items()))
 
 
 @dataclass
@@ -42,6 +49,7 @@ class _Walk:
 
     real: str
     allow_outside: bool
+    strict: bool
     ids: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
     ignored: Counter[str] = field(default_factory=Counter)
@@ -53,7 +61,9 @@ class _Walk:
                 for entry in sorted(entries, key=lambda each: each.name):
                     self._take(entry, prefix + entry.name, above)
         except OSError as error:
-            raise DataError(printable(str(folder)), f"the folder cannot be read: {error.strerror}.") from error
+            if self.strict or not prefix:
+                raise DataError(printable(str(folder)), f"the folder cannot be read: {error.strerror}.") from error
+            self.ignored[UNREADABLE] += 1
 
     def _take(self, entry: os.DirEntry[str], name: str, above: frozenset[tuple[int, int]]) -> None:
         if entry.name.startswith(".") or entry.name in _SYSTEM:
@@ -76,13 +86,16 @@ class _Walk:
             self.ignored[OTHER] += 1
 
 
-def list_images(root: Path, *, allow_outside: bool = False) -> Listing:
-    """All image files below `root`, by their names; links are followed inside it, elsewhere only if allowed."""
+def list_images(root: Path, *, allow_outside: bool = False, strict: bool = True) -> Listing:
+    """All image files below `root`, by their names; links are followed inside it, elsewhere only if allowed.
+
+    A folder below it that cannot be read is a DataError, or counted among what was ignored where not `strict`.
+    """
     try:
         status = root.stat()
     except OSError as error:
         raise DataError(printable(str(root)), f"the folder cannot be read: {error.strerror}.") from error
-    walk = _Walk(os.path.realpath(root), allow_outside)
+    walk = _Walk(os.path.realpath(root), allow_outside, strict)
     walk.enter(root, "", frozenset([(status.st_dev, status.st_ino)]))
     return Listing(root, tuple(sorted(walk.ids)), tuple(sorted(walk.folders)), dict(walk.ignored))
 

@@ -29,14 +29,20 @@ _SHOWN = 3
 
 
 def find_maps(table: Table, source: str) -> tuple[Path, ...]:
+    """As `find_some_maps`, where every image must have its own."""
+    return tuple(path for path in find_some_maps(table, source, may_lack=False) if path is not None)
+
+
+def find_some_maps(table: Table, source: str, *, may_lack: bool) -> tuple[Path | None, ...]:
     """The map of every image: in the folder `source`, which mirrors the images, or by the CSV column of that name.
 
     In a folder a map has the image's id but for the extension. "column:NAME", or NAME where the table has such a
-    column, takes the paths that the CSV names. DataError with counts and names if maps are missing or not unique.
+    column, takes the paths that the CSV names. DataError with counts and names if maps are not unique, or are missing
+    and none `may_lack` (then they are None).
     """
     name = source.removeprefix(COLUMN)
     if name in table.maps:
-        return _existing([table.root / path for path in table.maps[name]], table, source)
+        return _existing([table.root / path for path in table.maps[name]], table, source, may_lack=may_lack)
     if source.startswith(COLUMN):
         what = f"{table.name} has no column of paths called {printable(name)!r}."
         raise DataError("maps", what, right=did_you_mean(name, table.maps))
@@ -45,7 +51,7 @@ def find_maps(table: Table, source: str) -> tuple[Path, ...]:
         columns = f", nor a column (there are {', '.join(map(printable, table.maps))})" if table.maps else ""
         do = "Give a folder that mirrors the images: joy/1.png for joy/1.jpg."
         raise DataError("maps", f"{printable(source)!r} is no folder{columns}.", do=do)
-    return _mirrored(table, folder)
+    return _mirrored(table, folder, may_lack=may_lack)
 
 
 def read_map(path: Path) -> NDArray[np.float32]:
@@ -95,14 +101,20 @@ def fit_map(
     return np.stack([np.asarray(channel, dtype=np.float32) for channel in channels])
 
 
-def _mirrored(table: Table, folder: Path) -> tuple[Path, ...]:
-    """The files below `folder` whose ids are the images' but for the extension."""
+def find_map_files(folder: Path) -> dict[str, list[Path]]:
+    """All files that may be maps below `folder`, by their path from there without the extension."""
     held: dict[str, list[Path]] = defaultdict(list)
     for place, _, names in os.walk(folder):  # does not follow links to folders: they may lead round
         for name in names:
             path = Path(place, name)
             if path.suffix.lower() in EXTENSIONS:
                 held[path.relative_to(folder).with_suffix("").as_posix()].append(path)
+    return dict(held)
+
+
+def _mirrored(table: Table, folder: Path, *, may_lack: bool) -> tuple[Path | None, ...]:
+    """The files below `folder` whose ids are the images' but for the extension."""
+    held = find_map_files(folder)
     stems = [_stem(image, held) for image in table.ids]
     several = [image for image, stem in zip(table.ids, stems, strict=True) if len(held.get(stem, ())) > 1]
     if several:
@@ -115,11 +127,11 @@ def _mirrored(table: Table, folder: Path) -> tuple[Path, ...]:
     if shared:
         _refuse("share a map with another one of the same name", shared, len(table), folder, right="Rename one.")
     missing = [image for image, stem in zip(table.ids, stems, strict=True) if stem not in held]
-    if missing:
+    if missing and not (may_lack and len(missing) < len(table)):
         stem = str(PurePosixPath(missing[0]).with_suffix(""))
         right = f"The first is to be {printable(stem)}.png, or another of {', '.join(EXTENSIONS)}."
         _refuse("have no map", missing, len(table), folder, right=right)
-    return tuple(held[stem][0] for stem in stems)
+    return tuple(held[stem][0] if stem in held else None for stem in stems)
 
 
 def _stem(image: str, held: Mapping[str, object]) -> str:
@@ -129,11 +141,11 @@ def _stem(image: str, held: Mapping[str, object]) -> str:
     return next((suffix for suffix in suffixes if suffix in held), str(PurePosixPath(image).with_suffix("")))
 
 
-def _existing(paths: Sequence[Path], table: Table, source: str) -> tuple[Path, ...]:
+def _existing(paths: Sequence[Path], table: Table, source: str, *, may_lack: bool) -> tuple[Path | None, ...]:
     missing = [image for image, path in zip(table.ids, paths, strict=True) if not path.is_file()]
-    if missing:
+    if missing and not (may_lack and len(missing) < len(table)):
         _refuse("have no map", missing, len(table), Path(source), right="Paths are relative to the folder of the CSV.")
-    return tuple(paths)
+    return tuple(path if path.is_file() else None for path in paths)
 
 
 def _refuse(what: str, images: Sequence[str], total: int, place: Path, *, right: str) -> None:

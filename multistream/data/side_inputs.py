@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.maps import find_maps, fit_map
+from multistream.data.maps import find_some_maps, fit_map
 from multistream.data.table import Table, VectorTable
-from multistream.data.vectors import MissingPolicy, align, join, read_vectors
+from multistream.data.vectors import align, join, read_vectors
 from multistream.errors import DataError, did_you_mean
 from multistream.inputs import Input, Map, Vector
+from multistream.recipe import MissingVectors
 from multistream.registry import Spec, build, find, signature
 
 ReadMap = Callable[[int], NDArray[np.float32]]
@@ -24,27 +25,46 @@ ReadMap = Callable[[int], NDArray[np.float32]]
 class MapReader:
     """Reads the maps of all images, by index, as the input `wanted` asks for them."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[Path | None, ...]
     wanted: Map
     resize: str
 
     def __call__(self, index: int) -> NDArray[np.float32]:
-        """The map of one image, (C, size, size)."""
-        array = self.wanted.read(self.paths[index])
+        """The map of one image, (C, size, size); zeros for an image that has none."""
+        path = self.paths[index]
+        if path is None:
+            return np.zeros((self.wanted.channels, self.wanted.size, self.wanted.size), dtype=np.float32)
+        return self.read(path)
+
+    def read(self, path: Path) -> NDArray[np.float32]:
+        """The map in this file, (C, size, size)."""
+        array = self.wanted.read(path)
         if array.ndim != 3 or array.shape[0] != self.wanted.channels:
             right = f"{self.wanted.name} needs (C, H, W) with C={self.wanted.channels}."
-            raise DataError(str(self.paths[index]), f"the map has shape {array.shape}.", right=right)
+            raise DataError(str(path), f"the map has shape {array.shape}.", right=right)
         return fit_map(array, self.wanted.size, self.resize)
 
 
 @dataclass(frozen=True)
 class SideInputs:
-    """Vectors (N, D) and map readers by stream key, row i for image i; `usable` (N,) is False for rows to leave out."""
+    """Vectors (N, D) and map readers by stream key, row i for image i; `usable` (N,) is False for rows to leave out.
+
+    `present` (N,) tells by stream key which images have their own; the rows of the others are filled in.
+    """
 
     vectors: Mapping[str, NDArray[np.float32]]
     maps: Mapping[str, ReadMap]
     usable: NDArray[np.bool_]
     notes: tuple[str, ...]
+    present: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def filled(self, means: Mapping[str, NDArray[np.float32]]) -> SideInputs:
+        """With these means (D,), by stream key, for the images that lack a vector."""
+        rows = {
+            key: np.where(self.present[key][:, None], found, means[key]).astype(np.float32) if key in means else found
+            for key, found in self.vectors.items()
+        }
+        return replace(self, vectors=rows)
 
 
 def gather(
@@ -52,10 +72,16 @@ def gather(
     inputs: Mapping[str, Input],
     sources: Mapping[str, str],
     *,
-    missing: MissingPolicy = "error",
+    missing: MissingVectors = "error",
+    means: Mapping[str, NDArray[np.float32]] | None = None,
+    maps_may_lack: bool = False,
     resize: str = "squash",
 ) -> SideInputs:
-    """Finds and joins all Vectors and Maps that these inputs ask for; `sources` are paths by key or input name."""
+    """Finds and joins all Vectors and Maps that these inputs ask for; `sources` are paths by key or input name.
+
+    Where `missing` is "mean", the images without a vector get those of `means` (D,), by key: a trained network's own.
+    `maps_may_lack` gives images without a map zeros, in place of a DataError.
+    """
     names = {name for key, each in inputs.items() if not _is_photo(each) for name in (key, each.name)}
     for name in sources:
         if name not in names:
@@ -64,19 +90,22 @@ def gather(
     maps: dict[str, ReadMap] = {}
     notes: list[str] = []
     usable = np.ones(len(table), dtype=bool)
+    present: dict[str, NDArray[np.bool_]] = {}
     for key, each in inputs.items():
         if isinstance(each, Vector):
             found = align(
                 find_vectors(table, sources, key, each.name), each.vocabulary, width=each.width, where=f"input.{key}"
             )
             joined = join(table.ids, found, missing=missing)
-            vectors[key] = joined.rows
-            usable &= joined.present if missing == "drop" else True
+            vectors[key], present[key] = joined.rows, joined.present
+            usable &= joined.present if missing == "skip" else True
             notes += [f"{key}: {note}" for note in joined.notes]
         elif isinstance(each, Map):
-            maps[key] = MapReader(find_maps(table, _source(sources, key, each.name, table)), each, resize)
-            notes.append(f"{key}: {len(table):,} maps found")
-    return SideInputs(vectors, maps, usable, tuple(notes))
+            paths = find_some_maps(table, _source(sources, key, each.name, table), may_lack=maps_may_lack)
+            maps[key], present[key] = MapReader(paths, each, resize), np.array([path is not None for path in paths])
+            notes.append(f"{key}: {present[key].sum():,} of {len(table):,} maps found")
+    gathered = SideInputs(vectors, maps, usable, tuple(notes), present)
+    return gathered.filled(means) if means and missing == "mean" else gathered
 
 
 def known_of_vectors(

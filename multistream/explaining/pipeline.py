@@ -18,6 +18,7 @@ from PIL import Image as PillowImage
 from torch import Tensor
 
 from multistream.console import Console
+from multistream.data.given_photos import given_photos
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos, loaded
 from multistream.data.photos import make_photos
@@ -30,9 +31,8 @@ from multistream.explaining.forward import forward_pass
 from multistream.explaining.games import shapley_values
 from multistream.explaining.gradients import attention
 from multistream.explaining.targets import Target
-from multistream.inference.evaluate import own_test_part
+from multistream.inference.measured_photos import own_test_part
 from multistream.inference.model import Model, load
-from multistream.inference.predict import expanded
 from multistream.inputs import Image, Vector
 from multistream.interfaces import Stream
 from multistream.recipe import RuntimeSettings
@@ -152,6 +152,7 @@ class Explainer:
             self.model.inputs,
             self.selection.sources,
             missing=self.settings.missing_vectors,
+            means=self.model.network.raw_means,
             resize=self.settings.resize,
         )
         for note in side_inputs.notes:
@@ -250,7 +251,7 @@ def find_photos(
     if images is None:
         table = own_test_part(model, "explain", label=label)
         return _checked(PhotoSelection(_in_our_classes(table, model.classes), table.ids, recipes), labelled)
-    paths = tuple(Path(str(path)) for path in expanded(images))
+    paths = tuple(Path(photo.path) for photo in given_photos(images, limit=0))
     names = tuple(map(str, paths))
     if labelled or _lacks_inputs(model, given):
         own = _own_photos(model, paths, label)

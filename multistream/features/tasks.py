@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +24,9 @@ from multistream.runtime.distributed import ALONE, Ranks
 
 Say = Callable[[str], None]
 Rows = NDArray[np.int64]
+NO_MAP = hashlib.sha256(b"").hexdigest()
+"""The digest of an image without a map, for which zeros are read: no map's own, for an empty file holds none."""
+
 Sink = Callable[["Task", Tensor, Mapping[str, Tensor]], None]
 """Takes a task's features {stage: (n, P)} of the images with these indices (n,)."""
 
@@ -162,4 +166,7 @@ def _digests(branch: Branch, photos: Photos, rows: Rows, known: dict[str, Mappin
         return known["image"]
     reader = map_reader(branch, photos)
     assert reader is not None
-    return dict(zip(rows.tolist(), sha256_of_files([reader.paths[int(i)] for i in rows]), strict=True))
+    paths_of = {int(i): path for i in rows if (path := reader.paths[int(i)]) is not None}
+    return dict(zip(paths_of, sha256_of_files(paths_of.values()), strict=True)) | {
+        int(i): NO_MAP for i in rows if int(i) not in paths_of
+    }

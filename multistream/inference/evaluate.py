@@ -2,31 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from multistream import runs
 from multistream.console import Console
-from multistream.data.layouts.data_source import open_table
 from multistream.data.photos import make_photos
-from multistream.data.side_inputs import gather
+from multistream.data.side_inputs import SideInputs, gather
 from multistream.data.table import Table
-from multistream.errors import DataError, UsageError
+from multistream.errors import DataError
 from multistream.features import extract
 from multistream.inference.class_maps import match_classes, read_class_map
+from multistream.inference.measured_photos import photos_to_measure
 from multistream.inference.metrics import Metrics, metrics
+from multistream.inference.missing import MissingPolicy, MissingStream, absent_pooled
 from multistream.inference.model import Model, load
-from multistream.runs.leaks import seen_in, splits_used
+from multistream.inputs import Image, Input
+from multistream.interfaces import Stream
+from multistream.network.network import MultiStream
+from multistream.recipe import DataSettings, MissingVectors
 from multistream.runs.model_file import require_trained
 from multistream.runs.predictions_file import as_predictions, write_predictions
-from multistream.runs.split_file import read_split, sha256_of_files
 from multistream.runtime.device import available_workers, resolve_again
+from multistream.runtime.memory import exhausted
+from multistream.statistics import wilson
+
+
+@dataclass(frozen=True)
+class PolicyAccuracy:
+    """Accuracy with its 95 % interval on n photos, under one policy for missing streams."""
+
+    n: int
+    accuracy: float
+    accuracy_ci95: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -41,22 +55,41 @@ class Evaluation:
     """Classes of the photos that the run cannot say."""
     reachable: Metrics | None = None
     """The metrics without photos of those classes, where there are any."""
+    missing: Mapping[str, int] = field(default_factory=dict)
+    """Photos that lack a stream, by its key."""
+    policies: Mapping[str, PolicyAccuracy] = field(default_factory=dict)
+    """Where some lack one: accuracy on the photos that are complete, and on all under `drop` and under `mean`."""
 
     def to_dict(self) -> dict[str, Any]:
         """What `evaluate --json` prints."""
-        about = {"run": self.run, "data": self.data, "left_out": dict(self.left_out)}
+        about: dict[str, Any] = {"run": self.run, "data": self.data, "left_out": dict(self.left_out)}
         if self.reachable:
             about |= {"unreachable": list(self.unreachable), "reachable": self.reachable.to_dict()}
+        if self.missing:
+            about |= {"missing": dict(self.missing), "policies": {k: vars(p) for k, p in self.policies.items()}}
         return {**self.metrics.to_dict(), **about}
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Probabilities (N, K) by policy, the one asked for first; `valid` (N,) rows; `present` (N,) by key."""
+
+    probabilities: Mapping[MissingStream, NDArray[np.float64]]
+    valid: NDArray[np.bool_]
+    present: Mapping[str, NDArray[np.bool_]]
 
 
 def evaluate(
     run: str | Path,
     *,
     data: str = "",
+    part: str = "",
     label: str = "",
     class_map: str = "",
     inputs: Mapping[str, str] | None = None,
+    missing: str = "",
+    without: Collection[str] = (),
+    streams: Mapping[str, Stream] | None = None,
     predictions: Path | None = None,
     device: str = "auto",
     precision: str = "auto",
@@ -64,24 +97,31 @@ def evaluate(
 ) -> Evaluation:
     """Measures a run on its own test part, or on `data`, of which images of the run's own training are left out.
 
-    Classes are matched by name, or through `class_map` (a file {ours: theirs}, or a shipped map's name).
+    `part` names another part. Classes are matched by name, or through `class_map` (a file {ours: theirs}, or a shipped
+    map's name). `missing` is error, drop or mean, for photos without a vector or map; `without` leaves streams out by
+    key. `streams` gives again those that were composed as instances.
     """
     console = console or Console(quiet=True)
-    model = load(run)
+    model = load(run, streams=streams)
     require_trained(model, "evaluate")
-    table, left_out = _photos_to_measure(model, data, label)
+    policy = MissingPolicy.settle(model.network, model.recipe.data, missing=missing, without=without)
+    table, left_out = photos_to_measure(model, data=data, part=part, label=label, console=console)
     match = match_classes(model.classes, table.classes, mapping=read_class_map(class_map) if class_map else None)
-    console.say(f"evaluate: {table.name}, {len(table):,} images; {sum(left_out.values()):,} left out as trained on")
+    reasons = "".join(f"; left out: {count:,} {reason}" for reason, count in left_out.items())
+    console.say(f"evaluate: {table.name}, {len(table):,} images{reasons}")
     sources = {**model.recipe.network.inputs, **(inputs or {})} if not data else dict(inputs or {})
-    probabilities, valid = _probabilities(model, table, sources, device, precision, console)
-    if not valid.any():
-        raise DataError("evaluate", "no photo could be decoded.", do="Run multistream data scan.")
-    if bad := int((~valid).sum()):
-        left_out = {**left_out, "cannot be decoded": bad}
-    rows = np.flatnonzero(valid)
-    probabilities, labels = match.apply(probabilities[rows]), table.labels[rows]
+    measured = _measure(model, table, sources, policy, device=device, precision=precision, console=console)
+    rows = np.flatnonzero(measured.valid)
+    if not len(rows):
+        raise DataError("evaluate", "no photo could be used.", do="Run multistream data scan.")
+    if bad := len(table) - len(rows):
+        left_out = {**left_out, "cannot be used": bad}
+    by_policy = {name: match.apply(each[rows]) for name, each in measured.probabilities.items()}
+    labels, probabilities = table.labels[rows], next(iter(by_policy.values()))
     if predictions is not None:
         write_predictions(predictions, as_predictions(table, rows, probabilities, classes=match.classes))
+    lacking = {key: int((~there[rows]).sum()) for key, there in measured.present.items()}
+    lacking = {key: count for key, count in lacking.items() if count}
     reachable = match.reachable(labels)
     return Evaluation(
         str(run),
@@ -92,60 +132,134 @@ def evaluate(
         reachable=metrics(probabilities[reachable], labels[reachable], match.classes)
         if reachable.any() and match.unreachable
         else None,
+        missing=lacking,
+        policies=_policies(by_policy, labels, {key: measured.present[key][rows] for key in lacking}),
     )
 
 
-def _photos_to_measure(model: Model, data: str, label: str) -> tuple[Table, dict[str, int]]:
-    """The run's own test part, or all of `data` but what the run was trained on (by the files' bytes)."""
-    folder = model.path.parent
-    settings = model.recipe.data
-    split = read_split(folder / runs.SPLIT) if (folder / runs.SPLIT).is_file() else None
-    if data:
-        table = open_table(data, label=label, allow_outside=settings.allow_outside)
-        splits = [folder / runs.SPLIT] if split else []
-        seen = frozenset[str]().union(*map(seen_in, [*splits, *splits_used(model.recipe).values()]))
-        hashes = sha256_of_files([table.path(i) for i in range(len(table))]) if seen else ()
-        kept = [i for i, digest in enumerate(hashes) if digest not in seen] if seen else list(range(len(table)))
-        return table.select(kept), {"in the run's training": len(table) - len(kept)} if seen else {}
-    return own_test_part(model, "evaluate", label=label), {}
+def _policies(
+    by_policy: Mapping[MissingStream, NDArray[np.float64]],
+    labels: NDArray[np.int64],
+    present: Mapping[str, NDArray[np.bool_]],
+) -> dict[str, PolicyAccuracy]:
+    """Accuracy on photos that lack nothing, and on all that each policy predicts."""
+    if not present:
+        return {}
+    complete = np.all(np.stack(list(present.values())), axis=0)
+    first = next(iter(by_policy.values()))
+    chosen: dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]] = {"complete": (first, complete)}
+    chosen |= {name: (each, np.asarray(np.isfinite(each).all(1))) for name, each in sorted(by_policy.items())}
+    right = {name: (each.argmax(1) == labels)[rows] for name, (each, rows) in chosen.items()}
+    return {name: _accuracy(each) for name, each in right.items() if len(each)}
 
 
-def own_test_part(model: Model, command: str, *, label: str = "") -> Table:
-    """The photos of the run's own test part, from its recipe's data and split.csv; `command` asks for them."""
-    folder, settings = model.path.parent, model.recipe.data
-    if not (folder / runs.SPLIT).is_file():
-        what = f"{folder} has no {runs.SPLIT}, so its test part is not known."
-        raise UsageError(command, what, do="Give photos with labels: --data PATH.")
-    table = open_table(settings.source, label=label or settings.label, allow_outside=settings.allow_outside)
-    places = {name: i for i, name in enumerate(table.ids)}
-    test = [row.path for row in read_split(folder / runs.SPLIT) if row.part == "test"]
-    gone = [name for name in test if name not in places]
-    if gone:
-        raise DataError(settings.source, f"{len(gone):,} of {len(test):,} test images are gone, {gone[0]} say.")
-    return table.select([places[name] for name in test])
+def _accuracy(right_N: NDArray[np.bool_]) -> PolicyAccuracy:
+    n, correct = len(right_N), int(right_N.sum())
+    return PolicyAccuracy(n, correct / n, wilson(correct, n))
 
 
-def _probabilities(
-    model: Model, table: Table, sources: Mapping[str, str], device: str, precision: str, console: Console
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """softmax(logits) (N, K), and which rows could be had."""
+def _measure(
+    model: Model,
+    table: Table,
+    sources: Mapping[str, str],
+    policy: MissingPolicy,
+    *,
+    device: str,
+    precision: str,
+    console: Console,
+) -> _Measured:
+    """Runs the streams that are there over the photos, and fuses them under the policy."""
     settings = replace(model.recipe.data, on_bad_image="report")
-    side_inputs = gather(table, model.inputs, sources, missing=settings.missing_vectors, resize=settings.resize)
-    for note in side_inputs.notes:
-        console.say(f"data: {note}")
     runtime = resolve_again(model.recipe, device=device, precision=precision)
     network = runtime.place(model.network).freeze(*model.recipe.network.freeze)  # so far the cache knows its streams
-    photos = make_photos(table, network.inputs, side_inputs, settings)
-    with console.progress(len(table), "features") as bar:
+    policy = policy.leaving_out(network, _without_source(policy, network.inputs, sources, table))
+    kept = {key: each for key, each in network.inputs.items() if key not in policy.without}
+    side_inputs = _gather(table, kept, _known(kept, sources), policy, network, settings)
+    for note in side_inputs.notes:
+        console.say(f"data: {note}")
+    photos = make_photos(table, kept, side_inputs, settings)
+    present = {
+        **{key: there for key, there in side_inputs.present.items() if policy.fills and not there.all()},
+        **{key: np.zeros(len(table), dtype=np.bool_) for key in sorted(policy.without)},
+    }
+    has_one = np.logical_or.reduce([present.get(key, np.ones(len(table), bool)) for key in network.branches])
+    usable = side_inputs.usable & (has_one if policy.policy == "drop" else True)
+    what = f"a group of photos does not fit into the memory of {runtime}."
+    with (
+        console.progress(len(table), "features") as bar,
+        exhausted("evaluate", what, do="Free some, or run it where more is: --device cpu."),
+    ):
         extracted = extract(
             network,
             photos,
-            np.flatnonzero(side_inputs.usable),
+            np.flatnonzero(usable),
             runtime=runtime,
             workers=available_workers(),
             tick=bar.advance,
             say=console.say,
+            keys=kept,
         )
-    with torch.no_grad():
-        logits = network.classify(extracted.to(runtime.device))
-    return logits.double().softmax(1).cpu().numpy(), extracted.valid.numpy()
+        features = {**extracted.to(runtime.device), **absent_pooled(network, policy.without, len(table))}
+        masks = {key: torch.from_numpy(there).to(runtime.device) for key, there in present.items()}
+        asked: list[MissingStream] = [policy.policy, *(("drop", "mean") if present else ())]
+        probabilities = {
+            name: _probabilities(network, features, masks, replace(policy, policy=name), has_one)
+            for name in dict.fromkeys(asked)
+        }
+    return _Measured(probabilities, extracted.valid.numpy(), present)
+
+
+def _without_source(
+    policy: MissingPolicy, inputs: Mapping[str, Input], sources: Mapping[str, str], table: Table
+) -> frozenset[str]:
+    """Streams that no photo has an input for, where the policy does without: nothing is given for them."""
+    if not policy.fills:
+        return frozenset()
+    known = {*sources, *table.vectors, *table.maps}
+    side = {key: each for key, each in inputs.items() if not isinstance(each, Image)}
+    return frozenset(key for key, each in side.items() if not {key, each.name} & known)
+
+
+def _known(inputs: Mapping[str, Input], sources: Mapping[str, str]) -> dict[str, str]:
+    """The sources of streams that are not left out."""
+    names = {name for key, each in inputs.items() for name in (key, each.name)}
+    return {name: path for name, path in sources.items() if name in names}
+
+
+def _gather(
+    table: Table,
+    inputs: Mapping[str, Input],
+    sources: Mapping[str, str],
+    policy: MissingPolicy,
+    network: MultiStream,
+    settings: DataSettings,
+) -> SideInputs:
+    """Vectors and maps; what is missing is filled in, for the policy to put the right thing in its place."""
+    missing: Mapping[str, MissingVectors] = {"error": settings.missing_vectors, "zero": "zero"}
+    return gather(
+        table,
+        inputs,
+        sources,
+        missing=missing.get(policy.policy, "mean"),
+        means=network.raw_means,
+        maps_may_lack=policy.fills_maps,
+        resize=settings.resize,
+    )
+
+
+@torch.no_grad()
+def _probabilities(
+    network: MultiStream,
+    features: Mapping[str, Mapping[str, Tensor]],
+    present: Mapping[str, Tensor],
+    policy: MissingPolicy,
+    has_one: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """softmax(logits) (N, K); NaN where drop leaves a photo no stream."""
+    has_one = has_one if policy.policy == "drop" else np.ones_like(has_one)
+    rows = torch.from_numpy(np.flatnonzero(has_one)).to(network.prior.device)
+    pooled = {key: {stage: values[rows] for stage, values in stages.items()} for key, stages in features.items()}
+    logits = policy.logits(network, pooled, {key: there[rows] for key, there in present.items()})
+    probabilities = np.full((len(has_one), logits.shape[1]), np.nan)
+    probabilities[has_one] = logits.double().softmax(1).cpu().numpy()
+    return probabilities

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,8 @@ from multistream.interfaces import Stream
 from multistream.runs.model_file import LoadedModel, load_model
 
 if TYPE_CHECKING:
-    from PIL.Image import Image as Picture
-
+    from multistream.data.given_photos import GivenPhoto, PhotoLike
+    from multistream.data.side_lookup import SideSource
     from multistream.inference.predict import Prediction
 
 
@@ -20,19 +20,35 @@ class Model(LoadedModel):
 
     def predict(
         self,
-        images: Iterable[str | Path | Picture],
+        images: PhotoLike | Iterable[PhotoLike | GivenPhoto],
         *,
-        inputs: Mapping[str, str | Path] | None = None,
+        inputs: Mapping[str, SideSource] | None = None,
+        missing: str = "",
+        without: Collection[str] = (),
         device: str = "auto",
         precision: str = "auto",
+        say: Callable[[str], object] | None = None,
     ) -> Iterator[Prediction]:
-        """Class probabilities for files, folders or Pillow images, in their order; a bad image gets a status.
+        """Class probabilities for one photo or many, in their order and as they come; a bad one gets a status.
 
-        `inputs` names the vectors' files and the maps' folders, by stream key or input name.
+        A photo is a path (a folder gives all its images), bytes, an open file, a Pillow picture or a uint8 array
+        (H, W, 3). `inputs` gives vectors and maps by stream key or input name: a file or folder, {id: array}, or
+        arrays in the order of the photos. `missing` says what becomes of a photo that lacks one: error (a status),
+        drop (the other streams decide) or mean (the training mean stands in); `without` leaves streams out by key.
+        `say` gets lines on what folders pass over.
         """
         from multistream.inference.predict import predict  # predictions are made with models
 
-        return predict(self, images, inputs=inputs or {}, device=device, precision=precision)
+        return predict(
+            self,
+            images,
+            inputs=inputs or {},
+            missing=missing,
+            without=without,
+            device=device,
+            precision=precision,
+            say=say,
+        )
 
 
 def load(path: str | Path, *, streams: Mapping[str, Stream] | None = None) -> Model:

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import itertools
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL.Image import Image as Picture
-from torch import Tensor
 
-from multistream.data.decoding import BadImage, Decoder
+from multistream.data.decode_pool import Pool
+from multistream.data.given_photos import GivenPhoto, PhotoLike, given_photos
+from multistream.data.layouts.data_source import open_table
 from multistream.data.photos import make_decoder
-from multistream.data.side_inputs import SideInputs, gather
+from multistream.data.side_lookup import Lookup, SideSource, side_lookups
 from multistream.data.table import Table
-from multistream.data.vectors import MissingPolicy
-from multistream.errors import UsageError
+from multistream.errors import MultistreamError
+from multistream.inference.groups import GROUP, GroupPredictor, ReadPhoto
+from multistream.inputs import Image
 from multistream.runs.model_file import LoadedModel, require_trained
-from multistream.runtime.device import Runtime, available_workers, resolve_again
+from multistream.runtime.device import available_workers
 
-CHUNK = 32
-"""Photos that run through the network together."""
+AHEAD = 2
+"""Groups that are decoded while one runs through the network."""
 
-Arrays = dict[str, NDArray[Any]]
-"""What one photo gives, by input name."""
+NOT_FINITE = "prediction not finite"
+"""The status of a photo of which the network makes NaN: its weights are damaged, or its vector is out of all bounds."""
+
+MAX_BYTES = 2**29
+"""The most that is read of an open file where no stream looks at photos."""
+
+_Reading = tuple[GivenPhoto, "Future[ReadPhoto | str]"]
 
 
 @dataclass(frozen=True)
@@ -52,99 +58,103 @@ class Prediction:
 
 def predict(
     model: LoadedModel,
-    images: Iterable[str | Path | Picture],
+    images: PhotoLike | Iterable[PhotoLike | GivenPhoto],
     *,
-    inputs: Mapping[str, str | Path],
+    inputs: Mapping[str, SideSource],
     device: str = "auto",
     precision: str = "auto",
+    missing: str = "",
+    without: Collection[str] = (),
+    say: Callable[[str], object] | None = None,
 ) -> Iterator[Prediction]:
-    """One Prediction a photo, in input order; folders give all their files. Never raises for a bad image."""
+    """One Prediction a photo, in input order; folders give all their images. Never raises for a bad image.
+
+    Photos are taken as they come, decoded in threads while the network runs, and never more than a few groups held.
+    `missing` is error, drop or mean, for a photo without a vector or map ("" for the recipe's choice); `without` leaves
+    streams out by key.
+    """
     require_trained(model, "predict")
-    items = list(expanded(images))
-    side_inputs = _side_inputs(model, items, {name: str(path) for name, path in inputs.items()})
-    runtime = resolve_again(model.recipe, device=device, precision=precision)
-    network = runtime.place(model.network).eval()
-    decoder = make_decoder(network.inputs, model.recipe.data)
-    with ThreadPoolExecutor(available_workers()) as pool:  # Pillow lets go of the interpreter while it decodes
-        for start in range(0, len(items), CHUNK):
-            chunk = list(enumerate(items[start : start + CHUNK], start))
-            read = list(pool.map(lambda entry: _read(decoder, side_inputs, *entry), chunk))
-            usable = {i: found for (i, _), found in zip(chunk, read, strict=True) if not isinstance(found, str)}
-            rows = _probabilities(model, runtime, usable, side_inputs)
-            for (i, item), found in zip(chunk, read, strict=True):
-                yield _prediction(model, item, found if isinstance(found, str) else "ok", rows.get(i))
+    predictor = GroupPredictor(model, device=device, precision=precision, missing=missing, without=without)
+    own = _own_table(model)
+    lookups = _side_inputs(model, predictor, inputs, own)
+    predictor.check_lookups(lookups)
+    photos = as_photos(model, images, say=say, own=own)
+    return _predictions(model.classes, predictor, photos, lookups)
 
 
-def expanded(images: Iterable[str | Path | Picture]) -> Iterator[Path | Picture]:
-    """The files and pictures; a folder gives its regular files, sorted, hidden ones left out."""
-    for image in images:
-        if isinstance(image, Picture):
-            yield image
-            continue
-        path = Path(image).expanduser()
-        if path.is_dir():
-            files = (file for file in sorted(path.rglob("*")) if file.is_file())
-            yield from (f for f in files if not any(part.startswith(".") for part in f.relative_to(path).parts))
+def as_photos(
+    model: LoadedModel,
+    images: PhotoLike | Iterable[PhotoLike | GivenPhoto],
+    *,
+    say: Callable[[str], object] | None = None,
+    own: Table | None = None,
+) -> Iterator[GivenPhoto]:
+    """The photos one by one, with the ids that the run's own vectors and maps may know them by."""
+    own = own or _own_table(model)
+    decoder = make_decoder(model.inputs, model.recipe.data)
+    limit = decoder.max_bytes if decoder else MAX_BYTES
+    root = own.root.resolve() if own else None
+    return given_photos(images, limit=limit, root=root, allow_outside=model.recipe.data.allow_outside, say=say)
+
+
+def _side_inputs(
+    model: LoadedModel, predictor: GroupPredictor, inputs: Mapping[str, SideSource], own: Table | None
+) -> dict[str, Lookup]:
+    """Where vectors and maps are found: what is given, what the recipe names and is here, what the data set has."""
+    named = {name: path for name, path in model.recipe.network.inputs.items() if Path(path).expanduser().exists()}
+    sources: dict[str, SideSource] = {**named, **inputs}
+    lookups = side_lookups(model.inputs, sources, resize=model.recipe.data.resize, own=own)
+    return {key: lookup for key, lookup in lookups.items() if key in predictor.inputs}
+
+
+def _own_table(model: LoadedModel) -> Table | None:
+    """The data set that the run was trained on, where a stream reads more than photos; None if it is not here."""
+    settings = model.recipe.data
+    if all(isinstance(each, Image) for each in model.inputs.values()):
+        return None
+    try:
+        return open_table(settings.source, label=settings.label, allow_outside=settings.allow_outside)
+    except MultistreamError:  # a model need not be where its photos are
+        return None
+
+
+def _predictions(
+    classes: tuple[str, ...], predictor: GroupPredictor, photos: Iterator[GivenPhoto], lookups: Mapping[str, Lookup]
+) -> Iterator[Prediction]:
+    numbered = enumerate(photos)
+    ahead: deque[list[_Reading]] = deque()
+    with Pool(available_workers()) as pool:  # Pillow lets go of the interpreter while it decodes
+        try:
+            is_first = True
+            while True:
+                while len(ahead) <= AHEAD and (group := list(itertools.islice(numbered, GROUP))):
+                    ahead.append([(photo, pool.submit(predictor.read, photo, lookups, i)) for i, photo in group])
+                if not ahead:
+                    return
+                group_ = ahead.popleft()
+                # One photo alone answers at once; of many, the last bits do not depend on where a group ends.
+                yield from _of_group(classes, predictor, group_, fill_up=not is_first or len(group_) == GROUP)
+                is_first = False
+        finally:  # whoever stops listening must not wait for what was read ahead
+            for _, future in (entry for group in ahead for entry in group):
+                future.cancel()
+
+
+def _of_group(
+    classes: tuple[str, ...], predictor: GroupPredictor, group: list[_Reading], *, fill_up: bool
+) -> Iterator[Prediction]:
+    outcomes = [future.result() for _, future in group]
+    usable = [outcome for outcome in outcomes if isinstance(outcome, ReadPhoto)]
+    rows = iter(predictor.probabilities(usable, fill_up=fill_up) if usable else ())
+    for (photo, _), outcome in zip(group, outcomes, strict=True):
+        if isinstance(outcome, str):
+            yield Prediction(photo.path, outcome)
         else:
-            yield path
+            yield _prediction(photo.path, classes, next(rows))
 
 
-def _side_inputs(model: LoadedModel, items: Sequence[Path | Picture], sources: Mapping[str, str]) -> SideInputs:
-    """The vectors and maps of these photos, joined by their paths; a photo without a vector costs a status."""
-    ids = tuple(str(item) if isinstance(item, Path) else f"image {i}" for i, item in enumerate(items))
-    table = Table("predict", Path(), ids, np.zeros(len(ids), dtype=np.int64), model.classes)
-    policy = model.recipe.data.missing_vectors
-    missing: MissingPolicy = "drop" if policy == "error" else policy
-    return gather(table, model.inputs, sources, missing=missing, resize=model.recipe.data.resize)
-
-
-def _read(decoder: Decoder | None, side_inputs: SideInputs, index: int, item: Path | Picture) -> Arrays | str:
-    """What one photo gives, by input name: pixels (3, S, S) and maps (C, S, S); or why it cannot be used."""
-    if not side_inputs.usable[index]:
-        return "no vector"
-    try:
-        found: Arrays = {} if decoder is None else {"image": _pixels(decoder, item)}
-    except BadImage as error:
-        return error.reason
-    try:
-        return found | {key: read(index) for key, read in side_inputs.maps.items()}
-    except BadImage as error:
-        return f"map {error.reason}"
-
-
-def _pixels(decoder: Decoder, item: Path | Picture) -> NDArray[np.uint8]:
-    """The pixels (3, S, S); BadImage where there are none."""
-    if isinstance(item, Path):
-        return decoder.read(item)
-    content = io.BytesIO()
-    try:
-        item.save(content, "PNG", compress_level=0)  # a picture in memory takes the same way as one in a file
-    except OSError as error:
-        raise UsageError("predict", f"a picture of mode {item.mode} cannot be used: {error}.") from error
-    return decoder.decode(content.getvalue(), path=Path("image")).pixels
-
-
-@torch.no_grad()
-def _probabilities(
-    model: LoadedModel, runtime: Runtime, usable: Mapping[int, Arrays], side_inputs: SideInputs
-) -> dict[int, NDArray[np.float64]]:
-    """softmax(logits) by index."""
-    if not usable:
-        return {}
-    names = next(iter(usable.values()))
-    batch: dict[str, Tensor] = {
-        **{key: torch.from_numpy(rows[list(usable)]) for key, rows in side_inputs.vectors.items()},
-        **{name: torch.from_numpy(np.stack([found[name] for found in usable.values()])) for name in names},
-    }
-    with runtime.autocast:
-        pooled = model.network.pool(runtime.send(batch))
-    rows = model.network.classify(pooled).double().softmax(1).cpu().numpy()
-    return dict(zip(usable, rows, strict=True))
-
-
-def _prediction(model: LoadedModel, item: Path | Picture, status: str, row: NDArray[np.float64] | None) -> Prediction:
-    path = str(item) if isinstance(item, Path) else "<image>"
-    if row is None:
-        return Prediction(path, status)
-    probabilities = {name: float(p) for name, p in zip(model.classes, row, strict=True)}
-    return Prediction(path, "ok", model.classes[int(row.argmax())], probabilities)
+def _prediction(path: str, classes: tuple[str, ...], row: NDArray[np.float64]) -> Prediction:
+    if not np.isfinite(row).all():
+        return Prediction(path, NOT_FINITE)
+    probabilities = {name: float(p) for name, p in zip(classes, row, strict=True)}
+    return Prediction(path, "ok", classes[int(row.argmax())], probabilities)

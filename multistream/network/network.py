@@ -14,16 +14,18 @@ from contextlib import nullcontext
 from dataclasses import replace
 from typing import Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from multistream.errors import UsageError, did_you_mean
 from multistream.inputs import Input, Vector
-from multistream.interfaces import Fusion, FusionOutput, Stream, Tap, Temporal
+from multistream.interfaces import VECTOR, Fusion, FusionOutput, Stream, Tap, Temporal
 from multistream.network.plan import BranchPlan, Options
 from multistream.nn.module_dict import M, Modules
 from multistream.nn.seeding import drawn_seed, initializing
-from multistream.parts.taps import MaskedTap
+from multistream.parts.taps import MaskedTap, VectorTap
 
 Pooled = Mapping[str, Mapping[str, Tensor]]
 """{key: {stage: (B, P) float32}}"""
@@ -104,6 +106,13 @@ class Branch(nn.Module):
         tokens_BTW = self.tokens(pooled)
         return self.temporal(tokens_BTW) if self.temporal else tokens_BTW.squeeze(1)
 
+    @property
+    def raw_mean(self) -> Tensor:
+        """(D,) the training mean of the vectors that this branch reads, before any scaling."""
+        tap = self.taps[VECTOR]
+        assert isinstance(tap, VectorTap)
+        return tap.raw_mean
+
     def truncate(self, depth: int) -> Branch:
         """The first `depth` stages with their taps, shared; the temporal is new and untrained."""
         stream = self.stream.truncate(depth)
@@ -181,6 +190,12 @@ class MultiStream(nn.Module):
     def inputs(self) -> dict[str, Input]:
         """What each stream reads, by key."""
         return {key: branch.stream.input for key, branch in self.branches.items()}
+
+    @property
+    def raw_means(self) -> dict[str, NDArray[np.float32]]:
+        """What a photo without a vector is given where the mean is asked for: (D,) by key, of streams that read one."""
+        branches = {key: branch for key, branch in self.branches.items() if branch.is_vector}
+        return {key: branch.raw_mean.cpu().numpy() for key, branch in branches.items()}
 
     def pool(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
         """Runs the streams: batch -> {key: {stage: (B, P) float32}}. A stream's own key goes before its input's.

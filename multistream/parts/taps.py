@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from multistream.interfaces import Tap
@@ -66,12 +67,19 @@ class ModelEmbedding(LastStage):
 
 
 class VectorTap(Tap):
-    """Stands where a stream reads a Vector: the vector is pooled feature and token at once (paper: EF takes it raw)."""
+    """Stands where a stream reads a Vector: the vector is pooled feature and token at once (paper: EF takes it raw).
+
+    `raw_mean` (D,) is the mean of the training photos' vectors as they are read: what a photo without one is given
+    where `data.missing_vectors` is mean.
+    """
 
     linear: ClassVar[bool] = True
 
+    raw_mean: Tensor
+
     def __init__(self, width: int) -> None:
         super().__init__(width, width=width)
+        self.register_buffer("raw_mean", torch.zeros(width))
 
     def pool(self, map_BChw: Tensor) -> Tensor:
         """(B, D) -> (B, D) float32, untouched."""

@@ -9,9 +9,11 @@ from multistream.recipe.recipe import (
     TrainingSettings,
     differences,
 )
+from multistream.recipe.sections import MissingVectors
 
 __all__ = [
     "DataSettings",
+    "MissingVectors",
     "NetworkSettings",
     "OptionSettings",
     "Recipe",

@@ -28,7 +28,7 @@ COUNT = 1_000_000
 
 Resize = Literal["squash", "crop"]
 OnBadImage = Literal["report", "error", "skip"]
-MissingVectors = Literal["error", "mean", "zero", "drop"]
+MissingVectors = Literal["error", "mean", "zero", "skip"]
 Solver = Literal["gradient", "lbfgs"]
 Schedule = Literal["cosine", "constant", "linear"]
 Measure = Literal["loss", "accuracy"]
@@ -221,6 +221,7 @@ class TrainingSettings(Section):
     keep: Measure = setting("loss", word(Measure))
     loss: str = setting("cross_entropy", matching(r"[a-z][a-z0-9_]*", "the name of a loss"))
     label_smoothing: float = setting(0.0, number(0, below=1))
+    stream_dropout: float = setting(0.0, number(0, below=1))
     class_weights: ClassWeights = setting("none", word(ClassWeights))
     clip_norm: float = setting(0.0, number(0))
     accumulation: int = setting(1, integer(1, COUNT))

@@ -93,7 +93,14 @@ def run_network(
         for name, digest in zip(table.ids, sha256_of_files([table.path(i) for i in range(len(table))]), strict=True)
     )
     inputs = model.recipe.network.inputs
-    side_inputs = gather(table, model.inputs, inputs, missing=settings.missing_vectors, resize=settings.resize)
+    side_inputs = gather(
+        table,
+        model.inputs,
+        inputs,
+        missing=settings.missing_vectors,
+        means=model.network.raw_means,
+        resize=settings.resize,
+    )
     runtime = resolve_again(model.recipe, device=device, precision=precision)
     network = runtime.place(model.network).freeze("streams")  # nothing trains here, so the feature cache may help
     photos = make_photos(table, network.inputs, side_inputs, settings)

@@ -9,7 +9,7 @@ from multistream.data.splits import Parts
 from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.recipe import Recipe
-from multistream.runs.folder import SPLIT
+from multistream.runs.folder import RECIPE, SPLIT
 from multistream.runs.split_file import read_split, sha256_of_files
 from multistream.spec import Spec
 
@@ -42,12 +42,30 @@ def check_leaks(recipe: Recipe, table: Table, parts: Parts, *, digests: Mapping[
 def splits_used(recipe: Recipe) -> dict[str, Path]:
     """The split.csv of every run that gave a branch or a stream's weights, by the setting that names the run.
 
-    A model file that was copied away from its run has none: what it learnt from cannot be told.
+    Runs that those runs were made of count too: `streams.a streams.b` is the run of b in the run of a. A model file
+    that was copied away from its run has none: what it learnt from cannot be told.
     """
+    splits: dict[str, Path] = {}
+    to_look = list(_runs_named(recipe).items())
+    seen: set[Path] = set()
+    while to_look:
+        where, run = to_look.pop(0)
+        folder = (run if run.is_dir() else run.parent).resolve()
+        if folder in seen:
+            continue
+        seen.add(folder)
+        if (folder / SPLIT).is_file():
+            splits[where] = folder / SPLIT
+        if (folder / RECIPE).is_file():
+            to_look += [(f"{where} {inner}", path) for inner, path in _runs_named(Recipe.load(folder)).items()]
+    return splits
+
+
+def _runs_named(recipe: Recipe) -> dict[str, Path]:
+    """The runs that a recipe's branches and weights come from, by setting."""
     named = {f"streams.{key}": Spec.parse(text, key=key).run for key, text in recipe.network.streams.items()}
     named |= {f"weights.{key}": _folder(text) for key, text in recipe.network.weights.items()}
-    splits = {where: (run if run.is_dir() else run.parent) / SPLIT for where, run in named.items() if run}
-    return {where: split for where, split in splits.items() if split.is_file()}
+    return {where: run for where, run in named.items() if run}
 
 
 def seen_in(split: Path) -> frozenset[str]:

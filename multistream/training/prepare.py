@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from multistream.data.filenames import printable
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos
 from multistream.data.photos import make_photos
@@ -74,6 +75,9 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     )
     for note in table.notes:
         say(f"data: {note}")
+    if len(table.classes) < 2:
+        what = f"all photos are of one class, {printable(table.classes[0])!r}: there is nothing to tell apart."
+        raise DataError(table.name, what, right="Training needs two classes at least.")
     image_size = recipe.data.image_size or table.image_size
     recipe = recipe.updated({"data": {"image_size": image_size}})
     recipe = with_owners(recipe, streams=streams or ())
@@ -96,7 +100,8 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     parts = usable(draw_parts(table, recipe.data), side_inputs, table)
     for note in parts.notes:
         say(f"split: {note}")
-    fit_vectors(network, side_inputs, parts, say=say)
+    fill = settings.missing_vectors == "mean"
+    side_inputs = fit_vectors(network, side_inputs, parts, fill=fill, say=say)
     runtime = settle(on_rank(recipe.runtime, ranks), network, say=say)
     runtime = replace(runtime, precision=ranks.from_first(runtime.precision))
     recipe = recipe.updated({"runtime": {"precision": runtime.precision}})  # auto is another one elsewhere
@@ -188,16 +193,32 @@ def usable(parts: Parts, side_inputs: SideInputs, table: Table) -> Parts:
     """The parts without the images that lack an input and are to be left out."""
     train, val, test = (rows[side_inputs.usable[rows]] for rows in (parts.train, parts.val, parts.test))
     kept = replace(parts, train=train, val=val, test=test)
+    if not len(parts.train):
+        do = "Put photos into a folder called train, or write a CSV with a column part."
+        raise DataError(table.name, "it has no training part, only photos to test.", do=do)
     if not len(kept.train):
         raise DataError("split", f"no image is left to train on, of {len(table):,}.", do="Check the vectors' ids.")
     return kept
 
 
 @torch.no_grad()
-def fit_vectors(network: MultiStream, side_inputs: SideInputs, parts: Parts, *, say: Say = lambda _: None) -> None:
-    """Lets streams that read vectors fit their scaling on the training part, unless they came trained."""
+def fit_vectors(
+    network: MultiStream, side_inputs: SideInputs, parts: Parts, *, fill: bool, say: Say = lambda _: None
+) -> SideInputs:
+    """Lets streams that read vectors fit their scaling on the training part, unless they came trained.
+
+    `fill` gives images without a vector the mean of the training part, or of the one that the branch came with.
+    """
     for key, rows in side_inputs.vectors.items():
+        if key not in network.loaded_branches:
+            own = parts.train[side_inputs.present[key][parts.train]]
+            if not len(own):
+                raise DataError(f"input.{key}", "no image of the training part has a vector.", do="Check their ids.")
+            network.branches[key].raw_mean.copy_(torch.from_numpy(rows[own].mean(0, dtype=np.float64)))
+    filled = side_inputs.filled(network.raw_means) if fill else side_inputs
+    for key, rows in filled.vectors.items():
         if key not in network.loaded_branches:
             note = network.branches[key].stream.fit(torch.from_numpy(np.ascontiguousarray(rows[parts.train])))
             if note:
                 say(f"{key}: {note}")
+    return filled

@@ -19,6 +19,7 @@ from multistream.files import write_atomic
 from multistream.folder_lock import FolderLock
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe, TrainingSettings
+from multistream.runs.absolute_paths import with_absolute_paths
 from multistream.runs.composition import with_owners
 from multistream.runs.leaks import check_leaks, unknown_origins
 from multistream.runs.split_file import SplitRow, check_parts, split_rows
@@ -61,6 +62,7 @@ def train(
     started = time.monotonic()
     with processes() as ranks:
         console = (console or Console(quiet=True)) if ranks.is_first else Console.silent()
+        recipe = with_absolute_paths(recipe)
         if resume is not None:
             own = recipe if recipe == Recipe() else with_owners(recipe, streams=streams or ())
             recipe = recipe_to_resume(Path(resume).expanduser(), own)
@@ -197,7 +199,14 @@ class _Training:
         if runtime.cuda_graphs and not pooled and alone:
             size = self.settings.batch_size
             graphs = GraphedStreams(network, runtime, batch_size=size, say=self.console.say)
-        return Objective(network, criterion=criterion, runtime=runtime, pooled=pooled, graphs=graphs)
+        return Objective(
+            network,
+            criterion=criterion,
+            runtime=runtime,
+            pooled=pooled,
+            graphs=graphs,
+            stream_dropout=self.settings.stream_dropout,
+        )
 
     def _finish(self, progress: Progress, *, started: float) -> Run:
         """Measures the trained network on all parts, and writes the run."""

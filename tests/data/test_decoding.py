@@ -243,7 +243,7 @@ FOREIGN = {
     "PPM": b"P6\n16 16\n255\n" + bytes(768),
     "PSD": b"8BPS\0\1" + bytes(64),
     "ICO": b"\0\0\1\0\1\0" + bytes(64),
-    "HEIC or video": b"\0\0\0\x18ftypheic" + bytes(64),
+    "HEIC": b"\0\0\0\x18ftypheic" + bytes(64),
 }
 
 

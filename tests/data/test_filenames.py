@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from multistream.data.filenames import escape, printable, unescape
 
+NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]+)?")
 NAMES = [
     "a.jpg",
     "=cmd().jpg",
@@ -34,7 +36,7 @@ def test_the_way_there_and_back(name: str) -> None:
     text = escape(name)
     assert unescape(text) == name
     assert text.isprintable()
-    assert text[:1] not in ("=", "+", "-", "@", "'")
+    assert text[:1] not in ("=", "+", "-", "@", "'") or NUMBER.fullmatch(text)
     line = io.StringIO()
     csv.writer(line).writerow([text])
     assert line.getvalue().count("\n") == 1

@@ -55,7 +55,8 @@ def test_class_folders(photos: Photos) -> None:
         "joy/deep/er/c.webp": "joy",
     }
     assert table.classes == ("anger", "joy")
-    assert (table.parts, table.notes, table.labels.dtype) == (None, (), np.int64)
+    deeper = ("1 folders inside class folders count as their class: joy/deep",)
+    assert (table.parts, table.notes, table.labels.dtype) == (None, deeper, np.int64)
     assert table.path(0) == root / "anger/x.jpeg"
     assert table.path(0).is_file()
 
@@ -68,9 +69,9 @@ def test_what_is_ignored_is_counted(photos: Photos) -> None:
     (root / "a" / "notes.txt").write_text("x")
     table = open_table(str(root))
     assert table.classes == ("a", "b")
-    assert told(table, "ignored 4 hidden or system")
-    assert told(table, "ignored 1 files that are no images")
-    assert told(table, "ignored 1 images that lie beside")
+    assert told(table, "hidden or system files and folders: 4 ignored")
+    assert told(table, "files that are no images by their name: 1 ignored")
+    assert told(table, "images that lie outside the class folders: 1 ignored")
     assert told(table, "class 'empty' has no images and is left out")
     with pytest.raises(DataError, match="empty"):
         open_table(str(root), strict=True)
@@ -125,9 +126,9 @@ def test_link_loops_and_links_outside(photos: Photos, tmp_path: Path) -> None:
     (root / "b" / "nothing.jpg").symlink_to(root / "nowhere.jpg")
     table = open_table(str(root))
     assert table.ids == ("a/1.jpg", "b/1.jpg", "b/again.jpg")
-    assert told(table, "ignored 2 links that lead outside")
-    assert told(table, "ignored 2 links that lead back")
-    assert told(table, "ignored 1 entries that are no regular files")
+    assert told(table, "(data.allow_outside = true follows them): 2 ignored")
+    assert told(table, "links that lead back to a folder above them: 2 ignored")
+    assert told(table, "(pipes, links to nothing): 1 ignored")
     assert "c/2.jpg" in open_table(str(root), allow_outside=True).ids
 
 

@@ -8,19 +8,18 @@ from pathlib import Path
 import numpy as np
 
 import multistream as ms
-from multistream.network.compose import compose
 from multistream.recipe import Recipe
 from multistream.runs.model_file import save_model
 
 
 def test_a_model_pickles(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
-    network = compose(
+    network = ms.compose(
         {"object": "object:mobilenetv2", "mini": "object:mobilenetv2"},
         classes=("awe", "fear", "joy"),
         temporal="bigru+att",
         image_size=32,
     )
-    network.trained = True
+    network.mark_trained()
     save_model(network, tmp_path / "model.safetensors", recipe=recipe)
     model = ms.load(tmp_path / "model.safetensors")
     again = pickle.loads(pickle.dumps(model))

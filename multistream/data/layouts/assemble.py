@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,9 +55,31 @@ def assemble(name: str, root: Path, entries: Iterable[Entry], *, notes: Iterable
         labels=np.array([place[entry.label] for entry in chosen], dtype=np.int64),
         classes=classes,
         parts=parts,
-        notes=tuple(notes),
+        notes=(*notes, *doubtful_labels(classes)),
         **more,
     )
+
+
+def doubtful_labels(classes: Sequence[str]) -> tuple[str, ...]:
+    """Notes on classes that look like one, or like something else than a class."""
+    alike: dict[str, list[str]] = {}
+    for name in classes:
+        alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
+    notes = [
+        f"classes {' and '.join(repr(printable(name)) for name in names)} look the same"
+        for names in alike.values()
+        if len(names) > 1
+    ]
+    several = [name for name in classes if set(re.split(r"\s*[,;|]\s*", name)) & set(classes) - {name}]
+    if several:
+        notes.append(f"{len(several):,} classes look like several labels in one: {printable(several[0])!r}")
+    decimals = [name for name in classes if re.fullmatch(r"[+-]?\d*\.\d+", name)]
+    if decimals:
+        notes.append(f"{len(decimals):,} classes are numbers with decimals, such as {decimals[0]}: are these scores?")
+    quoted = [name for name in classes if name[:1] in "\"'" and len(name) > 1]
+    if quoted:
+        notes.append(f"class {printable(quoted[0])!r} begins with a quote: is there a blank before it in the file?")
+    return tuple(notes)
 
 
 def choose(layout: str, label: str, known: Sequence[str]) -> str:

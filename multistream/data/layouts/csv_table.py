@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multistream.data.filenames import printable
+from multistream.data.filenames import printable, unescape
 from multistream.data.layouts.assemble import PARTS, Entry, assemble
 from multistream.data.layouts.delimited_text import Row, read_rows
 from multistream.data.layouts.image_paths import BadPlace, Root
@@ -17,6 +17,9 @@ PATH = ("path", "image", "file", "filename", "file_name", "file_path", "filepath
 LABEL = ("label", "class", "emotion", "category", "target", "class_name")
 PART = ("part", "split", "subset", "fold")
 """What the columns are called, in any case; the first that a sheet has is taken."""
+
+SPLIT_HEADER = ("path", "label", "part", "sha256")
+"""The columns of a split.csv, and of what `data split` writes."""
 
 _SHOWN = 3
 
@@ -39,14 +42,17 @@ def sheet(path: Path, *, allow_outside: bool = False, strict: bool = False) -> T
     rows = read_rows(path)
     columns = _columns(path, rows)
     root = Root(path.parent, allow_outside=allow_outside)
-    records = _Reading(path, root, columns).records(rows[1:])
+    reading = _Reading(path, root, columns)
+    numbered = reading.leave_out_numbers(rows[1:])
+    records = reading.records(rows[1:])
     present = [record for record in records if root.exists(record.entry.id)]
     notes = _missing(path, records, present, strict=strict)
     further = [name for name in columns if name and name not in _roles(columns).values()]
     maps, told = _maps(root, present, further)
     entries = [record.entry for record in present]
     cells = {name: tuple(record.cells[name] for record in present) for name in further if name not in maps}
-    return assemble(printable(path.stem), path.parent, entries, notes=(*notes, *told), maps=maps, columns=cells)
+    told = (*numbered, *notes, *told)
+    return assemble(printable(path.stem), path.parent, entries, notes=told, maps=maps, columns=cells)
 
 
 def _roles(columns: Sequence[str]) -> dict[str, str]:
@@ -82,8 +88,21 @@ class _Reading:
     def __init__(self, path: Path, root: Root, columns: Sequence[str]) -> None:
         self.path, self.root, self.columns = path, root, columns
         self.roles = _roles(columns)
+        self.is_ours = tuple(columns) == SPLIT_HEADER
         self.lines: dict[str, int] = {}
         self.faults: list[tuple[int, str, str]] = []
+
+    def leave_out_numbers(self, rows: Sequence[Row]) -> tuple[str, ...]:
+        """Takes a column of numbers for no part (folds of a cross-validation), and says so."""
+        column = self.roles.get("part")
+        if column is None or column.strip().lower() == PART[0]:
+            return ()
+        place = self.columns.index(column)
+        cells = {row.cells[place].strip() for row in rows if len(row.cells) == len(self.columns)}
+        if not cells or not all(cell.isdecimal() for cell in cells):
+            return ()
+        del self.roles["part"]
+        return (f"column {printable(column)!r} holds numbers, no parts (train, val, test): it is left aside",)
 
     def records(self, rows: Sequence[Row]) -> list[Record]:
         """The checked records; DataError with the first faulty line and the numbers of some others."""
@@ -101,6 +120,8 @@ class _Reading:
                 what = f"{len(row.cells)} cells stand under {len(self.columns)} columns."
                 raise BadPlace(what, "Put cells that hold the delimiter into double quotes.")
             cells = dict(zip(self.columns, row.cells, strict=True))
+            if self.is_ours:  # written by `data split`, which escapes what a spreadsheet would run
+                cells = {name: unescape(cell) for name, cell in cells.items()}
             entry = Entry(self._image(row, cells), self._label(cells), self._part(cells))
             return Record(row.line, entry, cells)
         except BadPlace as fault:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,21 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
         what = f"{printable(source)} has one label an image, so {label!r} cannot be chosen."
         raise UsageError("data.label", what, do="Leave it out, or name the layout: emotion6:PATH, say.")
     return _unnamed(path, allow_outside=allow_outside, strict=strict)
+
+
+def absolute_source(source: str) -> str:
+    """`source` with its path absolute, so that it means the same from any folder; URLs and names stay.
+
+    >>> absolute_source("emotion6:/data/e6")
+    'emotion6:/data/e6'
+    """
+    name, colon, rest = source.partition(":")
+    if not source or "://" in source:
+        return source
+    if colon and name.partition("@")[0] in datasets:
+        return f"{name}:{os.path.abspath(Path(rest).expanduser())}" if rest else source
+    path = Path(source).expanduser()
+    return source if source in datasets and not path.exists() else os.path.abspath(path)
 
 
 def _unnamed(path: Path, *, allow_outside: bool, strict: bool) -> Table:

@@ -11,6 +11,12 @@ from multistream.data.layouts.assemble import PARTS, Entry, assemble
 from multistream.data.table import Table
 from multistream.errors import DataError
 
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""What Hugging Face's imagefolder keeps labels in."""
+
+_DO = "Put the photos of each class into a folder of its name, or give a CSV with the columns path and label."
+_SHOWN = 3
+
 
 def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, name: str = "") -> Table:
     """A Table of the images in class folders, or in train/val/test folders of class folders, at any depth.
@@ -19,6 +25,7 @@ def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, na
     """
     listing = list_images(path, allow_outside=allow_outside)
     name = name or printable(path.resolve().name)
+    _check_level(path, listing)
     parts = _part_folders(listing)
     if parts:
         entries, notes = _of_parts(listing, parts)
@@ -49,9 +56,42 @@ def _part_folders(listing: Listing) -> Mapping[str, str]:
     return parts
 
 
+def _check_level(path: Path, listing: Listing) -> None:
+    """Refuses photos straight in part folders, and a folder that holds the folders of the classes."""
+    where = printable(str(path))
+    direct = {image_id.split("/")[0] for image_id in listing.ids if image_id.count("/") == 1}
+    inner: dict[str, set[str]] = {}
+    for image_id in listing.ids:
+        if image_id.count("/") > 1:
+            top, below, _ = image_id.split("/", 2)
+            inner.setdefault(top, set()).add(below)
+    if direct and not inner and all(top.lower() in PARTS for top in direct):
+        what = f"photos lie straight in {' and '.join(sorted(map(printable, direct)))}, which are parts, not classes."
+        has_metadata = any((path / top / name).is_file() for top in direct for name in METADATA)
+        do = f"Write imagefolder:{where}: a metadata file has the labels." if has_metadata else _DO
+        raise DataError(where, what, right="A part holds one folder a class.", do=do)
+    if direct or not inner or set(map(str.lower, inner)) <= set(PARTS):
+        return
+    shown = ", ".join(sorted(map(printable, set().union(*inner.values())))[:_SHOWN])
+    if len(inner) == 1:
+        (only,) = inner
+        what = f"one folder, {printable(only)}, holds all photos, in folders inside it ({shown})."
+        right = "Give the folder that holds the classes."
+        raise DataError(where, what, right=right, do=f"Write {where}/{printable(only)}.")
+    if len({frozenset(names) for names in inner.values()}) == 1 and len(next(iter(inner.values()))) > 1:
+        tops = " and ".join(sorted(map(printable, inner))[:_SHOWN])
+        what = f"{tops} hold the same folders inside ({shown}), so these look like the classes."
+        do = "Call the parts train, val and test, or give one of them."
+        raise DataError(where, what, right="The folders of the classes lie one level deeper.", do=do)
+
+
 def _of_classes(listing: Listing) -> tuple[list[Entry], list[str]]:
     entries = [Entry(i, i.split("/")[0]) for i in listing.ids if "/" in i]
     notes = _beside(len(listing.ids) - len(entries), "the class folders")
+    deeper = sorted({"/".join(i.split("/")[:2]) for i in listing.ids if i.count("/") > 1})
+    if deeper:
+        shown = ", ".join(map(printable, deeper[:_SHOWN]))
+        notes.append(f"{len(deeper):,} folders inside class folders count as their class: {shown}")
     filled = {entry.label for entry in entries}
     tops = [folder for folder in listing.folders if "/" not in folder]
     return entries, notes + [f"class {printable(t)!r} has no images and is left out" for t in tops if t not in filled]
@@ -70,12 +110,12 @@ def _of_parts(listing: Listing, parts: Mapping[str, str]) -> tuple[list[Entry], 
 
 
 def _beside(count: int, what: str) -> list[str]:
-    return [f"ignored {count:,} images that lie beside {what}, not in one"] if count else []
+    return [f"images that lie outside {what}: {count:,} ignored"] if count else []
 
 
 def _refuse(listing: Listing, notes: Sequence[str]) -> None:
     where = printable(str(listing.root))
-    do = "Put the photos of each class into a folder of its name, or give a CSV with the columns path and label."
+    do = _DO
     if listing.ids:
         raise DataError(where, f"{len(listing.ids):,} images lie in no class folder.", do=do)
     told = "; ".join((*listing.notes, *notes))

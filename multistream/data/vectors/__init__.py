@@ -2,6 +2,6 @@
 
 from multistream.data.vectors.alignment import align
 from multistream.data.vectors.files import read_vectors, write_vectors
-from multistream.data.vectors.joined import Joined, MissingPolicy, join
+from multistream.data.vectors.joined import Joined, join, repeated_ids
 
-__all__ = ["Joined", "MissingPolicy", "align", "join", "read_vectors", "write_vectors"]
+__all__ = ["Joined", "align", "join", "read_vectors", "repeated_ids", "write_vectors"]

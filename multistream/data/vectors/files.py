@@ -19,13 +19,16 @@ def read_vectors(path: Path) -> VectorTable:
 
     .npz and .safetensors hold ids, features (N, D) and perhaps a vocabulary; .csv and .tsv an id and D numbers a line;
     .npy and Caffe's .dat (raw float32) the numbers alone, with the ids in a file beside them; DeepSentiBank's .json
-    the scores by name. DataError where the file is none of these, is damaged or does not fit itself.
+    the scores by name; .parquet an id and a list, or a column a number. DataError where the file is none of these, is
+    damaged or does not fit itself.
     """
     where = printable(str(path))
     read = FORMS.get(path.suffix.lower())
     if read is None:
         right = f"Vectors lie in {', '.join(FORMS)} files."
-        raise DataError(where, f"{printable(path.suffix)!r} is no form of vectors.", right=right, do="Convert it.")
+        ending = f"its ending {printable(path.suffix)} is no form of vectors" if path.suffix else "it has no ending"
+        what = "it is a folder." if path.is_dir() else f"{ending}."
+        raise DataError(where, what, right=right, do="" if path.is_dir() else "Convert it.")
     if not path.is_file():
         raise DataError(where, "there is no such file.", do="Check the path.")
     found = read(path)

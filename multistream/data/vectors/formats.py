@@ -18,11 +18,17 @@ from multistream.data.filenames import printable
 from multistream.data.layouts.delimited_text import read_text
 from multistream.data.table import VectorTable
 from multistream.data.vectors.deepsentibank import from_scores
-from multistream.data.vectors.text import first_column, from_lines
-from multistream.errors import DataError
+from multistream.data.vectors.text import ID_COLUMNS, first_column, from_lines
+from multistream.errors import DataError, PluginError
+
+_SHOWN = 5
 
 VOCABULARY = "{}.vocabulary.txt"
 """Where the names of a file NAME that holds numbers alone may lie: one a line."""
+
+MAX_UNPACKED = 2**28
+MAX_RATIO = 100
+"""An archive may unpack to so many bytes, or to so many times its size, whichever is more."""
 
 DAMAGED = (OSError, EOFError, ValueError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 """What NumPy, zipfile and safetensors raise over files that are not what their names say."""
@@ -33,6 +39,7 @@ def from_npz(path: Path) -> VectorTable:
     with _readable(path), np.load(path, allow_pickle=False) as arrays:
         if not isinstance(arrays, np.lib.npyio.NpzFile):
             raise ValueError("it is no archive of arrays")
+        _check_unpacked(path, arrays.zip)
         wanted = [name for name in ("ids", "features", "vocabulary") if name in arrays.files]
         found: dict[str, NDArray[Any]] = {name: arrays[name] for name in wanted}
         _check_names(path, found, arrays.files)
@@ -77,6 +84,42 @@ def from_dat(path: Path) -> VectorTable:
     return VectorTable(ids, features, _vocabulary_beside(path))
 
 
+def from_parquet(path: Path) -> VectorTable:
+    """A column of ids, and either one column of lists (D,) or D columns of numbers, whose names are the vocabulary."""
+    where = printable(str(path))
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        do = "Install it: pip install 'multistream[datasets]'."
+        raise PluginError(where, "parquet needs pyarrow, which is not installed.", do=do) from error
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(where, f"it is no parquet: {' '.join(str(error).split())[:200]}.") from error
+    ids = next((name for name in table.column_names if name.lower() in ID_COLUMNS), None)
+    if ids is None:
+        right = f"One must be called {', '.join(sorted(ID_COLUMNS)[1:5])}..."
+        raise DataError(where, f"no column of ids is among {', '.join(table.column_names[:_SHOWN])}.", right=right)
+    names = tuple(str(name) for name in table.column(ids).to_pylist())
+    others = [name for name in table.column_names if name != ids]
+    listed = [name for name in others if pyarrow.types.is_nested(table.schema.field(name).type)]
+    if len(listed) == 1:
+        rows = table.column(listed[0]).to_pylist()
+        lengths = {len(row) if isinstance(row, list) else -1 for row in rows}
+        if len(lengths) > 1 or -1 in lengths:
+            first = next(i for i, row in enumerate(rows) if row is None or len(row) != len(rows[0] or ()))
+            raise DataError(f"{where}, row {first}", "its list has another length than the first.")
+        return VectorTable(names, np.array(rows, dtype=np.float32).reshape(len(rows), -1))
+    if listed or not others:
+        raise DataError(where, f"{len(listed)} columns hold lists.", right="One list a row, or a column a number.")
+    try:
+        columns = [np.asarray(table.column(name).to_numpy(), dtype=np.float32) for name in others]
+    except (ValueError, TypeError) as error:
+        raise DataError(where, f"a column holds no numbers: {error}.", right="All but the ids are numbers.") from error
+    return VectorTable(names, np.stack(columns, axis=1), tuple(others))
+
+
 FORMS: dict[str, Callable[[Path], VectorTable]] = {
     ".npz": from_npz,
     ".npy": from_npy,
@@ -85,6 +128,7 @@ FORMS: dict[str, Callable[[Path], VectorTable]] = {
     ".safetensors": from_safetensors,
     ".dat": from_dat,
     ".json": from_scores,
+    ".parquet": from_parquet,
 }
 
 
@@ -99,9 +143,21 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(printable(str(path)), f"it cannot be read: {told.rstrip('.')}.", do=do) from error
 
 
+def _check_unpacked(path: Path, archive: zipfile.ZipFile | None) -> None:
+    """Refuses an archive that unpacks to far more than it is: 3 MB of zeros can become 3 GB."""
+    entries = archive.infolist() if archive else []
+    unpacked, packed = (sum(getattr(entry, name) for entry in entries) for name in ("file_size", "compress_size"))
+    if unpacked > MAX_UNPACKED and unpacked > MAX_RATIO * packed:
+        what = f"it unpacks to {unpacked:,} bytes, {unpacked // max(packed, 1):,} times what it holds."
+        do = "If it is what you want, write it again without compression: np.savez."
+        raise DataError(printable(str(path)), what, right=f"At most {MAX_RATIO} times.", do=do)
+
+
 def _check_names(path: Path, found: Iterable[str], held: Iterable[str]) -> None:
     if lacking := sorted({"ids", "features"} - set(found), reverse=True):
-        what = f"it holds no {' and no '.join(lacking)}, but {', '.join(map(printable, sorted(held))) or 'nothing'}."
+        names = sorted(map(printable, held))
+        more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+        what = f"it holds no {' and no '.join(lacking)}, but {', '.join(names[:_SHOWN]) or 'nothing'}{more}."
         raise DataError(printable(str(path)), what, right="ids (N,), features (N, D), vocabulary (D,) if known.")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +12,9 @@ from multistream.data.filenames import printable
 from multistream.data.table import VectorTable
 from multistream.data.vectors.path_match import Matched, match
 from multistream.errors import DataError
+from multistream.recipe import MissingVectors
 
-MissingPolicy = Literal["error", "mean", "zero", "drop"]
-
-_DONE = {"mean": "given the mean", "zero": "given zeros", "drop": "left out"}
+_DONE = {"mean": "given the mean of the training part", "zero": "given zeros", "skip": "left out"}
 _SHOWN = 3
 
 
@@ -24,8 +22,7 @@ _SHOWN = 3
 class Joined:
     """Vectors in the order of the images: `rows` (N, D) float32; `present` (N,) is False where none could be had.
 
-    Such rows hold the mean or zeros, as the policy says; under "drop" they are not to be used. `notes` tell how many
-    were joined, and what was missing.
+    Such rows hold zeros until they are filled in. `notes` tell how many were joined, and what was missing.
     """
 
     rows: NDArray[np.float32]
@@ -34,20 +31,19 @@ class Joined:
 
 
 def join(
-    ids: Sequence[str], vectors: VectorTable, *, missing: MissingPolicy = "error", where: str = "vectors"
+    ids: Sequence[str], vectors: VectorTable, *, missing: MissingVectors = "error", where: str = "vectors"
 ) -> Joined:
     """The vectors of the images `ids`, by id; elsewhere by the longest path suffix that is unique on both sides.
 
     An image has none if no id ends like its own, or if its numbers are not all finite. `missing` says what then:
-    "error" is a DataError with counts and names, "mean" and "zero" fill in, "drop" leaves the choice to the caller.
-    The mean is that of all that were joined. DataError also if a join could be meant in several ways, if an id has two
-    vectors that differ, and if no image has one.
+    "error" is a DataError with counts and names, and so is any policy if no image has one. DataError also if a join
+    could be meant in several ways, and if an id has two vectors that differ.
 
     >>> table = VectorTable(("set/joy/1.jpg", "set/joy/2.jpg"), np.float32([[1], [2]]))
     >>> join(["joy/2.jpg"], table).rows.tolist()
     [[2.0]]
     """
-    repeated = _repeated(vectors, where)
+    repeated = repeated_ids(vectors, where)
     matched = match(ids, vectors.ids, where=where)
     found = matched.rows >= 0
     finite = np.asarray(np.isfinite(vectors.features).all(axis=1))
@@ -61,8 +57,6 @@ def join(
         _refuse(ids, vectors, told, where, some=bool(present.any()))
     rows = np.zeros((len(ids), vectors.features.shape[1]), np.float32)
     rows[present] = vectors.features[matched.rows[present]]
-    if missing == "mean" and told:
-        rows[~present] = rows[present].mean(0, dtype=np.float64)
     notes = (_summary(matched, present), *repeated, *(f"{fault}: {_DONE[missing]}" for fault in told))
     return Joined(rows, present, notes)
 
@@ -87,11 +81,11 @@ def _counted(names: Sequence[str], what: str) -> str:
 def _refuse(ids: Sequence[str], vectors: VectorTable, told: Sequence[str], where: str, *, some: bool) -> None:
     what = f"of {len(ids):,} images there are {' and '.join(told)}."
     right = f"The {len(vectors.ids):,} ids of the file are paths such as {printable(vectors.ids[0])!r}."
-    do = "Set data.missing_vectors to drop, mean or zero to go on with the others." if some else "Check both."
+    do = "Set data.missing_vectors to skip, mean or zero to go on with the others." if some else "Check both."
     raise DataError(where, what, right=right, do=do)
 
 
-def _repeated(vectors: VectorTable, where: str) -> tuple[str, ...]:
+def repeated_ids(vectors: VectorTable, where: str) -> tuple[str, ...]:
     """A note on ids that stand there again with the same vector; DataError where it is another."""
     first: dict[str, int] = {}
     again = [(name, row) for row, name in enumerate(vectors.ids) if first.setdefault(name, row) != row]

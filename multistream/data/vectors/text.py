@@ -16,7 +16,7 @@ from multistream.data.layouts.delimited_text import delimiter_of
 from multistream.data.table import VectorTable
 from multistream.errors import DataError
 
-_ID = ("", "id", "ids", "name", "image_id", "index", *PATH)
+ID_COLUMNS = ("", "id", "ids", "name", "image_id", "index", *PATH)
 """What the first column is called, in small letters; "" is how pandas writes an index."""
 
 _SHOWN = 3
@@ -57,7 +57,7 @@ def from_lines(path: Path) -> VectorTable:
 def first_column(path: Path) -> tuple[str, ...]:
     """The first cell of each line, without a header that is called like an id."""
     cells = [cells[0].strip() for _, cells in _records(path)]
-    return tuple(cells[1:] if cells and cells[0].lower() in _ID else cells)
+    return tuple(cells[1:] if cells and cells[0].lower() in ID_COLUMNS else cells)
 
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -85,7 +85,7 @@ def _encoding(path: Path) -> str:
 
 
 def _is_header(cells: Sequence[str]) -> bool:
-    return cells[0].strip().lower() in _ID or isinstance(_numbers(cells[1:]), str)
+    return cells[0].strip().lower() in ID_COLUMNS or isinstance(_numbers(cells[1:]), str)
 
 
 def _numbers(cells: Sequence[str]) -> NDArray[np.float32] | str:

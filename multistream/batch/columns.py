@@ -1,0 +1,96 @@
+"""Columns: what stands in a batch of arrays, as photos and as what streams read besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.data.decode_pool import Pool
+from multistream.data.given_photos import GivenPhoto, given_photos
+from multistream.data.side_lookup import ByOrder, Lookup
+from multistream.errors import DataError
+from multistream.inference.groups import GROUP, GroupReader, ReadPhoto
+from multistream.inputs import Image, Input, Map, Vector
+
+PHOTOS = ("bytes", "image", "photo")
+"""Columns that may hold photos: contents of files, uint8 arrays (H, W, 3), or Hugging Face's {"bytes", "path"}."""
+
+PATH = "path"
+STATUS = "status"
+
+Columns = Mapping[str, Any]
+
+
+def length_of(batch: Columns) -> int:
+    """The rows of a batch; DataError where its columns differ."""
+    lengths = {name: len(column) for name, column in batch.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError("batch", f"its columns have {lengths} rows.", right="All must have the same number.")
+    return next(iter(lengths.values()), 0)
+
+
+def photos_of(batch: Columns, *, limit: int) -> list[GivenPhoto]:
+    """A photo a row: from the column that holds contents, else from the paths; called by its path if it has one."""
+    column = next((name for name in (*PHOTOS, PATH) if name in batch), None)
+    if column is None:
+        right = f"One column must be called {', '.join(PHOTOS)} or {PATH}."
+        raise DataError("batch", f"it has no photos, but {', '.join(batch) or 'nothing'}.", right=right)
+    names = [str(name) for name in batch[PATH]] if PATH in batch else [f"<row {i}>" for i in range(len(batch[column]))]
+    return [_photo(value, name, limit=limit) for value, name in zip(batch[column], names, strict=True)]
+
+
+def _photo(value: Any, name: str, *, limit: int) -> GivenPhoto:
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, np.str_):
+        value = str(value)
+    photos = list(given_photos([value], limit=limit))
+    # A folder is no photo here: a row stays a row.
+    content = photos[0].content if len(photos) == 1 else None
+    return GivenPhoto(name, (name,), content) if content is not None else GivenPhoto.bad(name, "not a photo")
+
+
+def lookups_of(batch: Columns, inputs: Mapping[str, Input]) -> dict[str, Lookup]:
+    """The columns of vectors (N, D) and maps (N, C, S, S), by stream key; a column is called by key or input name."""
+    found: dict[str, Lookup] = {}
+    for key, each in inputs.items():
+        if isinstance(each, Image):
+            continue
+        name = next((name for name in (key, each.name) if name in batch), None)
+        if name is not None:
+            found[key] = ByOrder(batch[name], _shape(each), f"batch.{name}")
+    return found
+
+
+def _shape(each: Vector | Map) -> tuple[int, ...]:
+    return (each.width,) if isinstance(each, Vector) else (each.channels, each.size, each.size)
+
+
+def read_rows(
+    reader: GroupReader, batch: Columns, *, limit: int, workers: int
+) -> tuple[list[ReadPhoto | str], Sequence[str]]:
+    """Each row's arrays, or why it cannot be used; and its status."""
+    rows = length_of(batch)
+    photos = photos_of(batch, limit=limit) if reader.decoder else [GivenPhoto(str(i), (), b"") for i in range(rows)]
+    lookups = lookups_of(batch, reader.inputs)
+    reader.check_lookups(lookups)
+    with Pool(workers) as pool:
+        futures = [pool.submit(reader.read, photo, lookups, i) for i, photo in enumerate(photos)]
+        outcomes = [future.result() for future in futures]
+    return outcomes, [outcome if isinstance(outcome, str) else "ok" for outcome in outcomes]
+
+
+def in_groups(outcomes: Sequence[ReadPhoto | str]) -> list[tuple[NDArray[np.int64], list[ReadPhoto]]]:
+    """The rows that can be used, a group at a time, with their numbers."""
+    usable = [(i, outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, ReadPhoto)]
+    groups = [usable[start : start + GROUP] for start in range(0, len(usable), GROUP)]
+    return [(np.array([i for i, _ in group]), [photo for _, photo in group]) for group in groups]
+
+
+def kept_columns(batch: Columns, inputs: Mapping[str, Input]) -> dict[str, NDArray[Any]]:
+    """The columns that go on: all but the photos and what the streams read."""
+    read = {*PHOTOS, *(name for key, each in inputs.items() for name in (key, each.name))}
+    return {name: np.asarray(column) for name, column in batch.items() if name not in read}

@@ -1,0 +1,59 @@
+"""Predictor: arrays in, class probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.batch.columns import STATUS, Columns, in_groups, kept_columns, read_rows
+from multistream.inference.groups import GroupPredictor
+from multistream.inference.model import load
+from multistream.inference.predict import MAX_BYTES, NOT_FINITE
+from multistream.runs.model_file import require_trained
+
+
+class Predictor:
+    """Loads a run once; a call turns a batch of photos into their probabilities.
+
+    A batch is {column: N rows}: the photos as `bytes`, `image` (uint8 arrays) or `path`, vectors and maps under the
+    stream's key or input's name; further columns are handed on. The result adds `status` ("ok", or why the photo
+    cannot be used), `label` ("" then) and `probabilities` (N, K) float64 over `classes` (NaN then). Photos run in
+    groups of a fixed size, so no row depends on the batch that it came in. Instances can be pickled.
+    """
+
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        missing: str = "",
+        without: Collection[str] = (),
+        workers: int = 0,
+    ) -> None:
+        model = load(run)
+        require_trained(model, "batch.Predictor")
+        self.classes, self.workers = model.classes, workers
+        self.groups = GroupPredictor(model, device=device, precision=precision, missing=missing, without=without)
+
+    def __call__(self, batch: Columns) -> dict[str, NDArray[Any]]:
+        """{column: N rows} -> {column: N rows}, in the same order."""
+        limit = self.groups.decoder.max_bytes if self.groups.decoder else MAX_BYTES
+        outcomes, statuses = read_rows(self.groups, batch, limit=limit, workers=self.workers)
+        probabilities = np.full((len(outcomes), len(self.classes)), np.nan)
+        for rows, photos in in_groups(outcomes):
+            probabilities[rows] = self.groups.probabilities(photos)
+        ok = np.isfinite(probabilities).all(1)
+        told = [NOT_FINITE if s == "ok" and not fine else s for s, fine in zip(statuses, ok.tolist(), strict=True)]
+        best = np.where(ok[:, None], probabilities, 0).argmax(1)
+        labels = [self.classes[k] if fine else "" for k, fine in zip(best.tolist(), ok.tolist(), strict=True)]
+        return {
+            **kept_columns(batch, self.groups.network.inputs),
+            STATUS: np.array(told, dtype=object),
+            "label": np.array(labels, dtype=object),
+            "probabilities": probabilities,
+        }

@@ -1,0 +1,107 @@
+"""Ray Data: prediction and extraction on a cluster, of files, folders, or parquet wherever Ray can read it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multistream.batch.columns import PATH, STATUS
+from multistream.batch.extractor import Extractor
+from multistream.batch.predictor import Predictor
+from multistream.data.given_photos import given_photos
+from multistream.errors import PluginError
+from multistream.inference.groups import GROUP
+from multistream.inference.predict import Prediction
+
+ROWS = 4 * GROUP
+"""Rows that a worker gets at once: whole groups, so that none is filled up for nothing."""
+
+PARQUET = (".parquet", ".pq")
+
+
+def ray_data() -> Any:
+    """Ray's data module; PluginError (exit 69) where it is not installed."""
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        do = "Install it: pip install 'multistream[ray]'."
+        raise PluginError("--engine", "Ray is not installed.", do=do) from error
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    return ray.data
+
+
+def predict_with_ray(
+    run: str | Path, paths: Iterable[str], *, missing: str, without: Collection[str], say: Callable[[str], object]
+) -> Iterator[Prediction]:
+    """As `Model.predict`, a Prediction a photo in order: `paths` are files, folders, parquet files or their URLs."""
+    options = {"missing": missing, "without": tuple(without), "device": "cpu"}
+    predictor = Predictor(run, **options)  # type: ignore[arg-type]  # what is wrong with the run is said here, once
+    rows = _mapped(_dataset(paths, say), Predictor, str(Path(run).expanduser().resolve()), options).iter_rows()
+    for row in rows:
+        if row[STATUS] == "ok":
+            probabilities = dict(zip(predictor.classes, map(float, row["probabilities"]), strict=True))
+            yield Prediction(str(row[PATH]), "ok", str(row["label"]), probabilities)
+        else:
+            yield Prediction(str(row[PATH]), str(row[STATUS]))
+
+
+def extract_with_ray(
+    source: str | Path, paths: Iterable[str], out: str, *, weights: Mapping[str, str], say: Callable[[str], object]
+) -> int:
+    """Writes the pooled features of photos to parquet files below `out`, a row a photo; returns how many rows."""
+    there = Path(source).expanduser()
+    name = str(there.resolve()) if there.exists() else str(source)
+    mapped = _mapped(_dataset(paths, say), Extractor, name, {"weights": dict(weights) or None, "device": "cpu"})
+    mapped = mapped.materialize()
+    mapped.write_parquet(out)
+    return int(mapped.count())
+
+
+def _mapped(dataset: Any, kind: type[Any], source: str, options: Mapping[str, Any]) -> Any:
+    """The data set with each batch through a callable that every worker makes once."""
+    return dataset.map_batches(
+        kind,
+        fn_constructor_args=(source,),
+        fn_constructor_kwargs=dict(options),
+        batch_size=ROWS,
+        batch_format="numpy",
+        concurrency=(1, max(1, _cores())),
+        num_cpus=1,
+    )
+
+
+def _cores() -> int:
+    import ray
+
+    resources: Mapping[str, float] = ray.cluster_resources()
+    return int(resources.get("CPU", 1))
+
+
+def _dataset(paths: Iterable[str], say: Callable[[str], object]) -> Any:
+    """Photos as Ray reads them: parquet with a column of bytes, or a row a path, which the workers open."""
+    data = ray_data()
+    listed = list(paths)
+    if listed and all(path.endswith(PARQUET) or "://" in path or _holds_parquet(path) for path in listed):
+        found = data.read_parquet(listed)
+        return found if PATH in found.schema().names else found.map_batches(_numbered, batch_format="numpy")
+    return data.from_items([{PATH: photo.path} for photo in given_photos(listed, limit=0, say=say)])
+
+
+def _holds_parquet(path: str) -> bool:
+    folder = Path(path).expanduser()
+    return folder.is_dir() and any(file.suffix in PARQUET for file in folder.iterdir())
+
+
+def _numbered(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch whose photos have no path: they are called by what Hugging Face keeps beside the bytes, or <image>."""
+    column: Iterable[Any] = next((batch[name] for name in ("image", "bytes", "photo") if name in batch), [])
+    names = [str(value.get("path") or "<image>") if isinstance(value, Mapping) else "<image>" for value in column]
+    return {**batch, PATH: np.array(names, dtype=object)}

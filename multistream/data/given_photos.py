@@ -1,0 +1,168 @@
+"""Photos as callers give them: paths, folders, bytes, open files, Pillow pictures and uint8 arrays, one or many."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.Image import Image as Picture
+
+from multistream.data.decoding import BadImage, Decoder
+from multistream.data.filenames import printable
+from multistream.data.image_files import list_images
+from multistream.errors import DataError, UsageError
+
+PhotoLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Picture | NDArray[np.uint8]
+"""One photo; a path may also be a folder's."""
+
+IN_MEMORY = "<image>"
+"""What a photo without a path is called."""
+
+_CHANNELS = (3, 4)
+
+
+@dataclass(frozen=True)
+class GivenPhoto:
+    """One photo: the `path` to call it by, the `ids` that a file of vectors may know it by, and its content.
+
+    A content that is a BadImage is the reason why there is none.
+    """
+
+    path: str
+    ids: tuple[str, ...]
+    content: Path | bytes | Picture | BadImage
+
+    @classmethod
+    def bad(cls, path: str, reason: str) -> GivenPhoto:
+        """A photo that is none."""
+        return cls(path, (), BadImage(Path(path), reason))
+
+    def pixels(self, decoder: Decoder) -> NDArray[np.uint8]:
+        """uint8 (3, S, S) RGB, whatever the photo was given as; BadImage if there are none."""
+        name = Path(self.path)
+        match self.content:
+            case BadImage():
+                raise self.content
+            case Path():
+                return decoder.read(self.content)
+            case bytes():
+                return decoder.decode(self.content, path=name).pixels
+            case _:
+                return decoder.from_picture(self.content, path=name).pixels
+
+
+def given_photos(
+    images: PhotoLike | Iterable[PhotoLike | GivenPhoto],
+    *,
+    limit: int,
+    root: Path | None = None,
+    allow_outside: bool = False,
+    say: Callable[[str], object] | None = None,
+) -> Iterator[GivenPhoto]:
+    """The photos one by one, as they come; a folder gives its images, sorted, and what it passes over is told.
+
+    `limit` is the most bytes that are read of an open file. Below `root`, the place of the run's own data set, a
+    photo is also known by its path from there. What callers hold is copied: they may go on to change it.
+    """
+    for image in _many(images):
+        if isinstance(image, GivenPhoto):
+            yield image
+        elif isinstance(image, str | os.PathLike):
+            yield from _from_path(Path(image).expanduser(), root, allow_outside, say)
+        else:
+            yield GivenPhoto(IN_MEMORY, (), _content(image, limit))
+
+
+def _many(images: PhotoLike | Iterable[PhotoLike | GivenPhoto]) -> Iterable[PhotoLike | GivenPhoto]:
+    """One photo as a list of one."""
+    if isinstance(images, np.ndarray):
+        return [images] if images.ndim < 4 else images
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Picture) or hasattr(images, "read"):
+        return [images]  # type: ignore[list-item]  # an open file is iterable too: its lines are no photos
+    if not isinstance(images, Iterable):
+        right = "It must be a path, bytes, an open file, a Pillow picture, a uint8 array, or several of them."
+        raise UsageError("predict", f"{type(images).__name__} is no photo.", right=right)
+    return images
+
+
+def _from_path(
+    path: Path, root: Path | None, allow_outside: bool, say: Callable[[str], object] | None
+) -> Iterator[GivenPhoto]:
+    if not path.is_dir():
+        yield GivenPhoto(str(path), _ids(path, root), path)
+        return
+    try:
+        listing = list_images(path, allow_outside=allow_outside, strict=False)
+    except DataError as error:
+        yield GivenPhoto(str(path), (), BadImage(path, "cannot be read", str(error)))
+        return
+    for note in (*listing.notes, *(() if listing.ids else ("it holds no images",))):
+        if say:
+            say(f"{printable(str(path))}: {note}")
+    for image_id in listing.ids:
+        file = path / image_id
+        yield GivenPhoto(str(file), (*_ids(file, root), image_id), file)
+
+
+def _ids(path: Path, root: Path | None) -> tuple[str, ...]:
+    """The exact ids that a photo may have: as it is written, from the run's data set, and from the top."""
+    absolute = os.path.abspath(path)
+    inside = os.path.relpath(absolute, root) if root else ".."
+    return tuple(dict.fromkeys((path.as_posix(), *(() if inside.startswith("..") else (inside,)), absolute)))
+
+
+def _content(image: Any, limit: int) -> bytes | Picture | BadImage:
+    """What is to be decoded of a photo in memory, copied; a file's own bytes where they can be had."""
+    try:
+        if isinstance(image, bytes | bytearray | memoryview):
+            return bytes(image)
+        if isinstance(image, Picture):
+            return _of_picture(image)
+        if isinstance(image, np.ndarray):
+            return _of_array(image)
+        if hasattr(image, "read"):
+            return _of_file(image, limit)
+    except MemoryError:
+        raise
+    except Exception as error:  # a stranger's object raises whatever it likes; the next photo is none the worse
+        return _bad("cannot be read", f"{type(error).__name__}: {error}")
+    return _bad("not a photo", type(image).__name__)
+
+
+def _of_picture(picture: Picture) -> bytes | Picture:
+    """The bytes of the file that a lazy picture was opened from, so that it is decoded as the file is."""
+    file = getattr(picture, "fp", None)
+    if getattr(picture, "tile", None) and file is not None and picture.tell() == 0:
+        place = file.tell()
+        file.seek(0)
+        try:
+            return bytes(file.read())
+        finally:
+            file.seek(place)
+    return picture.copy()
+
+
+def _of_array(array: NDArray[Any]) -> Picture | BadImage:
+    right = "it must be uint8: (H, W), (H, W, 3) RGB or (H, W, 4) RGBA"
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in _CHANNELS)):
+        return _bad("not a photo", f"an array {array.shape} of {array.dtype}; {right}")
+    if not array.size:
+        return _bad("empty", f"an array {array.shape}")
+    return Image.fromarray(np.array(array, order="C"))
+
+
+def _of_file(file: Any, limit: int) -> bytes | BadImage:
+    data = file.read(limit + 1)
+    if not isinstance(data, bytes):
+        return _bad("not a photo", "the file was opened as text")
+    return data if len(data) <= limit else _bad("too large", f"more than {limit:,} bytes")
+
+
+def _bad(reason: str, detail: str) -> BadImage:
+    return BadImage(Path(IN_MEMORY), reason, detail)

@@ -1,0 +1,100 @@
+"""imagefolder: photos with metadata.csv or metadata.jsonl beside them, as Hugging Face's `imagefolder` has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from multistream.data.filenames import printable
+from multistream.data.layouts.assemble import PARTS, Entry, assemble, choose
+from multistream.data.layouts.delimited_text import read_rows, read_text
+from multistream.data.layouts.image_paths import BadPlace, Root
+from multistream.data.table import Table
+from multistream.errors import DataError
+
+METADATA = ("metadata.csv", "metadata.jsonl")
+FILE = "file_name"
+NOT_LABELS = (FILE, "id", "width", "height", "split")
+
+
+def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
+    """The photos that metadata files name, in `path` or in its folders train, val and test; paths start from each.
+
+    `label` chooses the column; `label` or else the only one is taken.
+    """
+    found = [(folder, folder / name) for folder in _folders(path) for name in METADATA if (folder / name).is_file()]
+    if not found:
+        right = f"It needs {' or '.join(METADATA)} with {FILE} and a label, there or in train, val and test."
+        raise DataError(printable(str(path)), "there is no metadata file.", right=right)
+    root, entries = Root(path, allow_outside=allow_outside), []
+    missing = 0
+    for folder, file in found:
+        part = PARTS.get(folder.name.lower()) if folder != path else None
+        for where, record in _records(file):
+            column = _label_column(record, label, where)
+            image_id = _image_id(root, folder, record, where)
+            if not root.exists(image_id):
+                missing += 1
+                continue
+            entries.append(Entry(image_id, _label(record[column], where, column), part))
+    notes = (f"left out {missing:,} images whose files are missing",) if missing else ()
+    return assemble(printable(path.resolve().name), path, entries, notes=notes)
+
+
+def _folders(path: Path) -> list[Path]:
+    if not path.is_dir():
+        raise DataError(printable(str(path)), "there is no such folder.", do="Give the folder of the data set.")
+    return [path, *sorted(each for each in path.iterdir() if each.is_dir() and each.name.lower() in PARTS)]
+
+
+def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each entry with where it stands; DataError for a line that is none."""
+    where = printable(str(file))
+    if file.suffix == ".jsonl":
+        for number, line in enumerate(read_text(file).split("\n"), 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{where}:{number}", f"the line is no JSON: {error}.") from error
+            if not isinstance(record, dict):
+                raise DataError(f"{where}:{number}", "the line is no JSON object.", right='{"file_name": "1.jpg", ...}')
+            yield f"{where}:{number}", record
+        return
+    rows = read_rows(file)
+    header = [cell.strip() for cell in rows[0].cells] if rows else []
+    for row in rows[1:]:
+        if len(row.cells) != len(header):
+            what = f"{len(row.cells)} cells stand under {len(header)} columns."
+            raise DataError(f"{where}:{row.line}", what, do="Put cells that hold the delimiter into double quotes.")
+        yield f"{where}:{row.line}", dict(zip(header, row.cells, strict=True))
+
+
+def _label_column(record: dict[str, Any], label: str, where: str) -> str:
+    if FILE not in record:
+        raise DataError(where, f"there is no {FILE}, but {', '.join(map(printable, record))}.")
+    known = [name for name in record if name not in NOT_LABELS]
+    if not known:
+        raise DataError(where, "there is no label.", right="A column must hold it: label, say.")
+    if label:
+        return choose("imagefolder", label, known)
+    if "label" in known or len(known) == 1:
+        return "label" if "label" in known else known[0]
+    shown = ", ".join(map(printable, known))
+    raise DataError(where, f"several columns may be the label: {shown}.", do="Choose one: --label NAME.")
+
+
+def _image_id(root: Root, folder: Path, record: dict[str, Any], where: str) -> str:
+    try:
+        return root.image_id((folder / str(record[FILE])).relative_to(root.folder).as_posix())
+    except (BadPlace, ValueError) as error:
+        raise DataError(where, str(error) or f"{record[FILE]!r} cannot be used.") from error
+
+
+def _label(value: Any, where: str, column: str) -> str:
+    if isinstance(value, bool | float) or not isinstance(value, str | int) or not str(value).strip():
+        raise DataError(where, f"{value!r} is no label.", right=f"{column} must hold a text or a whole number.")
+    return str(value).strip()

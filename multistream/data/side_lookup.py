@@ -1,0 +1,149 @@
+"""Vectors and maps of photos that come one by one: found by exact id, or by their order where arrays are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.data.maps import EXTENSIONS, find_map_files
+from multistream.data.side_inputs import MapReader
+from multistream.data.table import Table, VectorTable
+from multistream.data.vectors import align, read_vectors, repeated_ids
+from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.inputs import Input, Map, Vector
+
+SideSource = str | Path | VectorTable | Mapping[str, Any] | NDArray[Any] | Sequence[Any]
+"""Where vectors or maps come from: a file or folder, {id: array}, or arrays in the order of the photos."""
+
+
+class Lookup(Protocol):
+    """Finds what one stream reads of one photo."""
+
+    def __call__(self, ids: Sequence[str], index: int) -> NDArray[np.float32] | None:
+        """The array for the photo with one of these ids, number `index` of all; None if there is none."""
+
+
+@dataclass(frozen=True)
+class ById:
+    """Rows (N, D) under the ids of photos; a row that is not finite counts as none."""
+
+    rows: NDArray[np.float32]
+    row_of: Mapping[str, int]
+
+    def __call__(self, ids: Sequence[str], index: int) -> NDArray[np.float32] | None:
+        """The row under the first of the ids that has one."""
+        del index
+        row = next((self.row_of[name] for name in ids if name in self.row_of), None)
+        return None if row is None or not np.isfinite(self.rows[row]).all() else self.rows[row]
+
+
+@dataclass(frozen=True)
+class ByOrder:
+    """Arrays in the order of the photos, each of the `shape` that the stream reads."""
+
+    arrays: Sequence[Any] | NDArray[Any]
+    shape: tuple[int, ...]
+    where: str
+
+    def __call__(self, ids: Sequence[str], index: int) -> NDArray[np.float32] | None:
+        """The array of the photo with this number; None beyond the last, for None, and where it is not finite."""
+        del ids
+        if index >= len(self.arrays) or self.arrays[index] is None:
+            return None
+        array = np.asarray(self.arrays[index], dtype=np.float32)
+        if array.shape != self.shape:
+            raise DataError(
+                self.where, f"number {index} has the shape {array.shape}.", right=f"It must be {self.shape}."
+            )
+        return array if np.isfinite(array).all() else None
+
+
+@dataclass(frozen=True)
+class MapById:
+    """Map files by the photo's id without its extension."""
+
+    files: Mapping[str, Path]
+    reader: MapReader
+
+    def __call__(self, ids: Sequence[str], index: int) -> NDArray[np.float32] | None:
+        """The map of the photo; BadImage where the file is damaged."""
+        del index
+        stems = (str(PurePosixPath(name).with_suffix("")) for name in ids)
+        file = next((self.files[stem] for stem in stems if stem in self.files), None)
+        return None if file is None else self.reader.read(file)
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """No photo has any: the stream is left out, or its input is not given."""
+
+    def __call__(self, ids: Sequence[str], index: int) -> None:
+        """None."""
+
+
+def side_lookups(
+    inputs: Mapping[str, Input], given: Mapping[str, SideSource], *, resize: str, own: Table | None = None
+) -> dict[str, Lookup]:
+    """A Lookup for each stream that reads vectors or maps and has a source, by key; others are absent.
+
+    `given` are sources by stream key or input name; `own` is the run's data set, whose own vectors and maps come next.
+    """
+    side = {key: each for key, each in inputs.items() if isinstance(each, Vector | Map)}
+    names = {name for key, each in side.items() for name in (key, each.name)}
+    for name in given:
+        if name not in names:
+            raise DataError(f"input.{name}", "no stream of this network reads it.", right=did_you_mean(name, names))
+    lookups: dict[str, Lookup] = {}
+    for key, each in side.items():
+        label = next((label for label in (key, each.name) if label in given), "")
+        source = given[label] if label else _own(own, key, each)
+        if source is not None:
+            lookups[key] = _vectors(key, each, source) if isinstance(each, Vector) else _maps(key, each, source, resize)
+    return lookups
+
+
+def _own(own: Table | None, key: str, each: Vector | Map) -> SideSource | None:
+    """What comes with the run's own data set: its vectors, or the files of its maps by image id."""
+    if own is None:
+        return None
+    for label in (key, each.name):
+        if isinstance(each, Vector) and label in own.vectors:
+            return own.vectors[label]
+        if isinstance(each, Map) and label in own.maps:
+            return {name: own.root / path for name, path in zip(own.ids, own.maps[label], strict=True)}
+    return None
+
+
+def _vectors(key: str, wanted: Vector, source: SideSource) -> Lookup:
+    where = f"input.{key}"
+    if isinstance(source, str | Path):
+        source = read_vectors(Path(source).expanduser())
+    if isinstance(source, Mapping):
+        source = VectorTable(tuple(source), np.stack([np.asarray(v, dtype=np.float32) for v in source.values()]))
+    if isinstance(source, VectorTable):
+        table = align(source, wanted.vocabulary, width=wanted.width, where=where)
+        repeated_ids(table, where)
+        return ById(table.features, {name: row for row, name in reversed(list(enumerate(table.ids)))})
+    rows = source[None] if isinstance(source, np.ndarray) and source.ndim == 1 else source
+    return ByOrder(rows, (wanted.width,), where)
+
+
+def _maps(key: str, wanted: Map, source: SideSource, resize: str) -> Lookup:
+    where, reader = f"input.{key}", MapReader((), wanted, resize)
+    if isinstance(source, str | Path):
+        folder = Path(source).expanduser()
+        if not folder.is_dir():
+            do = f"Give a folder that mirrors the photos: joy/1{EXTENSIONS[0]} for joy/1.jpg."
+            raise DataError(where, f"{folder} is no folder.", do=do)
+        files = {stem: found[0] for stem, found in find_map_files(folder).items() if len(found) == 1}
+        return MapById(files, reader)
+    if isinstance(source, Mapping):
+        return MapById({str(PurePosixPath(i).with_suffix("")): Path(path) for i, path in source.items()}, reader)
+    if isinstance(source, VectorTable):
+        raise UsageError(where, "vectors are given to a stream that reads maps.")
+    return ByOrder(source, (wanted.channels, wanted.size, wanted.size), where)

@@ -1,0 +1,169 @@
+"""Groups: photos read into arrays and run through a network a fixed number at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from multistream.data.decoding import BadImage
+from multistream.data.given_photos import GivenPhoto
+from multistream.data.photos import make_decoder
+from multistream.data.side_lookup import Lookup, Nothing
+from multistream.errors import DataError
+from multistream.features.pooled_groups import GROUP
+from multistream.inference.missing import MissingPolicy, absent_pooled, noun_of
+from multistream.inputs import Image, Input, Map, Vector
+from multistream.network.network import MultiStream
+from multistream.recipe import Recipe
+from multistream.runs.model_file import LoadedModel
+from multistream.runtime.device import resolve_again
+from multistream.runtime.memory import exhausted
+
+__all__ = ["GROUP", "GroupPredictor", "GroupReader", "ReadPhoto"]
+
+REFUSE = MissingPolicy()
+"""A photo that lacks something cannot be used."""
+
+
+@dataclass(frozen=True)
+class ReadPhoto:
+    """One photo: "image" uint8 (3, S, S), vectors (D,) and maps (C, S, S) by key; and the keys of what it lacks."""
+
+    arrays: Mapping[str, NDArray[np.generic]]
+    lacking: frozenset[str] = field(default_factory=frozenset)
+
+
+class GroupReader:
+    """Reads photos, and gives their pooled features, up to GROUP at a time, of the streams that read `inputs`."""
+
+    def __init__(
+        self,
+        network: MultiStream,
+        recipe: Recipe,
+        *,
+        device: str,
+        precision: str,
+        inputs: Mapping[str, Input],
+        missing: MissingPolicy = REFUSE,
+    ) -> None:
+        self.missing, self.inputs = missing, dict(inputs)
+        self.runtime = resolve_again(recipe, device=device, precision=precision)
+        self.network = self.runtime.place(network).eval()
+        self.means = self.network.raw_means
+        self.decoder = make_decoder(self.inputs, recipe.data)
+
+    def check_lookups(self, lookups: Mapping[str, Lookup]) -> None:
+        """Refuses a stream without a source of vectors or maps, unless the policy does without them."""
+        for key, each in self.inputs.items():
+            if not isinstance(each, Image) and key not in lookups and not self.missing.fills:
+                kind, place = ("vectors", "FILE") if isinstance(each, Vector) else ("maps", "FOLDER")
+                do = f"Give them: --input {key}={place}; or go on without: --missing drop."
+                raise DataError(f"input.{key}", f"the stream reads {kind}, and none are given.", do=do)
+
+    def read(self, photo: GivenPhoto, lookups: Mapping[str, Lookup], index: int) -> ReadPhoto | str:
+        """The arrays of a photo, number `index` of all; or in a few words why it cannot be used."""
+        arrays: dict[str, NDArray[np.generic]] = {}
+        lacking: set[str] = set()
+        for key, each in self.inputs.items():
+            if isinstance(each, Image):
+                continue
+            try:
+                found = lookups.get(key, Nothing())(photo.ids, index)
+            except BadImage as error:
+                return f"map {error.reason}"
+            if found is None and isinstance(each, Vector):
+                found = self._filled(key, each)
+            if found is not None:
+                arrays[key] = found
+            else:
+                lacking.add(key)
+            is_last = self.missing.policy == "drop" and len(lacking) == len(self.inputs)
+            if key in lacking and (is_last or not self.missing.fills_maps):
+                return f"no {noun_of(self.network, key)}"
+        try:
+            if self.decoder is not None:
+                arrays["image"] = photo.pixels(self.decoder)
+            return ReadPhoto(arrays, frozenset(lacking))
+        except BadImage as error:
+            return error.reason
+
+    def _filled(self, key: str, wanted: Vector) -> NDArray[np.float32] | None:
+        """What a photo without a vector is given to read, where the policy gives it something."""
+        if self.missing.policy == "zero":
+            return np.zeros(wanted.width, dtype=np.float32)
+        return self.means[key] if self.missing.policy == "mean" else None
+
+    @torch.no_grad()
+    def pooled(self, photos: Sequence[ReadPhoto], *, fill_up: bool = True) -> dict[str, dict[str, Tensor]]:
+        """{key: {stage: (n, P)}} of n <= GROUP photos; with `fill_up` of a whole group, for the same last bits."""
+        what = f"{GROUP if fill_up else len(photos)} photos at once do not fit into the memory of {self.runtime}."
+        with exhausted("photos", what, do="Free some, or run it where more is: --device cpu."), self.runtime.autocast:
+            batch = self._batch(filled_up(photos) if fill_up else photos)
+            branches = {key: self.network.branches[key] for key in self.inputs}
+            return {key: branch.pool(batch[branch.entry(key, batch)]) for key, branch in branches.items()}
+
+    def _batch(self, rows: Sequence[ReadPhoto]) -> dict[str, Tensor]:
+        """What the streams read, by name; zeros where a photo has none."""
+        arrays = {name: np.stack([self._array(name, row) for row in rows]) for name in self._names()}
+        return self.runtime.send({name: torch.from_numpy(array) for name, array in arrays.items()})
+
+    def _names(self) -> list[str]:
+        side = [key for key, each in self.inputs.items() if not isinstance(each, Image)]
+        return [*side, *(["image"] if self.decoder else [])]
+
+    def _array(self, name: str, row: ReadPhoto) -> NDArray[np.generic]:
+        if name in row.arrays:
+            return row.arrays[name]
+        match self.inputs[name]:
+            case Vector(width=width):
+                return np.zeros(width, dtype=np.float32)
+            case Map(channels=channels, size=size):
+                return np.zeros((channels, size, size), dtype=np.float32)
+            case Image():
+                raise AssertionError("a photo without pixels is not run")
+
+
+class GroupPredictor(GroupReader):
+    """Reads photos, and gives their probabilities (n, K), up to GROUP at a time."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        missing: str = "",
+        without: Collection[str] = (),
+    ) -> None:
+        policy = MissingPolicy.settle(model.network, model.recipe.data, missing=missing, without=without)
+        inputs = {key: each for key, each in model.inputs.items() if key not in policy.without}
+        super().__init__(model.network, model.recipe, device=device, precision=precision, inputs=inputs, missing=policy)
+
+    @torch.no_grad()
+    def probabilities(self, photos: Sequence[ReadPhoto], *, fill_up: bool = True) -> NDArray[np.float64]:
+        """softmax(logits) (n, K) of n <= GROUP photos; `fill_up` runs a whole group, for the same last bits."""
+        rows = filled_up(photos) if fill_up else photos
+        absent = absent_pooled(self.network, self.missing.without, len(rows))
+        pooled = {**self.pooled(photos, fill_up=fill_up), **absent}
+        logits = self.missing.logits(self.network, pooled, self._present(rows))
+        probabilities: NDArray[np.float64] = logits.double().softmax(1).cpu().numpy()
+        return probabilities[: len(photos)]
+
+    def _present(self, rows: Sequence[ReadPhoto]) -> dict[str, Tensor]:
+        """{key: (n,) bool} of the streams that some photos lack."""
+        lacking = {key for row in rows for key in row.lacking} | self.missing.without
+        device = self.runtime.device
+        return {
+            key: torch.tensor([key not in row.lacking | self.missing.without for row in rows], device=device)
+            for key in lacking
+        }
+
+
+def filled_up(photos: Sequence[ReadPhoto]) -> list[ReadPhoto]:
+    """A whole group: the last photo again and again."""
+    return [*photos, *([photos[-1]] * (GROUP - len(photos)))]

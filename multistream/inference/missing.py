@@ -1,0 +1,95 @@
+"""Missing streams: what becomes of a photo that lacks a vector or a map, and of a stream that is left out by name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from multistream.errors import UsageError, did_you_mean
+from multistream.inputs import Vector
+from multistream.network.network import MultiStream, Pooled
+from multistream.network.present import fill_with_means, fuse_present
+from multistream.recipe import DataSettings
+
+MissingStream = Literal["error", "drop", "mean", "zero"]
+"""error: the photo is refused; drop: the others decide; mean: the training mean stands in; zero: zeros, for vectors."""
+
+ASKED_FOR = ("error", "drop", "mean")
+"""What can be asked for; zeros are a recipe's alone."""
+
+
+@dataclass(frozen=True)
+class MissingPolicy:
+    """What is done where a stream is missing, and the keys of those that are left out of every photo."""
+
+    policy: MissingStream = "error"
+    without: frozenset[str] = frozenset()
+
+    @classmethod
+    def settle(
+        cls, network: MultiStream, settings: DataSettings, *, missing: str = "", without: Collection[str] = ()
+    ) -> MissingPolicy:
+        """The policy asked for, else the recipe's; UsageError for unknown names and where no stream is left."""
+        keys = set(network.branches)
+        for key in without:
+            if key not in keys:
+                raise UsageError("--without", f"no stream {key!r}.", right=did_you_mean(key, keys))
+        if without and keys == set(without):
+            raise UsageError("--without", "every stream is left out.", right="One must stay.")
+        if missing and missing not in ASKED_FOR:
+            raise UsageError("--missing", f"{missing!r} is unknown.", right=f"It must be {', '.join(ASKED_FOR)}.")
+        if without and missing == "error":
+            do = "Write --missing drop or --missing mean."
+            raise UsageError("--without", "a stream is left out, and --missing is error.", do=do)
+        recipe = settings.missing_vectors
+        own = recipe if recipe in ("mean", "zero") else "error"
+        return cls(missing or ("drop" if without else own), frozenset(without))  # type: ignore[arg-type]  # checked above
+
+    @property
+    def fills(self) -> bool:
+        """Whether a photo that lacks a vector is predicted."""
+        return self.policy != "error"
+
+    @property
+    def fills_maps(self) -> bool:
+        """Whether a photo that lacks a map is predicted: zeros are no map of anything."""
+        return self.policy in ("drop", "mean")
+
+    def leaving_out(self, network: MultiStream, keys: Collection[str]) -> MissingPolicy:
+        """The policy with further streams left out; UsageError where none is left."""
+        without = self.without | frozenset(keys)
+        if self.policy == "drop" and without >= set(network.branches):
+            what = "drop leaves no stream: nothing is given for any."
+            raise UsageError("--missing", what, do="Give --input KEY=PATH.")
+        return replace(self, without=without)
+
+    def logits(self, network: MultiStream, pooled: Pooled, present: Mapping[str, Tensor]) -> Tensor:
+        """Logits (B, K) of pooled features; `present` is {key: (B,) bool} for the streams that some photos lack."""
+        if not present or all(bool(mask.all()) for mask in present.values()):
+            return network.classify(pooled)
+        if self.policy != "drop":
+            # Vectors have their mean or zeros already: they are filled in as they are read, before any scaling.
+            apart = {key: m for key, m in present.items() if key in self.without or not network.branches[key].is_vector}
+            return network.classify(fill_with_means(network, pooled, apart))
+        filled = fill_with_means(network, pooled, present)
+        rows = len(next(iter(present.values())))
+        device = next(iter(present.values())).device
+        everywhere = torch.ones(rows, dtype=torch.bool, device=device)
+        present_BS = torch.stack([present.get(key, everywhere) for key in network.branches], dim=1)
+        return fuse_present(network, filled, present_BS).logits
+
+
+def absent_pooled(network: MultiStream, keys: Collection[str], rows: int) -> dict[str, dict[str, Tensor]]:
+    """Pooled features of streams that do not run: the training mean in every row."""
+    return {
+        key: {stage: tap.baseline.expand(rows, -1) for stage, tap in network.branches[key].taps.items()} for key in keys
+    }
+
+
+def noun_of(network: MultiStream, key: str) -> str:
+    """What a photo lacks where this stream is missing."""
+    return "vector" if isinstance(network.branches[key].stream.input, Vector) else "map"

@@ -1,0 +1,59 @@
+"""Streams that are absent: fusing images of which each may lack some of its streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from multistream.interfaces import FusionOutput
+from multistream.network.network import MultiStream, Pooled
+
+
+def fill_with_means(
+    network: MultiStream, pooled: Pooled, present: Mapping[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """The pooled features (B, P) with the training mean where a stream is absent; `present` is {key: (B,) bool}."""
+    return {
+        key: {
+            stage: torch.where(present[key].unsqueeze(1), values, network.branches[key].taps[stage].baseline)
+            for stage, values in stages.items()
+        }
+        if key in present
+        else dict(stages)
+        for key, stages in pooled.items()
+    }
+
+
+def draw_present(rows: int, streams: int, *, dropout: float, device: torch.device) -> Tensor:
+    """Which streams each image keeps, (rows, streams) bool: each goes with probability `dropout`, but never all.
+
+    Draws from torch's generator: training seeds it by step, so that a run repeats.
+    """
+    draws_BS = torch.rand(rows, streams, device=device)
+    # Where all would go, the one that was nearest to staying stays.
+    return (draws_BS >= dropout) | (draws_BS == draws_BS.max(1, keepdim=True).values)
+
+
+def fuse_present(network: MultiStream, pooled: Pooled, present_BS: Tensor) -> FusionOutput:
+    """`network.fuse` of the streams that each image has: `present_BS` bool, a column a stream in the network's order.
+
+    Images that have the same streams are fused together. Every image must have one.
+    """
+    if not bool(present_BS.any(1).all()):
+        raise ValueError("fuse_present: an image has no stream. Each must have one at least.")
+    patterns, pattern_of = torch.unique(present_BS, dim=0, return_inverse=True)
+    if bool(present_BS.all()):
+        return network.fuse(pooled)
+    rows = [torch.nonzero(pattern_of == number).squeeze(1) for number in range(len(patterns))]
+    outputs = [
+        network.fuse(
+            {key: {stage: values[chosen] for stage, values in stages.items()} for key, stages in pooled.items()},
+            frozenset(key for key, there in zip(network.branches, pattern.tolist(), strict=True) if there),
+        )
+        for pattern, chosen in zip(patterns, rows, strict=True)
+    ]
+    back = torch.argsort(torch.cat(rows))
+    streams = {key: torch.cat([output.streams[key] for output in outputs])[back] for key in outputs[0].streams}
+    return FusionOutput(torch.cat([output.logits for output in outputs])[back], streams)
