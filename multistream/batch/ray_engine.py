@@ -1,4 +1,4 @@
-"""Ray Data: prediction and extraction on a cluster, of files, folders, or parquet wherever Ray can read it."""
+"""Ray Data: prediction on a cluster, of files, folders, or parquet wherever Ray can read it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from multistream.batch.columns import PATH, STATUS
-from multistream.batch.extractor import Extractor
 from multistream.batch.predictor import Predictor
 from multistream.data.given_photos import given_photos
 from multistream.errors import PluginError
@@ -51,18 +50,6 @@ def predict_with_ray(
             yield Prediction(str(row[PATH]), "ok", str(row["label"]), probabilities)
         else:
             yield Prediction(str(row[PATH]), str(row[STATUS]))
-
-
-def extract_with_ray(
-    source: str | Path, paths: Iterable[str], out: str, *, weights: Mapping[str, str], say: Callable[[str], object]
-) -> int:
-    """Writes the pooled features of photos to parquet files below `out`, a row a photo; returns how many rows."""
-    there = Path(source).expanduser()
-    name = str(there.resolve()) if there.exists() else str(source)
-    mapped = _mapped(_dataset(paths, say), Extractor, name, {"weights": dict(weights) or None, "device": "cpu"})
-    mapped = mapped.materialize()
-    mapped.write_parquet(out)
-    return int(mapped.count())
 
 
 def _mapped(dataset: Any, kind: type[Any], source: str, options: Mapping[str, Any]) -> Any:
