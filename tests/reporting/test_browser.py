@@ -97,7 +97,7 @@ def test_works_by_mouse(open_page: Callable[[str], Any]) -> None:
     photo.click()
     assert photo.get_attribute("aria-pressed") == "true"
     seen.add(pixels(page))
-    for control, text in (("class", ""), ("stage", "block1"), ("stage", "block5")):
+    for control, text in (("class", ""), ("stage", "block5"), ("stage", "block1")):
         select = Select(page.find_element(By.ID, control))
         before = description(page)
         option = next(o for o in select.options if o.text.startswith(text) and not o.is_selected())
