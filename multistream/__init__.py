@@ -1,4 +1,4 @@
-"""Compose, train and dissect image classifiers made of several streams of evidence.
+"""Compose, train and dissect image classifiers made of several streams.
 
 Names are imported when they are first used: `import multistream` alone imports no torch, so that the command line
 answers at once and a plugin's hook module costs nothing.

@@ -38,7 +38,7 @@ def replacing(path: str | Path, *, needed: int = 0) -> Iterator[IO[bytes]]:
     """
     target = Path(os.path.realpath(path))  # a link goes on to point where it did
     if os.path.exists(target) and not target.is_file():  # Path.exists raises for a name that is too long
-        raise UsageError(str(path), "it is no regular file.", right="A file that may be written anew.")
+        raise UsageError(str(path), "it is no regular file.", right="A file that may be written again.")
     with temporary(target.parent, needed=needed) as name:
         with name.open("xb") as file:
             yield file

@@ -220,7 +220,7 @@ class Tap(nn.Module):
         return global_average(map_BChw)
 
     @property
-    def layer(self) -> nn.Module | None:
+    def affine_layer(self) -> nn.Module | None:
         """The one trainable layer of `project`, where that is `layer(standardise(pooled))`; nn.Identity without one.
 
         None for any other tap. What has it trains in one batch with other rows of an ablation, and is fitted by

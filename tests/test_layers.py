@@ -1,6 +1,6 @@
 """Imports point one way: each room imports rooms of lower layers only, whether at the top of a module or in a function.
 
-`python tests/test_layers.py` writes the table of rooms in docs/design.md anew.
+`python tests/test_layers.py` writes the table of rooms in docs/design.md again.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ def test_every_way_to_import_is_seen(code: str) -> None:
 
 def test_the_table_of_rooms_is_the_code() -> None:
     (written,) = TABLE.findall(DESIGN.read_text())
-    assert written == table(), "write it anew: python tests/test_layers.py"
+    assert written == table(), "write it again: python tests/test_layers.py"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ Grid = Sequence[Sequence[MultiStream]]
 def batch_kind(network: MultiStream) -> str | None:
     """What networks that train in one batch have in common; None where a part is not known to be linear."""
     for branch in network.branches.values():
-        if not all(isinstance(tap.layer, nn.Linear | nn.Identity) for tap in branch.taps.values()):
+        if not all(isinstance(tap.affine_layer, nn.Linear | nn.Identity) for tap in branch.taps.values()):
             return None
         if branch.temporal is not None and type(branch.temporal) not in (Concat, Average):
             return None
@@ -259,7 +259,7 @@ class BatchedRows:
         variants = [v for v in columns.variants.tolist() if stage in self.grid[0][v].branches[key].taps]
         taps = [self.grid[0][v].branches[key].taps for v in variants]
         first, device, projection = taps[0][stage], columns.value.device, None
-        if isinstance(first.layer, nn.Linear):
+        if isinstance(first.affine_layer, nn.Linear):
             weight = self._parameter(key, stage, lambda network: _layer(network, key, stage).weight)
             projection = weight, self._parameter(key, stage, lambda network: _layer(network, key, stage).bias)
         starts = torch.tensor([0 if shared else first.width * list(each).index(stage) for each in taps])
@@ -289,7 +289,7 @@ def _classifier(network: MultiStream, output: str) -> nn.Linear:
 
 
 def _layer(network: MultiStream, key: str, stage: str) -> nn.Linear:
-    layer = network.branches[key].taps[stage].layer
+    layer = network.branches[key].taps[stage].affine_layer
     assert isinstance(layer, nn.Linear)
     return layer
 

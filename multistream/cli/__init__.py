@@ -33,7 +33,7 @@ from multistream.system_errors import known_error
 
 app = typer.Typer(
     name="multistream",
-    help="Compose, train and dissect image classifiers made of several streams of evidence.",
+    help="Compose, train and dissect image classifiers made of several streams.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -64,10 +64,10 @@ def _version(asked: bool) -> None:
 @app.callback()
 def multistream(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Compose, train and dissect image classifiers made of several streams of evidence."""
+    """Compose, train and dissect image classifiers made of several streams."""
 
 
 def main() -> None:

@@ -44,13 +44,13 @@ def ablate(
     cut: Annotated[str, typer.Option(metavar="KEY", help="The one stream to cut.", show_default="each")] = "",
     seeds: Annotated[int, typer.Option(min=1, help="How many; the first is the recipe's.")] = 1,
     splits: Annotated[int, typer.Option(min=1, help="How many; the first is the recipe's.")] = 1,
-    streams: Annotated[str, typer.Option(metavar="SPEC,...", help="A composition that was never trained.")] = "",
-    data: Annotated[str, typer.Option(metavar="PATH", help="As for train.")] = "",
-    temporal: Annotated[str, typer.Option(help="What reads a stream's tokens.", show_default="concat")] = "",
-    fusion: Annotated[str, typer.Option(help="How streams become one decision.", show_default="early")] = "",
+    streams: Annotated[str, typer.Option(metavar="SPEC,...", help="A composition, if there is no RUN.")] = "",
+    data: Annotated[str, typer.Option(metavar="PATH", help="The data set, as for train.")] = "",
+    temporal: Annotated[str, typer.Option(help="How a stream's tokens become one vector.", show_default="concat")] = "",
+    fusion: Annotated[str, typer.Option(help="How the streams are combined.", show_default="early")] = "",
     weights: Weights = None,
     input: Inputs = None,
-    epochs: Annotated[int | None, typer.Option(help="At most so many.", show_default="the recipe's")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs.", show_default="the recipe's")] = None,
     seed: Annotated[int | None, typer.Option(help="The first seed.", show_default="the recipe's")] = None,
     device: DeviceSet = "",
     precision: PrecisionSet = "",
@@ -60,15 +60,13 @@ def ablate(
         bool,
         typer.Option("--verify", help="Train one row alone too; exit 1 if its probabilities differ by more than 1e-5."),
     ] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder that keeps the result.", show_default="RUN/ablations")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="RUN/ablations")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows as CSV.")] = None,
     plot: Plot = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Which depth, tap or stream matters, and what it costs: everything left out is trained again, in one pass."""
+    """Retrain without each depth, tap or stream, and print accuracy and cost."""
     if (run is None) == (not streams and not recipe):
         raise UsageError("ablate", "give a RUN, or --streams or --recipe.", right="One of them says what is ablated.")
     given: dict[str, dict[str, Any]] = {

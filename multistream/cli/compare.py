@@ -13,7 +13,7 @@ from multistream.cli.options import Json, Quiet, pairs, print_json
 
 
 class Format(StrEnum):
-    """How the table is written."""
+    """Format of the table."""
 
     table = "table"
     markdown = "markdown"
@@ -31,21 +31,19 @@ class Against(StrEnum):
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
     against: Annotated[Against, typer.Option(help="The row that the others are compared with.")] = Against.first,
-    name: Annotated[
-        list[str] | None, typer.Option(metavar="RUN=NAME", help="What a run's row is called; repeats.")
-    ] = None,
+    name: Annotated[list[str] | None, typer.Option(metavar="RUN=NAME", help="Name of a run's row; repeatable.")] = None,
     columns: Annotated[
         str,
         typer.Option(
             metavar="COLUMN,...",
-            help="What is shown, in this order: accuracy, interval, macro_f1, p_holm ... or settings, or a setting.",
+            help="Columns in this order: accuracy, interval, macro_f1, p_holm, ..., settings, or a setting's name.",
             show_default="all that say something",
         ),
     ] = "",
     published: Annotated[
         bool, typer.Option("--published", help="Add the published numbers on FI, marked as such.")
     ] = False,
-    format: Annotated[Format, typer.Option(help="How the table is written.")] = Format.table,
+    format: Annotated[Format, typer.Option(help="Format of the table.")] = Format.table,
     plot: Plot = None,
     json: Json = False,
     quiet: Quiet = False,

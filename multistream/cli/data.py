@@ -12,16 +12,16 @@ from multistream.cli.options import Json, Quiet, print_json
 if TYPE_CHECKING:
     from multistream.data.scan import Scan
 
-app = typer.Typer(help="Look through a data set, and split it.", no_args_is_help=True)
+app = typer.Typer(help="Check a data set, and split it.", no_args_is_help=True)
 
 Source = Annotated[str, typer.Argument(metavar="DATA", help="Class folders, a CSV, or LAYOUT:PATH.")]
-Label = Annotated[str, typer.Option(help="Which label, where a layout offers several.")]
+Label = Annotated[str, typer.Option(help="The label to use, if a layout has several.")]
 SHOWN = 10
 
 
 @app.command()
 def scan(data: Source, label: Label = "", json: Json = False, quiet: Quiet = False) -> None:
-    """Decode every file, and list what would spoil a result: damaged, doubled, placeholder-like."""
+    """Decode every file, and list damaged files, duplicates and placeholder pictures."""
     from multistream.console import Console
     from multistream.data.decoding import Decoder
     from multistream.data.layouts.data_source import open_table
@@ -44,14 +44,14 @@ def split(
     data: Source,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The CSV to write: path, label, part, sha256.")],
     fractions: Annotated[str, typer.Option(help="train/val/test in percent.")] = "80/5/15",
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 18,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 18,
     groups: Annotated[
         str, typer.Option(metavar="COLUMN|FILE", help="Photos to keep together: a CSV's column, or path,group.")
     ] = "",
     label: Label = "",
     json: Json = False,
 ) -> None:
-    """Write which photo is for training, validation and test, with each file's sha256."""
+    """Write the split of every photo (train, val, test), with the file's sha256."""
     from multistream.data.layouts.data_source import open_table
     from multistream.data.splits import split as draw
     from multistream.runs.split_file import write_split
@@ -69,7 +69,7 @@ def split(
 
 @app.command()
 def demo(json: Json = False) -> None:
-    """Draw the demo set, if it is not there yet, and say where it lies."""
+    """Create the demo set if it is missing, and print its folder."""
     from multistream.data.layouts.data_source import open_table
 
     table = open_table("")

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def evaluate(
     run: Run,
     data: Annotated[
-        str, typer.Option(metavar="PATH", help="Other photos with labels. Without: the run's own test part.")
+        str, typer.Option(metavar="PATH", help="Other photos with labels; default: the test split of the run.")
     ] = "",
     part: Annotated[
         str,
         typer.Option(metavar="train|val|test|all", help="Which part. Else the run's test part, or all of --data."),
     ] = "",
-    label: Annotated[str, typer.Option(help="Which label, where a layout offers several.")] = "",
+    label: Annotated[str, typer.Option(help="The label to use, if a layout has several.")] = "",
     class_map: Annotated[
         str, typer.Option(metavar="FILE|NAME", help="Maps the run's classes to the data's, by name.")
     ] = "",
@@ -38,7 +38,7 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure a run: accuracy with interval, per class, calibration."""
+    """Evaluate a run: accuracy with its interval, metrics by class, calibration."""
     from multistream.console import Console
     from multistream.inference.evaluate import evaluate as measure
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 Photos = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[PATHS...]", help="Files and folders; - reads a list on stdin. Without: the run's own test split."
+        metavar="[PATHS...]", help="Files and folders; - reads a list on stdin. Default: the test split of the run."
     ),
 ]
-LabelledData = Annotated[str, typer.Option("--data", metavar="PATH", help="Another set, with labels: as for train.")]
-Label = Annotated[str, typer.Option("--label", help="Which label, where a layout offers several.")]
+LabelledData = Annotated[str, typer.Option("--data", metavar="PATH", help="Another labelled data set, as for train.")]
+Label = Annotated[str, typer.Option("--label", help="The label to use, if a layout has several.")]
 Class = Annotated[str, typer.Option("--target", metavar="CLASS", help="predicted, true, or a class by name.")]
 
 MOVED = {
@@ -76,7 +76,7 @@ def explain(
     ] = "auto",
     overlays: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write a PNG for each photo.")] = None,
     colour_scale: Annotated[
-        str, typer.Option(help="Of overlays: shared by all streams and stages, or one for each map.")
+        str, typer.Option(help="Colour scale of overlays: shared by all streams and stages, or one for each map.")
     ] = "shared",
     input: Inputs = None,
     device: Device = "auto",

@@ -19,7 +19,7 @@ def gallery(
     run: Run,
     paths: Photos = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where to write.", show_default="gallery in the run's folder")
+        Path | None, typer.Option(metavar="FOLDER", help="Output folder.", show_default="gallery in the run's folder")
     ] = None,
     format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
     data: LabelledData = "",

@@ -32,30 +32,29 @@ if TYPE_CHECKING:
 
 def extract(
     run: RunOrNone = None,
-    streams: Annotated[str, typer.Option(metavar="SPEC,...", help="Streams that no run holds.")] = "",
+    streams: Annotated[str, typer.Option(metavar="SPEC,...", help="Streams, if there is no RUN.")] = "",
     data: Annotated[
-        str, typer.Option(metavar="PATH", help="As for train.", show_default="the run's, or the demo set")
+        str, typer.Option(metavar="PATH", help="The data set, as for train.", show_default="the run's, or the demo set")
     ] = "",
-    label: Annotated[str, typer.Option(help="Which label, where a layout offers several.")] = "",
+    label: Annotated[str, typer.Option(help="The label to use, if a layout has several.")] = "",
     weights: Weights = None,
     input: Inputs = None,
     views: Annotated[
         str,
-        typer.Option(
-            metavar="VIEW,...", help="How photos are cut and turned: identity, hflip, top_left, centre+hflip ..."
-        ),
+        typer.Option(metavar="VIEW,...", help="Views of each photo: identity, hflip, top_left, centre+hflip, ..."),
     ] = "identity",
     stages: Annotated[
-        str, typer.Option(metavar="STAGE,...", help="What --out holds: STAGE or KEY/STAGE.", show_default="all")
+        str, typer.Option(metavar="STAGE,...", help="Stages that --out writes: STAGE or KEY/STAGE.", show_default="all")
     ] = "",
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE.npz", help="Write ids, features and vocabulary: a vector stream's.")
+        Path | None,
+        typer.Option(metavar="FILE.npz", help="Write ids, features and vocabulary to a file that --input takes."),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Compute a sample again, and compare it with the cache bit for bit.")
     ] = False,
     sample: Annotated[int, typer.Option(min=0, help="How many images --verify computes again; 0 for all.")] = 64,
-    seed: Annotated[int | None, typer.Option(help="Of random weights and of the sample.", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed of weights and sample.", show_default="0")] = None,
     device: DeviceSet = "",
     precision: PrecisionSet = "",
     recipe: RecipeWithoutRun = "",
@@ -63,7 +62,7 @@ def extract(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Fill the feature cache: frozen streams over all photos, once; verify it; write the features to a file."""
+    """Compute the features of frozen streams into the cache, verify them, or write them to a file."""
     if (run is None) == (not streams and not recipe):
         raise UsageError("extract", "give a RUN, or --streams or --recipe.", right="One of them says what is run.")
     if run is not None and (set_ or weights):

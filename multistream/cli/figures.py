@@ -26,7 +26,8 @@ def _checked(path: Path | None) -> Path | None:
 
 
 Plot = Annotated[
-    Path | None, typer.Option("--plot", metavar="FILE.pdf|svg|png", help="Draw a figure.", callback=_checked)
+    Path | None,
+    typer.Option("--plot", metavar="FILE.pdf|svg|png", help="Save a figure as PDF, SVG or PNG.", callback=_checked),
 ]
 
 

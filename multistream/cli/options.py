@@ -13,8 +13,8 @@ import typer
 
 from multistream.errors import UsageError
 
-Json = Annotated[bool, typer.Option("--json", help="Machine-readable results on stdout, and nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no messages.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 DeviceSet = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", show_default="auto")]
@@ -23,7 +23,7 @@ PrecisionSet = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
-        "--input", metavar="NAME=PATH", help="A stream's vectors (.npz, .csv, ...) or folder of maps; repeats."
+        "--input", metavar="NAME=PATH", help="A stream's vectors (.npz, .csv, ...) or folder of maps; repeatable."
     ),
 ]
 Missing = Annotated[
@@ -37,15 +37,15 @@ Missing = Annotated[
 Engine = Annotated[
     str, typer.Option(metavar="local|ray", help="ray runs it on Ray Data; PATHS may then be parquet, also at a URL.")
 ]
-Without = Annotated[list[str] | None, typer.Option(metavar="KEY", help="Leave this stream out; repeats.")]
+Without = Annotated[list[str] | None, typer.Option(metavar="KEY", help="Leave this stream out; repeatable.")]
 Weights = Annotated[
-    list[str] | None, typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's pretrained weights; repeats.")
+    list[str] | None, typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's pretrained weights; repeatable.")
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting of the recipe; repeats.")
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting of the recipe; repeatable.")
 ]
 RecipeWithoutRun = Annotated[
-    str, typer.Option(metavar="FILE|RUN|NAME", help="Settings, without RUN.", show_default="default")
+    str, typer.Option(metavar="FILE|RUN|NAME", help="Settings, if there is no RUN.", show_default="default")
 ]
 RunOrNone = Annotated[
     Path | None, typer.Argument(metavar="RUN", help="A run's folder; without one give --streams or --recipe.")

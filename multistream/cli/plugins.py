@@ -16,10 +16,10 @@ from multistream.registry import Kind, Part, PartInfo, find, find_any, parts
 from multistream.registry.describing import Description, describe
 from multistream.registry.scaffold import NewKind, new_plugin
 
-app = typer.Typer(help="List, show, check and start plugins.")
+app = typer.Typer(help="List, show, check and create plugins.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A part's name, or NAME@DISTRIBUTION.")]
-OneKind = Annotated[Kind | None, typer.Option("--kind", help="Needed where a name is of several kinds.")]
+OneKind = Annotated[Kind | None, typer.Option("--kind", help="Needed if parts of several kinds have this name.")]
 
 
 @app.callback(invoke_without_command=True)

@@ -44,7 +44,7 @@ def predict(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Class probabilities for photos, a line each; a damaged file costs a status, not the run."""
+    """Predict class probabilities, one line per photo; a damaged file gets a status."""
     from multistream.console import Console
     from multistream.errors import UsageError
 

@@ -24,14 +24,15 @@ def profile(
         str, typer.Option(metavar="SPEC,...", help="Profile a composition that was never trained.")
     ] = "",
     tap: Annotated[str, typer.Option(help="How a map becomes a token.")] = "gap:64",
-    temporal: Annotated[str, typer.Option(help="What reads a stream's tokens.")] = "concat",
-    fusion: Annotated[str, typer.Option(help="How streams become one decision.")] = "early",
-    classes: Annotated[int, typer.Option(help="How many classes, without a run.")] = 8,
+    temporal: Annotated[str, typer.Option(help="How a stream's tokens become one vector.")] = "concat",
+    fusion: Annotated[str, typer.Option(help="How the streams are combined.")] = "early",
+    classes: Annotated[int, typer.Option(help="Number of classes, if there is no run.")] = 8,
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="options.streams.anp.width=2089, say.")
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="One setting, for example options.streams.anp.width=2089."),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Images at once, for the times.")] = 1,
-    repeats: Annotated[int, typer.Option(min=2, help="Calls a time is the median of.")] = 10,
+    batch: Annotated[int, typer.Option(min=1, help="Batch size of the timings.")] = 1,
+    repeats: Annotated[int, typer.Option(min=2, help="Number of calls behind each median time.")] = 10,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a timeline for Perfetto.")] = None,
     plot: Plot = None,
     device: Device = "auto",

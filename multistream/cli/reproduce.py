@@ -18,15 +18,17 @@ if TYPE_CHECKING:
 
 def reproduce(
     targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="table1, fig3, fig4, or all.")],
-    data: Annotated[str, typer.Option(metavar="PATH", help="As for train.", show_default="the demo set")] = "",
-    label: Annotated[str, typer.Option(help="Which label, where a layout offers several.")] = "",
+    data: Annotated[
+        str, typer.Option(metavar="PATH", help="The data set, as for train.", show_default="the demo set")
+    ] = "",
+    label: Annotated[str, typer.Option(help="The label to use, if a layout has several.")] = "",
     streams: Annotated[
         str, typer.Option(metavar="PLACE=SPEC,...", help="Streams in the paper's places object, places and anp.")
     ] = "object=object,places=places,anp=anp",
     weights: Weights = None,
     input: Inputs = None,
     folds: Annotated[int, typer.Option(min=0, help="Test every photo once, in so many folds; 0: --splits.")] = 5,
-    repeats: Annotated[int, typer.Option(min=1, help="How often the folds are drawn.")] = 1,
+    repeats: Annotated[int, typer.Option(min=1, help="Number of times that the folds are drawn.")] = 1,
     splits: Annotated[int, typer.Option(min=1, help="Random splits (data.split), without folds.")] = 1,
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds.")] = 1,
     recipe: Annotated[str, typer.Option(metavar="FILE|NAME", help="Settings of the trainings.")] = "default",
@@ -35,9 +37,7 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Folder of tables, figures and runs; what is there is kept.")] = Path(
         "reproduction"
     ),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the trainings that are missing, and leave.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the missing trainings, and exit.")] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

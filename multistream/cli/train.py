@@ -26,40 +26,53 @@ def train(
         str, typer.Option(metavar="PATH", help="Class folders, a CSV, or LAYOUT:PATH. Without: the demo set.")
     ] = "",
     label: Annotated[
-        str, typer.Option(metavar="COLUMN", help="Which of several labels: a CSV's column, or a layout's choice.")
+        str,
+        typer.Option(
+            metavar="COLUMN", help="The label to use, if there are several: a CSV column, or a layout's name."
+        ),
     ] = "",
     tap: Annotated[str, typer.Option(help="How a map becomes a token.", show_default="gap:64")] = "",
-    temporal: Annotated[str, typer.Option(help="What reads a stream's tokens.", show_default="concat")] = "",
-    fusion: Annotated[str, typer.Option(help="How streams become one decision.", show_default="early")] = "",
+    temporal: Annotated[str, typer.Option(help="How a stream's tokens become one vector.", show_default="concat")] = "",
+    fusion: Annotated[str, typer.Option(help="How the streams are combined.", show_default="early")] = "",
     weights: Weights = None,
     input: Inputs = None,
     freeze: Annotated[
         str, typer.Option(metavar="WHAT,...", help="none, streams, branches, KEY or KEY:STAGES.", show_default="auto")
     ] = "",
-    epochs: Annotated[int | None, typer.Option(help="At most so many.", show_default="30")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs.", show_default="30")] = None,
     batch_size: Annotated[
         str,
-        typer.Option(metavar="N|auto", help="Images a step; auto: in pieces that fit into memory.", show_default="64"),
+        typer.Option(
+            metavar="N|auto", help="Images per step; auto: what fits into memory, with accumulation.", show_default="64"
+        ),
     ] = "",
     folds: Annotated[
-        int | None, typer.Option(help="Train once for each of so many folds: every photo is tested.", show_default="0")
+        int | None,
+        typer.Option(help="Cross-validation with this many folds: every photo is tested once.", show_default="0"),
     ] = None,
-    repeats: Annotated[int | None, typer.Option(help="How often the folds are drawn.", show_default="1")] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="Number of times that the folds are drawn.", show_default="1")
+    ] = None,
     groups: Annotated[
         str, typer.Option(metavar="COLUMN|FILE", help="Photos to keep together: a CSV's column, or path,group.")
     ] = "",
-    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn.", show_default="0")] = None,
+    seed: Annotated[int | None, typer.Option(help="Random seed.", show_default="0")] = None,
     device: DeviceSet = "",
     precision: PrecisionSet = "",
     recipe: Annotated[
-        str, typer.Option(metavar="FILE|RUN|NAME", help="Settings: a file, a run's, or default, paper, paper-code.")
+        str,
+        typer.Option(
+            metavar="FILE|RUN|NAME", help="Settings: a file, a run, or a shipped recipe: default, paper, paper-code."
+        ),
     ] = "default",
     set_: Settings = None,
-    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Print the settings and leave.")] = False,
+    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Print the settings and exit.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the run, new or empty.", show_default="runs/KEYS-FUSION-N")
     ] = None,
-    resume: Annotated[Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run, or extend a finished one.")
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -13,7 +13,7 @@ from multistream.cli.options import Json, Quiet, print_json
 if TYPE_CHECKING:
     from multistream.weights import Inspection
 
-app = typer.Typer(help="Look into weight files, and convert them to safetensors.", no_args_is_help=True)
+app = typer.Typer(help="Inspect weight files, and convert them to safetensors.", no_args_is_help=True)
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help=".safetensors, .pth, .caffemodel, .binaryproto or .h5.")]
 
@@ -34,7 +34,7 @@ def inspect_command(
     all_: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
     json: Json = False,
 ) -> None:
-    """Say what a weight file holds, and whose names it uses."""
+    """Show the tensors of a weight file, and the library whose names it uses."""
     from multistream.weights import inspect
 
     found = inspect(file)
@@ -49,10 +49,11 @@ def convert_command(
     file: File,
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors to write.")],
     names: Annotated[
-        Library | None, typer.Option(help="Whose names it gets: MobileNetV2, VGG16 and ResNet have both.")
+        Library | None,
+        typer.Option(help="The library whose names are written: MobileNetV2, VGG16 and ResNet have both."),
     ] = None,
     rgb: Annotated[
-        bool, typer.Option("--rgb", help="Turn a Caffe VGG16's first layer to red, green, blue: not for `places`.")
+        bool, typer.Option("--rgb", help="Convert the first layer of a Caffe VGG16 from BGR to RGB (not for `places`).")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,

@@ -76,7 +76,7 @@ def _whole(
 ) -> Parts:
     """Folds, or a split that keeps groups together: of all photos, whatever parts the data set has."""
     if not folds and not shares["test"]:
-        raise UsageError("data.split", "groups need a test part.", right="Write 80/5/15, say.")
+        raise UsageError("data.split", "groups need a test part.", right="Write, for example, 80/5/15.")
     count = folds or max(2, round(1 / shares["test"]))
     validation = shares["val"] / (shares["train"] + shares["val"])
     rows = fold_rows(table, folds=count, fold=fold or 1, seed=seed, validation=validation, groups=groups)
@@ -94,7 +94,9 @@ def _shares(fractions: str) -> tuple[Fraction, Fraction, Fraction]:
         right = "It must be three numbers for train/val/test, such as 80/5/15."
         raise UsageError("data.split", f"{fractions!r} cannot be read.", right=right) from error
     if min(train, val, test) < 0 or train == 0:
-        raise UsageError("data.split", f"{fractions!r} leaves nothing to train on.", right="Write 80/5/15, say.")
+        raise UsageError(
+            "data.split", f"{fractions!r} leaves nothing to train on.", right="Write, for example, 80/5/15."
+        )
     total = train + val + test
     return train / total, val / total, test / total
 

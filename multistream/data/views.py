@@ -1,6 +1,6 @@
 """Views: the ways in which a photo is cut and turned before the streams see it, and which one an epoch shows.
 
-Augmentation shows each image in one of a few views, drawn anew every epoch. Since they are few, what frozen streams
+Augmentation shows each image in one of a few views, drawn again every epoch. Since they are few, what frozen streams
 make of them can be kept: training on cached views is training on augmented photos.
 """
 

@@ -75,17 +75,17 @@ def why_not_cached(branch: Branch, photos: Photos) -> str:
     if not branch.stream.is_frozen:
         return "it is not frozen"
     if branch.plan is None or branch.plan.is_instance:
-        return "it was given as an instance, and what it was made with cannot be told"
+        return "it was given as an instance, and its settings are unknown"
     if not all(tap.cacheable for tap in branch.taps.values()):
         return "its taps read more of a map than they pool"
     if any(_file_of(name) is None for name in _modules_of(branch)):
-        return "its code lies in no file that could be told from another"
+        return "its code is in no file, so changes cannot be noticed"
     if isinstance(branch.stream.input, Map):
         reader = map_reader(branch, photos)
         if reader is None:
             return "its maps come from a function, not from files"
         if not _is_plain(reader.wanted.read) or _file_of(reader.wanted.read.__module__) is None:
-            return "its maps are read by a function that cannot be told from another"
+            return "its maps are read by a function, whose changes cannot be noticed"
     return ""
 
 

@@ -142,7 +142,7 @@ class FeatureStore:
         self.places |= {digest: (shard, row) for row, digest in enumerate(files)}
 
     def _damaged(self, shard: Path, why: str) -> None:
-        """Says so, and takes the shard away: what it held is computed anew."""
+        """Says so, and takes the shard away: what it held is computed again."""
         self.warn(f"features: {shard} is damaged ({why}); its features are computed again")
         with contextlib.suppress(OSError):  # a cache that cannot be written stays as it is
             shard.unlink(missing_ok=True)

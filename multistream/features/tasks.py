@@ -87,7 +87,7 @@ def plan_tasks(
     for key, branch in branches.items():
         why = why_not_cached(branch, photos) if cache else ""
         if why:
-            say(f"features: {key} runs anew: {why}")
+            say(f"features: {key} is not cached: {why}")
         known = identity(branch, photos, runtime, view="") if cache and not why else None
         files = _digests(branch, photos, every, hashes) if known else {}
         for view, rows in wanted.items():

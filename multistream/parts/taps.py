@@ -29,7 +29,7 @@ class GlobalAverage(Tap):
         nn.init.zeros_(self.projection.bias)
 
     @property
-    def layer(self) -> nn.Linear:
+    def affine_layer(self) -> nn.Linear:
         """The 1x1 convolution as the linear map that it is."""
         return self.projection
 

@@ -317,7 +317,7 @@ def _mvit_stage(stage: nn.Module, state: Tokens) -> Tokens:
 
 
 def twins(model: Any) -> Chain:
-    """A stage embeds the map before it anew, and adds positions after its first block."""
+    """A stage embeds the map before it again, and adds positions after its first block."""
     parts = zip(model.patch_embeds, model.pos_drops, model.blocks, model.pos_block, strict=True)
     steps: dict[str, nn.Module] = {
         f"stages.{number}": Step(nn.ModuleList([embed, drop, position, *blocks]), _twins_stage)

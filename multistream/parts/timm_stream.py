@@ -151,7 +151,7 @@ def _small(variant: str, model: Any, image: Image) -> int:
     if _architecture(variant) in PATCHED and patch:
         patch = patch[0]
         if image.size % patch:
-            right = f"It must be a multiple of its patches' {patch}: {image.size // patch * patch}, say."
+            right = f"It must be a multiple of its patches' {patch}, for example {image.size // patch * patch}."
             raise UsageError("streams", f"timm:{variant} cannot read {image.size} pixels.", right=right)
         return 4 * int(patch)
     return min(96, image.size)  # Inception needs 75

@@ -140,7 +140,9 @@ class Recipe:
         for text in settings:
             dotted, equals, value = text.partition("=")
             if not equals:
-                raise UsageError("--set", f"{text!r} has no value.", right="Write KEY=VALUE: training.epochs=10, say.")
+                raise UsageError(
+                    "--set", f"{text!r} has no value.", right="Write KEY=VALUE, for example training.epochs=10."
+                )
             _set(tree, dotted.strip().split("."), _value(value.strip()))
         return self._rebuilt(tree)
 

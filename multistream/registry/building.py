@@ -26,7 +26,7 @@ def build(
     of `options`, what the user asks, every one must be named there. `variant` goes to a factory that declares it.
     """
     if isinstance(spec, str):
-        # Only a stream has a key: bigru+att, say, could not be one.
+        # Only a stream has a key; bigru+att, for example, could not be one.
         spec = Spec.parse(spec, key=None if kind == "stream" else kind, where=f"{kind}s")
     if spec.run is not None:
         raise UsageError(f"{kind}s", f"{spec.part!r} is a branch of a run, not a {kind}.", right="Name a part instead.")

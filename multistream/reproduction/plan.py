@@ -61,7 +61,7 @@ def stream_places(text: str, paper: Paper) -> dict[str, str]:
     found = {spec.key: spec.part for spec in parse_specs(text)}
     for key in found:
         if key not in known:
-            right = f"The paper's places are {', '.join(known)}: write object={found[key]}, say."
+            right = f"The paper's places are {', '.join(known)}: write, for example, object={found[key]}."
             raise UsageError("--streams", f"{key!r} is no place of the paper's.", right=right)
     return found
 

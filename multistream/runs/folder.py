@@ -65,7 +65,7 @@ def append_line(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a .jsonl file anew, atomically: what a resumed run's checkpoint holds of the epochs before."""
+    """Writes a .jsonl file again, atomically: what a resumed run's checkpoint holds of the epochs before."""
     write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 

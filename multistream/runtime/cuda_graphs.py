@@ -26,7 +26,7 @@ class PooledStream(nn.Module):
         self.maps = torch.compile(branch.stream) if runtime.compile else branch.stream
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Runs in the runtime's precision. Weights are cast anew each time: a cached cast would not be recorded."""
+        """Runs in the runtime's precision. Weights are cast again each time: a cached cast would not be recorded."""
         kind = self.autocast_dtype
         with torch.autocast("cuda", dtype=kind, enabled=kind is not None, cache_enabled=False):
             maps = self.maps(x)
@@ -37,7 +37,7 @@ class GraphedStreams:
     """`MultiStream.pool` for training, where batches of `batch_size` are replayed from CUDA graphs.
 
     A graph is recorded at the first full batch, checked against the plain kernels on other numbers, and not used
-    where the two differ (a stream that draws from Python's generators, say) or where recording fails: `say` tells.
+    where the two differ (as for a stream that draws from Python's generators) or where recording fails; `say` gets a message.
     Smaller batches, frozen streams and evaluation run as without graphs.
     """
 

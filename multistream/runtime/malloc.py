@@ -1,4 +1,4 @@
-"""The C library's memory: kept between steps, not handed back and asked for anew."""
+"""The C library's memory: kept between steps, not handed back and asked for again."""
 
 from __future__ import annotations
 

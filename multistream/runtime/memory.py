@@ -18,7 +18,7 @@ from multistream.system_errors import memory_error
 RESERVE: Final = 0.9
 """The share of what is free that a step on the CPU may take: a process that takes all is killed, not told."""
 
-SMALLER: Final = "Freeze more of it (--freeze streams), or give smaller pictures: --set data.image_size=128, say."
+SMALLER: Final = "Freeze more of it (--freeze streams), or use smaller pictures, for example --set data.image_size=128."
 
 _KIB: Final = 1024
 

@@ -53,7 +53,7 @@ def settle(settings: RuntimeSettings, network: MultiStream, *, say: Say) -> Runt
     if found.holds:
         say(told)
         return runtime
-    say(f"{told}, more than the {TOLERANCE:.0%} that auto bears: fp32 it is")
+    say(f"{told}, more than the {TOLERANCE:.0%} limit of auto: using fp32")
     return replace(runtime, precision="fp32")
 
 

@@ -64,11 +64,11 @@ def smaller_batches(settings: TrainingSettings) -> str:
     """What to do where a batch does not fit: the next smaller size that makes steps of as many images.
 
     >>> smaller_batches(TrainingSettings(batch_size=48)).partition(" (")[0]
-    'Train anew with --batch-size 24 --set training.accumulation=2'
+    'Train again with --batch-size 24 --set training.accumulation=2'
     """
     if settings.batch_size == 1:
         return SMALLER
     smaller = pieces_of(settings.batch_size)[-2]
     pieces = settings.accumulation * settings.batch_size // smaller
     sizes = f"--batch-size {smaller} --set training.accumulation={pieces}"
-    return f"Train anew with {sizes} (steps of as many images), or with --batch-size auto, which finds what fits."
+    return f"Train again with {sizes} (steps of as many images), or with --batch-size auto, which finds what fits."

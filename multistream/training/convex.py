@@ -114,9 +114,9 @@ def _reasons(network: MultiStream) -> Iterator[str]:
         if not _trains(branch):
             continue
         for stage, tap in branch.taps.items():
-            if not isinstance(tap.layer, nn.Linear | nn.Identity):
+            if not isinstance(tap.affine_layer, nn.Linear | nn.Identity):
                 yield f"the tap of {key} {stage} ({type(tap).__name__}) is not one linear layer"
-            elif isinstance(tap.layer, nn.Linear) and tap.width < len(network.classes):
+            elif isinstance(tap.affine_layer, nn.Linear) and tap.width < len(network.classes):
                 yield f"a token of {key} has {tap.width} numbers and there are {len(network.classes)} classes"
         if branch.temporal is not None and (
             not branch.temporal.linear or any(True for _ in branch.temporal.parameters())
@@ -200,7 +200,7 @@ def _columns(branch: Branch, weights: Mapping[str, Tensor]) -> Tensor:
     read, classes = [], len(next(iter(weights.values())))
     for stage, tap in branch.taps.items():
         read.append(weights[stage])
-        if isinstance(tap.layer, nn.Linear):
+        if isinstance(tap.affine_layer, nn.Linear):
             _set_layer(tap, weights[stage])
             read[-1] = torch.eye(classes, tap.width, dtype=torch.float64)
     wanted = torch.cat(read, 1)
@@ -220,7 +220,7 @@ def _columns(branch: Branch, weights: Mapping[str, Tensor]) -> Tensor:
 
 def _set_layer(tap: Tap, weight_KP: Tensor) -> None:
     """The token's first K numbers are the weights' products; the others are 0."""
-    layer = tap.layer
+    layer = tap.affine_layer
     assert isinstance(layer, nn.Linear)
     layer.weight.zero_()
     layer.weight[: len(weight_KP)] = weight_KP.to(layer.weight)

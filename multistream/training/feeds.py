@@ -53,7 +53,7 @@ class Feed(Protocol):
 
 @dataclass(frozen=True)
 class PhotoFeed:
-    """Decodes photos anew for every epoch, because some stream trains.
+    """Decodes photos again for every epoch, because some stream trains.
 
     `held` are pooled features of frozen streams, which do not run: {key: {stage: (V * N, P)}} as PooledFeed has them.
     The batches are those of all `ranks` together; each rank decodes its part of every one.

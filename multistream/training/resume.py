@@ -47,7 +47,7 @@ def check_is_run(folder: Path) -> None:
         return
     if folder.is_dir():
         right = f"A run's folder has a {runs.RECIPE}."
-        raise UsageError("--resume", f"{folder} is no run.", right=right, do="Train anew, with --out.")
+        raise UsageError("--resume", f"{folder} is no run.", right=right, do="Train again, with --out.")
     what = f"{folder} does not exist: no run was begun there, or it was stopped before it wrote anything."
     raise UsageError("--resume", what, do=f"Give the same command with --out {folder} in place of --resume.")
 

@@ -60,7 +60,7 @@ def read_checkpoint(folder: Path, prepared: Prepared, *, console: Console) -> ch
     saved = checkpoint.latest(place, warn=console.warn)
     if saved is None:
         if any(place.glob("step-*")):
-            raise CannotResume(str(folder), "no checkpoint is complete and undamaged.", do="Train it anew.")
+            raise CannotResume(str(folder), "no checkpoint is complete and undamaged.", do="Train it again.")
         console.say("train: no checkpoint was written yet; it starts at the beginning")
         return None
     with checkpoint.understood(saved.path):

@@ -219,9 +219,7 @@ def test_an_instance_is_not_cached_and_it_is_said(ask: Ask, own_cache: Path) -> 
     for _ in range(2):
         _, said, ran = ask(network)
         assert ran > 0
-        assert said == [
-            "features: mine runs anew: it was given as an instance, and what it was made with cannot be told"
-        ]
+        assert said == ["features: mine is not cached: it was given as an instance, and its settings are unknown"]
     assert not own_cache.exists()
 
 
@@ -229,7 +227,7 @@ def test_a_stream_that_trains_is_not_cached(ask: Ask) -> None:
     network = make_network()
     network.branches["object"].stream.requires_grad_(True)
     _, said, _ = ask(network)
-    assert said == ["features: object runs anew: it is not frozen"]
+    assert said == ["features: object is not cached: it is not frozen"]
 
 
 def test_what_cannot_be_decoded_is_left_out(ask: Ask, folder: Path) -> None:

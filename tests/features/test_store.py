@@ -80,7 +80,7 @@ def test_a_flipped_bit_or_a_cut_is_noticed_and_made_good(ask: Ask, own_cache: Pa
     assert "damaged" in said[0]
     assert said[1] == "features: object runs over 60 images, 0 are in the cache"
     assert same(before.features, found.features)
-    assert shards(own_cache) == [shard], "what is computed anew has the same bytes, hence the same name"
+    assert shards(own_cache) == [shard], "what is computed again has the same bytes, hence the same name"
     assert ask(make_network())[1] == ["features: object from the cache, 60 images"]
 
 

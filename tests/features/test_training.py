@@ -44,7 +44,7 @@ def test_training_on_the_cache_is_training_on_photos(
     assert len(decoded) == 60
     with monkeypatch.context() as patch:
         patch.setattr(MultiStream, "is_cacheable", False)
-        on_photos = weights_of(train(recipe, out=tmp_path / "anew").folder)
+        on_photos = weights_of(train(recipe, out=tmp_path / "again").folder)
     assert len(decoded) > 60 + 3 * 48
     unturned = recipe.updated({"training": {"flips": [], "crops": False}})
     plain = weights_of(train(unturned, out=tmp_path / "plain").folder)
@@ -81,7 +81,7 @@ def test_evaluate_says_why_a_stream_that_was_trained_runs(
     recipe = recipe.updated({"network": {"freeze": ["none"]}, "training": {"epochs": 1}})
     run = train(recipe, out=tmp_path / "run")
     evaluate(run.folder, device="cpu", precision="fp32", console=Console(quiet=False))
-    assert "object runs anew: it is not frozen" in capsys.readouterr().err
+    assert "object is not cached: it is not frozen" in capsys.readouterr().err
 
 
 def test_ablate_reads_what_training_has_computed(recipe: Recipe, tmp_path: Path, decoded: list[Path]) -> None:
@@ -94,7 +94,7 @@ def test_ablate_reads_what_training_has_computed(recipe: Recipe, tmp_path: Path,
 
 
 def test_ablate_trains_on_cached_views_what_train_does(recipe: Recipe, tmp_path: Path, decoded: list[Path]) -> None:
-    """Two rows with views drawn anew every epoch: the whole is the run's own training, up to the order of its sums."""
+    """Two rows with views drawn again every epoch: the whole is the run's own training, up to the order of its sums."""
     from multistream import ablate
 
     recipe = recipe.updated({"training": {"flips": ["horizontal"], "crops": True, "optimizer": "sgd"}})

@@ -175,7 +175,7 @@ def test_memory_by_batch_is_what_vgg16_holds_at_its_widest() -> None:
             known = weights + size * (maps * bytes_each + 5 * photo)
             assert (
                 1 <= row["peak_bytes"] / known < (1.05 if precision == "fp32" else 1.2)
-            )  # and half of the weights anew
+            )  # and half of the weights again
 
 
 class Attending(Stream):

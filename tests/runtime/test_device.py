@@ -71,7 +71,7 @@ def test_auto_falls_back_aloud() -> None:
     assert found.precision == "fp32"
     (line,) = said
     assert "fragile/broken" in line
-    assert line.endswith("more than the 5% that auto bears: fp32 it is")
+    assert line.endswith("more than the 5% limit of auto: using fp32")
 
 
 @pytest.mark.usefixtures("bf16_everywhere")

@@ -1,4 +1,4 @@
-"""The demo set on the disk: written once under the user's cache, whole or not at all, and anew if it is damaged."""
+"""The demo set on the disk: written once under the user's cache, whole or not at all, and again if it is damaged."""
 
 from __future__ import annotations
 

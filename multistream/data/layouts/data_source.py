@@ -37,7 +37,7 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
         return _called(source, None, options)
     if label:
         what = f"{printable(source)} has one label an image, so {label!r} cannot be chosen."
-        raise UsageError("data.label", what, do="Leave it out, or name the layout: emotion6:PATH, say.")
+        raise UsageError("data.label", what, do="Leave it out, or name the layout, for example emotion6:PATH.")
     return _unnamed(path, allow_outside=allow_outside, strict=strict)
 
 

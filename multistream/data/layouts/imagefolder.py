@@ -78,7 +78,7 @@ def _label_column(record: dict[str, Any], label: str, where: str) -> str:
         raise DataError(where, f"there is no {FILE}, but {', '.join(map(printable, record))}.")
     known = [name for name in record if name not in NOT_LABELS]
     if not known:
-        raise DataError(where, "there is no label.", right="A column must hold it: label, say.")
+        raise DataError(where, "there is no label.", right="A column must hold it, for example label.")
     if label:
         return choose("imagefolder", label, known)
     if "label" in known or len(known) == 1:

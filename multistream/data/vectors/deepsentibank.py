@@ -1,4 +1,4 @@
-"""Scores by name, as DeepSentiBank writes them: JSON, sorted by score anew for each image (paper section 5)."""
+"""Scores by name, as DeepSentiBank writes them: JSON, sorted by score again for each image (paper section 5)."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def understood(path: Path) -> Iterator[None]:
             raise
         detail = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
         right = "Another version of multistream wrote it, or it is malformed."
-        raise CannotResume(str(path), f"it is not understood ({detail}).", right=right, do="Train anew.") from error
+        raise CannotResume(str(path), f"it is not understood ({detail}).", right=right, do="Train again.") from error
 
 
 def _tensors(path: Path, name: str) -> dict[str, Tensor]:
