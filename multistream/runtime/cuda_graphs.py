@@ -37,7 +37,8 @@ class GraphedStreams:
     """`MultiStream.pool` for training, where batches of `batch_size` are replayed from CUDA graphs.
 
     A graph is recorded at the first full batch, checked against the plain kernels on other numbers, and not used
-    where the two differ (as for a stream that draws from Python's generators) or where recording fails; `say` gets a message.
+    where the two differ (as for a stream that draws from Python's generators) or where recording fails; `say` gets
+    a message.
     Smaller batches, frozen streams and evaluation run as without graphs.
     """
 

@@ -73,7 +73,7 @@ def _ends(path: str) -> list[str]:
 def _refuse(unclear: Sequence[tuple[list[str], list[str]]], images: int, where: str) -> None:
     count = sum(len(left) for left, _ in unclear)
     left, right = unclear[0]
-    what = f"{count:,} of {images:,} images can be joined in several ways: {_shown(left)} with {_shown(right)}, for example."
+    what = f"{count:,} of {images:,} images can be joined in several ways, as {_shown(left)} with {_shown(right)}."
     raise DataError(where, what, do="Write ids with as many folders as tell the images apart.")
 
 
