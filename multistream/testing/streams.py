@@ -144,7 +144,7 @@ class StreamContract(Contract):
         """load_weights takes its own tensors, and refuses a file that lacks one, with its name"""
         stream = self.made()
         tensors = dict(state(stream))
-        weights = [name for name in tensors if not name.endswith("num_batches_tracked")]
+        weights = [name for name, _ in stream.named_parameters()]  # buffers may come from options, as a mean image does
         if not weights:
             return
         foreign = [name for name in tensors if stream.rename(name) != name]

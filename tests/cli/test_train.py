@@ -88,7 +88,7 @@ def test_predict_and_python_agree_bit_for_bit(run: Path, photos: Path, tmp_path:
     assert [line["path"] for line in lines] == [str(path) for path in paths]
     assert lines[5]["status"] == "not an image"
     assert lines[5]["label"] is None
-    assert "1 files could not be used" in err
+    assert "1 of 7 photos could not be used" in err
     assert [line["probabilities"] for line in lines] == [line["probabilities"] for line in ours]
 
 
@@ -146,7 +146,7 @@ def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
 
 def test_several_processes_are_refused(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(Exception, match="without torchrun"):
+    with pytest.raises(Exception, match="Start it with torchrun"):
         train(recipe, out=tmp_path / "run")
 
 

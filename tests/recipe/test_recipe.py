@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from multistream.errors import DiskFull, UsageError
+from multistream.errors import MultistreamError, UsageError
 from multistream.recipe import Recipe, differences
 from multistream.recipe.recipe import SECTIONS, SHIPPED
 
@@ -102,7 +102,7 @@ def test_paper_is_the_papers():
         ("training.learning_rate=0", "training.learning_rate: 0 is out of range. It must be a number above 0."),
         ("training.learning_rate=nan", "training.learning_rate: nan is out of range."),
         ("training.momentum=1", "It must be a number of at least 0 and below 1."),
-        ("training.optimizer=adamv", "'adamv' is unknown. It must be one of adamw, adam, sgd."),
+        ("training.optimizer=adamv", "'adamv' cannot be read. It must be adamw, adam, sgd or timm:NAME."),
         ("training.flips=['auto', 'vertical']", "contradicts itself"),
         ("data.split=80/5", "'80/5' cannot be read. It must be train/val/test in percent, as in 80/5/15"),
         ("data.split=80/10/15", "'80/10/15' sums to 105."),
@@ -201,9 +201,10 @@ class TestFiles:
         with pytest.raises(UsageError, match="not UTF-8"):
             Recipe.from_dict({"data": {"source": "\udcff"}})
 
-    def test_a_folder_that_is_not_there_is_told(self, tmp_path):
-        with pytest.raises(DiskFull, match="cannot be written"):
-            Recipe().save(tmp_path / "no" / "recipe.toml")
+    def test_a_folder_that_cannot_be_made_is_told(self, tmp_path):
+        (tmp_path / "file").write_text("not a folder")
+        with pytest.raises(MultistreamError, match="file"):
+            Recipe().save(tmp_path / "file" / "recipe.toml")
 
     def test_a_shipped_name_goes_before_a_folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
