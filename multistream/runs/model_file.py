@@ -193,7 +193,7 @@ def _recomposed(
             network = recompose(metadata.plan, streams=streams, trained=metadata.trained)
     except (PluginError, WeightsError):
         raise
-    except UsageError as error:
+    except MultistreamError as error:  # an option that a part refuses, too
         if streams is not None or any(not branch.stream for branch in metadata.plan.branches.values()):
             raise  # about instances, which the caller gives
         raise WeightsError(str(file), f"its plan cannot be composed: {error}", do=RETRAIN) from error

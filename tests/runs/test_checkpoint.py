@@ -506,7 +506,7 @@ SAVE_FOR_EVER = textwrap.dedent("""
     import itertools, os, sys
     from pathlib import Path
     import torch
-    from multistream import checkpoint
+    from multistream.runs import checkpoint
 
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
