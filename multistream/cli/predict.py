@@ -36,7 +36,7 @@ def predict(
     without: Without = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write .jsonl, or .parquet (a folder); goes on where a first call ended."),
+        typer.Option(metavar="FILE", help="Write .jsonl, or .parquet (a folder); a second call continues."),
     ] = None,
     engine: Engine = "local",
     device: Device = "auto",
@@ -57,6 +57,11 @@ def predict(
         if input or out:
             right = "Vectors stand in the columns of a parquet file."
             raise UsageError("--engine", "ray takes neither --input nor --out.", right=right)
+        if device not in ("auto", "cpu") or precision != "auto":
+            right = "It runs on CPUs, in the precision of the training."
+            raise UsageError(
+                "--engine", f"ray takes neither --device {device} nor --precision {precision}.", right=right
+            )
         _print(predict_with_ray(run, listed, say=say, **common), json=json, quiet=quiet)
         return
     if engine != "local":
