@@ -46,7 +46,7 @@ def test_a_run_is_ablated_and_keeps_it(run: Path, tmp_path: Path) -> None:
     assert [float(row["accuracy"]) for row in rows] == [row["accuracy"] for row in found["rows"]]
     assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
     (kept,) = read_ablations(run)
-    assert [row["accuracy"] for row in kept.rows] == [row["accuracy"] for row in found["rows"]]
+    assert [row.accuracy for row in kept.rows] == [row["accuracy"] for row in found["rows"]]
 
 
 def test_mistakes_are_one_line(run: Path, tmp_path: Path) -> None:
