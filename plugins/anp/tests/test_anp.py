@@ -59,7 +59,10 @@ def test_head_is_the_papers_mlp() -> None:
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"width": 3, "scaling": "sqrt"}, "'sqrt' is unknown. Known: none, log, zscore."), ({"width": 0}, "at least 1")],
+    [
+        ({"width": 3, "scaling": "sqrt"}, "'sqrt' is unknown. Known: auto, none, log, zscore."),
+        ({"width": 0}, "at least 1"),
+    ],
 )
 def test_impossible_options_are_refused(options: dict[str, object], says: str) -> None:
     with pytest.raises(MultistreamError, match=says):
