@@ -88,7 +88,7 @@ class RunDetails:
     def title(self) -> str:
         """The streams and how they are fused."""
         network = self.result.recipe.network
-        keys = [*network.streams, *network.instances]
+        keys = list(dict.fromkeys([*network.streams, *network.instances]))
         return f"{' + '.join(keys)}, {network.fusion} fusion" if len(keys) > 1 else keys[0]
 
 
