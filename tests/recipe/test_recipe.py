@@ -14,10 +14,10 @@ from multistream.errors import MultistreamError, UsageError
 from multistream.recipe import Recipe, differences
 from multistream.recipe.recipe import SECTIONS, SHIPPED
 
-TEXT = st.text(max_size=12)
+TEXT = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]), max_size=12)  # a NUL is refused
 NUMBERS = st.floats(0, 0.9, allow_nan=False)
 VALUES = st.recursive(
-    st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=6,
 )
