@@ -16,7 +16,8 @@ from multistream.system_errors import reason
 SUMS: Final = "SHA256SUMS"
 COVERED: Final = ("recipe.toml", "split.csv", "metrics.jsonl", "predictions.csv", "summary.json")
 """The model file holds a digest of its own, and each checkpoint a manifest."""
-KEPT_ON_RESUME: Final = ("recipe.toml", "split.csv", "metrics.jsonl")
+KEPT_ON_RESUME: Final = ("recipe.toml", "split.csv")
+"""The log of metrics is written again from the checkpoint."""
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\0]{1,255})")
 

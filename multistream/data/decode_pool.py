@@ -7,11 +7,15 @@ DataLoader, 1,310 in none. No fork beside CUDA, no shared memory, no worker that
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
+
+CLOSING: Final = 5.0
+"""Seconds that closing a pool waits for what its threads have begun."""
 
 
 class Pool:
@@ -39,12 +43,27 @@ class Pool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Cancels what has not begun, and waits for the threads: one still running at exit can abort the process."""
+        self._cancel()
         for _ in self._threads:
             self._tasks.put(None)
+        end = time.monotonic() + CLOSING
+        for thread in self._threads:
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def _cancel(self) -> None:
+        while True:
+            try:
+                task = self._tasks.get_nowait()
+            except Empty:
+                return
+            if task is not None:
+                task[0].cancel()
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             _run(*task)
+            del task  # its tensors are not kept until the next one comes
 
 
 def _run(future: Future[Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

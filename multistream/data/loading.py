@@ -80,16 +80,12 @@ def loaded(
     ahead: deque[list[tuple[int, Future[Item]]]] = deque()
     chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
     with Pool(workers) as pool:
-        try:
-            for chunk in chunks:
-                ahead.append([(int(i), pool.submit(photos.__getitem__, int(i))) for i in chunk])
-                if len(ahead) > (prefetch if workers else 0):
-                    yield _batch(photos, ahead.popleft(), pin=pin, timeout=timeout)
-            while ahead:
+        for chunk in chunks:
+            ahead.append([(int(i), pool.submit(photos.__getitem__, int(i))) for i in chunk])
+            if len(ahead) > (prefetch if workers else 0):
                 yield _batch(photos, ahead.popleft(), pin=pin, timeout=timeout)
-        finally:  # whoever stops listening must not wait for what was read ahead
-            for _, future in (entry for batch in ahead for entry in batch):
-                future.cancel()
+        while ahead:
+            yield _batch(photos, ahead.popleft(), pin=pin, timeout=timeout)
 
 
 def _batch(photos: Photos, entries: list[tuple[int, Future[Item]]], *, pin: bool, timeout: float) -> dict[str, Tensor]:

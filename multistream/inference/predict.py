@@ -124,20 +124,16 @@ def _predictions(
     numbered = enumerate(photos)
     ahead: deque[list[_Reading]] = deque()
     with Pool(available_workers()) as pool:  # Pillow lets go of the interpreter while it decodes
-        try:
-            is_first = True
-            while True:
-                while len(ahead) <= AHEAD and (group := list(itertools.islice(numbered, GROUP))):
-                    ahead.append([(photo, pool.submit(predictor.read, photo, lookups, i)) for i, photo in group])
-                if not ahead:
-                    return
-                group_ = ahead.popleft()
-                # One photo alone answers at once; of many, the last bits do not depend on where a group ends.
-                yield from _of_group(classes, predictor, group_, fill_up=not is_first or len(group_) == GROUP)
-                is_first = False
-        finally:  # whoever stops listening must not wait for what was read ahead
-            for _, future in (entry for group in ahead for entry in group):
-                future.cancel()
+        is_first = True
+        while True:
+            while len(ahead) <= AHEAD and (group := list(itertools.islice(numbered, GROUP))):
+                ahead.append([(photo, pool.submit(predictor.read, photo, lookups, i)) for i, photo in group])
+            if not ahead:
+                return
+            group_ = ahead.popleft()
+            # One photo alone answers at once; of many, the last bits do not depend on where a group ends.
+            yield from _of_group(classes, predictor, group_, fill_up=not is_first or len(group_) == GROUP)
+            is_first = False
 
 
 def _of_group(

@@ -64,7 +64,7 @@ def test_photo_and_map_beside_each_other(depth: Recipe, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("read", [lambda path: read_map(path), partial(read_map)])
-def test_a_reader_that_cannot_be_told_from_another_is_not_trusted(depth: Recipe, read: object) -> None:
+def test_a_reader_whose_changes_cannot_be_noticed_is_not_cached(depth: Recipe, read: object) -> None:
     where = {"data": "", "label": "", "inputs": {}, "device": "cpu", "precision": "fp32"}
     subject = of_recipe(depth, say=lambda _: None, **where)  # type: ignore[arg-type]
     branch, reader = subject.pictures["depth"], subject.photos.maps["depth"]
@@ -73,6 +73,6 @@ def test_a_reader_that_cannot_be_told_from_another_is_not_trusted(depth: Recipe,
     assert isinstance(branch.stream.input, Map)
     branch.stream.input = replace(branch.stream.input, read=read)  # type: ignore[arg-type]
     subject.photos.maps["depth"] = replace(reader, wanted=branch.stream.input)
-    assert "cannot be told from another" in why_not_cached(branch, subject.photos)
+    assert "whose changes cannot be noticed" in why_not_cached(branch, subject.photos)
     subject.photos.maps["depth"] = lambda index: torch.zeros(1, 32, 32).numpy() * index
     assert "from a function, not from files" in why_not_cached(branch, subject.photos)

@@ -12,7 +12,10 @@ import torch
 
 from multistream.errors import CannotResume, DiskFull, PluginError
 from multistream.inference.model import load
+from multistream.network.compose import plan_of
 from multistream.recipe import Recipe
+from multistream.runs.model_file import distributions_of
+from multistream.training import run_folder
 from multistream.training.stop import Interrupted
 from multistream.training.train import train
 from tests.training.test_train import equal, weights_of
@@ -110,7 +113,7 @@ def test_other_photos_are_refused_every_time(recipe: Recipe, photos: Path, tmp_p
     before = (run.folder / "split.csv").read_bytes()
     shutil.copy(copied / "awe" / "1.png", copied / "awe" / "2.png")
     for _ in range(2):
-        with pytest.raises(CannotResume, match=r"1 photos are others than when the run began, such as awe/2\.png"):
+        with pytest.raises(CannotResume, match=r"1 photos have changed since the run began, for example awe/2\.png"):
             train(Recipe(), resume=run.folder)
     assert (run.folder / "split.csv").read_bytes() == before
 
@@ -119,11 +122,9 @@ def test_another_version_of_a_plugin_is_refused(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Faults, training: exit 69, distribution and version named."""
-    from multistream.training import train as training
-
     run = train(recipe.with_settings(["training.epochs=1"]), out=tmp_path / "run").folder
-    (name, version), *_ = training.distributions_of(training.plan_of(load(run).network)).items()
-    monkeypatch.setattr(training, "distributions_of", lambda _: {name: "9.9"})
+    (name, version), *_ = distributions_of(plan_of(load(run).network)).items()
+    monkeypatch.setattr(run_folder, "distributions_of", lambda _: {name: "9.9"})
     with pytest.raises(PluginError, match=rf"trained with {name} {version}, and {name} 9\.9 is installed") as error:
         train(Recipe(), resume=run)
     assert error.value.exit_code == 69

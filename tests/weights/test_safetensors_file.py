@@ -46,7 +46,7 @@ def test_tensors_outlive_their_file(write: Write) -> None:
     path = write("a.safetensors", save({"a": torch.arange(100_000.0)}))
     tensor = read_tensors(path).tensors["a"]
     path.write_bytes(b"")  # a mapped file would end the process here
-    assert tensor.sum() == 4_999_950_000
+    assert torch.equal(tensor, torch.arange(100_000.0))
 
 
 def made(header: dict[str, Any], data: bytes = bytes(16)) -> bytes:
