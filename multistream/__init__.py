@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from multistream.inputs import Vector as Vector
     from multistream.interfaces import Fusion as Fusion
     from multistream.interfaces import FusionOutput as FusionOutput
+    from multistream.interfaces import Loss as Loss
     from multistream.interfaces import Stream as Stream
     from multistream.interfaces import Tap as Tap
     from multistream.interfaces import Temporal as Temporal
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from multistream.recipe import Recipe as Recipe
     from multistream.registry import datasets as datasets
     from multistream.registry import fusions as fusions
+    from multistream.registry import losses as losses
     from multistream.registry import streams as streams
     from multistream.registry import taps as taps
     from multistream.registry import temporals as temporals
@@ -59,6 +61,7 @@ _WHERE = {
     "Vector": "inputs",
     "Fusion": "interfaces",
     "FusionOutput": "interfaces",
+    "Loss": "interfaces",
     "Stream": "interfaces",
     "Tap": "interfaces",
     "Temporal": "interfaces",
@@ -69,6 +72,7 @@ _WHERE = {
     "Recipe": "recipe",
     "datasets": "registry",
     "fusions": "registry",
+    "losses": "registry",
     "streams": "registry",
     "taps": "registry",
     "temporals": "registry",

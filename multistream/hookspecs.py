@@ -1,4 +1,4 @@
-"""The hooks through which streams, taps, temporals, fusions and data sets come in.
+"""The hooks through which streams, taps, temporals, fusions, losses and data sets come in.
 
 A hook takes no arguments and returns `{name: factory}`. A factory is the class, a function, or `"module:attribute"`,
 which is imported when the part is first used. Our own parts go through the same hooks (multistream.parts).
@@ -38,6 +38,11 @@ def temporals() -> Mapping[str, Factory]:  # type: ignore[empty-body]
 @hookspec
 def fusions() -> Mapping[str, Factory]:  # type: ignore[empty-body]
     """Fusions: factories of `multistream.Fusion`, called with the branches' widths, `classes` and `heads`."""
+
+
+@hookspec
+def losses() -> Mapping[str, Factory]:  # type: ignore[empty-body]
+    """Losses: factories of `multistream.Loss`, called with `weights`, `label_smoothing` and `counts` by name."""
 
 
 @hookspec

@@ -1,4 +1,4 @@
-"""The parts of a network: Stream, Tap, Temporal, Fusion. A plugin subclasses one of them.
+"""The parts of a network: Stream, Tap, Temporal, Fusion; and what trains it: Loss. A plugin subclasses one of them.
 
 Letters in names and docstrings: B images, C channels, h and w a map's sides, P pooled width, W token width,
 T taps of one branch (its "time" steps, shallow to deep), E a branch's width, K classes.
@@ -23,7 +23,7 @@ from multistream.nn.shapes import without_numbers
 from multistream.spec import check_key
 from multistream.weights import Fitted, Source, fit
 
-__all__ = ["VECTOR", "Fusion", "FusionOutput", "Image", "Input", "Map", "Stream", "Tap", "Temporal", "Vector"]
+__all__ = ["VECTOR", "Fusion", "FusionOutput", "Image", "Input", "Loss", "Map", "Stream", "Tap", "Temporal", "Vector"]
 
 VECTOR = "vector"
 """The one stage of a stream that reads a Vector."""
@@ -341,6 +341,27 @@ class Fusion(nn.Module):
         """{key: (B, E)} -> logits (B, K)."""
         del vectors, present
         raise TypeError(f"{type(self).__name__} must define forward(vectors, present=None)")
+
+
+class Loss(nn.Module):
+    """What training minimises: logits (B, K) and targets -> the mean over the images, a scalar.
+
+    Targets are labels (B,) or, where images are mixed or the labels are votes, distributions (B, K). `weights` (K,)
+    are the classes' own, None where all count alike. A loss that leaves `weights` or `label_smoothing` out of its
+    constructor's arguments does without; a user who sets one of them is told so.
+    """
+
+    weights: Tensor | None
+
+    def __init__(self, *, weights: Tensor | None = None, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.register_buffer("weights", weights, persistent=False)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits_BK: Tensor, targets: Tensor) -> Tensor:
+        """(B, K) and (B,) or (B, K) -> scalar, in float32."""
+        del logits_BK, targets
+        raise TypeError(f"{type(self).__name__} must define forward(logits, targets)")
 
 
 def _check_stage(name: str) -> None:

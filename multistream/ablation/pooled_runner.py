@@ -132,8 +132,7 @@ class PooledRunner:
         criterion = make_loss(
             settings.loss,
             self.prepared.recipe.options.loss,
-            labels=self.labels[parts.train].cpu(),
-            classes=len(self.prepared.table.classes),
+            shares=self.prepared.table.shares(parts.train),
             balanced=settings.class_weights == "balanced",
             label_smoothing=settings.label_smoothing,
         ).to(self.labels.device)

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.data.splits import Parts
+from multistream.interfaces import Loss
 from multistream.recipe import TrainingSettings
 from multistream.training.feeds import images_of, shown_rows
-from multistream.training.objective import CrossEntropy
 
 PLAIN = 1024
 """Images at a time where nothing is trained."""
@@ -31,7 +31,7 @@ class RowData:
     labels: Tensor
     valid: Tensor
     parts: Parts
-    criterion: CrossEntropy
+    criterion: Loss
 
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Of these images those that could be decoded."""

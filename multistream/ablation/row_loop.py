@@ -21,11 +21,11 @@ from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
 from multistream.nn.seeding import seeded
 from multistream.parts.dropout import reseed_dropout
+from multistream.parts.losses import CrossEntropy
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime
 from multistream.training.feeds import PooledFeed
 from multistream.training.loop import Trainer, learned
-from multistream.training.losses import CrossEntropy
 from multistream.training.objective import Objective
 from multistream.training.optimizers import make_optimizer, schedule_factor, set_rate
 from multistream.training.progress import Listener

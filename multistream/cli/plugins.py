@@ -12,7 +12,7 @@ import typer
 
 from multistream.cli.options import Json, Quiet, print_json
 from multistream.errors import PluginError, UsageError
-from multistream.registry import Kind, Part, PartInfo, find, find_any, parts
+from multistream.registry import PLURALS, Kind, Part, PartInfo, find, find_any, parts
 from multistream.registry.describing import Description, describe
 from multistream.registry.scaffold import NewKind, new_plugin
 
@@ -77,7 +77,7 @@ def check(
         if not as_json:
             typer.echo("\n".join(f"ok  {part.kind}: {promise}" for promise in promises))
         if broken is not None:
-            raise PluginError(f"{part.kind}s", f"{name!r} breaks its contract: {broken}") from broken
+            raise PluginError(PLURALS[part.kind], f"{name!r} breaks its contract: {broken}") from broken
     if as_json:
         print_json(kept)
 

@@ -68,6 +68,10 @@ class Table:
         """Where the image with this index lies."""
         return self.root / self.ids[index]
 
+    def shares(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The targets (n, K) of these images: all of an image is its label's."""
+        return np.eye(len(self.classes))[self.labels[indices]]
+
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Table:
         """The images with these indices, in this order; vectors stay whole, they are joined by id."""
         chosen = [int(i) for i in indices]

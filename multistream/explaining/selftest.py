@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from multistream.errors import UsageError
@@ -33,7 +34,6 @@ from multistream.nn.eval_mode import evaluating
 from multistream.parts.dropout import reseed_dropout
 from multistream.recipe import RuntimeSettings
 from multistream.runtime.device import Runtime, resolve
-from multistream.training.objective import CrossEntropy
 
 MapsOf = Callable[[MultiStream, PlantedScenes], Mapping[str, Tensor]]
 """Maps {key: (B, SIDE, SIDE)} for each scene's class against the other."""
@@ -123,13 +123,12 @@ def teach(network: MultiStream, key: str, *, seed: int, steps: int, runtime: Run
         student = runtime.place(with_small_streams(network))
         optimizer = torch.optim.AdamW(student.parameters(), RATE, weight_decay=DECAY)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, total_steps=steps)
-        criterion = CrossEntropy()
         student.train()
         for step in range(steps):
             scenes = plant(student.inputs, key, count=BATCH, generator=generator)
             reseed_dropout(student, seed=seed, step=step)
             output = student.fuse(student.pool(runtime.send(scenes.batch)))
-            loss = student.fusion.loss(output, scenes.labels.to(runtime.device), criterion)
+            loss = student.fusion.loss(output, scenes.labels.to(runtime.device), functional.cross_entropy)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -16,7 +16,7 @@ from multistream.interfaces import VECTOR, FusionOutput, Tap
 from multistream.network.network import Branch, MultiStream
 from multistream.nn.eval_mode import evaluating
 from multistream.nn.shapes import without_numbers
-from multistream.registry import Kind, Owner, owner_of, owner_of_instance
+from multistream.registry import PLURALS, Kind, Owner, owner_of, owner_of_instance
 from multistream.spec import Spec
 
 BATCH = 2
@@ -132,7 +132,7 @@ def _owner(kind: Kind, branch: Branch) -> Owner:
     """Whose tap or temporal a branch has; a vector's tap is ours."""
     made = next(iter(branch.taps.values())) if kind == "tap" else branch.temporal
     if branch.plan is None or branch.is_vector:
-        return owner_of_instance(made, where=f"{kind}s")
+        return owner_of_instance(made, where=PLURALS[kind])
     text = branch.plan.tap if kind == "tap" else branch.plan.temporal
     return owner_of(kind, Spec.parse(text, key=kind, where=kind))
 

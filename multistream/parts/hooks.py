@@ -1,4 +1,4 @@
-"""Our own taps, temporals, fusions and the timm stream, offered through the same hooks as a stranger's.
+"""Our own taps, temporals, fusions, losses and the timm stream, offered through the same hooks as a stranger's.
 
 Not in the package's __init__: there the hook `taps` and the module `taps` would be one name.
 """
@@ -39,4 +39,15 @@ def fusions() -> Mapping[str, Factory]:
         "early": "multistream.parts.fusions:Early",
         "late": "multistream.parts.fusions:Late",
         "gated": "multistream.parts.fusions:Gated",
+    }
+
+
+@hookimpl
+def losses() -> Mapping[str, Factory]:
+    return {
+        "cross_entropy": "multistream.parts.losses:CrossEntropy",
+        "focal": "multistream.parts.losses:Focal",
+        "balanced_softmax": "multistream.parts.losses:BalancedSoftmax",
+        "logit_adjusted": "multistream.parts.losses:LogitAdjusted",
+        "distribution": "multistream.parts.losses:Distribution",
     }

@@ -103,11 +103,11 @@ def flip_names(value: Any) -> tuple[str, ...]:
     return names
 
 
-def spec_of(noun: str) -> Reader:
+def spec_of(noun: str, *, section: str = "network") -> Reader:
     """A part's spec, without a key."""
 
     def read(value: Any) -> str:
-        if Spec.parse(text(value), key=noun, where=f"network.{noun}").run is not None:
+        if Spec.parse(text(value), key=noun, where=f"{section}.{noun}").run is not None:
             raise Wrong(f"{value!r} is a path.", f"a {noun}'s NAME[:VARIANT][@DISTRIBUTION]")
         return str(value)
 
@@ -219,7 +219,7 @@ class TrainingSettings(Section):
     patience: int = setting(7, integer(0, COUNT))
     monitor: Measure = setting("loss", word(Measure))
     keep: Measure = setting("loss", word(Measure))
-    loss: str = setting("cross_entropy", matching(r"[a-z][a-z0-9_]*", "the name of a loss"))
+    loss: str = setting("cross_entropy", spec_of("loss", section="training"))
     label_smoothing: float = setting(0.0, number(0, below=1))
     stream_dropout: float = setting(0.0, number(0, below=1))
     class_weights: ClassWeights = setting("none", word(ClassWeights))

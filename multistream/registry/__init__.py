@@ -15,6 +15,7 @@ from multistream.registry.catalogue import (
     find,
     find_any,
     fusions,
+    losses,
     parts,
     streams,
     taps,
@@ -22,11 +23,12 @@ from multistream.registry.catalogue import (
 )
 from multistream.registry.discovery import Claim, discover
 from multistream.registry.failures import Owner, owner_of, owner_of_instance
-from multistream.registry.loading import KINDS, Kind
+from multistream.registry.loading import KINDS, PLURALS, Kind
 from multistream.spec import Spec, check_key, parse_specs
 
 __all__ = [
     "KINDS",
+    "PLURALS",
     "Claim",
     "Kind",
     "Owner",
@@ -42,6 +44,7 @@ __all__ = [
     "find",
     "find_any",
     "fusions",
+    "losses",
     "owner_of",
     "owner_of_instance",
     "parse_specs",

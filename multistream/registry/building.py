@@ -11,7 +11,7 @@ from multistream.errors import PluginError, UsageError, did_you_mean
 from multistream.registry.catalogue import Part, find
 from multistream.registry.discovery import OURS, normalised
 from multistream.registry.failures import owner_of
-from multistream.registry.loading import Kind, told
+from multistream.registry.loading import PLURALS, Kind, told
 from multistream.spec import Spec
 
 VARIANT = "variant"
@@ -27,9 +27,11 @@ def build(
     """
     if isinstance(spec, str):
         # Only a stream has a key; bigru+att, for example, could not be one.
-        spec = Spec.parse(spec, key=None if kind == "stream" else kind, where=f"{kind}s")
+        spec = Spec.parse(spec, key=None if kind == "stream" else kind, where=PLURALS[kind])
     if spec.run is not None:
-        raise UsageError(f"{kind}s", f"{spec.part!r} is a branch of a run, not a {kind}.", right="Name a part instead.")
+        raise UsageError(
+            PLURALS[kind], f"{spec.part!r} is a branch of a run, not a {kind}.", right="Name a part instead."
+        )
     part = find(kind, spec.name, distribution=spec.distribution)
     factory = part.resolve()
     parameters = signature(part, factory).parameters
@@ -39,10 +41,10 @@ def build(
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
     if VARIANT in missing:
         known = _listed(variants(factory))
-        raise UsageError(f"{kind}s", f"{spec.part!r} names no variant.", right=f"Write {spec.part}:VARIANT.{known}")
+        raise UsageError(PLURALS[kind], f"{spec.part!r} names no variant.", right=f"Write {spec.part}:VARIANT.{known}")
     if missing:
         right = f"Set {', '.join(f'{_where(kind, spec)}.{name}' for name in missing)}."
-        raise UsageError(f"{kind}s", f"{spec.part!r} needs {', '.join(missing)}.", right=right)
+        raise UsageError(PLURALS[kind], f"{spec.part!r} needs {', '.join(missing)}.", right=right)
     return _called(factory, arguments, kind, spec, options or {})
 
 
@@ -50,7 +52,7 @@ def _called(
     factory: Callable[..., Any], arguments: Mapping[str, Any], kind: Kind, spec: Spec, options: Mapping[str, Any]
 ) -> Any:
     """What the factory makes; a failure is the fault of the options where the part can be made without them."""
-    where = f"streams.{spec.key}" if kind == "stream" else f"{kind}s"
+    where = f"streams.{spec.key}" if kind == "stream" else PLURALS[kind]
     try:
         with owner_of(kind, spec, where=where).running("its constructor"):
             return factory(**arguments)
@@ -119,11 +121,11 @@ def _variant(kind: Kind, spec: Spec, factory: Callable[..., Any], *, declared: b
     if not spec.variant:
         return {}
     if not declared:
-        raise UsageError(f"{kind}s", f"{spec.name!r} has no variants, but {spec.variant!r} is asked for.")
+        raise UsageError(PLURALS[kind], f"{spec.name!r} has no variants, but {spec.variant!r} is asked for.")
     known = variants(factory)
     if known and spec.variant not in known:
         what = f"{spec.name!r} has no variant {spec.variant!r}."
-        raise UsageError(f"{kind}s", what, right=did_you_mean(spec.variant, known))
+        raise UsageError(PLURALS[kind], what, right=did_you_mean(spec.variant, known))
     return {VARIANT: spec.variant}
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from multistream.errors import MultistreamError, PluginError, UsageError
 from multistream.hookspecs import Factory
 from multistream.registry.discovery import DISABLED, Claim, discover, normalised
-from multistream.registry.loading import KINDS, Kind, load, quiet_stdout, told
+from multistream.registry.loading import KINDS, PLURALS, Kind, load, quiet_stdout, told
 from multistream.registry.source import fault_in_source
 
 
@@ -50,7 +50,7 @@ class Part:
     def broken(self, cause: str) -> PluginError:
         """The error that this part's factory cannot be used."""
         what = f"{self.name!r} of {self.distribution} {self.version} ({self.factory}) is broken: {cause}."
-        return PluginError(f"{self.kind}s", what, do=f"Mend, upgrade or uninstall {self.distribution}.")
+        return PluginError(PLURALS[self.kind], what, do=f"Mend, upgrade or uninstall {self.distribution}.")
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,10 @@ class Parts(Mapping[str, Callable[..., Any]]):
         return sum(1 for _ in self)
 
     def __repr__(self) -> str:
-        return f"<{self.kind}s: {', '.join(self)}>"
+        return f"<{PLURALS[self.kind]}: {', '.join(self)}>"
 
 
-streams, taps, temporals, fusions, datasets = (Parts(kind) for kind in KINDS)
+streams, taps, temporals, fusions, losses, datasets = (Parts(kind) for kind in KINDS)
 
 
 def find(kind: Kind, name: str, *, distribution: str | None = None) -> Part:
@@ -104,10 +104,10 @@ def find(kind: Kind, name: str, *, distribution: str | None = None) -> Part:
     if ours := {claim.module: claim for claim in offering.values() if claim.is_ours}:
         offering = ours
     if len(offering) > 1:
-        raise PluginError(f"{kind}s", *_ambiguity(name, list(offering.values())[::-1]))
+        raise PluginError(PLURALS[kind], *_ambiguity(name, list(offering.values())[::-1]))
     for claim in offering.values():
         return Part(kind, name, claim.distribution, claim.version, load(claim.module).offers[kind][name])
-    raise _refusal(f"{kind}s", name, claims, kinds=(kind,))
+    raise _refusal(PLURALS[kind], name, claims, kinds=(kind,))
 
 
 def find_any(name: str, *, distribution: str | None = None) -> tuple[Part, ...]:
@@ -204,7 +204,7 @@ def _of_distribution(kind: Kind, name: str, claims: list[Claim], distribution: s
     found = [claim for claim in claims if normalised(claim.distribution) == normalised(distribution)]
     if claims and not found:
         owners = ", ".join(f"{name}@{claim.distribution}" for claim in claims)
-        raise UnknownPart(f"{kind}s", f"{distribution!r} offers no {name!r}.", right=f"There is {owners}.")
+        raise UnknownPart(PLURALS[kind], f"{distribution!r} offers no {name!r}.", right=f"There is {owners}.")
     return found
 
 

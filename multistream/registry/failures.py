@@ -12,7 +12,7 @@ from pathlib import Path
 from multistream.errors import MultistreamError, PluginError
 from multistream.registry.catalogue import find
 from multistream.registry.discovery import discover
-from multistream.registry.loading import Kind, told
+from multistream.registry.loading import PLURALS, Kind, told
 from multistream.spec import Spec
 
 OURS_HOME = Path(__file__).parent.parent
@@ -46,7 +46,7 @@ def owner_of(kind: Kind, spec: Spec, *, where: str = "") -> Owner:
     """The owner of the part that a spec names."""
     part = find(kind, spec.name, distribution=spec.distribution)
     name = f"{part.name!r} of {part.distribution} {part.version}"
-    return Owner(where or f"{kind}s", name, f"Mend, upgrade or uninstall {part.distribution}.")
+    return Owner(where or PLURALS[kind], name, f"Mend, upgrade or uninstall {part.distribution}.")
 
 
 def owner_of_instance(made: object, *, where: str) -> Owner:

@@ -19,9 +19,11 @@ from multistream import hookspecs
 from multistream.hookspecs import API_VERSION, Factory
 from multistream.spec import NAME
 
-Kind = Literal["stream", "tap", "temporal", "fusion", "dataset"]
-KINDS: tuple[Kind, ...] = ("stream", "tap", "temporal", "fusion", "dataset")
-HOOKS: Mapping[str, Kind] = {f"{kind}s": kind for kind in KINDS}
+Kind = Literal["stream", "tap", "temporal", "fusion", "loss", "dataset"]
+KINDS: tuple[Kind, ...] = ("stream", "tap", "temporal", "fusion", "loss", "dataset")
+PLURALS: Mapping[Kind, str] = {kind: "losses" if kind == "loss" else f"{kind}s" for kind in KINDS}
+HOOKS: Mapping[str, Kind] = {hook: kind for kind, hook in PLURALS.items()}
+"""{hook: kind of the parts that it offers}"""
 
 
 @dataclass(frozen=True)

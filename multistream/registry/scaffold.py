@@ -10,10 +10,10 @@ from typing import Literal
 
 from multistream.errors import UsageError
 from multistream.files import write_folder
-from multistream.registry import discover
+from multistream.registry import PLURALS, discover
 from multistream.spec import check_key
 
-NewKind = Literal["stream", "tap", "temporal", "fusion", "dataset"]
+NewKind = Literal["stream", "tap", "temporal", "fusion", "loss", "dataset"]
 
 TEMPLATES: Mapping[str, str] = {
     "pyproject.toml": "pyproject.toml.in",
@@ -38,6 +38,7 @@ def new_plugin(name: str, *, kind: NewKind = "stream", out: Path | None = None) 
         raise UsageError("plugins new", f"{folder} is there already.", right="Give a new or empty folder with --out.")
     words = {"name": name, "kind": kind, "package": package, "distribution": distribution, "Name": _camel(name)}
     words |= {"contract": "dataset" if kind == "dataset" else "part", "factory": _factory(name, kind)}
+    words |= {"hook": PLURALS[kind]}
     texts = {}
     for path, template in TEMPLATES.items():
         source = files("multistream.registry").joinpath("templates", Template(template).substitute(words))

@@ -165,7 +165,12 @@ def with_owners(recipe: Recipe, *, streams: Iterable[str] = ()) -> Recipe:
     specs = {key: pinned("stream", Spec.parse(text, key=key)).part for key, text in network.streams.items()}
     parts = {"tap": _pinned("tap", network.tap), "temporal": _pinned("temporal", network.temporal)}
     parts["fusion"] = _pinned("fusion", network.fusion)
-    return recipe.updated({"network": {"streams": specs | dict.fromkeys(streams, INSTANCE), **parts}})
+    return recipe.updated(
+        {
+            "network": {"streams": specs | dict.fromkeys(streams, INSTANCE), **parts},
+            "training": {"loss": _pinned("loss", recipe.training.loss)},
+        }
+    )
 
 
 def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Recipe:
@@ -200,5 +205,5 @@ def _by_key(streams: Mapping[str, str | Stream] | Sequence[str]) -> dict[str, Sp
 
 
 def _pinned(kind: Kind, text: str) -> str:
-    """A tap's, temporal's or fusion's spec with its distribution, where it is a stranger's."""
+    """A tap's, temporal's, fusion's or loss's spec with its distribution, where it is a stranger's."""
     return pinned(kind, Spec.parse(text, key=kind, where=kind)).part

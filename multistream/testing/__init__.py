@@ -11,6 +11,7 @@ pytest collects the class and runs one test for each promise; ours are tested in
 from multistream.testing.checking import BrokenPromise, check
 from multistream.testing.datasets import DatasetContract
 from multistream.testing.fusions import FusionContract
+from multistream.testing.losses import LossContract
 from multistream.testing.streams import StreamContract
 from multistream.testing.taps import TapContract
 from multistream.testing.temporals import TemporalContract
@@ -19,6 +20,7 @@ __all__ = [
     "BrokenPromise",
     "DatasetContract",
     "FusionContract",
+    "LossContract",
     "StreamContract",
     "TapContract",
     "TemporalContract",

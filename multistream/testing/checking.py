@@ -11,13 +11,14 @@ from multistream.registry.loading import told
 from multistream.testing.base import Contract
 from multistream.testing.datasets import DatasetContract
 from multistream.testing.fusions import FusionContract
+from multistream.testing.losses import LossContract
 from multistream.testing.streams import StreamContract
 from multistream.testing.taps import TapContract
 from multistream.testing.temporals import TemporalContract
 
 CONTRACTS: dict[str, type[Contract]] = {
     contract.kind: contract
-    for contract in (StreamContract, TapContract, TemporalContract, FusionContract, DatasetContract)
+    for contract in (StreamContract, TapContract, TemporalContract, FusionContract, LossContract, DatasetContract)
 }
 NEEDED = {"width": 16}
 """For streams that take their width from the data; a stream without such an option never sees it."""

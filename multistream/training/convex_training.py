@@ -13,16 +13,14 @@ from torch.nn import functional
 
 from multistream.data.splits import Parts
 from multistream.features import Extracted
+from multistream.interfaces import Loss
 from multistream.network.network import MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
 from multistream.training.convex import ConvexData, fit_network
-from multistream.training.losses import CrossEntropy
 from multistream.training.prepare import Prepared
 
 
-def solve(
-    prepared: Prepared, extracted: Extracted, criterion: CrossEntropy, *, say: Callable[[str], None]
-) -> dict[str, float]:
+def solve(prepared: Prepared, extracted: Extracted, criterion: Loss, *, say: Callable[[str], None]) -> dict[str, float]:
     """Fits the network to its optimum and returns the line of metrics.jsonl, with the penalties that were chosen."""
     started = time.monotonic()
     network, settings, parts = prepared.network, prepared.recipe.training, prepared.parts
@@ -48,7 +46,7 @@ def solve(
 
 
 def convex_data(
-    pooled: Pooled, labels: Tensor, valid: Tensor, parts: Parts, criterion: CrossEntropy, *, views: int, classes: int
+    pooled: Pooled, labels: Tensor, valid: Tensor, parts: Parts, criterion: Loss, *, views: int, classes: int
 ) -> ConvexData:
     """The rows to fit, each photo in all its views, and after them the validation part in its first view.
 

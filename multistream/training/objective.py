@@ -13,11 +13,8 @@ from multistream.network.network import MultiStream, Pooled
 from multistream.network.present import draw_present, fuse_present
 from multistream.runtime.cuda_graphs import GraphedStreams
 from multistream.runtime.device import Runtime
-from multistream.training.losses import CrossEntropy, class_weights
 
 Criterion = Callable[[Tensor, Tensor], Tensor]
-
-__all__ = ["Criterion", "CrossEntropy", "Objective", "class_weights"]
 
 
 class Objective(nn.Module):

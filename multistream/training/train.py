@@ -17,7 +17,7 @@ from multistream.data.views import views_of
 from multistream.features import Extracted
 from multistream.files import write_atomic
 from multistream.folder_lock import FolderLock
-from multistream.interfaces import Stream
+from multistream.interfaces import Loss, Stream
 from multistream.recipe import Recipe, TrainingSettings
 from multistream.runs.absolute_paths import with_absolute_paths
 from multistream.runs.composition import with_owners
@@ -34,7 +34,7 @@ from multistream.training.feeds import Feed, PhotoFeed, PooledFeed
 from multistream.training.loop import Trainer
 from multistream.training.losses import make_loss
 from multistream.training.measuring import Run, measure, write_run
-from multistream.training.objective import CrossEntropy, Objective
+from multistream.training.objective import Objective
 from multistream.training.prepare import Prepared, prepare
 from multistream.training.progress import Listener, Progress
 from multistream.training.resume import recipe_to_resume
@@ -191,7 +191,7 @@ class _Training:
             )
             return trainer.run(resume=saved)
 
-    def _objective(self, criterion: CrossEntropy, *, runtime: Runtime, pooled: bool, ranks: Ranks) -> Objective:
+    def _objective(self, criterion: Loss, *, runtime: Runtime, pooled: bool, ranks: Ranks) -> Objective:
         """Network and loss; on one GPU, streams that train are replayed from CUDA graphs."""
         network, graphs = self.prepared.network, None
         # DDP wraps what graphs would replace; a graph writes its gradients to one place, which accumulation adds up in
@@ -265,12 +265,11 @@ class _Training:
             write_atomic(self.folder / runs.RECIPE, recipe.dumps())
         self.console.say(f"batch: {fitted.batch_size:,} images fit at once; {fitted.accumulation:,} such make a step")
 
-    def _criterion(self) -> CrossEntropy:
+    def _criterion(self) -> Loss:
         return make_loss(
             self.settings.loss,
             self.prepared.recipe.options.loss,
-            labels=self.labels[self.prepared.parts.train].cpu(),
-            classes=len(self.prepared.table.classes),
+            shares=self.prepared.table.shares(self.prepared.parts.train),
             balanced=self.settings.class_weights == "balanced",
             label_smoothing=self.settings.label_smoothing,
         )

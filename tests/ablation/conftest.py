@@ -21,9 +21,9 @@ from multistream.ablation.variants import Axis, Variant, variants
 from multistream.data.splits import Parts
 from multistream.network.compose import fusion_factory
 from multistream.network.network import MultiStream
+from multistream.parts.losses import CrossEntropy
 from multistream.recipe import Recipe, TrainingSettings
 from multistream.runtime.device import Runtime
-from multistream.training.objective import CrossEntropy
 
 CPU = Runtime(torch.device("cpu"))
 CLASSES = ["awe", "fear", "joy"]

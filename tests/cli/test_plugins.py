@@ -132,7 +132,7 @@ class TestShow:
 
 
 class TestNew:
-    @pytest.mark.parametrize("kind", ["stream", "tap", "temporal", "fusion", "dataset"])
+    @pytest.mark.parametrize("kind", ["stream", "tap", "temporal", "fusion", "loss", "dataset"])
     def test_a_new_plugin_passes_its_own_test(self, installed, tmp_path, kind):
         files = new_plugin("line_art", kind=kind, out=tmp_path / "new")
         assert {path.relative_to(tmp_path / "new").as_posix() for path in files} == {
@@ -155,7 +155,7 @@ class TestNew:
         ruff = Path(sys.executable).parent / "ruff"
         if not ruff.exists():
             pytest.skip("ruff is not installed")
-        for kind in ("stream", "tap", "temporal", "fusion", "dataset"):
+        for kind in ("stream", "tap", "temporal", "fusion", "loss", "dataset"):
             new_plugin("line", kind=kind, out=tmp_path / kind)
         options = ["--isolated", "--no-cache", "--line-length", "120"]
         for command in (["check", "--select", "E,F,I,UP,B"], ["format", "--check"]):

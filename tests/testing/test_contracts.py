@@ -8,7 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from multistream import Fusion, FusionOutput, Image, Stream, Tap, Temporal, fusions, streams, taps, temporals
+from multistream import (
+    Fusion,
+    FusionOutput,
+    Image,
+    Stream,
+    Tap,
+    Temporal,
+    fusions,
+    losses,
+    streams,
+    taps,
+    temporals,
+)
 from multistream.testing import FusionContract, StreamContract, TapContract, TemporalContract, check
 from multistream.testing.base import Contract
 
@@ -35,6 +47,11 @@ def test_our_temporals(name: str) -> None:
 @pytest.mark.parametrize("name", list(fusions))
 def test_our_fusions(name: str) -> None:
     assert len(check("fusion", name)) >= 5
+
+
+@pytest.mark.parametrize("name", list(losses))
+def test_our_losses(name: str) -> None:
+    assert len(check("loss", name)) == 4
 
 
 class Sound(Stream):

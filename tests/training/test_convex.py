@@ -12,9 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from multistream.ablation.row_data import RowData
 from multistream.errors import UsageError
 from multistream.network.network import MultiStream
+from multistream.parts.losses import CrossEntropy
 from multistream.training.convex import ConvexFit, check_convex, fit_network
 from multistream.training.convex_training import convex_data
-from multistream.training.losses import CrossEntropy
 from tests.ablation.conftest import PARTS, Bench
 
 

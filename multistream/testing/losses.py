@@ -1,0 +1,65 @@
+"""What a loss promises."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from multistream.interfaces import Loss
+from multistream.registry import Kind
+from multistream.testing.base import Contract
+
+IMAGES, CLASSES = 6, 3
+
+
+class LossContract(Contract):
+    """Promises of a `multistream.Loss`: a finite scalar that falls where the label's logit rises."""
+
+    kind: ClassVar[Kind] = "loss"
+
+    def given(self) -> Mapping[str, Any]:
+        return {"weights": None, "label_smoothing": 0.0, "counts": torch.tensor([3.0, 2.0, 1.0])}
+
+    def logits(self) -> Tensor:
+        """Random logits (B, K)."""
+        return torch.randn(IMAGES, CLASSES, generator=torch.Generator().manual_seed(1))
+
+    def labels(self) -> Tensor:
+        """Every class twice, (B,)."""
+        return torch.arange(IMAGES) % CLASSES
+
+    def test_is_a_loss(self) -> None:
+        """it is a multistream.Loss"""
+        made = self.made()
+        assert isinstance(made, Loss), f"it is a {type(made).__name__}; it must be a multistream.Loss"
+
+    @torch.no_grad()
+    def test_gives_a_finite_scalar(self) -> None:
+        """logits (B, K) and labels (B,) give a finite scalar, for logits of 1,000 and float16 too"""
+        for logits in (self.logits(), 1000 * self.logits(), self.logits().half()):
+            value = self.made()(logits, self.labels())
+            assert value.shape == (), f"it gives {tuple(value.shape)}, it must be a scalar"
+            assert bool(torch.isfinite(value)), f"it gives {float(value)} for logits up to {float(logits.max()):.0f}"
+
+    @torch.no_grad()
+    def test_takes_distributions(self) -> None:
+        """targets (B, K) that are all of one class give what labels (B,) give"""
+        made, logits, labels = self.made(), self.logits(), self.labels()
+        one, other = made(logits, labels), made(logits, functional.one_hot(labels, CLASSES).float())
+        assert torch.allclose(one, other, atol=1e-5), (
+            f"labels give {float(one)}, the same as distributions {float(other)}"
+        )
+
+    def test_falls_towards_the_label(self) -> None:
+        """a step along its gradient lowers it"""
+        made, logits = self.made(), self.logits().requires_grad_()
+        before = made(logits, self.labels())
+        before.backward()
+        assert logits.grad is not None, "no gradient reaches the logits"
+        after = made(logits.detach() - 0.01 * logits.grad, self.labels())
+        found = float(before.detach()), float(after.detach())
+        assert found[1] < found[0], f"it goes from {found[0]} to {found[1]}"
