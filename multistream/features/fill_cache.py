@@ -19,6 +19,7 @@ from multistream.features.extraction import exchange
 from multistream.features.subject import Subject, of_recipe, of_run
 from multistream.features.tasks import Task, own_rows, plan_tasks, run_tasks
 from multistream.features.verify import Verified, chosen_rows, verify
+from multistream.interfaces import Stream
 from multistream.nn.eval_mode import evaluating
 from multistream.recipe import Recipe
 from multistream.runtime.device import available_workers
@@ -72,13 +73,15 @@ def extract(
     seed: int = 0,
     device: str = "",
     precision: str = "",
+    streams: Mapping[str, Stream] | None = None,
     console: Console | None = None,
 ) -> Extraction:
     """Fills the feature cache for a run's streams, or those that a recipe composes, over all photos of a set.
 
     `out` writes ids, features (N, D) and vocabulary to an .npz, of `stages` (STAGE or KEY/STAGE) or of all. `sample`
     computes so many images again (0: all) and compares them bit for bit with the cache; DataError names the first that
-    differs. Memory does not grow with the features; what was interrupted goes on where it stopped.
+    differs. Memory does not grow with the features; an interrupted call continues where it stopped. `streams` gives
+    those that were composed as instances: the others are extracted, as the settings of an instance are unknown.
     """
     with processes() as ranks:
         return _extract(
@@ -93,6 +96,7 @@ def extract(
             seed=seed,
             device=device,
             precision=precision,
+            streams=streams,
             console=(console or Console(quiet=True)) if ranks.is_first else Console.silent(),
             ranks=ranks,
         )
@@ -111,6 +115,7 @@ def _extract(
     seed: int,
     device: str,
     precision: str,
+    streams: Mapping[str, Stream] | None,
     console: Console,
     ranks: Ranks,
 ) -> Extraction:
@@ -125,6 +130,7 @@ def _extract(
         inputs=inputs,
         device=device,
         precision=precision,
+        streams=streams,
         say=console.say,
     )
     path = Path(out).expanduser() if out is not None else None

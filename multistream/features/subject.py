@@ -13,9 +13,10 @@ from multistream.data.side_inputs import gather
 from multistream.data.table import Table
 from multistream.errors import UsageError
 from multistream.features.key import why_not_cached
+from multistream.interfaces import Stream
 from multistream.network.network import Branch, MultiStream
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
-from multistream.runs.composition import compose_network, settle_weights
+from multistream.runs.composition import compose_network, settle_weights, with_instances
 from multistream.runs.model_file import load_model
 from multistream.runtime.device import Runtime
 from multistream.runtime.precision_check import settle
@@ -30,18 +31,29 @@ class Subject:
     network: MultiStream
     photos: Photos
     runtime: Runtime
+    instances: frozenset[str] = frozenset()
+    """Branches composed of an instance, whose features cannot be kept."""
 
     @property
     def pictures(self) -> dict[str, Branch]:
-        """The branches that look at photos or maps."""
-        return {key: branch for key, branch in self.network.branches.items() if not branch.is_vector}
+        """The branches that read photos or maps, and whose features can be kept."""
+        named = self.network.branches.items()
+        return {key: branch for key, branch in named if not branch.is_vector and key not in self.instances}
 
 
 def of_run(
-    run: str | Path, *, data: str, label: str, inputs: Mapping[str, str], device: str, precision: str, say: Say
+    run: str | Path,
+    *,
+    data: str,
+    label: str,
+    inputs: Mapping[str, str],
+    device: str,
+    precision: str,
+    say: Say,
+    streams: Mapping[str, Stream] | None = None,
 ) -> Subject:
     """The streams of a run over its own photos, of all parts, or over `data`."""
-    model = load_model(run)
+    model = load_model(run, streams=streams)
     settings, runtime = model.recipe.data, model.recipe.runtime
     label = label or ("" if data else settings.label)
     table = open_table(data or settings.source, label=label, allow_outside=settings.allow_outside)
@@ -50,9 +62,18 @@ def of_run(
 
 
 def of_recipe(
-    recipe: Recipe, *, data: str, label: str, inputs: Mapping[str, str], device: str, precision: str, say: Say
+    recipe: Recipe,
+    *,
+    data: str,
+    label: str,
+    inputs: Mapping[str, str],
+    device: str,
+    precision: str,
+    say: Say,
+    streams: Mapping[str, Stream] | None = None,
 ) -> Subject:
     """The streams that a recipe composes, with its weights, over its photos or over `data`."""
+    recipe = with_instances(recipe, streams or {})
     if not recipe.network.streams:
         raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object.")
     settings = recipe.data
@@ -64,7 +85,7 @@ def of_recipe(
             "network": {"inputs": {**recipe.network.inputs, **inputs}},
         }
     )
-    network = compose_network(recipe, table, streams=None)
+    network = compose_network(recipe, table, streams=streams)
     settle_weights(recipe, network, is_demo=not source)
     runtime = _on(recipe.runtime, device, precision)
     return _subject(network, table, recipe.data, recipe.network.inputs, runtime, say)
@@ -91,7 +112,12 @@ def _subject(
     for note in side_inputs.notes:
         say(f"data: {note}")
     photos = make_photos(table, network.inputs, side_inputs, replace(settings, on_bad_image="report"))
-    subject = Subject(network, photos, settle(runtime, network, say=say))
+    instances = frozenset(key for key in pictures if (plan := network.branches[key].plan) and plan.is_instance)
+    if instances and instances != set(pictures):
+        say(f"features: {', '.join(sorted(instances))} not extracted: given as an instance, whose settings are unknown")
+    else:
+        instances = frozenset()
+    subject = Subject(network, photos, settle(runtime, network, say=say), instances)
     for key, branch in subject.pictures.items():
         if why := why_not_cached(branch, photos):
             raise UsageError("extract", f"the features of {key} cannot be kept: {why}.")

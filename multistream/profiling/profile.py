@@ -41,14 +41,15 @@ def profile(
     repeats: int = 10,
     sweep: Sequence[int] = SWEEP,
     trace: str | Path | None = None,
+    streams: Mapping[str, Stream] | None = None,
 ) -> Profile:
     """Counts and times every piece of a network, or of a run's; a copy is measured, the network is left untouched.
 
     Counts are for one image, times for `batch`. `runtime` is what `auto` gives, if it is not given. `trace` writes a
-    timeline with a range for every stream and stage.
+    timeline with a range for every stream and stage. `streams` gives a run its streams that were composed as instances.
     """
     if not isinstance(network, MultiStream):
-        network = load_model(network).network
+        network = load_model(network, streams=streams).network
     runtime = runtime or resolve(RuntimeSettings())
     copied = copy.deepcopy(network).eval()
     with torch.no_grad():

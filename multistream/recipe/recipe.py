@@ -63,7 +63,7 @@ class Recipe:
     runtime: RuntimeSettings = field(default_factory=RuntimeSettings)
 
     def __post_init__(self) -> None:
-        streams = {*self.network.streams, *self.network.instances}
+        streams = self.network.streams
         if not streams:  # nothing to hold the keys against yet: --streams is still to come
             return
         for where, keys in self._keyed():

@@ -168,7 +168,6 @@ class NetworkSettings(Section):
     section: ClassVar[str] = "network"
 
     streams: Mapping[str, str] = setting({}, stream_specs)
-    instances: tuple[str, ...] = setting((), listing(matching(r"[a-z][a-z0-9_]*", "the key of a stream")))
     tap: str = setting("gap:64", spec_of("tap"))
     temporal: str = setting("concat", spec_of("temporal"))
     fusion: str = setting("early", spec_of("fusion"))

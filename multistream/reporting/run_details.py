@@ -88,7 +88,7 @@ class RunDetails:
     def title(self) -> str:
         """The streams and how they are fused."""
         network = self.result.recipe.network
-        keys = list(dict.fromkeys([*network.streams, *network.instances]))
+        keys = list(network.streams)
         return f"{' + '.join(keys)}, {network.fusion} fusion" if len(keys) > 1 else keys[0]
 
 

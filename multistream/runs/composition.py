@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -156,21 +156,24 @@ def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Strea
     )
 
 
-def with_owners(recipe: Recipe, *, streams: Iterable[str] = ()) -> Recipe:
-    """The recipe with the distribution of each stranger's part, and with the streams that are given as instances.
+def with_instances(recipe: Recipe, streams: Mapping[str, Stream]) -> Recipe:
+    """The recipe with the streams that are given as instances, as `<instance>`; UsageError where one is missing."""
+    network = recipe.network.streams
+    if missing := [key for key, text in network.items() if text == INSTANCE and key not in streams]:
+        what = f"{', '.join(missing)} was given as an instance, which a recipe cannot hold."
+        given = ", ".join(f"{key!r}: ..." for key in missing)
+        raise UsageError("streams", what, do=f"Give it again, in Python: streams={{{given}}}.")
+    return recipe.updated({"network": {"streams": {**network, **dict.fromkeys(streams, INSTANCE)}}})
 
-    So a run's recipe means the same parts whatever is installed later, and says what it cannot hold.
-    """
+
+def with_distributions(recipe: Recipe) -> Recipe:
+    """The recipe with the distribution of each third-party part: later installations do not change its meaning."""
     network = recipe.network
     specs = {key: pinned("stream", Spec.parse(text, key=key)).part for key, text in network.streams.items()}
     parts = {"tap": _pinned("tap", network.tap), "temporal": _pinned("temporal", network.temporal)}
     parts["fusion"] = _pinned("fusion", network.fusion)
-    return recipe.updated(
-        {
-            "network": {"streams": specs | dict.fromkeys(streams, INSTANCE), **parts},
-            "training": {"loss": _pinned("loss", recipe.training.loss)},
-        }
-    )
+    loss = _pinned("loss", recipe.training.loss)
+    return recipe.updated({"network": {"streams": specs, **parts}, "training": {"loss": loss}})
 
 
 def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Recipe:
@@ -205,5 +208,5 @@ def _by_key(streams: Mapping[str, str | Stream] | Sequence[str]) -> dict[str, Sp
 
 
 def _pinned(kind: Kind, text: str) -> str:
-    """A tap's, temporal's, fusion's or loss's spec with its distribution, where it is a stranger's."""
+    """A tap's, temporal's, fusion's or loss's spec, with its distribution where it is a third party's."""
     return pinned(kind, Spec.parse(text, key=kind, where=kind)).part

@@ -194,7 +194,7 @@ def _recomposed(
     except (PluginError, WeightsError):
         raise
     except MultistreamError as error:  # an option that a part refuses, too
-        if streams is not None or any(not branch.stream for branch in metadata.plan.branches.values()):
+        if streams is not None or any(branch.is_instance for branch in metadata.plan.branches.values()):
             raise  # about instances, which the caller gives
         raise WeightsError(str(file), f"its plan cannot be composed: {error}", do=RETRAIN) from error
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:

@@ -20,7 +20,7 @@ from multistream.inputs import Map
 from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
-from multistream.runs.composition import compose_network, settle_weights, with_owners
+from multistream.runs.composition import compose_network, settle_weights, with_distributions, with_instances
 from multistream.runtime.device import Runtime, available_workers
 from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.precision_check import settle
@@ -60,6 +60,8 @@ class Prepared:
 def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = None, ranks: Ranks = ALONE) -> Prepared:
     """Opens the data, composes the network, loads its weights, freezes, as the recipe says; prints what it chose."""
     recipe = with_instances(recipe, streams or {})
+    if not recipe.network.streams:
+        raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object,anp.")
     if recipe.training.batch_size < ranks.size:
         what = f"{recipe.training.batch_size} images a batch cannot be cut among {ranks.size} processes."
         raise UsageError("training.batch_size", what, right=f"It must be at least {ranks.size}.")
@@ -80,7 +82,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
         raise DataError(table.name, what, right="Training needs two classes at least.")
     image_size = recipe.data.image_size or table.image_size
     recipe = recipe.updated({"data": {"image_size": image_size}})
-    recipe = with_owners(recipe, streams=streams or ())
+    recipe = with_distributions(recipe)
     network = compose_network(recipe, table, streams=streams)
     recipe = settle_weights(recipe, network, is_demo=is_demo)
     recipe = settle_freezing(recipe, network, is_demo=is_demo, say=say)
@@ -106,22 +108,6 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     runtime = replace(runtime, precision=ranks.from_first(runtime.precision))
     recipe = recipe.updated({"runtime": {"precision": runtime.precision}})  # auto is another one elsewhere
     return Prepared(recipe, table, parts, network, side_inputs, runtime, ranks)
-
-
-def with_instances(recipe: Recipe, streams: Mapping[str, Stream]) -> Recipe:
-    """The recipe with the keys of streams that are given as Python objects; UsageError where one of them is missing."""
-    if missing := [key for key in recipe.network.instances if key not in streams]:
-        given = ", ".join(f"{key!r}: ..." for key in missing)
-        raise UsageError(
-            "streams",
-            f"{', '.join(missing)} was given as a Python object, which no recipe can hold.",
-            right="It must be given again.",
-            do=f"multistream.train(recipe, streams={{{given}}}), in Python.",
-        )
-    if not recipe.network.streams and not streams:
-        raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object,anp.")
-    named = {key: text for key, text in recipe.network.streams.items() if key not in streams}
-    return recipe.updated({"network": {"streams": named, "instances": sorted(streams)}}) if streams else recipe
 
 
 def on_rank(settings: RuntimeSettings, ranks: Ranks) -> RuntimeSettings:

@@ -20,7 +20,7 @@ from multistream.folder_lock import FolderLock
 from multistream.interfaces import Loss, Stream
 from multistream.recipe import Recipe, TrainingSettings
 from multistream.runs.absolute_paths import with_absolute_paths
-from multistream.runs.composition import with_owners
+from multistream.runs.composition import with_distributions, with_instances
 from multistream.runs.leaks import check_leaks, unknown_origins
 from multistream.runs.split_file import SplitRow, check_parts, split_rows
 from multistream.runtime.cuda_graphs import GraphedStreams
@@ -64,7 +64,7 @@ def train(
         console = (console or Console(quiet=True)) if ranks.is_first else Console.silent()
         recipe = with_absolute_paths(recipe)
         if resume is not None:
-            own = recipe if recipe == Recipe() else with_owners(recipe, streams=streams or ())
+            own = recipe if recipe == Recipe() else with_distributions(with_instances(recipe, streams or {}))
             recipe = recipe_to_resume(Path(resume).expanduser(), own)
         with threads(recipe.runtime.threads):
             prepared = prepare(recipe, say=console.say, streams=streams, ranks=ranks)

@@ -18,6 +18,7 @@ from multistream.features import store
 from multistream.features.fill_cache import extract
 from multistream.recipe import Recipe
 from multistream.training.train import train
+from tests.features.test_cache import Own
 
 NUMBERS = {"block1": 16, "block2": 24, "block3": 32, "block4": 96, "block5": 320}
 
@@ -33,6 +34,24 @@ def test_fills_what_training_reads(recipe: Recipe, tmp_path: Path, capsys: pytes
     run = train(recipe, out=tmp_path / "run", console=Console(quiet=False)).folder
     assert "object from the cache, 60 images" in capsys.readouterr().err
     assert extract(run, device="cpu").streams[0].computed == 0
+
+
+def test_a_run_with_an_instance_is_extracted_and_profiled(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The stream that the recipe names is extracted; the instance's settings are in no key, which is said."""
+    from multistream.console import Console
+    from multistream.profiling.profile import profile
+
+    own = {"mine": Own()}
+    run = train(recipe.with_settings(["training.epochs=1"]), out=tmp_path / "run", streams=own).folder
+    with pytest.raises(UsageError, match="'mine' was given as an instance"):
+        extract(run, device="cpu")
+    done = extract(run, device="cpu", streams=own, console=Console(quiet=False))
+    assert [row.stream for row in done.streams] == ["object"]
+    assert "mine not extracted: given as an instance" in capsys.readouterr().err
+    found = profile(run, streams=own, repeats=1, sweep=())
+    assert {row.stream for row in found.rows} >= {"object", "mine"}
 
 
 def test_views_are_kept_side_by_side(recipe: Recipe, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from multistream.data.side_inputs import known_of_vectors
 from multistream.data.table import Table, VectorTable
 from multistream.errors import DataError, UsageError
 from multistream.recipe import Recipe
-from multistream.runs.composition import compose_network, with_owners
+from multistream.runs.composition import compose_network, with_distributions, with_instances
 from multistream.spec import INSTANCE
 
 SOUND = "object@multistream-faulty"
@@ -46,15 +46,19 @@ class Toy(Stream):
 def test_a_recipe_remembers_an_instance(table: Table) -> None:
     """Before, it did not mention it, and repeating the run trained another network."""
     given = {"toy": Toy()}
-    recipe = with_owners(Recipe().updated({"network": {"streams": {"object": "object"}}}), streams=given)
+    recipe = with_instances(Recipe().updated({"network": {"streams": {"object": "object"}}}), given)
     assert recipe.network.streams == {"object": "object", "toy": INSTANCE}
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert list(compose_network(recipe, table, streams=given).branches) == ["object", "toy"]
     with pytest.raises(UsageError, match=r"'toy' was given as an instance.*streams=\{'toy': \.\.\.\}"):
         compose_network(recipe, table, streams=None)
+    with pytest.raises(UsageError, match=r"toy was given as an instance.*streams=\{'toy': \.\.\.\}"):
+        with_instances(recipe, {})
 
 
 def test_a_recipe_remembers_whose_a_strangers_part_is(installed) -> None:
     installed("faulty")
-    network = with_owners(Recipe().updated({"network": {"streams": {"a": "object"}, "tap": "wide_pool:x"}})).network
+    network = with_distributions(
+        Recipe().updated({"network": {"streams": {"a": "object"}, "tap": "wide_pool:x"}})
+    ).network
     assert (network.streams, network.tap) == ({"a": "object"}, "wide_pool:x@multistream-faulty")

@@ -14,6 +14,7 @@ from multistream.console import Console
 from multistream.errors import MultistreamError
 from multistream.features.fill_cache import extract
 from multistream.recipe import Recipe
+from multistream.spec import INSTANCE
 from multistream.training.stop import Interrupted, Stop
 from multistream.training.train import train
 
@@ -60,8 +61,7 @@ def work(rank: int, size: int, port: int, recipe: str, out: Path, cache: str, re
         Stop.__call__ = asked  # type: ignore[method-assign]
     torch.manual_seed(0)
     settled = Recipe() if resume else Recipe.loads(recipe)
-    instances = (Recipe.load(out) if resume else settled).network.instances
-    streams = {"n": Plain()} if "n" in instances else None
+    streams = {"n": Plain()} if (Recipe.load(out) if resume else settled).network.streams.get("n") == INSTANCE else None
     place = {"resume": out} if resume else {"out": out}
     try:
         train(settled, **place, streams=streams, console=Console(quiet=False))  # type: ignore[arg-type]

@@ -30,6 +30,7 @@ from multistream.recipe import Recipe
 from multistream.runs.model_file import load_model
 from multistream.runs.predictions_file import read_predictions
 from multistream.runtime.distributed import ALONE, Ranks, ranks_of
+from multistream.spec import INSTANCE
 from tests.training.ranks import Plain, work, work_extract
 
 Start = Callable[..., list[int | None]]
@@ -76,8 +77,7 @@ def trained(recipe: Recipe, vectors: Path) -> Recipe:
     return recipe.updated(
         {
             "network": {
-                "streams": {"anp": "anp"},
-                "instances": ["n"],
+                "streams": {"anp": "anp", "n": INSTANCE},
                 "weights": {},
                 "freeze": ["none"],
                 "inputs": {"anp": str(vectors)},
