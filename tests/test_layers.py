@@ -19,7 +19,7 @@ DESIGN = ROOT / "docs" / "design.md"
 
 LAYERS = (
     ("_version", "errors", "inputs", "hookspecs", "nn", "console", "statistics"),
-    ("spec", "system_errors"),
+    ("spec", "system_errors", "vote_distances"),
     ("files",),
     ("checksums", "folder_lock"),
     ("recipe", "registry", "weights"),

@@ -155,7 +155,10 @@ class BatchedRows:
         for places in self.data.plain(indices):
             logits_GVKB = self._fused(self._logits(places.expand(self.shape[0], -1), {}))
             labels = self.data.labels[places].expand(*self.shape, -1)
-            each = functional.cross_entropy(logits_GVKB.double().flatten(0, 1), labels.flatten(0, 1), reduction="none")
+            own = self.data.targets[places]
+            own = own.mT.double() if own.ndim == 2 else own  # distributions lie as logits do: (K, B)
+            targets = own.expand(*self.shape, *own.shape).flatten(0, 1)
+            each = functional.cross_entropy(logits_GVKB.double().flatten(0, 1), targets, reduction="none")
             loss += each.view(labels.shape).sum(2).cpu()
             hits += (logits_GVKB.argmax(2) == labels).sum(2).cpu()
         return Measured(loss / max(1, len(rows)), hits / max(1, len(rows)))
@@ -203,17 +206,19 @@ class BatchedRows:
 
     def _losses(self, logits_GVOKB: Tensor, step: Step) -> Tensor:
         """Each row's criterion, (G, V): the mean over the images that count, weighted as the classes are."""
-        criterion, labels_GB = self.data.criterion, self.data.labels[step.places_GB]
-        labels = labels_GB[:, None, None].expand(*logits_GVOKB.shape[:3], -1)
+        criterion, own = self.data.criterion, self.data.targets[step.places_GB]
+        are_votes = own.ndim == 3
+        aligned = own.mT if are_votes else own  # (G, K, B) or (G, B)
         each = functional.cross_entropy(
             logits_GVOKB.flatten(0, 2),
-            labels.flatten(0, 2),
+            aligned[:, None, None].expand(*logits_GVOKB.shape[:3], *aligned.shape[1:]).flatten(0, 2),
             weight=criterion.weights,
             label_smoothing=criterion.label_smoothing,
             reduction="none",
-        ).view(labels.shape)
+        ).view(*logits_GVOKB.shape[:3], -1)
         counts_GB = step.counts_GB.to(each.dtype)
-        weights_GB = counts_GB if criterion.weights is None else counts_GB * criterion.weights[labels_GB]
+        # torch's mean of distributions is over the images, that of labels over their weights
+        weights_GB = counts_GB if criterion.weights is None or are_votes else counts_GB * criterion.weights[own]
         total_G = weights_GB.sum(1).clamp_min(torch.finfo(each.dtype).tiny)
         return ((each * counts_GB[:, None, None]).sum(3) * self.present_VO).sum(2) / total_G[:, None]
 

@@ -28,6 +28,7 @@ from multistream.network.network import MultiStream
 from multistream.runs.leaks import check_leaks
 from multistream.training.convex import fit_network, is_convex
 from multistream.training.convex_training import convex_data
+from multistream.training.feeds import as_targets
 from multistream.training.losses import make_loss
 from multistream.training.prepare import Prepared, fit_vectors
 from multistream.training.ridge import RidgeProbes
@@ -64,6 +65,7 @@ class PooledRunner:
         self.console = console
         self.base = tapped_everywhere(prepared.network).to(prepared.runtime.device)
         self.labels = torch.from_numpy(np.ascontiguousarray(prepared.table.labels)).to(prepared.runtime.device)
+        self.targets = as_targets(prepared.targets, device=prepared.runtime.device)
         settings = prepared.recipe.training
         self.views = views_of(flips=settings.flips, crops=settings.crops)
         self.seconds, self.batched = 0.0, 0
@@ -132,12 +134,13 @@ class PooledRunner:
         criterion = make_loss(
             settings.loss,
             self.prepared.recipe.options.loss,
-            shares=self.prepared.table.shares(parts.train),
+            shares=self.prepared.class_shares(parts.train),
             balanced=settings.class_weights == "balanced",
             label_smoothing=settings.label_smoothing,
         ).to(self.labels.device)
         views = len(self.views)
-        data = RowData(features, self.labels.repeat(views), extracted.valid.repeat(views), parts, criterion)
+        labels, targets = self.labels.repeat(views), torch.cat([self.targets] * views)
+        data = RowData(features, labels, targets, extracted.valid.repeat(views), parts, criterion)
         train = torch.from_numpy(data.rows(parts.train))
         if not len(train) or not len(data.rows(parts.test)):
             raise DataError("data", "no photo of the training or test part can be decoded.", do="Scan the data.")
@@ -179,9 +182,9 @@ class PooledRunner:
     def _solve(self, data: RowData, networks: Sequence[MultiStream]) -> None:
         """Fits networks to their optimum, the largest first: the others begin at its fit."""
         images = len(self.labels)
-        labels, valid, views = self.labels.cpu(), data.valid[:images], len(self.views)
+        targets, valid, views = self.targets.cpu(), data.valid[:images], len(self.views)
         classes = len(self.prepared.table.classes)
-        rows = convex_data(data.features, labels, valid, data.parts, data.criterion, views=views, classes=classes)
+        rows = convex_data(data.features, targets, valid, data.parts, data.criterion, views=views, classes=classes)
         penalties, whole = self.prepared.recipe.training.penalties, None
         with self.console.progress(len(networks), "ablate") as bar:
             for network in reversed(networks):

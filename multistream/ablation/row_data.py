@@ -22,13 +22,15 @@ PLAIN = 1024
 
 @dataclass(frozen=True)
 class RowData:
-    """Pooled features {key: {stage: (V * N, P)}} and labels (V * N,) on a device, as PooledFeed has them.
+    """Pooled features {key: {stage: (V * N, P)}} and targets (V * N,) or (V * N, K) on a device, as in PooledFeed.
 
-    `valid` (V * N,) on the CPU tells what could be decoded. Parts name images in their first view.
+    `labels` (V * N,) are the classes that count as right. `valid` (V * N,) on the CPU tells what could be decoded.
+    Parts name images in their first view.
     """
 
     features: Mapping[str, Mapping[str, Tensor]]
     labels: Tensor
+    targets: Tensor
     valid: Tensor
     parts: Parts
     criterion: Loss

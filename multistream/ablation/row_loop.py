@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from multistream.ablation.batched_rows import BatchedRows, Grid, batch_kind
 from multistream.ablation.results import LARGEST_DIFFERENCE, VerifiedRow
@@ -25,7 +24,7 @@ from multistream.parts.losses import CrossEntropy
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime
 from multistream.training.feeds import PooledFeed
-from multistream.training.loop import Trainer, learned
+from multistream.training.loop import Trainer, learned, plain_loss
 from multistream.training.objective import Objective
 from multistream.training.optimizers import make_optimizer, schedule_factor, set_rate
 from multistream.training.progress import Listener
@@ -96,13 +95,13 @@ class SingleRows:
             places = step.alone(g)
             if not len(places):
                 continue
-            pooled, labels = self.data.take(places), self.data.labels[places]
+            pooled, targets = self.data.take(places), self.data.targets[places]
             for v, network in enumerate(networks):
                 if (g, v) in self.optimizers:
                     network.train()
                     reseed_dropout(network, seed=step.seeds[g], step=step.number)
                     with seeded(step.seeds[g], step=step.number, device=self.runtime.device):
-                        loss = network.fusion.loss(network.fuse(pooled), labels, self.data.criterion)
+                        loss = network.fusion.loss(network.fuse(pooled), targets, self.data.criterion)
                     (loss / step.of).backward()
                     losses[g, v] = loss.detach().cpu()
         return losses
@@ -125,7 +124,7 @@ class SingleRows:
             for g, v, network in self._networks():
                 with evaluating(network):
                     logits = network.classify(pooled).float()
-                loss[g, v] += functional.cross_entropy(logits.double(), labels, reduction="sum").item()
+                loss[g, v] += plain_loss(logits, self.data.targets[places])
                 hits[g, v] += int((logits.argmax(1) == labels).sum())
         seen = max(1, len(self.data.rows(indices)))
         return Measured(loss / seen, hits / seen)
@@ -252,7 +251,7 @@ def train_by_itself(network: MultiStream, data: RowData, *, settings: TrainingSe
     with TemporaryDirectory(prefix="multistream-verify-") as folder:
         Trainer(
             network,
-            PooledFeed(data.features, data.labels, data.valid, settings),
+            PooledFeed(data.features, data.targets, data.valid, settings),
             data.parts,
             objective=Objective(network, criterion=data.criterion, runtime=runtime, pooled=True),
             settings=settings,

@@ -82,6 +82,19 @@ def policies(result: Evaluation) -> str:
     return "\n".join(lines)
 
 
+def distances(metrics: Metrics) -> list[str]:
+    """How near the predictions are to the votes, a line a measure; none where nobody voted."""
+    if metrics.votes is None:
+        return []
+    from multistream.vote_distances import VOTE_MEASURES
+
+    lines = ["", "distance of predictions and votes (cosine and intersection: similarity)"]
+    for name, title in VOTE_MEASURES.items():
+        low, high = metrics.votes[f"{name}_ci95"]
+        lines.append(f"{title:18} {metrics.votes[name]:7.4f}    [{low:.4f}, {high:.4f}]")
+    return lines
+
+
 def table(metrics: Metrics) -> str:
     """Metrics as lines to read."""
     low, high = metrics.accuracy_ci95
@@ -98,6 +111,7 @@ def table(metrics: Metrics) -> str:
             if metrics.polarity_accuracy is None
             else [f"polarity           {100 * metrics.polarity_accuracy:6.2f} %"]
         ),
+        *distances(metrics),
         "",
         f"{'class':20} {'n':>6} {'precision':>10} {'recall':>8} {'f1':>8}",
     ]

@@ -10,6 +10,7 @@ from multistream.comparison.compare import ComparedRow
 from multistream.data.filenames import printable
 from multistream.errors import UsageError, did_you_mean
 from multistream.statistics import Interval
+from multistream.vote_distances import VOTE_MEASURES
 
 SETTINGS = "settings"
 """The name of all columns of settings in which the rows differ."""
@@ -89,6 +90,15 @@ def _probability(title: str, name: str) -> Column:
     return Column(title, lambda row: p_text(get(row)), lambda row: {name: get(row)})
 
 
+def _distance(name: str, title: str) -> Column:
+    """One measure of how near the predictions are to the votes; empty where nobody voted."""
+
+    def text(row: ComparedRow) -> str:
+        return "" if row.votes is None else f"{row.votes[name]:.4f}"
+
+    return Column(title, text, lambda row: {name: None if row.votes is None else row.votes[name]})
+
+
 _difference, _difference_ci95 = _of_difference("value"), _of_difference("ci95")
 
 MEASURES: Mapping[str, Column] = {
@@ -119,6 +129,7 @@ MEASURES: Mapping[str, Column] = {
     "p": _probability("p", "p_value"),
     "p_holm": _probability("p Holm", "p_holm"),
     "p_resampled": _probability("p resampled", "p_resampled"),
+    **{name: _distance(name, title) for name, title in VOTE_MEASURES.items()},
     "detectable": _fraction("detectable", "smallest_detectable", get=_of_difference("smallest_detectable")),
     "parameters": Column(
         "parameters",
@@ -128,7 +139,7 @@ MEASURES: Mapping[str, Column] = {
 }
 
 WITHOUT_TEST_NAME = tuple(name for name in MEASURES if name != "test")
-FOR_LATEX = ("n", "accuracy", "interval", "macro_f1", "balanced_accuracy", "difference", "p_holm", "detectable")
+FOR_LATEX = ("n", "accuracy", "interval", "macro_f1", "balanced_accuracy", "kl", "difference", "p_holm", "detectable")
 
 
 def chosen_columns(names: Sequence[str], rows: Sequence[ComparedRow]) -> dict[str, Column]:

@@ -45,6 +45,8 @@ class ComparedRow:
     parameters: Mapping[str, int]
     difference: Difference | None
     """To the reference row, which has none."""
+    votes: Mapping[str, float] | None = None
+    """Distances between predictions and votes by name, where all runs have votes."""
 
     @property
     def repetitions(self) -> str:
@@ -69,6 +71,7 @@ class ComparedRow:
             "deviation": self.deviation,
             "macro_f1": self.macro_f1,
             "balanced_accuracy": self.balanced_accuracy,
+            "votes": None if self.votes is None else dict(self.votes),
             "parameters": dict(self.parameters),
             "difference": self.difference.to_dict() if self.difference else None,
         }
@@ -186,7 +189,16 @@ def compared_row(
         balanced_accuracy=float(np.mean([balanced_accuracy(confusion) for confusion in confusions])),
         parameters=group[0].parameters,
         difference=difference,
+        votes=_distances(group),
     )
+
+
+def _distances(group: Sequence[Result]) -> dict[str, float] | None:
+    """The mean over runs of each measure; None unless all have votes."""
+    found = [result.distances for result in group if result.distances is not None]
+    if len(found) < len(group):
+        return None
+    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 
 def with_holm(differences: Sequence[Difference | None]) -> list[Difference | None]:

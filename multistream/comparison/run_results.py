@@ -14,6 +14,7 @@ from multistream import runs
 from multistream.errors import DataError, UsageError
 from multistream.recipe import Recipe
 from multistream.runs.predictions_file import Predictions, read_predictions
+from multistream.vote_distances import vote_distances
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,15 @@ class Result:
         known = np.array(labels) >= 0  # a label outside the classes is wrong whatever is predicted
         cells = np.array(labels)[known] * len(classes) + predictions.probabilities.argmax(axis=1)[known]
         return np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), len(classes))
+
+    @property
+    def distances(self) -> dict[str, float] | None:
+        """How near the predictions are to the votes, by measure; None where nobody voted."""
+        votes, probabilities = self.predictions.votes, self.predictions.probabilities
+        if votes is None:
+            return None
+        found = vote_distances(probabilities.astype(np.float64), votes.astype(np.float64))
+        return {name: float(each.mean()) for name, each in found.items()}
 
     @property
     def test_to_train(self) -> float:

@@ -35,7 +35,7 @@ def fold_rows(
 
 def _check_classes(table: Table, folds: int) -> None:
     counts = np.bincount(table.labels, minlength=len(table.classes))
-    few = [name for name, count in zip(table.classes, counts.tolist(), strict=True) if count < folds]
+    few = [name for name, count in zip(table.classes, counts.tolist(), strict=True) if 0 < count < folds]
     if few:
         what = f"{folds} folds need {folds} photos of every class; {few[0]} has {counts[table.classes.index(few[0])]}."
         raise UsageError("data.folds", what, do="Ask for fewer folds, or leave the class out.")

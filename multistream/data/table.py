@@ -29,6 +29,8 @@ class Table:
     labels: NDArray[np.int64]
     """(N,) index into `classes`."""
     classes: tuple[str, ...]
+    votes: NDArray[np.float64] | None = None
+    """(N, K) fractions of the votes that each class got, where people voted; rows sum to 1."""
     parts: tuple[str, ...] | None = None
     """`train`, `val` or `test` for every image, where the layout itself splits."""
     maps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -56,6 +58,8 @@ class Table:
         strange = int(((self.labels < 0) | (self.labels >= len(self.classes))).sum())
         if strange:
             return f"{strange} label{'s are' if strange > 1 else ' is'} not among its {len(self.classes)} classes"
+        if self.votes is not None and (wrong_votes := self._fault_of_votes(self.votes)):
+            return wrong_votes
         columns = {"parts": self.parts, **{f"maps[{name!r}]": paths for name, paths in self.maps.items()}}
         for name, column in columns.items():
             if column is not None and len(column) != len(self.ids):
@@ -68,9 +72,16 @@ class Table:
         """Where the image with this index lies."""
         return self.root / self.ids[index]
 
-    def shares(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The targets (n, K) of these images: all of an image is its label's."""
-        return np.eye(len(self.classes))[self.labels[indices]]
+    def _fault_of_votes(self, votes: NDArray[np.float64]) -> str:
+        """What is wrong with the votes; empty if nothing is."""
+        wanted = (len(self.ids), len(self.classes))
+        if votes.shape != wanted:
+            return f"its votes have the shape {votes.shape}; they must be {wanted}"
+        if not (np.isfinite(votes).all() and (votes >= 0).all() and np.allclose(votes.sum(1), 1)):
+            return "its votes are no distributions: each row must be 0 or more and sum to 1"
+        if (votes[np.arange(len(votes)), self.labels] < votes.max(1, initial=0)).any():
+            return "a label is not the class with the most votes"
+        return ""
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Table:
         """The images with these indices, in this order; vectors stay whole, they are joined by id."""
@@ -79,6 +90,7 @@ class Table:
             self,
             ids=tuple(self.ids[i] for i in chosen),
             labels=self.labels[chosen],
+            votes=None if self.votes is None else self.votes[chosen],
             parts=None if self.parts is None else tuple(self.parts[i] for i in chosen),
             maps={name: tuple(paths[i] for i in chosen) for name, paths in self.maps.items()},
             columns={name: tuple(cells[i] for i in chosen) for name, cells in self.columns.items()},

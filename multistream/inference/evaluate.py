@@ -28,7 +28,7 @@ from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, MissingVectors
 from multistream.runs.model_file import require_trained
-from multistream.runs.predictions_file import as_predictions, write_predictions
+from multistream.runs.predictions_file import as_predictions, votes_over, write_predictions
 from multistream.runtime.device import available_workers, resolve_again
 from multistream.runtime.memory import exhausted
 from multistream.statistics import wilson
@@ -122,11 +122,11 @@ def evaluate(
         write_predictions(predictions, as_predictions(table, rows, probabilities, classes=match.classes))
     lacking = {key: int((~there[rows]).sum()) for key, there in measured.present.items()}
     lacking = {key: count for key, count in lacking.items() if count}
-    reachable = match.reachable(labels)
+    reachable, votes = match.reachable(labels), votes_over(table, rows, classes=match.classes)
     return Evaluation(
         str(run),
         table.name,
-        metrics(probabilities, labels, match.classes),
+        metrics(probabilities, labels, match.classes, votes=votes),
         left_out,
         unreachable=match.unreachable,
         reachable=metrics(probabilities[reachable], labels[reachable], match.classes)

@@ -21,6 +21,7 @@ from multistream.statistics import (
     resampled_means,
     wilson,
 )
+from multistream.vote_distances import vote_metrics
 
 BINS = 15
 """Bins of equal width for the calibration error."""
@@ -64,6 +65,8 @@ class Metrics:
     """[label][predicted]"""
     per_class: Mapping[str, Mapping[str, Any]]
     """{class: {n, precision, recall, recall_ci95, f1}}"""
+    votes: Mapping[str, Any] | None = None
+    """Distances to the votes, where people voted (`multistream.vote_distances`)."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: tuples are lists, and what is not known is left out."""
@@ -71,8 +74,17 @@ class Metrics:
         return {name: _plain(value) for name, value in values.items() if value is not None}
 
 
-def metrics(probabilities: NDArray[np.floating], labels: Integers, classes: Sequence[str], *, seed: int = 0) -> Metrics:
+def metrics(
+    probabilities: NDArray[np.floating],
+    labels: Integers,
+    classes: Sequence[str],
+    *,
+    votes: NDArray[np.floating] | None = None,
+    seed: int = 0,
+) -> Metrics:
     """Measures probabilities (N, K) against labels (N,), which index the K classes; `seed` draws the bootstraps.
+
+    `votes` (N, K) are the distributions that people gave, where they voted.
 
     Raises DataError where there is no photo, ValueError for arrays that do not fit.
     """
@@ -94,6 +106,7 @@ def metrics(probabilities: NDArray[np.floating], labels: Integers, classes: Sequ
         classes=tuple(classes),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         per_class=_per_class(confusion, labels, predicted, classes),
+        votes=None if votes is None else vote_metrics(exact, np.asarray(votes, np.float64), seed=seed),
     )
 
 

@@ -20,6 +20,7 @@ from multistream.reporting.planted_cues import CueResult
 from multistream.reporting.results import ResultRow, ResultTable, calibration_bins
 from multistream.reporting.run_details import EPOCH_COLUMNS, SPLITS, RunDetails
 from multistream.statistics import Interval
+from multistream.vote_distances import VOTE_MEASURES
 
 LARGEST_MATRIX = 40
 """Classes of the largest confusion matrix that is shown; of larger ones the most frequent errors are listed."""
@@ -46,6 +47,7 @@ def render_page(
             run=run,
             recipe=run.result.recipe,
             metrics=run.metrics,
+            vote_measures=VOTE_MEASURES,
             results=results,
             bins=bins,
             errors=_frequent_errors(run) if len(run.classes) > LARGEST_MATRIX else [],

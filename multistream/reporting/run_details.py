@@ -106,7 +106,9 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
     return RunDetails(
         folder=folder,
         result=result,
-        metrics=metrics(predictions.probabilities, _label_indices(predictions), predictions.classes),
+        metrics=metrics(
+            predictions.probabilities, _label_indices(predictions), predictions.classes, votes=predictions.votes
+        ),
         rows=read_split(folder / runs.SPLIT),
         split_sha256=sha256_file(folder / runs.SPLIT),
         model_sha256=sha256_file(model_file),

@@ -23,6 +23,7 @@ from multistream.runs.split_file import sha256_of_files
 
 COLUMNS = ("path", "sha256", "label", "predicted")
 PROBABILITY = "p_"
+VOTES = "votes_"
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 PhotoKey = tuple[str, int]
@@ -31,13 +32,17 @@ PhotoKey = tuple[str, int]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities (N, K) of N photos: `labels` are names of classes, or None where nobody knows them."""
+    """Probabilities (N, K) of N photos: `labels` are names of classes, or None where nobody knows them.
+
+    `votes` (N, K) are the fractions of votes that people gave each class, where they voted.
+    """
 
     paths: tuple[str, ...]
     sha256: tuple[str, ...]
     labels: tuple[str, ...] | None
     probabilities: NDArray[np.floating]
     classes: tuple[str, ...]
+    votes: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
         n, k = len(self.paths), len(self.classes)
@@ -45,6 +50,8 @@ class Predictions:
         if lengths != {n} or self.probabilities.shape != (n, k):
             what = f"sha256 and labels {sorted(lengths)}, probabilities {self.probabilities.shape}"
             raise ValueError(f"{n} paths and {k} classes need as many rows and columns; there are {what}.")
+        if self.votes is not None and self.votes.shape != (n, k):
+            raise ValueError(f"{n} paths and {k} classes need votes of as many; they are {self.votes.shape}.")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -70,14 +77,17 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
     """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow([*COLUMNS, *(PROBABILITY + escape(name) for name in predictions.classes)])
+    numbers_NC, prefixes = predictions.probabilities.astype(np.float64), [PROBABILITY]
+    if predictions.votes is not None:
+        numbers_NC, prefixes = np.hstack([numbers_NC, predictions.votes.astype(np.float64)]), [PROBABILITY, VOTES]
+    rows.writerow([*COLUMNS, *(prefix + escape(name) for prefix in prefixes for name in predictions.classes)])
     labels = predictions.labels or ("",) * len(predictions)
     for place, digest, label, predicted, numbers in zip(
         predictions.paths,
         predictions.sha256,
         labels,
         predictions.predicted,
-        predictions.probabilities.astype(np.float64).tolist(),
+        numbers_NC.tolist(),
         strict=True,
     ):
         rows.writerow([escape(place), digest, escape(label), escape(predicted), *map(repr, numbers)])
@@ -98,25 +108,28 @@ def read_predictions(path: str | Path) -> Predictions:
             reader = csv.reader(text, strict=True)
             header = next(reader, [])
             classes = _classes(header, where)
-            rows = [_Row(cells, line=reader.line_num, where=where, width=len(header)) for cells in reader if cells]
+            rows = [_Row(cells, line=reader.line_num, where=where, header=header) for cells in reader if cells]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(where, f"it cannot be read: {error}.", do="Evaluate the run again.") from error
+    k, columns = len(classes), len(header) - len(COLUMNS)
+    numbers = np.array([row.numbers for row in rows], dtype=np.float64).reshape(len(rows), columns)
     return Predictions(
         paths=tuple(row.path for row in rows),
         sha256=tuple(row.sha256 for row in rows),
         labels=_labels(rows, where),
-        probabilities=np.array([row.numbers for row in rows], dtype=np.float64).reshape(len(rows), len(classes)),
+        probabilities=numbers[:, :k],
         classes=classes,
+        votes=numbers[:, k:] if columns > k else None,
     )
 
 
 class _Row:
     """One line, checked."""
 
-    def __init__(self, cells: Sequence[str], *, line: int, where: str, width: int) -> None:
+    def __init__(self, cells: Sequence[str], *, line: int, where: str, header: Sequence[str]) -> None:
         self.line, where = line, f"{where}:{line}"
-        if len(cells) != width:
-            raise DataError(where, f"it has {len(cells)} cells.", right=f"The first line has {width}.")
+        if len(cells) != len(header):
+            raise DataError(where, f"it has {len(cells)} cells.", right=f"The first line has {len(header)}.")
         if not SHA256.fullmatch(cells[1]):
             raise DataError(where, f"{cells[1][:80]!r} is no sha256.", right="It has 64 hexadecimal digits.")
         self.path, self.sha256, self.label = unescape(cells[0]), cells[1], unescape(cells[2])
@@ -124,12 +137,22 @@ class _Row:
             self.numbers = [float(cell) for cell in cells[len(COLUMNS) :]]
         except ValueError as error:
             raise DataError(where, f"{error}.", right="Probabilities are numbers with a decimal point.") from error
-        if not all(0 <= number <= 1 + 1e-6 for number in self.numbers) or abs(math.fsum(self.numbers) - 1) > 1e-3:
-            raise DataError(where, "these are no probabilities.", right="They lie between 0 and 1, and sum to 1.")
+        own = sum(name.startswith(PROBABILITY) for name in header[len(COLUMNS) :])
+        for noun, numbers in (("probabilities", self.numbers[:own]), ("fractions of votes", self.numbers[own:])):
+            if not all(0 <= number <= 1 + 1e-6 for number in numbers) or (
+                numbers and abs(math.fsum(numbers) - 1) > 1e-3
+            ):
+                raise DataError(where, f"these are no {noun}.", right="They lie between 0 and 1, and sum to 1.")
 
 
 def _classes(header: Sequence[str], where: str) -> tuple[str, ...]:
+    """The classes of the probabilities; those of the votes, where there are some, must be the same."""
     names = header[len(COLUMNS) :]
+    votes = [name.removeprefix(VOTES) for name in names if name.startswith(VOTES)]
+    names = names[: len(names) - len(votes)]
+    if votes and [name.removeprefix(PROBABILITY) for name in names] != votes:
+        right = f"After the columns {PROBABILITY}CLASS there is one {VOTES}CLASS for each, in the same order."
+        raise DataError(f"{where}:1", "the votes are of other classes than the probabilities.", right=right)
     if tuple(header[: len(COLUMNS)]) != COLUMNS or not names or not all(n.startswith(PROBABILITY) for n in names):
         right = f"It must be {','.join(COLUMNS)},{PROBABILITY}CLASS,..."
         raise DataError(f"{where}:1", "this is not the first line of a predictions.csv.", right=right)
@@ -186,4 +209,12 @@ def as_predictions(
         labels=tuple(table.classes[table.labels[i]] for i in rows),
         probabilities=probabilities,
         classes=tuple(classes),
+        votes=votes_over(table, rows, classes=classes),
     )
+
+
+def votes_over(table: Table, rows: NDArray[np.int64], *, classes: Sequence[str]) -> NDArray[np.float64] | None:
+    """The votes of some rows over `classes`, which begin with the table's own; those that it lacks have none."""
+    if table.votes is None:
+        return None
+    return np.pad(table.votes[rows], ((0, 0), (0, len(classes) - len(table.classes))))

@@ -56,7 +56,7 @@ def mix(
     chance = np.random.default_rng(draws(indices[:1].numpy(), purpose="mix", **at).tolist())
     cuts = cutmix > 0 and (mixup == 0 or chance.random() < 0.5)
     share = float(chance.beta(*2 * (cutmix if cuts else mixup,)))
-    shares = functional.one_hot(labels, classes).float()
+    shares = labels if labels.ndim == 2 else functional.one_hot(labels, classes).float()
     box = _box(share, chance.random(2)) if cuts else None
     if box is not None:
         share = 1 - (box[1] - box[0]) * (box[3] - box[2])

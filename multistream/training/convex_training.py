@@ -17,6 +17,8 @@ from multistream.interfaces import Loss
 from multistream.network.network import MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
 from multistream.training.convex import ConvexData, fit_network
+from multistream.training.feeds import as_targets, winners
+from multistream.training.loop import plain_loss
 from multistream.training.prepare import Prepared
 
 
@@ -24,15 +26,15 @@ def solve(prepared: Prepared, extracted: Extracted, criterion: Loss, *, say: Cal
     """Fits the network to its optimum and returns the line of metrics.jsonl, with the penalties that were chosen."""
     started = time.monotonic()
     network, settings, parts = prepared.network, prepared.recipe.training, prepared.parts
-    labels = torch.from_numpy(np.ascontiguousarray(prepared.table.labels))
+    targets = as_targets(prepared.targets, device=torch.device("cpu"))
     pooled = extracted.views_to(prepared.runtime.device)
     views, classes = 1 + len(extracted.turned), len(network.classes)
-    data = convex_data(pooled, labels, extracted.valid, parts, criterion, views=views, classes=classes)
+    data = convex_data(pooled, targets, extracted.valid, parts, criterion, views=views, classes=classes)
     fit = fit_network(network, data, penalties=settings.penalties)
     seconds = time.monotonic() - started
     chosen = ", ".join(f"{key} {penalty:.3g}" for key, penalty in fit.penalties.items())
     say(f"lbfgs: penalties {chosen} from {fit.fits} fits, {seconds:.1f} s")
-    train, val = (_measured(network, pooled, labels, extracted.valid, rows) for rows in (parts.train, parts.val))
+    train, val = (_measured(network, pooled, targets, extracted.valid, rows) for rows in (parts.train, parts.val))
     return {
         "epoch": 0,
         "step": fit.fits,
@@ -46,18 +48,19 @@ def solve(prepared: Prepared, extracted: Extracted, criterion: Loss, *, say: Cal
 
 
 def convex_data(
-    pooled: Pooled, labels: Tensor, valid: Tensor, parts: Parts, criterion: Loss, *, views: int, classes: int
+    pooled: Pooled, targets: Tensor, valid: Tensor, parts: Parts, criterion: Loss, *, views: int, classes: int
 ) -> ConvexData:
     """The rows to fit, each photo in all its views, and after them the validation part in its first view.
 
-    `pooled` holds V * N rows, view by view, `labels` and `valid` the N photos. Class weights and label
-    smoothing become the rows' weights and targets, so that the loss is the criterion's.
+    `pooled` holds V * N rows, view by view; `targets`, labels (N,) or distributions (N, K), and `valid` the N photos.
+    Class weights and label smoothing become the rows' weights and targets, so that the loss is the criterion's.
     """
-    count = len(labels)
+    count = len(targets)
     train, val = (_valid(rows, valid) for rows in (parts.train, parts.val))
     rows = np.concatenate([*(view * count + train for view in range(views)), val])
     images = rows % count
-    own, smoothing = functional.one_hot(labels[images], classes).double(), criterion.label_smoothing
+    own, smoothing = targets[images], criterion.label_smoothing
+    own = own.double() if own.ndim == 2 else functional.one_hot(own, classes).double()
     weights = torch.ones(classes) if criterion.weights is None else criterion.weights.cpu()
     # As torch's cross_entropy has it: the smoothed part of a target is weighted by its own class, not by the label's.
     weighted = ((1 - smoothing) * own + smoothing / classes) * weights.double()
@@ -78,7 +81,7 @@ def _valid(rows: NDArray[np.int64], valid: Tensor) -> NDArray[np.int64]:
 
 @torch.no_grad()
 def _measured(
-    network: MultiStream, pooled: Pooled, labels: Tensor, valid: Tensor, rows: NDArray[np.int64]
+    network: MultiStream, pooled: Pooled, targets: Tensor, valid: Tensor, rows: NDArray[np.int64]
 ) -> tuple[float, float]:
     """(mean cross entropy, accuracy) of these photos."""
     chosen = torch.from_numpy(_valid(rows, valid))
@@ -88,5 +91,5 @@ def _measured(
         logits = network.classify(
             {key: {s: f[chosen.to(f.device)] for s, f in stages.items()} for key, stages in pooled.items()}
         ).cpu()
-    own = labels[chosen]
-    return functional.cross_entropy(logits.double(), own).item(), float((logits.argmax(1) == own).double().mean())
+    own = targets[chosen]
+    return plain_loss(logits, own) / len(own), float((logits.argmax(1) == winners(own)).double().mean())

@@ -25,7 +25,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: `given` to the Objective, labels (B,) or, mixed, their shares (B, K), and indices (B,).
+    """What one step sees: `given` to the Objective, labels (B,) or, of votes or mixed, shares (B, K), and indices (B,).
 
     B is 0 if no photo could be decoded.
 
@@ -35,6 +35,17 @@ class Batch:
     given: Mapping[str, Any]
     labels: Tensor
     indices: Tensor
+
+
+def as_targets(targets: NDArray[np.int64] | NDArray[np.float64], *, device: torch.device) -> Tensor:
+    """Labels (N,) int64, or distributions (N, K) as float32, on the device."""
+    tensor = torch.from_numpy(np.ascontiguousarray(targets)).to(device)
+    return tensor.float() if tensor.ndim == 2 else tensor
+
+
+def winners(targets: Tensor) -> Tensor:
+    """The class that counts as right, (B,): the label, or the first with the largest share."""
+    return targets.argmax(1) if targets.ndim == 2 else targets
 
 
 class Feed(Protocol):

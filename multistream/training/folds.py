@@ -176,19 +176,21 @@ def _gathered(folder: Path, recipe: Recipe, *, seconds: float) -> FoldsRun:
 def joined(predictions: list[Predictions]) -> Predictions:
     """Predictions of the same classes, one after the other."""
     labels = [label for each in predictions for label in each.labels or ()]
+    votes = [each.votes for each in predictions if each.votes is not None]
     return Predictions(
         paths=tuple(path for each in predictions for path in each.paths),
         sha256=tuple(digest for each in predictions for digest in each.sha256),
         labels=tuple(labels),
         probabilities=np.concatenate([each.probabilities for each in predictions]),
         classes=predictions[0].classes,
+        votes=None if not votes else np.concatenate(votes),
     )
 
 
 def _metrics(found: Predictions) -> Metrics:
     index = {name: k for k, name in enumerate(found.classes)}
     labels = np.array([index[label] for label in found.labels or ()], dtype=np.int64)
-    return metrics(found.probabilities, labels, found.classes)
+    return metrics(found.probabilities, labels, found.classes, votes=found.votes)
 
 
 def train(

@@ -23,7 +23,7 @@ from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
 from multistream.training.averaging import WeightAverage
 from multistream.training.extraction import nothing_to_train_on
-from multistream.training.feeds import Feed, Indices
+from multistream.training.feeds import Feed, Indices, winners
 from multistream.training.objective import Objective
 from multistream.training.optimizers import schedule_factor
 from multistream.training.progress import Listener, Progress
@@ -150,8 +150,8 @@ class Trainer:
                 if not len(batch.labels):
                     continue
                 _, logits = self.objective(batch.given, batch.labels)
-                losses += functional.cross_entropy(logits.double(), batch.labels, reduction="sum").item()
-                hits += int((logits.argmax(1) == batch.labels).sum())
+                losses += plain_loss(logits, batch.labels)
+                hits += int((logits.argmax(1) == winners(batch.labels)).sum())
                 count += len(batch.labels)
         loss, right, images = self.ranks.sums(losses, hits, count)
         return loss / max(1, images), right / max(1, images)
@@ -210,6 +210,12 @@ class Trainer:
             self.average.restore(saved.tensors["ema"])
         if scaler:
             self.step.scaler.load_state_dict(scaler)
+
+
+def plain_loss(logits_BK: Tensor, targets: Tensor) -> float:
+    """The sum of the images' cross entropies, without smoothing and weights, in float64."""
+    exact = targets.double() if targets.ndim == 2 else targets
+    return functional.cross_entropy(logits_BK.double(), exact, reduction="sum").item()
 
 
 def learned(network: MultiStream) -> dict[str, Tensor]:

@@ -66,7 +66,12 @@ def measure(prepared: Prepared, extracted: Extracted) -> Measured:
     valid, table = extracted.valid.numpy(), prepared.table
     rows = {name: indices[valid[indices]] for name, indices in prepared.parts.named().items()}
     measured = {
-        name: metrics(probabilities[part], table.labels[part], prepared.network.classes)
+        name: metrics(
+            probabilities[part],
+            table.labels[part],
+            prepared.network.classes,
+            votes=None if table.votes is None else table.votes[part],
+        )
         for name, part in rows.items()
         if len(part)
     }

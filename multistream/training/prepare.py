@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from multistream.data.filenames import printable
-from multistream.data.layouts.data_source import open_table
+from multistream.data.layouts.data_source import VOTES, open_table
 from multistream.data.loading import Photos
 from multistream.data.photos import make_photos
 from multistream.data.side_inputs import SideInputs, gather
@@ -49,6 +50,17 @@ class Prepared:
     def photos(self) -> Photos:
         """The photos with their vectors and maps, as the network's inputs ask for them."""
         return make_photos(self.table, self.network.inputs, self.side_inputs, self.recipe.data)
+
+    @property
+    def targets(self) -> NDArray[np.int64] | NDArray[np.float64]:
+        """What training aims at: labels (N,), or with `data.label = "votes"` the votes (N, K)."""
+        votes = self.table.votes if self.recipe.data.label == VOTES else None
+        return self.table.labels if votes is None else votes
+
+    def class_shares(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
+        """What these images' targets give each class, (n, K): all of a label is its class's."""
+        own = self.targets[indices]
+        return own.astype(np.float64) if own.ndim == 2 else np.eye(len(self.table.classes))[own.astype(np.int64)]
 
     @property
     def workers(self) -> int:

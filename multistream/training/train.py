@@ -30,7 +30,7 @@ from multistream.runtime.memory import exhausted
 from multistream.training.batch_size import settings_that_fit, smaller_batches
 from multistream.training.convex_training import solve
 from multistream.training.extraction import Extractor, fit_taps, hashed, set_baselines
-from multistream.training.feeds import Feed, PhotoFeed, PooledFeed
+from multistream.training.feeds import Feed, PhotoFeed, PooledFeed, as_targets
 from multistream.training.loop import Trainer
 from multistream.training.losses import make_loss
 from multistream.training.measuring import Run, measure, write_run
@@ -107,7 +107,7 @@ class _Training:
         self.prepared, self.folder, self.console, self.stop, self.digests = prepared, folder, console, stop, digests
         self.ranks = ranks = prepared.ranks
         self.settings = prepared.recipe.training
-        self.labels = torch.from_numpy(np.ascontiguousarray(prepared.table.labels)).to(prepared.runtime.device)
+        self.targets = as_targets(prepared.targets, device=prepared.runtime.device)
         self.extract = Extractor(prepared, folder, console=console, stop=stop, ranks=ranks, digests=digests)
         self.extracted: Extracted | None = None
         self.photos: Photos | None = None
@@ -215,8 +215,7 @@ class _Training:
         if extracted is None or not network.is_cacheable or not bool(extracted.valid[parts.test].all()):
             extracted = self.extract(parts.named().values())
         set_baselines(prepared, extracted)
-        counts = np.bincount(prepared.table.labels[parts.train], minlength=len(prepared.table.classes))
-        network.mark_trained(torch.from_numpy(counts / counts.sum()))
+        network.mark_trained(torch.from_numpy(prepared.class_shares(parts.train).mean(0)))
         measured = measure(prepared, extracted)
         seconds = time.monotonic() - started
         run = Run(
@@ -240,12 +239,13 @@ class _Training:
         features = extracted.views_to(runtime.device) if extracted else {}
         if pooled and extracted is not None:
             views = 1 + len(extracted.turned)
-            return PooledFeed(features, self.labels.repeat(views), extracted.valid.repeat(views), settings)
+            targets = torch.cat([self.targets] * views)
+            return PooledFeed(features, targets, extracted.valid.repeat(views), settings)
         branches = self.prepared.network.branches
         held = {k: stages for k, stages in features.items() if branches[k].is_cacheable and not branches[k].is_vector}
         self.photos = self.prepared.photos
         workers = self.prepared.workers
-        return PhotoFeed(self.photos, self.labels, settings, runtime, workers=workers, held=held, ranks=ranks)
+        return PhotoFeed(self.photos, self.targets, settings, runtime, workers=workers, held=held, ranks=ranks)
 
     def _fit_batch(self, objective: Objective, ranks: Ranks) -> None:
         """Settles `runtime.fit_batch`: what fits goes into the run's recipe, so that it can be repeated and resumed."""
@@ -269,7 +269,7 @@ class _Training:
         return make_loss(
             self.settings.loss,
             self.prepared.recipe.options.loss,
-            shares=self.prepared.table.shares(self.prepared.parts.train),
+            shares=self.prepared.class_shares(self.prepared.parts.train),
             balanced=self.settings.class_weights == "balanced",
             label_smoothing=self.settings.label_smoothing,
         )

@@ -75,7 +75,7 @@ class Bench:
             }
             for key, branch in self.base.branches.items()
         }
-        self.data = RowData(features, labels, torch.ones(150, dtype=torch.bool), PARTS, CrossEntropy())
+        self.data = RowData(features, labels, labels, torch.ones(150, dtype=torch.bool), PARTS, CrossEntropy())
         self.base.fit(self.data.take(torch.from_numpy(PARTS.train)))
         self.recipe = Recipe().updated({"network": {"freeze": ["streams"]}})
         fusions = {

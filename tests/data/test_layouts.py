@@ -329,7 +329,14 @@ def test_emotion6(photos: Photos) -> None:
     assert told(table, "1 tied votes")
     assert told(table, "1 images ignored")
     assert told(table, "1 images left out whose files are missing, of 4")
+    assert table.votes is None, "people voted on classes that no photo is of"
+    voted = open_table(f"emotion6:{root}", label="votes")
+    assert voted.classes == ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
+    assert voted.votes is not None
+    assert dict(zip(voted.ids, voted.votes.tolist(), strict=True))["joy/1.jpg"] == [0, 0, 0.1, 0.6, 0.3, 0, 0]
+    assert labelled(voted) == labelled(table)
     keyword = open_table(f"emotion6:{root}", label="keyword")
+    assert keyword.votes is None
     assert labelled(keyword) == {"fear/1.jpg": "fear", "joy/1.jpg": "joy", "joy/2.jpg": "joy"}
     with pytest.raises(UsageError, match="Did you mean 'keyword'"):
         emotion6(root, label="keywrd")
@@ -450,6 +457,10 @@ def test_abstract(photos: Photos) -> None:
     assert labelled(table) == {"abst_1.jpg": "contentment", "abst_3.jpg": "sadness"}
     assert told(table, "1 images left out whose vote is tied")
     assert told(table, "1 images left out that have votes and no file")
+    voted = open_table(f"abstract:{root}", label="votes")
+    assert labelled(voted) == {"abst_1.jpg": "contentment", "abst_2.jpg": "anger", "abst_3.jpg": "sadness"}
+    assert voted.votes is not None
+    assert voted.votes[1].tolist() == [0, 0.5, 0.5, 0, 0, 0, 0, 0]
     (root / "ABSTRACT_groundTruth.csv").write_text("\n".join(rows))
     with pytest.raises(DataError, match=":1: the first line names no emotions"):
         abstract(root)
@@ -496,6 +507,14 @@ def test_ldl(photos: Photos) -> None:
     assert labelled(table) == {"1.jpg": "anger", "3.jpg": "awe"}
     assert table.ids == ldl(root / "ground_truth.txt").ids
     assert told(table, "1 images left out whose vote is tied")
+    voted = open_table(f"ldl:{root}", label="votes")
+    assert labelled(voted) == {"1.jpg": "anger", "2.jpg": "amusement", "3.jpg": "awe"}
+    assert voted.votes is not None
+    assert dict(zip(voted.classes, voted.votes[2], strict=True)) == pytest.approx(
+        {**dict.fromkeys(voted.classes, 0), "amusement": 0.1, "awe": 0.9}
+    )
+    with pytest.raises(UsageError, match="Did you mean 'vote'"):
+        ldl(root, label="votte")
     (root / "ground_truth.txt").write_text("1.jpg 0 0 0 5 6 0 0 0\n2.jpg 1 1\n")
     with pytest.raises(DataError, match=r":2: there are 2 votes"):
         ldl(root)

@@ -16,7 +16,9 @@ from multistream.runs.predictions_file import Predictions, read_predictions, wri
 CLASSES = ("awe", "=cmd()", "p_fear, or\nnot")
 
 
-def made(paths: tuple[str, ...], *, dtype: type = np.float64, labelled: bool = True, seed: int = 0) -> Predictions:
+def made(
+    paths: tuple[str, ...], *, dtype: type = np.float64, labelled: bool = True, voted: bool = False, seed: int = 0
+) -> Predictions:
     rng = np.random.default_rng(seed)
     return Predictions(
         paths=paths,
@@ -24,21 +26,29 @@ def made(paths: tuple[str, ...], *, dtype: type = np.float64, labelled: bool = T
         labels=tuple(CLASSES[k] for k in rng.integers(len(CLASSES), size=len(paths))) if labelled else None,
         probabilities=rng.dirichlet(np.full(len(CLASSES), 0.3), size=len(paths)).astype(dtype),
         classes=CLASSES,
+        votes=rng.dirichlet(np.ones(len(CLASSES)), size=len(paths)) if voted else None,
     )
 
 
 def same(a: Predictions, b: Predictions) -> bool:
     exact = np.array_equal(a.probabilities.astype(np.float64), b.probabilities)
-    return exact and (a.paths, a.sha256, a.labels, a.classes) == (b.paths, b.sha256, b.labels, b.classes)
+    voted = b.votes is None if a.votes is None else np.array_equal(a.votes, b.votes)
+    return exact and voted and (a.paths, a.sha256, a.labels, a.classes) == (b.paths, b.sha256, b.labels, b.classes)
 
 
 NAMES = st.text(st.characters(exclude_characters="\0"), min_size=1, max_size=20)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(NAMES, max_size=6), st.sampled_from([np.float32, np.float64]), st.booleans(), st.integers(0, 99))
-def test_round_trip(tmp_path: Path, paths: list[str], dtype: type, labelled: bool, seed: int) -> None:
-    before = made(tuple(paths), dtype=dtype, labelled=labelled or not paths, seed=seed)
+@given(
+    st.lists(NAMES, max_size=6),
+    st.sampled_from([np.float32, np.float64]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 99),
+)
+def test_round_trip(tmp_path: Path, paths: list[str], dtype: type, labelled: bool, voted: bool, seed: int) -> None:
+    before = made(tuple(paths), dtype=dtype, labelled=labelled or not paths, voted=voted and bool(paths), seed=seed)
     write_predictions(tmp_path / "p.csv", before)
     after = read_predictions(tmp_path / "p.csv")
     assert same(before, after) or (not paths and after.labels is None)
@@ -77,6 +87,7 @@ def test_a_byte_order_mark_and_windows_lines_are_read(tmp_path: Path) -> None:
 
 
 HEAD = "path,sha256,label,predicted,p_awe,p_fear\n"
+VOTED = HEAD.replace("\n", ",votes_awe,votes_fear\n")
 SHA = "0" * 64
 
 
@@ -96,6 +107,8 @@ SHA = "0" * 64
         (HEAD + f"a,{SHA},awe,awe,one,0\n", "p.csv:2: could not convert"),
         (HEAD + f"a,{SHA},awe,awe,1,0\nb,{SHA},,awe,1,0\n", "p.csv:3: the label is missing."),
         (HEAD + f'"a,{SHA},awe,awe,1,0\n', "it cannot be read"),
+        (VOTED + f"a,{SHA},awe,awe,1,0,0.5,0.4\n", "p.csv:2: these are no fractions of votes."),
+        (VOTED.replace("votes_awe", "votes_joy"), "p.csv:1: the votes are of other classes"),
         ("caf\udce9", "it cannot be read"),
     ],
 )

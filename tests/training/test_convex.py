@@ -72,7 +72,7 @@ def test_smoothing_and_class_weights_are_the_criterions() -> None:
     """A free bias: at the optimum the criterion itself has no slope along it, whatever the penalty."""
     bench = Bench()
     criterion = CrossEntropy(weights=torch.tensor([1.0, 3.0, 0.5]), label_smoothing=0.2)
-    data = RowData(bench.data.features, bench.data.labels, bench.data.valid, PARTS, criterion)
+    data = RowData(bench.data.features, bench.data.labels, bench.data.labels, bench.data.valid, PARTS, criterion)
     network = bench.initial.network(bench.variants("depth")[-1], seed=0)
     fit(network, data)
     loss = criterion(network.classify(data.take(torch.from_numpy(PARTS.train))), data.labels[PARTS.train])

@@ -7,17 +7,22 @@ from pathlib import Path
 
 from multistream.data.filenames import printable
 from multistream.data.image_files import list_images
-from multistream.data.layouts.assemble import Entry, Finder, assemble, counted, emotion, folder_of
+from multistream.data.layouts.assemble import Entry, Finder, assemble, choose, counted, emotion, folder_of
 from multistream.data.layouts.delimited_text import read_rows
-from multistream.data.layouts.votes import shares, winners
+from multistream.data.layouts.votes import LABELS, shares, winners
 from multistream.data.table import Table
 from multistream.errors import DataError
 
 TRUTH = "ABSTRACT_groundTruth.csv"
 
 
-def abstract(path: Path, *, allow_outside: bool = False) -> Table:
-    """Abstract, each painting with the emotion of the most votes; tied ones are left out. Names stand in quotes."""
+def abstract(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
+    """Abstract, each painting with the emotion of the most votes; tied ones are left out. Names stand in quotes.
+
+    With `label="votes"` training has the distribution of the votes as its target, and tied paintings stay: their label
+    is the first of the tied emotions.
+    """
+    chosen = choose("abstract", label, LABELS)
     root = folder_of(path, "testImages_abstract")
     file = root / TRUTH if (root / TRUTH).is_file() else path / TRUTH
     rows = read_rows(file)
@@ -29,12 +34,14 @@ def abstract(path: Path, *, allow_outside: bool = False) -> Table:
     entries = []
     counts: Counter[str] = Counter()
     for row in rows[1:]:
-        best = winners(shares(file, row, row.cells[1:], classes=classes), classes)
+        values = shares(file, row, row.cells[1:], classes=classes)
+        best = winners(values, classes)
         image_id = finder.find(row.cells[0].strip().strip("'\""))
         if image_id is None:
             counts["images left out that have votes and no file"] += 1
-        elif len(best) > 1:
+        elif len(best) > 1 and chosen == "vote":
             counts["images left out whose vote is tied"] += 1
         else:
-            entries.append(Entry(image_id, best[0]))
-    return assemble("abstract", root, entries, notes=(*finder.listing.notes, *counted(counts)))
+            entries.append(Entry(image_id, best[0], votes=dict(zip(classes, values, strict=True))))
+    notes, known = (*finder.listing.notes, *counted(counts)), classes if chosen == "votes" else ()
+    return assemble("abstract", root, entries, notes=notes, known=known)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from multistream.data.filenames import printable
 from multistream.data.image_files import Listing
@@ -36,16 +37,29 @@ class Entry:
     id: str
     label: str
     part: str | None = None
+    votes: Mapping[str, float] | None = None
+    """How many votes each class got, where people voted."""
 
 
-def assemble(name: str, root: Path, entries: Iterable[Entry], *, notes: Iterable[str] = (), **more: Any) -> Table:
-    """The Table of these entries, classes alphabetical; DataError if there are none."""
+def assemble(
+    name: str,
+    root: Path,
+    entries: Iterable[Entry],
+    *,
+    notes: Iterable[str] = (),
+    known: Iterable[str] = (),
+    **more: Any,
+) -> Table:
+    """The Table of these entries, classes alphabetical; DataError if there are none.
+
+    `known` are classes even where no image is theirs: all that people voted on, where votes are the target.
+    """
     chosen = list(entries)
     if not chosen:
         told = f" ({'; '.join(notes)})" if notes else ""
         where = printable(str(root))
         raise DataError(where, f"no image of {name} is left{told}.", do="Check the path, and the layout's form.")
-    classes = tuple(sorted({entry.label for entry in chosen}))
+    classes = tuple(sorted({*known, *(entry.label for entry in chosen)}))
     place = {label: number for number, label in enumerate(classes)}
     parts = tuple(entry.part or "train" for entry in chosen) if any(entry.part for entry in chosen) else None
     return Table(
@@ -54,10 +68,21 @@ def assemble(name: str, root: Path, entries: Iterable[Entry], *, notes: Iterable
         ids=tuple(entry.id for entry in chosen),
         labels=np.array([place[entry.label] for entry in chosen], dtype=np.int64),
         classes=classes,
+        votes=_distributions(chosen, classes),
         parts=parts,
         notes=(*notes, *doubtful_labels(classes)),
         **more,
     )
+
+
+def _distributions(entries: Sequence[Entry], classes: Sequence[str]) -> NDArray[np.float64] | None:
+    """The votes of every image as fractions (N, K); None unless all have some, and for these classes alone."""
+    votes = [entry.votes for entry in entries if entry.votes is not None and set(entry.votes) <= set(classes)]
+    if len(votes) < len(entries):
+        return None
+    counts = np.array([[each.get(name, 0.0) for name in classes] for each in votes])
+    fractions: NDArray[np.float64] = counts / counts.sum(1, keepdims=True)
+    return fractions
 
 
 def doubtful_labels(classes: Sequence[str]) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from multistream.registry import datasets, find, owner_of, signature
 from multistream.spec import Spec
 
 DEMO = "demo"
+VOTES = "votes"
+"""The label with which training has the distributions of votes as its targets."""
 
 
 def open_table(source: str, *, label: str = "", allow_outside: bool = False, strict: bool = False) -> Table:
@@ -88,4 +90,6 @@ def _called(text: str, path: Path | None, options: dict[str, Any]) -> Table:
         raise owner.broken(f"it returns a {type(table).__name__}; it must return a multistream.data.table.Table")
     if fault := table.fault():
         raise owner.broken(fault)
+    if options["label"] == VOTES and table.votes is None:
+        raise owner.broken(f"its label {VOTES!r} has no votes; the Table must hold them")
     return table

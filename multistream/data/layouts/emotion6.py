@@ -14,7 +14,7 @@ from multistream.data.layouts.votes import shares, winners
 from multistream.data.table import Table
 from multistream.errors import DataError
 
-LABELS = ("vote", "keyword")
+LABELS = ("vote", "votes", "keyword")
 TRUTH = "ground_truth.txt"
 _VOTE = re.compile(r"\[prob\. (\w+)\]")
 
@@ -23,6 +23,7 @@ def emotion6(path: Path, *, label: str = "", allow_outside: bool = False) -> Tab
     """Emotion6 with the class that won the vote (seven, with neutral), or with `label="keyword"` the one searched for.
 
     They differ in half of the images (1,008 of 1,980 agree). A tied vote goes to the first column, as argmax has it.
+    With `label="votes"` training has the distribution of the votes as its target.
     """
     chosen = choose("emotion6", label, LABELS)
     root = folder_of(path, "images")
@@ -34,19 +35,24 @@ def emotion6(path: Path, *, label: str = "", allow_outside: bool = False) -> Tab
         if image_id not in votes:
             counts[f"images ignored that {TRUTH} does not name"] += 1
             continue
-        best = votes[image_id]
-        if chosen == "vote" and len(best) > 1:
+        if chosen == "keyword":
+            entries.append(Entry(image_id, image_id.split("/")[0]))
+            continue
+        own = votes[image_id]
+        best = winners([*own.values()], [*own])
+        if len(best) > 1:
             counts["tied votes go to the first of the tied classes"] += 1
-        entries.append(Entry(image_id, best[0] if chosen == "vote" else image_id.split("/")[0]))
+        entries.append(Entry(image_id, best[0], votes=own))
     counts[f"images left out whose files are missing, of {len(votes):,} in {TRUTH}"] = len(
         set(votes) - set(listing.ids)
     )
     notes = (f"label: {chosen}", *listing.notes, *counted(counts))
-    return assemble("emotion6", root, entries, notes=notes)
+    known = next(iter(votes.values()), {}) if chosen == "votes" else ()
+    return assemble("emotion6", root, entries, notes=notes, known=known)
 
 
-def _votes(path: Path) -> dict[str, list[str]]:
-    """The winning classes of each image."""
+def _votes(path: Path) -> dict[str, dict[str, float]]:
+    """The votes of each image, in the file's order of classes."""
     rows = read_rows(path, delimiter="\t")
     names = [match[1] for cell in rows[0].cells if (match := _VOTE.fullmatch(cell.strip()))] if rows else []
     if len(names) < 2:
@@ -54,5 +60,6 @@ def _votes(path: Path) -> dict[str, list[str]]:
         raise DataError(f"{printable(str(path))}:1", "this is no ground truth of Emotion6.", right=right)
     first = len(rows[0].cells) - len(names)
     return {
-        row.cells[0].strip(): winners(shares(path, row, row.cells[first:], classes=names), names) for row in rows[1:]
+        row.cells[0].strip(): dict(zip(names, shares(path, row, row.cells[first:], classes=names), strict=True))
+        for row in rows[1:]
     }

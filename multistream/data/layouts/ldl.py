@@ -7,9 +7,9 @@ from pathlib import Path
 
 from multistream.data.filenames import printable
 from multistream.data.image_files import list_images
-from multistream.data.layouts.assemble import Entry, Finder, assemble, counted, folder_of
+from multistream.data.layouts.assemble import Entry, Finder, assemble, choose, counted, folder_of
 from multistream.data.layouts.delimited_text import Row, words
-from multistream.data.layouts.votes import shares, winners
+from multistream.data.layouts.votes import LABELS, shares, winners
 from multistream.data.table import Table
 from multistream.errors import DataError
 
@@ -17,26 +17,30 @@ CLASSES = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", 
 """The order of the votes, which is not the alphabet's."""
 
 
-def ldl(path: Path, *, allow_outside: bool = False) -> Table:
+def ldl(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
     """An LDL data set, each image with the emotion of the most votes; tied ones are left out.
 
-    `path` is its folder, with one text file of votes, or that file.
+    With `label="votes"` training has the distribution of the votes as its target, and tied images stay: their label is
+    the first of the tied emotions. `path` is its folder, with one text file of votes, or that file.
     """
+    chosen = choose("ldl", label, LABELS)
     file = path if path.is_file() else _votes_file(folder_of(path))
     root = folder_of(file.parent, "images")
     finder = Finder(list_images(root, allow_outside=allow_outside))
     entries: dict[str, Entry] = {}
     counts: Counter[str] = Counter()
     for row in words(file):
-        best = winners(shares(file, row, row.cells[1:], classes=CLASSES), CLASSES)
+        values = shares(file, row, row.cells[1:], classes=CLASSES)
+        best, votes = winners(values, CLASSES), dict(zip(CLASSES, values, strict=True))
         image_id = finder.find(row.cells[0])
         if image_id is None:
             counts["images left out that have votes and no file"] += 1
-        elif len(best) > 1:
+        elif len(best) > 1 and chosen == "vote":
             counts["images left out whose vote is tied"] += 1
-        elif entries.setdefault(image_id, Entry(image_id, best[0])).label != best[0]:
+        elif entries.setdefault(image_id, Entry(image_id, best[0], votes=votes)).label != best[0]:
             counts["later lines ignored that give an image another label"] += 1
-    return assemble("ldl", root, entries.values(), notes=(*finder.listing.notes, *counted(counts)))
+    notes, known = (*finder.listing.notes, *counted(counts)), CLASSES if chosen == "votes" else ()
+    return assemble("ldl", root, entries.values(), notes=notes, known=known)
 
 
 def _votes_file(folder: Path) -> Path:

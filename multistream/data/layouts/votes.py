@@ -1,4 +1,4 @@
-"""Votes: which class a distribution of them means."""
+"""Votes: how many people gave a photo each class, and which class that means."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 
 from multistream.data.layouts.delimited_text import Row, where
 from multistream.errors import DataError
+
+LABELS = ("vote", "votes")
+"""`data.label` of layouts whose labels are votes: the class with the most, or the distribution."""
 
 
 def shares(path: Path, row: Row, cells: Sequence[str], *, classes: Sequence[str]) -> tuple[float, ...]:
