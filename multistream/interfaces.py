@@ -6,7 +6,7 @@ T taps of one branch (its "time" steps, shallow to deep), E a branch's width, K 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -26,14 +26,16 @@ from multistream.weights import Fitted, Source, fit
 __all__ = ["VECTOR", "Fusion", "FusionOutput", "Image", "Input", "Loss", "Map", "Stream", "Tap", "Temporal", "Vector"]
 
 VECTOR = "vector"
-"""The one stage of a stream that reads a Vector."""
+"""The one stage of a stream that reads a Vector, and the last of one whose network ends in named numbers (B, D)."""
 
 
 class Stream(nn.Module):
     """An ordered set of stages; what a stage returns is its map (paper section 1: a backbone's conv blocks).
 
     `stages` maps names to modules, shallow to deep; each takes what the one before returned. `channels` gives the
-    channels of every stage's map. A stream that reads a Vector has no stages and overrides `forward`.
+    channels of every stage's map. A stream that reads a Vector has no stages and overrides `forward`. One whose last
+    stage is called `vector` gives there (B, D), no map: that stage alone is tapped, and its entries are explained one
+    by one.
 
     >>> stream = Stream({"edges": nn.Conv2d(3, 8, 3, stride=2)}, channels={"edges": 8}, input=Image(size=32))
     >>> stream(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))["edges"].shape
@@ -170,13 +172,28 @@ class Stream(nn.Module):
         """The classifier of this stream alone, (B, width) -> logits (B, classes): linear (paper section 1)."""
         return nn.Linear(width, classes)
 
+    def zero_shot_head(self, classes: Sequence[str]) -> nn.Linear | None:
+        """A classifier of the stage `vector` that needs no training, where the stream knows one for these classes.
+
+        It takes the place of a new `make_head(width, len(classes))`, which must be linear too.
+        """
+        del classes
+        return None
+
+    @property
+    def settled(self) -> Mapping[str, Any]:
+        """Options that make this stream again without the files that it was made of.
+
+        A model file holds them in place of the options of the same names; what they leave out are its buffers.
+        """
+        return {}
+
     def channel_names(self, stage: str) -> tuple[str, ...]:
         """The names of a stage's channels, where they have any, as a network's outputs do; `extract --out` writes them.
 
-        A file of these is then a vector stream with named entries.
+        A file of these is then a vector stream with named entries. Those of the stage `vector` name an explanation's.
         """
-        del stage
-        return ()
+        return self.input.vocabulary if stage == VECTOR and isinstance(self.input, Vector) else ()
 
     def rename(self, key: str) -> str | None:
         """The name here of a foreign weight file's `key`; None where it has no place."""

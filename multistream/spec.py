@@ -14,6 +14,11 @@ KEY = re.compile(r"[a-z][a-z0-9_]*")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 PART = re.compile(rf"(?P<name>{NAME.pattern})(?::(?P<variant>[^\s:@=,/]+))?(?:@(?P<distribution>{NAME.pattern}))?")
 
+FILE_PART = re.compile(
+    rf"(?P<name>{NAME.pattern}(?<=..)):(?P<variant>[^:@,]*[/\\][^:@,]*)(?:@(?P<distribution>{NAME.pattern}))?"
+)
+"""A part whose variant is a file's path. A name of one letter is a drive: `C:/runs/x` is a run."""
+
 GRAMMAR = "It must read [KEY=]NAME[:VARIANT][@DISTRIBUTION], or KEY=PATH for a branch of a run."
 
 # What torch.nn.ModuleDict has itself, and so refuses as a key. Written down because torch is not imported here;
@@ -66,15 +71,26 @@ class Spec:
             key, rest = check_key(key, where=where), text
         if rest == INSTANCE and key:
             return cls(key, is_instance=True)
-        if is_path(rest):
+        match = FILE_PART.fullmatch(rest)
+        if is_path(rest) and match is None:
             if not key:
                 right = f"A run's branch needs its key: KEY={rest}."
                 raise UsageError(where, f"{rest!r} is the path of a run and has no key.", right=right)
             return cls(check_key(key, where=where), run=expanded(rest, where=where))
-        match = PART.fullmatch(rest)
+        match = match or PART.fullmatch(rest)
         if match is None:
             raise UsageError(where, f"{text!r} is no spec.", right=GRAMMAR)
         return cls(_key_of(key, match["name"], where=where), match["name"], match["variant"], match["distribution"])
+
+    @property
+    def variant_path(self) -> Path | None:
+        """The file that the variant is, where it is one: `text:banks/anp.safetensors`.
+
+        >>> Spec.parse("text:banks/anp.safetensors").variant_path is None, Spec.parse("places:vgg16").variant_path
+        (False, None)
+        """
+        is_file = self.variant and (is_path(self.variant) or self.variant.endswith(".safetensors"))
+        return expanded(str(self.variant), where="streams") if is_file else None
 
     @property
     def part(self) -> str:
@@ -131,7 +147,8 @@ def is_path(text: str) -> bool:
 def expanded(path: str | os.PathLike[str], *, where: str) -> Path:
     """A path with the home folder in the place of `~`; UsageError where there is no such home."""
     try:
-        return Path(path).expanduser()
+        # A Path forgets the `./` by which a folder of the name `~` is told from the home folder.
+        return Path(path).expanduser() if os.fspath(path).startswith("~") else Path(path)
     except RuntimeError as error:
         raise UsageError(where, f"{str(path)!r} names a home folder that is not known.") from error
 

@@ -22,7 +22,7 @@ LAYERS = (
     ("spec", "system_errors", "vote_distances"),
     ("files",),
     ("checksums", "folder_lock"),
-    ("recipe", "registry", "weights"),
+    ("concepts", "recipe", "registry", "weights"),
     ("interfaces",),
     ("parts", "data"),
     ("network", "testing"),

@@ -39,8 +39,13 @@ def test_a_run_round_trips(spec):
         ("net=timm:resnet18.a1_in1k", Spec("net", "timm", "resnet18.a1_in1k")),
         ("object=runs/o", Spec("object", run=Path("runs/o"))),
         ("object=./o", Spec("object", run=Path("o"))),
+        ("object=./~", Spec("object", run=Path("~"))),
         ("object=~/o", Spec("object", run=Path.home() / "o")),
         ("object=runs/o=p", Spec("object", run=Path("runs/o=p"))),
+        ("c=text:bank.safetensors", Spec("c", "text", "bank.safetensors")),
+        ("c=text:../my banks/b=1.safetensors", Spec("c", "text", "../my banks/b=1.safetensors")),
+        ("c=text:~/b@mine", Spec("c", "text", "~/b", "mine")),
+        ("c=C:/runs/o", Spec("c", run=Path("C:/runs/o"))),
     ],
 )
 def test_reads(text, spec):

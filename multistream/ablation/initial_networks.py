@@ -106,3 +106,4 @@ def _share_fit(base: MultiStream, network: MultiStream) -> None:
             theirs = base.branches[key].taps[stage]
             for name, buffer in tap.named_buffers():
                 buffer.copy_(theirs.get_buffer(name))
+    network.set_zero_shot_heads()

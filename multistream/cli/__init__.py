@@ -13,6 +13,7 @@ import typer
 from multistream._version import __version__
 from multistream.cli.ablate import ablate
 from multistream.cli.compare import compare
+from multistream.cli.concepts import concepts
 from multistream.cli.data import app as data
 from multistream.cli.evaluate import evaluate
 from multistream.cli.explain import ExplainCommand, explain
@@ -48,6 +49,7 @@ app.command("test-explanation")(explanation_tests)
 app.command()(profile)
 app.command()(ablate)
 app.command()(extract)
+app.command()(concepts)
 app.command()(report)
 app.command()(reproduce)
 app.add_typer(data, name="data")

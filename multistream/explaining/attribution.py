@@ -20,6 +20,7 @@ from multistream.explaining.games import Baseline
 from multistream.explaining.gradients import Flow, Score, grad_cam, grad_cam_of, integrated_gradients
 from multistream.explaining.linearity import is_linear, nonlinear_part
 from multistream.explaining.targets import Target, TargetColumns
+from multistream.interfaces import VECTOR
 from multistream.network.network import MultiStream
 from multistream.runtime.device import Runtime
 
@@ -256,11 +257,10 @@ class Attributor:
         return maps, vectors
 
     def _separated(self, contributions: Maps) -> Contributions:
-        """Maps and vectors apart."""
-        branches = self.network.branches
-        maps = {key: stages for key, stages in contributions.items() if not branches[key].is_vector}
-        vectors = {key: next(iter(v.values())) for key, v in contributions.items() if branches[key].is_vector}
-        return maps, vectors
+        """Maps and vectors apart; a network that ends in a vector has maps too, where its stages were looked at."""
+        maps = {k: {s: m for s, m in stages.items() if s != VECTOR} for k, stages in contributions.items()}
+        vectors = {key: stages[VECTOR] for key, stages in contributions.items() if VECTOR in stages}
+        return {key: stages for key, stages in maps.items() if stages}, vectors
 
 
 def _on_cpu(value: Any) -> Any:

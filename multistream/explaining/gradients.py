@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from multistream.explaining.forward import ForwardPass, Maps, forward_pass
-from multistream.interfaces import Tap
-from multistream.network.network import MultiStream, Pooled
+from multistream.interfaces import Stream, Tap
+from multistream.network.network import Branch, MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
 from multistream.runtime.device import Runtime
 
@@ -39,8 +40,7 @@ def grad_cam(network: MultiStream, batch: Mapping[str, Tensor], *, score: Score,
             network, forward_pass(network, batch, runtime=Runtime(next(iter(batch.values())).device)), score
         )
     with evaluating(network), torch.enable_grad():
-        maps = _connected(network, batch)
-        return _cams(network, maps, score)
+        return _total_cams(network, batch, score)
 
 
 def grad_cam_of(network: MultiStream, forward: ForwardPass, score: Score) -> Maps:
@@ -198,19 +198,57 @@ def _cams(network: MultiStream, maps: Maps, score: Score) -> Maps:
     cams: Maps = {}
     for key in pooled:
         for stage, m in maps[key].items():
-            gradient, leaf = next(gradients), m.detach()
-            if network.branches[key].is_vector:
-                cams.setdefault(key, {})[stage] = gradient * leaf
-            else:
-                cams.setdefault(key, {})[stage] = (gradient.mean((2, 3), keepdim=True) * leaf).sum(1)
+            cams.setdefault(key, {})[stage] = _cam(next(gradients), m.detach())
     return cams
 
 
-def _connected(network: MultiStream, batch: Mapping[str, Tensor]) -> Maps:
-    """Maps that hang together, so that gradients reach a stage through all deeper ones too, if it has a tap or not."""
-    maps: Maps = {}
-    for key, branch in network.branches.items():
-        # A float input that asks for gradients makes every stage record them, whatever of it is frozen.
-        x = batch[branch.entry(key, batch)].detach().float().requires_grad_()
-        maps[key] = branch.stream(x)
-    return maps
+def _cam(gradient: Tensor, leaf: Tensor) -> Tensor:
+    """A map (B, C, h, w) weighted with its gradient's means, (B, h, w); a vector (B, D) times its gradient."""
+    return gradient * leaf if leaf.ndim == 2 else (gradient.mean((2, 3), keepdim=True) * leaf).sum(1)
+
+
+def _total_cams(network: MultiStream, batch: Mapping[str, Tensor], score: Score) -> Maps:
+    """As `_cams`, with gradients that reach a stage through all deeper ones too, if it has a tap or not.
+
+    They are taken with respect to what a stage returns, and laid out as a map then: where that is tokens, the next
+    stage does not read the map.
+    """
+    states = {key: _states(branch, batch[branch.entry(key, batch)]) for key, branch in network.branches.items()}
+    maps = {k: {s: _map(network, k, s, state) for s, state in stages.items()} for k, stages in states.items()}
+    pooled = {key: {s: t.pool(maps[key][s]) for s, t in b.taps.items()} for key, b in network.branches.items()}
+    tensors = [t for stages in states.values() for state in stages.values() for t in _differentiable(state)]
+    total = score(network.classify(pooled)).sum()
+    gradients = iter(torch.autograd.grad(total, tensors, materialize_grads=True))
+    cams: Maps = {}
+    for key, stages in states.items():
+        for stage, state in stages.items():
+            slopes = pytree.tree_map_only(
+                Tensor, lambda leaf: next(gradients) if leaf.requires_grad else torch.zeros_like(leaf), state
+            )
+            gradient, leaf = _map(network, key, stage, slopes), maps[key][stage].detach()
+            cams.setdefault(key, {})[stage] = _cam(gradient, leaf)
+    return cams
+
+
+def _states(branch: Branch, x: Tensor) -> dict[str, Any]:
+    """What each stage returns, tapped or not; the maps of a stream that has a forward of its own."""
+    stream = branch.stream
+    # A float input that asks for gradients makes every stage record them, whatever of it is frozen.
+    x = x.detach().float().requires_grad_()
+    if type(stream).forward is not Stream.forward:
+        return stream(x)  # type: ignore[no-any-return]
+    state: Any = stream.prepare(x)
+    states = {}
+    for name, stage in stream.stages.items():
+        state = states[name] = stage(state)
+    return states
+
+
+def _map(network: MultiStream, key: str, stage: str, state: Any) -> Tensor:
+    stream = network.branches[key].stream
+    has_own_forward = type(stream).forward is not Stream.forward
+    return state if has_own_forward else stream.to_map(state, stage)
+
+
+def _differentiable(state: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(state) if isinstance(leaf, Tensor) and leaf.requires_grad]

@@ -33,8 +33,8 @@ from multistream.explaining.gradients import attention
 from multistream.explaining.targets import Target
 from multistream.inference.measured_photos import own_test_part
 from multistream.inference.model import Model, load
-from multistream.inputs import Image, Vector
-from multistream.interfaces import Stream
+from multistream.inputs import Image
+from multistream.interfaces import VECTOR, Stream
 from multistream.recipe import RuntimeSettings
 from multistream.runs.model_file import require_trained
 from multistream.runtime.device import available_workers, resolve
@@ -110,7 +110,9 @@ class Explainer:
             self.request = self.request.for_target_alone()
         self.settings = replace(model.recipe.data, on_bad_image="report")
         self.runtime = resolve(RuntimeSettings(device=device, precision="fp32"))
-        self.vocabularies = {key: each.vocabulary for key, each in model.inputs.items() if isinstance(each, Vector)}
+        self.vocabularies = {
+            key: b.stream.channel_names(VECTOR) for key, b in model.network.branches.items() if b.is_vector
+        }
 
     def explanations(self) -> Iterator[Explanation]:
         """One Explanation a photo, in order; a photo that cannot be used gets its status."""

@@ -40,8 +40,8 @@ def extract(
     photos' sha256 by index, where they are known. Each of `ranks` computes its own photos, and all have the result.
     """
     branches = {key: branch for key, branch in network.branches.items() if keys is None or key in keys}
-    pictures = {key: branch for key, branch in branches.items() if not branch.is_vector}
-    vectors = {key: branch for key, branch in branches.items() if branch.is_vector}
+    pictures = {key: branch for key, branch in branches.items() if not branch.reads_vector}
+    vectors = {key: branch for key, branch in branches.items() if branch.reads_vector}
     wanted = {IDENTITY: indices, **(turned or {})}
     memory = {view: empty_features(pictures, len(photos)) for view in wanted}
     tasks = plan_tasks(pictures, photos, wanted, runtime=runtime, say=say, cache=cache, digests=digests, ranks=ranks)

@@ -70,7 +70,7 @@ def pooling_of(tap: Tap, branch: Branch) -> str:
 
 def why_not_cached(branch: Branch, photos: Photos) -> str:
     """Why a branch's features cannot be taken from the cache; empty where they can."""
-    if branch.is_vector:
+    if branch.reads_vector:
         return "its vector is at hand"
     if not branch.stream.is_frozen:
         return "it is not frozen"

@@ -38,7 +38,7 @@ class Subject:
     def pictures(self) -> dict[str, Branch]:
         """The branches that read photos or maps, and whose features can be kept."""
         named = self.network.branches.items()
-        return {key: branch for key, branch in named if not branch.is_vector and key not in self.instances}
+        return {key: branch for key, branch in named if not branch.reads_vector and key not in self.instances}
 
 
 def of_run(
@@ -101,7 +101,7 @@ def _subject(
 ) -> Subject:
     say(f"data: {table.name}, {len(table):,} images")
     network.freeze("streams")
-    pictures = {key: branch.stream.input for key, branch in network.branches.items() if not branch.is_vector}
+    pictures = {key: branch.stream.input for key, branch in network.branches.items() if not branch.reads_vector}
     if not pictures:
         raise UsageError("extract", "no stream looks at pictures.", right="Vectors need no extraction.")
     for key in set(network.branches) - set(pictures):

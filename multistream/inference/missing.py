@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from multistream.errors import UsageError, did_you_mean
-from multistream.inputs import Vector
 from multistream.network.network import MultiStream, Pooled
 from multistream.network.present import fill_with_means, fuse_present
 from multistream.recipe import DataSettings
@@ -73,7 +72,9 @@ class MissingPolicy:
             return network.classify(pooled)
         if self.policy != "drop":
             # Vectors have their mean or zeros already: they are filled in as they are read, before any scaling.
-            apart = {key: m for key, m in present.items() if key in self.without or not network.branches[key].is_vector}
+            apart = {
+                key: m for key, m in present.items() if key in self.without or not network.branches[key].reads_vector
+            }
             return network.classify(fill_with_means(network, pooled, apart))
         filled = fill_with_means(network, pooled, present)
         rows = len(next(iter(present.values())))
@@ -92,4 +93,4 @@ def absent_pooled(network: MultiStream, keys: Collection[str], rows: int) -> dic
 
 def noun_of(network: MultiStream, key: str) -> str:
     """What a photo lacks where this stream is missing."""
-    return "vector" if isinstance(network.branches[key].stream.input, Vector) else "map"
+    return "vector" if network.branches[key].reads_vector else "map"

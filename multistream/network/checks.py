@@ -66,6 +66,9 @@ def _checked_maps(key: str, branch: Branch) -> dict[str, Tensor]:
         return maps
     for stage, channels in stream.channels.items():
         found = maps[stage]
+        if stage == VECTOR:
+            _require(owner, f"stage {VECTOR!r} returns", found, (BATCH, channels), f"{channels} channels are declared")
+            continue
         if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[1] != channels:
             size = stream.example_input().shape[-1]
             raise owner.broken(

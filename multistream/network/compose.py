@@ -10,7 +10,7 @@ from torch import nn
 
 from multistream import registry
 from multistream.errors import UsageError
-from multistream.inputs import Image, Vector
+from multistream.inputs import Image
 from multistream.interfaces import VECTOR, Fusion, Stream, Tap, Temporal
 from multistream.network.checks import check_branch, check_fusion
 from multistream.network.network import Branch, MakeFusion, MakeTemporal, MultiStream
@@ -70,8 +70,11 @@ def build_branch(key: str, plan: BranchPlan, stream: Stream, *, seed: int | None
     Without a seed torch's own generator gives one.
     """
     seed = drawn_seed() if seed is None else seed
-    if isinstance(stream.input, Vector):
-        branch = Branch(stream, taps={VECTOR: VectorTap(stream.input.width)}, make_temporal=None, plan=plan)
+    if VECTOR in stream.channels:
+        if plan.depth not in (0, len(stream.stages)):
+            right = f"It ends in a vector; take all {len(stream.stages)} stages."
+            raise UsageError(f"depth.{key}", f"{plan.depth} is out of range.", right=right)
+        branch = Branch(stream, taps={VECTOR: VectorTap(stream.channels[VECTOR])}, make_temporal=None, plan=plan)
         check_branch(key, branch)
         return branch
     if plan.depth:

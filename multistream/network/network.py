@@ -43,7 +43,7 @@ MakeFusion = Callable[[Mapping[str, int], Mapping[str, nn.Module]], Fusion]
 class Branch(nn.Module):
     """A stream with its taps and its temporal: batch entry -> one vector (B, out_width).
 
-    A stream that reads a Vector has one tap, named `vector`, and no temporal.
+    A stream that reads or gives a vector (B, D) has one tap, named `vector`, and no temporal.
     """
 
     stream: Stream
@@ -69,7 +69,12 @@ class Branch(nn.Module):
 
     @property
     def is_vector(self) -> bool:
-        """Whether the stream reads a Vector."""
+        """Whether what is tapped is a vector (B, D) and no map: the stream reads one, or its network ends in one."""
+        return VECTOR in self.taps
+
+    @property
+    def reads_vector(self) -> bool:
+        """Whether the stream reads a Vector, for which no network runs."""
         return isinstance(self.stream.input, Vector)
 
     @property
@@ -164,7 +169,10 @@ class MultiStream(nn.Module):
         self.make_fusion = make_fusion
         self.register_buffer("prior", torch.full((len(classes),), 1 / len(classes)))
         widths = {key: branch.out_width for key, branch in branches.items()}
-        heads = {k: given[k] if k in given else _new_head(k, b, len(classes), seed) for k, b in branches.items()}
+        new = {key: branch for key, branch in branches.items() if key not in (loaded or {})}
+        known = {k: h for k, b in new.items() if (h := b.stream.zero_shot_head(self.classes)) is not None}
+        ready = {**known, **given}
+        heads = {k: ready[k] if k in ready else _new_head(k, b, len(classes), seed) for k, b in branches.items()}
         with initializing(seed, "", "fusion"):
             self.fusion = make_fusion(widths, heads)
         self.fusion_plan = fusion_plan
@@ -172,6 +180,8 @@ class MultiStream(nn.Module):
         """Keys of the branches that came trained, from a run."""
         self.loaded_heads = frozenset(given) & set(self.fusion.heads)
         """Keys of the heads that came trained, from a run."""
+        self.zero_shot_heads = frozenset(known) & set(self.fusion.heads)
+        """Keys of the heads that need no training: their streams know these classes."""
         self._trained = trained
 
     @property
@@ -194,7 +204,7 @@ class MultiStream(nn.Module):
     @property
     def raw_means(self) -> dict[str, NDArray[np.float32]]:
         """What a photo without a vector is given where the mean is asked for: (D,) by key, of streams that read one."""
-        branches = {key: branch for key, branch in self.branches.items() if branch.is_vector}
+        branches = {key: branch for key, branch in self.branches.items() if branch.reads_vector}
         return {key: branch.raw_mean.cpu().numpy() for key, branch in branches.items()}
 
     def pool(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
@@ -251,7 +261,7 @@ class MultiStream(nn.Module):
                 self.branches[key].stream.freeze(depth)
         if "branches" in what:
             self.branches.requires_grad_(False)
-            for head in self.loaded_heads & set(self.fusion.heads):
+            for head in (self.loaded_heads | self.zero_shot_heads) & set(self.fusion.heads):
                 self.fusion.heads[head].requires_grad_(False)
         return self
 
@@ -282,12 +292,26 @@ class MultiStream(nn.Module):
     def fit(self, pooled: Pooled) -> None:
         """Fits these taps' buffers on the training part's pooled features; standardises where the stream is frozen.
 
-        A branch that came from a run keeps what it was trained with.
+        A branch that came from a run keeps what it was trained with; vectors that are read, the scale of their stream.
         """
         for key in set(pooled) - self.loaded_branches:
             branch = self.branches[key]
             for stage, tap in branch.taps.items():
-                tap.fit(pooled[key][stage], standardise=branch.stream.is_frozen and not branch.is_vector)
+                tap.fit(pooled[key][stage], standardise=branch.stream.is_frozen and not branch.reads_vector)
+        self.set_zero_shot_heads()
+
+    @torch.no_grad()
+    def set_zero_shot_heads(self) -> None:
+        """Sets the `zero_shot_heads` so that they give their streams' own logits, however their taps standardise."""
+        for key in self.zero_shot_heads:
+            branch, head = self.branches[key], self.fusion.heads[key]
+            known, tap = branch.stream.zero_shot_head(self.classes), branch.taps[VECTOR]
+            assert isinstance(head, nn.Linear)
+            assert known is not None
+            weight, bias = known.weight.to(tap.mean), known.bias.to(tap.mean)
+            # An entry that never varied is dropped by its tap: it counts with its mean.
+            head.weight.copy_(torch.where(tap.scale == 0, 0.0, weight / tap.scale))
+            head.bias.copy_(bias + weight @ tap.mean)
 
     def _check_keys(self, keys: Iterable[str], where: str) -> None:
         for key in keys:

@@ -10,7 +10,10 @@ from multistream.hookspecs import Factory, hookimpl
 
 @hookimpl
 def streams() -> Mapping[str, Factory]:
-    return {"timm": "multistream.parts.timm_stream:TimmStream"}
+    return {
+        "timm": "multistream.parts.timm_stream:TimmStream",
+        "text": "multistream.parts.text_concepts:TextConcepts",
+    }
 
 
 @hookimpl

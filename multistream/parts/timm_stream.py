@@ -51,7 +51,7 @@ class TimmStream(Stream):
 
     def __init__(self, *, variant: str, size: int = 0, summary: Literal["", "cls", "embed"] = "") -> None:
         _check_known(variant)
-        model, image = _created(variant, size, summary)
+        model, image = created(variant, size, summary)
         names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
         sizes = (_small(variant, model, image), image.size) if _reads_any_size(variant) else (image.size,)
         try:
@@ -101,7 +101,7 @@ def _reads_any_size(variant: str) -> bool:
     return not _pretrained(variant)["fixed_input_size"] or _architecture(variant) in ANY_SIZE
 
 
-def _created(variant: str, size: int, summary: str) -> tuple[Any, Image]:
+def created(variant: str, size: int, summary: str) -> tuple[Any, Image]:
     """The model with random weights, and the input that it is built for."""
     settings: dict[str, Any] = dict(ANY_SIZE.get(_architecture(variant), {}))
     if summary != "embed":

@@ -152,7 +152,7 @@ def example_batch(network: MultiStream, size: int) -> dict[str, Tensor]:
 
 def _walk_stream(key: str, branch: Branch, x: Tensor, visit: Visit) -> dict[str, Tensor]:
     stream = branch.stream
-    if branch.is_vector:
+    if branch.reads_vector:
         found: dict[str, Tensor] = visit(key, VECTOR, partial(stream, x), [stream])
         return found
     state: Any = None

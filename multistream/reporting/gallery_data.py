@@ -15,7 +15,7 @@ from torch import Tensor
 from multistream.data.filenames import printable
 from multistream.explaining.decomposition import Decomposer, Decomposition
 from multistream.explaining.forward import ForwardPass, forward_pass
-from multistream.inputs import Vector
+from multistream.interfaces import VECTOR
 from multistream.nn.eval_mode import evaluating
 from multistream.reporting.encoding import Thumbnail, affordable_side, encode_maps, thumbnail
 from multistream.reporting.outputs import NetworkOutputs, batches
@@ -197,8 +197,7 @@ class _GalleryBuilder:
     def _vector(self, key: str, contributions_KD: Tensor) -> dict[str, Any]:
         """The entries with the largest contribution to each class, and the sum of all entries."""
         entries = []
-        source = self.outputs.model.inputs[key]
-        vocabulary = source.vocabulary if isinstance(source, Vector) else ()
+        vocabulary = self.network.branches[key].stream.channel_names(VECTOR)
         names = self.vocabulary.setdefault(key, {})
         for row in contributions_KD.double().cpu():
             top = sorted(row.abs().topk(min(ENTRIES, len(row))).indices.tolist(), key=lambda i: -float(row[i]))

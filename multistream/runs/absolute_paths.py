@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from multistream.data.layouts.data_source import absolute_source
@@ -24,9 +25,15 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def _streams(streams: Mapping[str, str]) -> dict[str, str]:
-    """Specs by key, those that are paths of runs absolute."""
-    runs = {key: Spec.parse(text, key=key).run for key, text in streams.items()}
-    return {key: text if runs[key] is None else _absolute(str(runs[key])) for key, text in streams.items()}
+    """Specs by key; those that are paths of runs are absolute, and so is a file that is a part's variant."""
+    return {key: _absolute_spec(text, key) for key, text in streams.items()}
+
+
+def _absolute_spec(text: str, key: str) -> str:
+    spec = Spec.parse(text, key=key)
+    if spec.run is not None:
+        return _absolute(str(spec.run))
+    return replace(spec, variant=_absolute(str(spec.variant_path))).part if spec.variant_path else text
 
 
 def _absolute(path: str) -> str:

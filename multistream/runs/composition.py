@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -84,6 +85,7 @@ def compose(
             known=known.get(key, {}),
         )
         stream = given if isinstance(given, Stream) else build_stream(key, plan, seed=seed)
+        plan = _without_files(plan, stream)
         load_stream_weights(stream, weights.get(key, "random"), key=key)
         branches[key] = build_branch(key, plan, stream, seed=seed)
     fusion, fusion_options = _pinned("fusion", fusion), options.get("fusion", {})
@@ -194,6 +196,13 @@ def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Re
             )
         weights[key] = "random"
     return recipe.updated({"network": {"weights": weights}})
+
+
+def _without_files(plan: BranchPlan, stream: Stream) -> BranchPlan:
+    """The plan by which the stream is made again where the files that it was made of are gone."""
+    settled = dict(stream.settled)
+    options = {name: value for name, value in plan.stream_options.items() if name not in settled}
+    return replace(plan, stream_options=options, known={**plan.known, **settled}) if settled else plan
 
 
 def _by_key(streams: Mapping[str, str | Stream] | Sequence[str]) -> dict[str, Spec | Stream]:

@@ -136,9 +136,13 @@ def settle_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool, say:
     if network.loaded_branches >= set(network.branches):
         say("freeze: branches (they come trained; --freeze streams trains their taps and heads further)")
         return recipe.updated({"network": {"freeze": ["branches"]}})
-    images = [key for key, branch in network.branches.items() if not branch.is_vector]
+    images = [key for key, branch in network.branches.items() if not branch.reads_vector]
     weights = recipe.network.weights
     frozen = [k for k in images if is_demo or k in network.loaded_branches or weights.get(k, "random") != "random"]
+    ready = network.zero_shot_heads | network.loaded_branches
+    if network.zero_shot_heads & set(frozen) and ready >= set(network.branches):
+        say("freeze: branches (the classes are concepts: zero-shot; --freeze streams trains the classifier further)")
+        return recipe.updated({"network": {"freeze": ["branches"]}})
     chosen = ["streams"] if len(frozen) == len(images) else frozen or ["none"]
     if images:
         say(f"freeze: {', '.join(chosen)} (pretrained streams stay as they are; --freeze none trains them)")
@@ -178,12 +182,12 @@ def check_augmentation(recipe: Recipe, network: MultiStream) -> None:
     if not chosen:
         return
     for key, branch in network.branches.items():
-        if branch.stream.is_frozen and not branch.is_vector:
+        if branch.stream.is_frozen and not branch.reads_vector:
             right = "All streams that read pictures must train, or they would see other pictures."
             raise UsageError(chosen[0], f"{key} is frozen.", right=right, do="Give --freeze none, or leave it away.")
         if isinstance(branch.stream.input, Map) and settings.augment != "none":
             raise UsageError("training.augment", f"{key} reads maps, which torchvision's policies do not turn.")
-    if all(branch.is_vector for branch in network.branches.values()) and settings.augment != "none":
+    if all(branch.reads_vector for branch in network.branches.values()) and settings.augment != "none":
         raise UsageError("training.augment", "no stream reads photos.", right="It changes photos.")
 
 

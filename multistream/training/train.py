@@ -132,7 +132,7 @@ class _Training:
         if not any(p.requires_grad for p in network.parameters()):
             return self.extract(parts.named().values())
         frozen = {key for key, branch in network.branches.items() if branch.stream.is_frozen}
-        if network.is_cacheable or any(not network.branches[key].is_vector for key in frozen):
+        if network.is_cacheable or any(not network.branches[key].reads_vector for key in frozen):
             views = views_of(flips=self.settings.flips, crops=self.settings.crops)
             seen = parts.named().values() if network.is_cacheable else (parts.train, parts.val)
             return self.extract(seen, views=views[1:], keys=frozen)
@@ -242,7 +242,9 @@ class _Training:
             targets = torch.cat([self.targets] * views)
             return PooledFeed(features, targets, extracted.valid.repeat(views), settings)
         branches = self.prepared.network.branches
-        held = {k: stages for k, stages in features.items() if branches[k].is_cacheable and not branches[k].is_vector}
+        held = {
+            k: stages for k, stages in features.items() if branches[k].is_cacheable and not branches[k].reads_vector
+        }
         self.photos = self.prepared.photos
         workers = self.prepared.workers
         return PhotoFeed(self.photos, self.targets, settings, runtime, workers=workers, held=held, ranks=ranks)

@@ -12,7 +12,7 @@ from multistream import compose
 from multistream.errors import UsageError
 from multistream.explaining.decomposition import decompose
 from multistream.parts.timm_stages import features_of
-from multistream.parts.timm_stream import TimmStream, _created
+from multistream.parts.timm_stream import TimmStream, created
 from multistream.profiling.profile import count_pieces
 from multistream.profiling.results import ABOVE
 from multistream.runtime.device import Runtime
@@ -131,7 +131,7 @@ def test_a_backbone_of_today(variant: str, size: int) -> None:
 
 def moved(variant: str, size: int) -> nn.Module:
     """timm's own model, every weight moved so that no residual branch or scale is the identity that it starts as."""
-    model, _ = _created(variant, size, "")
+    model, _ = created(variant, size, "")
     model.eval()
     with torch.no_grad():
         for name, tensor in model.state_dict().items():

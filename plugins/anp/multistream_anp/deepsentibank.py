@@ -29,7 +29,8 @@ class DeepSentiBank(Stream):
 
     Stages: conv1 to conv5 after ReLU (the pooling and the response normalisation open the next stage), fc6 and fc7 as
     convolutions over what they see, and `concepts`: the softmax of fc8-t, (B, 2089, 1, 1). `names` is a file with the
-    pairs' names, a JSON list or a line each; `mean` a .binaryproto with the mean image, else one colour.
+    pairs' names, a JSON list or a line each, or the names themselves; `mean` a .binaryproto with the mean image, else
+    one colour.
 
     >>> DeepSentiBank(pairs=20, widths=(4, 8, 8, 8, 4, 16, 16))(torch.zeros(1, 3, 256, 256))["concepts"].shape
     torch.Size([1, 20, 1, 1])
@@ -51,7 +52,7 @@ class DeepSentiBank(Stream):
         self,
         *,
         pairs: int = PAIRS,
-        names: str = "",
+        names: str | Sequence[str] = "",
         mean: str = "",
         widths: Sequence[int] = WIDTHS,
     ) -> None:
@@ -62,13 +63,19 @@ class DeepSentiBank(Stream):
         channels["concepts"] = pairs
         colours = Image(SQUASHED, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), channels="BGR")
         super().__init__(_stages(channels), channels=channels, input=colours)
-        self.names = read_names(Path(names).expanduser(), pairs) if names else ()
+        self.names = read_names(Path(names).expanduser(), pairs) if isinstance(names, str) and names else tuple(names)
+        self.made_of_files = {"names": list(self.names)} | ({"mean": ""} if mean else {})
         self.register_buffer("mean_image", _mean_image(mean))
 
     def prepare(self, x: Tensor) -> Tensor:
         """B, G, R in 0-255 minus the mean image, and the centre of it: (B, 3, 227, 227)."""
         edge = (SQUASHED - CROPPED) // 2
         return (super().prepare(x) - self.mean_image)[..., edge : edge + CROPPED, edge : edge + CROPPED]
+
+    @property
+    def settled(self) -> Mapping[str, object]:
+        """The names themselves, and no mean image: that is a buffer."""
+        return self.made_of_files
 
     def channel_names(self, stage: str) -> tuple[str, ...]:
         """The names of a stage's channels: the pairs, where a file gave them."""

@@ -12,7 +12,9 @@ import torch
 from multistream_anp.deepsentibank import CROPPED, SQUASHED, DeepSentiBank, read_names
 from torch import Tensor
 
-from multistream import MultistreamError
+from multistream import MultistreamError, compose
+from multistream.network.compose import plan_of, recompose
+from multistream.network.plan import NetworkPlan
 from multistream.weights import read_tensors
 
 WIDTHS = (4, 8, 6, 6, 4, 10, 12)
@@ -126,6 +128,8 @@ def test_the_published_list_names_the_outputs(tmp_path: Path) -> None:
     stream = DeepSentiBank(pairs=PAIRS, widths=WIDTHS, names=str(tmp_path / "classes.json"))
     assert stream.channel_names("concepts") == tuple(names) == read_names(tmp_path / "classes.txt", PAIRS)
     assert stream.channel_names("fc7") == ()
+    again = DeepSentiBank(pairs=PAIRS, widths=WIDTHS, **stream.settled)
+    assert again.channel_names("concepts") == tuple(names)
     with pytest.raises(MultistreamError, match="7 names for 8 outputs"):
         read_names(tmp_path / "classes.json", 8)
 
@@ -143,3 +147,15 @@ def test_the_mean_image_of_a_file_is_taken_off(tmp_path: Path) -> None:
 def test_widths_that_cannot_be(widths: tuple[int, ...]) -> None:
     with pytest.raises(MultistreamError, match="seven even widths"):
         DeepSentiBank(pairs=PAIRS, widths=widths)
+
+
+def test_a_model_file_needs_neither_the_list_nor_the_mean_image(tmp_path: Path) -> None:
+    """The network is composed again from its plan; what the files gave are names in the plan, and a buffer."""
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"pair_{n}" for n in range(PAIRS)))
+    options = {"streams": {"d": {"pairs": PAIRS, "widths": list(WIDTHS), "names": str(names)}}}
+    network = compose({"d": "deepsentibank"}, classes=["awe", "fear"], options=options)
+    names.unlink()
+    again = recompose(NetworkPlan.from_dict(json.loads(json.dumps(plan_of(network).to_dict()))))
+    assert again.branches["d"].stream.channel_names("concepts")[:2] == ("pair_0", "pair_1")
+    assert set(again.state_dict()) == set(network.state_dict())

@@ -1,0 +1,69 @@
+"""multistream concepts"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from multistream.cli.options import Device, Json, Quiet, print_json
+
+
+def concepts(
+    names: Annotated[
+        Path, typer.Argument(metavar="NAMES", help="One name a line, a JSON list, or SentiBank's list of pairs.")
+    ],
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help="open_clip's: ViT-B-16, hf-hub:OWNER/NAME, or local-dir:FOLDER.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The bank to write, a .safetensors.")],
+    weights: Annotated[
+        str,
+        typer.Option(metavar="TAG|FILE", help="open_clip's tag, fetched from the hub, or a file; hf-hub: has its own."),
+    ] = "",
+    image_model: Annotated[
+        str,
+        typer.Option(metavar="MODEL.TAG", help="timm's name of the image tower.", show_default="found by the model"),
+    ] = "",
+    template: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TEXT",
+            help="A sentence with {} for the name; repeatable: the mean is kept.",
+            show_default="a photo of {}",
+        ),
+    ] = None,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Embed a list of concepts with the text tower of a vision-language model; `--streams KEY=text:FILE` reads it."""
+    from multistream.concepts.bank import write_bank
+    from multistream.concepts.names import read_names
+    from multistream.concepts.text_tower import TEMPLATE, embed_concepts
+    from multistream.console import Console
+    from multistream.recipe import RuntimeSettings
+    from multistream.runtime.device import resolve
+
+    console = Console(quiet=quiet)
+    texts = read_names(names)
+    place = resolve(RuntimeSettings(device=device, precision="fp32")).device
+    with console.progress(len(texts), "concepts") as bar:
+        bank = embed_concepts(
+            texts,
+            model=model,
+            weights=weights,
+            image_model=image_model,
+            templates=template or (TEMPLATE,),
+            device=place,
+            advance=bar.advance,
+        )
+    write_bank(bank, out)
+    if json:
+        size = {"concepts": len(bank.names), "width": bank.embeddings.shape[1]}
+        print_json({"out": str(out), "image_model": bank.image_model, "logit_scale": bank.logit_scale, **size})
+    else:
+        typer.echo(f"{out}: {len(bank.names):,} concepts x {bank.embeddings.shape[1]}, image tower {bank.image_model}")
+    part = str(out) if "/" in str(out) or str(out).endswith(".safetensors") else f"./{out}"
+    console.say(f"next: multistream train --streams concepts=text:{part} --weights concepts=hub")

@@ -1,0 +1,108 @@
+"""A bank of concepts: their names with their text embeddings, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from multistream.errors import WeightsError
+from multistream.files import json_object, write_atomic
+
+ABOUT = "multistream.concepts"
+"""The key of the safetensors metadata under which a bank says what it is, as JSON."""
+FORMAT = 1
+MAKE = "Write one: multistream concepts NAMES.txt --model MODEL --out BANK.safetensors."
+
+
+@dataclass(frozen=True)
+class ConceptBank:
+    """D concepts in the space of a vision-language model: `embeddings` (D, E), one row for each of the `names`.
+
+    `image_model` is timm's name of the image tower that belongs to it, with its tag. `logit_scale` and `logit_bias`
+    turn cosine similarities into the model's own logits. `model` and `weights` name the text tower, `templates` the
+    sentences that the names were put into. Raises ValueError for numbers that do not fit.
+
+    >>> bank = ConceptBank(("a dog", "a cat"), torch.eye(2), image_model="resnet50_clip.openai")
+    >>> len(bank.names), bank.logit_scale
+    (2, 1.0)
+    """
+
+    names: tuple[str, ...]
+    embeddings: Tensor
+    image_model: str
+    logit_scale: float = 1.0
+    logit_bias: float = 0.0
+    model: str = ""
+    weights: str = ""
+    templates: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.embeddings.ndim != 2 or len(self.embeddings) != len(self.names):
+            raise ValueError(f"{len(self.names):,} names and embeddings of shape {tuple(self.embeddings.shape)}")
+        if len(set(self.names)) < len(self.names):
+            raise ValueError("a name is there twice")
+        if not bool(self.embeddings.isfinite().all()) or not bool(self.embeddings.norm(dim=1).gt(0).all()):
+            raise ValueError("an embedding is zero, or holds a NaN or an infinity")
+
+
+def write_bank(bank: ConceptBank, path: str | Path) -> None:
+    """Writes a bank to one file, atomically."""
+    about = {
+        "format": FORMAT,
+        "names": list(bank.names),
+        "image_model": bank.image_model,
+        "model": bank.model,
+        "weights": bank.weights,
+        "templates": list(bank.templates),
+    }
+    tensors = {
+        "embeddings": bank.embeddings.detach().float().cpu().contiguous(),
+        "logit_scale": torch.tensor(bank.logit_scale),
+        "logit_bias": torch.tensor(bank.logit_bias),
+    }
+    write_atomic(Path(path).expanduser(), save(tensors, metadata={ABOUT: json.dumps(about)}))
+
+
+def read_bank(path: str | Path) -> ConceptBank:
+    """Reads what `write_bank` wrote; WeightsError (exit 69) where that is missing, damaged or something else."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise WeightsError(str(path), "no bank of concepts is there.", do=MAKE)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise WeightsError(str(path), f"it cannot be read: {error}.", do=MAKE) from error
+    if ABOUT not in metadata:
+        raise WeightsError(str(path), "it is no bank of concepts.", do=MAKE)
+    about = json_object(metadata[ABOUT], where=str(path), error=WeightsError)
+    if about.get("format") != FORMAT:
+        what = f"its format is {str(about.get('format'))[:20]!r}."
+        raise WeightsError(str(path), what, right=f"This version reads {FORMAT}.", do=MAKE)
+    try:
+        return ConceptBank(
+            names=_texts(about["names"]),
+            embeddings=tensors["embeddings"].float(),
+            image_model=str(about["image_model"]),
+            logit_scale=float(tensors["logit_scale"]),
+            logit_bias=float(tensors["logit_bias"]),
+            model=str(about["model"]),
+            weights=str(about["weights"]),
+            templates=_texts(about["templates"]),
+        )
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(str(path), f"it is malformed ({type(error).__name__}: {error}).", do=MAKE) from error
+
+
+def _texts(values: Sequence[str]) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise TypeError("a list of names is no list of texts")
+    return tuple(values)

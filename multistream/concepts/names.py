@@ -1,0 +1,52 @@
+"""Lists of concepts: one name a line, a JSON list, or SentiBank's list of adjective-noun pairs."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from multistream.errors import DataError
+
+SENTIBANK = re.compile(r"^\t(\S+) \[sentiment: ", re.MULTILINE)
+"""A pair in SentiBank's 3244ANPs.txt: indented under its adjective, with its sentiment and its number of images."""
+
+RIGHT = "One name a line, or a JSON list of names."
+
+
+def read_names(path: str | Path) -> tuple[str, ...]:
+    """The names in a file, in its order. DataError for a file that cannot be read, holds none, or one name twice."""
+    path = Path(path).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        names = _names_in(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(str(path), f"it cannot be read: {error}.", right=RIGHT) from error
+    if not names:
+        raise DataError(str(path), "it holds no names.", right=RIGHT)
+    seen: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        if first := seen.get(shown(name).casefold()):
+            raise DataError(str(path), f"{name!r} is there twice, as names {first} and {number}.", do="Remove one.")
+        seen[shown(name).casefold()] = number
+    return names
+
+
+def shown(name: str) -> str:
+    """A name as it is written in a sentence.
+
+    >>> shown("misty_woods")
+    'misty woods'
+    """
+    return " ".join(name.replace("_", " ").split())
+
+
+def _names_in(text: str) -> tuple[str, ...]:
+    if text.lstrip().startswith("["):
+        names = json.loads(text)
+        if not all(isinstance(name, str) and name.strip() for name in names):
+            raise ValueError("it is a JSON list of more than names")
+        return tuple(name.strip() for name in names)
+    if pairs := SENTIBANK.findall(text):
+        return tuple(pairs)
+    return tuple(line.strip() for line in text.splitlines() if line.strip())

@@ -1,0 +1,168 @@
+"""Runs the text tower of a vision-language model of open_clip over a list of concepts, once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from multistream.concepts.bank import ConceptBank
+from multistream.concepts.names import shown
+from multistream.errors import PluginError, UsageError, WeightsError, did_you_mean
+
+TEMPLATE = "a photo of {}"
+"""The sentence that a name is put into, where none is given."""
+CHUNK = 256
+"""Sentences that run through the tower together."""
+
+CLIP_TOWERS = {
+    (768, 32): "vit_base_patch32_clip",
+    (768, 16): "vit_base_patch16_clip",
+    (1024, 14): "vit_large_patch14_clip",
+    (1280, 14): "vit_huge_patch14_clip",
+    (1408, 14): "vit_giant_patch14_clip",
+    (1664, 14): "vit_gigantic_patch14_clip",
+}
+"""timm's names of CLIP's image towers, by width and patch size."""
+
+
+def embed_concepts(
+    names: Sequence[str],
+    *,
+    model: str,
+    weights: str = "",
+    image_model: str = "",
+    templates: Sequence[str] = (TEMPLATE,),
+    device: str | torch.device = "cpu",
+    advance: Callable[[int], None] = lambda _: None,
+) -> ConceptBank:
+    """The bank of these concepts by the text tower of open_clip's `model`.
+
+    `weights` is one of open_clip's tags, which fetches them from the hub, or a file; a `model` that begins hf-hub: or
+    local-dir: brings its own. Each name is put into each template; the bank holds the mean of its normalised
+    embeddings. `image_model` is timm's name of the image tower, found from `model` and `weights` where it is one that
+    timm knows. `advance` is called with the number of names of each step. Raises UsageError for names that open_clip
+    does not know, WeightsError (69) for weights that cannot be read or fetched, PluginError (69) without open_clip.
+    """
+    open_clip = _open_clip()
+    _check(open_clip, model, weights, templates)
+    network, tokenize = _loaded(open_clip, model, weights, device)
+    found = image_model or _image_model(network, weights, model)
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(names), CHUNK):
+            chunk = [shown(name) for name in names[start : start + CHUNK]]
+            rows.append(_embeddings(network, tokenize, chunk, templates, device))
+            advance(len(chunk))
+    bias = getattr(network, "logit_bias", None)
+    return ConceptBank(
+        names=tuple(names),
+        embeddings=torch.cat(rows).cpu().clone(),
+        image_model=found,
+        logit_scale=float(network.logit_scale.detach().exp()),
+        logit_bias=0.0 if bias is None else float(bias.detach()),
+        model=model,
+        weights=weights,
+        templates=tuple(templates),
+    )
+
+
+def _embeddings(
+    network: Any,
+    tokenize: Callable[[list[str]], Tensor],
+    names: Sequence[str],
+    templates: Sequence[str],
+    device: str | torch.device,
+) -> Tensor:
+    """(D, E): the mean over the templates of the normalised text embeddings, normalised again."""
+    each = [
+        functional.normalize(network.encode_text(tokenize([t.format(name) for name in names]).to(device)), dim=-1)
+        for t in templates
+    ]
+    return functional.normalize(torch.stack(each).mean(0), dim=-1).float()
+
+
+def _open_clip() -> ModuleType:
+    try:
+        import open_clip
+    except ImportError as error:
+        do = "Install it: pip install 'multistream[text]'."
+        raise PluginError("concepts", "the text tower needs open_clip.", do=do) from error
+    return open_clip
+
+
+def _check(open_clip: ModuleType, model: str, weights: str, templates: Sequence[str]) -> None:
+    """Refuses what open_clip does not know, before anything is built or fetched."""
+    for template in templates:
+        if template.count("{}") != 1 or re.sub(r"\{\}", "", template) != template.format(""):
+            right = f"It has {{}} once, where the name stands, as in {TEMPLATE!r}."
+            raise UsageError("--template", f"{template!r} has no place for the name.", right=right)
+    if ":" in model:
+        if weights:
+            raise UsageError("--weights", f"{model} brings its own weights.", do="Leave --weights out.")
+        return
+    if open_clip.get_model_config(model) is None:
+        raise UsageError("--model", f"open_clip has no {model!r}.", right=did_you_mean(model, open_clip.list_models()))
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if not weights:
+        raise UsageError("--weights", f"none are given for {model}.", right=f"A file, or one of {', '.join(tags)}.")
+    if weights not in tags and not Path(weights).expanduser().is_file():
+        what = f"{weights!r} is no file, and no weights of {model} in open_clip."
+        raise UsageError("--weights", what, right=did_you_mean(weights, tags))
+
+
+def _loaded(open_clip: ModuleType, model: str, weights: str, device: str | torch.device) -> tuple[Any, Any]:
+    """The model in eval mode, and its tokenizer."""
+    path = Path(weights).expanduser()
+    pretrained = str(path) if weights and path.is_file() else weights or None
+    try:
+        # Where a tag was trained with QuickGELU and the model's name does not say so, open_clip only warns.
+        quick = bool((open_clip.get_pretrained_cfg(model, weights) or {}).get("quick_gelu")) if weights else False
+        network = open_clip.create_model(
+            model, pretrained=pretrained, device=device, force_quick_gelu=quick, require_pretrained=True
+        )
+        return network.eval(), open_clip.get_tokenizer(model)
+    except Exception as error:  # a file may be damaged and a hub unreachable in any way
+        line = (str(error).strip() or type(error).__name__).partition("\n")[0][:200].rstrip(".")
+        do = "Check the network, or give --weights FILE."
+        raise WeightsError("--weights", f"{model} {weights} cannot be loaded: {line}.", do=do) from error
+
+
+def _image_model(network: Any, weights: str, model: str) -> str:
+    """timm's name and tag of the model's image tower; UsageError where they are not known."""
+    import timm
+
+    name = _timm_name(network)
+    do = "Give --image-model MODEL.TAG, as timm names it."
+    if not name or not timm.is_model(name):
+        raise UsageError("--image-model", f"timm's name of the image tower of {model} is not known.", do=do)
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
+    plain = _letters(weights or model)
+    fitting = [tag for tag in tags if _letters(tag) in plain]
+    if not fitting:
+        right = f"timm has {name} with {', '.join(tags) or 'no weights'}."
+        raise UsageError("--image-model", f"which weights of {name} belong to {weights or model}?", right=right, do=do)
+    return f"{name}.{max(fitting, key=len)}"
+
+
+def _timm_name(network: Any) -> str:
+    """timm's name of an image tower; "" where it is not known."""
+    visual = network.visual
+    if (trunk := getattr(visual, "trunk", None)) is not None:  # a model of timm's already
+        return str(trunk.pretrained_cfg.get("architecture", ""))
+    first = getattr(visual, "conv1", None)
+    if not isinstance(first, torch.nn.Conv2d) or not hasattr(visual, "transformer"):
+        return ""
+    base = CLIP_TOWERS.get((first.out_channels, first.kernel_size[0]), "")
+    quick = "_quickgelu" if any(type(module).__name__ == "QuickGELU" for module in visual.modules()) else ""
+    return f"{base}{quick}_{visual.image_size[0]}" if base else ""
+
+
+def _letters(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
