@@ -139,6 +139,7 @@ def run_tasks(
     finally:
         for each in shards.values():
             each.flush()
+            each.store.refresh()  # writes the index
     return np.concatenate(bad)
 
 

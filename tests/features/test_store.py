@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
-from multistream.features import store
+from multistream.features import index, store
 from multistream.features.store import FeatureStore, Shards
 from tests.features.conftest import Ask, make_network
 from tests.features.test_cache import same
@@ -101,7 +103,7 @@ def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
     again = opened(tmp_path)
     again.add(["c"], features(1, seed=1))
     into = {"one": torch.zeros(5, 3), "two": torch.zeros(5, 5)}
-    assert again.read(["c", "x", "a"], into, [4, 3, 0]) == [1]
+    assert again.read(["c", "9", "a"], into, [4, 3, 0]) == [1]
     for stage, values in into.items():
         assert torch.equal(values[0], features(2)[stage][0])
         assert torch.equal(values[4], features(1, seed=1)[stage][0])
@@ -144,3 +146,98 @@ def test_an_interruption_keeps_what_was_computed(ask: Ask, folder: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         extract(make_network(), make_photos(folder), np.arange(60), runtime=ON_CPU, workers=0, tick=stop, say=str)
     assert ask(make_network())[1] == ["features: object runs over 28 images, 32 are in the cache"]
+
+
+@pytest.fixture
+def indexed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureStore:
+    """A store of twelve shards of two files each, whose index is written at the ninth."""
+    monkeypatch.setattr(store, "UNSAVED", 9)
+    own = opened(tmp_path)
+    for number in range(12):
+        own.add(NAMES[2 * number : 2 * number + 2], features(2, seed=number))
+    return own
+
+
+NAMES = [hashlib.sha256(bytes([number])).hexdigest() for number in range(24)]
+
+
+def headers_read(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The shards whose headers are read from now on."""
+    read: list[Path] = []
+    monkeypatch.setattr(store, "files_of", lambda shard: read.append(shard) or index.files_of(shard))
+    return read
+
+
+def assert_whole(own: FeatureStore, names: Sequence[str] = NAMES) -> None:
+    """All of `indexed` is there, each row where it belongs."""
+    into = {"one": torch.zeros(len(names), 3), "two": torch.zeros(len(names), 5)}
+    assert own.read(names, into, range(len(names))) == []
+    for row, name in enumerate(names):
+        shard, place = divmod(NAMES.index(name), 2)
+        assert all(torch.equal(into[stage][row], features(2, seed=shard)[stage][place]) for stage in into)
+
+
+def test_an_index_spares_the_headers(indexed: FeatureStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = headers_read(monkeypatch)
+    warned: list[str] = []
+    assert_whole(opened(tmp_path, warned), NAMES[::-1])
+    assert len(read) == 3, "of the shards that are newer than the index, and of no other"
+    assert warned == []
+    assert (indexed.folder / index.INDEX).is_file()
+
+
+@pytest.mark.parametrize("trial", range(8))
+def test_a_damaged_index_is_noticed_and_built_again(
+    indexed: FeatureStore, tmp_path: Path, trial: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = indexed.folder / index.INDEX
+    content = bytearray(path.read_bytes())
+    if trial < 2:
+        content = content[: len(content) * trial // 2]
+    else:
+        content[len(content) * trial // 8 - 1] ^= 1 << trial
+    path.write_bytes(content)
+    read, warned = headers_read(monkeypatch), list[str]()
+    assert_whole(opened(tmp_path, warned))
+    assert len(read) == 12
+    assert warned == [f"features: {path} is damaged (its bytes have changed); it is built again from the shards"]
+    read.clear()
+    assert_whole(opened(tmp_path, warned))
+    assert (len(read), len(warned)) == (0, 1)
+
+
+def test_an_index_of_shards_that_are_gone_is_not_believed(indexed: FeatureStore, tmp_path: Path) -> None:
+    gone = indexed.folder / indexed.index.shards[4]
+    gone.unlink()
+    warned: list[str] = []
+    own = opened(tmp_path, warned)
+    assert warned == [f"features: {own.folder} lacks 1 of its shards; their features are computed again"]
+    assert own.read(NAMES, {}, range(24)) == [8, 9]
+    own.add(NAMES[8:10], features(2, seed=4))
+    assert_whole(own)
+    assert_whole(opened(tmp_path))
+
+
+def test_an_entry_that_is_not_the_shards_own_is_not_believed(indexed: FeatureStore, tmp_path: Path) -> None:
+    """The sum of the bytes is right, what they say is wrong: rows of one shard are exchanged."""
+    indexed.index.fold()
+    indexed.index.rows = 1 - indexed.index.rows
+    indexed.index.numbers[0] = (indexed.index.numbers[0] + 1) % 12
+    indexed.index.rows[5] = 7
+    indexed.index.save(indexed.folder)
+    assert opened(tmp_path).read(NAMES, {}, range(24)) == list(range(24))
+
+
+def test_two_files_whose_hashes_begin_alike_are_two(tmp_path: Path) -> None:
+    own = opened(tmp_path)
+    own.add(["a" * 64], features(1))
+    assert own.read(["a" * 63 + "b"], {}, [0]) == [0]
+
+
+def test_many_new_files_are_sorted_into_the_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "FOLD", 5)
+    own = opened(tmp_path)
+    for number in range(12):
+        own.add(NAMES[2 * number : 2 * number + 2], features(2, seed=number))
+    assert len(own.index.keys) > 5
+    assert_whole(own)

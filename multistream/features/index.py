@@ -1,0 +1,160 @@
+"""Where a file's features lie in a store of many shards: sorted arrays of 16 bytes a file, kept in one checked file.
+
+Without it, opening a store reads the header of every shard (10^4 of them for 10^7 photos). The file `index` only saves
+time: it begins with the sha256 of the rest, and it is built again from the shards wherever it is wrong or missing.
+A shard's bytes never change, so an entry is right as long as its shard is there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load, save
+
+from multistream.files import replacing
+
+INDEX = "index"
+"""The file's name in the store's folder."""
+
+UNSAVED = 64
+"""So many shards may be newer than the index: an opening reads their headers, 1 ms each."""
+
+FOLD = 2**18
+"""So many new files are held in a dict before they are sorted into the arrays."""
+
+_DIGITS = 16
+"""Digits of a sha256 that are kept, 64 bits. Two files that share them are told apart when a shard is read."""
+
+
+class IndexDamaged(Exception):
+    """The file is not what was written."""
+
+
+@dataclass
+class ShardIndex:
+    """Shard and row by a file's sha256. `shards` are file names; an entry of a shard in `gone` counts for nothing."""
+
+    shards: list[str] = field(default_factory=list)
+    keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    """(N,) ascending: the first digits of each file's sha256."""
+    numbers: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    """(N,) the shard of each, as its position in `shards`."""
+    rows: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
+    """(N,) the row of each in its shard."""
+    gone: set[int] = field(default_factory=set)
+    recent: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """{key: (shard, row)} of what was added since the arrays were sorted."""
+    unsaved: int = 0
+    """Shards that the file does not know."""
+
+    @classmethod
+    def load(cls, folder: Path) -> ShardIndex:
+        """The index of a store; an empty one where there is none. Raises IndexDamaged."""
+        try:
+            with (folder / INDEX).open("rb") as file:
+                digest, body = file.read(32), file.read()
+        except FileNotFoundError:
+            return cls()
+        except OSError as error:
+            raise IndexDamaged(error.strerror or type(error).__name__) from None
+        if hashlib.sha256(body).digest() != digest:
+            raise IndexDamaged("its bytes have changed")
+        try:
+            arrays = load(body)
+            shards = json.loads(arrays["shards"].tobytes())
+            return cls(shards, arrays["keys"], arrays["numbers"], arrays["rows"])
+        except (SafetensorError, KeyError, ValueError) as error:
+            raise IndexDamaged(str(error) or type(error).__name__) from None
+
+    def save(self, folder: Path) -> None:
+        """Writes the index, without what is gone. Raises DiskFull."""
+        self.fold()
+        names = np.frombuffer(json.dumps(self.shards).encode(), np.uint8)
+        body = save({"shards": names, "keys": self.keys, "numbers": self.numbers, "rows": self.rows})
+        with replacing(folder / INDEX, needed=len(body)) as file:
+            file.write(hashlib.sha256(body).digest())
+            file.write(body)
+        self.unsaved = 0
+
+    @property
+    def names(self) -> set[str]:
+        """The shards that are there."""
+        return {name for number, name in enumerate(self.shards) if number not in self.gone}
+
+    def add(self, shard: str, files: Sequence[str]) -> None:
+        """Takes in a shard by the sha256 of its files, in the order of its rows."""
+        number = len(self.shards)
+        self.shards.append(shard)
+        self.unsaved += 1
+        self.recent |= {key: (number, row) for row, key in enumerate(_keys(files).tolist())}
+        if len(self.recent) >= FOLD:
+            self.fold()
+
+    def forget(self, shards: Iterable[str]) -> None:
+        """Leaves out shards that are no longer there."""
+        lost = set(shards)
+        self.gone |= {number for number, name in enumerate(self.shards) if name in lost}
+
+    def find(self, files: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Number of the shard and row in it of each file, (N,) each; -1 where it is in none."""
+        keys = _keys(files)
+        numbers, rows = np.full(len(keys), -1), np.zeros(len(keys), np.int64)
+        if len(self.keys):
+            place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+            held = self.keys[place] == keys
+            numbers[held], rows[held] = self.numbers[place[held]], self.rows[place[held]]
+        if self.recent:
+            found = [(i, self.recent[key]) for i, key in enumerate(keys.tolist()) if key in self.recent]
+            for i, (number, row) in found:
+                numbers[i], rows[i] = number, row
+        if self.gone:
+            numbers[np.isin(numbers, list(self.gone))] = -1
+        return numbers, rows
+
+    def fold(self) -> None:
+        """Sorts what is new into the arrays, and drops what is gone; of two entries of a file the newer one stays."""
+        if self.gone:
+            self._drop_gone()
+        new = np.sort(np.fromiter(self.recent, np.uint64, len(self.recent)))
+        places = np.array([self.recent[key] for key in new.tolist()], np.uint32).reshape(len(new), 2)
+        at = np.searchsorted(self.keys, new)
+        known = at < len(self.keys)
+        known[known] = self.keys[at[known]] == new[known]
+        self.numbers[at[known]], self.rows[at[known]] = places[known].T
+        at, new, places = at[~known], new[~known], places[~known]
+        self.keys = np.insert(self.keys, at, new)
+        self.numbers, self.rows = np.insert(self.numbers, at, places[:, 0]), np.insert(self.rows, at, places[:, 1])
+        self.recent = {}
+
+    def _drop_gone(self) -> None:
+        """Leaves out the entries of shards that are gone, and numbers the others anew."""
+        kept = [number for number in range(len(self.shards)) if number not in self.gone]
+        renumbered = np.full(len(self.shards), -1)
+        renumbered[kept] = np.arange(len(kept))
+        numbers = renumbered[self.numbers]
+        there = numbers >= 0
+        self.keys, self.rows, self.numbers = self.keys[there], self.rows[there], numbers[there].astype(np.uint32)
+        recent = {key: (int(renumbered[number]), row) for key, (number, row) in self.recent.items()}
+        self.recent = {key: place for key, place in recent.items() if place[0] >= 0}
+        self.shards, self.gone = [self.shards[number] for number in kept], set()
+
+
+def files_of(shard: Path) -> list[str]:
+    """The sha256 of the files whose features a shard holds, read from its header. Raises OSError, ValueError."""
+    try:
+        with safe_open(shard, framework="np") as stored:
+            files: list[str] = json.loads((stored.metadata() or {})["files"])
+    except (SafetensorError, KeyError) as error:
+        raise ValueError(str(error) or type(error).__name__) from None
+    return files
+
+
+def _keys(files: Sequence[str]) -> NDArray[np.uint64]:
+    return np.fromiter((int(name[:_DIGITS], 16) for name in files), np.uint64, len(files))
