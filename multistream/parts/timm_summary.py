@@ -28,7 +28,8 @@ def summary_of(model: Any, name: str) -> nn.Module:
         return Step(_head_of(model), _embedding)
     pool = getattr(model, "attn_pool", None)
     if isinstance(pool, nn.Module) and not isinstance(pool, nn.Identity):
-        return Step(pool, _attention_pool)
+        skipped = 0 if getattr(model, "pool_include_prefix", True) else model.num_prefix_tokens
+        return Step(pool, _attention_pool, skipped=skipped)
     if getattr(model, "cls_token", None) is None:
         raise NoSummary("it has neither a class token nor an attention pool; take gap or last")
     return Step(nn.Identity(), _class_token)
@@ -54,8 +55,9 @@ def _embedding(head: Any, state: Any) -> Tensor:
     return embedding[:, :, None, None]
 
 
-def _attention_pool(pool: nn.Module, state: Any) -> Tensor:
-    pooled: Tensor = pool(features_of(state))
+def _attention_pool(pool: nn.Module, state: Any, *, skipped: int) -> Tensor:
+    features = features_of(state)
+    pooled: Tensor = pool(features[:, skipped:] if skipped else features)
     return pooled[:, :, None, None]
 
 
