@@ -95,6 +95,11 @@ def distances(metrics: Metrics) -> list[str]:
     return lines
 
 
+def before(metrics: Metrics) -> str:
+    """What a temperature has changed, after the calibration error."""
+    return "" if metrics.ece_before is None else f"     before the temperature {metrics.ece_before:.3f}"
+
+
 def table(metrics: Metrics) -> str:
     """Metrics as lines to read."""
     low, high = metrics.accuracy_ci95
@@ -105,7 +110,7 @@ def table(metrics: Metrics) -> str:
         f"macro-F1           {100 * metrics.macro_f1:6.2f} %",
         f"negative log-lik.  {metrics.nll:6.3f}",
         f"Brier score        {metrics.brier:6.3f}",
-        f"calibration error  {metrics.ece:6.3f}",
+        f"calibration error  {metrics.ece:6.3f}" + before(metrics),
         *(
             []
             if metrics.polarity_accuracy is None

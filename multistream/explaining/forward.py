@@ -24,11 +24,12 @@ class ForwardPass:
     maps: Maps
     pooled: Pooled
     output: FusionOutput
+    temperature: float = 1.0
 
     @property
     def probabilities(self) -> Tensor:
-        """softmax of the fused logits, (B, K) float64."""
-        return self.output.logits.double().softmax(1)
+        """softmax of the fused logits divided by the network's temperature, (B, K) float64."""
+        return (self.output.logits.double() / self.temperature).softmax(1)
 
 
 def forward_pass(network: MultiStream, batch: Mapping[str, Tensor], *, runtime: Runtime) -> ForwardPass:
@@ -38,4 +39,4 @@ def forward_pass(network: MultiStream, batch: Mapping[str, Tensor], *, runtime: 
             maps = {k: b.stream(batch[b.entry(k, batch)]) for k, b in network.branches.items()}
             pooled = {k: {s: t.pool(maps[k][s]) for s, t in b.taps.items()} for k, b in network.branches.items()}
         tapped = {k: {s: maps[k][s] for s in b.taps} for k, b in network.branches.items()}
-        return ForwardPass(tapped, pooled, network.fuse(pooled))
+        return ForwardPass(tapped, pooled, network.fuse(pooled), network.temperature)

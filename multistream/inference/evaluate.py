@@ -20,7 +20,7 @@ from multistream.errors import DataError
 from multistream.features import extract
 from multistream.inference.class_maps import match_classes, read_class_map
 from multistream.inference.measured_photos import photos_to_measure
-from multistream.inference.metrics import Metrics, metrics
+from multistream.inference.metrics import Metrics, metrics, without_temperature
 from multistream.inference.missing import MissingPolicy, MissingStream, absent_pooled
 from multistream.inference.model import Model, load
 from multistream.inputs import Image, Input
@@ -57,12 +57,16 @@ class Evaluation:
     """The metrics without photos of those classes, where there are any."""
     missing: Mapping[str, int] = field(default_factory=dict)
     """Photos that lack a stream, by its key."""
+    temperature: float = 1.0
+    """What the logits were divided by."""
     policies: Mapping[str, PolicyAccuracy] = field(default_factory=dict)
     """Where some lack one: accuracy on the photos that are complete, and on all under `drop` and under `mean`."""
 
     def to_dict(self) -> dict[str, Any]:
         """What `evaluate --json` prints."""
         about: dict[str, Any] = {"run": self.run, "data": self.data, "left_out": dict(self.left_out)}
+        if self.temperature != 1:
+            about |= {"temperature": self.temperature}
         if self.reachable:
             about |= {"unreachable": list(self.unreachable), "reachable": self.reachable.to_dict()}
         if self.missing:
@@ -122,12 +126,20 @@ def evaluate(
         write_predictions(predictions, as_predictions(table, rows, probabilities, classes=match.classes))
     lacking = {key: int((~there[rows]).sum()) for key, there in measured.present.items()}
     lacking = {key: count for key, count in lacking.items() if count}
+    raw = without_temperature(next(iter(measured.probabilities.values()))[rows], model.network.temperature)
     reachable, votes = match.reachable(labels), votes_over(table, rows, classes=match.classes)
     return Evaluation(
         str(run),
         table.name,
-        metrics(probabilities, labels, match.classes, votes=votes),
+        metrics(
+            probabilities,
+            labels,
+            match.classes,
+            votes=votes,
+            uncalibrated=None if raw is None else match.apply(raw),
+        ),
         left_out,
+        temperature=model.network.temperature,
         unreachable=match.unreachable,
         reachable=metrics(probabilities[reachable], labels[reachable], match.classes)
         if reachable.any() and match.unreachable
@@ -255,11 +267,11 @@ def _probabilities(
     policy: MissingPolicy,
     has_one: NDArray[np.bool_],
 ) -> NDArray[np.float64]:
-    """softmax(logits) (N, K); NaN where drop leaves a photo no stream."""
+    """The network's probabilities (N, K); NaN where drop leaves a photo no stream."""
     has_one = has_one if policy.policy == "drop" else np.ones_like(has_one)
     rows = torch.from_numpy(np.flatnonzero(has_one)).to(network.prior.device)
     pooled = {key: {stage: values[rows] for stage, values in stages.items()} for key, stages in features.items()}
     logits = policy.logits(network, pooled, {key: there[rows] for key, there in present.items()})
     probabilities = np.full((len(has_one), logits.shape[1]), np.nan)
-    probabilities[has_one] = logits.double().softmax(1).cpu().numpy()
+    probabilities[has_one] = network.probabilities(logits).cpu().numpy()
     return probabilities

@@ -146,12 +146,12 @@ class GroupPredictor(GroupReader):
 
     @torch.no_grad()
     def probabilities(self, photos: Sequence[ReadPhoto], *, fill_up: bool = True) -> NDArray[np.float64]:
-        """softmax(logits) (n, K) of n <= GROUP photos; `fill_up` runs a whole group, for the same last bits."""
+        """Probabilities (n, K) of n <= GROUP photos; `fill_up` runs a whole group, for the same last bits."""
         rows = filled_up(photos) if fill_up else photos
         absent = absent_pooled(self.network, self.missing.without, len(rows))
         pooled = {**self.pooled(photos, fill_up=fill_up), **absent}
         logits = self.missing.logits(self.network, pooled, self._present(rows))
-        probabilities: NDArray[np.float64] = logits.double().softmax(1).cpu().numpy()
+        probabilities: NDArray[np.float64] = self.network.probabilities(logits).cpu().numpy()
         return probabilities[: len(photos)]
 
     def _present(self, rows: Sequence[ReadPhoto]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from multistream.errors import DataError
@@ -67,6 +68,11 @@ class Metrics:
     """{class: {n, precision, recall, recall_ci95, f1}}"""
     votes: Mapping[str, Any] | None = None
     """Distances to the votes, where people voted (`multistream.vote_distances`)."""
+    ece_before: float | None = None
+    """The calibration error before logits were divided by a temperature; None where they are not."""
+    ece_before_ci95: Interval | None = None
+    nll_before: float | None = None
+    nll_before_ci95: Interval | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: tuples are lists, and what is not known is left out."""
@@ -80,11 +86,13 @@ def metrics(
     classes: Sequence[str],
     *,
     votes: NDArray[np.floating] | None = None,
+    uncalibrated: NDArray[np.floating] | None = None,
     seed: int = 0,
 ) -> Metrics:
     """Measures probabilities (N, K) against labels (N,), which index the K classes; `seed` draws the bootstraps.
 
-    `votes` (N, K) are the distributions that people gave, where they voted.
+    `votes` (N, K) are the distributions that people gave, where they voted; `uncalibrated` (N, K) the probabilities
+    before a temperature was applied.
 
     Raises DataError where there is no photo, ValueError for arrays that do not fit.
     """
@@ -106,6 +114,7 @@ def metrics(
         classes=tuple(classes),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
         per_class=_per_class(confusion, labels, predicted, classes),
+        **_before(uncalibrated, labels, seed=seed),
         votes=None if votes is None else vote_metrics(exact, np.asarray(votes, np.float64), seed=seed),
     )
 
@@ -152,6 +161,25 @@ def _of_probabilities(probabilities: Floats, labels: Integers, predicted: Intege
         "ece": ece,
         "ece_ci95": (max(0.0, low), high),
     }
+
+
+def _before(uncalibrated: NDArray[np.floating] | None, labels: Integers, *, seed: int) -> dict[str, Any]:
+    """Calibration error and likelihood of the probabilities before calibration."""
+    if uncalibrated is None:
+        return {}
+    exact = np.asarray(uncalibrated, dtype=np.float64)
+    found = _of_probabilities(exact, labels, exact.argmax(axis=1), seed=seed)
+    names = {"ece": "ece_before", "ece_ci95": "ece_before_ci95", "nll": "nll_before", "nll_ci95": "nll_before_ci95"}
+    return {name: found[own] for own, name in names.items()}
+
+
+def without_temperature(probabilities: NDArray[np.floating], temperature: float) -> Floats | None:
+    """softmax(logits) of softmax(logits / temperature), (N, K); None where the temperature is 1."""
+    if temperature == 1:
+        return None
+    logs = temperature * np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float64).tiny))
+    raw: Floats = softmax(logs, axis=1)
+    return raw
 
 
 def _calibration_gaps(confidences: Floats, correct: NDArray[np.bool_]) -> Floats:

@@ -183,11 +183,26 @@ class MultiStream(nn.Module):
         self.zero_shot_heads = frozenset(known) & set(self.fusion.heads)
         """Keys of the heads that need no training: their streams know these classes."""
         self._trained = trained
+        self._temperature = 1.0
 
     @property
     def trained(self) -> bool:
         """Whether the whole network has been trained, its fusion included."""
         return self._trained
+
+    @property
+    def temperature(self) -> float:
+        """What `probabilities` divides the logits by; 1 unless the network has been calibrated."""
+        return self._temperature
+
+    def probabilities(self, logits_BK: Tensor) -> Tensor:
+        """softmax(logits / temperature), (B, K) float64."""
+        return (logits_BK.double() / self._temperature).softmax(1)
+
+    def calibrate(self, temperature: float) -> Self:
+        """Sets the temperature, a number above 0."""
+        self._temperature = temperature
+        return self
 
     def mark_trained(self, prior: Tensor | None = None) -> Self:
         """Says that training has ended; `prior` (K,) gives the fractions of the classes in the training data."""

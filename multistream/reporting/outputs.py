@@ -45,7 +45,7 @@ class NetworkOutputs:
     @property
     def probabilities(self) -> NDArray[np.float64]:
         """(N, K)"""
-        probabilities: NDArray[np.float64] = self.output.logits.double().softmax(1).numpy()
+        probabilities: NDArray[np.float64] = self.model.network.probabilities(self.output.logits).numpy()
         return probabilities
 
     @property
@@ -69,7 +69,7 @@ class NetworkOutputs:
         with torch.no_grad(), evaluating(network):
             for key in stages if len(stages) > 1 else ():
                 masked = network.mask({other: taps for other, taps in stages.items() if other != key})
-                probabilities[key] = masked.fuse(pooled).logits.double().softmax(1).cpu().numpy()
+                probabilities[key] = network.probabilities(masked.fuse(pooled).logits).cpu().numpy()
         return probabilities
 
     def attribution(self, rows: NDArray[np.int64] | None = None) -> ShapleyValues:

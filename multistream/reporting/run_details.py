@@ -21,8 +21,8 @@ from multistream.comparison.run_results import Result, read_result
 from multistream.data.filenames import printable
 from multistream.errors import DataError
 from multistream.files import sha256_file
-from multistream.inference.metrics import Metrics, metrics
-from multistream.runs.model_file import read_about
+from multistream.inference.metrics import Metrics, metrics, without_temperature
+from multistream.runs.model_file import read_about, read_temperature
 from multistream.runs.predictions_file import Predictions
 from multistream.runs.split_file import SplitRow, read_split, shared_between_parts
 
@@ -107,7 +107,11 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
         folder=folder,
         result=result,
         metrics=metrics(
-            predictions.probabilities, _label_indices(predictions), predictions.classes, votes=predictions.votes
+            predictions.probabilities,
+            _label_indices(predictions),
+            predictions.classes,
+            votes=predictions.votes,
+            uncalibrated=without_temperature(predictions.probabilities, read_temperature(model_file)),
         ),
         rows=read_split(folder / runs.SPLIT),
         split_sha256=sha256_file(folder / runs.SPLIT),

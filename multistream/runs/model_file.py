@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -67,6 +68,7 @@ def save_model(network: MultiStream, path: Path, *, recipe: Recipe) -> None:
         "recipe": recipe.to_dict(),
         "classes": list(network.classes),
         "trained": network.trained,
+        "temperature": network.temperature,
         "distributions": distributions_of(plan),
     }
     text = json.dumps(about)
@@ -99,6 +101,7 @@ def load_model(path: str | Path, *, streams: Mapping[str, Stream] | None = None)
     _check_finite(tensors, file)
     network = _recomposed(metadata, tensors, file, streams)
     network.load_state_dict(tensors)
+    network.calibrate(metadata.temperature)
     return LoadedModel(network.eval(), metadata.recipe, file, sha256_file(file))
 
 
@@ -109,6 +112,7 @@ class ModelMetadata:
     plan: NetworkPlan
     recipe: Recipe
     trained: bool
+    temperature: float
     distributions: Mapping[str, str]
     text: str = field(repr=False)
     digest: str
@@ -131,6 +135,11 @@ def read_about(file: Path) -> Mapping[str, Any]:
     return _read_metadata(file).about
 
 
+def read_temperature(file: Path) -> float:
+    """What a model divides its logits by; WeightsError where the file is malformed."""
+    return _read_metadata(file).temperature
+
+
 def _read_metadata(file: Path) -> ModelMetadata:
     metadata = _header(file)
     if ABOUT not in metadata:
@@ -147,13 +156,18 @@ def _read_metadata(file: Path) -> ModelMetadata:
         plan = NetworkPlan.from_dict(about["plan"])
         recipe = Recipe.from_dict(about["recipe"])
         trained, distributions = about["trained"], about["distributions"]
+        temperature = float(about.get("temperature", 1.0))  # files of before have none
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"'temperature' is {temperature}, it must be above 0")
         if not isinstance(trained, bool) or not _is_texts(distributions):
             raise TypeError("'trained' is true or false, 'distributions' holds versions")
     # A foreign file may hold anything here, and each part of the recipe and the plan has errors of its own.
     except (MultistreamError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         detail = f"{type(error).__name__}: {str(error)[:200]}"
         raise WeightsError(str(file), f"its metadata is malformed ({detail}).", do=RETRAIN) from error
-    return ModelMetadata(plan, recipe, trained, distributions, metadata[ABOUT], metadata.get(DIGEST, ""), about)
+    return ModelMetadata(
+        plan, recipe, trained, temperature, distributions, metadata[ABOUT], metadata.get(DIGEST, ""), about
+    )
 
 
 def _is_texts(value: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,8 +23,21 @@ from multistream.training.loop import plain_loss
 from multistream.training.prepare import Prepared
 
 
-def solve(prepared: Prepared, extracted: Extracted, criterion: Loss, *, say: Callable[[str], None]) -> dict[str, float]:
-    """Fits the network to its optimum and returns the line of metrics.jsonl, with the penalties that were chosen."""
+@dataclass(frozen=True)
+class OutOfFold:
+    """Logits (N, K) of N photos, `images` (N,), by classifiers that were fitted without them."""
+
+    logits: NDArray[np.float64]
+    images: NDArray[np.int64]
+
+
+def solve(
+    prepared: Prepared, extracted: Extracted, criterion: Loss, *, say: Callable[[str], None]
+) -> tuple[dict[str, float], OutOfFold | None]:
+    """Fits the network to its optimum; returns the line of metrics.jsonl, with the penalties that were chosen.
+
+    And what the inner folds say of the training photos, where they chose the penalties and there is one classifier.
+    """
     started = time.monotonic()
     network, settings, parts = prepared.network, prepared.recipe.training, prepared.parts
     targets = as_targets(prepared.targets, device=torch.device("cpu"))
@@ -35,7 +49,7 @@ def solve(prepared: Prepared, extracted: Extracted, criterion: Loss, *, say: Cal
     chosen = ", ".join(f"{key} {penalty:.3g}" for key, penalty in fit.penalties.items())
     say(f"lbfgs: penalties {chosen} from {fit.fits} fits, {seconds:.1f} s")
     train, val = (_measured(network, pooled, targets, extracted.valid, rows) for rows in (parts.train, parts.val))
-    return {
+    line = {
         "epoch": 0,
         "step": fit.fits,
         "train_loss": train[0],
@@ -45,6 +59,9 @@ def solve(prepared: Prepared, extracted: Extracted, criterion: Loss, *, say: Cal
         "seconds": seconds,
         **{f"penalty/{key}": penalty for key, penalty in fit.penalties.items()},
     }
+    out = [probe.out_of_fold for probe in fit.probes.values() if probe.out_of_fold is not None]
+    first_views = np.flatnonzero(np.arange(len(data.images)) < len(_valid(parts.train, extracted.valid)))
+    return line, OutOfFold(out[0][first_views], data.images[first_views]) if len(out) == len(fit.probes) == 1 else None
 
 
 def convex_data(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from multistream.console import Console
 from multistream.errors import CannotResume, UsageError
 from multistream.files import write_atomic
 from multistream.folder_lock import FolderLock
-from multistream.inference.metrics import Metrics, metrics
+from multistream.inference.metrics import Metrics, metrics, without_temperature
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe, differences
 from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
@@ -159,7 +159,7 @@ def _gathered(folder: Path, recipe: Recipe, *, seconds: float) -> FoldsRun:
     run = FoldsRun(
         folder=folder,
         recipe=recipe,
-        test=_metrics(repeats[0]),
+        test=_metrics(repeats[0], [float(each.get("temperature", 1.0)) for each in summaries[:k]], own[:k]),
         accuracies=tuple(float(repeat.correct.mean()) for repeat in repeats),
         folds=tuple(
             {"run": f"{runs.FOLDS}/{name}", "accuracy": float(found.correct.mean()), "n": len(found)}
@@ -187,10 +187,20 @@ def joined(predictions: list[Predictions]) -> Predictions:
     )
 
 
-def _metrics(found: Predictions) -> Metrics:
+def _metrics(found: Predictions, temperatures: Sequence[float], folds: Sequence[Predictions]) -> Metrics:
+    """Of the predictions of all folds together, each with its own temperature."""
     index = {name: k for k, name in enumerate(found.classes)}
     labels = np.array([index[label] for label in found.labels or ()], dtype=np.int64)
-    return metrics(found.probabilities, labels, found.classes, votes=found.votes)
+    raw = None
+    if any(temperature != 1 for temperature in temperatures):
+        raw = np.concatenate(
+            [
+                fold.probabilities if before is None else before
+                for fold, temperature in zip(folds, temperatures, strict=True)
+                for before in [without_temperature(fold.probabilities, temperature)]
+            ]
+        )
+    return metrics(found.probabilities, labels, found.classes, votes=found.votes, uncalibrated=raw)
 
 
 def train(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from multistream import runs
 from multistream.features import Extracted
@@ -36,6 +37,8 @@ class Run:
     parameters: Mapping[str, int]
     epochs: int
     best_epoch: int
+    temperature: float = 1.0
+    """What the network divides its logits by."""
 
     def to_dict(self) -> dict[str, Any]:
         """summary.json, and what `train --json` prints."""
@@ -46,6 +49,7 @@ class Run:
             "run": str(self.folder),
             "data": dict(self.data),
             "parameters": dict(self.parameters),
+            **({} if self.temperature == 1 else {"temperature": self.temperature}),
             "epochs": self.epochs,
             "best_epoch": self.best_epoch,
         }
@@ -60,17 +64,19 @@ class Measured:
     metrics: Mapping[str, Metrics]
 
 
-def measure(prepared: Prepared, extracted: Extracted) -> Measured:
-    """Classifies the extracted images and compares with their labels, part by part."""
-    probabilities = classify(prepared, extracted)
-    valid, table = extracted.valid.numpy(), prepared.table
-    rows = {name: indices[valid[indices]] for name, indices in prepared.parts.named().items()}
+def measure(prepared: Prepared, logits: Tensor, valid: Tensor) -> Measured:
+    """Compares what the network says of all images, from their logits (N, K), with their labels, part by part."""
+    network, table = prepared.network, prepared.table
+    probabilities: NDArray[np.float64] = network.probabilities(logits).numpy()
+    raw = None if network.temperature == 1 else logits.softmax(1).numpy()
+    rows = {name: indices[valid.numpy()[indices]] for name, indices in prepared.parts.named().items()}
     measured = {
         name: metrics(
             probabilities[part],
             table.labels[part],
             prepared.network.classes,
             votes=None if table.votes is None else table.votes[part],
+            uncalibrated=None if raw is None else raw[part],
         )
         for name, part in rows.items()
         if len(part)
@@ -79,17 +85,16 @@ def measure(prepared: Prepared, extracted: Extracted) -> Measured:
 
 
 @torch.no_grad()
-def classify(prepared: Prepared, extracted: Extracted) -> NDArray[np.float64]:
-    """softmax(logits) of every image, (N, K) float64; the rows of images that were not read are without meaning."""
+def classify(prepared: Prepared, extracted: Extracted) -> Tensor:
+    """The logits of every image, (N, K) float64; the rows of images that were not read are without meaning."""
     network = prepared.network.eval()
     features = extracted.to(prepared.runtime.device)
     chunks = []
     for start in range(0, len(extracted.valid), CHUNK):
         rows = slice(start, start + CHUNK)
         pooled = {key: {stage: f[rows] for stage, f in stages.items()} for key, stages in features.items()}
-        chunks.append(network.classify(pooled).double().softmax(1).cpu())
-    probabilities: NDArray[np.float64] = torch.cat(chunks).numpy()
-    return probabilities
+        chunks.append(network.classify(pooled).double().cpu())
+    return torch.cat(chunks)
 
 
 def write_run(prepared: Prepared, measured: Measured, run: Run, *, digests: Mapping[int, str]) -> None:

@@ -25,6 +25,7 @@ from multistream.runs.composition import compose_network, settle_weights, with_d
 from multistream.runtime.device import Runtime, available_workers
 from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.precision_check import settle
+from multistream.training.calibration import check_calibration
 from multistream.training.convex import check_convex
 
 FINE_TUNING_RATE = 3e-4
@@ -114,6 +115,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     parts = usable(draw_parts(table, recipe.data), side_inputs, table)
     for note in parts.notes:
         say(f"split: {note}")
+    check_calibration(recipe, network, validation=len(parts.val))
     fill = settings.missing_vectors == "mean"
     side_inputs = fit_vectors(network, side_inputs, parts, fill=fill, say=say)
     runtime = settle(on_rank(recipe.runtime, ranks), network, say=say)

@@ -62,6 +62,8 @@ class FittedProbe:
     """The mean cross entropy by which the penalties were chosen; NaN where they were given."""
     fits: int = 1
     """How many fits were made."""
+    out_of_fold: Array | None = field(default=None, repr=False, compare=False)
+    """Each row's logits (N, K) by the fit of the inner fold that held it out, where inner folds chose the penalties."""
     regression: SoftmaxRegression | None = field(default=None, repr=False, compare=False)
     """The rows of the fit, of which a fit of fewer features on the same rows takes the products."""
 
@@ -136,7 +138,19 @@ def fit_probe(
     chosen, loss = search.run(start.penalties if start else {}, per_stream=per_stream)
     fit = _Fit(data, everything) if validation is None else judges[0].fit
     probe = fit.solve(chosen, judges[0].found.get(tuple(chosen.values()), judges[0].last))
-    return replace(probe, held_out_loss=loss, fits=search.fits + 1)
+    out = _joined(len(data.targets), parts, judges, chosen) if validation is None else None
+    return replace(probe, held_out_loss=loss, fits=search.fits + 1, out_of_fold=out)
+
+
+def _joined(
+    rows: int, parts: Sequence[tuple[Rows, Rows]], judges: Sequence[_HeldOut], penalties: Mapping[str, float]
+) -> Array:
+    """The logits of every row by the fit that held it out."""
+    found = [judge.logits(penalties) for judge in judges]
+    logits = np.zeros((rows, found[0].shape[1]))
+    for (_, held_out), own in zip(parts, found, strict=True):
+        logits[held_out] = own
+    return logits
 
 
 def as_distributions(targets: ArrayLike, *, classes: int = 0) -> Array:
@@ -232,6 +246,11 @@ class _HeldOut:
         self.last = self.found[tuple(penalties.values())] = probe.optimum
         each = -(self.targets * log_softmax(probe.logits(self.features), axis=1)).sum(1)
         return float(self.weights @ each), float(self.weights.sum())
+
+    def logits(self, penalties: Mapping[str, float]) -> Array:
+        """The held-out rows' logits (M, K) under penalties that were tried."""
+        optimum = self.found[tuple(penalties.values())]
+        return FittedProbe(self.fit.standardisation, optimum, penalties).logits(self.features)
 
 
 class _Search:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from multistream import runs
 from multistream.console import Console
 from multistream.data.loading import Photos
 from multistream.data.views import views_of
+from multistream.errors import DataError
 from multistream.features import Extracted
 from multistream.files import write_atomic
 from multistream.folder_lock import FolderLock
@@ -28,12 +30,13 @@ from multistream.runtime.device import Runtime, compiling_pays, parameter_count,
 from multistream.runtime.distributed import ALONE, Ranks, processes
 from multistream.runtime.memory import exhausted
 from multistream.training.batch_size import settings_that_fit, smaller_batches
-from multistream.training.convex_training import solve
+from multistream.training.calibration import fit_temperature
+from multistream.training.convex_training import OutOfFold, solve
 from multistream.training.extraction import Extractor, fit_taps, hashed, set_baselines
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed, as_targets
 from multistream.training.loop import Trainer
 from multistream.training.losses import make_loss
-from multistream.training.measuring import Run, measure, write_run
+from multistream.training.measuring import Run, classify, measure, write_run
 from multistream.training.objective import Objective
 from multistream.training.prepare import Prepared, prepare
 from multistream.training.progress import Listener, Progress
@@ -110,6 +113,7 @@ class _Training:
         self.targets = as_targets(prepared.targets, device=prepared.runtime.device)
         self.extract = Extractor(prepared, folder, console=console, stop=stop, ranks=ranks, digests=digests)
         self.extracted: Extracted | None = None
+        self.out_of_fold: OutOfFold | None = None
         self.photos: Photos | None = None
         """What the training loop reads; its `bad` are named after the first epoch."""
 
@@ -155,7 +159,7 @@ class _Training:
         criterion = self._criterion().to(prepared.runtime.device)
         if self.settings.solver == "lbfgs":
             assert self.extracted is not None
-            line = solve(prepared, self.extracted, criterion, say=self.console.say)
+            line, self.out_of_fold = solve(prepared, self.extracted, criterion, say=self.console.say)
             runs.write_lines(self.folder / runs.METRICS, [line])
             return Progress(epoch=1, best_epoch=0, finished=True)
         saved = read_checkpoint(self.folder, prepared, console=self.console) if resume else None
@@ -216,7 +220,10 @@ class _Training:
             extracted = self.extract(parts.named().values())
         set_baselines(prepared, extracted)
         network.mark_trained(torch.from_numpy(prepared.class_shares(parts.train).mean(0)))
-        measured = measure(prepared, extracted)
+        logits = classify(prepared, extracted)
+        if self.settings.calibration == "temperature":
+            self._calibrate(logits, extracted.valid)
+        measured = measure(prepared, logits, extracted.valid)
         seconds = time.monotonic() - started
         run = Run(
             folder=self.folder,
@@ -228,11 +235,26 @@ class _Training:
             parameters=parameter_count(network),
             epochs=progress.epoch,
             best_epoch=progress.best_epoch,
+            temperature=network.temperature,
         )
         if self.ranks.is_first:
             write_run(prepared, measured, run, digests=self.digests)
         self.ranks.wait_for_first()
         return run
+
+    def _calibrate(self, logits: Tensor, valid: Tensor) -> None:
+        """Fits the temperature on the validation part, or on the inner folds of the convex probe."""
+        val, targets = self.prepared.parts.val, self.prepared.targets
+        rows = val[valid.numpy()[val]]
+        if len(rows):
+            temperature, source = fit_temperature(logits.numpy()[rows], targets[rows]), "validation photos"
+        elif self.out_of_fold is not None:
+            rows = self.out_of_fold.images
+            temperature, source = fit_temperature(self.out_of_fold.logits, targets[rows]), "photos, out of inner folds"
+        else:
+            raise DataError("training.calibration", "no photo of the validation part can be decoded.")
+        self.prepared.network.calibrate(temperature)
+        self.console.say(f"calibration: temperature {temperature:.3f} from {len(rows):,} {source}")
 
     def _feed(self, settings: TrainingSettings, *, pooled: bool, ranks: Ranks = ALONE) -> Feed:
         runtime, extracted = self.prepared.runtime, self.extracted

@@ -1,0 +1,51 @@
+"""Temperature: one number by which logits are divided, so that probabilities are as high as photos are right.
+
+Guo et al. 2017 (On Calibration of Modern Neural Networks, ICML). Which class wins does not change. It is fitted on
+photos that the network has not learnt from: the validation part, or the inner folds of the convex probe.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from multistream.errors import UsageError
+from multistream.network.network import MultiStream
+from multistream.recipe import Recipe
+
+WHERE = "training.calibration"
+HOTTEST = 100.0
+"""The temperature lies between 1 / 100 and 100. A few photos that are all right, or all wrong, have no best one."""
+
+
+def fit_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64] | NDArray[np.float64]) -> float:
+    """The temperature with the least mean cross entropy of logits (N, K) to labels (N,) or distributions (N, K).
+
+    The loss is convex in 1 / temperature, so the minimum is the only one.
+
+    >>> logits = np.log([[0.9, 0.1]] * 4)
+    >>> round(float(1 / (1 + np.exp(-np.log(9) / fit_temperature(logits, np.array([0, 0, 0, 1]))))), 4)
+    0.75
+    """
+    shares = targets if targets.ndim == 2 else np.eye(logits.shape[1])[targets.astype(np.int64)]
+
+    def loss(log_temperature: float) -> float:
+        return float(-(shares * log_softmax(logits / np.exp(log_temperature), axis=1)).sum(1).mean())
+
+    limit = np.log(HOTTEST)
+    return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded", options={"xatol": 1e-7}).x))
+
+
+def check_calibration(recipe: Recipe, network: MultiStream, *, validation: int) -> None:
+    """UsageError where a temperature is asked for and cannot be had."""
+    if recipe.training.calibration == "none":
+        return
+    if network.fusion.averages_probabilities and len(network.branches) > 1:
+        what = f"{recipe.network.fusion} fusion averages the streams' probabilities, which no temperature may change."
+        raise UsageError(WHERE, what, do="Leave it at none, or calibrate the runs of the single streams.")
+    trains = any(p.requires_grad for p in network.parameters())
+    if not validation and not (recipe.training.solver == "lbfgs" and trains):
+        right = "A temperature needs photos that the network has not learnt from."
+        raise UsageError(WHERE, "there is no validation part.", right=right, do="Write data.split as in 80/5/15.")
