@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="table1, fig3, fig4, or all.")],
+    targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="table1, fig3, fig4, fig5, or all.")],
     data: Annotated[
         str, typer.Option(metavar="PATH", help="The data set, as for train.", show_default="the demo set")
     ] = "",
@@ -41,7 +41,7 @@ def reproduce(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Reproduce the paper's table 1 and figures 3 and 4 on your photos; what is trained is kept."""
+    """Reproduce the paper's table 1 and figures 3 to 5 on your photos; what is trained is kept."""
     from multistream.console import Console
     from multistream.recipe import Recipe
     from multistream.reproduction.paper import the_paper
@@ -86,6 +86,7 @@ def written(found: Reproduction, out: Path) -> list[Path]:
 
     from multistream.inference.confusion_figure import draw_confusion
     from multistream.reproduction.figures import draw_truncation
+    from multistream.reproduction.reproduce import GALLERY
     from multistream.reproduction.tables import as_latex, as_markdown
 
     files = [out / "reproduction.json"]
@@ -102,4 +103,6 @@ def written(found: Reproduction, out: Path) -> list[Path]:
     if found.curves:
         files.append(out / "fig4.pdf")
         save_figure(draw_truncation(found.curves), files[-1])
+    if found.gallery:
+        files += [out / GALLERY / name for name in found.gallery.files]
     return files

@@ -13,9 +13,9 @@ from multistream.recipe import Recipe
 from multistream.reproduction.paper import Paper, PaperRow
 from multistream.spec import parse_specs
 
-TARGETS = ("table1", "fig3", "fig4")
+TARGETS = ("table1", "fig3", "fig4", "fig5")
 FUSED = "early_all"
-"""The row of figure 3."""
+"""The row of figures 3 and 5."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def rows_needed(targets: Sequence[str], paper: Paper, places: Mapping[str, str])
         wanted |= paper.rows
     if "fig4" in targets:
         wanted |= {curve.row: paper.rows[curve.row] for curve in paper.curves}
-    if "fig3" in targets:
+    if {"fig3", "fig5"} & set(targets):
         wanted |= {key: paper.rows[key] for key in (*paper.rows[FUSED].branches, FUSED)}
     for row in list(wanted.values()):
         wanted |= {key: paper.rows[key] for key in row.branches}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ from multistream.reproduction.plan import (
     planned_depths,
     rows_needed,
 )
+
+GALLERY = "fig5"
+"""The folder of figure 5."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,19 @@ class ReproducedConfusion:
 
 
 @dataclass(frozen=True)
+class ReproducedGallery:
+    """Figure 5 of n test photos: how many all, some or none of the streams get right, and the names of its files."""
+
+    n: int
+    outcomes: Mapping[str, int]
+    files: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {"n": self.n, "outcomes": dict(self.outcomes), "files": list(self.files)}
+
+
+@dataclass(frozen=True)
 class Reproduction:
     """What a reproduction found; parts that were not asked for are empty."""
 
@@ -72,6 +88,7 @@ class Reproduction:
     """The best single stream, which the other rows are compared with."""
     curves: tuple[ReproducedCurve, ...]
     confusion: ReproducedConfusion | None
+    gallery: ReproducedGallery | None
     trained: int
     """Trainings that were made now; the others were there."""
     seconds: float
@@ -96,6 +113,7 @@ class Reproduction:
             ],
             "confusion": self.confusion
             and {"classes": list(self.confusion.classes), "counts": [list(row) for row in self.confusion.counts]},
+            "gallery": self.gallery and self.gallery.to_dict(),
             "trained": self.trained,
             "seconds": self.seconds,
             "notes": list(self.notes),
@@ -103,7 +121,7 @@ class Reproduction:
 
 
 def reproduce(targets: Sequence[str], request: Request, *, console: Console | None = None) -> Reproduction:
-    """Trains what the targets (table1, fig3, fig4) need and is not there yet, and reads all of it.
+    """Trains what the targets (table1, fig3, fig4, fig5) need and is not there yet, and reads all of it.
 
     Raises UsageError for targets or streams that the paper does not have, and what `train` raises.
     """
@@ -130,6 +148,7 @@ def reproduce(targets: Sequence[str], request: Request, *, console: Console | No
             reference=table[1],
             curves=curves,
             confusion=_confusion(shown, paper) if shown else None,
+            gallery=work.gallery(fused) if fused and "fig5" in targets else None,
             trained=work.trained,
             seconds=round(time.monotonic() - started, 1),
             notes=_notes(request, paper, rows, targets),
@@ -191,6 +210,13 @@ class _Work:
             )
             for i, row in enumerate(ordered)
         ), best.name
+
+    def gallery(self, row: PaperRow) -> ReproducedGallery:
+        """Figure 5 of a row's first run."""
+        from multistream.reproduction.gallery import reproduce_gallery
+
+        run = Path(self.results(row)[0].name)
+        return reproduce_gallery(run, self.request.out / GALLERY, console=self.console)
 
     def curves(self) -> tuple[ReproducedCurve, ...]:
         """Figure 4 of the streams that are there."""
@@ -262,6 +288,10 @@ def _notes(request: Request, paper: Paper, rows: Sequence[PaperRow], targets: Se
         if spec.partition(":")[0] != place:
             notes.append(f"{spec} in the place of {place}")
     left_out = [row.name for row in paper.rows.values() if row not in rows]
+    figures = [name for name in ("fig3", "fig5") if name in targets]
+    if figures and paper.rows[FUSED] not in rows:
+        needed = ", ".join(paper.streams_of(paper.rows[FUSED]))
+        notes.append(f"{' and '.join(figures)} are left out: {paper.rows[FUSED].name} needs {needed}")
     if "table1" in targets and left_out:
         notes.append(f"rows without their streams are left out: {', '.join(left_out)}")
     notes.append("published: on FI (22,260 photos), which these photos are not, unless said otherwise")

@@ -56,6 +56,26 @@ def test_late_fusion_is_the_mean_of_the_branches_of_the_same_fold(command: list[
     assert np.mean([each.probabilities for each in own], axis=0) == pytest.approx(late.probabilities, abs=1e-6)
 
 
+def test_figure_5_is_drawn_once(command: list[str]) -> None:
+    out = Path(command[command.index("--out") + 1])
+    asked = ["reproduce", "fig5", *command[3:], "--json"]
+    first = json.loads(CliRunner().invoke(app, asked, catch_exceptions=False).stdout)["gallery"]
+    assert sum(first["outcomes"].values()) == first["n"] == 30, "the photos of one of two folds"
+    assert {"anp.pdf", "places.pdf", "object.pdf"} < set(first["files"])
+    drawn = {path: path.stat().st_mtime_ns for path in (out / "fig5").iterdir()}
+    assert all(path.read_bytes().startswith(b"%PDF") for path in drawn if path.suffix == ".pdf")
+    assert json.loads(CliRunner().invoke(app, asked, catch_exceptions=False).stdout)["gallery"] == first
+    assert drawn == {path: path.stat().st_mtime_ns for path in (out / "fig5").iterdir()}
+
+
+def test_figures_without_their_streams_are_named(command: list[str], vectors: Path, tmp_path: Path) -> None:
+    asked = ["reproduce", "fig3", "fig5", *command[3:9], "--json", "--quiet", "--streams", "anp=anp", *command[-8:]]
+    asked += ["--input", f"anp={vectors}", "--out", str(tmp_path / "other")]
+    found = json.loads(CliRunner().invoke(app, asked, catch_exceptions=False).stdout)
+    assert found["gallery"] is None
+    assert any("fig3 and fig5 are left out: MG EF O+P+ANP needs object, places, anp" in n for n in found["notes"])
+
+
 def test_other_settings_need_another_folder(command: list[str]) -> None:
     CliRunner().invoke(app, command, catch_exceptions=False)
     with pytest.raises(UsageError, match=r"other settings: training\.learning_rate"):

@@ -1,0 +1,48 @@
+"""Figure 5: photos that all, some or none of the streams get right, with each stream's map and the vector's entries."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from multistream import runs
+from multistream.console import Console
+from multistream.explaining import Explainer, ExplanationRequest, Target
+from multistream.explaining.gallery import make_gallery
+from multistream.files import json_object, write_atomic
+from multistream.inference.model import load
+from multistream.reproduction.reproduce import ReproducedGallery
+
+FILE = "gallery.json"
+KIND = "pdf"
+
+
+def reproduce_gallery(run: Path, folder: Path, *, console: Console) -> ReproducedGallery:
+    """The galleries of a run's test photos (of the first fold's, where it has folds) as PDFs in `folder`.
+
+    What is there from the same model is kept.
+    """
+    own = sorted((run / runs.FOLDS).glob("*"))
+    model = load(own[0] if own else run)
+    if (found := _kept(folder, model.sha256)) is not None:
+        return found
+    request = ExplanationRequest(Target("predicted"), method="fused", every_class=False)
+    explainer = Explainer(model, None, request=request, labelled=True, console=console)
+    with console.progress(len(explainer.selection), "photos") as bar:
+        drawn = make_gallery(explainer, folder, kind=KIND, tick=bar.advance)
+    names = tuple(path.name for path in drawn.files)
+    found = ReproducedGallery(drawn.n, {str(name): count for name, count in drawn.outcomes.items()}, names)
+    write_atomic(folder / FILE, json.dumps({"model": model.sha256, **found.to_dict()}, indent=2) + "\n")
+    return found
+
+
+def _kept(folder: Path, sha256: str) -> ReproducedGallery | None:
+    """The galleries that are there, if all are and they are of this model."""
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    about = json_object(file.read_text(encoding="utf-8"), where=str(file))
+    names = tuple(about.get("files", ()))
+    if about.get("model") != sha256 or not all((folder / name).is_file() for name in names):
+        return None
+    return ReproducedGallery(int(about["n"]), dict(about["outcomes"]), names)
