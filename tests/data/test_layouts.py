@@ -271,6 +271,28 @@ def test_missing_files_are_left_out_and_told(photos: Photos) -> None:
         open_table(path, strict=True)
 
 
+def test_votes_of_a_sheet(photos: Photos) -> None:
+    root = photos("1.jpg", "2.jpg", "3.jpg")
+    file = root / "votes.csv"
+    file.write_text("path,votes_fear,votes_awe,votes_joy\n1.jpg,1,3,0\n2.jpg,2,2,0\n3.jpg,0.1,0.9,0\n")
+    table = open_table(str(file), label="votes")
+    assert table.classes == ("awe", "fear", "joy")
+    assert labelled(table) == {"1.jpg": "awe", "2.jpg": "fear", "3.jpg": "awe"}
+    assert table.votes is not None
+    assert table.votes.tolist() == [[0.75, 0.25, 0], [0.5, 0.5, 0], [0.9, 0.1, 0]]
+    assert not table.columns
+    assert labelled(open_table(str(file))) == labelled(table), "on winners"
+    file.write_text("path,label,votes_fear,votes_awe\n1.jpg,fear,1,3\n")
+    with pytest.raises(DataError, match=r":2: the label is 'fear', and most votes are for 'awe'"):
+        open_table(str(file))
+    file.write_text("path,votes_fear,votes_awe\n1.jpg,1,much\n")
+    with pytest.raises(DataError, match=r":2: the votes cannot be read"):
+        open_table(str(file))
+    file.write_text("path,label\n1.jpg,fear\n")
+    with pytest.raises(UsageError, match="votes needs columns votes_CLASS"):
+        open_table(str(file), label="votes")
+
+
 def test_parts_and_maps_of_a_sheet(photos: Photos) -> None:
     root = photos("a.jpg", "b.jpg", "d/a.png", "d/b.png", "s/a.png")
     path = write(

@@ -10,8 +10,9 @@ from multistream.data.filenames import printable, unescape
 from multistream.data.layouts.assemble import PARTS, Entry, assemble
 from multistream.data.layouts.delimited_text import Row, read_rows
 from multistream.data.layouts.image_paths import BadPlace, Root
+from multistream.data.layouts.votes import shares, winners
 from multistream.data.table import Table
-from multistream.errors import DataError
+from multistream.errors import DataError, UsageError
 
 PATH = ("path", "image", "file", "filename", "file_name", "file_path", "filepath", "image_path", "file_link", "img")
 LABEL = ("label", "class", "emotion", "category", "target", "class_name")
@@ -20,6 +21,9 @@ PART = ("part", "split", "subset", "fold")
 
 SPLIT_HEADER = ("path", "label", "part", "sha256")
 """The columns of a split.csv, and of what `data split` writes."""
+
+VOTES = "votes_"
+"""Columns `votes_CLASS` hold how many people gave an image each class, as numbers or fractions."""
 
 _SHOWN = 3
 
@@ -33,26 +37,33 @@ class Record:
     cells: Mapping[str, str]
 
 
-def sheet(path: Path, *, allow_outside: bool = False, strict: bool = False) -> Table:
+def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: bool = False) -> Table:
     """A Table of the images that a CSV names; paths are relative to the folder it lies in.
+
+    With columns `votes_CLASS` the label is the class with the most votes, and `label="votes"` may be asked for.
 
     Faulty lines are a DataError that names the first of them and counts the others. Files that are missing are left
     out and told, unless `strict`. A further column in which every cell is the path of a file holds Maps.
     """
     rows = read_rows(path)
     columns = _columns(path, rows)
+    known = [column.removeprefix(VOTES) for column in columns if column.startswith(VOTES)] if label == "votes" else []
+    if label and (label != "votes" or not known):
+        what = f"{printable(str(path))} has one label an image, so {label!r} cannot be chosen."
+        raise UsageError("data.label", what, right=f"votes needs columns {VOTES}CLASS, one for each class.")
     root = Root(path.parent, allow_outside=allow_outside)
     reading = _Reading(path, root, columns)
     numbered = reading.leave_out_numbers(rows[1:])
     records = reading.records(rows[1:])
     present = [record for record in records if root.exists(record.entry.id)]
     notes = _missing(path, records, present, strict=strict)
-    further = [name for name in columns if name and name not in _roles(columns).values()]
+    roles = _roles(columns).values()
+    further = [name for name in columns if name and name not in roles and not name.startswith(VOTES)]
     maps, told = _maps(root, present, further)
     entries = [record.entry for record in present]
     cells = {name: tuple(record.cells[name] for record in present) for name in further if name not in maps}
     told = (*numbered, *notes, *told)
-    return assemble(printable(path.stem), path.parent, entries, notes=told, maps=maps, columns=cells)
+    return assemble(printable(path.stem), path.parent, entries, notes=told, known=known, maps=maps, columns=cells)
 
 
 def _roles(columns: Sequence[str]) -> dict[str, str]:
@@ -70,8 +81,9 @@ def _columns(path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
         raise DataError(printable(str(path)), "it is empty.", right="It needs a line of names: path,label.")
     columns = tuple(cell.strip() for cell in rows[0].cells)
     where = f"{printable(str(path))}:{rows[0].line}"
+    has_votes = any(column.startswith(VOTES) for column in columns)
     for role, names in (("path", PATH), ("label", LABEL)):
-        if role not in _roles(columns):
+        if role not in _roles(columns) and not (role == "label" and has_votes):
             shown = ", ".join(map(printable, columns))
             right = f"A column must be called {names[0]} (or {', '.join(names[1:4])}...)."
             do = "If this line is an image already, put the line path,label before it."
@@ -122,7 +134,8 @@ class _Reading:
             cells = dict(zip(self.columns, row.cells, strict=True))
             if self.is_ours:  # written by `data split`, which escapes what a spreadsheet would run
                 cells = {name: unescape(cell) for name, cell in cells.items()}
-            entry = Entry(self._image(row, cells), self._label(cells), self._part(cells))
+            votes = self._votes(row, cells)
+            entry = Entry(self._image(row, cells), self._label(cells, votes), self._part(cells), votes)
             return Record(row.line, entry, cells)
         except BadPlace as fault:
             self.faults.append((row.line, fault.what, fault.do))
@@ -135,8 +148,23 @@ class _Reading:
             raise BadPlace(f"{image_id!r} stands on line {first} already.", "Keep one line for each image.")
         return image_id
 
-    def _label(self, cells: Mapping[str, str]) -> str:
+    def _votes(self, row: Row, cells: Mapping[str, str]) -> dict[str, float] | None:
+        """The votes of each class; DataError where a cell is no number."""
+        names = [name for name in self.columns if name.startswith(VOTES)]
+        if not names:
+            return None
+        classes = [name.removeprefix(VOTES) for name in names]
+        return dict(zip(classes, shares(self.path, row, [cells[name] for name in names], classes=classes), strict=True))
+
+    def _label(self, cells: Mapping[str, str], votes: Mapping[str, float] | None) -> str:
+        best = winners([*votes.values()], [*votes]) if votes else []
+        if best and "label" not in self.roles:
+            return best[0]
         label = cells[self.roles["label"]].strip()
+        if best and label not in best:
+            raise BadPlace(
+                f"the label is {label!r}, and most votes are for {best[0]!r}.", "Leave the label column out."
+            )
         if not label:
             raise BadPlace("the label is blank.", "Fill it in, or remove the line.")
         if any("\udc80" <= character <= "\udcff" for character in label):

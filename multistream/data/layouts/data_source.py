@@ -37,10 +37,10 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
         raise UsageError("data", f"{name!r} is no layout.", right=did_you_mean(name, datasets))
     if source in datasets and not path.exists():
         return _called(source, None, options)
-    if label:
+    if label and not path.is_file():
         what = f"{printable(source)} has one label an image, so {label!r} cannot be chosen."
         raise UsageError("data.label", what, do="Leave it out, or name the layout, for example emotion6:PATH.")
-    return _unnamed(path, allow_outside=allow_outside, strict=strict)
+    return _unnamed(path, label=label, allow_outside=allow_outside, strict=strict)
 
 
 def absolute_source(source: str) -> str:
@@ -58,12 +58,12 @@ def absolute_source(source: str) -> str:
     return source if source in datasets and not path.exists() else os.path.abspath(path)
 
 
-def _unnamed(path: Path, *, allow_outside: bool, strict: bool) -> Table:
+def _unnamed(path: Path, *, label: str, allow_outside: bool, strict: bool) -> Table:
     where = printable(str(path))
     if path.is_dir():
         return folders(path, allow_outside=allow_outside, strict=strict)
     if path.is_file():
-        return sheet(path, allow_outside=allow_outside, strict=strict)
+        return sheet(path, label=label, allow_outside=allow_outside, strict=strict)
     if path.exists():
         raise DataError(where, "it is neither a folder nor a regular file.", do="Give a folder of photos, or a CSV.")
     raise DataError(where, "there is no such file or folder.", do="Give a folder of photos by class, or a CSV.")
