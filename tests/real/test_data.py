@@ -28,6 +28,19 @@ def test_votes_and_keywords() -> None:
     assert sum(same) == 1_008
 
 
+def test_votes_are_distributions_whose_winners_are_the_labels() -> None:
+    winners, votes = (open_table(f"emotion6:{EMOTION6}", label=label) for label in ("vote", "votes"))
+    assert (winners.classes, winners.ids) == (votes.classes, votes.ids)
+    assert np.array_equal(winners.labels, votes.labels)
+    assert votes.votes is not None
+    assert winners.votes is not None, "a run on winners is measured against the votes too"
+    lines = (EMOTION6 / "ground_truth.txt").read_text().splitlines()
+    names = [cell.split()[1].rstrip("]") for cell in lines[0].split("\t")[3:]]
+    row = next(line.split("\t") for line in lines if line.startswith("joy/1.jpg"))
+    own = dict(zip(votes.classes, votes.votes[votes.ids.index("joy/1.jpg")], strict=True))
+    assert own == pytest.approx(dict(zip(names, map(float, row[3:]), strict=True)), abs=1e-3)
+
+
 def test_as_class_folders_it_is_the_keywords() -> None:
     table, keyword = open_table(str(EMOTION6 / "images")), open_table(f"emotion6:{EMOTION6}", label="keyword")
     assert (table.ids, table.classes) == (keyword.ids, keyword.classes)
