@@ -42,8 +42,8 @@ def ablate(
         Axis, typer.Option(help="Cut streams from the top, try subsets of taps, or of streams.")
     ] = Axis.depth,
     cut: Annotated[str, typer.Option(metavar="KEY", help="The one stream to cut.", show_default="each")] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="How many; the first is the recipe's.")] = 1,
-    splits: Annotated[int, typer.Option(min=1, help="How many; the first is the recipe's.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many; the first is the recipe's.")] = 1,
+    splits: Annotated[int, typer.Option(min=1, max=1000, help="How many; the first is the recipe's.")] = 1,
     streams: Annotated[str, typer.Option(metavar="SPEC,...", help="A composition, if there is no RUN.")] = "",
     data: Annotated[str, typer.Option(metavar="PATH", help="The data set, as for train.")] = "",
     temporal: Annotated[str, typer.Option(help="How a stream's tokens become one vector.", show_default="concat")] = "",

@@ -27,10 +27,12 @@ def reproduce(
     ] = "object=object,places=places,anp=anp",
     weights: Weights = None,
     input: Inputs = None,
-    folds: Annotated[int, typer.Option(min=0, help="Test every photo once, in so many folds; 0: --splits.")] = 5,
-    repeats: Annotated[int, typer.Option(min=1, help="Number of times that the folds are drawn.")] = 1,
-    splits: Annotated[int, typer.Option(min=1, help="Random splits (data.split), without folds.")] = 1,
-    seeds: Annotated[int, typer.Option(min=1, help="Training seeds.")] = 1,
+    folds: Annotated[
+        int, typer.Option(min=0, max=1000, help="Test every photo once, in so many folds; 0: --splits.")
+    ] = 5,
+    repeats: Annotated[int, typer.Option(min=1, max=1000, help="Number of times that the folds are drawn.")] = 1,
+    splits: Annotated[int, typer.Option(min=1, max=1000, help="Random splits (data.split), without folds.")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Training seeds.")] = 1,
     recipe: Annotated[str, typer.Option(metavar="FILE|NAME", help="Settings of the trainings.")] = "default",
     set_: Settings = None,
     device: DeviceSet = "",

@@ -57,6 +57,8 @@ def compose(
     >>> net({"anp": torch.zeros(2, 12)}).shape
     torch.Size([2, 2])
     """
+    if not classes:
+        raise UsageError("classes", "none is given.", right="A network needs the names of its classes.")
     options, weights, depth, known = options or {}, weights or {}, depth or {}, known or {}
     seed = drawn_seed() if seed is None else seed
     specs = _by_key(streams)
