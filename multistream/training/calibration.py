@@ -6,21 +6,51 @@ photos that the network has not learnt from: the validation part, or the inner f
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from multistream.errors import UsageError
+from multistream.errors import DataError, UsageError
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
 
+Targets = NDArray[np.int64] | NDArray[np.float64]
+"""Labels (N,) or distributions (N, K)."""
 WHERE = "training.calibration"
 HOTTEST = 100.0
 """The temperature lies between 1 / 100 and 100. A few photos that are all right, or all wrong, have no best one."""
 
 
-def fit_temperature(logits: NDArray[np.float64], targets: NDArray[np.int64] | NDArray[np.float64]) -> float:
+@dataclass(frozen=True)
+class OutOfFold:
+    """Logits (N, K) of N photos, `images` (N,), by classifiers that were fitted without them."""
+
+    logits: NDArray[np.float64]
+    images: NDArray[np.int64]
+
+
+def settled_temperature(
+    validation: OutOfFold, inner_folds: OutOfFold | None, targets: Targets, *, say: Callable[[str], None]
+) -> float:
+    """The temperature of the validation part or, where it is empty, of the inner folds; DataError without photos.
+
+    `targets` are those of all photos, by number.
+    """
+    found, source = validation, "validation photos"
+    if not len(found.images) and inner_folds is not None:
+        found, source = inner_folds, "photos, out of inner folds"
+    if not len(found.images):
+        raise DataError(WHERE, "no photo of the validation part can be decoded.", do="Run multistream data scan.")
+    temperature = fit_temperature(found.logits, targets[found.images])
+    say(f"calibration: temperature {temperature:.3f} from {len(found.images):,} {source}")
+    return temperature
+
+
+def fit_temperature(logits: NDArray[np.float64], targets: Targets) -> float:
     """The temperature with the least mean cross entropy of logits (N, K) to labels (N,) or distributions (N, K).
 
     The loss is convex in 1 / temperature, so the minimum is the only one.

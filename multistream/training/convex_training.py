@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,18 +16,11 @@ from multistream.features import Extracted
 from multistream.interfaces import Loss
 from multistream.network.network import MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
+from multistream.training.calibration import OutOfFold
 from multistream.training.convex import ConvexData, fit_network
 from multistream.training.feeds import as_targets, winners
 from multistream.training.loop import plain_loss
 from multistream.training.prepare import Prepared
-
-
-@dataclass(frozen=True)
-class OutOfFold:
-    """Logits (N, K) of N photos, `images` (N,), by classifiers that were fitted without them."""
-
-    logits: NDArray[np.float64]
-    images: NDArray[np.int64]
 
 
 def solve(

@@ -138,19 +138,11 @@ def fit_probe(
     chosen, loss = search.run(start.penalties if start else {}, per_stream=per_stream)
     fit = _Fit(data, everything) if validation is None else judges[0].fit
     probe = fit.solve(chosen, judges[0].found.get(tuple(chosen.values()), judges[0].last))
-    out = _joined(len(data.targets), parts, judges, chosen) if validation is None else None
+    out = None
+    if validation is None:  # the parts hold every row once
+        back = np.argsort(np.concatenate([held_out for _, held_out in parts]))
+        out = np.concatenate([judge.logits(chosen) for judge in judges])[back]
     return replace(probe, held_out_loss=loss, fits=search.fits + 1, out_of_fold=out)
-
-
-def _joined(
-    rows: int, parts: Sequence[tuple[Rows, Rows]], judges: Sequence[_HeldOut], penalties: Mapping[str, float]
-) -> Array:
-    """The logits of every row by the fit that held it out."""
-    found = [judge.logits(penalties) for judge in judges]
-    logits = np.zeros((rows, found[0].shape[1]))
-    for (_, held_out), own in zip(parts, found, strict=True):
-        logits[held_out] = own
-    return logits
 
 
 def as_distributions(targets: ArrayLike, *, classes: int = 0) -> Array:

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from multistream import runs
 from multistream.console import Console
 from multistream.data.loading import Photos
 from multistream.data.views import views_of
-from multistream.errors import DataError
 from multistream.features import Extracted
 from multistream.files import write_atomic
 from multistream.folder_lock import FolderLock
@@ -30,8 +28,8 @@ from multistream.runtime.device import Runtime, compiling_pays, parameter_count,
 from multistream.runtime.distributed import ALONE, Ranks, processes
 from multistream.runtime.memory import exhausted
 from multistream.training.batch_size import settings_that_fit, smaller_batches
-from multistream.training.calibration import fit_temperature
-from multistream.training.convex_training import OutOfFold, solve
+from multistream.training.calibration import OutOfFold, settled_temperature
+from multistream.training.convex_training import solve
 from multistream.training.extraction import Extractor, fit_taps, hashed, set_baselines
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed, as_targets
 from multistream.training.loop import Trainer
@@ -222,7 +220,9 @@ class _Training:
         network.mark_trained(torch.from_numpy(prepared.class_shares(parts.train).mean(0)))
         logits = classify(prepared, extracted)
         if self.settings.calibration == "temperature":
-            self._calibrate(logits, extracted.valid)
+            val = parts.val[extracted.valid.numpy()[parts.val]]
+            validation = OutOfFold(logits.numpy()[val], val)
+            network.calibrate(settled_temperature(validation, self.out_of_fold, prepared.targets, say=self.console.say))
         measured = measure(prepared, logits, extracted.valid)
         seconds = time.monotonic() - started
         run = Run(
@@ -241,20 +241,6 @@ class _Training:
             write_run(prepared, measured, run, digests=self.digests)
         self.ranks.wait_for_first()
         return run
-
-    def _calibrate(self, logits: Tensor, valid: Tensor) -> None:
-        """Fits the temperature on the validation part, or on the inner folds of the convex probe."""
-        val, targets = self.prepared.parts.val, self.prepared.targets
-        rows = val[valid.numpy()[val]]
-        if len(rows):
-            temperature, source = fit_temperature(logits.numpy()[rows], targets[rows]), "validation photos"
-        elif self.out_of_fold is not None:
-            rows = self.out_of_fold.images
-            temperature, source = fit_temperature(self.out_of_fold.logits, targets[rows]), "photos, out of inner folds"
-        else:
-            raise DataError("training.calibration", "no photo of the validation part can be decoded.")
-        self.prepared.network.calibrate(temperature)
-        self.console.say(f"calibration: temperature {temperature:.3f} from {len(rows):,} {source}")
 
     def _feed(self, settings: TrainingSettings, *, pooled: bool, ranks: Ranks = ALONE) -> Feed:
         runtime, extracted = self.prepared.runtime, self.extracted
