@@ -73,12 +73,13 @@ def evaluate(
 
 def policies(result: Evaluation) -> str:
     """Accuracy with and without the photos that lack a stream, as lines to read."""
+    from multistream.inference.policies import POLICIES
+
     lacking = ", ".join(f"{count:,} lack {key}" for key, count in result.missing.items())
-    names = {"complete": "nothing missing", "drop": "drop", "mean": "mean", "zero": "zero", "error": "as trained"}
     lines = [f"missing streams: {lacking} of {result.metrics.n:,} photos"]
     for name, found in result.policies.items():
         low, high = (100 * limit for limit in found.accuracy_ci95)
-        lines.append(f"{names[name]:18} {100 * found.accuracy:6.2f} %  [{low:.2f}, {high:.2f}]  n {found.n:,}")
+        lines.append(f"{POLICIES[name]:18} {100 * found.accuracy:6.2f} %  [{low:.2f}, {high:.2f}]  n {found.n:,}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from multistream.console import Console
 from multistream.data.photos import make_photos
@@ -23,6 +22,7 @@ from multistream.inference.measured_photos import photos_to_measure
 from multistream.inference.metrics import Metrics, metrics, without_temperature
 from multistream.inference.missing import MissingPolicy, MissingStream, absent_pooled
 from multistream.inference.model import Model, load
+from multistream.inference.policies import PolicyAccuracy, policy_accuracies, probabilities_by_policy
 from multistream.inputs import Image, Input
 from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
@@ -31,16 +31,6 @@ from multistream.runs.model_file import require_trained
 from multistream.runs.predictions_file import as_predictions, votes_over, write_predictions
 from multistream.runtime.device import available_workers, resolve_again
 from multistream.runtime.memory import exhausted
-from multistream.statistics import wilson
-
-
-@dataclass(frozen=True)
-class PolicyAccuracy:
-    """Accuracy with its 95 % interval on n photos, under one policy for missing streams."""
-
-    n: int
-    accuracy: float
-    accuracy_ci95: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -145,29 +135,8 @@ def evaluate(
         if reachable.any() and match.unreachable
         else None,
         missing=lacking,
-        policies=_policies(by_policy, labels, {key: measured.present[key][rows] for key in lacking}),
+        policies=policy_accuracies(by_policy, labels, {key: measured.present[key][rows] for key in lacking}),
     )
-
-
-def _policies(
-    by_policy: Mapping[MissingStream, NDArray[np.float64]],
-    labels: NDArray[np.int64],
-    present: Mapping[str, NDArray[np.bool_]],
-) -> dict[str, PolicyAccuracy]:
-    """Accuracy on photos that lack nothing, and on all that each policy predicts."""
-    if not present:
-        return {}
-    complete = np.all(np.stack(list(present.values())), axis=0)
-    first = next(iter(by_policy.values()))
-    chosen: dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]] = {"complete": (first, complete)}
-    chosen |= {name: (each, np.asarray(np.isfinite(each).all(1))) for name, each in sorted(by_policy.items())}
-    right = {name: (each.argmax(1) == labels)[rows] for name, (each, rows) in chosen.items()}
-    return {name: _accuracy(each) for name, each in right.items() if len(each)}
-
-
-def _accuracy(right_N: NDArray[np.bool_]) -> PolicyAccuracy:
-    n, correct = len(right_N), int(right_N.sum())
-    return PolicyAccuracy(n, correct / n, wilson(correct, n))
 
 
 def _measure(
@@ -213,11 +182,7 @@ def _measure(
         )
         features = {**extracted.to(runtime.device), **absent_pooled(network, policy.without, len(table))}
         masks = {key: torch.from_numpy(there).to(runtime.device) for key, there in present.items()}
-        asked: list[MissingStream] = [policy.policy, *(("drop", "mean") if present else ())]
-        probabilities = {
-            name: _probabilities(network, features, masks, replace(policy, policy=name), has_one)
-            for name in dict.fromkeys(asked)
-        }
+        probabilities = probabilities_by_policy(network, features, masks, policy)
     return _Measured(probabilities, extracted.valid.numpy(), present)
 
 
@@ -257,21 +222,3 @@ def _gather(
         maps_may_lack=policy.fills_maps,
         resize=settings.resize,
     )
-
-
-@torch.no_grad()
-def _probabilities(
-    network: MultiStream,
-    features: Mapping[str, Mapping[str, Tensor]],
-    present: Mapping[str, Tensor],
-    policy: MissingPolicy,
-    has_one: NDArray[np.bool_],
-) -> NDArray[np.float64]:
-    """The network's probabilities (N, K); NaN where drop leaves a photo no stream."""
-    has_one = has_one if policy.policy == "drop" else np.ones_like(has_one)
-    rows = torch.from_numpy(np.flatnonzero(has_one)).to(network.prior.device)
-    pooled = {key: {stage: values[rows] for stage, values in stages.items()} for key, stages in features.items()}
-    logits = policy.logits(network, pooled, {key: there[rows] for key, there in present.items()})
-    probabilities = np.full((len(has_one), logits.shape[1]), np.nan)
-    probabilities[has_one] = network.probabilities(logits).cpu().numpy()
-    return probabilities

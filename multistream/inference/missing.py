@@ -11,7 +11,7 @@ from torch import Tensor
 
 from multistream.errors import UsageError, did_you_mean
 from multistream.network.network import MultiStream, Pooled
-from multistream.network.present import fill_with_means, fuse_present
+from multistream.network.present import fill_with_means, fill_with_raw_means, fuse_present
 from multistream.recipe import DataSettings
 
 MissingStream = Literal["error", "drop", "mean", "zero"]
@@ -71,10 +71,10 @@ class MissingPolicy:
         if not present or all(bool(mask.all()) for mask in present.values()):
             return network.classify(pooled)
         if self.policy != "drop":
-            # Vectors have their mean or zeros already: they are filled in as they are read, before any scaling.
-            apart = {
-                key: m for key, m in present.items() if key in self.without or not network.branches[key].reads_vector
-            }
+            vectors = {k: m for k, m in present.items() if k not in self.without and network.branches[k].reads_vector}
+            apart = {key: mask for key, mask in present.items() if key not in vectors}
+            if self.policy == "mean":
+                pooled = fill_with_raw_means(network, pooled, vectors)
             return network.classify(fill_with_means(network, pooled, apart))
         filled = fill_with_means(network, pooled, present)
         rows = len(next(iter(present.values())))

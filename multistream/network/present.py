@@ -26,6 +26,18 @@ def fill_with_means(
     }
 
 
+def fill_with_raw_means(
+    network: MultiStream, pooled: Pooled, present: Mapping[str, Tensor]
+) -> dict[str, dict[str, Tensor]]:
+    """The same for vectors that are read: what the branch pools of their training mean, as it is before any scaling."""
+    filled = {key: dict(stages) for key, stages in pooled.items()}
+    for key, there in present.items():
+        branch = network.branches[key]
+        for stage, mean in branch.pool(branch.raw_mean.unsqueeze(0)).items():
+            filled[key][stage] = torch.where(there.unsqueeze(1), filled[key][stage], mean)
+    return filled
+
+
 def draw_present(rows: int, streams: int, *, dropout: float, device: torch.device) -> Tensor:
     """Which streams each image keeps, (rows, streams) bool: each goes with probability `dropout`, but never all.
 

@@ -20,7 +20,9 @@ from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.explaining.games import ShapleyValues, shapley_values
 from multistream.features import extract
+from multistream.inference.missing import MissingPolicy
 from multistream.inference.model import Model
+from multistream.inference.policies import PolicyAccuracy, policy_accuracies, probabilities_by_policy
 from multistream.interfaces import FusionOutput
 from multistream.nn.eval_mode import evaluating
 from multistream.runs.predictions_file import Predictions
@@ -71,6 +73,23 @@ class NetworkOutputs:
                 masked = network.mask({other: taps for other, taps in stages.items() if other != key})
                 probabilities[key] = network.probabilities(masked.fuse(pooled).logits).cpu().numpy()
         return probabilities
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Images that lack a stream, by its key."""
+        return {key: int((~there).sum()) for key, there in self.side_inputs.present.items() if not there.all()}
+
+    @property
+    def policies(self) -> dict[str, PolicyAccuracy]:
+        """Accuracy on the images that lack nothing, and on all under each policy; empty where none lacks a stream."""
+        present = {key: self.side_inputs.present[key] for key in self.missing}
+        network, device = self.model.network, self.runtime.device
+        masks = {key: torch.from_numpy(there).to(device) for key, there in present.items()}
+        pooled = {k: {s: p.to(device) for s, p in taps.items()} for k, taps in self.pooled.items()}
+        policy = MissingPolicy.settle(network, self.model.recipe.data)
+        with evaluating(network):
+            by_policy = probabilities_by_policy(network, pooled, masks, policy) if masks else {}
+        return policy_accuracies(by_policy, self.table.labels, present)
 
     def attribution(self, rows: NDArray[np.int64] | None = None) -> ShapleyValues:
         """Shapley values of the streams on the logit scale, for all images or for some rows."""

@@ -12,6 +12,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from multistream.inference.policies import POLICIES, PolicyAccuracy
 from multistream.reporting import charts
 from multistream.reporting.ablations import AblationFile
 from multistream.reporting.checks import ReportCheck
@@ -36,6 +37,8 @@ def render_page(
     stream_values: Sequence[charts.ChartRow],
     cues: Sequence[CueResult],
     checks: Sequence[ReportCheck],
+    missing: Mapping[str, int],
+    policies: Mapping[str, PolicyAccuracy],
 ) -> str:
     """The whole page as HTML."""
     style, script = _template_file("report.css"), _template_file("report.js")
@@ -57,6 +60,8 @@ def render_page(
             stream_values=stream_values,
             cues=cues,
             checks=checks,
+            missing=missing,
+            policies={POLICIES[name]: found for name, found in policies.items()},
             SPLITS=SPLITS,
             EPOCH_COLUMNS=EPOCH_COLUMNS,
             accuracy_chart=_accuracy_chart(results.rows),

@@ -15,6 +15,7 @@ from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.files import write_atomic
 from multistream.inference.model import Model, load
+from multistream.inference.policies import PolicyAccuracy
 from multistream.interfaces import Stream
 from multistream.nn.eval_mode import evaluating
 from multistream.profiling.profile import count_pieces
@@ -98,6 +99,8 @@ def report(
         stream_values=seen.stream_values,
         cues=seen.cues,
         checks=checks,
+        missing=seen.missing,
+        policies=seen.policies,
     )
     content = page.encode("utf-8", "backslashreplace")  # names of files may hold bytes that are not text
     write_atomic(path, content)
@@ -125,6 +128,16 @@ class _Measured:
     def streams(self) -> dict[str, NDArray[np.float64]]:
         """{key: (N, K)} probabilities of the streams' own classifiers."""
         return self.outputs.streams if self.outputs else {}
+
+    @property
+    def missing(self) -> dict[str, int]:
+        """Images that lack a stream, by its key."""
+        return self.outputs.missing if self.outputs else {}
+
+    @property
+    def policies(self) -> dict[str, PolicyAccuracy]:
+        """Accuracy under each policy for missing streams; empty where none is missing."""
+        return self.outputs.policies if self.outputs else {}
 
     @property
     def masked(self) -> dict[str, NDArray[np.float64]]:

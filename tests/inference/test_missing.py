@@ -18,8 +18,11 @@ from multistream.inference.evaluate import evaluate
 from multistream.inference.model import Model
 from multistream.network.present import draw_present, fuse_present
 from multistream.recipe import Recipe
+from multistream.reporting import report
+from multistream.runs.model_file import save_model
 from multistream.runs.split_file import read_split
 from multistream.training.train import train
+from tests.inference.conftest import settings
 
 
 @pytest.fixture(scope="module")
@@ -161,3 +164,37 @@ def test_training_with_stream_dropout_repeats_and_differs_from_training_without(
         weights.append(torch.cat([p.flatten() for p in network.fusion.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_every_policy_of_a_run_that_was_trained_with_zeros(
+    photos: Path, vectors: Path, some_vectors: Path, tmp_path: Path
+) -> None:
+    """Its vectors are filled with zeros as they are read; the row `mean` has the training mean all the same."""
+    recipe = settings(photos, some_vectors, missing_vectors="zero")
+    folder = train(recipe.updated({"training": {"epochs": 1}}), out=tmp_path / "zero").folder
+    model = ms.load(folder)
+    rows = [row for row in read_split(folder / "split.csv") if row.part == "test"]
+    labels = np.array([model.classes.index(row.label) for row in rows])
+    pooled = pooled_of(model, photos, vectors, [row.path for row in rows])
+    has = torch.from_numpy(np.isin([row.path for row in rows], np.load(some_vectors)["ids"]))
+    with torch.no_grad():
+        # So large that the accuracies differ.
+        model.network.branches["anp"].taps["vector"].raw_mean.copy_(torch.tensor([99.0, 0, -9, 0, 50, 0]))
+        save_model(model.network, folder / "model.safetensors", recipe=model.recipe)
+        means = model.network.branches["anp"].pool(model.network.branches["anp"].raw_mean.unsqueeze(0))["vector"]
+        filled = torch.where(has.unsqueeze(1), pooled["anp"]["vector"], means)
+        expected = model.network.classify({**pooled, "anp": {"vector": filled}}).numpy().argmax(1) == labels
+    found = evaluate(folder, device="cpu")
+    assert list(found.policies) == ["complete", "drop", "mean", "zero"]
+    assert found.policies["mean"].accuracy == pytest.approx(expected.mean())
+    page = report(folder, photos=1, device="cpu", out=tmp_path / "page.html").path.read_text()
+    for name in ("nothing missing", "drop", "mean", "zero"):
+        assert f'<th scope="row" class="word">{name}</th>' in page
+    lacking = int((~has).sum())
+    assert f"Of {len(rows)} test images {lacking} lack anp." in page
+    assert f"{100 * expected.mean():.1f} %" in page
+
+
+def test_a_report_of_a_complete_run_has_no_policies(both: Path, tmp_path: Path) -> None:
+    page = report(both, photos=1, device="cpu", out=tmp_path / "page.html").path.read_text()
+    assert "Missing streams" not in page

@@ -26,25 +26,39 @@ class Matched:
 def match(ids: Sequence[str], names: Sequence[str], *, where: str) -> Matched:
     """Pairs images and names: equal ones first, then each with the one whose path ends alike for longest.
 
-    Both must be each other's longest: an image does not take the name of one in another folder. Where either side has
-    several of them, a DataError counts the images and shows one. Names that stand there twice count once.
+    Both must be each other's longest, and one must hold the other whole: `joy/1.jpg` and `set/joy/1.jpg`. Where no id
+    is equal, a common folder is enough, `images/joy/1.jpg` and `set/joy/1.jpg`; a common file name never is, or a photo
+    without a name would take that of one in another folder. Where either side has several of them, a DataError counts
+    the images and shows one. Names that stand there twice count once.
     """
     row_of: dict[str, int] = {}
     for row, name in enumerate(names):
         row_of.setdefault(name, row)
     wanted = dict.fromkeys(ids)
+    others = [image for image in wanted if image not in row_of]
     pairs = _by_suffix(
-        [image for image in wanted if image not in row_of], [name for name in row_of if name not in wanted], where=where
+        others,
+        [name for name in row_of if name not in wanted],
+        common_folder=len(others) == len(wanted),
+        where=where,
     )
     rows = np.array([row_of.get(pairs.get(image, image), -1) for image in ids], dtype=np.int64)
     return Matched(rows, sum(image in pairs for image in ids))
 
 
-def _by_suffix(images: Sequence[str], names: Sequence[str], *, where: str) -> dict[str, str]:
-    """{image: name} of those that are each other's longest common suffix, in whole path components."""
+def _by_suffix(images: Sequence[str], names: Sequence[str], *, common_folder: bool, where: str) -> dict[str, str]:
+    """{image: name} of those that are each other's longest common suffix, in whole path components.
+
+    One must hold the other whole; with `common_folder` a suffix with a folder in it will do.
+    """
     of_images = _by_longest_end(images, {end for name in names for end in _ends(name)})
     of_names = _by_longest_end(names, {end for image in images for end in _ends(image)})
-    both = [(of_images[end], of_names[end]) for end in of_images if end in of_names]
+    both = [
+        (left, of_names[end])
+        for end, left in of_images.items()
+        if end in of_names
+        and ((common_folder and "/" in end) or any(_ends(path)[0] == end for path in (*left, *of_names[end])))
+    ]
     unclear = [(left, right) for left, right in both if len(left) > 1 or len(right) > 1]
     if unclear:
         _refuse(unclear, len(images), where)
