@@ -37,7 +37,7 @@ class PolicyAccuracy:
 def probabilities_by_policy(
     network: MultiStream, features: Pooled, present: Mapping[str, Tensor], policy: MissingPolicy
 ) -> dict[MissingStream, NDArray[np.float64]]:
-    """The network's probabilities (N, K) under `policy`, and where some photos lack a stream under `drop` and `mean` too.
+    """Probabilities (N, K) under `policy`, and where some photos lack a stream under `drop` and `mean` too.
 
     `present` is {key: (N,) bool} for the streams that some photos lack. Rows that drop leaves no stream are NaN.
     """
