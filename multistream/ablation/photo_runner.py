@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from multistream.profiling.profile import example_batch
 from multistream.recipe import Recipe
 from multistream.runs.model_file import load_model
 from multistream.runs.predictions_file import read_predictions
+from multistream.training.engines import Engine, PlannedRun, State, run_all
 from multistream.training.prepare import Prepared
 from multistream.training.train import train
 
@@ -44,12 +44,17 @@ class PhotoRunner:
         streams: Mapping[str, Stream] | None,
         folder: Path,
         console: Console,
+        engine: Engine | None = None,
     ) -> None:
         if axis == "taps":
             what = "subsets of taps are trained on pooled features, and here streams train."
             raise UsageError("--axis", what, right="depth and streams are trained for real.", do="Or freeze streams.")
         self.prepared, self.variants, self.axis, self.folder = prepared, variants, axis, folder
         self.seeds, self.split_seeds, self.streams, self.console = seeds, split_seeds, streams, console
+        if engine and streams:
+            what = "streams that are given as instances cannot be sent to other processes."
+            raise UsageError("engine", what, do="Leave engine out, or name the streams by specs.")
+        self.engine = engine
 
     def tell_cost(self) -> None:
         """Says how many trainings there will be and how long they may take, from a few steps timed now."""
@@ -65,6 +70,8 @@ class PhotoRunner:
         """Who was right; the first networks, one a variant; and the seconds of training."""
         tally = Tally(len(self.variants), len(self.prepared.table))
         started, networks = time.perf_counter(), []
+        if self.engine:
+            run_all(self._planned(), self.engine, place=self.folder, console=self.console)
         for split_seed in self.split_seeds:
             for seed in self.seeds:
                 answers = []
@@ -78,12 +85,26 @@ class PhotoRunner:
                 tally.add(rows, np.array([[answer[i] for i in rows.tolist()] for answer in answers]))
         return tally, networks, round(time.perf_counter() - started, 3)
 
-    def _train(self, variant: Variant, number: int, *, seed: int, split_seed: int) -> Path:
-        self.console.say(f"ablate: {variant.label(self.variants[-1])}, seed {seed}, split {split_seed}")
+    def _planned(self) -> list[PlannedRun]:
+        """Every training, as an engine takes it."""
+        return [
+            PlannedRun(folder.name, recipe, folder)
+            for split_seed in self.split_seeds
+            for seed in self.seeds
+            for number, variant in enumerate(self.variants)
+            for recipe, folder, _ in [self._run_of(variant, number, seed=seed, split_seed=split_seed)]
+        ]
+
+    def _run_of(self, variant: Variant, number: int, *, seed: int, split_seed: int) -> tuple[Recipe, Path, State]:
+        """Recipe and folder of one training, and how far it has come."""
         recipe = recipe_of(variant, self.prepared, self.axis)
         recipe = recipe.updated({"training": {"seed": seed}, "data": {"split_seed": split_seed}})
+        return recipe, *_place(self.folder / f"{number:02}-seed{seed}-split{split_seed}", recipe)
+
+    def _train(self, variant: Variant, number: int, *, seed: int, split_seed: int) -> Path:
+        self.console.say(f"ablate: {variant.label(self.variants[-1])}, seed {seed}, split {split_seed}")
         given = {key: stream for key, stream in (self.streams or {}).items() if key in variant.keep}
-        folder, state = _place(self.folder / f"{number:02}-seed{seed}-split{split_seed}", recipe)
+        recipe, folder, state = self._run_of(variant, number, seed=seed, split_seed=split_seed)
         if given and state != "new":  # whether an instance is the one that was trained, nobody can tell
             folder, state = _free(folder), "new"
         if state == "finished":
@@ -125,7 +146,7 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:,.0f} minutes" if seconds < 7200 else f"{seconds / 3600:,.1f} hours"
 
 
-def _place(folder: Path, recipe: Recipe) -> tuple[Path, Literal["new", "stopped", "finished"]]:
+def _place(folder: Path, recipe: Recipe) -> tuple[Path, State]:
     """The run of this recipe at `folder` or next to it, and how far it has come; else a free folder."""
     for number in count(1):
         place = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")

@@ -23,6 +23,7 @@ from multistream.errors import UsageError, did_you_mean
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe
 from multistream.statistics import holm, pareto
+from multistream.training.engines import Engine
 from multistream.training.folds import fold_recipes
 from multistream.training.prepare import Prepared, draw_parts, prepare, usable
 
@@ -39,6 +40,7 @@ def ablate(
     out: str | Path | None = None,
     streams: Mapping[str, Stream] | None = None,
     console: Console | None = None,
+    engine: Engine | None = None,
 ) -> Ablation:
     """Trains a composition again with parts of it left out, and says what each part is worth and what it costs.
 
@@ -46,7 +48,8 @@ def ablate(
     `depth` cuts each stream from the top (paper fig. 4), `taps` tries all subsets of a stream's taps, `streams` all
     subsets of streams under each fusion. `seeds` and `splits` are how many; the first are the recipe's own. `cut`
     names the one stream to cut. With frozen streams all rows train in one pass over pooled features; else each is
-    trained for real. A run keeps the result in its `ablations/`, a recipe in the folder `out`, if that is given.
+    trained for real, on an `engine` where one is given. A run keeps the result in its `ablations/`, a recipe in the
+    folder `out`, if that is given.
     Raises MultistreamError.
     """
     if axis not in AXES:
@@ -65,6 +68,7 @@ def ablate(
         split_seeds=[recipe.data.split_seed + i for i in range(splits)],
         streams=streams,
         console=console,
+        engine=engine,
     )
     folder = Path(out).expanduser() if out is not None else _folder(Path(run)) / "ablations" if run else None
     result = work.run(folder, verify=verify)
@@ -85,6 +89,7 @@ class _AblationRun:
     split_seeds: Sequence[int]
     streams: Mapping[str, Stream] | None
     console: Console
+    engine: Engine | None = None
 
     def run(self, folder: Path | None, *, verify: bool) -> Ablation:
         """All rows, by whichever way the composition allows."""
@@ -97,6 +102,11 @@ class _AblationRun:
         splits = self._splits()
         many = f"{len(self.variants):,} variants x {len(self.seeds)} seeds x {len(splits)} splits"
         self.console.say(f"ablate: {self.axis}, {many}")
+        if self.engine and network.is_cacheable:
+            what = "its streams are frozen, so all rows train in one pass over pooled features, here."
+            raise UsageError("--engine", what, do="Leave it out.")
+        if self.engine and folder is None:
+            raise UsageError("--engine", "the runs need a folder.", do="Give --out FOLDER.")
         if network.is_cacheable:
             return self._pooled(splits, verify=verify)
         if verify:
@@ -160,6 +170,7 @@ class _AblationRun:
             streams=self.streams,
             folder=folder,
             console=self.console,
+            engine=self.engine,
         )
         work.tell_cost()
         tally, networks, seconds = work.run()

@@ -22,16 +22,23 @@ ROWS = 4 * GROUP
 PARQUET = (".parquet", ".pq")
 
 
-def ray_data() -> Any:
-    """Ray's data module; PluginError (exit 69) where it is not installed."""
+def start_ray() -> Any:
+    """Ray, connected to a cluster or started here; PluginError (exit 69) where it is not installed."""
     try:
         import ray
-        import ray.data
     except ImportError as error:
         do = "Install it: pip install 'multistream[ray]'."
         raise PluginError("--engine", "Ray is not installed.", do=do) from error
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    return ray
+
+
+def ray_data() -> Any:
+    """Ray's data module, which keeps the order of rows."""
+    start_ray()
+    import ray.data
+
     ray.data.DataContext.get_current().execution_options.preserve_order = True
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray.data

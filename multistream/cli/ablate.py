@@ -11,6 +11,7 @@ import typer
 from multistream.cli.figures import Plot, save_figure
 from multistream.cli.options import (
     DeviceSet,
+    EngineOptions,
     Inputs,
     Json,
     PrecisionSet,
@@ -18,7 +19,9 @@ from multistream.cli.options import (
     RecipeWithoutRun,
     RunOrNone,
     Settings,
+    TrainingEngine,
     Weights,
+    chosen_engine,
     pairs,
     print_json,
 )
@@ -63,6 +66,8 @@ def ablate(
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="RUN/ablations")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows as CSV.")] = None,
     plot: Plot = None,
+    engine: TrainingEngine = "",
+    engine_option: EngineOptions = None,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -100,6 +105,7 @@ def ablate(
         verify=verify,
         out=out,
         console=console,
+        engine=chosen_engine(engine, engine_option),
     )
     if json:
         print_json(result.to_dict())

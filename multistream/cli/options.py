@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from multistream.errors import UsageError
+
+if TYPE_CHECKING:
+    from multistream.training.engines import Engine as RunEngine
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no messages.")]
@@ -37,6 +40,21 @@ Missing = Annotated[
 Engine = Annotated[
     str, typer.Option(metavar="local|ray", help="ray runs it on Ray Data; PATHS may then be parquet, also at a URL.")
 ]
+TrainingEngine = Annotated[
+    str,
+    typer.Option(
+        "--engine", metavar="local|slurm|ray", help="Train the runs side by side.", show_default="one by one, here"
+    ),
+]
+EngineOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--engine-option",
+        metavar="NAME=VALUE",
+        help="local: parallel; slurm: submitit's (timeout_min, ...); ray: num_cpus, num_gpus. Repeatable.",
+    ),
+]
+Plan = Annotated[bool, typer.Option("--plan", help="Print the list of runs and their states, and exit.")]
 Without = Annotated[list[str] | None, typer.Option(metavar="KEY", help="Leave this stream out; repeatable.")]
 Weights = Annotated[
     list[str] | None, typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's pretrained weights; repeatable.")
@@ -51,6 +69,17 @@ RunOrNone = Annotated[
     Path | None, typer.Argument(metavar="RUN", help="A run's folder; without one give --streams or --recipe.")
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its model.safetensors.")]
+
+
+def chosen_engine(name: str, options: Sequence[str] | None) -> RunEngine | None:
+    """What --engine and --engine-option say; None where there is none."""
+    if not name:
+        if options:
+            raise UsageError("--engine-option", "it needs an engine.", do="Give --engine local, slurm or ray.")
+        return None
+    from multistream.training.engines import Engine
+
+    return Engine.parse(name, pairs(options, "--engine-option"))
 
 
 def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from multistream.cli.figures import save_figure
-from multistream.cli.options import DeviceSet, Inputs, Json, Quiet, Settings, Weights, pairs, print_json
+from multistream.cli.options import (
+    DeviceSet,
+    EngineOptions,
+    Inputs,
+    Json,
+    Quiet,
+    Settings,
+    TrainingEngine,
+    Weights,
+    chosen_engine,
+    pairs,
+    print_json,
+)
 from multistream.errors import UsageError
 from multistream.files import write_atomic
 
@@ -39,7 +51,11 @@ def reproduce(
     out: Annotated[Path, typer.Option(help="Folder of tables, figures and runs; what is there is kept.")] = Path(
         "reproduction"
     ),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the missing trainings, and exit.")] = False,
+    engine: TrainingEngine = "",
+    engine_option: EngineOptions = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", "--dry-run", help="Print the list of trainings and their states, and exit.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -63,9 +79,10 @@ def reproduce(
         out=out.expanduser(),
         splits=splits,
         seeds=seeds,
+        engine=chosen_engine(engine, engine_option),
     )
     chosen = TARGETS if "all" in targets else targets
-    if dry_run:
+    if plan:
         for each in planned(request, the_paper(), rows_needed(chosen, the_paper(), request.streams)):
             state = "there" if each.is_finished else f"{each.trainings} trainings"
             typer.echo(f"{each.row.name:26} {state:14} {each.folder}")

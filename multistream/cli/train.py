@@ -8,7 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multistream.cli.options import DeviceSet, Inputs, Json, PrecisionSet, Quiet, Settings, Weights, pairs, print_json
+from multistream.cli.options import (
+    DeviceSet,
+    EngineOptions,
+    Inputs,
+    Json,
+    Plan,
+    PrecisionSet,
+    Quiet,
+    Settings,
+    TrainingEngine,
+    Weights,
+    chosen_engine,
+    pairs,
+    print_json,
+)
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
 from multistream.spec import parse_specs
@@ -73,6 +87,9 @@ def train(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run, or extend a finished one.")
     ] = None,
+    engine: TrainingEngine = "",
+    engine_option: EngineOptions = None,
+    plan: Plan = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -102,14 +119,19 @@ def train(
     if print_recipe:
         typer.echo(settled.dumps(), nl=False)
         return
+    if plan:
+        _print_plan(settled, resume or out)
+        return
     from multistream.console import Console
     from multistream.runtime.distributed import ranks_of
     from multistream.training.folds import FoldsRun
     from multistream.training.folds import train as run_training
     from multistream.training.stop import stoppable
 
+    chosen = chosen_engine(engine, engine_option)
+    console = Console(quiet=quiet)
     with stoppable() as stop:
-        result = run_training(settled, out=out, resume=resume, console=Console(quiet=quiet), stop=stop)
+        result = run_training(settled, out=out, resume=resume, console=console, stop=stop, engine=chosen)
     if not ranks_of(os.environ).is_first:
         return  # rank 0 prints for all
     if json:
@@ -118,6 +140,18 @@ def train(
         typer.echo(folds_described(result) if isinstance(result, FoldsRun) else described(result))
     if not quiet and not isinstance(result, FoldsRun):
         typer.echo(next_commands(result), err=True)
+
+
+def _print_plan(recipe: Recipe, folder: Path | None) -> None:
+    """The trainings of a run on folds; of one training there is no list."""
+    from multistream.training.engines import plan_text
+    from multistream.training.folds import fold_runs
+
+    if not recipe.data.folds or recipe.data.fold:
+        raise UsageError("--plan", "this is one training.", do="--folds N makes a list; --print-recipe prints one.")
+    if folder is None:
+        raise UsageError("--plan", "the runs have no folder yet.", do="Give --out FOLDER, or --resume RUN.")
+    typer.echo(plan_text(fold_runs(recipe, folder.expanduser())))
 
 
 def images_a_step(text: str) -> int | None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multistream import runs
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
 from multistream.reproduction.paper import Paper, PaperRow
 from multistream.spec import parse_specs
+
+if TYPE_CHECKING:
+    from multistream.training.engines import Engine
 
 TARGETS = ("table1", "fig3", "fig4", "fig5")
 FUSED = "early_all"
@@ -32,6 +35,8 @@ class Request:
     splits: int = 1
     """With folds, 1: the folds are the splits."""
     seeds: int = 1
+    engine: Engine | None = None
+    """What trains the runs; None: one after the other, here."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from multistream.interfaces import Stream
 from multistream.recipe import Recipe, differences
 from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
 from multistream.runtime.distributed import ranks_of
+from multistream.training.engines import Engine, PlannedRun, run_all
 from multistream.training.stop import Stop
 from multistream.training.train import Run
 from multistream.training.train import train as train_once
@@ -66,14 +67,19 @@ def train_folds(
     streams: Mapping[str, Stream] | None = None,
     console: Console | None = None,
     stop: Stop | None = None,
+    engine: Engine | None = None,
 ) -> FoldsRun:
     """Trains a recipe once for every fold and repeat, and gathers the predictions of the photos held out.
 
     With `resume`, folds that are finished stay as they are and the one that was stopped goes on. A stream that is
-    another run on folds gives each fold its own branch, trained on the same photos. Raises MultistreamError.
+    another run on folds gives each fold its own branch, trained on the same photos. With an `engine` the folds are
+    trained there, else one after the other here. Raises MultistreamError.
     """
     if ranks_of(os.environ).size > 1:
         raise UsageError("data.folds", "folds are trained one after the other.", do="Start it without torchrun.")
+    if engine and streams:
+        what = "streams that are given as instances cannot be sent to other processes."
+        raise UsageError("engine", what, do="Leave engine out, or name the streams by specs.")
     console = console or Console(quiet=True)
     started = time.monotonic()
     folder = Path(resume).expanduser() if resume is not None else runs.new_run(out, recipe)
@@ -81,10 +87,13 @@ def train_folds(
         if resume is not None:
             recipe = _same_recipe(folder, recipe)
         write_atomic(folder / runs.RECIPE, recipe.dumps())
-        for number, (name, own) in enumerate(fold_recipes(recipe).items(), 1):
-            place = folder / runs.FOLDS / name
-            console.say(f"fold {name} ({number} of {recipe.data.folds * recipe.data.repeats}): {place}")
-            _train_one(own, place, streams=streams, console=console, stop=stop)
+        planned = fold_runs(recipe, folder)
+        if engine:
+            again = f"multistream train --resume {folder}"
+            run_all(planned, engine, place=folder, console=console, stop=stop, again=again)
+        for number, run in enumerate(planned, 1):
+            console.say(f"fold {run.name} ({number} of {len(planned)}): {run.folder}")
+            _train_one(run, streams=streams, console=console, stop=stop)
         return _gathered(folder, recipe, seconds=time.monotonic() - started)
 
 
@@ -99,6 +108,11 @@ def fold_recipes(recipe: Recipe) -> dict[str, Recipe]:
             branches = dict(_branches_of_fold(recipe, name))
             found[name] = own.updated({"network": {"streams": {**recipe.network.streams, **branches}}})
     return found
+
+
+def fold_runs(recipe: Recipe, folder: Path) -> list[PlannedRun]:
+    """The trainings of a run on folds, below its folder."""
+    return [PlannedRun(name, own, folder / runs.FOLDS / name) for name, own in fold_recipes(recipe).items()]
 
 
 def is_fold_run(path: Path) -> bool:
@@ -128,19 +142,17 @@ def _same_recipe(folder: Path, recipe: Recipe) -> Recipe:
     return stored
 
 
-def _train_one(
-    recipe: Recipe, place: Path, *, streams: Mapping[str, Stream] | None, console: Console, stop: Stop | None
-) -> None:
+def _train_one(run: PlannedRun, *, streams: Mapping[str, Stream] | None, console: Console, stop: Stop | None) -> None:
     """One fold, unless it is finished; one that was stopped goes on."""
-    if (place / runs.SUMMARY).is_file():
+    state = run.state
+    if state == "finished":
         return
-    began = (place / runs.RECIPE).is_file()
-    if place.is_dir() and not began:  # stopped before it had written what it is
-        shutil.rmtree(place)
+    if state == "new" and run.folder.is_dir():  # stopped before it had written what it is
+        shutil.rmtree(run.folder)
     train_once(
-        Recipe() if began else recipe,  # a run that goes on has its own recipe, with nothing open
-        out=None if began else place,
-        resume=place if began else None,
+        run.recipe if state == "new" else Recipe(),  # a run that goes on has its own recipe, with nothing open
+        out=run.folder if state == "new" else None,
+        resume=None if state == "new" else run.folder,
         streams=streams,
         console=console,
         stop=stop,
@@ -211,7 +223,13 @@ def train(
     streams: Mapping[str, Stream] | None = None,
     console: Console | None = None,
     stop: Stop | None = None,
+    engine: Engine | None = None,
 ) -> Run | FoldsRun:
-    """Trains as the recipe says: once (`train_once`), or once for every fold (`train_folds`)."""
-    chosen = train_folds if recipe.data.folds and not recipe.data.fold else train_once
-    return chosen(recipe, out=out, resume=resume, streams=streams, console=console, stop=stop)
+    """Trains as the recipe says: once (`train_once`), or once for every fold (`train_folds`), perhaps on an engine."""
+    common: dict[str, Any] = {"out": out, "resume": resume, "streams": streams, "console": console, "stop": stop}
+    if recipe.data.folds and not recipe.data.fold:
+        return train_folds(recipe, engine=engine, **common)
+    if engine:
+        what = "it trains lists of runs, and this is one run."
+        raise UsageError("--engine", what, do="Give --folds N, or start one run on many processes with torchrun.")
+    return train_once(recipe, **common)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ from multistream.recipe import Recipe
 from multistream.reporting.ablations import read_ablations
 from multistream.runs.predictions_file import read_predictions
 from multistream.statistics import holm, mcnemar
+from multistream.training import engines
+from multistream.training.engines import Engine
 from multistream.training.train import train
 from tests.ablation.conftest import Toy
 
@@ -147,8 +150,13 @@ def test_a_cut_stream_is_one_stream(with_anp: Recipe) -> None:
 
 
 @pytest.mark.slow
-def test_streams_that_train_are_trained_for_real(recipe: Recipe, tmp_path: Path) -> None:
-    """The cost is told first; each row is the run that `train` leaves; a second call takes what is there."""
+def test_streams_that_train_are_trained_for_real(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cost is told first; each row is the run that `train` leaves; a second call takes what is there.
+
+    An engine (its process is a call here) trains what is missing, in the same folder.
+    """
     recipe = recipe.updated(
         {
             "network": {"streams": {"object": "object"}, "weights": {"object": "random"}, "freeze": ["none"]},
@@ -170,6 +178,18 @@ def test_streams_that_train_are_trained_for_real(recipe: Recipe, tmp_path: Path)
     second = ablate(recipe, axis="depth", out=tmp_path / "kept", console=again)
     assert [row.accuracies for row in second.rows] == [row.accuracies for row in result.rows]
     assert sum("before" in line for line in again.lines) == 5
+    shutil.rmtree(runs[2])
+    trained: list[str] = []
+
+    def here(text: str, folder: str, cwd: str, **_: object) -> tuple[int, str]:
+        trained.append(str(Path(cwd, folder)))
+        train(Recipe.loads(text), out=folder)
+        return 0, ""
+
+    monkeypatch.setattr(engines, "train_in_process", here)
+    third = ablate(recipe, axis="depth", out=tmp_path / "kept", engine=Engine("local"))
+    assert [row.accuracies for row in third.rows] == [row.accuracies for row in result.rows]
+    assert trained == [str(runs[2])]
 
 
 def test_it_is_kept_and_the_report_reads_it(recipe: Recipe, tmp_path: Path) -> None:
@@ -218,6 +238,8 @@ def test_ablating_twice_gives_the_same(recipe: Recipe) -> None:
         ({"network": {"tap": "last"}}, {"axis": "taps"}, "not all stages"),
         ({"network": {"freeze": ["none"]}}, {"axis": "depth", "verify": True}, "no rows are trained in a batch"),
         ({"network": {"freeze": ["none"]}}, {"axis": "taps"}, "freeze streams"),
+        ({}, {"engine": Engine("local")}, "all rows train in one pass"),
+        ({"network": {"freeze": ["none"]}}, {"engine": Engine("local")}, "the runs need a folder"),
     ],
     ids=str,
 )

@@ -15,6 +15,8 @@ from multistream.recipe import Recipe
 from multistream.reproduction.paper import the_paper
 from multistream.reproduction.plan import Request, planned, rows_needed, stream_places
 from multistream.runs.predictions_file import read_predictions
+from multistream.training import engines
+from multistream.training.folds import train
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,30 @@ def test_a_table_and_figures_with_one_command_and_nothing_twice(command: list[st
     second = json.loads(again.stdout)
     assert second["trained"] == 0
     assert [r["accuracy"] for r in second["rows"]] == [r["accuracy"] for r in first["rows"]]
+
+
+def test_an_engine_trains_the_same_table(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folds of all rows are one list; rows that join others come after these. Each process is a call here."""
+    order: list[str] = []
+
+    def here(recipe: str, folder: str, cwd: str, **_: object) -> tuple[int, str]:
+        del cwd
+        order.append(folder)
+        train(Recipe.loads(recipe), out=folder)
+        return 0, ""
+
+    monkeypatch.setattr(engines, "train_in_process", here)
+    CliRunner().invoke(app, command, catch_exceptions=False)
+    first = json.loads((Path(command[command.index("--out") + 1]) / "reproduction.json").read_text())
+    words = [*command, "--out", str(tmp_path / "out"), "--json", "--engine", "local", "--engine-option", "parallel=1"]
+    listed = CliRunner().invoke(app, [*words, "--plan"], catch_exceptions=False).stdout
+    assert listed.count("2 trainings") == 10
+    found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
+    assert [row["accuracy"] for row in found["rows"]] == [row["accuracy"] for row in first["rows"]]
+    assert len(order) == len(set(order)) == 20
+    joined = [Recipe.load(Path(folder)).network.freeze == ("branches",) for folder in order]
+    assert joined == sorted(joined), "branches first"
+    assert any(joined)
 
 
 def test_late_fusion_is_the_mean_of_the_branches_of_the_same_fold(command: list[str]) -> None:
