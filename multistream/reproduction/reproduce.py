@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,9 +29,6 @@ from multistream.reproduction.plan import (
     planned_depths,
     rows_needed,
 )
-
-if TYPE_CHECKING:
-    from multistream.training.engines import Engine
 
 GALLERY = "fig5"
 """The folder of figure 5."""
@@ -174,7 +171,9 @@ class _Work:
         there = sum(each.trainings for each in plan) - count
         self.console.say(f"reproduce: {what}: {count:,} trainings to do, {there:,} are there")
         if self.request.engine:
-            self._train_on(self.request.engine, missing)
+            from multistream.reproduction.side_by_side import train_side_by_side  # torch, as above
+
+            train_side_by_side(missing, self.request.engine, request=self.request, console=self.console)
         started, done = time.monotonic(), 0
         for each in missing:
             began = (each.folder / runs.RECIPE).is_file()
@@ -190,23 +189,6 @@ class _Work:
             left = (time.monotonic() - started) / done * (count - done)
             self.console.say(f"reproduce: {done:,} of {count:,} trainings done; about {left / 60:.0f} min left")
         self.trained += count
-
-    def _train_on(self, engine: Engine, missing: Sequence[PlannedTraining]) -> None:
-        """Trains the runs, and folds of runs, on an engine; rows that join others come when these are there."""
-        from multistream.training.engines import PlannedRun, run_all
-        from multistream.training.folds import fold_runs
-
-        for joins in (False, True):
-            planned: list[PlannedRun] = []
-            for each in (each for each in missing if bool(each.row.fusion) is joins):
-                name = "/".join(each.folder.relative_to(self.request.out / "runs").parts)
-                if each.recipe.data.folds:
-                    write_atomic(each.folder / runs.RECIPE, each.recipe.dumps())
-                    own = fold_runs(each.recipe, each.folder)
-                    planned += [replace(run, name=f"{name}/{run.name}") for run in own]
-                else:
-                    planned.append(PlannedRun(name, each.recipe, each.folder))
-            run_all(planned, engine, place=self.request.out, console=self.console)
 
     def results(self, row: PaperRow, depth: int = 0) -> list[Result]:
         """The runs of a row, read."""
