@@ -19,7 +19,7 @@ from multistream.ablation.statistics import RowScores, complement, tap_values
 from multistream.ablation.variants import AXES, Axis, Variant, variants
 from multistream.console import Console
 from multistream.data.splits import Parts
-from multistream.errors import UsageError, did_you_mean
+from multistream.errors import DataError, UsageError, did_you_mean
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe
 from multistream.statistics import holm, pareto
@@ -130,6 +130,9 @@ class _AblationRun:
             right = "It brings its own parts, or test photos alone."
             what = f"{prepared.table.name} gives the same test photos each time."
             raise UsageError("--splits", what, right=right, do="Leave --splits out.")
+        if not all(len(parts.test) for parts in found):
+            what = f"with data.split = {prepared.recipe.data.split} it has no test part, which rows are compared on."
+            raise DataError(prepared.table.name, what, do="Give --set data.split=80/10/10.")
         return found
 
     def _folds(self) -> list[Parts]:

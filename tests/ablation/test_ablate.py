@@ -18,7 +18,7 @@ from multistream.ablation.batched_rows import BatchedRows
 from multistream.ablation.row_loop import VerificationError
 from multistream.ablation.variants import Axis
 from multistream.console import Console
-from multistream.errors import UsageError
+from multistream.errors import DataError, UsageError
 from multistream.inference.model import load
 from multistream.recipe import Recipe
 from multistream.reporting.ablations import read_ablations
@@ -190,6 +190,12 @@ def test_streams_that_train_are_trained_for_real(
     third = ablate(recipe, axis="depth", out=tmp_path / "kept", engine=Engine("local"))
     assert [row.accuracies for row in third.rows] == [row.accuracies for row in result.rows]
     assert trained == [str(runs[2])]
+
+
+def test_a_split_without_a_test_part_is_refused(recipe: Recipe) -> None:
+    """Before, it spoke of photos that could not be decoded."""
+    with pytest.raises(DataError, match="with data.split = 90/10/0 it has no test part"):
+        toy_ablated(recipe.with_settings(["data.split=90/10/0"]), "depth")
 
 
 def test_it_is_kept_and_the_report_reads_it(recipe: Recipe, tmp_path: Path) -> None:
