@@ -194,7 +194,7 @@ def test_streams_that_train_are_trained_for_real(
 
 def test_a_split_without_a_test_part_is_refused(recipe: Recipe) -> None:
     """Before, it spoke of photos that could not be decoded."""
-    with pytest.raises(DataError, match="with data.split = 90/10/0 it has no test part"):
+    with pytest.raises(DataError, match=r"with data\.split = 90/10/0 it has no test part"):
         toy_ablated(recipe.with_settings(["data.split=90/10/0"]), "depth")
 
 

@@ -12,12 +12,19 @@ from unittest import mock
 from multistream.cli import main
 
 
-def call(*words: str | Path, cwd: Path, code: int = 0) -> tuple[str, str]:
-    """Returns stdout and stderr; the exit code must be `code`."""
+def call(*words: str | Path, cwd: Path, code: int = 0, stdin: str = "") -> tuple[str, str]:
+    """Returns stdout and stderr; the exit code must be `code`. The feature cache lies in `cwd`, unless it is set."""
     out, err, left = io.StringIO(), io.StringIO(), 0
-    argv = ["multistream", *map(str, words)]
-    patched = mock.patch.object(sys, "argv", argv), mock.patch.dict(os.environ)
-    with chdir(cwd), patched[0], patched[1], redirect_stdout(out), redirect_stderr(err):
+    given = io.TextIOWrapper(io.BytesIO(stdin.encode()))
+    environment = {"MULTISTREAM_CACHE": os.environ.get("MULTISTREAM_CACHE") or str(cwd / "cache")}
+    with (
+        chdir(cwd),
+        mock.patch.object(sys, "argv", ["multistream", *map(str, words)]),
+        mock.patch.object(sys, "stdin", given),
+        mock.patch.dict(os.environ, environment),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
         try:
             main()
         except SystemExit as leaving:

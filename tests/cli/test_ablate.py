@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from multistream.reporting.ablations import read_ablations
-
-
-def call(*words: str | Path, cwd: Path, code: int = 0) -> tuple[str, str]:
-    """Runs the command line in a process of its own; returns stdout and stderr."""
-    environment = {**os.environ, "MULTISTREAM_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "multistream", *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr
+from tests.cli.in_process import call
 
 
 @pytest.fixture(scope="module")

@@ -15,15 +15,7 @@ from PIL import Image
 from multistream import evaluate, load
 from multistream.recipe import Recipe
 from multistream.training.train import train
-
-
-def call(*words: str | Path, cwd: Path, code: int = 0, stdin: str = "") -> tuple[str, str]:
-    """Runs the command line in a process of its own; returns stdout and stderr."""
-    environment = {**os.environ, "MULTISTREAM_CACHE": str(cwd / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "multistream", *map(str, words)]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, input=stdin, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr
+from tests.cli.in_process import call
 
 
 def options(photos: Path) -> list[str]:
