@@ -1,3 +1,3 @@
-"""The version, in a module of its own, so that every room may read it without importing the package's front door."""
+"""The version number; importable without the rest of the package."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
-"""SHA256SUMS of a run: what its files were when the training ended, as `sha256sum --check` reads it.
+"""SHA256SUMS of a run: hashes of its files at the end of training, in the format of `sha256sum --check`.
 
-A flipped bit in a result is noticed when the result is read, not shown as another result.
+A changed file is detected when it is read, instead of being shown as a result.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def remove_checksums(run: Path) -> None:
 
 
 def check_checksum(path: Path) -> None:
-    """DataError where a run's file is not what SHA256SUMS beside it says; nothing is known of files it does not name.
+    """DataError if a file of a run does not match SHA256SUMS; files that it does not list are not checked.
 
     A folder without SHA256SUMS is a run that has not ended, or no run.
     """
@@ -50,7 +50,7 @@ def check_checksum(path: Path) -> None:
         raise DataError(str(path), f"it cannot be read: {reason(error)}.", do="Restore it.") from error
     if found != wanted:
         right = f"Its sha256 must be the one in {SUMS}."
-        do = f"Restore the file; if you changed it on purpose, remove its line from {SUMS}."
+        do = f"Restore the file; if the change was intended, remove its line from {SUMS}."
         raise DataError(str(path), "it has changed since the training ended.", right=right, do=do)
 
 
@@ -72,5 +72,5 @@ def _read(run: Path) -> dict[str, str]:
 
 
 def _damaged(path: Path) -> DataError:
-    right = "Each line is a sha256, two blanks and a file name."
-    return DataError(str(path), "it is damaged.", right=right, do="Remove it if the run's files are right.")
+    right = "Each line must be a sha256, two spaces and a file name."
+    return DataError(str(path), "it is damaged.", right=right, do="Delete it if the run's files are correct.")

@@ -1,4 +1,4 @@
-"""The one place where progress and messages go to stderr; results go to stdout, elsewhere."""
+"""Progress and messages on stderr; the commands print results on stdout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Bar(Protocol):
 
 
 class Console:
-    """Tells the user how it goes. A quiet one tells warnings alone: they are about results, not about progress.
+    """Reports progress to the user. A quiet console prints only warnings, because they concern results.
 
     >>> Console(quiet=True).say("train: 12 epochs")
     """
@@ -66,7 +66,7 @@ class Console:
 
 
 class _Silent:
-    """Counts nothing, for nobody looks."""
+    """Counts nothing: a quiet console."""
 
     def advance(self, count: int = 1) -> None:
         """Does nothing."""

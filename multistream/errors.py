@@ -1,7 +1,7 @@
-"""Errors that the user can mend, and how they read.
+"""Errors that the user can fix, with their exit codes.
 
-Each is one line: *where: what, with its value. What would be right. What to do.* The command line prints that line
-and leaves with the error's exit code; nothing else that multistream raises is shown without a traceback.
+Messages are one line: *where: what is wrong, with the value. What is allowed. What to do.* The command line prints it
+and exits with the error's exit code. All other exceptions are shown with a traceback.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Writing files, in one place: whole or not at all, and what a disk refuses is one line and exit 74."""
+"""Atomic file writing; a disk error becomes one line with exit code 74."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 def replacing(path: str | Path, *, needed: int = 0) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` when the block ends well; else the old one stays.
 
-    It lies beside `path`, for a rename cannot leave a file system, and is on the disk before it is renamed.
+    It is in the folder of `path`, because a rename cannot cross file systems, and is flushed before the rename.
     `needed`, in bytes, goes into the message of DiskFull.
     """
     target = Path(os.path.realpath(path))  # a link goes on to point where it did
     if os.path.exists(target) and not target.is_file():  # Path.exists raises for a name that is too long
-        raise UsageError(str(path), "it is no regular file.", right="A file that may be written again.")
+        raise UsageError(str(path), "it is not a regular file.", right="Give a regular file, or a new path.")
     with temporary(target.parent, needed=needed) as name:
         with name.open("xb") as file:
             yield file
@@ -145,9 +145,9 @@ def json_object(content: bytes | str, *, where: str, error: type[MultistreamErro
         found = json.loads(text)
     except (ValueError, RecursionError) as cause:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         detail = "it is nested too deeply" if isinstance(cause, RecursionError) else str(cause)[:200]
-        raise error(where, f"it is damaged: {detail}.", right="It holds one JSON object.") from cause
+        raise error(where, f"it is damaged: {detail}.", right="It must hold one JSON object.") from cause
     if not isinstance(found, dict):
-        raise error(where, f"it holds a JSON {type(found).__name__}.", right="It holds one JSON object.")
+        raise error(where, f"it holds a JSON {type(found).__name__}.", right="It must hold one JSON object.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The lock of a run's folder: one process works in it at a time."""
+"""Lock of a run folder: only one process may write to it at a time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FolderLock:
 
         path = self.folder.resolve() / LOCK
         if self._lock is not None:
-            raise self._busy(f"process {os.getpid()}, this one,")
+            raise self._busy(f"process {os.getpid()}, this process,")
         make_folder(self.folder)
         lock = FileLock(path, preserve_lock_file=True, is_singleton=False)
         with writing(self.folder):
@@ -53,7 +53,7 @@ class FolderLock:
         self._lock = None
 
     def _busy(self, who: str) -> RunBusy:
-        return RunBusy(str(self.folder), f"{who} is at work in it.", do="Wait for it to end, or stop it.")
+        return RunBusy(str(self.folder), f"it is in use by {who}.", do="Wait until it ends, or stop it.")
 
 
 def _this_process() -> str:
@@ -61,9 +61,9 @@ def _this_process() -> str:
 
 
 def _holder(path: Path) -> str:
-    """Who wrote its name into the lock; Windows lets nobody read what is locked."""
+    """The holder named in the lock; on Windows a locked file cannot be read."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")[:300].strip()
     except OSError:
         text = ""
-    return f"process {os.getpid()}, this one," if text == _this_process() else text or "another process"
+    return f"process {os.getpid()}, this process," if text == _this_process() else text or "another process"

@@ -1,7 +1,7 @@
-"""The hooks through which streams, taps, temporals, fusions, losses and data sets come in.
+"""Plugin hooks for streams, taps, temporals, fusions, losses and data sets.
 
 A hook takes no arguments and returns `{name: factory}`. A factory is the class, a function, or `"module:attribute"`,
-which is imported when the part is first used. Our own parts go through the same hooks (multistream.parts).
+which is imported when the part is first used. The built-in parts use the same hooks (multistream.parts).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a stream reads: an Image, a Map or a Vector. No torch here: recipes and data speak of inputs too."""
+"""Inputs of a stream: Image, Map and Vector. Free of torch, because recipes and data use them too."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Image:
 
     def __post_init__(self) -> None:
         if self.channels not in ("RGB", "BGR"):
-            raise ValueError(f"Image: channels={self.channels!r} is no channel order. It must be 'RGB' or 'BGR'.")
+            raise ValueError(f"Image: channels={self.channels!r} is not a channel order. It must be 'RGB' or 'BGR'.")
         if self.size < 1 or len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"Image: {self} is impossible. size and std must be positive, mean and std have 3 values.")
 
 
 @dataclass(frozen=True)
 class Map:
-    """A picture beside the photo that is none itself (depth, saliency), (B, channels, size, size) float32 in the batch.
+    """An additional input image for each photo (depth, saliency), (B, channels, size, size) float32 in the batch.
 
     `read(path)` gives float32 (C, H, W). Geometric augmentation turns it together with the photo.
     """
@@ -67,7 +67,7 @@ class Vector:
         if self.vocabulary and len(self.vocabulary) != self.width:
             raise ValueError(
                 f"Vector {self.name!r}: the vocabulary has {len(self.vocabulary)} names but width={self.width}. "
-                "Both must be equal."
+                "They must be equal."
             )
 
 

@@ -1,4 +1,4 @@
-"""The parts of a network: Stream, Tap, Temporal, Fusion; and what trains it: Loss. A plugin subclasses one of them.
+"""Interfaces of plugin parts: Stream, Tap, Temporal, Fusion and Loss.
 
 Letters in names and docstrings: B images, C channels, h and w a map's sides, P pooled width, W token width,
 T taps of one branch (its "time" steps, shallow to deep), E a branch's width, K classes.
@@ -48,7 +48,7 @@ class Stream(nn.Module):
     weights: ClassVar[Mapping[str, Source]] = {}
     """Where pretrained weights can be had, by variant. A stream without sources trains from scratch, unasked."""
     ignored_weights: ClassVar[tuple[str, ...]] = ()
-    """Prefixes of foreign keys that have no place here (classifiers, say)."""
+    """Prefixes of keys in weight files that are ignored, for example classifiers."""
 
     stages: Modules[nn.Module]
     mean: Tensor
@@ -117,7 +117,7 @@ class Stream(nn.Module):
         return state  # type: ignore[no-any-return]
 
     def fit(self, vectors: Tensor) -> str | None:
-        """Called once with the raw vectors (N, D) of the training part, for a stream that reads a Vector.
+        """Called once with the raw vectors (N, D) of the training split, for a stream that reads a Vector.
 
         What it chose by them is printed if it is returned as text.
         """
@@ -196,11 +196,11 @@ class Stream(nn.Module):
         return self.input.vocabulary if stage == VECTOR and isinstance(self.input, Vector) else ()
 
     def rename(self, key: str) -> str | None:
-        """The name here of a foreign weight file's `key`; None where it has no place."""
+        """The name in this stream of a weight file's `key`; None to ignore the tensor."""
         return key
 
     def load_weights(self, tensors: Mapping[str, Tensor], *, where: str = "weights") -> Fitted:
-        """Loads a foreign file's tensors, strictly: a WeightsError lists what is missing, unexpected or misshapen."""
+        """Loads the tensors of a weight file strictly: a WeightsError lists missing, unexpected and misshapen ones."""
         return fit(self, tensors, rename=self.rename, ignore=self.ignored_weights, where=where)
 
 
@@ -279,7 +279,7 @@ class Tap(nn.Module):
 
     @torch.no_grad()
     def fit(self, pooled_NP: Tensor, *, standardise: bool) -> None:
-        """Sets `baseline`, and if asked `mean` and `scale`, from the training part's pooled features (N, P)."""
+        """Sets `baseline`, and if asked `mean` and `scale`, from the training split's pooled features (N, P)."""
         # Channels are summed in float64: 20,000 rows of float32 lose digits that a dead channel's test needs.
         mean = pooled_NP.double().mean(0)
         self.baseline.copy_(mean)
@@ -365,7 +365,7 @@ class Loss(nn.Module):
 
     Targets are labels (B,) or, where images are mixed or the labels are votes, distributions (B, K). `weights` (K,)
     are the classes' own, None where all count alike. A loss that leaves `weights` or `label_smoothing` out of its
-    constructor's arguments does without; a user who sets one of them is told so.
+    constructor's arguments is built without them; a user who sets one of them gets an error.
     """
 
     weights: Tensor | None

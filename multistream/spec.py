@@ -64,7 +64,7 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str, *, key: str | None = None, where: str = "streams") -> Spec:
-        """Reads a spec; with `key` given (a table's, say), `text` holds the rest. UsageError tells what is wrong."""
+        """Parses a spec; with `key` given, `text` holds the rest. Raises UsageError for an invalid spec."""
         if key is None:
             key, rest = _split_key(text)
         else:
@@ -74,12 +74,12 @@ class Spec:
         match = FILE_PART.fullmatch(rest)
         if is_path(rest) and match is None:
             if not key:
-                right = f"A run's branch needs its key: KEY={rest}."
+                right = f"A branch of a run needs a key: KEY={rest}."
                 raise UsageError(where, f"{rest!r} is the path of a run and has no key.", right=right)
             return cls(check_key(key, where=where), run=expanded(rest, where=where))
         match = match or PART.fullmatch(rest)
         if match is None:
-            raise UsageError(where, f"{text!r} is no spec.", right=GRAMMAR)
+            raise UsageError(where, f"{text!r} is not a spec.", right=GRAMMAR)
         return cls(_key_of(key, match["name"], where=where), match["name"], match["variant"], match["distribution"])
 
     @property
@@ -119,7 +119,7 @@ def parse_specs(texts: str | Iterable[str], *, where: str = "streams") -> tuple[
     for spec in specs:
         if spec.key in seen:
             what = f"'{seen[spec.key]}' and '{spec}' have the same key {spec.key!r}."
-            raise UsageError(where, what, right=f"Give one of them another: KEY={spec.part}.")
+            raise UsageError(where, what, right=f"Give one of them another key: KEY={spec.part}.")
         seen[spec.key] = spec
     return specs
 
@@ -131,10 +131,10 @@ def check_key(key: str, *, where: str = "streams", noun: str = "key") -> str:
             where, f"{key!r} cannot be a {noun}.", right="It must be a-z, 0-9 and _, and start with a letter."
         )
     if key in TORCH_NAMES:
-        right = f"torch.nn.ModuleDict has {key!r} itself: take another name."
+        right = f"{key!r} is an attribute of torch.nn.ModuleDict: choose another name."
         raise UsageError(where, f"{key!r} cannot be a {noun}.", right=right)
     if key in OUR_NAMES:
-        right = f"multistream uses {key!r} for something else: take another name."
+        right = f"{key!r} is reserved: choose another name."
         raise UsageError(where, f"{key!r} cannot be a {noun}.", right=right)
     return key
 
@@ -150,7 +150,7 @@ def expanded(path: str | os.PathLike[str], *, where: str) -> Path:
         # A Path forgets the `./` by which a folder of the name `~` is told from the home folder.
         return Path(path).expanduser() if os.fspath(path).startswith("~") else Path(path)
     except RuntimeError as error:
-        raise UsageError(where, f"{str(path)!r} names a home folder that is not known.") from error
+        raise UsageError(where, f"{str(path)!r} contains an unknown home folder.") from error
 
 
 def _split_key(text: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
-"""What N photos can show: intervals, paired tests, corrections, and how streams complement each other.
+"""Statistics over N photos: intervals, paired tests, corrections, and how streams complement each other.
 
 The distributions are SciPy's. Vectors `correct` are boolean, (N,) for one classifier or (S, N) for S on the same
-photos. A photo counts once, however many runs tested it: runs on the same photos are not independent samples.
+photos. A photo counts once for any number of runs: runs on the same photos are not independent samples.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class Agreement:
 
     @property
     def double_fault(self) -> float:
-        """The share of photos that both got wrong: what no choice between them can mend."""
+        """The fraction of photos that both got wrong, which no combination of the two can correct."""
         return self.neither / self.n
 
     @property

@@ -1,4 +1,4 @@
-"""Errors of the operating system and of memory allocators, as errors of ours: one line and an exit code."""
+"""Errors of the operating system and of memory allocators as a MultistreamError: one line and an exit code."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def memory_error(error: BaseException) -> MemoryExhausted | None:
     """MemoryExhausted for what allocators raise when memory is used up; None for anything else."""
     text = str(error)
     if isinstance(error, RuntimeError) and any(part in text for part in KILLED_WORKER) and _is_of_torch(error):
-        return MemoryExhausted("memory", "a data loading process was killed.", do="Use fewer: --set runtime.workers=0.")
+        return MemoryExhausted(
+            "memory", "a data loading process was killed.", do="Use fewer worker processes: --set runtime.workers=0."
+        )
     of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
     says_so = isinstance(error, RuntimeError | OSError | ImportError | SystemError) and any(
         part in text for part in NO_MEMORY
@@ -67,7 +69,7 @@ def memory_error(error: BaseException) -> MemoryExhausted | None:
     if not (isinstance(error, MemoryError) or of_system or says_so or _is_device_memory(error)):
         return None
     detail = text.strip().partition("\n")[0].rstrip(".")[:160]
-    return MemoryExhausted("memory", f"none is left{f' ({detail})' if detail else ''}.", do=MORE_MEMORY)
+    return MemoryExhausted("memory", f"out of memory{f' ({detail})' if detail else ''}.", do=MORE_MEMORY)
 
 
 def disk_error(error: OSError, folder: Path, *, needed: int = 0) -> DiskFull | None:
@@ -77,10 +79,10 @@ def disk_error(error: OSError, folder: Path, *, needed: int = 0) -> DiskFull | N
     if not _concerns(error, folder):
         return None
     if error.errno in REFUSED:
-        do = "Choose another place, or change its permissions."
+        do = "Choose another folder, or change its permissions."
         return DiskFull(str(folder), f"it cannot be written: {reason(error)}.", do=do)
     if error.errno == errno.ENOENT and not folder.exists():
-        return DiskFull(str(folder), "the folder is not there any more.", do="Do not remove it while it is in use.")
+        return DiskFull(str(folder), "the folder no longer exists.", do="Do not remove it while it is in use.")
     return None
 
 
@@ -102,7 +104,7 @@ def size_text(count: int) -> str:
 
 
 def _file_error(error: OSError) -> DiskFull | None:
-    """For an error that no writer has turned into ours: the file is named by the system, if by anybody."""
+    """For an error that was not converted by a writer: the file is named by the system, if at all."""
     if error.errno in NO_SPACE:
         return _full(Path(_named(error) or "."), 0, error)
     name = _named(error)
@@ -118,8 +120,8 @@ def _named(error: OSError) -> str:
 def _full(folder: Path, needed: int, error: OSError) -> DiskFull:
     free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
     needs = f"{size_text(needed)} needed, " if needed else ""
-    what = f"no room is left: {needs}{size_text(free)} free ({reason(error)})."
-    return DiskFull(str(folder), what, right="What was there before is untouched.", do="Free space, then try again.")
+    what = f"the disk is full: {needs}{size_text(free)} free ({reason(error)})."
+    return DiskFull(str(folder), what, right="Existing files are unchanged.", do="Free space and try again.")
 
 
 def _concerns(error: OSError, folder: Path) -> bool:

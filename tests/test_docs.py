@@ -117,6 +117,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_modules_named_in_the_design_exist() -> None:
+    """The walks through the code name files; each must exist."""
+    walks = (ROOT / "docs" / "design.md").read_text().partition("## Walks")[2].partition("\n## ")[0]
+    named = re.findall(r"`([a-z_/]+\.py)`", walks)
+    assert len(named) > 30
+    assert [name for name in named if not (ROOT / "multistream" / name).is_file()] == []
+
+
 def modules() -> list[str]:
     return [info.name for info in pkgutil.walk_packages(multistream.__path__, "multistream.")]
 

@@ -89,9 +89,9 @@ def test_a_link_still_points_where_it_did(tmp_path: Path) -> None:
 def test_devices_and_folders_are_not_replaced(tmp_path: Path) -> None:
     """A pipe stands for /dev/null, which root could replace for all were the refusal broken."""
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match="no regular file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         write_atomic(tmp_path / "pipe", "x")
-    with pytest.raises(UsageError, match="no regular file"):
+    with pytest.raises(UsageError, match="not a regular file"):
         write_atomic(tmp_path, "x")
     assert (tmp_path / "pipe").is_fifo()
 
@@ -231,7 +231,7 @@ def test_files_need_no_torch() -> None:
 
 def test_a_folder_that_was_removed_is_said_so(tmp_path: Path) -> None:
     gone = tmp_path / "run"
-    with pytest.raises(DiskFull, match="not there any more"), files.writing(gone):
+    with pytest.raises(DiskFull, match="no longer exists"), files.writing(gone):
         (gone / "metrics.jsonl").open("a")
 
 

@@ -46,7 +46,7 @@ def test_a_second_lock_in_this_process(tmp_path: Path) -> None:
     lock = FolderLock(tmp_path / "run")
     with lock:
         for again in (FolderLock(tmp_path / "same"), lock):
-            with pytest.raises(RunBusy, match=f"process {os.getpid()}, this one"), again:
+            with pytest.raises(RunBusy, match=f"process {os.getpid()}, this process"), again:
                 pass
         assert "73" in run(LOCK_AND_TELL, tmp_path / "run").stderr, "being refused must not give the lock back"
     with lock, pytest.raises(RunBusy), FolderLock(tmp_path / "run"):

@@ -112,7 +112,7 @@ def layer_of(room: str) -> int:
 
 def table() -> str:
     """The rooms as a table, from the first sentence of each room's docstring."""
-    lines = ["| layer | room | holds |", "|---|---|---|"]
+    lines = ["| layer | package | purpose |", "|---|---|---|"]
     for number, rooms in enumerate(LAYERS[:-1], start=1):
         for room in rooms:
             path = MODULES[room]

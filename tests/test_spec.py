@@ -55,16 +55,16 @@ def test_reads(text, spec):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "'' is no spec. It must read [KEY=]NAME[:VARIANT][@DISTRIBUTION]"),
-        ("object:", "'object:' is no spec"),
-        ("=object", "'=object' is no spec"),
-        ("object:a:b", "is no spec"),
-        ("runs/o", "'runs/o' is the path of a run and has no key. A run's branch needs its key: KEY=runs/o."),
+        ("", "'' is not a spec. It must read [KEY=]NAME[:VARIANT][@DISTRIBUTION]"),
+        ("object:", "'object:' is not a spec"),
+        ("=object", "'=object' is not a spec"),
+        ("object:a:b", "is not a spec"),
+        ("runs/o", "'runs/o' is the path of a run and has no key. A branch of a run needs a key: KEY=runs/o."),
         ("bigru+att", "'bigru+att' cannot be a key. Write KEY=bigru+att."),
         ("Object=object", "'Object' cannot be a key. It must be a-z, 0-9 and _, and start with a letter."),
         ("pop=object", "torch.nn.ModuleDict has 'pop' itself"),
         ("branches=object", "multistream uses 'branches' for something else"),
-        ("o=~nobody-of-this-name/o", "names a home folder that is not known"),
+        ("o=~nobody-of-this-name/o", "contains an unknown home folder"),
     ],
 )
 def test_refuses(text, message):
@@ -75,7 +75,7 @@ def test_refuses(text, message):
 def test_a_list_has_each_key_once():
     assert [spec.key for spec in parse_specs(" object, net=timm:resnet18 ")] == ["object", "net"]
     with pytest.raises(
-        UsageError, match=r"'timm:a' and 'timm:b' have the same key 'timm'. Give one of them another: KEY=ti"
+        UsageError, match=r"'timm:a' and 'timm:b' have the same key 'timm'. Give one of them another key: KEY=ti"
     ):
         parse_specs(["timm:a", "timm:b"])
 

@@ -53,7 +53,7 @@ def test_places_that_cannot_be_used_are_74(number: int, tmp_path: Path) -> None:
 def test_errors_of_ours_stay_and_faults_of_the_program_are_not_hidden() -> None:
     ours = DataError("a", "b.")
     assert known_error(ours) is ours
-    for error in (RuntimeError("shape mismatch"), KeyError("x"), ValueError("y"), OSError("no number")):
+    for error in (RuntimeError("shape mismatch"), KeyError("x"), ValueError("y"), OSError("not a number")):
         assert known_error(error) is None
     missing = Path(system_errors.__file__).parent / "recipe" / "default.toml"
     assert known_error(FileNotFoundError(errno.ENOENT, "No such file", str(missing))) is None

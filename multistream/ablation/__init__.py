@@ -1,4 +1,4 @@
-"""Ablation: which depth, which tap, which stream matters, and what each costs."""
+"""Ablation: the effect of each depth, tap and stream on the accuracy, and its cost."""
 
 from multistream.ablation.results import Ablation, VariantResult
 from multistream.ablation.runner import ablate

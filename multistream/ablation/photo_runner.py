@@ -47,8 +47,13 @@ class PhotoRunner:
         engine: Engine | None = None,
     ) -> None:
         if axis == "taps":
-            what = "subsets of taps are trained on pooled features, and here streams train."
-            raise UsageError("--axis", what, right="depth and streams are trained for real.", do="Or freeze streams.")
+            what = "--axis taps trains on pooled features, but streams of this recipe are trained."
+            raise UsageError(
+                "--axis",
+                what,
+                right="--axis depth and --axis streams also work with trained streams.",
+                do="Freeze the streams, or choose another axis.",
+            )
         self.prepared, self.variants, self.axis, self.folder = prepared, variants, axis, folder
         self.seeds, self.split_seeds, self.streams, self.console = seeds, split_seeds, streams, console
         if engine and streams:
@@ -62,8 +67,8 @@ class PhotoRunner:
         settings, photos = self.prepared.recipe.training, len(self.prepared.parts.train)
         seconds = self._seconds_a_photo() * BACKWARD * photos * settings.epochs * trainings
         self.console.say(
-            f"ablate: streams train, so every row is trained for real: {trainings:,} trainings of "
-            f"up to {settings.epochs} epochs over {photos:,} photos, some {span(seconds)} in all"
+            f"ablate: streams are trained, so every row is a full training: {trainings:,} trainings of "
+            f"up to {settings.epochs} epochs over {photos:,} photos, about {span(seconds)} in total"
         )
 
     def run(self) -> tuple[Tally, list[MultiStream], float]:
@@ -105,17 +110,17 @@ class PhotoRunner:
         self.console.say(f"ablate: {variant.label(self.variants[-1])}, seed {seed}, split {split_seed}")
         given = {key: stream for key, stream in (self.streams or {}).items() if key in variant.keep}
         recipe, folder, state = self._run_of(variant, number, seed=seed, split_seed=split_seed)
-        if given and state != "new":  # whether an instance is the one that was trained, nobody can tell
+        if given and state != "new":  # an instance cannot be compared with the one that was trained
             folder, state = _free(folder), "new"
         if state == "finished":
-            self.console.say(f"ablate: {folder} was trained with these settings before, and is taken as it is")
+            self.console.say(f"ablate: {folder} was already trained with these settings and is reused")
             return folder
         if state == "stopped":
             return train(recipe, resume=folder, console=self.console).folder
         return train(recipe, out=folder, streams=given or None, console=self.console).folder
 
     def _answers(self, run: Path) -> dict[int, bool]:
-        """{index in the table: right or not} of a run's test part."""
+        """{index in the table: right or not} of a run's test split."""
         places = {name: i for i, name in enumerate(self.prepared.table.ids)}
         found = read_predictions(run / runs.PREDICTIONS)
         return {places[path]: bool(right) for path, right in zip(found.paths, found.correct, strict=True)}

@@ -114,11 +114,11 @@ class PooledRunner:
                 turned=dict.fromkeys(self.views[1:], np.unique(np.concatenate([parts.train for parts in splits]))),
             )
         if photos.bad:
-            self.console.warn(f"{len(photos.bad):,} photos cannot be decoded and are left out")
+            self.console.warn(f"{len(photos.bad):,} photos cannot be decoded and are skipped")
         return found
 
     def _data(self, parts: Parts, extracted: Extracted, *, first: bool) -> RowData:
-        """The features under one split, the base fitted to its training part."""
+        """The features under one split, the base fitted to its training split."""
         check_leaks(self.prepared.recipe, self.prepared.table, parts)
         features = dict(extracted.views_to(self.prepared.runtime.device))
         if not first:
@@ -130,7 +130,9 @@ class PooledRunner:
                 features[key] = {s: f.repeat(len(self.views), 1) for s, f in pooled.items()}
         settings = self.prepared.recipe.training
         if settings.ema:
-            raise UsageError("training.ema", "rows are trained without an average.", do="Give --set training.ema=0.")
+            raise UsageError(
+                "training.ema", "rows are trained without an average of the weights.", do="Give --set training.ema=0."
+            )
         criterion = make_loss(
             settings.loss,
             self.prepared.recipe.options.loss,
@@ -143,7 +145,9 @@ class PooledRunner:
         data = RowData(features, labels, targets, extracted.valid.repeat(views), parts, criterion)
         train = torch.from_numpy(data.rows(parts.train))
         if not len(train) or not len(data.rows(parts.test)):
-            raise DataError("data", "no photo of the training or test part can be decoded.", do="Scan the data.")
+            raise DataError(
+                "data", "no photo of the training or test split can be decoded.", do="Run multistream data scan."
+            )
         self.base.fit(data.take(train.to(self.labels.device)))
         return data
 

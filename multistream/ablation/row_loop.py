@@ -50,7 +50,7 @@ def train_rows(
 ) -> TrainedRows:
     """Trains networks[g][v] on pooled features and leaves each row's best epoch in it; linear rows train as one batch.
 
-    `tick` is told of the epochs that are done, of `epochs_of(grid, settings)`. Raises DivergedError.
+    `tick` is called with the number of finished epochs, of `epochs_of(grid, settings)`. Raises DivergedError.
     """
     best = torch.full((len(grid), len(grid[0])), -1)
     kinds: dict[str | None, list[int]] = {}
@@ -72,7 +72,7 @@ def train_rows(
 
 
 def epochs_of(grid: Grid, settings: TrainingSettings) -> int:
-    """How many epochs `train_rows` will tell of."""
+    """The number of epochs that `train_rows` will report."""
     return len({batch_kind(network) for network in grid[0]}) * settings.epochs
 
 
@@ -237,7 +237,7 @@ def verify_row(
     if not max(differences) <= LARGEST_DIFFERENCE:
         raise VerificationError(
             "--verify",
-            f"{label}, seed {settings.seed}: probabilities differ by {max(differences):.1e} from the row alone.",
+            f"{label}, seed {settings.seed}: probabilities differ by {max(differences):.1e} from training it alone.",
             right=f"At most {LARGEST_DIFFERENCE:.0e} is allowed.",
             do="Please report it, with the recipe.",
         )

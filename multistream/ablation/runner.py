@@ -97,8 +97,8 @@ class _AblationRun:
         self.variants = variants(network, self.axis, cut=self.cut)
         if self.prepared.recipe.training.solver == "lbfgs" and (len(self.seeds) > 1 or verify):
             option = "--verify" if verify else "--seeds"
-            what = "lbfgs fits each row to its optimum, which no seed changes."
-            raise UsageError(option, what, do=f"Leave {option} out; --splits gives other photos.")
+            what = "lbfgs fits each row to its optimum, which does not depend on the seed."
+            raise UsageError(option, what, do=f"Omit {option}; --splits tests on other photos.")
         splits = self._splits()
         many = f"{len(self.variants):,} variants x {len(self.seeds)} seeds x {len(splits)} splits"
         self.console.say(f"ablate: {self.axis}, {many}")
@@ -110,7 +110,9 @@ class _AblationRun:
         if network.is_cacheable:
             return self._pooled(splits, verify=verify)
         if verify:
-            right = "It compares rows of one batch with rows trained alone; here each is trained alone."
+            right = (
+                "--verify compares rows trained in one batch with rows trained alone; here each row is trained alone."
+            )
             raise UsageError("--verify", "no rows are trained in a batch.", right=right)
         if folder is not None:
             return self._retrained(folder / f"runs-{self.axis}")
@@ -127,19 +129,19 @@ class _AblationRun:
             parts = draw_parts(prepared.table, replace(prepared.recipe.data, split_seed=seed))
             found.append(usable(parts, prepared.side_inputs, prepared.table))
         if len(found) > 1 and all(np.array_equal(p.test, found[0].test) for p in found[1:]):
-            right = "It brings its own parts, or test photos alone."
-            what = f"{prepared.table.name} gives the same test photos each time."
-            raise UsageError("--splits", what, right=right, do="Leave --splits out.")
+            right = "It has predefined splits, or test photos only."
+            what = f"{prepared.table.name} has a fixed test split."
+            raise UsageError("--splits", what, right=right, do="Omit --splits.")
         if not all(len(parts.test) for parts in found):
-            what = f"with data.split = {prepared.recipe.data.split} it has no test part, which rows are compared on."
+            what = f"with data.split = {prepared.recipe.data.split} it has no test split, which rows are compared on."
             raise DataError(prepared.table.name, what, do="Give --set data.split=80/10/10.")
         return found
 
     def _folds(self) -> list[Parts]:
         """The parts of every fold and repeat of a recipe on folds: each photo is tested once a repeat."""
         if len(self.split_seeds) > 1:
-            what = f"the recipe has {self.prepared.recipe.data.folds} folds, which are the splits."
-            raise UsageError("--splits", what, do="Leave --splits out; data.repeats draws the folds again.")
+            what = f"the recipe has {self.prepared.recipe.data.folds} folds, which are used as splits."
+            raise UsageError("--splits", what, do="Omit --splits; data.repeats draws the folds again.")
         if not self.prepared.network.is_cacheable:
             what = "folds need frozen streams, whose features are computed once."
             raise UsageError("ablate", what, do="Give --set data.folds=0, or --freeze streams.")
@@ -245,5 +247,5 @@ def _folder(run: Path) -> Path:
 def recipe_of(run: Path) -> Recipe:
     """The recipe of a run, given its folder or its model file; UsageError where there is none."""
     if not (_folder(run) / runs.RECIPE).is_file():
-        raise UsageError(str(run), f"no {runs.RECIPE} is there.", right="A run's folder has one.")
+        raise UsageError(str(run), f"it has no {runs.RECIPE}.", right="Every run folder has one.")
     return Recipe.load(_folder(run))

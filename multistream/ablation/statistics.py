@@ -58,7 +58,7 @@ class RowScores:
     def p_value(self, v: int, reference: int) -> float:
         """Exact McNemar. A photo has one vote however many trainings tested it: for who was right on it more often.
 
-        Seeds are no new photos: to count each as one would find differences where there are none.
+        Seeds are not new photos: to count each as one would find differences where there are none.
         """
         worse = int((self.right[v] < self.right[reference]).sum())
         return mcnemar(worse, int((self.right[v] > self.right[reference]).sum()))

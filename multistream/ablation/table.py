@@ -12,8 +12,8 @@ MOST_CLASSES = 10
 
 
 def table(result: Ablation) -> str:
-    """The rows, and what else the axis tells."""
-    width = max(len("by class: difference to the whole"), *(len(row.label) for row in result.rows))
+    """The rows, and further results of the axis."""
+    width = max(len("by class: difference to the complete composition"), *(len(row.label) for row in result.rows))
     ridge = any(row.ridge_accuracy is not None for row in result.rows)
     lines = [_head(width, ridge=ridge), *(_line(row, width, ridge=ridge) for row in result.rows)]
     return "\n".join([*lines, *_further(result), *_by_class(result, width)])
@@ -49,23 +49,24 @@ def _by_class(result: Ablation, width: int) -> Iterator[str]:
         return
     columns = [max(6, len(name)) for name in classes]
     names = " ".join(f"{name:>{column}}" for name, column in zip(classes, columns, strict=True))
-    yield f"\n  {'by class: difference to the whole':{width}}  {names}"
+    yield f"\n  {'by class: difference to the complete composition':{width}}  {names}"
     for row in result.rows[:-1]:
         deltas = [f"{100 * row.per_class[name]['delta']:+{c}.1f}" for name, c in zip(classes, columns, strict=True)]
         yield f"  {row.label:{width}}  {' '.join(deltas)}"
     own = [f"{100 * result.whole.per_class[name]['accuracy']:{c}.1f}" for name, c in zip(classes, columns, strict=True)]
-    yield f"  {'accuracy of the whole':{width}}  {' '.join(own)}"
+    yield f"  {'accuracy of the complete composition':{width}}  {' '.join(own)}"
 
 
 def _further(result: Ablation) -> Iterator[str]:
     seeds, splits = len(result.seeds), len(result.split_seeds)
     many = f"{seeds} seed{'s' * (seeds > 1)} x {splits} split{'s' * (splits > 1)}"
     yield (
-        f"\n* no row is as accurate for fewer multiply-adds. {result.data}, {result.n:,} test photos, {many}, on "
+        f"\n* Pareto front: no row is at least as accurate with fewer multiply-adds. "
+        f"{result.data}, {result.n:,} test photos, {many}, on "
         f"{result.trained_on}: {result.seconds:.1f} s, {result.training_seconds:.1f} s of training"
     )
     if result.shapley:
-        yield "\nShapley value of each tap (points of accuracy, all subsets trained again):"
+        yield "\nShapley value of each tap (points of accuracy, every subset retrained):"
         for tap in result.shapley:
             spread = f" +- {100 * tap.deviation:.1f}" if tap.deviation is not None else ""
             yield f"  {tap.stream} {tap.stage}  {100 * tap.value:+.1f}{spread}"
@@ -88,6 +89,7 @@ def _further(result: Ablation) -> Iterator[str]:
         found = result.verified
         yield (
             f"verified: {found.label}, seed {found.seed}: probabilities differ by at most "
-            f"{found.largest_difference:.1e} from the row trained alone and {found.difference_to_train:.1e} from "
+            f"{found.largest_difference:.1e} from the row trained alone "
+            f"and by at most {found.difference_to_train:.1e} from "
             f"train's own loop ({LARGEST_DIFFERENCE:.0e} allowed)"
         )

@@ -15,7 +15,7 @@ AXES: tuple[Axis, ...] = ("depth", "taps", "streams")
 FUSIONS = ("early", "late", "gated")
 """The fusions that `streams` tries, with the recipe's own."""
 MOST_TAPS = 10
-"""1,023 subsets, each trained for every seed: beyond, nobody waits."""
+"""1,023 subsets, each trained for every seed: more would take too long."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,10 @@ def variants(network: MultiStream, axis: Axis, *, cut: str = "") -> tuple[Varian
     full = whole(network)
     if axis == "streams":
         if len(full.keep) < 2:
-            right = "Two or more can be left out one by one; with one, take --axis depth or taps."
-            raise UsageError("--axis", "streams asks for several streams, and one is composed.", right=right)
+            right = "Leave-one-out needs at least two streams; with one, use --axis depth or --axis taps."
+            raise UsageError(
+                "--axis", "--axis streams needs several streams, but the composition has one.", right=right
+            )
         found = list(_stream_subsets(full))
     else:
         found = [v for key in _cuttable(network, cut) for v in _cuts(full, key, axis, network)]
@@ -94,9 +96,9 @@ def _cuttable(network: MultiStream, cut: str) -> Sequence[str]:
     """The streams that have stages to cut."""
     keys = [key for key, branch in network.branches.items() if not branch.is_vector]
     if cut and cut not in keys:
-        raise UsageError("--cut", f"no stream with stages is called {cut!r}.", right=did_you_mean(cut, keys))
+        raise UsageError("--cut", f"no stream with stages has the key {cut!r}.", right=did_you_mean(cut, keys))
     if not keys:
-        raise UsageError("--axis", "no stream here has stages.", do="Take --axis streams.")
+        raise UsageError("--axis", "no stream of this composition has stages.", do="Use --axis streams.")
     return [cut] if cut else keys
 
 
@@ -111,10 +113,14 @@ def _cuts(full: Variant, key: str, axis: Axis, network: MultiStream) -> Iterator
             yield Variant({**full.keep, key: kept}, full.fusion, about=key)
         return
     if tuple(branch.taps) != names:
-        raise UsageError("--axis", f"not all stages of {key} are tapped.", right="taps needs a tap at each: gap:64.")
+        raise UsageError(
+            "--axis",
+            f"not all stages of {key} are tapped.",
+            right="--axis taps needs a tap at every stage, such as gap:64.",
+        )
     if len(names) > MOST_TAPS:
         what = f"{key} has {len(names)} taps, which make {2 ** len(names):,} subsets."
-        raise UsageError("--axis", what, right=f"At most {MOST_TAPS} taps are tried in all subsets.")
+        raise UsageError("--axis", what, right=f"At most {MOST_TAPS} taps are allowed.")
     others = {k: v for k, v in full.keep.items() if k != key}
     if others:  # the empty coalition of the game
         yield Variant(others, full.fusion, about=key)

@@ -1,4 +1,4 @@
-"""Batches: prediction and extraction as a callable, for any engine that moves arrays (Ray Data, Daft, Spark)."""
+"""Batch prediction and feature extraction as callables, for engines such as Ray Data, Daft and Spark."""
 
 from multistream.batch.extractor import Extractor
 from multistream.batch.predictor import Predictor

@@ -28,7 +28,9 @@ def length_of(batch: Columns) -> int:
     """The rows of a batch; DataError where its columns differ."""
     lengths = {name: len(column) for name, column in batch.items()}
     if len(set(lengths.values())) > 1:
-        raise DataError("batch", f"its columns have {lengths} rows.", right="All must have the same number.")
+        raise DataError(
+            "batch", f"its columns have {lengths} rows.", right="All columns must have the same number of rows."
+        )
     return next(iter(lengths.values()), 0)
 
 
@@ -48,7 +50,7 @@ def _photo(value: Any, name: str, *, limit: int) -> GivenPhoto:
     if isinstance(value, np.str_):
         value = str(value)
     photos = list(given_photos([value], limit=limit))
-    # A folder is no photo here: a row stays a row.
+    # A folder is not a photo here: a row stays a row.
     content = photos[0].content if len(photos) == 1 else None
     return GivenPhoto(name, (name,), content) if content is not None else GivenPhoto.bad(name, "not a photo")
 

@@ -39,7 +39,7 @@ class Extractor:
     ) -> None:
         if Path(source).expanduser().exists():
             if weights:
-                raise UsageError("weights", f"{source} is a run, which has its own.", do="Leave them out.")
+                raise UsageError("weights", f"{source} is a run, which has its own settings.", do="Omit them.")
             model = load_model(source)
             network, recipe = model.network, model.recipe
         else:
@@ -47,7 +47,7 @@ class Extractor:
         self.workers = workers
         pictures = {key: each for key, each in network.inputs.items() if not isinstance(each, Vector)}
         if not pictures:
-            raise UsageError("batch.Extractor", "no stream looks at pictures.", right="Vectors need no extraction.")
+            raise UsageError("batch.Extractor", "no stream reads images.", right="Vectors need no extraction.")
         self.groups = GroupReader(network, recipe, device=device, precision=precision, inputs=pictures)
 
     def __call__(self, batch: Columns) -> dict[str, NDArray[Any]]:
@@ -75,5 +75,5 @@ def _of_specs(text: str, weights: Mapping[str, str], image_size: int) -> MultiSt
     for key, branch in network.branches.items():
         if branch.stream.weights and key not in weights and key not in network.loaded_branches:
             do = f'Give weights={{"{key}": FILE}}, "hub" or "random".'
-            raise WeightsError(f"weights.{key}", "this stream has pretrained weights, and none are given.", do=do)
+            raise WeightsError(f"weights.{key}", "this stream needs pretrained weights, and none are given.", do=do)
     return network

@@ -95,7 +95,7 @@ def _holds_parquet(path: str) -> bool:
 
 
 def _numbered(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch whose photos have no path: they are called by what Hugging Face keeps beside the bytes, or <image>."""
+    """A batch whose photos have no path: they get the path that Hugging Face stores with the bytes, or <image>."""
     column: Iterable[Any] = next((batch[name] for name in ("image", "bytes", "photo") if name in batch), [])
     names = [str(value.get("path") or "<image>") if isinstance(value, Mapping) else "<image>" for value in column]
     return {**batch, PATH: np.array(names, dtype=object)}

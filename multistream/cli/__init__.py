@@ -1,4 +1,4 @@
-"""The command line. It parses, calls one function, prints: results to stdout, all else to stderr."""
+"""The command line: parses options, calls one function, prints results to stdout and everything else to stderr."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def main() -> None:
 def _leave_interrupted(error: Exception) -> None:
     """Leaves after a stopped training; its class lives in a module that imports torch, if that was imported at all."""
     if (stop := sys.modules.get("multistream.training.stop")) and isinstance(error, stop.Interrupted):
-        _leave(f"stopped, and saved. To go on: {error.resume}", 128 + error.signal)
+        _leave(f"stopped and saved. To resume: {error.resume}", 128 + error.signal)
 
 
 def _show_warning(default: Callable[..., None]) -> Callable[..., None]:

@@ -42,15 +42,17 @@ class Axis(StrEnum):
 def ablate(
     run: RunOrNone = None,
     axis: Annotated[
-        Axis, typer.Option(help="Cut streams from the top, try subsets of taps, or of streams.")
+        Axis, typer.Option(help="What to vary: depth of the streams, subsets of taps, or subsets of streams.")
     ] = Axis.depth,
-    cut: Annotated[str, typer.Option(metavar="KEY", help="The one stream to cut.", show_default="each")] = "",
+    cut: Annotated[str, typer.Option(metavar="KEY", help="Ablate only this stream.", show_default="each")] = "",
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="How many; the first is the recipe's.")] = 1,
     splits: Annotated[int, typer.Option(min=1, max=1000, help="How many; the first is the recipe's.")] = 1,
-    streams: Annotated[str, typer.Option(metavar="SPEC,...", help="A composition, if there is no RUN.")] = "",
+    streams: Annotated[str, typer.Option(metavar="SPEC,...", help="Streams, if there is no RUN.")] = "",
     data: Annotated[str, typer.Option(metavar="PATH", help="The data set, as for train.")] = "",
-    temporal: Annotated[str, typer.Option(help="How a stream's tokens become one vector.", show_default="concat")] = "",
-    fusion: Annotated[str, typer.Option(help="How the streams are combined.", show_default="early")] = "",
+    temporal: Annotated[
+        str, typer.Option(help="Temporal: combines a stream's tokens into one vector.", show_default="concat")
+    ] = "",
+    fusion: Annotated[str, typer.Option(help="Fusion: combines the streams.", show_default="early")] = "",
     weights: Weights = None,
     input: Inputs = None,
     epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs.", show_default="the recipe's")] = None,
@@ -61,7 +63,9 @@ def ablate(
     set_: Settings = None,
     verify: Annotated[
         bool,
-        typer.Option("--verify", help="Train one row alone too; exit 1 if its probabilities differ by more than 1e-5."),
+        typer.Option(
+            "--verify", help="Also train one row alone; exit 1 if its probabilities differ by more than 1e-5."
+        ),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Output folder.", show_default="RUN/ablations")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows as CSV.")] = None,
@@ -71,9 +75,9 @@ def ablate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Retrain without each depth, tap or stream, and print accuracy and cost."""
+    """Retrain the composition without stages, taps or streams, and print accuracy and cost."""
     if (run is None) == (not streams and not recipe):
-        raise UsageError("ablate", "give a RUN, or --streams or --recipe.", right="One of them says what is ablated.")
+        raise UsageError("ablate", "give a RUN, or --streams or --recipe.", right="Give exactly one of them.")
     given: dict[str, dict[str, Any]] = {
         "data": {"source": data},
         "network": {

@@ -29,15 +29,15 @@ class Against(StrEnum):
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folders of finished runs.")],
-    against: Annotated[Against, typer.Option(help="The row that the others are compared with.")] = Against.first,
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs.")],
+    against: Annotated[Against, typer.Option(help="Reference run for the differences.")] = Against.first,
     name: Annotated[list[str] | None, typer.Option(metavar="RUN=NAME", help="Name of a run's row; repeatable.")] = None,
     columns: Annotated[
         str,
         typer.Option(
             metavar="COLUMN,...",
             help="Columns in this order: accuracy, interval, macro_f1, p_holm, ..., settings, or a setting's name.",
-            show_default="all that say something",
+            show_default="all that apply",
         ),
     ] = "",
     published: Annotated[

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Check a data set, and split it.", no_args_is_help=True)
 
 Source = Annotated[str, typer.Argument(metavar="DATA", help="Class folders, a CSV, or LAYOUT:PATH.")]
-Label = Annotated[str, typer.Option(help="The label to use, if a layout has several.")]
+Label = Annotated[str, typer.Option(help="Label to use if the data set has several.")]
 SHOWN = 10
 
 
@@ -46,12 +46,15 @@ def split(
     fractions: Annotated[str, typer.Option(help="train/val/test in percent.")] = "80/5/15",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 18,
     groups: Annotated[
-        str, typer.Option(metavar="COLUMN|FILE", help="Photos to keep together: a CSV's column, or path,group.")
+        str,
+        typer.Option(
+            metavar="COLUMN|FILE", help="Groups that must not be split: a CSV column, or a CSV file with path,group."
+        ),
     ] = "",
     label: Label = "",
     json: Json = False,
 ) -> None:
-    """Write the split of every photo (train, val, test), with the file's sha256."""
+    """Write the split of every photo (train, val, test) with the file's sha256."""
     from multistream.data.layouts.data_source import open_table
     from multistream.data.splits import split as draw
     from multistream.runs.split_file import write_split
@@ -84,13 +87,13 @@ def described(found: Scan) -> str:
     classes = ", ".join(f"{name} {count:,}" for name, count in found.classes.items())
     lines = [f"{found.name}: {found.images:,} images ({classes})", *found.notes]
     lines += _some("cannot be used", [f"{bad.id}: {bad.reason}" for bad in found.unreadable])
-    lines += _some("sets of files with the same bytes", [", ".join(group) for group in found.duplicates])
-    lines += _some("of them lie in several parts", [", ".join(group) for group in found.across_parts])
-    lines += _some("of them have several labels", [", ".join(group) for group in found.contradictory])
-    lines += _some("sets of files that look the same", [", ".join(group[:4]) for group in found.same_picture])
-    lines += _some("files show next to nothing", list(found.one_colour))
+    lines += _some("groups of identical files", [", ".join(group) for group in found.duplicates])
+    lines += _some("of them in several splits", [", ".join(group) for group in found.across_parts])
+    lines += _some("of them with several labels", [", ".join(group) for group in found.contradictory])
+    lines += _some("groups of visually identical files", [", ".join(group[:4]) for group in found.same_picture])
+    lines += _some("files of nearly one colour", list(found.one_colour))
     lines += [f"{count:,} files: {remark}" for remark, count in found.remarks.items()]
-    return "\n".join([*lines, "clean" if found.is_clean else "look at these before you train"])
+    return "\n".join([*lines, "clean" if found.is_clean else "check these before training"])
 
 
 def _some(what: str, entries: list[str]) -> list[str]:

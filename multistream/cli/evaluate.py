@@ -22,11 +22,13 @@ def evaluate(
     ] = "",
     part: Annotated[
         str,
-        typer.Option(metavar="train|val|test|all", help="Which part. Else the run's test part, or all of --data."),
+        typer.Option(
+            metavar="train|val|test|all", help="Split to evaluate. Default: the run's test split, or all of --data."
+        ),
     ] = "",
-    label: Annotated[str, typer.Option(help="The label to use, if a layout has several.")] = "",
+    label: Annotated[str, typer.Option(help="Label to use if the data set has several.")] = "",
     class_map: Annotated[
-        str, typer.Option(metavar="FILE|NAME", help="Maps the run's classes to the data's, by name.")
+        str, typer.Option(metavar="FILE|NAME", help="File that maps the run's classes to the data's classes.")
     ] = "",
     input: Inputs = None,
     missing: Missing = "",
@@ -65,7 +67,7 @@ def evaluate(
     else:
         typer.echo(table(result.metrics))
         if result.reachable:
-            typer.echo(f"\nwithout {', '.join(result.unreachable)}, which the run cannot say:\n")
+            typer.echo(f"\nwithout {', '.join(result.unreachable)}, which the run cannot predict:\n")
             typer.echo(table(result.reachable))
         if result.policies:
             typer.echo(f"\n{policies(result)}")

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 Photos = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[PATHS...]", help="Files and folders; - reads a list on stdin. Default: the test split of the run."
+        metavar="PATHS", help="Files and folders; - reads a list on stdin. Default: the test split of the run."
     ),
 ]
 LabelledData = Annotated[str, typer.Option("--data", metavar="PATH", help="Another labelled data set, as for train.")]
-Label = Annotated[str, typer.Option("--label", help="The label to use, if a layout has several.")]
+Label = Annotated[str, typer.Option("--label", help="Label to use if the data set has several.")]
 Class = Annotated[str, typer.Option("--target", metavar="CLASS", help="predicted, true, or a class by name.")]
 
 MOVED = {

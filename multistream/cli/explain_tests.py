@@ -24,7 +24,7 @@ def explanation_tests(
     ] = False,
     masks: Annotated[
         str,
-        typer.Option(metavar="FOLDER|CSV", help="Where objects lie: the pointing game, and the energy in the masks."),
+        typer.Option(metavar="FOLDER|CSV", help="Object masks or boxes: pointing game, and energy inside them."),
     ] = "",
     data: LabelledData = "",
     label: Label = "",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from multistream.explaining.photo_tests import PhotoTests
     from multistream.explaining.selftest import SelfTest
 
-MARKS = {"exact": "", "local": "   gradient x input: its head is not linear, no sum is claimed", "gradient": ""}
+MARKS = {"exact": "", "local": "   gradient x input: the head is not linear, so there is no exact sum", "gradient": ""}
 
 
 def explanation_text(found: Explanation) -> str:
@@ -65,7 +65,7 @@ def _values(parts: Mapping[str, float]) -> str:
 def gallery_text(found: Gallery) -> str:
     """In how many photos the streams are right by themselves."""
     counts = ", ".join(f"{name} {count:,}" for name, count in found.outcomes.items())
-    return f"{_photos(found.n, found.left_out)}; maps: {found.method}\nstreams right by themselves: {counts}"
+    return f"{_photos(found.n, found.left_out)}; maps: {found.method}\nphotos by number of correct streams: {counts}"
 
 
 def photo_tests_text(found: PhotoTests) -> str:
@@ -75,8 +75,8 @@ def photo_tests_text(found: PhotoTests) -> str:
         lines += [
             "",
             f"{each.name}: probability of the class as pixels change, {each.steps} steps, replaced by: {each.absent}",
-            f"  deletion   {_area(each.deletion)}   better below noise",
-            f"  insertion  {_area(each.insertion)}   better above noise",
+            f"  deletion   {_area(each.deletion)}   lower than noise is better",
+            f"  insertion  {_area(each.insertion)}   higher than noise is better",
         ]
     if found.localisation:
         lines += ["", f"{'stream':12} {'pointing game':>24} {'energy in the mask':>24} {'chance':>8}"]

@@ -36,7 +36,7 @@ def extract(
     data: Annotated[
         str, typer.Option(metavar="PATH", help="The data set, as for train.", show_default="the run's, or the demo set")
     ] = "",
-    label: Annotated[str, typer.Option(help="The label to use, if a layout has several.")] = "",
+    label: Annotated[str, typer.Option(help="Label to use if the data set has several.")] = "",
     weights: Weights = None,
     input: Inputs = None,
     views: Annotated[
@@ -51,9 +51,9 @@ def extract(
         typer.Option(metavar="FILE.npz", help="Write ids, features and vocabulary to a file that --input takes."),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Compute a sample again, and compare it with the cache bit for bit.")
+        bool, typer.Option("--verify", help="Recompute a sample and compare it with the cache, bit for bit.")
     ] = False,
-    sample: Annotated[int, typer.Option(min=0, help="How many images --verify computes again; 0 for all.")] = 64,
+    sample: Annotated[int, typer.Option(min=0, help="Number of images that --verify recomputes; 0: all.")] = 64,
     seed: Annotated[int | None, typer.Option(help="Random seed of weights and sample.", show_default="0")] = None,
     device: DeviceSet = "",
     precision: PrecisionSet = "",
@@ -64,9 +64,9 @@ def extract(
 ) -> None:
     """Compute the features of frozen streams into the cache, verify them, or write them to a file."""
     if (run is None) == (not streams and not recipe):
-        raise UsageError("extract", "give a RUN, or --streams or --recipe.", right="One of them says what is run.")
+        raise UsageError("extract", "give a RUN, or --streams or --recipe.", right="Give exactly one of them.")
     if run is not None and (set_ or weights):
-        raise UsageError("extract", "a RUN has its own settings and weights.", do="Leave --set and --weights away.")
+        raise UsageError("extract", "a RUN has its own settings and weights.", do="Omit --set and --weights.")
     source = run if run is not None else _recipe(streams, recipe, weights, seed, set_)
     from multistream.console import Console
     from multistream.data.views import parse_views
@@ -104,7 +104,7 @@ def described(found: Extraction) -> str:
     speed = f", {found.images_per_second:,.0f} images/s" if found.images_per_second else ""
     lines.append(f"{found.data}, {found.images:,} images, {found.seconds:.1f} s{speed}")
     if found.bad:
-        lines.append(f"{len(found.bad):,} photos cannot be decoded and are left out")
+        lines.append(f"{len(found.bad):,} photos cannot be decoded and are skipped")
     if found.out:
         lines.append(f"{found.out}: {found.images - len(found.bad):,} x {found.width:,} numbers")
     if found.verified:

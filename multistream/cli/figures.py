@@ -21,13 +21,13 @@ DATES = {".pdf": "CreationDate", ".svg": "Date", ".png": None}
 def _checked(path: Path | None) -> Path | None:
     """Refuses a file of an unknown kind before any work is done for it."""
     if path is not None and path.suffix.lower() not in DATES:
-        raise UsageError("--plot", f"{path} is no kind of figure.", right=f"It must end in {', '.join(DATES)}.")
+        raise UsageError("--plot", f"{path} has an unknown format.", right=f"It must end in {', '.join(DATES)}.")
     return path
 
 
 Plot = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="FILE.pdf|svg|png", help="Save a figure as PDF, SVG or PNG.", callback=_checked),
+    typer.Option("--plot", metavar="FILE.pdf|svg|png", help="Save a figure (PDF, SVG or PNG).", callback=_checked),
 ]
 
 

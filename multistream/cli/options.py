@@ -16,8 +16,8 @@ from multistream.errors import UsageError
 if TYPE_CHECKING:
     from multistream.training.engines import Engine as RunEngine
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, and nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no messages.")]
+Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Suppress progress and messages.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 DeviceSet = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", show_default="auto")]
@@ -33,12 +33,12 @@ Missing = Annotated[
     str,
     typer.Option(
         metavar="error|drop|mean",
-        help="A photo without a vector or map: refuse it, let the other streams decide, or take the training mean.",
+        help="Photos without a vector or map: report an error, drop the stream, or use the training mean.",
         show_default="as in training",
     ),
 ]
 Engine = Annotated[
-    str, typer.Option(metavar="local|ray", help="ray runs it on Ray Data; PATHS may then be parquet, also at a URL.")
+    str, typer.Option(metavar="local|ray", help="ray: run on Ray Data; PATHS may then be parquet files or URLs.")
 ]
 TrainingEngine = Annotated[
     str,
@@ -104,7 +104,7 @@ def print_json(data: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 
     text = json.dumps(data, ensure_ascii=False, indent=indent)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # a file's name that is no text, or a terminal that cannot show it
+    except UnicodeEncodeError:  # a file's name that is not text, or a terminal that cannot show it
         text = json.dumps(data, indent=indent)
     typer.echo(text)
 

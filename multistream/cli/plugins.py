@@ -25,7 +25,7 @@ OneKind = Annotated[Kind | None, typer.Option("--kind", help="Needed if parts of
 @app.callback(invoke_without_command=True)
 def listing(
     context: typer.Context,
-    load: Annotated[bool, typer.Option("--load", help="Import every part: slower, finds all that fail.")] = False,
+    load: Annotated[bool, typer.Option("--load", help="Import every part: slower, but finds all errors.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -39,12 +39,12 @@ def listing(
     typer.echo(as_table(rows))
     broken = sum(row.status == "broken" for row in rows)
     if broken and not quiet:
-        typer.echo(f"{broken} of {len(rows)} parts are broken; the others work without them.", err=True)
+        typer.echo(f"{broken} of {len(rows)} parts are broken; the others still work.", err=True)
 
 
 @app.command()
 def show(name: Name, kind: OneKind = None, as_json: Json = False) -> None:
-    """Show what a part takes: factory, options, variants, where its weights come from."""
+    """Show a part: factory, options, variants, and the source of its weights."""
     shown = [describe(part) for part in _parts(name, kind)]
     if as_json:
         print_json([asdict(each) for each in shown])
@@ -57,11 +57,11 @@ def check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="NAME[:VARIANT][@DISTRIBUTION], or NAME:PATH.")],
     kind: OneKind = None,
     options: Annotated[
-        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the part; repeat for more.")
+        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the part; repeatable.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Test a part against the contract of its kind; exit 69 if it is broken."""
+    """Test a part against the contract of its kind; exit 69 if a check fails."""
     from multistream import testing  # it imports torch
 
     given = dict(map(_option, options or ()))
@@ -83,10 +83,10 @@ def check(
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """OPTION=VALUE as a name and a TOML value; what is no TOML is text."""
+    """OPTION=VALUE as a name and a TOML value; what is not valid TOML is text."""
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise UsageError("--set", f"{text!r} is no OPTION=VALUE.", right="For example --set width=24.")
+        raise UsageError("--set", f"{text!r} is not OPTION=VALUE.", right="For example --set width=24.")
     try:
         return name, tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -101,7 +101,7 @@ def new(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Write a small, complete plugin to start from."""
+    """Create a minimal working plugin."""
     written = new_plugin(name, kind=kind, out=out.expanduser() if out else None)
     if as_json:
         print_json([str(path) for path in written])

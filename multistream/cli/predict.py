@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 def predict(
     run: Run,
-    paths: Annotated[list[str], typer.Argument(metavar="PATHS...", help="Files and folders; - reads a list on stdin.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATHS", help="Files and folders; - reads a list on stdin.")],
     input: Inputs = None,
     missing: Missing = "",
     without: Without = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write .jsonl, or .parquet (a folder); a second call continues."),
+        typer.Option(metavar="FILE", help="Write .jsonl, or .parquet (a folder); a repeated call continues."),
     ] = None,
     engine: Engine = "local",
     device: Device = "auto",
@@ -55,10 +55,10 @@ def predict(
         from multistream.batch.ray_engine import predict_with_ray
 
         if input or out:
-            right = "Vectors stand in the columns of a parquet file."
+            right = "Vectors are read from columns of the parquet file."
             raise UsageError("--engine", "ray takes neither --input nor --out.", right=right)
         if device not in ("auto", "cpu") or precision != "auto":
-            right = "It runs on CPUs, in the precision of the training."
+            right = "Ray workers run on CPUs, in the training precision."
             raise UsageError(
                 "--engine", f"ray takes neither --device {device} nor --precision {precision}.", right=right
             )
@@ -104,8 +104,8 @@ def _sum_up(statuses: Counter[str], *, quiet: bool) -> None:
     told = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common() if status != "ok")
     do = ""
     if {"no vector", "no map"} & set(statuses):
-        do = "Vectors and maps are found by exact id: the photo's path as given, from the folder given, or from the "
-        do += "run's data set. --missing drop or mean goes on without."
+        do = "Vectors and maps are matched by exact id: the path as given, relative to the given folder or to the "
+        do += "run's data set. Use --missing drop or --missing mean to predict without them."
     if not bad and not statuses["ok"]:
         raise DataError("predict", "there are no photos.", do="Give photos, folders of photos, or a list on stdin.")
     if not statuses["ok"]:

@@ -20,19 +20,17 @@ def profile(
     run: Annotated[
         Path | None, typer.Argument(metavar="RUN", help="A run's folder or model; without one give --streams.")
     ] = None,
-    streams: Annotated[
-        str, typer.Option(metavar="SPEC,...", help="Profile a composition that was never trained.")
-    ] = "",
-    tap: Annotated[str, typer.Option(help="How a map becomes a token.")] = "gap:64",
-    temporal: Annotated[str, typer.Option(help="How a stream's tokens become one vector.")] = "concat",
-    fusion: Annotated[str, typer.Option(help="How the streams are combined.")] = "early",
+    streams: Annotated[str, typer.Option(metavar="SPEC,...", help="Profile an untrained composition.")] = "",
+    tap: Annotated[str, typer.Option(help="Tap: turns the map of a stage into a token.")] = "gap:64",
+    temporal: Annotated[str, typer.Option(help="Temporal: combines a stream's tokens into one vector.")] = "concat",
+    fusion: Annotated[str, typer.Option(help="Fusion: combines the streams.")] = "early",
     classes: Annotated[int, typer.Option(min=2, max=1_000_000, help="Number of classes, if there is no run.")] = 8,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="One setting, for example options.streams.anp.width=2089."),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, max=1_000_000, help="Batch size of the timings.")] = 1,
-    repeats: Annotated[int, typer.Option(min=2, max=100_000, help="Number of calls behind each median time.")] = 10,
+    repeats: Annotated[int, typer.Option(min=2, max=100_000, help="Number of timed calls.")] = 10,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a timeline for Perfetto.")] = None,
     plot: Plot = None,
     device: Device = "auto",
@@ -47,7 +45,7 @@ def profile(
     from multistream.runtime.device import resolve
 
     if (run is None) == (not streams):
-        raise UsageError("profile", "give a RUN or --streams, one of them.")
+        raise UsageError("profile", "give a RUN or --streams, but not both.")
     if run is not None:
         from multistream.runs.model_file import load_model
 
@@ -75,7 +73,7 @@ def table(found: Profile) -> str:
     )
     lines = [head, *(_line(row) for row in (*found.rows, found.total, found.cached))]
     peak = found.roofline
-    lines += ["", "total adds up the pieces; cached is what is left to compute on cached features."]
+    lines += ["", "total: sum of all rows; cached: what remains to compute with cached features."]
     lines += ["", "batch  ms p50     p95   images/s   peak MiB"]
     lines += [
         f"{s['batch']:5}  {s['ms_p50']:7.2f} {s['ms_p95']:7.2f} {s['images_per_second']:9.1f} "

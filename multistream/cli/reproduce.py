@@ -29,26 +29,26 @@ if TYPE_CHECKING:
 
 
 def reproduce(
-    targets: Annotated[list[str], typer.Argument(metavar="TARGET...", help="table1, fig3, fig4, fig5, or all.")],
+    targets: Annotated[list[str], typer.Argument(metavar="TARGET", help="table1, fig3, fig4, fig5, or all.")],
     data: Annotated[
         str, typer.Option(metavar="PATH", help="The data set, as for train.", show_default="the demo set")
     ] = "",
-    label: Annotated[str, typer.Option(help="The label to use, if a layout has several.")] = "",
+    label: Annotated[str, typer.Option(help="Label to use if the data set has several.")] = "",
     streams: Annotated[
-        str, typer.Option(metavar="PLACE=SPEC,...", help="Streams in the paper's places object, places and anp.")
+        str, typer.Option(metavar="PLACE=SPEC,...", help="Streams to use for the paper's object, places and anp.")
     ] = "object=object,places=places,anp=anp",
     weights: Weights = None,
     input: Inputs = None,
-    folds: Annotated[
-        int, typer.Option(min=0, max=1000, help="Test every photo once, in so many folds; 0: --splits.")
-    ] = 5,
-    repeats: Annotated[int, typer.Option(min=1, max=1000, help="Number of times that the folds are drawn.")] = 1,
-    splits: Annotated[int, typer.Option(min=1, max=1000, help="Random splits (data.split), without folds.")] = 1,
+    folds: Annotated[int, typer.Option(min=0, max=1000, help="Number of cross-validation folds; 0: use --splits.")] = 5,
+    repeats: Annotated[int, typer.Option(min=1, max=1000, help="Number of repetitions of the folds.")] = 1,
+    splits: Annotated[
+        int, typer.Option(min=1, max=1000, help="Number of random splits (data.split), with --folds 0.")
+    ] = 1,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Training seeds.")] = 1,
     recipe: Annotated[str, typer.Option(metavar="FILE|NAME", help="Settings of the trainings.")] = "default",
     set_: Settings = None,
     device: DeviceSet = "",
-    out: Annotated[Path, typer.Option(help="Folder of tables, figures and runs; what is there is kept.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for tables, figures and runs; existing results are reused.")] = Path(
         "reproduction"
     ),
     engine: TrainingEngine = "",
@@ -59,7 +59,7 @@ def reproduce(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Reproduce the paper's table 1 and figures 3 to 5 on your photos; what is trained is kept."""
+    """Reproduce the paper's table 1 and figures 3 to 5 on your photos; finished trainings are reused."""
     from multistream.console import Console
     from multistream.recipe import Recipe
     from multistream.reproduction.paper import the_paper

@@ -37,17 +37,19 @@ def train(
         str, typer.Option(metavar="SPEC,...", help="Streams, as [KEY=]NAME[:VARIANT], or KEY=RUN for a run's branch.")
     ] = "",
     data: Annotated[
-        str, typer.Option(metavar="PATH", help="Class folders, a CSV, or LAYOUT:PATH. Without: the demo set.")
+        str, typer.Option(metavar="PATH", help="Class folders, a CSV, or LAYOUT:PATH. Default: the demo set.")
     ] = "",
     label: Annotated[
         str,
         typer.Option(
-            metavar="COLUMN", help="The label to use, if there are several: a CSV column, or a layout's name."
+            metavar="COLUMN", help="Label to use if there are several: a CSV column, or a label of the layout."
         ),
     ] = "",
-    tap: Annotated[str, typer.Option(help="How a map becomes a token.", show_default="gap:64")] = "",
-    temporal: Annotated[str, typer.Option(help="How a stream's tokens become one vector.", show_default="concat")] = "",
-    fusion: Annotated[str, typer.Option(help="How the streams are combined.", show_default="early")] = "",
+    tap: Annotated[str, typer.Option(help="Tap: turns the map of a stage into a token.", show_default="gap:64")] = "",
+    temporal: Annotated[
+        str, typer.Option(help="Temporal: combines a stream's tokens into one vector.", show_default="concat")
+    ] = "",
+    fusion: Annotated[str, typer.Option(help="Fusion: combines the streams.", show_default="early")] = "",
     weights: Weights = None,
     input: Inputs = None,
     freeze: Annotated[
@@ -57,18 +59,21 @@ def train(
     batch_size: Annotated[
         str,
         typer.Option(
-            metavar="N|auto", help="Images per step; auto: what fits into memory, with accumulation.", show_default="64"
+            metavar="N|auto",
+            help="Images per batch; auto: the largest that fits into memory, with gradient accumulation.",
+            show_default="64",
         ),
     ] = "",
     folds: Annotated[
         int | None,
         typer.Option(help="Cross-validation with this many folds: every photo is tested once.", show_default="0"),
     ] = None,
-    repeats: Annotated[
-        int | None, typer.Option(help="Number of times that the folds are drawn.", show_default="1")
-    ] = None,
+    repeats: Annotated[int | None, typer.Option(help="Number of repetitions of the folds.", show_default="1")] = None,
     groups: Annotated[
-        str, typer.Option(metavar="COLUMN|FILE", help="Photos to keep together: a CSV's column, or path,group.")
+        str,
+        typer.Option(
+            metavar="COLUMN|FILE", help="Groups that must not be split: a CSV column, or a CSV file with path,group."
+        ),
     ] = "",
     seed: Annotated[int | None, typer.Option(help="Random seed.", show_default="0")] = None,
     device: DeviceSet = "",
@@ -93,9 +98,9 @@ def train(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train a composition; with nothing but --streams, on the demo set."""
+    """Train a composition; without --data, on the demo set."""
     if resume is not None and out is not None:
-        raise UsageError("--resume", "a run goes on in its own folder.", do="Leave --out away.")
+        raise UsageError("--resume", "a resumed run stays in its folder.", do="Omit --out.")
     if resume is not None:
         from multistream.training.resume import check_is_run
 
@@ -163,7 +168,7 @@ def images_a_step(text: str) -> int | None:
     if text in ("", "auto"):
         return None
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
-        raise UsageError("--batch-size", f"{text!r} is no number.", right="It must be a number of images, or auto.")
+        raise UsageError("--batch-size", f"{text!r} is not a number.", right="It must be a number of images, or auto.")
     return int(text)
 
 

@@ -34,7 +34,7 @@ def inspect_command(
     all_: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
     json: Json = False,
 ) -> None:
-    """Show the tensors of a weight file, and the library whose names it uses."""
+    """Show the tensors of a weight file, and which library's names it uses."""
     from multistream.weights import inspect
 
     found = inspect(file)
@@ -50,7 +50,7 @@ def convert_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors to write.")],
     names: Annotated[
         Library | None,
-        typer.Option(help="The library whose names are written: MobileNetV2, VGG16 and ResNet have both."),
+        typer.Option(help="Names to write; for MobileNetV2, VGG16 and ResNet."),
     ] = None,
     rgb: Annotated[
         bool, typer.Option("--rgb", help="Convert the first layer of a Caffe VGG16 from BGR to RGB (not for `places`).")
@@ -88,5 +88,5 @@ def described(found: Inspection, *, every: bool) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name from a foreign file, without what a terminal would obey."""
+    """A name from a file, without terminal control characters."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)

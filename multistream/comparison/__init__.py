@@ -1,1 +1,1 @@
-"""Comparison: runs side by side, named by the settings that differ, with paired tests. No torch here."""
+"""Comparison of runs: the settings that differ, intervals and paired tests. Free of torch."""

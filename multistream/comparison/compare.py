@@ -138,7 +138,7 @@ def compare(
 
 def _check_once(paths: Sequence[Path]) -> None:
     if not paths:
-        raise UsageError("compare", "no run is given.", right="It takes the folders of one run or more.")
+        raise UsageError("compare", "no run is given.", right="Give the folders of one or more runs.")
     resolved = [path.resolve() for path in paths]
     for i, path in enumerate(paths):
         if resolved[i] in resolved[:i]:
@@ -146,14 +146,14 @@ def _check_once(paths: Sequence[Path]) -> None:
 
 
 def _names_of_runs(names: Mapping[str, str], paths: Sequence[Path]) -> dict[str, str]:
-    """{run as given: its row's name}; UsageError for a name whose run is not compared."""
+    """{run as given: its row's name}; UsageError for a name whose run is not among the compared runs."""
     known = {path.resolve(): str(path) for path in paths}
     found = {}
     for run, name in names.items():
         path = Path(run).expanduser().resolve()
         if path not in known:
             right = f"It must be one of {', '.join(map(str, paths))}."
-            raise UsageError("--name", f"{run} is not compared.", right=right)
+            raise UsageError("--name", f"{run} is not among the compared runs.", right=right)
         found[known[path]] = name
     return found
 
@@ -161,7 +161,7 @@ def _names_of_runs(names: Mapping[str, str], paths: Sequence[Path]) -> dict[str,
 def _name(group: Sequence[Result], given: Mapping[str, str]) -> str:
     named = [given[result.name] for result in group if result.name in given]
     if len(set(named)) > 1:
-        what = f"{' and '.join(dict.fromkeys(named))} are runs of one row: they are equal but for seeds."
+        what = f"{' and '.join(dict.fromkeys(named))} are runs of one row: they differ only in seeds."
         raise UsageError("--name", what, do="Give the row one name.")
     if named:
         return named[0]
@@ -246,5 +246,5 @@ def _notes(rows: Sequence[ComparedRow], reference: int, against: Against) -> tup
     notes += [f"Holm: over the table's {tested} tests"] if tested > 1 else []
     notes += [f"{row.name}: {each.note}" for row, each in found if each.note]
     if any(each.smallest_detectable for _, each in found):
-        notes.append("detectable: the true difference that so many photos show in 8 of 10 cases")
+        notes.append("detectable: true difference detected with 80 % power at this number of photos")
     return tuple(notes)

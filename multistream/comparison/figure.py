@@ -33,7 +33,7 @@ def draw(comparison: Comparison) -> Figure:
 
 
 def _label(comparison: Comparison, index: int) -> str:
-    """What tells the row apart, or its name where that would be long."""
+    """The settings that identify the row, or its name if they are too long."""
     row = comparison.rows[index]
     if row.name not in row.runs and len(row.runs) == 1:
         return row.name

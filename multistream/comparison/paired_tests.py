@@ -78,7 +78,7 @@ def difference(reference: Sequence[Result], other: Sequence[Result]) -> Differen
         n=found.n,
         agreement=agreement(right[0] > 0, right[1] > 0) if found.test == "mcnemar" else None,
         smallest_detectable=found.smallest_detectable,
-        note="" if everything else f"paired on the {found.n:,} photos that both tested",
+        note="" if everything else f"paired on the {found.n:,} photos tested by both",
     )
 
 

@@ -56,9 +56,9 @@ def shared_photos(first: PhotoCounts, second: PhotoCounts) -> tuple[NDArray[np.i
     places = {key: i for i, key in enumerate(second.labels)}
     pairs = [(i, places[key]) for i, key in enumerate(first.labels) if key in places]
     if not pairs:
-        return "they tested no photo in common"
+        return "they have no test photo in common"
     common = [key for key in first.labels if key in places]
     if other := sum(first.labels[key] != second.labels[key] for key in common):
-        return f"they label {other:,} of {len(common):,} common photos differently"
+        return f"{other:,} of {len(common):,} common photos have different labels"
     rows = np.array(pairs, dtype=np.int64)
     return rows[:, 0], rows[:, 1]

@@ -1,4 +1,4 @@
-"""The published accuracies on FI (paper section 3): printed beside ours, never as ours."""
+"""The published accuracies on FI (paper section 3): printed next to measured values, and marked as published."""
 
 from __future__ import annotations
 

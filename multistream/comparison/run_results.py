@@ -1,4 +1,4 @@
-"""A run as its folder tells it: recipe, predictions on its own test part, parameters."""
+"""A run as read from its folder: recipe, predictions on its own test split, parameters."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def read_result(run: Path) -> Result:
     """Reads a run's folder (or the one that its model file lies in)."""
     folder = run.parent if run.is_file() else run
     if not folder.is_dir():
-        raise UsageError(str(run), "no such folder.", right="A run is the folder that train left.")
+        raise UsageError(str(run), "no such folder.", right="A run is a folder written by multistream train.")
     summary = runs.read_summary(folder)
     predictions = read_predictions(folder / runs.PREDICTIONS)
     if predictions.labels is None or not len(predictions):
-        what = f"{runs.PREDICTIONS} holds no photo with a label."
-        raise DataError(str(run), what, do="Train it on data with a test part.")
+        what = f"{runs.PREDICTIONS} has no photo with a label."
+        raise DataError(str(run), what, do="Train it on data with a test split.")
     data, parameters = _of_summary(folder, summary)
     return Result(str(run), Recipe.load(folder), predictions, data, parameters)
 
@@ -88,4 +88,4 @@ def _of_summary(folder: Path, summary: Mapping[str, Any]) -> tuple[str, dict[str
         return str(summary["data"]["name"]), {name: int(summary["parameters"][name]) for name in ("total", "trainable")}
     except (KeyError, TypeError, ValueError) as error:
         right = "It must have data.name, parameters.total and parameters.trainable."
-        raise DataError(str(folder / runs.SUMMARY), f"this is no summary of a run ({error!r}).", right=right) from error
+        raise DataError(str(folder / runs.SUMMARY), f"this is not a run summary ({error!r}).", right=right) from error

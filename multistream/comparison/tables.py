@@ -98,11 +98,11 @@ def all_notes(comparison: Comparison) -> tuple[str, ...]:
     if comparison.oracle is None:
         return comparison.notes
     n = comparison.rows[0].n[0]
-    return (*comparison.notes, f"at least one row is right on {percent(comparison.oracle)} % of the {n:,} photos")
+    return (*comparison.notes, f"at least one row is correct on {percent(comparison.oracle)} % of the {n:,} photos")
 
 
 def _published(rows: Sequence[Published]) -> Lines:
-    head = ["published on FI, not ours", "source", "accuracy %", "95 %"]
+    head = ["published on FI, not measured here", "source", "accuracy %", "95 %"]
     return [
         head,
         *([each.name, each.source, percent(each.accuracy), interval_text(each.accuracy_ci95)] for each in rows),

@@ -78,11 +78,11 @@ def read_bank(path: str | Path) -> ConceptBank:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(str(path), f"it cannot be read: {error}.", do=MAKE) from error
     if ABOUT not in metadata:
-        raise WeightsError(str(path), "it is no bank of concepts.", do=MAKE)
+        raise WeightsError(str(path), "it is not a bank of concepts.", do=MAKE)
     about = json_object(metadata[ABOUT], where=str(path), error=WeightsError)
     if about.get("format") != FORMAT:
         what = f"its format is {str(about.get('format'))[:20]!r}."
@@ -104,5 +104,5 @@ def read_bank(path: str | Path) -> ConceptBank:
 
 def _texts(values: Sequence[str]) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise TypeError("a list of names is no list of texts")
+        raise TypeError("a list of names is not a list of texts")
     return tuple(values)

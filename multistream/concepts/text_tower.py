@@ -113,7 +113,7 @@ def _check(open_clip: ModuleType, model: str, weights: str, templates: Sequence[
     if not weights:
         raise UsageError("--weights", f"none are given for {model}.", right=f"A file, or one of {', '.join(tags)}.")
     if weights not in tags and not Path(weights).expanduser().is_file():
-        what = f"{weights!r} is no file, and no weights of {model} in open_clip."
+        what = f"{weights!r} is not a file, and no weights of {model} in open_clip."
         raise UsageError("--weights", what, right=did_you_mean(weights, tags))
 
 

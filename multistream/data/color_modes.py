@@ -12,7 +12,7 @@ _WHITE_IS_ZERO = 0
 
 
 class CannotConvert(Exception):
-    """Pixels whose scale nothing tells."""
+    """Pixels with an unknown scale."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

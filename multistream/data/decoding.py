@@ -27,7 +27,7 @@ RULES = 1
 """Raise this where a change here may change a pixel: feature caches carry it."""
 
 _BYTES_PER_PIXEL = 8
-"""A file larger than this, per pixel that may be decoded, is no photo (16-bit RGBA, uncompressed)."""
+"""A file larger than this, per pixel that may be decoded, is not a photo (16-bit RGBA, uncompressed)."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -91,7 +91,9 @@ class Decoder:
             limit = f"It must lie between 1 and {2 * (Image.MAX_IMAGE_PIXELS or 0):,}, where Pillow stops."
             raise UsageError("data.max_pixels", f"{self.max_pixels:,} is out of range.", right=limit)
         if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
-            raise UsageError("data.background", f"{self.background} is no colour.", right="Give three values 0..255.")
+            raise UsageError(
+                "data.background", f"{self.background} is not a colour.", right="Give three values 0..255."
+            )
 
     @property
     def version(self) -> str:
@@ -103,7 +105,7 @@ class Decoder:
 
     @property
     def max_bytes(self) -> int:
-        """A file larger than this is no photo."""
+        """A file larger than this is not a photo."""
         return self.max_pixels * _BYTES_PER_PIXEL + 2**20
 
     def read(self, path: Path) -> NDArray[np.uint8]:

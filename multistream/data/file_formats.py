@@ -8,7 +8,7 @@ ALLOWED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"),
-        # What telephones and archives hold, and is refused by name: passed over, nobody would miss it.
+        # Formats of phones and archives: rejected by name, because skipping them would go unnoticed.
         *(".heic", ".heif", ".hif", ".jxl", ".jp2"),
     )
 )

@@ -19,7 +19,7 @@ Indices = NDArray[np.int64]
 def fold_rows(
     table: Table, *, folds: int, fold: int, seed: int, validation: Fraction, groups: Indices | None = None
 ) -> dict[str, Indices]:
-    """Row numbers of train, val and test where fold `fold` (1 to `folds`) is the test part; class by class.
+    """Row numbers of train, val and test where fold `fold` (1 to `folds`) is the test split; class by class.
 
     `validation` is the fraction of the other folds that is held back. Photos of one group stay together: sizes are
     then right to within a group. The order of files does not matter. Drawn by scikit-learn.

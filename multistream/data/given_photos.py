@@ -65,7 +65,7 @@ def given_photos(
     allow_outside: bool = False,
     say: Callable[[str], object] | None = None,
 ) -> Iterator[GivenPhoto]:
-    """The photos one by one, as they come; a folder gives its images, sorted, and what it passes over is told.
+    """The photos one by one, lazily; a folder gives its images, sorted, and ignored entries are reported.
 
     `limit` is the most bytes that are read of an open file. Below `root`, the place of the run's own data set, a
     photo is also known by its path from there. What callers hold is copied: they may go on to change it.
@@ -84,10 +84,10 @@ def _many(images: PhotoLike | Iterable[PhotoLike | GivenPhoto]) -> Iterable[Phot
     if isinstance(images, np.ndarray):
         return [images] if images.ndim < 4 else images
     if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Picture) or hasattr(images, "read"):
-        return [images]  # type: ignore[list-item]  # an open file is iterable too: its lines are no photos
+        return [images]  # type: ignore[list-item]  # an open file is iterable too: its lines are not photos
     if not isinstance(images, Iterable):
         right = "It must be a path, bytes, an open file, a Pillow picture, a uint8 array, or several of them."
-        raise UsageError("predict", f"{type(images).__name__} is no photo.", right=right)
+        raise UsageError("predict", f"{type(images).__name__} is not a photo.", right=right)
     return images
 
 
@@ -130,7 +130,7 @@ def _content(image: Any, limit: int) -> bytes | Picture | BadImage:
             return _of_file(image, limit)
     except MemoryError:
         raise
-    except Exception as error:  # a stranger's object raises whatever it likes; the next photo is none the worse
+    except Exception as error:  # an object of the user may raise anything; the next photo is not affected
         return _bad("cannot be read", f"{type(error).__name__}: {error}")
     return _bad("not a photo", type(image).__name__)
 

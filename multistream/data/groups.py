@@ -29,7 +29,7 @@ def photo_groups(table: Table, source: str) -> Groups | None:
         named = _read(Path(source).expanduser())
         cells = tuple(named.get(name, "") for name in table.ids)
         if not any(cells):
-            raise DataError(source, "it names none of the photos.", right=f"Paths look like {table.ids[0]!r}.")
+            raise DataError(source, "it contains none of the photos.", right=f"Paths look like {table.ids[0]!r}.")
     else:
         right = did_you_mean(source, table.columns) if table.columns else "The data set has no further columns."
         do = "Give a column of the CSV, or a CSV file with the columns path and group."
@@ -49,7 +49,7 @@ def _read(path: Path) -> dict[str, str]:
     found = {}
     for row in rows[1:]:
         if len(row.cells) != len(names):
-            what = f"{len(row.cells)} cells stand under {len(names)} columns."
+            what = f"{len(row.cells)} cells for {len(names)} columns."
             raise DataError(f"{printable(str(path))}:{row.line}", what)
         found[row.cells[place]] = row.cells[group]
     return found

@@ -15,8 +15,8 @@ from multistream.errors import DataError
 HIDDEN = "hidden or system files and folders"
 OUTSIDE = "links that lead outside the folder (data.allow_outside = true follows them)"
 LOOPS = "links that lead back to a folder above them"
-IRREGULAR = "entries that are no regular files (pipes, links to nothing)"
-OTHER = "files that are no images by their name"
+IRREGULAR = "entries that are not regular files (pipes, links to nothing)"
+OTHER = "files that are not images by their name"
 UNREADABLE = "folders that cannot be read"
 
 _SYSTEM = frozenset(

@@ -104,7 +104,7 @@ def _batch(photos: Photos, entries: list[tuple[int, Future[Item]]], *, pin: bool
             where = printable(str(photos.table.path(index)))
             what = f"it is still being read after {timeout:g} s."
             raise DataError(
-                where, what, do="Is its disk still there? multistream data scan reads every file."
+                where, what, do="Is its disk still mounted? multistream data scan reads every file."
             ) from error
     batch = {name: _stacked([item[name] for _, item in rows], pin=pin) for name in (rows[0][1] if rows else {})}
     return {**batch, "index": torch.tensor([index for index, _ in rows], dtype=torch.int64)}

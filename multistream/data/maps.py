@@ -1,4 +1,4 @@
-"""Maps: pictures beside the photos that are none themselves (depth, saliency), found, read and brought to one size."""
+"""Maps: additional images for each photo (depth, saliency): found, read and resized."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def find_some_maps(table: Table, source: str, *, may_lack: bool) -> tuple[Path |
     if not folder.is_dir():
         columns = f", nor a column (there are {', '.join(map(printable, table.maps))})" if table.maps else ""
         do = "Give a folder that mirrors the images: joy/1.png for joy/1.jpg."
-        raise DataError("maps", f"{printable(source)!r} is no folder{columns}.", do=do)
+        raise DataError("maps", f"{printable(source)!r} is not a folder{columns}.", do=do)
     return _mirrored(table, folder, may_lack=may_lack)
 
 

@@ -1,7 +1,7 @@
 """The chunks of a PNG file: are they whole, and which of them the picture needs (PNG specification, section 5).
 
 Pillow does not check the CRC of image data, reads a file cut before its end, and refuses a good picture for the
-sake of an oversized text beside it.
+sake of an oversized text chunk.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
 
 
 def fault(data: bytes) -> str:
-    """Why the PNG file `data` is no whole one: "truncated", "bad CRC", or "" where nothing is wrong."""
+    """Why the PNG file `data` is not a whole one: "truncated", "bad CRC", or "" where nothing is wrong."""
     last, view = b"", memoryview(data)  # slices of it copy nothing
     for kind, start, end in _chunks(data):
         last = kind

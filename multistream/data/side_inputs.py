@@ -1,4 +1,4 @@
-"""What lies beside the photos: the Vectors and Maps of a composition, found, joined by image id, and counted."""
+"""Side inputs: the Vectors and Maps of a composition, found, joined by image id, and counted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class MapReader:
 class SideInputs:
     """Vectors (N, D) and map readers by stream key, row i for image i; `usable` (N,) is False for rows to leave out.
 
-    `present` (N,) tells by stream key which images have their own; the rows of the others are filled in.
+    `present` (N,) marks by stream key the images that have one; the rows of the others are filled in.
     """
 
     vectors: Mapping[str, NDArray[np.float32]]
@@ -85,7 +85,9 @@ def gather(
     names = {name for key, each in inputs.items() if not _is_photo(each) for name in (key, each.name)}
     for name in sources:
         if name not in names:
-            raise DataError(f"input.{name}", "no stream of this network reads it.", right=did_you_mean(name, names))
+            raise DataError(
+                f"input.{name}", "no stream of this network reads this input.", right=did_you_mean(name, names)
+            )
     vectors: dict[str, NDArray[np.float32]] = {}
     maps: dict[str, ReadMap] = {}
     notes: list[str] = []
@@ -115,7 +117,7 @@ def known_of_vectors(
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, dict[str, object]]:
-    """What the data tell of each stream that reads a Vector: {key: {"width", "vocabulary"}}."""
+    """What the data determine for each stream that reads a Vector: {key: {"width", "vocabulary"}}."""
     known: dict[str, dict[str, object]] = {}
     for key, text in streams.items():
         spec = Spec.parse(text, key=key)
@@ -126,7 +128,7 @@ def known_of_vectors(
 
 
 def _asks_for_vectors(spec: Spec, options: Mapping[str, Any]) -> bool:
-    """Whether a stream reads a Vector whose width the data tell.
+    """Whether a stream reads a Vector whose width is determined by the data.
 
     Its input says so. An option called `width` alone does not: an image stream may have one too.
     """
@@ -135,7 +137,7 @@ def _asks_for_vectors(spec: Spec, options: Mapping[str, Any]) -> bool:
     if width is None:
         return False
     if width.default is width.empty and "width" not in options:
-        return True  # nothing else could tell its width
+        return True  # only the data determine its width
     return isinstance(getattr(build("stream", spec, options=options), "input", None), Vector)
 
 
@@ -147,7 +149,7 @@ def find_vectors(table: Table, sources: Mapping[str, str], key: str, name: str) 
         if label in table.vectors:
             return table.vectors[label]
     raise DataError(
-        f"input.{key}", "the stream reads vectors, and none are given.", do=f"Give them: --input {key}=FILE."
+        f"input.{key}", "the stream reads vectors, but none are given.", do=f"Give them: --input {key}=FILE."
     )
 
 
@@ -158,7 +160,7 @@ def _source(sources: Mapping[str, str], key: str, name: str, table: Table) -> st
         if label in table.maps:
             return f"column:{label}"
     raise DataError(
-        f"input.{key}", "the stream reads maps, and none are given.", do=f"Give them: --input {key}=FOLDER."
+        f"input.{key}", "the stream reads maps, but none are given.", do=f"Give them: --input {key}=FOLDER."
     )
 
 

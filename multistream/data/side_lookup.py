@@ -97,7 +97,9 @@ def side_lookups(
     names = {name for key, each in side.items() for name in (key, each.name)}
     for name in given:
         if name not in names:
-            raise DataError(f"input.{name}", "no stream of this network reads it.", right=did_you_mean(name, names))
+            raise DataError(
+                f"input.{name}", "no stream of this network reads this input.", right=did_you_mean(name, names)
+            )
     lookups: dict[str, Lookup] = {}
     for key, each in side.items():
         label = next((label for label in (key, each.name) if label in given), "")
@@ -139,11 +141,11 @@ def _maps(key: str, wanted: Map, source: SideSource, resize: str) -> Lookup:
         folder = Path(source).expanduser()
         if not folder.is_dir():
             do = f"Give a folder that mirrors the photos: joy/1{EXTENSIONS[0]} for joy/1.jpg."
-            raise DataError(where, f"{folder} is no folder.", do=do)
+            raise DataError(where, f"{folder} is not a folder.", do=do)
         files = {stem: found[0] for stem, found in find_map_files(folder).items() if len(found) == 1}
         return MapById(files, reader)
     if isinstance(source, Mapping):
         return MapById({str(PurePosixPath(i).with_suffix("")): Path(path) for i, path in source.items()}, reader)
     if isinstance(source, VectorTable):
-        raise UsageError(where, "vectors are given to a stream that reads maps.")
+        raise UsageError(where, "the stream reads maps, but vectors are given.")
     return ByOrder(source, (wanted.channels, wanted.size, wanted.size), where)

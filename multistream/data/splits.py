@@ -46,7 +46,7 @@ def split(
 ) -> Parts:
     """Cuts a table, class by class, into shares of train/val/test (paper section 2: 80/5/15, seed 18).
 
-    Where the layout itself splits, its parts stay; a part that it lacks is carved from its training part.
+    Where the layout itself splits, its parts stay; a part that it lacks is carved from its training split.
     Sizes of the whole are exact (largest remainder; no part with a share stays empty while there are images for it);
     each class gets its share to within an image.
 
@@ -62,8 +62,8 @@ def split(
     notes = []
     if table.parts is not None:
         carved = [name for name in NAMES[1:] if wanted.get(name) and (chosen == "train").any()]
-        source = f", {' and '.join(carved)} carved from its training part" if carved else ""
-        notes.append(f"parts as the data set has them{source}")
+        source = f", {' and '.join(carved)} drawn from its training split" if carved else ""
+        notes.append(f"predefined splits{source}")
     pool = np.flatnonzero(chosen == "train")
     for name, rows in _drawn(table, pool[np.argsort(np.array(table.ids)[pool])], wanted, seed, notes).items():
         chosen[rows] = name
@@ -76,11 +76,11 @@ def _whole(
 ) -> Parts:
     """Folds, or a split that keeps groups together: of all photos, whatever parts the data set has."""
     if not folds and not shares["test"]:
-        raise UsageError("data.split", "groups need a test part.", right="Write, for example, 80/5/15.")
+        raise UsageError("data.split", "groups need a test split.", right="Write, for example, 80/5/15.")
     count = folds or max(2, round(1 / shares["test"]))
     validation = shares["val"] / (shares["train"] + shares["val"])
     rows = fold_rows(table, folds=count, fold=fold or 1, seed=seed, validation=validation, groups=groups)
-    notes = ["the data set's own parts are not used: folds and groups are drawn from all photos"] if table.parts else []
+    notes = ["the predefined splits are not used: folds and groups are drawn from all photos"] if table.parts else []
     if groups is not None:
         notes.append(f"{len(np.unique(groups)):,} groups of photos stay together")
     return Parts(**rows, notes=(*notes, *_missing_classes(table, rows)))
@@ -95,7 +95,7 @@ def _shares(fractions: str) -> tuple[Fraction, Fraction, Fraction]:
         raise UsageError("data.split", f"{fractions!r} cannot be read.", right=right) from error
     if min(train, val, test) < 0 or train == 0:
         raise UsageError(
-            "data.split", f"{fractions!r} leaves nothing to train on.", right="Write, for example, 80/5/15."
+            "data.split", f"{fractions!r} leaves no training images.", right="Write, for example, 80/5/15."
         )
     total = train + val + test
     return train / total, val / total, test / total
@@ -141,7 +141,7 @@ def _drawn(
         stratified = min(sizes[name], others) >= len(classes) and classes.min() >= 2
         if not stratified:
             notes.append(
-                f"too few images to draw {name} class by class: {sizes[name]:,} and {others:,} are drawn plainly"
+                f"too few images for a stratified {name} split: {sizes[name]:,} and {others:,} are drawn plainly"
             )
         parts[name], rows = train_test_split(
             rows,
@@ -164,5 +164,5 @@ def _missing_classes(table: Table, parts: Mapping[str, Indices]) -> list[str]:
         if len(lacking):
             some = ", ".join(f"{printable(table.classes[k])} (has {whole[k]:,})" for k in lacking[:5])
             more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-            notes.append(f"the {name} part has no image of {some}{more}")
+            notes.append(f"the {name} split has no image of {some}{more}")
     return notes

@@ -1,4 +1,4 @@
-"""What a data set is, once its layout has been read: ids, labels, classes and what came beside them."""
+"""A data set after its layout has been read: ids, labels, classes and side inputs."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Table:
         if votes.shape != wanted:
             return f"its votes have the shape {votes.shape}; they must be {wanted}"
         if not (np.isfinite(votes).all() and (votes >= 0).all() and np.allclose(votes.sum(1), 1)):
-            return "its votes are no distributions: each row must be 0 or more and sum to 1"
+            return "its votes are not distributions: each row must be 0 or more and sum to 1"
         if (votes[np.arange(len(votes)), self.labels] < votes.max(1, initial=0)).any():
             return "a label is not the class with the most votes"
         return ""

@@ -76,7 +76,7 @@ class ExplanationRequest:
             return self.method
         reason = no_sum(network, self.target)
         if self.method == "decomposition" and reason:
-            what = f"no exact sum exists: {reason}."
+            what = f"there is no exact sum: {reason}."
             raise UsageError("--method", what, do="Choose grad-cam or integrated-gradients.")
         return "grad-cam" if reason else "decomposition"
 

@@ -82,8 +82,8 @@ def combined(stages: Mapping[str, Tensor]) -> Tensor:
 class GalleryCollector:
     """Keeps a few photos of each outcome and the sums of all maps; memory does not grow with the number of photos.
 
-    Kept are the photos whose names' sha256 come first, class by class in turn: nobody chooses, and the choice is the
-    same each time.
+    The photos with the smallest sha256 of their names are kept, in turn from each class: no manual selection, and it is
+    the same each time.
     """
 
     def __init__(self, classes: Sequence[str], *, each: int = 6) -> None:
@@ -146,7 +146,7 @@ class Gallery:
 def make_gallery(
     explainer: Explainer, folder: Path, *, kind: str = "png", tick: Callable[[int], None] = lambda _: None
 ) -> Gallery:
-    """Explains the photos and writes the galleries. DataError where no photo can be used."""
+    """Explains the photos and writes the galleries. DataError where no photo could be read."""
     found, n = GalleryCollector(explainer.model.classes), 0
     for batch in explainer.batches():
         for record in explainer.records(batch).values():
@@ -154,7 +154,7 @@ def make_gallery(
         n += len(batch.rows)
         tick(len(batch.rows))
     if not n:
-        raise DataError("gallery", "no photo can be used.", do="multistream data scan says why.")
+        raise DataError("gallery", "no photo could be read.", do="multistream data scan says why.")
     method = explainer.request.method
     how = how_made(method, own_heads=bool(explainer.model.network.fusion.heads))
     files = write_galleries(found, folder, how=how, kind=kind)

@@ -49,7 +49,7 @@ def false_claim(network: MultiStream, forward: ForwardPass) -> str:
                     return _declares(f"the tap {_tap_name(branch)} of {key}", "linear = True")
                 if tap.linear and not branch.is_vector and not _sums_to_pooled(tap, forward, key, stage):
                     name = f"The pixels of `locate` of the tap {_tap_name(branch)} of {key}"
-                    return f"{name} do not sum to the pooled features; correct it."
+                    return f"{name} do not sum to the pooled features; fix it."
             temporal = branch.temporal
             if (
                 temporal is not None
@@ -76,11 +76,11 @@ def _false_claim_of_fusion(network: MultiStream, forward: ForwardPass) -> str:
             return f"T{name[1:]} returns other logits of {key} than its `stream_logits`; override that method."
         if fusion.is_linear_stream(key) and not _is_affine(partial(fusion.stream_logits, key), vectors[key]):
             return _declares(name, f"is_linear_stream({key!r})")
-    return "Each part by itself keeps its declaration; the sums of large contributions cancel."
+    return "Every part alone matches its declaration; large contributions cancel in the sum."
 
 
 def _declares(part: str, claim: str) -> str:
-    return f"T{part[1:]} declares {claim}, but it is not linear; declare False."
+    return f"T{part[1:]} declares {claim}, but is not linear; set it to False."
 
 
 def _is_affine(function: Callable[[Tensor], Tensor], values: Tensor) -> bool:

@@ -123,7 +123,7 @@ def masks_of(table: Table, source: str | Path, *, size: int, resize: str) -> Rea
     """Reads the masks of a table's photos, brought to the square that the network sees.
 
     `source` is a folder that mirrors the photos (what is not black is inside), or a CSV of boxes. DataError for a
-    photo without a mask, with counts; for a mask or box that holds no pixel.
+    photo without a mask, with counts; for a mask or box that contains no pixel.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -133,7 +133,7 @@ def masks_of(table: Table, source: str | Path, *, size: int, resize: str) -> Rea
     missing = [name for name in table.ids if name not in boxes]
     if missing:
         what = f"{len(missing):,} of {len(table):,} photos have no box, for example {printable(missing[0])}."
-        raise DataError(str(path), what, right="The column path holds the photos' ids, as in predictions.csv.")
+        raise DataError(str(path), what, right="The column path must hold the photos' ids, as in predictions.csv.")
 
     def read(index: int) -> Mask:
         with Image.open(table.path(index)) as image:
@@ -150,7 +150,7 @@ def _fitted(mask: Mask, size: int, resize: str, path: Path) -> Mask:
     """The mask as the network sees the photo: a pixel belongs to it that lies in it by half."""
     fitted: Mask = fit_map(mask[None].astype(np.float32), size, resize)[0] >= 0.5
     if not fitted.any():
-        raise DataError(printable(str(path)), "its mask is empty in what the network sees.")
+        raise DataError(printable(str(path)), "its mask is empty after resizing to the network's input.")
     return fitted
 
 
@@ -167,7 +167,7 @@ def _read_boxes(path: Path) -> dict[str, list[Box]]:
     except OSError as error:
         raise DataError(str(path), f"it cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise DataError(str(path), "it is no text in UTF-8.") from error
+        raise DataError(str(path), "it is not text in UTF-8.") from error
     return boxes
 
 
@@ -175,7 +175,7 @@ def _box(row: dict[str, str], where: str) -> Box:
     try:
         left, top, right, bottom = (float(row[name]) for name in COLUMNS[1:])
     except (TypeError, ValueError) as error:
-        raise DataError(where, "a side of the box is no number.") from error
+        raise DataError(where, "a box coordinate is not a number.") from error
     if not (left < right and top < bottom and np.isfinite([left, top, right, bottom]).all()):
-        raise DataError(where, f"the box {left:g} {top:g} {right:g} {bottom:g} holds no pixel.")
+        raise DataError(where, f"the box {left:g} {top:g} {right:g} {bottom:g} contains no pixel.")
     return left, top, right, bottom

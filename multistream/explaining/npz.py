@@ -79,7 +79,9 @@ class NpzWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self.stack:  # a full disk while photos were explained is told as one while the file is made
+        with (
+            self.stack
+        ):  # a full disk is reported in the same way while photos are explained and while the file is made
             if error is not None:
                 raise error
             self._write()

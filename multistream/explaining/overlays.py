@@ -28,7 +28,7 @@ SIDE = 224
 CLIPPED = 0.995
 """Quantile of all magnitudes that gets the full colour: single pixels of early stages would dim the rest."""
 FOR, AGAINST = (226 / 255, 88 / 255, 12 / 255), (22 / 255, 104 / 255, 190 / 255)
-"""Orange for the class, blue against it, as in the report: told apart by colour-blind readers and in grey print."""
+"""Orange for the class, blue against it, as in the report: readable for colour-blind users and in greyscale."""
 DATES: Final = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}
 """The formats of figures, and the metadata in each that would make two equal figures differ."""
 
@@ -45,7 +45,7 @@ def write_overlay(explanation: Explanation, path: Path, *, colour_scale: ColourS
 
     arrays = explanation.arrays
     if arrays is None:
-        raise ValueError(f"{explanation.path}: {explanation.status}. Only what was explained can be drawn.")
+        raise ValueError(f"{explanation.path}: {explanation.status}. Only explained photos can be drawn.")
     dense = {
         key: {stage: m.double() * m.numel() for stage, m in stages.items()}
         for key, stages in arrays.target_maps.items()

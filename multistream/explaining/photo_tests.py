@@ -49,7 +49,7 @@ def measure_on_photos(
     sizes = [each.size for each in explainer.model.inputs.values() if isinstance(each, Image)]
     if not sizes:
         option = "--faithfulness" if faithfulness else "--masks"
-        raise UsageError(option, "no stream of this run reads photos.", right="These tests are about their pixels.")
+        raise UsageError(option, "no stream of this run reads photos.", right="These tests change pixels.")
     table, resize, size = explainer.selection.table, explainer.settings.resize, max(sizes)
     read_mask = masks_of(table, masks, size=size, resize=resize) if masks else None
     faithful = FaithfulnessMeter() if faithfulness else None
@@ -62,7 +62,7 @@ def measure_on_photos(
         n += len(batch.rows)
         tick(len(batch.rows))
     if not n:
-        raise DataError("test-explanation", "no photo can be used.", do="multistream data scan says why.")
+        raise DataError("test-explanation", "no photo could be read.", do="multistream data scan says why.")
     return PhotoTests(
         n=n,
         left_out=len(explainer.selection) - n,

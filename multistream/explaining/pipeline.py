@@ -245,7 +245,7 @@ def find_photos(
     """
     given = dict(inputs or {})
     if images is not None and data:
-        raise UsageError("--data", "PATHS are given too.", right="One of the two.")
+        raise UsageError("--data", "PATHS are also given.", right="Give one of the two.")
     if data:
         table = open_table(data, label=label, allow_outside=model.recipe.data.allow_outside)
         return _checked(PhotoSelection(_in_our_classes(table, model.classes), table.ids, given), labelled)
@@ -261,7 +261,7 @@ def find_photos(
             return _checked(PhotoSelection(_in_our_classes(own, model.classes), names, recipes), labelled)
     if labelled:
         raise UsageError(
-            "--target", "true needs labels, and these photos have none.", do="Leave PATHS out, or give --data."
+            "--target", "the target true needs labels, but these photos have none.", do="Omit PATHS, or give --data."
         )
     unknown = np.full(len(paths), -1, dtype=np.int64)
     return PhotoSelection(Table("photos", Path(), names, unknown, model.classes), names, given)
@@ -272,7 +272,7 @@ def _checked(selection: PhotoSelection, labelled: bool) -> PhotoSelection:
     unknown = int((selection.table.labels < 0).sum())
     if labelled and unknown:
         right = f"It knows {', '.join(selection.table.classes)}."
-        raise DataError(selection.table.name, f"{unknown:,} labels are no class of the run.", right=right)
+        raise DataError(selection.table.name, f"{unknown:,} labels are not classes of the run.", right=right)
     return selection
 
 

@@ -25,7 +25,7 @@ PERIOD = 4
 """Pixels from stripe to stripe."""
 CLASSES = ("rows", "columns")
 CLOUDS = 4
-"""Cells of the clouds' grid: what varies most in a picture tells nothing of the class."""
+"""Cells of the clouds' grid: the strongest variation in a picture carries no information about the class."""
 CHANNELS = 64
 """Of every small stage: with 16, two trainings agreed less (rank correlation .64 to .81 instead of .76 to .93)."""
 
@@ -43,7 +43,7 @@ def plant(inputs: Mapping[str, Input], key: str, *, count: int, generator: torch
     """Draws `count` scenes: each stream has clouds of its own, and `key` alone a patch of stripes.
 
     The stripes run along rows or along columns: that is the class. They are strongest in the middle of the patch and
-    fade with the distance from it. Vectors are like scores that sum to 1, and tell nothing.
+    fade with the distance from it. Vectors are like scores that sum to 1, and carry no information.
     """
     labels = torch.randint(0, 2, (count,), generator=generator)
     centres = PATCH / 2 + torch.rand(count, 2, generator=generator) * (SIDE - PATCH)

@@ -100,7 +100,7 @@ def self_test(
     started = time.monotonic()
     keys = [key for key, branch in network.branches.items() if not branch.is_vector]
     if not keys:
-        raise UsageError("--self-test", "no stream reads pictures.", right="The test plants its evidence in a picture.")
+        raise UsageError("--self-test", "no stream reads images.", right="The self-test plants evidence in images.")
     checks: list[SelfTestCheck] = []
     for key in keys:
         say(f"self-test: evidence in {key}")

@@ -31,9 +31,9 @@ class Target:
         """Raises UsageError for an unknown class or scale."""
         for option, value in (("--target", self.name), ("--against", self.against)):
             if value not in (*WORDS, *classes) and (value or option == "--target"):
-                raise UsageError(option, f"{value!r} is no class.", right=did_you_mean(value, [*classes, *WORDS]))
+                raise UsageError(option, f"{value!r} is not a class.", right=did_you_mean(value, [*classes, *WORDS]))
         if self.name == self.against:
-            raise UsageError("--against", f"{self.against!r} is the target itself: the difference would be zero.")
+            raise UsageError("--against", f"{self.against!r} is the target itself, so the difference is zero.")
         if self.scale not in ("logit", "probability"):
             raise UsageError("--scale", f"{self.scale!r} is unknown.", right="logit or probability.")
 

@@ -1,4 +1,4 @@
-"""Pooled features: computed once by frozen streams, used by every head, fusion and truncation."""
+"""Pooled features of frozen streams: computed once, cached, verified and exported."""
 
 from multistream.features.extraction import extract
 from multistream.features.pooled_groups import GROUP, Extracted

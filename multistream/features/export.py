@@ -68,8 +68,8 @@ def write_features(path: Path, columns: Sequence[Column], tasks: Sequence[Task],
         raise DataError("extract", "no photo could be decoded.", do="Run multistream data scan.")
     width = columns[-1].stop
     if any(task.store is not None and not task.store.writable for task in tasks):
-        do = "Set MULTISTREAM_CACHE to a folder that can be written."
-        raise DiskFull("--out", "the features pass through the cache, which cannot be written.", do=do)
+        do = "Set MULTISTREAM_CACHE to a writable folder."
+        raise DiskFull("--out", "extracted features are written to the cache, but the cache is not writable.", do=do)
     with temporary(path.absolute().parent, needed=8 * len(rows) * width) as name:
         reserve(name, size=4 * len(rows) * width)
         features = np.memmap(name, dtype=np.float32, mode="r+", shape=(len(rows), width))
@@ -79,7 +79,9 @@ def write_features(path: Path, columns: Sequence[Column], tasks: Sequence[Task],
             into = {column.stage: shared[:, column.start : column.stop] for column in own}
             assert task.store is not None
             if into and task.store.read([task.digests[i] for i in rows], into, range(len(rows))):
-                raise DataError(str(task.store.folder), "features were lost meanwhile.", do="Extract again.")
+                raise DataError(
+                    str(task.store.folder), "cached features were removed during the run.", do="Extract again."
+                )
         names = tuple(text for column in columns for text in column.names)
         write_vectors(path, VectorTable(tuple(photos.table.ids[i] for i in rows), features, names))
     return width

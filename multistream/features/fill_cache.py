@@ -135,7 +135,7 @@ def _extract(
     )
     path = Path(out).expanduser() if out is not None else None
     if path is not None and path.suffix.lower() != ".npz":
-        raise DataError("--out", f"{path.name} is no .npz.", do="Give it that ending.")
+        raise DataError("--out", f"{path.name} does not end in .npz.", do="Choose a name that ends in .npz.")
     columns = columns_of(subject, views, stages)
     filled, tasks, speed = _fill(subject, views, console, ranks)
     if not ranks.is_first:
@@ -188,9 +188,9 @@ def _fill(
         if task.store is not None:
             task.store.refresh()  # what the other ranks have written
     for index in sorted(every)[:BAD_SHOWN]:
-        console.warn(f"{printable(photos.table.ids[index])}: {photos.bad[index]}; it is left out")
+        console.warn(f"{printable(photos.table.ids[index])}: {photos.bad[index]}; skipped")
     if len(every) > BAD_SHOWN:
-        console.warn(f"{len(every):,} photos in all are left out; multistream data scan lists them")
+        console.warn(f"{len(every):,} photos in total are skipped; multistream data scan lists them")
     computed = len(np.unique(np.concatenate([task.missing for task in whole]))) - len(every)
     return [_filled(task, every) for task in whole], whole, round(computed / seconds, 1) if computed > 0 else 0.0
 

@@ -71,21 +71,21 @@ def pooling_of(tap: Tap, branch: Branch) -> str:
 def why_not_cached(branch: Branch, photos: Photos) -> str:
     """Why a branch's features cannot be taken from the cache; empty where they can."""
     if branch.reads_vector:
-        return "its vector is at hand"
+        return "its vectors are already given"
     if not branch.stream.is_frozen:
         return "it is not frozen"
     if branch.plan is None or branch.plan.is_instance:
-        return "it was given as an instance, and its settings are unknown"
+        return "it was given as an instance, so its settings are unknown"
     if not all(tap.cacheable for tap in branch.taps.values()):
-        return "its taps read more of a map than they pool"
+        return "its taps are not cacheable"
     if any(_file_of(name) is None for name in _modules_of(branch)):
-        return "its code is in no file, so changes cannot be noticed"
+        return "its code is not in a file, so changes cannot be detected"
     if isinstance(branch.stream.input, Map):
         reader = map_reader(branch, photos)
         if reader is None:
             return "its maps come from a function, not from files"
         if not _is_plain(reader.wanted.read) or _file_of(reader.wanted.read.__module__) is None:
-            return "its maps are read by a function, whose changes cannot be noticed"
+            return "its maps are read by a function whose changes cannot be detected"
     return ""
 
 
@@ -111,8 +111,8 @@ def weights_hash(module: nn.Module) -> str:
 def code_of(branch: Branch) -> dict[str, str]:
     """What each package with code of a branch's stream and taps is: the hash of a plugin's files, a library's version.
 
-    A version alone does not tell what a plugin's author changes between two runs, and a class's own file not what the
-    modules beside it do: so all of the package counts. multistream's own code has the number RULES instead.
+    A version does not change when a plugin's author edits the code between two runs, and a class's own file misses the
+    modules next to it, so the whole package is hashed. multistream's own code has the number RULES instead.
     """
     return {name: package_version(name) for name in sorted({_root(module) for module in _modules_of(branch)} - {OURS})}
 

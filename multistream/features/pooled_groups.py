@@ -25,7 +25,7 @@ Features = dict[str, dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Extracted:
-    """Pooled features {key: {stage: (N, P) float32}} on the CPU; `valid` (N,) tells which rows are filled.
+    """Pooled features {key: {stage: (N, P) float32}} on the CPU; `valid` (N,) marks the rows that are filled.
 
     `turned` holds the features of further views {view: features}, of the streams that see pictures.
     """
@@ -89,7 +89,7 @@ def pooled_groups(
 
 
 def _needed(photos: Photos, branches: Mapping[str, Branch]) -> Photos:
-    """The photos with nothing beside them that these branches do not read; what is bad is told to the same list."""
+    """The photos without inputs that these branches do not read; bad photos are added to the same list."""
     has_image = any(isinstance(branch.stream.input, Image) for branch in branches.values())
     entries = {key if key in photos.maps else branch.stream.input.name for key, branch in branches.items()}
     maps = {name: read for name, read in photos.maps.items() if name in entries}

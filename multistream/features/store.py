@@ -37,7 +37,7 @@ SECONDS = 30.0
 
 @dataclass
 class FeatureStore:
-    """Pooled features {stage: (P,)} by a file's sha256, under `folder`; `warn` is told of shards that are damaged."""
+    """Pooled features {stage: (P,)} by a file's sha256, under `folder`; `warn` is called for damaged shards."""
 
     folder: Path
     warn: Callable[[str], None] = print
@@ -67,7 +67,7 @@ class FeatureStore:
     def stop_writing(self, error: DiskFull) -> None:
         """Goes on without keeping anything: all in a cache can be computed again. Says so once."""
         if self.writable:
-            self.warn(f"features: the cache cannot be written, and is not used for new features ({error})")
+            self.warn(f"features: the cache is not writable; new features are not cached ({error})")
         self.writable = False
 
     def refresh(self) -> int:
@@ -147,7 +147,7 @@ class FeatureStore:
             return None
         tensors = load(content)
         if any(stage not in tensors for stage in wanted):  # written whole, but not by this code
-            self._damaged(shard, "it lacks a stage")
+            self._damaged(shard, "it is missing a stage")
             return None
         length = int.from_bytes(content[:8], "little")  # safetensors: the header's length, then the header
         files: list[str] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["files"])

@@ -103,9 +103,9 @@ def _subject(
     network.freeze("streams")
     pictures = {key: branch.stream.input for key, branch in network.branches.items() if not branch.reads_vector}
     if not pictures:
-        raise UsageError("extract", "no stream looks at pictures.", right="Vectors need no extraction.")
+        raise UsageError("extract", "no stream reads images.", right="Vectors need no extraction.")
     for key in set(network.branches) - set(pictures):
-        say(f"features: {key} is left aside: its vector is at hand")
+        say(f"features: {key} is skipped: its vectors are already given")
     names = {*pictures, *(each.name for each in pictures.values())}
     own = {name: path for name, path in sources.items() if name in names}
     side_inputs = gather(table, pictures, own, resize=settings.resize)

@@ -76,7 +76,7 @@ def plan_tasks(
     digests: Mapping[int, str] | None = None,
     ranks: Ranks = ALONE,
 ) -> list[Task]:
-    """A task for each of these branches and each view, of which `wanted` holds the rows; tells what is not cached.
+    """A task for each of these branches and each view, of which `wanted` holds the rows; reports what is not cached.
 
     `digests` are the photos' sha256 by index, where they are known. Of many ranks each gets the rows of its own part:
     by the file's sha256 where features are cached, so that no two compute or write the same.

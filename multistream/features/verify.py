@@ -61,7 +61,7 @@ def _held(task: Task, rows: Rows) -> dict[str, Tensor]:
     assert task.store is not None
     features: Features = empty_features({task.key: task.branch}, len(rows))
     if task.store.read([task.digests[int(i)] for i in rows], features[task.key], range(len(rows))):
-        raise DataError(str(task.store.folder), "features were lost meanwhile.", do="Extract again.")
+        raise DataError(str(task.store.folder), "cached features were removed during the run.", do="Extract again.")
     return features[task.key]
 
 
@@ -75,6 +75,6 @@ def _compare(task: Task, stage: str, kept: Tensor, computed: Tensor, names: Sequ
         raise DataError(
             f"features of {task.label}",
             f"{printable(names[row])} differs from the cache at {stage}, by up to {difference:.3g}.",
-            right="Both must be equal, bit for bit.",
-            do=f"Remove {task.store.folder}, and extract again.",
+            right="They must be bit-identical.",
+            do=f"Remove {task.store.folder} and extract again.",
         )

@@ -1,4 +1,4 @@
-"""evaluate: a run measured on its own test part, or on other photos."""
+"""evaluate: a run measured on its own test split, or on other photos."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def evaluate(
     precision: str = "auto",
     console: Console | None = None,
 ) -> Evaluation:
-    """Measures a run on its own test part, or on `data`, of which images of the run's own training are left out.
+    """Measures a run on its own test split, or on `data`, of which images of the run's own training are left out.
 
     `part` names another part. Classes are matched by name, or through `class_map` (a file {ours: theirs}, or a shipped
     map's name). `missing` is error, drop or mean, for photos without a vector or map; `without` leaves streams out by
@@ -165,10 +165,10 @@ def _measure(
     }
     has_one = np.logical_or.reduce([present.get(key, np.ones(len(table), bool)) for key in network.branches])
     usable = side_inputs.usable & (has_one if policy.policy == "drop" else True)
-    what = f"a group of photos does not fit into the memory of {runtime}."
+    what = f"a batch of photos does not fit into the memory of {runtime}."
     with (
         console.progress(len(table), "features") as bar,
-        exhausted("evaluate", what, do="Free some, or run it where more is: --device cpu."),
+        exhausted("evaluate", what, do="Free memory, or use a device with more: --device cpu."),
     ):
         extracted = extract(
             network,

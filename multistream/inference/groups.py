@@ -62,8 +62,8 @@ class GroupReader:
         for key, each in self.inputs.items():
             if not isinstance(each, Image) and key not in lookups and not self.missing.fills:
                 kind, place = ("vectors", "FILE") if isinstance(each, Vector) else ("maps", "FOLDER")
-                do = f"Give them: --input {key}={place}; or go on without: --missing drop."
-                raise DataError(f"input.{key}", f"the stream reads {kind}, and none are given.", do=do)
+                do = f"Give them: --input {key}={place}; or continue without them: --missing drop."
+                raise DataError(f"input.{key}", f"the stream reads {kind}, but none are given.", do=do)
 
     def read(self, photo: GivenPhoto, lookups: Mapping[str, Lookup], index: int) -> ReadPhoto | str:
         """The arrays of a photo, number `index` of all; or in a few words why it cannot be used."""
@@ -101,8 +101,11 @@ class GroupReader:
     @torch.no_grad()
     def pooled(self, photos: Sequence[ReadPhoto], *, fill_up: bool = True) -> dict[str, dict[str, Tensor]]:
         """{key: {stage: (n, P)}} of n <= GROUP photos; with `fill_up` of a whole group, for the same last bits."""
-        what = f"{GROUP if fill_up else len(photos)} photos at once do not fit into the memory of {self.runtime}."
-        with exhausted("photos", what, do="Free some, or run it where more is: --device cpu."), self.runtime.autocast:
+        what = f"{GROUP if fill_up else len(photos)} photos do not fit at once into the memory of {self.runtime}."
+        with (
+            exhausted("photos", what, do="Free memory, or use a device with more: --device cpu."),
+            self.runtime.autocast,
+        ):
             batch = self._batch(filled_up(photos) if fill_up else photos)
             branches = {key: self.network.branches[key] for key in self.inputs}
             return {key: branch.pool(batch[branch.entry(key, batch)]) for key, branch in branches.items()}

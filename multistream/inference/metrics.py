@@ -37,7 +37,7 @@ class Metrics:
 
     Intervals are Wilson's for shares of photos and percentile bootstraps for the rest. Means over classes leave out
     classes that do not occur: for recall (`balanced_accuracy`) those without a photo, for F1 those that are moreover
-    never predicted. A precision, recall or F1 that is 0/0 is given as 0, with its n beside.
+    never predicted. A precision, recall or F1 that is 0/0 is reported as 0, together with its n.
     """
 
     accuracy: float
@@ -122,7 +122,7 @@ def metrics(
 def _check(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> None:
     n, k = len(labels), len(classes)
     if n == 0:
-        raise DataError("metrics", "no photo is left to measure.")
+        raise DataError("metrics", "no photo is left to evaluate.")
     if probabilities.shape != (n, k):
         raise ValueError(f"{n} labels and {k} classes need probabilities of shape {(n, k)}, not {probabilities.shape}.")
     if not np.isfinite(probabilities).all():

@@ -38,12 +38,12 @@ class MissingPolicy:
             if key not in keys:
                 raise UsageError("--without", f"no stream {key!r}.", right=did_you_mean(key, keys))
         if without and keys == set(without):
-            raise UsageError("--without", "every stream is left out.", right="One must stay.")
+            raise UsageError("--without", "all streams are left out.", right="At least one stream must remain.")
         if missing and missing not in ASKED_FOR:
             raise UsageError("--missing", f"{missing!r} is unknown.", right=f"It must be {', '.join(ASKED_FOR)}.")
         if without and missing == "error":
-            do = "Write --missing drop or --missing mean."
-            raise UsageError("--without", "a stream is left out, and --missing is error.", do=do)
+            do = "Use --missing drop or --missing mean."
+            raise UsageError("--without", "--without leaves a stream out, but --missing is error.", do=do)
         recipe = settings.missing_vectors
         own = recipe if recipe in ("mean", "zero") else "error"
         return cls(missing or ("drop" if without else own), frozenset(without))  # type: ignore[arg-type]  # checked above
@@ -55,14 +55,14 @@ class MissingPolicy:
 
     @property
     def fills_maps(self) -> bool:
-        """Whether a photo that lacks a map is predicted: zeros are no map of anything."""
+        """Whether a photo that lacks a map is predicted: zeros are not a map of anything."""
         return self.policy in ("drop", "mean")
 
     def leaving_out(self, network: MultiStream, keys: Collection[str]) -> MissingPolicy:
         """The policy with further streams left out; UsageError where none is left."""
         without = self.without | frozenset(keys)
         if self.policy == "drop" and without >= set(network.branches):
-            what = "drop leaves no stream: nothing is given for any."
+            what = "drop leaves no stream, because no input is given."
             raise UsageError("--missing", what, do="Give --input KEY=PATH.")
         return replace(self, without=without)
 

@@ -47,7 +47,11 @@ def _check_same(model: Model, out: Path, options: Mapping[str, Any]) -> None:
     about = out.with_name(out.name + ".about.json")
     if not out.exists() or not about.is_file():
         if out.exists():
-            raise CannotResume(str(out), f"{about.name} is missing: what wrote it is not known.", do="Give a new file.")
+            raise CannotResume(
+                str(out),
+                f"{about.name} is missing, so the options of the first call are unknown.",
+                do="Choose a new file.",
+            )
         with writing(out.parent):
             out.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(about, json.dumps(now) + "\n")
@@ -55,10 +59,10 @@ def _check_same(model: Model, out: Path, options: Mapping[str, Any]) -> None:
     try:
         before = json.loads(about.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CannotResume(str(about), "it is damaged.", do="Give a new file.") from error
+        raise CannotResume(str(about), "it is damaged.", do="Choose a new file.") from error
     if before != now:
         changed = [name for name in now if not isinstance(before, dict) or before.get(name) != now[name]]
-        raise CannotResume(str(out), f"it was begun with another {', '.join(changed)}.", do="Give a new file.")
+        raise CannotResume(str(out), f"it was started with another {', '.join(changed)}.", do="Choose a new file.")
 
 
 def _plain(value: Any) -> Any:
@@ -89,7 +93,7 @@ def _lines(
         with out.open("r+b") as file:
             file.truncate(kept)
         done = _same_photos(out, _paths_in(out, statuses), photos)
-        say(f"predict: {done:,} photos are there already")
+        say(f"predict: {done:,} photos are already done")
     with writing(out.parent), out.open("a", encoding="utf-8") as text:
         for result in model.predict(photos, **options):
             statuses[result.status] += 1
@@ -110,7 +114,7 @@ def _paths_in(out: Path, statuses: Counter[str]) -> Iterator[str]:
                 entry = json.loads(line)
                 path, status = str(entry["path"]), str(entry["status"])
             except (ValueError, KeyError, TypeError) as error:
-                raise CannotResume(f"{out}:{number}", "this is no prediction.", do="Give a new file.") from error
+                raise CannotResume(f"{out}:{number}", "this is not a prediction.", do="Choose a new file.") from error
             statuses[status] += 1
             yield path
 
@@ -133,11 +137,11 @@ def _parquet(
         try:
             held = parquet.read_table(part, columns=["path", "status"]).to_pydict()
         except (arrow.ArrowException, OSError) as error:
-            raise CannotResume(str(part), f"it is damaged: {error}.", do="Remove it and those after it.") from error
+            raise CannotResume(str(part), f"it is damaged: {error}.", do="Remove it and the files after it.") from error
         statuses.update(held["status"])
         done += _same_photos(out, held["path"], photos)
     if done:
-        say(f"predict: {done:,} photos are there already")
+        say(f"predict: {done:,} photos are already done")
     results = model.predict(photos, **options)
     number = len(parts)
     while rows := list(itertools.islice(results, PART)):

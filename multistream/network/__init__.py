@@ -1,1 +1,1 @@
-"""Networks: the branches and the fusion, how they are composed, and the plan from which they are composed again."""
+"""Networks: branches and fusion, their composition, and the plan from which a network is rebuilt."""

@@ -1,6 +1,6 @@
 """The shapes of a network's parts, checked once when it is composed: an error names the part and does the arithmetic.
 
-Nothing is computed for it. What a stranger's part raises here becomes one line too.
+Nothing is computed for it. An exception of a plugin here becomes one line too.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _owner(kind: Kind, branch: Branch) -> Owner:
 
 
 def _require(owner: Owner, what: str, value: object, wanted: tuple[int, int], why: str) -> None:
-    """Refuses a value that is no tensor of the `wanted` shape."""
+    """Refuses a value that is not a tensor of the `wanted` shape."""
     if not isinstance(value, Tensor) or tuple(value.shape) != wanted:
         raise owner.broken(f"{what} {_shape(value)}, but {why}: it must be ('B', {wanted[1]})")
 

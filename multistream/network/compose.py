@@ -34,8 +34,8 @@ def recompose(
         if branch.is_instance and key not in given:
             raise UsageError(
                 "streams",
-                f"{key!r} was given as an instance, which a file cannot hold.",
-                do=f"Give it again: load(run, streams={{{key!r}: ...}}).",
+                f"{key!r} was given as a Python object, which cannot be saved in a file.",
+                do=f"Pass it again: load(run, streams={{{key!r}: ...}}).",
             )
     branches = {
         key: build_branch(key, branch, given.get(key) or build_stream(key, branch))
@@ -59,7 +59,7 @@ def plan_of(network: MultiStream) -> NetworkPlan:
     branches = {}
     for key, branch in network.branches.items():
         if branch.plan is None:
-            raise ValueError(f"{key}: a Branch that was built without a plan cannot be written to a file.")
+            raise ValueError(f"{key}: a Branch built without a plan cannot be saved.")
         branches[key] = branch.plan
     return NetworkPlan(branches, *network.fusion_plan, network.classes)
 
@@ -117,7 +117,7 @@ def build_taps(stream: Stream, plan: BranchPlan, *, key: str = "", seed: int | N
         if reads not in all_channels:
             stages = ", ".join(all_channels)
             what = f"{spec.name!r} reads the summary {reads!r}, and this stream has the stages {stages}."
-            raise UsageError("tap", what, right="timm's models have it, at full depth.", do="Take gap:64 or last.")
+            raise UsageError("tap", what, right="timm models have it at full depth.", do="Use gap:64 or last.")
         all_channels = {reads: all_channels[reads]}
     taps: dict[str, Tap] = {}
     for stage, channels in all_channels.items():

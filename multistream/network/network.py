@@ -290,7 +290,7 @@ class MultiStream(nn.Module):
         self._check_keys([key], "freeze")
         stages = len(self.branches[key].stream.stages)
         if depth and not (depth.isascii() and depth.isdecimal() and len(depth) < 6 and int(depth) <= stages):
-            raise UsageError("freeze", f"{entry!r} asks for depth {depth}.", right=f"{key} has 0 to {stages}.")
+            raise UsageError("freeze", f"{entry!r} sets depth {depth}.", right=f"{key} has 0 to {stages}.")
         return {key: int(depth) if depth else None}
 
     @property
@@ -305,7 +305,7 @@ class MultiStream(nn.Module):
 
     @torch.no_grad()
     def fit(self, pooled: Pooled) -> None:
-        """Fits these taps' buffers on the training part's pooled features; standardises where the stream is frozen.
+        """Fits these taps' buffers on the training split's pooled features; standardises where the stream is frozen.
 
         A branch that came from a run keeps what it was trained with; vectors that are read, the scale of their stream.
         """

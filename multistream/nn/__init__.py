@@ -1,1 +1,1 @@
-"""Helpers for torch modules, used by every part: a typed ModuleDict, borrowed eval mode, the global average."""
+"""Helpers for torch modules: a typed ModuleDict, temporary eval mode, global average pooling, seeding."""

@@ -66,7 +66,7 @@ def _seeded(text: str, device: torch.device | None) -> Iterator[None]:
 
 
 def _of(device: torch.device | None) -> list[torch.Generator]:
-    """The generator that modules on this device draw from, beside the CPU's."""
+    """The generator that modules on this device use, in addition to the CPU's."""
     if device is None or device.type == "cpu":
         return []
     if device.type == "cuda":

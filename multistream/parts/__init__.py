@@ -1,1 +1,1 @@
-"""Our own parts: taps, temporals, fusions, and the stream that cuts any timm model."""
+"""Built-in taps, temporals, fusions and losses, and the stream that cuts timm models into stages."""

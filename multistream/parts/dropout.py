@@ -19,7 +19,7 @@ class SteppedDropout(nn.Module):
     def __init__(self, p: float) -> None:
         super().__init__()
         if not 0 <= p < 1:
-            raise ValueError(f"dropout={p} is no rate. It must be at least 0 and below 1.")
+            raise ValueError(f"dropout={p} is not a rate. It must be at least 0 and below 1.")
         self.p = p
         self.draw: tuple[int, int] | None = None
         self.rows: tuple[int, int] | None = None

@@ -1,4 +1,4 @@
-"""Our own taps, temporals, fusions, losses and the timm stream, offered through the same hooks as a stranger's.
+"""Our own taps, temporals, fusions, losses and the timm stream, offered through the same hooks as the parts of plugins.
 
 Not in the package's __init__: there the hook `taps` and the module `taps` would be one name.
 """

@@ -53,7 +53,7 @@ class ClassToken(LastStage):
     """`cls`: the model's class token, or its attention pool where it has one, as it is: the usual linear probe.
 
     The stream gives it as a last stage `cls` with a map of 1 x 1, so a contribution is exact and says "the whole
-    photo": where in the photo it comes from, no linear map tells. Integrated gradients and Grad-CAM with
+    photo": where in the photo it comes from is not determined by a linear map. Integrated gradients and Grad-CAM with
     `flow="total"` say so approximately, at the stages before.
     """
 

@@ -1,4 +1,4 @@
-"""timm's models whose `forward_features` is no chain of their modules, written as a chain of steps.
+"""timm's models whose `forward_features` is not a chain of their modules, written as a chain of steps.
 
 A step takes a state and returns the next. Beside the features a state holds what the blocks of these models share: a
 rotary table, a bias, the sides of the grid. The steps use the model's own modules and parameters, so nothing is copied,

@@ -29,7 +29,7 @@ EMBEDDING = frozenset({"patch_embed", "pos_drop", "patch_drop", "norm_pre"})
 
 
 class CannotCut(Exception):
-    """The model is no chain of stages; the text says why."""
+    """The model is not a chain of stages; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Cut:
     """A model in `stages`, shallow to deep, each with the `channels` of its map.
 
     `layout` and `prefix_tokens` say how a stage's state lies in memory; `after` is what `forward_features` does to
-    the last state that is no stage (VGG's last pooling); `classifier` names the model's children that are left out.
+    the last state that is not a stage (VGG's last pooling); `classifier` names the model's children that are left out.
     """
 
     stages: Mapping[str, nn.Module]
@@ -73,7 +73,7 @@ def cut(model: nn.Module, *, sizes: Sequence[int]) -> Cut:
     channels = {s: as_map(state, layout, prefix).shape[1] for s, state in zip(stages, states, strict=True)}
     for stage, promised in zip(list(stages)[:-1], ends.values(), strict=False):
         if promised and channels[stage] != promised:
-            raise CannotCut(f"{stage} has {channels[stage]} channels where timm promises {promised}")
+            raise CannotCut(f"{stage} has {channels[stage]} channels where timm declares {promised}")
     used = {owners.get(id(t)) for s in stages.values() for t in s.state_dict(keep_vars=True).values()}
     left = {name for name in (*children, *CLASSIFIER) if name not in used}
     return Cut(stages, channels, layout, prefix, after, tuple(sorted(left)), states[-1])
@@ -122,14 +122,14 @@ def _features(model: nn.Module, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
     picture = torch.linspace(-2, 2, 3 * size * size).sin().view(1, 3, size, size)
     try:
         features = model.forward_features(picture)  # type: ignore[operator]
-    except Exception as error:  # a foreign model may fail in any way
+    except Exception as error:  # a timm model may raise anything
         if others:
             return _features(model, others)
         what = f"{type(error).__name__}: {error}"
         raise CannotCut(f"it cannot read a picture of {size} pixels ({what})") from error
     if not isinstance(features, Tensor):
         several = f"{len(features)} tensors" if isinstance(features, list | tuple) else f"a {type(features).__name__}"
-        raise CannotCut(f"its features are {several}, and not one map")
+        raise CannotCut(f"its features are {several}, not one map")
     return picture, features
 
 
@@ -137,7 +137,7 @@ def _ends(model: nn.Module) -> dict[str, int]:
     """The modules at which stages end, with the channels that timm promises."""
     info = getattr(model, "feature_info", None)
     if not isinstance(info, list) or not info or not all(entry.get("module") for entry in info):
-        raise CannotCut("timm does not say where its features lie")
+        raise CannotCut("timm does not report where its features are")
     if len(info) > GROUPS and len({entry["reduction"] for entry in info}) == 1:
         info = [info[(group + 1) * len(info) // GROUPS - 1] for group in range(GROUPS)]
     return {entry["module"]: entry["num_chs"] for entry in info}
@@ -173,7 +173,7 @@ def _embedded(model: VisionTransformer) -> Iterator[tuple[str, nn.Module]]:
 def _segments(chain: Mapping[str, nn.Module], ends: Iterable[str]) -> tuple[list[dict[str, nn.Module]], nn.Module]:
     """The chain in pieces that end at `ends`, and what is done after the last piece.
 
-    What follows the last end belongs to the last piece. A last piece without parameters is no stage: VGG's last
+    What follows the last end belongs to the last piece. A last piece without parameters is not a stage: VGG's last
     pooling would only repeat the map before it.
     """
     segments: list[dict[str, nn.Module]] = [{}]
@@ -198,7 +198,7 @@ def _states(stages: Mapping[str, nn.Module], picture: Tensor, *, any_state: bool
     for name, stage in stages.items():
         try:
             states.append(stage(states[-1]))
-        except Exception as error:  # a foreign module may fail in any way on what it was not made for
+        except Exception as error:  # a module may raise anything on an unexpected input
             raise CannotCut(f"{name} does not take what comes before it ({type(error).__name__}: {error})") from error
         if not any_state and not isinstance(states[-1], Tensor):
             raise CannotCut(f"{name} returns no tensor but a {type(states[-1]).__name__}")
@@ -214,4 +214,4 @@ def _layout(model: nn.Module, states: Sequence[Tensor]) -> Layout:
         return "NHWC" if str(getattr(model, "output_fmt", "NCHW")).endswith("NHWC") else "NCHW"
     if len(shape) == 3 and math.isqrt(places := shape[1] - int(getattr(model, "num_prefix_tokens", 0))) ** 2 == places:
         return "tokens"
-    raise CannotCut(f"its features have the shape {shape}, which is no map")
+    raise CannotCut(f"its features have the shape {shape}, which is not a map")

@@ -117,7 +117,9 @@ def created(variant: str, size: int, summary: str) -> tuple[Any, Image]:
         if "img_size" not in settings:
             raise
         own = pretrained["input_size"][1]
-        raise UsageError("streams", f"timm:{variant} cannot read {size} pixels.", right=f"It reads {own}.") from error
+        raise UsageError(
+            "streams", f"timm:{variant} cannot read images of {size} pixels.", right=f"It reads {own}."
+        ) from error
 
 
 def _check_known(variant: str) -> None:
@@ -130,8 +132,8 @@ def _check_known(variant: str) -> None:
         raise UsageError("streams", f"timm:{variant} is unknown.", right=guess, do=do)
     tags = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
     if tag and tag not in tags:
-        right = f"timm has it with {', '.join(tags)}." if tags else "timm has no weights of it."
-        raise UsageError("streams", f"timm:{variant}: {tag!r} is no tag of {model}.", right=right)
+        right = f"timm has it with {', '.join(tags)}." if tags else "timm has no weights for it."
+        raise UsageError("streams", f"timm:{variant}: {tag!r} is not a tag of {model}.", right=right)
 
 
 def _image(variant: str, pretrained: Mapping[str, Any], size: int) -> Image:
@@ -151,7 +153,7 @@ def _small(variant: str, model: Any, image: Image) -> int:
     if _architecture(variant) in PATCHED and patch:
         patch = patch[0]
         if image.size % patch:
-            right = f"It must be a multiple of its patches' {patch}, for example {image.size // patch * patch}."
+            right = f"It must be a multiple of the patch size {patch}, for example {image.size // patch * patch}."
             raise UsageError("streams", f"timm:{variant} cannot read {image.size} pixels.", right=right)
         return 4 * int(patch)
     return min(96, image.size)  # Inception needs 75

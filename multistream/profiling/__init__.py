@@ -1,1 +1,1 @@
-"""Profiling: what a network costs, stage by stage."""
+"""Cost of a network by stage: parameters, multiply-adds, time and memory."""

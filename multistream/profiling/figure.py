@@ -22,7 +22,7 @@ def draw(found: Profile) -> Figure:
     axes.invert_yaxis()
     axes.margins(x=0.15)
     axes.set_xlabel(
-        f"milliseconds at batch {found.batch} on {found.runtime}; beside the bars, multiply-adds of one image"
+        f"milliseconds at batch {found.batch} on {found.runtime}; next to the bars, multiply-adds of one image"
     )
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=8, loc="best")

@@ -1,4 +1,4 @@
-"""Recipes: the full settings of a run, with every default, in one frozen value and one TOML file."""
+"""Recipes: all settings of a run with their defaults, as frozen dataclasses and as TOML."""
 
 from multistream.recipe.recipe import (
     DataSettings,

@@ -89,7 +89,7 @@ def one_of(*choices: str) -> Reader:
 
 
 def matching(pattern: str, right: str) -> Reader:
-    """A text of a form that `right` tells in words."""
+    """A text of the form that `right` describes."""
 
     def read(value: Any) -> str:
         if not re.fullmatch(pattern, text(value)):
@@ -142,7 +142,7 @@ def anything(value: Any) -> Any:
 
 
 def _inside(name: str, reader: Reader, value: Any) -> Any:
-    """Reads an entry; what is wrong with it is told with its name."""
+    """Reads an entry; errors contain its name."""
     try:
         return reader(value)
     except Wrong as error:

@@ -72,7 +72,7 @@ class Recipe:
                     raise UsageError(where, f"no stream has the key {key!r}.", right=did_you_mean(key, streams))
         if "none" in self.network.freeze and len(self.network.freeze) > 1:
             what = f"{', '.join(self.network.freeze)} contradict each other."
-            raise UsageError("network.freeze", what, right="none stands alone.")
+            raise UsageError("network.freeze", what, right="none cannot be combined with other entries.")
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Self:
@@ -89,20 +89,20 @@ class Recipe:
         except FileNotFoundError as error:
             right = did_you_mean(str(source), SHIPPED)
             raise UsageError(
-                "recipe", f"{str(source)!r} is no file, no run and no shipped name.", right=right
+                "recipe", f"{str(source)!r} is not a file, a run or a shipped recipe.", right=right
             ) from error
         except UnicodeDecodeError as error:
-            raise UsageError(str(path), "the file is not UTF-8.", right="A recipe is a TOML file.") from error
+            raise UsageError(str(path), "the file is not UTF-8.", right="A recipe must be a TOML file.") from error
         except OSError as error:
             raise UsageError(str(path), f"it cannot be read: {error.strerror}.") from error
 
     @classmethod
     def loads(cls, toml: str, *, where: str = "recipe") -> Self:
-        """Reads the text of a recipe; `where` it came from stands in the error if it is no TOML."""
+        """Reads the text of a recipe; `where` it came from stands in the error if it is not valid TOML."""
         try:
             return cls.from_dict(_parsed(toml))
         except ValueError as error:
-            raise UsageError(where, f"this is no TOML: {error}.") from error
+            raise UsageError(where, f"this is not valid TOML: {error}.") from error
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Self:
@@ -225,12 +225,12 @@ def _set(tree: Tree, path: list[str], value: Any) -> None:
     if section not in SECTIONS or name not in _names(section):
         raise _unknown(".".join(path[:2]))
     if inner and not is_table(name, SECTIONS[section]):
-        raise UsageError("recipe", f"{'.'.join(path)} is unknown.", right=f"{section}.{name} is no table.")
+        raise UsageError("recipe", f"{'.'.join(path)} is unknown.", right=f"{section}.{name} is not a table.")
     place: dict[str, Any] = tree[section]
     for step in (name, *inner)[:-1]:
         place = place.setdefault(step, {})
         if not isinstance(place, dict):
-            raise UsageError("recipe", f"{'.'.join(path)} cannot be set.", right=f"{step!r} is no table.")
+            raise UsageError("recipe", f"{'.'.join(path)} cannot be set.", right=f"{step!r} is not a table.")
     place[path[-1]] = value
 
 
@@ -248,7 +248,7 @@ def _parsed(toml: str) -> dict[str, Any]:
     try:
         return tomllib.loads(toml)
     except RecursionError as error:
-        raise ValueError("its tables are nested too deep") from error
+        raise ValueError("its tables are nested too deeplylylylylyly") from error
 
 
 def _plain(value: Any) -> Any:

@@ -24,7 +24,7 @@ from multistream.recipe.readers import (
 from multistream.spec import Spec, check_key
 
 COUNT = 1_000_000
-"""More epochs, or images a batch, than anybody can mean."""
+"""An upper bound on epochs and on images per batch."""
 
 Resize = Literal["squash", "crop"]
 OnBadImage = Literal["report", "error", "skip"]
@@ -84,7 +84,7 @@ def fold_count(value: Any) -> int:
     """How many folds: none, or two and more."""
     count: int = integer(0)(value)
     if count == 1:
-        raise Wrong("1 fold leaves nothing to train on.", "0, or at least 2")
+        raise Wrong("1 fold leaves no training images.", "0, or at least 2")
     return count
 
 

@@ -1,4 +1,4 @@
-"""The registry: which plugins there are, what they offer, and how a part is built from its spec.
+"""Registry of plugins: discovery, loading, and building parts from their specs.
 
 >>> from multistream.registry import fusions
 >>> "early" in fusions

@@ -30,7 +30,7 @@ def build(
         spec = Spec.parse(spec, key=None if kind == "stream" else kind, where=PLURALS[kind])
     if spec.run is not None:
         raise UsageError(
-            PLURALS[kind], f"{spec.part!r} is a branch of a run, not a {kind}.", right="Name a part instead."
+            PLURALS[kind], f"{spec.part!r} is a branch of a run, not a {kind}.", right="Give the name of a part."
         )
     part = find(kind, spec.name, distribution=spec.distribution)
     factory = part.resolve()
@@ -68,7 +68,7 @@ def _can_be_made(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> b
     """Whether a factory works with these arguments; whatever it raises says no."""
     try:
         factory(**arguments)
-    except (Exception, SystemExit):  # a stranger's constructor may fail in any way
+    except (Exception, SystemExit):  # the constructor of a plugin may raise anything
         return False
     return True
 

@@ -50,7 +50,7 @@ class Part:
     def broken(self, cause: str) -> PluginError:
         """The error that this part's factory cannot be used."""
         what = f"{self.name!r} of {self.distribution} {self.version} ({self.factory}) is broken: {cause}."
-        return PluginError(PLURALS[self.kind], what, do=f"Mend, upgrade or uninstall {self.distribution}.")
+        return PluginError(PLURALS[self.kind], what, do=f"Fix, upgrade or uninstall {self.distribution}.")
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,8 @@ def find_any(name: str, *, distribution: str | None = None) -> tuple[Part, ...]:
 def parts(*, imported: bool = False) -> tuple[PartInfo, ...]:
     """All parts of all installed distributions, sorted by kind and name.
 
-    Imports the plugins' modules, and no factory: of those it reads the source, which tells a missing module, a missing
-    name and a syntax error. `imported` imports every factory too (and so torch), which tells all that can be wrong.
+    Imports the plugins' modules, and no factory: of those it reads the source, which shows a missing module, a missing
+    name and a syntax error. `imported` imports every factory too (and so torch), which finds every error.
     """
     rows = [row for claim in discover() for row in _rows(claim, imported=imported)] + unnamed()
     order = {kind: place for place, kind in enumerate((*KINDS, None))}
@@ -142,7 +142,7 @@ def kinds_of(claim: Claim) -> tuple[Kind, ...]:
 
 
 def unnamed() -> list[PartInfo]:
-    """Parts that a module offers without an entry point's line, so that nobody could ask for them by name."""
+    """Parts that a module offers without an entry point, so that they cannot be found by name."""
     live = [claim for claim in discover() if not claim.disabled]
     named = {(claim.module, claim.name) for claim in live}
     rows = []
@@ -165,7 +165,7 @@ def _rows(claim: Claim, *, imported: bool) -> Iterator[PartInfo]:
         others = [c for c in claims_of(claim.name) if kind in kinds_of(c)]
         ours = [c for c in others if c.is_ours]
         if ours and not claim.is_ours:
-            note = f"{claim.name!r} alone means {ours[0].owner}'s: write {claim.name}@{claim.distribution}"
+            note = f"{claim.name!r} is {ours[0].owner}; for this one write {claim.name}@{claim.distribution}"
             yield PartInfo(claim.name, kind, claim.distribution, claim.version, "ok", note)
         elif not ours and len({c.module for c in others}) > 1:
             error = " ".join(_ambiguity(claim.name, others))
@@ -204,7 +204,7 @@ def _of_distribution(kind: Kind, name: str, claims: list[Claim], distribution: s
     found = [claim for claim in claims if normalised(claim.distribution) == normalised(distribution)]
     if claims and not found:
         owners = ", ".join(f"{name}@{claim.distribution}" for claim in claims)
-        raise UnknownPart(PLURALS[kind], f"{distribution!r} offers no {name!r}.", right=f"There is {owners}.")
+        raise UnknownPart(PLURALS[kind], f"{distribution!r} offers no {name!r}.", right=f"It is offered by {owners}.")
     return found
 
 
@@ -215,10 +215,10 @@ def _ambiguity(name: str, claims: list[Claim]) -> tuple[str]:
 
 
 def _refusal(where: str, name: str, claims: list[Claim], *, kinds: tuple[Kind, ...]) -> MultistreamError:
-    """Why there is no part of this name and these kinds; loads every plugin to tell, if the name's own do not."""
+    """Why there is no part of this name and these kinds; loads every plugin if those of the name do not explain it."""
     for claim in claims:
         if error := _failure(claim):
-            do = f"Unset {DISABLED}." if claim.disabled else f"Mend, upgrade or uninstall {claim.distribution}."
+            do = f"Unset {DISABLED}." if claim.disabled else f"Fix, upgrade or uninstall {claim.distribution}."
             return PluginError(where, f"{name!r} of {claim.owner} is {error}.", do=do)
     for row in unnamed():
         if row.name == name and row.kind in kinds:
@@ -227,7 +227,7 @@ def _refusal(where: str, name: str, claims: list[Claim], *, kinds: tuple[Kind, .
 
 
 def _unknown(where: str, name: str, kinds: tuple[Kind, ...]) -> UnknownPart:
-    """The error for a name that nobody offers, with the nearest that somebody does."""
+    """The error for an unknown name, with the nearest known one."""
     rows = parts()
     other = [row.kind for row in rows if row.name == name and row.kind]
     what = f"{name!r} is a {other[0]}, not a {' or '.join(kinds)}." if other else f"{name!r} is unknown."

@@ -37,7 +37,7 @@ class Owner:
             yield
         except MultistreamError:
             raise
-        # It is a stranger's code, sys.exit() in it among what may happen. Ctrl-C passes.
+        # Code of a plugin may also call sys.exit(). Ctrl-C passes.
         except (Exception, SystemExit) as error:
             raise self.broken(f"{doing} raised {told(error)}" if doing else told(error)) from error
 
@@ -46,12 +46,12 @@ def owner_of(kind: Kind, spec: Spec, *, where: str = "") -> Owner:
     """The owner of the part that a spec names."""
     part = find(kind, spec.name, distribution=spec.distribution)
     name = f"{part.name!r} of {part.distribution} {part.version}"
-    return Owner(where or PLURALS[kind], name, f"Mend, upgrade or uninstall {part.distribution}.")
+    return Owner(where or PLURALS[kind], name, f"Fix, upgrade or uninstall {part.distribution}.")
 
 
 def owner_of_instance(made: object, *, where: str) -> Owner:
     """The owner of a part that was given as an instance: its class."""
-    return Owner(where, f"the instance of {type(made).__module__}.{type(made).__qualname__}", "Mend that class.")
+    return Owner(where, f"the instance of {type(made).__module__}.{type(made).__qualname__}", "Fix that class.")
 
 
 def blamed(error: BaseException) -> PluginError | None:
@@ -65,7 +65,7 @@ def blamed(error: BaseException) -> PluginError | None:
         claim = next((homes[home] for home in (file, *file.parents) if home in homes), None)
         if claim is not None and not claim.is_ours:
             names = ", ".join(repr(each.name) for each in discover() if each.distribution == claim.distribution)
-            owner = Owner("plugins", f"{claim.owner} ({names})", f"Mend, upgrade or uninstall {claim.distribution}.")
+            owner = Owner("plugins", f"{claim.owner} ({names})", f"Fix, upgrade or uninstall {claim.distribution}.")
             return owner.broken(told(error))
         if claim is not None or OURS_HOME in file.parents:
             return None

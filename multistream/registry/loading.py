@@ -70,7 +70,7 @@ def quiet_stdout() -> Iterator[None]:
 def _imported(module: str) -> ModuleType:
     if not all(part.isidentifier() for part in module.split(".")):
         raise Refused(
-            f"the entry point {module!r} is no module: write the module's name alone, as in sketch = 'sketch'"
+            f"the entry point {module!r} is not a module: write the module's name alone, as in sketch = 'sketch'"
         )
     with quiet_stdout():
         imported = importlib.import_module(module)

@@ -1,4 +1,4 @@
-"""Whether "module:attribute" can be imported, as far as its source tells: nothing is run, so it costs no torch."""
+"""Whether "module:attribute" can be imported, judged from its source: nothing is executed, so torch is not imported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def fault_in_source(factory: str) -> str:
     if spec is None:
         return f"ModuleNotFoundError: No module named {module!r}"
     if spec.origin is None or not spec.origin.endswith(".py"):
-        return ""  # built in, or compiled: only an import can tell
+        return ""  # built in, or compiled: only an import can check it
     try:
         tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
     except SyntaxError as error:

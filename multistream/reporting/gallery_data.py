@@ -136,7 +136,7 @@ class _GalleryBuilder:
     def inexact(self) -> dict[str, str]:
         """{key: why its contributions do not sum exactly to the logit}"""
         return {
-            key: f"they differ from it by up to {self.residuals[key]:.1e} (relative). {self.faults[0].rstrip('.')}"
+            key: f"the error is up to {self.residuals[key]:.1e} (relative). {self.faults[0].rstrip('.')}"
             if key in self.residuals
             else f"{_nonlinear_part(self.outputs, key)} is not linear"
             for key, is_exact in self.is_exact.items()

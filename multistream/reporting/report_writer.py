@@ -72,14 +72,14 @@ def report(
     be compared.
     """
     if photos < 0:
-        raise UsageError("--photos", f"{photos} is negative.", right="0 leaves the images out.")
+        raise UsageError("--photos", f"{photos} is negative.", right="0 reads no images.")
     _refuse_folds(Path(run))
     model = load(run, streams=streams)
     require_trained(model, "report")
     details = read_run_details(model.path.parent, model.path)
     path = Path(out).expanduser() if out else details.folder / FILE_NAME
     if path.is_dir():
-        raise UsageError("--out", f"{path} is a folder.", right="Name the file to write.")
+        raise UsageError("--out", f"{path} is a folder.", right="Give the path of the file to write.")
     ablations = read_ablations(details.folder)
     with evaluating(model.network):
         costs = count_pieces(model.network.cpu())
@@ -112,7 +112,7 @@ def _refuse_folds(run: Path) -> None:
     """UsageError for a run on folds, which has no model of its own."""
     if is_fold_run(run):
         first = min((run / runs.FOLDS).iterdir(), default=run / runs.FOLDS)
-        what = "this run consists of folds and has no model of its own."
+        what = "this run consists of folds and has no single model."
         raise UsageError(str(run), what, do=f"Report one of its folds: multistream report {first}")
 
 

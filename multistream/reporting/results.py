@@ -77,7 +77,7 @@ def result_table(
     for path in against:
         other = _correct_of(Path(path), predictions)
         if isinstance(other, str):
-            raise UsageError("--against", other, right="It needs the same test split; --recipe RUN repeats one.")
+            raise UsageError("--against", other, right="It needs the same test split; train --recipe RUN repeats it.")
         rows.append(_row(Path(path).resolve().name, other, correct))
     rows.append(_row("most frequent class", labels == np.bincount(labels).argmax(), correct))
     return ResultTable(rows, show_masked, notes)

@@ -1,1 +1,1 @@
-"""The paper's tables and figures on a data set of the user's: what is trained, and how it is shown."""
+"""Reproduction of the paper's table and figures on another data set."""

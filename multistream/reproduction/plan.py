@@ -66,8 +66,8 @@ def stream_places(text: str, paper: Paper) -> dict[str, str]:
     found = {spec.key: spec.part for spec in parse_specs(text)}
     for key in found:
         if key not in known:
-            right = f"The paper's places are {', '.join(known)}: write, for example, object={found[key]}."
-            raise UsageError("--streams", f"{key!r} is no place of the paper's.", right=right)
+            right = f"The paper's streams are {', '.join(known)}: write, for example, object={found[key]}."
+            raise UsageError("--streams", f"{key!r} is not a stream of the paper.", right=right)
     return found
 
 

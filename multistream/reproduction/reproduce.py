@@ -290,13 +290,13 @@ def _notes(request: Request, paper: Paper, rows: Sequence[PaperRow], targets: Se
     notes = [f"{cut}{repeats}, {request.seeds} training seed{'s' if request.seeds > 1 else ''}"]
     for place, spec in request.streams.items():
         if spec.partition(":")[0] != place:
-            notes.append(f"{spec} in the place of {place}")
+            notes.append(f"{spec} replaces {place}")
     left_out = [row.name for row in paper.rows.values() if row not in rows]
     figures = [name for name in ("fig3", "fig5") if name in targets]
     if figures and paper.rows[FUSED] not in rows:
         needed = ", ".join(paper.streams_of(paper.rows[FUSED]))
         notes.append(f"{' and '.join(figures)} are left out: {paper.rows[FUSED].name} needs {needed}")
     if "table1" in targets and left_out:
-        notes.append(f"rows without their streams are left out: {', '.join(left_out)}")
-    notes.append("published: on FI (22,260 photos), which these photos are not, unless said otherwise")
+        notes.append(f"rows omitted because a stream is missing: {', '.join(left_out)}")
+    notes.append("published numbers: on FI (22,260 photos), not on these photos, unless noted")
     return tuple(notes)

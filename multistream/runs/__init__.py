@@ -1,4 +1,4 @@
-"""Runs: the folder that one training leaves, and every file in it."""
+"""Runs: the folder that one training writes, and its files."""
 
 from multistream.checksums import SUMS, check_checksum, remove_checksums, write_checksums
 from multistream.runs.folder import (

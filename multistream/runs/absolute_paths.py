@@ -37,6 +37,6 @@ def _absolute_spec(text: str, key: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    """An absolute path to what is there; a name that is no path (a CSV's column of maps) stays."""
+    """An absolute path to what is there; a name that is not a path (a CSV's column of maps) stays."""
     there = Path(path).expanduser()
     return os.path.abspath(there) if there.exists() else path

@@ -44,11 +44,12 @@ def compose(
     """Composes a network of streams, given by spec (`object`, `places:resnet18`, `runs/o`) or as instances.
 
     `weights` gives each key a FILE, a run, `hub` or `random`; a stream that is not named there keeps its own
-    initialisation. `options` holds the parts' options: `{"tap": {...}, "temporal": {...}, "fusion": {...},
-    "streams": {key: {...}}}`. `depth` keeps the first n stages of a stream; `image_size` overrides the streams' own.
-    `known` is what the data tell of a stream, by key; its factory gets of it what it names (`width`, `vocabulary`).
-    `seed` initialises the parts, each from (seed, key, part), so that none depends on another; without it torch's own
-    generator gives one. All shapes are checked here, once. Raises UsageError, PluginError (69) and WeightsError (69).
+    initialisation. `options` holds the parts' options: `{"tap": {...}, "temporal": {...}, "fusion": {...}, "streams":
+    {key: {...}}}`. `depth` keeps the first n stages of a stream; `image_size` overrides the streams' own. `known` is
+    what the data determine of a stream, by key; its factory receives the arguments in its signature (`width`,
+    `vocabulary`). `seed` initialises the parts, each from (seed, key, part), so that none depends on another; without
+    it torch's own generator gives one. All shapes are checked here, once. Raises UsageError, PluginError (69) and
+    WeightsError (69).
 
     >>> import torch
     >>> from multistream import streams
@@ -65,7 +66,7 @@ def compose(
     for where, named in (("weights", weights), ("depth", depth), ("options.streams", options.get("streams", {}))):
         for key in named:
             if key not in specs:
-                raise UsageError(where, f"no stream {key!r} is composed.", right=did_you_mean(key, specs))
+                raise UsageError(where, f"the composition has no stream {key!r}.", right=did_you_mean(key, specs))
     branches: dict[str, Branch] = {}
     loaded: dict[str, nn.Module | None] = {}
     for key, given in specs.items():
@@ -73,8 +74,8 @@ def compose(
             branches[key], loaded[key] = branch_of_run(given.run, key)
             continue
         if isinstance(given, Spec) and given.is_instance:
-            what = f"{key!r} was given as an instance, which a recipe cannot hold."
-            raise UsageError("streams", what, do=f"Give it again: streams={{{key!r}: ...}}.")
+            what = f"{key!r} was given as a Python object, which cannot be saved in a recipe."
+            raise UsageError("streams", what, do=f"Pass it again: streams={{{key!r}: ...}}.")
         plan = BranchPlan(
             stream=pinned("stream", given).part if isinstance(given, Spec) else INSTANCE,
             stream_options=options.get("streams", {}).get(key, {}),
@@ -120,7 +121,7 @@ def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
         return
     if source == "hub":
         if not (stream.source and stream.source.hub):
-            raise WeightsError(where, "no hub is known for this stream.", do=f"Give a file: --weights {key}=FILE.")
+            raise WeightsError(where, "this stream has no hub weights.", do=f"Give a file: --weights {key}=FILE.")
         stream.load_weights(from_hub(stream.source.hub), where=where)
         return
     path = Path(source).expanduser()
@@ -130,12 +131,12 @@ def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
         file = read_tensors(path)
         if file.unused:
             names = ", ".join(file.unused)
-            text = f"{where}: {path} also holds {names}; what is used is {'; '.join(file.notes[:1])}"
+            text = f"{where}: {path} also holds {names}; used: {'; '.join(file.notes[:1])}"
             warnings.warn(text, MultistreamWarning, stacklevel=2)
-        # Nothing in the tensors tells: colours that change sides cost accuracy without an error.
+        # The tensors do not show it: swapped colour channels cost accuracy without an error.
         if isinstance(stream.input, Image) and (stream.input.channels, file.metadata.get("channels")) == ("BGR", "RGB"):
-            what = f"{path} was turned to red, green, blue, and this stream gives blue, green, red."
-            raise WeightsError(where, what, do="Give the file it was made of, or convert it without --rgb.")
+            what = f"{path} was converted to RGB, but this stream uses BGR."
+            raise WeightsError(where, what, do="Give the original file, or convert it without --rgb.")
         stream.load_weights(file.tensors, where=where)
 
 
@@ -164,7 +165,7 @@ def with_instances(recipe: Recipe, streams: Mapping[str, Stream]) -> Recipe:
     """The recipe with the streams that are given as instances, as `<instance>`; UsageError where one is missing."""
     network = recipe.network.streams
     if missing := [key for key, text in network.items() if text == INSTANCE and key not in streams]:
-        what = f"{', '.join(missing)} was given as an instance, which a recipe cannot hold."
+        what = f"{', '.join(missing)} was given as a Python object, which cannot be saved in a recipe."
         given = ", ".join(f"{key!r}: ..." for key in missing)
         raise UsageError("streams", what, do=f"Give it again, in Python: streams={{{given}}}.")
     return recipe.updated({"network": {"streams": {**network, **dict.fromkeys(streams, INSTANCE)}}})
@@ -192,9 +193,9 @@ def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Re
             about = f"{source.trained_on}, {source.size}, licence {source.licence}" if source else "its own"
             raise WeightsError(
                 f"weights.{key}",
-                "this stream has pretrained weights, and none are given.",
-                right=f"They are: {source.file if source else 'a file'} ({about}).",
-                do=f"Give --weights {key}=FILE, {key}=hub to fetch them, or {key}=random to do without.",
+                "this stream needs pretrained weights, and none are given.",
+                right=f"Pretrained weights: {source.file if source else 'a file'} ({about}).",
+                do=f"Give --weights {key}=FILE, {key}=hub to download them, or {key}=random to train from scratch.",
             )
         weights[key] = "random"
     return recipe.updated({"network": {"weights": weights}})

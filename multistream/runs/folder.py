@@ -39,9 +39,7 @@ def new_run(out: str | Path | None, recipe: Recipe) -> Path:
             is_used = os.path.lexists(folder) and (not folder.is_dir() or any(p.name != LOCK for p in folder.iterdir()))
         if is_used:
             right = "A run needs a new or empty folder."
-            raise UsageError(
-                "--out", f"{folder} is not empty.", right=right, do=f"To go on with it: --resume {folder}."
-            )
+            raise UsageError("--out", f"{folder} is not empty.", right=right, do=f"To continue it: --resume {folder}.")
     return make_folder(folder)
 
 
@@ -54,7 +52,9 @@ def read_summary(run: Path) -> dict[str, Any]:
     """A finished run's summary.json; DataError where it is damaged."""
     path = run / SUMMARY
     if not path.is_file():
-        raise UsageError(str(run), f"no {SUMMARY} is there.", right="A finished run has one.", do="Resume or train it.")
+        raise UsageError(
+            str(run), f"it has no {SUMMARY}.", right="Every finished run has one.", do="Resume it, or train it."
+        )
     return json_object(_checked(path), where=str(path))
 
 

@@ -1,4 +1,4 @@
-"""A limit to what composing a foreign plan may allocate: a number in a file must not ask for 64 GB."""
+"""A limit on what composing the plan of a file may allocate: a number in a file must not request 64 GB."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ class LargestTensor(TorchDispatchMode):
         if isinstance(size, list | tuple) and all(isinstance(length, int) for length in size):
             numbers = prod(size)
             if size and numbers > self.limit:
-                raise ValueError(f"a tensor of {numbers:,} numbers is asked for; the file holds far fewer")
+                raise ValueError(f"a tensor of {numbers:,} numbers is requested, but the file holds far fewer")
         return function(*args, **(kwargs or {}))

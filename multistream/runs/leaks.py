@@ -33,8 +33,8 @@ def check_leaks(recipe: Recipe, table: Table, parts: Parts, *, digests: Mapping[
         if leaked := len(test & seen_in(split)):
             raise DataError(
                 where,
-                f"{leaked:,} of {len(test):,} test images were in the training part of {split.parent}.",
-                right="A branch may not have seen what it is tested on.",
+                f"{leaked:,} of {len(test):,} test images were in the training split of {split.parent}.",
+                right="A branch must not be tested on its own training images.",
                 do="Train with that run's data.split_seed.",
             )
 
@@ -43,7 +43,7 @@ def splits_used(recipe: Recipe) -> dict[str, Path]:
     """The split.csv of every run that gave a branch or a stream's weights, by the setting that names the run.
 
     Runs that those runs were made of count too: `streams.a streams.b` is the run of b in the run of a. A model file
-    that was copied away from its run has none: what it learnt from cannot be told.
+    that was copied away from its run has none: its training images are unknown.
     """
     splits: dict[str, Path] = {}
     to_look = list(_runs_named(recipe).items())
@@ -74,7 +74,7 @@ def seen_in(split: Path) -> frozenset[str]:
 
 
 def unknown_origins(recipe: Recipe) -> Mapping[str, str]:
-    """Branches from runs whose split.csv is gone, {setting: path}: nobody can say what they have seen."""
+    """Branches from runs without a split.csv, {setting: path}: their training images are unknown."""
     known = splits_used(recipe)
     named = {f"streams.{key}": text for key, text in recipe.network.streams.items() if Spec.parse(text, key=key).run}
     return {where: text for where, text in named.items() if where not in known}

@@ -36,7 +36,7 @@ MODEL_FILE = "model.safetensors"
 ABOUT, DIGEST = "multistream", "multistream.sha256"
 """Keys of the safetensors metadata: what the model is, as JSON, and the sha256 over that and all tensors."""
 
-RETRAIN = "Copy it again, or train again."
+RETRAIN = "Copy it again, or train it again."
 
 
 @dataclass(frozen=True)
@@ -123,10 +123,12 @@ def model_file(path: Path) -> Path:
     """The model file of a run's folder, or the file itself."""
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file() and (path / FOLDS).is_dir():
-        right = f"Each fold has its own: {path / FOLDS / '1-1'}, for one."
-        raise WeightsError(str(path), "it is a run on folds, which has no model.", right=right)
+        right = f"Each fold has a model, for example {path / FOLDS / '1-1'}."
+        raise WeightsError(str(path), "it is a run on folds, which has no single model.", right=right)
     if not file.is_file():
-        raise WeightsError(str(path), "no model is there.", right=f"A run's folder with a {MODEL_FILE}, or that file.")
+        raise WeightsError(
+            str(path), "no model was found.", right=f"Give a run's folder with a {MODEL_FILE}, or that file."
+        )
     return file
 
 
@@ -143,7 +145,9 @@ def read_temperature(file: Path) -> float:
 def _read_metadata(file: Path) -> ModelMetadata:
     metadata = _header(file)
     if ABOUT not in metadata:
-        raise WeightsError(str(file), "it is no model of multistream's.", do="For a stream's weights use --weights.")
+        raise WeightsError(
+            str(file), "it is not a multistream model.", do="For pretrained weights of a stream use --weights."
+        )
     about = json_object(metadata[ABOUT], where=str(file), error=WeightsError)
     if about.get("format") != FORMAT:
         raise WeightsError(
@@ -161,7 +165,7 @@ def _read_metadata(file: Path) -> ModelMetadata:
             raise ValueError(f"'temperature' is {temperature}, it must be above 0")
         if not isinstance(trained, bool) or not _is_texts(distributions):
             raise TypeError("'trained' is true or false, 'distributions' holds versions")
-    # A foreign file may hold anything here, and each part of the recipe and the plan has errors of its own.
+    # A file may hold anything here, and each part of the recipe and the plan raises its own errors.
     except (MultistreamError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         detail = f"{type(error).__name__}: {str(error)[:200]}"
         raise WeightsError(str(file), f"its metadata is malformed ({detail}).", do=RETRAIN) from error
@@ -186,7 +190,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         with safe_open(file, framework="pt") as stored:
             # Copies: what the library gives may lie in the mapped file, and goes if that is cut under us.
-            return {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118  it is no mapping
+            return {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118  it is not a mapping
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise WeightsError(str(file), f"it cannot be read: {error}.", do=RETRAIN) from error
 
@@ -194,7 +198,7 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
 def _check_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise WeightsError(str(file), f"{name} holds a NaN or an infinity.", right="All weights are finite.")
+            raise WeightsError(str(file), f"{name} holds a NaN or an infinity.", right="All weights must be finite.")
 
 
 def _recomposed(
@@ -210,15 +214,15 @@ def _recomposed(
     except MultistreamError as error:  # an option that a part refuses, too
         if streams is not None or any(branch.is_instance for branch in metadata.plan.branches.values()):
             raise  # about instances, which the caller gives
-        raise WeightsError(str(file), f"its plan cannot be composed: {error}", do=RETRAIN) from error
+        raise WeightsError(str(file), f"its composition cannot be rebuilt: {error}", do=RETRAIN) from error
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         detail = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-        raise WeightsError(str(file), f"its plan cannot be composed ({detail}).", do=RETRAIN) from error
+        raise WeightsError(str(file), f"its composition cannot be rebuilt ({detail}).", do=RETRAIN) from error
     own = network.state_dict()
     wrong = [n for n in {**own, **tensors} if n not in own or n not in tensors or own[n].shape != tensors[n].shape]
     if wrong:
         names = ", ".join(wrong[:4])
-        raise WeightsError(str(file), f"{len(wrong)} tensors do not fit its own plan: {names}.", do=RETRAIN)
+        raise WeightsError(str(file), f"{len(wrong)} tensors do not fit its composition: {names}.", do=RETRAIN)
     return network
 
 
@@ -241,8 +245,10 @@ def _check_distributions(wanted: Mapping[str, str], file: Path) -> None:
     here = {name: _version(name) for name in wanted}
     missing = [f"{name} {wanted[name]}" for name, installed in here.items() if installed is None]
     if missing:
-        raise WeightsError(str(file), f"it needs {', '.join(missing)}, not installed here.", do="Install it with pip.")
-    others = [f"{name} {wanted[name]} (here {here[name]})" for name in wanted if here[name] != wanted[name]]
+        raise WeightsError(
+            str(file), f"it needs {', '.join(missing)}, which is not installed.", do="Install it with pip."
+        )
+    others = [f"{name} {wanted[name]} (installed: {here[name]})" for name in wanted if here[name] != wanted[name]]
     if others:
         text = f"{file}: it was trained with {', '.join(others)}; results may differ"
         warnings.warn(text, MultistreamWarning, stacklevel=3)
@@ -258,7 +264,9 @@ def _version(distribution: str) -> str | None:
 def require_trained(model: LoadedModel, what: str) -> None:
     """Refuses a network whose fusion has never been trained."""
     if not model.network.trained:
-        raise UsageError(what, f"{model.path} is untrained: its fusion is as it was initialised.", do="Train it first.")
+        raise UsageError(
+            what, f"{model.path} is untrained: its fusion still has its initial weights.", do="Train it first."
+        )
 
 
 __all__ = ["MODEL_FILE", "LoadedModel", "load_model", "require_trained", "save_model"]

@@ -1,4 +1,4 @@
-"""predictions.csv: what a run said of every photo of its test part, with the photo's sha256."""
+"""predictions.csv: what a run said of every photo of its test split, with the photo's sha256."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PhotoKey = tuple[str, int]
 
 @dataclass(frozen=True)
 class Predictions:
-    """Probabilities (N, K) of N photos: `labels` are names of classes, or None where nobody knows them.
+    """Probabilities (N, K) of N photos: `labels` are names of classes, or None if they are unknown.
 
     `votes` (N, K) are the fractions of votes that people gave each class, where they voted.
     """
@@ -49,7 +49,7 @@ class Predictions:
         lengths = {len(self.sha256), n if self.labels is None else len(self.labels)}
         if lengths != {n} or self.probabilities.shape != (n, k):
             what = f"sha256 and labels {sorted(lengths)}, probabilities {self.probabilities.shape}"
-            raise ValueError(f"{n} paths and {k} classes need as many rows and columns; there are {what}.")
+            raise ValueError(f"{n} paths and {k} classes need as many rows and columns, but there are {what}.")
         if self.votes is not None and self.votes.shape != (n, k):
             raise ValueError(f"{n} paths and {k} classes need votes of as many; they are {self.votes.shape}.")
 
@@ -101,7 +101,7 @@ def read_predictions(path: str | Path) -> Predictions:
     """
     file, where = Path(path), printable(str(path))
     if not file.is_file():
-        raise DataError(where, "no such file.", right="A run with a test split has one.")
+        raise DataError(where, "no such file.", right="Runs with a test split have one.")
     check_checksum(file)
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
@@ -131,18 +131,18 @@ class _Row:
         if len(cells) != len(header):
             raise DataError(where, f"it has {len(cells)} cells.", right=f"The first line has {len(header)}.")
         if not SHA256.fullmatch(cells[1]):
-            raise DataError(where, f"{cells[1][:80]!r} is no sha256.", right="It has 64 hexadecimal digits.")
+            raise DataError(where, f"{cells[1][:80]!r} is not a sha256.", right="A sha256 has 64 hexadecimal digits.")
         self.path, self.sha256, self.label = unescape(cells[0]), cells[1], unescape(cells[2])
         try:
             self.numbers = [float(cell) for cell in cells[len(COLUMNS) :]]
         except ValueError as error:
-            raise DataError(where, f"{error}.", right="Probabilities are numbers with a decimal point.") from error
+            raise DataError(where, f"{error}.", right="Probabilities must be decimal numbers.") from error
         own = sum(name.startswith(PROBABILITY) for name in header[len(COLUMNS) :])
         for noun, numbers in (("probabilities", self.numbers[:own]), ("fractions of votes", self.numbers[own:])):
             if not all(0 <= number <= 1 + 1e-6 for number in numbers) or (
                 numbers and abs(math.fsum(numbers) - 1) > 1e-3
             ):
-                raise DataError(where, f"these are no {noun}.", right="They lie between 0 and 1, and sum to 1.")
+                raise DataError(where, f"these are not {noun}.", right="They must be between 0 and 1, and sum to 1.")
 
 
 def _classes(header: Sequence[str], where: str) -> tuple[str, ...]:
@@ -158,7 +158,7 @@ def _classes(header: Sequence[str], where: str) -> tuple[str, ...]:
         raise DataError(f"{where}:1", "this is not the first line of a predictions.csv.", right=right)
     classes = tuple(unescape(name.removeprefix(PROBABILITY)) for name in names)
     if twice := [name for name, count in Counter(classes).items() if count > 1]:
-        raise DataError(f"{where}:1", f"the class {twice[0]!r} has two columns.", right="Each class has one.")
+        raise DataError(f"{where}:1", f"the class {twice[0]!r} has two columns.", right="Each class has one column.")
     return classes
 
 
@@ -183,7 +183,7 @@ def _labels(rows: Sequence[_Row], where: str) -> tuple[str, ...] | None:
     labels = tuple(row.label for row in rows)
     if any(labels) and not all(labels):
         line = rows[labels.index("")].line
-        raise DataError(f"{where}:{line}", "the label is missing.", right="All photos have one, or none has.")
+        raise DataError(f"{where}:{line}", "the label is missing.", right="Either all photos have a label, or none.")
     return labels if any(labels) else None
 
 

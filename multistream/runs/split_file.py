@@ -79,7 +79,7 @@ def check_parts(rows: Sequence[SplitRow], *, strict: bool) -> tuple[str, ...]:
     """Notes on images that lie in two parts; a DataError if `strict`."""
     notes = shared_between_parts(rows)
     if notes and strict:
-        raise DataError("data", notes[0], do="Remove one of each, or set data.strict to false.")
+        raise DataError("data", notes[0], do="Remove one of each pair, or set data.strict to false.")
     return notes
 
 
@@ -101,12 +101,14 @@ def read_split(path: Path) -> tuple[SplitRow, ...]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(printable(str(path)), f"it cannot be read: {error}.") from error
     if not records or tuple(records[0]) != HEADER:
-        raise DataError(f"{printable(str(path))}:1", "this is no split.", right=f"It must begin {','.join(HEADER)}.")
+        raise DataError(
+            f"{printable(str(path))}:1", "this is not a split file.", right=f"The header must be {','.join(HEADER)}."
+        )
     for line, record in enumerate(records[1:], 2):  # an escaped name holds no line end, so records are lines
         if len(record) != len(HEADER) or record[2] not in ("train", "val", "test"):
             right = "It must be path,label,part,sha256 with part train, val or test."
             raise DataError(
-                f"{printable(str(path))}:{line}", f"{','.join(record)!r} is no row of a split.", right=right
+                f"{printable(str(path))}:{line}", f"{','.join(record)!r} is not a row of a split file.", right=right
             )
     return tuple(SplitRow(unescape(p), unescape(label), part, digest) for p, label, part, digest in records[1:])
 
@@ -123,4 +125,4 @@ def shared_between_parts(rows: Sequence[SplitRow]) -> tuple[str, ...]:
         return ()
     one, two = pairs[0]
     named = f"{printable(one.path)} ({one.part}) and {printable(two.path)} ({two.part})"
-    return (f"{len(pairs):,} images lie in two parts, such as {named}.",)
+    return (f"{len(pairs):,} images are in two splits, for example {named}.",)

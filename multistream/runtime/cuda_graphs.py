@@ -72,13 +72,13 @@ class GraphedStreams:
             worst = max(map(_difference, replayed, plain))
         except RuntimeError as error:
             reason = str(error).partition("\n")[0]
-            self.say(f"CUDA graphs: {key} runs without ({reason})")
+            self.say(f"CUDA graphs: {key} not used ({reason})")
             return None
         finally:
             for name, buffer in branch.stream.named_buffers():
                 buffer.copy_(before[name])
         if worst > TOLERANCE:
-            self.say(f"CUDA graphs: {key} runs without (a replay differs by {worst:.1%} from its kernels)")
+            self.say(f"CUDA graphs: {key} not used (a replay differs by {worst:.1%} from the plain kernels)")
             return None
         return module
 

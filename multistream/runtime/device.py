@@ -86,7 +86,7 @@ def resolve(settings: RuntimeSettings) -> Runtime:
         ("bf16" if has_bf16(device) else "fp32") if settings.precision == "auto" else settings.precision
     )
     if precision == "fp16" and device.type == "cpu":
-        raise UsageError("runtime.precision", "fp16 does not run on a CPU.", right="bf16 or fp32 do.")
+        raise UsageError("runtime.precision", "fp16 does not run on a CPU.", right="Use bf16 or fp32.")
     return Runtime(
         device=device,
         precision=precision,
@@ -107,7 +107,7 @@ def resolve_again(recipe: Recipe, *, device: str, precision: str) -> Runtime:
     runtime = resolve(settings)
     if precision == "auto" and own in computes and runtime.precision != own:
         warnings.warn(
-            f"precision: it was trained in {own}, which {there} does not compute; {runtime.precision} is used, "
+            f"precision: it was trained in {own}, which {there} does not support; {runtime.precision} is used, "
             "and some predictions may differ",
             stacklevel=2,
         )
@@ -174,6 +174,6 @@ def _device(name: str) -> torch.device:
         raise UsageError("device", f"{name!r} is unknown.", right="auto, cpu, cuda, cuda:1 or mps.") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            "device", f"{name} is not there: {torch.cuda.device_count()} CUDA devices are.", do="Try auto."
+            "device", f"{name} does not exist: there are {torch.cuda.device_count()} CUDA devices.", do="Try auto."
         )
     return device

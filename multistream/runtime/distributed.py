@@ -34,7 +34,7 @@ FAILED: Final = "multistream/failed"
 """Where the ranks' common store keeps who failed first: that rank alone prints its error."""
 
 LAUNCHERS: Final = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
-"""Variables of launchers that tell torch nothing of where rank 0 listens."""
+"""Variables of launchers that do not tell torch the address of rank 0."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ ALONE: Final = Ranks()
 
 @contextmanager
 def processes() -> Iterator[Ranks]:
-    """Joins the ranks that the environment tells of, and leaves them at the end; yields ALONE where there is one.
+    """Joins the process group described by the environment, and leaves it at the end; yields ALONE where there is one.
 
     An error on one rank ends all: the rank where it happened raises it, the others leave without a word. Raises
     UsageError for an environment that cannot be meant, MemoryExhausted (exit 71) where another rank was killed.
@@ -153,7 +153,7 @@ def ranks_of(environment: Mapping[str, str]) -> Ranks:
                 raise UsageError(
                     launcher,
                     f"{name} is {environment[name]}, and torch.distributed's variables are missing.",
-                    right="It needs RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.",
+                    right="torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.",
                     do="Start it with torchrun --nproc-per-node N -m multistream train ...",
                 )
         return ALONE
@@ -175,7 +175,7 @@ def _number(environment: Mapping[str, str], name: str, default: str, *, least: i
     text = environment.get(name, default)
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) >= least):
         do = "Start it with torchrun, or unset the variable."
-        raise UsageError(name, f"{text!r} in the environment is no number.", right=f"At least {least}.", do=do)
+        raise UsageError(name, f"{text!r} in the environment is not a number.", right=f"At least {least}.", do=do)
     return int(text)
 
 
@@ -192,7 +192,7 @@ def _told_once(error: Exception, ranks: Ranks) -> BaseException:
     if first != own:
         return SystemExit(int(first.partition(":")[2]))
     if lost:
-        what = f"another of the {ranks.size} processes ended without a message: killed, or out of memory."
+        what = f"one of the {ranks.size} processes ended without a message: killed, or out of memory."
         return MemoryExhausted(f"rank {ranks.rank}", what, do="Resume the run: multistream train --resume RUN.")
     return error
 

@@ -16,9 +16,11 @@ from multistream.errors import MemoryExhausted
 from multistream.system_errors import memory_error
 
 RESERVE: Final = 0.9
-"""The share of what is free that a step on the CPU may take: a process that takes all is killed, not told."""
+"""Fraction of the free memory that a step on the CPU may use: a process that exceeds it is killed without an error."""
 
-SMALLER: Final = "Freeze more of it (--freeze streams), or use smaller pictures, for example --set data.image_size=128."
+SMALLER: Final = (
+    "Freeze more of the network (--freeze streams), or use smaller images, for example --set data.image_size=128."
+)
 
 _KIB: Final = 1024
 
@@ -53,7 +55,7 @@ def largest_that_fits(sizes: Sequence[int], attempt: Callable[[int], int], *, fr
     """The largest of these ascending sizes whose attempt does not run out of memory.
 
     `attempt(size)` tries a step and returns the bytes that it took. A size that would take more than `free` bytes, if
-    bytes grow with images, is not tried: on a CPU nobody would live to tell. Raises MemoryExhausted if none fits.
+    bytes grow with images, is not tried: on a CPU the process would be killed. Raises MemoryExhausted if none fits.
     """
     tried: list[tuple[int, int]] = []
     for size in sizes:
@@ -87,7 +89,7 @@ class Gauge:
         self.before = _held(device)
 
     def free(self) -> int:
-        """Bytes that may be taken: on a CPU of the machine and the control group; elsewhere the device itself tells."""
+        """Usable bytes: on a CPU of the machine and the control group, elsewhere of the device."""
         if self.device.type != "cpu":
             return 2**63 - 1
         return min(_available(Path("/proc/meminfo")), _group_limit(Path("/sys/fs/cgroup")))
@@ -101,7 +103,7 @@ class Gauge:
             Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak starts again from what is held now
 
     def taken(self) -> int:
-        """The height since the last reset; 0 where the system does not tell."""
+        """The peak since the last reset; 0 if the system does not report it."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device) - self.before
         return max(0, _status(Path("/proc/self/status")).get("VmHWM", 0) - self.before)

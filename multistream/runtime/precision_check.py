@@ -49,7 +49,7 @@ def settle(settings: RuntimeSettings, network: MultiStream, *, say: Say) -> Runt
     if settings.precision != "auto" or runtime.precision == "fp32" or not _pictures(network):
         return runtime
     found = compare(network, runtime)
-    told = f"precision: {runtime.precision} pools within {found.difference:.2%} of fp32 (at most, {found.where})"
+    told = f"precision: {runtime.precision}: pooled features within {found.difference:.2%} of fp32 ({found.where})"
     if found.holds:
         say(told)
         return runtime

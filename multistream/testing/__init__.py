@@ -1,11 +1,11 @@
-"""Contracts: with five lines a stranger's part is tested for all that multistream relies on.
+"""Contract tests for the parts of plugins.
 
     from multistream.testing import StreamContract
 
     class TestSketch(StreamContract):
         spec = "sketch"          # or: def make(self): return Sketch()
 
-pytest collects the class and runs one test for each promise; ours are tested in the same way.
+pytest collects the class and runs one test per requirement; the built-in parts are tested in the same way.
 """
 
 from multistream.testing.checking import BrokenPromise, check

@@ -35,7 +35,7 @@ class BrokenPromise(AssertionError):
 def check(kind: Kind, spec: str, *, options: Mapping[str, Any] | None = None, path: str = "") -> tuple[str, ...]:
     """Tests a part of the registry, NAME[:VARIANT][@DISTRIBUTION], with `options`; a data set's layout opens `path`.
 
-    Returns the promises that it keeps. BrokenPromise, an AssertionError, tells the first that it breaks.
+    Returns the requirements that it meets. Raises BrokenPromise, an AssertionError, for the first that it violates.
 
     >>> check("temporal", "concat")[1]
     'tokens (B, T, W) give (B, out_width), for one step too'
@@ -55,7 +55,7 @@ def check(kind: Kind, spec: str, *, options: Mapping[str, Any] | None = None, pa
             raise
         except AssertionError as error:
             raise BrokenPromise(words, str(error), tuple(kept)) from error
-        except Exception as error:  # a stranger's code runs here
+        except Exception as error:  # code of a plugin runs here
             raise BrokenPromise(words, told(error), tuple(kept)) from error
         kept.append(words)
     return tuple(kept)

@@ -22,7 +22,7 @@ class DatasetContract(Contract):
 
     kind: ClassVar[Kind] = "dataset"
     path: str = ""
-    """A data set that the layout can open; empty for a layout that takes no path."""
+    """A data set that the layout can open; empty for a layout that does not take a path."""
 
     def make(self) -> Table:
         """The table, opened as `--data NAME:PATH` opens it."""
@@ -42,7 +42,7 @@ class DatasetContract(Contract):
         """every id is the path of a file, relative to root"""
         table = self.make()
         missing = [name for i, name in enumerate(table.ids) if not table.path(i).is_file()]
-        assert not missing, f"{len(missing)} of {len(table)} are no files, for example {missing[0]} in {table.root}"
+        assert not missing, f"{len(missing)} of {len(table)} are not files, for example {missing[0]} in {table.root}"
 
     def test_opens_the_same_twice(self) -> None:
         """it gives the same images in the same order each time"""

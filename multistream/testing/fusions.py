@@ -43,7 +43,7 @@ class FusionContract(Contract):
         assert output.logits.dtype == torch.float32, f"logits are {output.logits.dtype}"
         assert torch.isfinite(output.logits).all(), "logits hold NaN or Inf"
         for key, own in output.streams.items():
-            assert key in WIDTHS, f"streams holds logits of {key!r}, which is no stream"
+            assert key in WIDTHS, f"streams holds logits of {key!r}, which is not a stream"
             assert tuple(own.shape) == (6, CLASSES), f"the logits of {key} are {tuple(own.shape)}"
 
     @torch.no_grad()
@@ -60,7 +60,7 @@ class FusionContract(Contract):
         fusion = self.made().eval()
         for key in fusion.heads:
             affine = is_affine(lambda vector, key=key: fusion.stream_logits(key, vector), 2, WIDTHS[key])
-            assert affine or not fusion.is_linear_stream(key), f"the logits of {key} are no affine function"
+            assert affine or not fusion.is_linear_stream(key), f"the logits of {key} are not an affine function"
 
     @torch.no_grad()
     def test_averages_are_averages(self) -> None:
@@ -70,7 +70,7 @@ class FusionContract(Contract):
         if fusion.averages_probabilities:
             assert set(output.streams) == set(WIDTHS), "averages_probabilities is True, but streams are missing"
             mean = torch.stack([own.softmax(1) for own in output.streams.values()]).mean(0)
-            assert torch.allclose(output.logits.softmax(1), mean, atol=1e-5), "the fused probabilities are no mean"
+            assert torch.allclose(output.logits.softmax(1), mean, atol=1e-5), "the fused probabilities are not the mean"
 
     def test_its_loss_trains_every_parameter(self) -> None:
         """its loss is a finite scalar whose gradient reaches every parameter"""
@@ -110,4 +110,4 @@ class FusionContract(Contract):
             return logits
 
         affine = is_affine(joined, 2, sum(WIDTHS.values()))
-        assert affine or not fusion.linear, "linear is True, but the logits are no affine function of the vectors"
+        assert affine or not fusion.linear, "linear is True, but the logits are not an affine function of the vectors"

@@ -51,11 +51,13 @@ class StreamContract(Contract):
         """a random initialisation in eval mode keeps every map alive"""
         for stage, found in self.made().eval()(self.batch()).items():
             deviation = float(found.std())
-            assert deviation > 1e-4, f"{stage}: its values deviate by {deviation:.1e}; frozen, it would teach nothing"
+            assert deviation > 1e-4, (
+                f"{stage}: its values deviate by {deviation:.1e}; frozen, training on it would have no effect"
+            )
 
     @torch.no_grad()
     def test_eval_mode_is_deterministic_and_rows_are_independent(self) -> None:
-        """in eval mode the same photo gives the same map, whatever lies beside it"""
+        """in eval mode the map of a photo does not depend on the other photos of the batch"""
         stream, x = self.made().eval(), self.batch(3)
         whole, again, first = stream(x), stream(x), stream(x[:1])
         for stage in whole:
@@ -69,13 +71,15 @@ class StreamContract(Contract):
         stream, x = self.made().eval(), self.batch()
         before = x.clone()
         stream(x)
-        assert torch.equal(x, before), "the batch was written into"
+        assert torch.equal(x, before), "the batch was modified in place"
         state_of: Tensor = stream.prepare(x)
         for name, stage in stream.stages.items():
             kept = state_of.clone() if isinstance(state_of, Tensor) else None
             following = stage(state_of)
             changed = kept is not None and not torch.equal(kept, state_of)
-            assert not changed, f"{name} writes into the map before it: begin it without an in-place operation"
+            assert not changed, (
+                f"{name} modifies the map of the previous stage: its first operation must not be in place"
+            )
             state_of = following
 
     @torch.no_grad()
@@ -109,7 +113,7 @@ class StreamContract(Contract):
         """frozen, no parameter and no buffer changes in training, batch norm's statistics included"""
         stream = self.made().freeze()
         before = state(stream)
-        assert not any(p.requires_grad for p in stream.parameters()), "a frozen parameter asks for gradients"
+        assert not any(p.requires_grad for p in stream.parameters()), "a frozen parameter requires gradients"
         stream.train()
         wrong = [name for name, stage in stream.stages.items() if any(m.training for m in stage.modules())]
         assert not wrong, f".train() put {wrong[:3]} of a frozen stream into training mode"
@@ -137,7 +141,9 @@ class StreamContract(Contract):
         torch.manual_seed(7)
         other = self.make().eval()
         other.load_state_dict(stream.state_dict())
-        assert same(other(x), stream(x)), "after load_state_dict the maps differ: something is no parameter or buffer"
+        assert same(other(x), stream(x)), (
+            "after load_state_dict the maps differ: some state is neither a parameter nor a buffer"
+        )
         assert same(copy.deepcopy(stream)(x), stream(x)), "a deep copy gives other maps"
 
     def test_loading_is_strict(self) -> None:
@@ -156,14 +162,14 @@ class StreamContract(Contract):
             stream.load_weights(tensors)
         except WeightsError as error:
             told = str(error)
-        assert told, f"a file without {weights[0]} {tuple(missing.shape)} was taken"
+        assert told, f"a file without {weights[0]} {tuple(missing.shape)} was accepted"
         assert weights[0] in told, f"the error does not name {weights[0]}: {told}"
 
     def test_sources_tell_what_they_are(self) -> None:
         """pretrained weights, where there are any, say where they can be had"""
         stream = self.made()
         for variant, source in stream.weights.items():
-            assert isinstance(source, Source), f"weights[{variant!r}] is no multistream.Source"
+            assert isinstance(source, Source), f"weights[{variant!r}] is not a multistream.Source"
             assert source.file or source.hub, f"weights[{variant!r}] must name a file or a hub"
 
     def test_its_head_classifies(self) -> None:

@@ -64,7 +64,7 @@ class TapContract(Contract):
         """where `linear` says so, the token is an affine function of the map"""
         tap = self.made().eval()
         affine = is_affine(tap, 2, CHANNELS, 5, 4)
-        assert affine or not tap.linear, "linear is True, but the token is no affine function of the map"
+        assert affine or not tap.linear, "linear is True, but the token is not an affine function of the map"
 
     @torch.no_grad()
     def test_pixels_sum_to_the_pooled_feature(self) -> None:

@@ -47,7 +47,7 @@ class TemporalContract(Contract):
         weights = torch.randn(result.shape, generator=torch.Generator().manual_seed(2))
         (gradient,) = torch.autograd.grad((result * weights).sum(), tokens)
         silent = [step for step in range(STEPS) if float(gradient[:, step].abs().sum()) == 0]
-        assert not silent, f"steps {silent} do not reach the result"
+        assert not silent, f"steps {silent} do not affect the result"
 
     @torch.no_grad()
     def test_rows_are_independent(self) -> None:
@@ -66,4 +66,4 @@ class TemporalContract(Contract):
         """where `linear` says so, the vector is an affine function of the tokens"""
         temporal = self.made().eval()
         affine = is_affine(temporal, 2, STEPS, WIDTH)
-        assert affine or not temporal.linear, "linear is True, but the vector is no affine function of the tokens"
+        assert affine or not temporal.linear, "linear is True, but the vector is not an affine function of the tokens"

@@ -16,7 +16,7 @@ from multistream.training.feeds import Feed, Indices
 from multistream.training.objective import Objective
 
 MOMENTS = 2
-"""Tensors of a parameter's size that an optimizer may keep beside it (Adam's two)."""
+"""Tensors of a parameter's size that an optimizer may keep as its state (two for Adam)."""
 
 
 def settings_that_fit(
@@ -29,12 +29,12 @@ def settings_that_fit(
 ) -> TrainingSettings:
     """The settings with as many images at once as fit; accumulation keeps the images of an optimizer step.
 
-    Tries forward and backward of growing pieces on photos of the training part, beside what the optimizer will keep.
-    The network is left as it was. Raises MemoryExhausted where not even one image fits.
+    Tries forward and backward of growing pieces on photos of the training split, with memory reserved for the
+    optimizer's state. The network is left as it was. Raises MemoryExhausted where not even one image fits.
     """
     whole = settings.batch_size * settings.accumulation
     gauge = Gauge(device)
-    beside = [torch.ones_like(p) for p in objective.network.parameters() if p.requires_grad for _ in range(MOMENTS)]
+    reserved = [torch.ones_like(p) for p in objective.network.parameters() if p.requires_grad for _ in range(MOMENTS)]
 
     def attempt(size: int) -> int:
         gauge.reset()
@@ -49,7 +49,7 @@ def settings_that_fit(
     if whole > 1 and _normalises_batches(objective.network):
         sizes = sizes[1:]  # of one image there is no variance
     size = largest_that_fits(sizes, attempt, free=gauge.free())
-    del beside
+    del reserved
     return replace(settings, batch_size=size, accumulation=whole // size)
 
 

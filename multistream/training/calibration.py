@@ -1,7 +1,7 @@
 """Temperature: one number by which logits are divided, so that probabilities are as high as photos are right.
 
 Guo et al. 2017 (On Calibration of Modern Neural Networks, ICML). Which class wins does not change. It is fitted on
-photos that the network has not learnt from: the validation part, or the inner folds of the convex probe.
+photos that the network has not learnt from: the validation split, or the inner folds of the convex probe.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class OutOfFold:
 def settled_temperature(
     validation: OutOfFold, inner_folds: OutOfFold | None, targets: Targets, *, say: Callable[[str], None]
 ) -> float:
-    """The temperature of the validation part or, where it is empty, of the inner folds; DataError without photos.
+    """The temperature of the validation split or, where it is empty, of the inner folds; DataError without photos.
 
     `targets` are those of all photos, by number.
     """
@@ -44,7 +44,7 @@ def settled_temperature(
     if not len(found.images) and inner_folds is not None:
         found, source = inner_folds, "photos, out of inner folds"
     if not len(found.images):
-        raise DataError(WHERE, "no photo of the validation part can be decoded.", do="Run multistream data scan.")
+        raise DataError(WHERE, "no photo of the validation split can be decoded.", do="Run multistream data scan.")
     temperature = fit_temperature(found.logits, targets[found.images])
     say(f"calibration: temperature {temperature:.3f} from {len(found.images):,} {source}")
     return temperature
@@ -78,4 +78,4 @@ def check_calibration(recipe: Recipe, network: MultiStream, *, validation: int) 
     trains = any(p.requires_grad for p in network.parameters())
     if not validation and not (recipe.training.solver == "lbfgs" and trains):
         right = "A temperature needs photos that the network has not learnt from."
-        raise UsageError(WHERE, "there is no validation part.", right=right, do="Write data.split as in 80/5/15.")
+        raise UsageError(WHERE, "there is no validation split.", right=right, do="Write data.split as in 80/5/15.")

@@ -65,7 +65,7 @@ class ConvexFit:
 def check_convex(network: MultiStream) -> None:
     """Refuses, with the reason, what lbfgs cannot fit (UsageError)."""
     if reason := next(_reasons(network), ""):
-        right = "It fits frozen streams with linear parts: taps gap or last, concat or average, early or late."
+        right = "lbfgs fits frozen streams with linear parts: taps gap or last, concat or average, early or late."
         raise UsageError("training.solver", f"lbfgs cannot fit this network: {reason}.", right=right)
 
 
@@ -213,7 +213,7 @@ def _columns(branch: Branch, weights: Mapping[str, Tensor]) -> Tensor:
     columns: Tensor = wanted @ torch.linalg.pinv(through.T)
     if not torch.allclose(columns @ through.T, wanted, atol=1e-6):
         raise UsageError(
-            "training.solver", f"lbfgs cannot fit what {type(branch.temporal).__name__} makes of its tokens."
+            "training.solver", f"lbfgs cannot fit what {type(branch.temporal).__name__} makes of the tokens."
         )
     return columns
 

@@ -59,7 +59,7 @@ def solve(
 def convex_data(
     pooled: Pooled, targets: Tensor, valid: Tensor, parts: Parts, criterion: Loss, *, views: int, classes: int
 ) -> ConvexData:
-    """The rows to fit, each photo in all its views, and after them the validation part in its first view.
+    """The rows to fit, each photo in all its views, and after them the validation split in its first view.
 
     `pooled` holds V * N rows, view by view; `targets`, labels (N,) or distributions (N, K), and `valid` the N photos.
     Class weights and label smoothing become the rows' weights and targets, so that the loss is the criterion's.

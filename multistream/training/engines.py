@@ -209,7 +209,9 @@ def _local(options: Mapping[str, int | str], count: int, processes: list[subproc
     _check_known(options, ("parallel",), "local")
     parallel = options.get("parallel", min(cores, count))
     if not isinstance(parallel, int) or parallel < 1:
-        raise UsageError("--engine-option", f"parallel={parallel} is no number of runs.", right="It must be 1 or more.")
+        raise UsageError(
+            "--engine-option", f"parallel={parallel} is not a number of runs.", right="It must be 1 or more."
+        )
     pool = ThreadPoolExecutor(parallel)
     variables = {"OMP_NUM_THREADS": str(max(1, cores // parallel))}
 

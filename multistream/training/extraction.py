@@ -1,4 +1,4 @@
-"""Pooled features for a training: extracted, fitted on the training part, and what could not be decoded named."""
+"""Pooled features for a training: extracted, fitted on the training split, and what could not be decoded named."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Extractor:
     def __call__(
         self, parts: Iterable[NDArray[np.int64]], *, views: Sequence[str] = (), keys: Collection[str] | None = None
     ) -> Extracted:
-        """One pass of these streams, or of all, over the photos of these parts; of the training part also in views.
+        """One pass of these streams, or of all, over the photos of these parts; of the training split also in views.
 
         On many ranks each computes its part of the photos; all have the whole result.
         """
@@ -57,9 +57,9 @@ class Extractor:
                     raise Interrupted(self.stop.signal, f"multistream train --resume {self.folder}")
 
             runtime, photos = self.prepared.runtime, self.prepared.photos
-            what = f"{GROUP} images at once do not fit into the memory of {runtime}."
+            what = f"{GROUP} images do not fit at once into the memory of {runtime}."
             elsewhere = ", or --device cpu" if runtime.device.type != "cpu" else ""
-            do = f"Use smaller pictures, for example --set data.image_size=128{elsewhere}."
+            do = f"Use smaller images, for example --set data.image_size=128{elsewhere}."
             with exhausted("features", what, do=do):
                 extracted = extract(
                     self.prepared.network,
@@ -80,9 +80,9 @@ class Extractor:
     def name_left_out(self, bad: dict[int, str], *, read: NDArray[np.int64], valid: Tensor | None = None) -> None:
         """Warns of photos that cannot be decoded (`bad`, or not `valid`), and of classes that have no other."""
         table = self.prepared.table
-        lines = [f"{printable(table.ids[i])}: {why}; it is left out" for i, why in sorted(bad.items())]
+        lines = [f"{printable(table.ids[i])}: {why}; skipped" for i, why in sorted(bad.items())]
         if len(lines) > BAD_SHOWN:
-            lines[BAD_SHOWN:] = [f"{len(bad):,} photos in all are left out; multistream data scan lists them"]
+            lines[BAD_SHOWN:] = [f"{len(bad):,} photos in total are skipped; multistream data scan lists them"]
         usable = np.isin(read, list(bad), invert=True) if valid is None else valid.numpy()[read]
         labels, count = table.labels[read], len(table.classes)
         total, left = np.bincount(labels, minlength=count), np.bincount(labels[usable], minlength=count)
@@ -103,7 +103,7 @@ def hashed(prepared: Prepared) -> dict[int, str]:
 
 
 def training_rows(extracted: Extracted, train: NDArray[np.int64]) -> Tensor:
-    """The rows of the training part that could be decoded; DataError (exit 65) where there is none."""
+    """The rows of the training split that could be decoded; DataError (exit 65) where there is none."""
     rows = torch.from_numpy(train)
     rows = rows[extracted.valid[rows]]
     if not len(rows):
@@ -112,13 +112,13 @@ def training_rows(extracted: Extracted, train: NDArray[np.int64]) -> Tensor:
 
 
 def nothing_to_train_on() -> DataError:
-    """The error for a training part of which nothing can be decoded."""
-    what = "no photo of the training part can be decoded."
-    return DataError("data", what, do="multistream data scan names each file with its fault.")
+    """The error for a training split of which nothing can be decoded."""
+    what = "no photo of the training split can be decoded."
+    return DataError("data", what, do="multistream data scan lists the error of each file.")
 
 
 def fit_taps(prepared: Prepared, extracted: Extracted) -> None:
-    """Standardises the taps of the streams that were extracted, by the training part."""
+    """Standardises the taps of the streams that were extracted, by the training split."""
     rows = training_rows(extracted, prepared.parts.train)
     features = extracted.to(prepared.runtime.device)
     prepared.network.fit({key: {s: f[rows] for s, f in stages.items()} for key, stages in features.items()})

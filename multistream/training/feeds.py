@@ -155,7 +155,7 @@ class PooledFeed:
     """Pooled features {key: {stage: (V * N, P)}} in memory: an epoch is a few matrix products a step.
 
     Row `view * N + i` is image i in one of the V views that the settings' flips and crops lead to; labels (V * N,) and
-    `valid` (V * N,), which tells what could be decoded, likewise. An epoch shows the view that `augment` would.
+    `valid` (V * N,), which marks the decodable photos, likewise. An epoch shows the view that `augment` would.
     """
 
     features: Mapping[str, Mapping[str, Tensor]]

@@ -76,7 +76,9 @@ def train_folds(
     trained there, else one after the other here. Raises MultistreamError.
     """
     if ranks_of(os.environ).size > 1:
-        raise UsageError("data.folds", "folds are trained one after the other.", do="Start it without torchrun.")
+        raise UsageError(
+            "data.folds", "folds are trained one after the other, in one process.", do="Run it without torchrun."
+        )
     if engine and streams:
         what = "streams that are given as instances cannot be sent to other processes."
         raise UsageError("engine", what, do="Leave engine out, or name the streams by specs.")
@@ -128,7 +130,9 @@ def _branches_of_fold(recipe: Recipe, name: str) -> Iterator[tuple[str, str]]:
             own = path / runs.FOLDS / name
             if not own.is_dir():
                 what = f"{path} has no fold {name}."
-                raise UsageError(f"streams.{key}", what, right="Its folds and repeats must be those of this training.")
+                raise UsageError(
+                    f"streams.{key}", what, right="Its folds and repeats must equal those of this training."
+                )
             yield key, str(own)
 
 

@@ -78,7 +78,7 @@ class Trainer:
         return self.progress
 
     def _epoch(self) -> None:
-        """One epoch from where the progress stands: train, validate, decide, tell."""
+        """One epoch from where the progress stands: train, validate, decide, report."""
         started = time.monotonic()
         self.network.train()
         epoch, pending = self.progress.epoch, 0
@@ -111,7 +111,7 @@ class Trainer:
         return min(count * size, images - first * size) / min(size, images - position * size)
 
     def _end_epoch(self, *, seconds: float) -> None:
-        """Validates, keeps the best weights, decides whether patience is over, and tells the epoch's line."""
+        """Validates, keeps the best weights, decides whether patience is exhausted, and reports the epoch's line."""
         progress = self.progress
         if not progress.seen:
             raise nothing_to_train_on()
@@ -129,7 +129,7 @@ class Trainer:
         self.listener.epoch(line)
 
     def _line(self, loss: float, accuracy: float, *, seconds: float) -> dict[str, float]:
-        """What metrics.jsonl tells of an epoch."""
+        """The line of metrics.jsonl for an epoch."""
         return {
             "epoch": self.progress.epoch,
             "step": self.progress.step,

@@ -1,4 +1,4 @@
-"""The loss of a recipe (`training.loss`): a part of the registry, with what it is told of the training part."""
+"""The loss of a recipe (`training.loss`): built from the registry, with the class counts of the training split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from multistream.spec import Spec
 def make_loss(
     name: str, options: Mapping[str, Any], *, shares: NDArray[np.float64], balanced: bool, label_smoothing: float
 ) -> Loss:
-    """The loss of this spec; class weights and priors are counted from `shares` (N, K), the training part's targets."""
+    """The loss of this spec; class weights and priors come from `shares` (N, K), the training targets."""
     spec = Spec.parse(name, key="loss", where="training.loss")
     counts = torch.from_numpy(shares.sum(0))
     weights = class_weights(counts) if balanced else None

@@ -98,7 +98,7 @@ def classify(prepared: Prepared, extracted: Extracted) -> Tensor:
 
 
 def write_run(prepared: Prepared, measured: Measured, run: Run, *, digests: Mapping[int, str]) -> None:
-    """Writes a finished run's model, summary and the predictions of its test part."""
+    """Writes a finished run's model, summary and the predictions of its test split."""
     test, table = measured.rows["test"], prepared.table
     if len(test):
         chosen = measured.probabilities[test]

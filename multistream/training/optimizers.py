@@ -32,9 +32,9 @@ def optimizer_of(
     """The settings' optimizer over parameters by (learning rate, weight decay); it treats every number by itself."""
     given = [{"params": p, "lr": rate, "base": rate, "weight_decay": wd} for (rate, wd), p in groups.items()]
     if settings.optimizer.startswith("timm:"):  # several of them look at whole tensors, which batched rows are not
-        what = f"{settings.optimizer} cannot train rows together."
+        what = f"{settings.optimizer} cannot train several rows in one batch."
         raise UsageError(
-            "training.optimizer", what, right="adamw, adam and sgd do.", do="Give --set training.optimizer=adamw."
+            "training.optimizer", what, right="adamw, adam and sgd can.", do="Give --set training.optimizer=adamw."
         )
     # One kernel for all parameters: on CPU and CUDA it is the fastest of torch's three, and as exact.
     fused = device.type in ("cpu", "cuda")

@@ -1,4 +1,4 @@
-"""From a recipe to all that a training needs: data, parts, network, weights, what is frozen. Every default is told."""
+"""From a recipe to everything that a training needs: data, splits, network, weights, freezing. Reports defaults."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     if not recipe.network.streams:
         raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object,anp.")
     if recipe.training.batch_size < ranks.size:
-        what = f"{recipe.training.batch_size} images a batch cannot be cut among {ranks.size} processes."
+        what = f"{recipe.training.batch_size} images per batch cannot be divided among {ranks.size} processes."
         raise UsageError("training.batch_size", what, right=f"It must be at least {ranks.size}.")
     table = open_table(
         recipe.data.source,
@@ -91,8 +91,8 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     for note in table.notes:
         say(f"data: {note}")
     if len(table.classes) < 2:
-        what = f"all photos are of one class, {printable(table.classes[0])!r}: there is nothing to tell apart."
-        raise DataError(table.name, what, right="Training needs two classes at least.")
+        what = f"all photos have one class, {printable(table.classes[0])!r}."
+        raise DataError(table.name, what, right="Training needs at least two classes.")
     image_size = recipe.data.image_size or table.image_size
     recipe = recipe.updated({"data": {"image_size": image_size}})
     recipe = with_distributions(recipe)
@@ -136,7 +136,7 @@ def settle_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool, say:
     if recipe.network.freeze:
         return recipe
     if network.loaded_branches >= set(network.branches):
-        say("freeze: branches (they come trained; --freeze streams trains their taps and heads further)")
+        say("freeze: branches (they are already trained; --freeze streams continues training of their taps and heads)")
         return recipe.updated({"network": {"freeze": ["branches"]}})
     images = [key for key, branch in network.branches.items() if not branch.reads_vector]
     weights = recipe.network.weights
@@ -147,7 +147,7 @@ def settle_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool, say:
         return recipe.updated({"network": {"freeze": ["branches"]}})
     chosen = ["streams"] if len(frozen) == len(images) else frozen or ["none"]
     if images:
-        say(f"freeze: {', '.join(chosen)} (pretrained streams stay as they are; --freeze none trains them)")
+        say(f"freeze: {', '.join(chosen)} (pretrained streams are frozen by default; --freeze none trains them)")
     return recipe.updated({"network": {"freeze": chosen}})
 
 
@@ -185,12 +185,16 @@ def check_augmentation(recipe: Recipe, network: MultiStream) -> None:
         return
     for key, branch in network.branches.items():
         if branch.stream.is_frozen and not branch.reads_vector:
-            right = "All streams that read pictures must train, or they would see other pictures."
-            raise UsageError(chosen[0], f"{key} is frozen.", right=right, do="Give --freeze none, or leave it away.")
+            right = "All streams that read images must be trained, otherwise they would see different images."
+            raise UsageError(
+                chosen[0], f"{key} is frozen.", right=right, do="Use --freeze none, or omit the augmentation."
+            )
         if isinstance(branch.stream.input, Map) and settings.augment != "none":
-            raise UsageError("training.augment", f"{key} reads maps, which torchvision's policies do not turn.")
+            raise UsageError(
+                "training.augment", f"{key} reads maps, which torchvision's augmentation policies do not transform."
+            )
     if all(branch.reads_vector for branch in network.branches.values()) and settings.augment != "none":
-        raise UsageError("training.augment", "no stream reads photos.", right="It changes photos.")
+        raise UsageError("training.augment", "no stream reads photos.", right="Augmentation changes photos.")
 
 
 def usable(parts: Parts, side_inputs: SideInputs, table: Table) -> Parts:
@@ -199,9 +203,11 @@ def usable(parts: Parts, side_inputs: SideInputs, table: Table) -> Parts:
     kept = replace(parts, train=train, val=val, test=test)
     if not len(parts.train):
         do = "Put photos into a folder called train, or write a CSV with a column part."
-        raise DataError(table.name, "it has no training part, only photos to test.", do=do)
+        raise DataError(table.name, "it has no training split, only test photos.", do=do)
     if not len(kept.train):
-        raise DataError("split", f"no image is left to train on, of {len(table):,}.", do="Check the vectors' ids.")
+        raise DataError(
+            "split", f"none of the {len(table):,} images can be used for training.", do="Check the vectors' ids."
+        )
     return kept
 
 
@@ -209,15 +215,15 @@ def usable(parts: Parts, side_inputs: SideInputs, table: Table) -> Parts:
 def fit_vectors(
     network: MultiStream, side_inputs: SideInputs, parts: Parts, *, fill: bool, say: Say = lambda _: None
 ) -> SideInputs:
-    """Lets streams that read vectors fit their scaling on the training part, unless they came trained.
+    """Lets streams that read vectors fit their scaling on the training split, unless they came trained.
 
-    `fill` gives images without a vector the mean of the training part, or of the one that the branch came with.
+    `fill` gives images without a vector the mean of the training split, or of the one that the branch came with.
     """
     for key, rows in side_inputs.vectors.items():
         if key not in network.loaded_branches:
             own = parts.train[side_inputs.present[key][parts.train]]
             if not len(own):
-                raise DataError(f"input.{key}", "no image of the training part has a vector.", do="Check their ids.")
+                raise DataError(f"input.{key}", "no image of the training split has a vector.", do="Check their ids.")
             network.branches[key].raw_mean.copy_(torch.from_numpy(rows[own].mean(0, dtype=np.float64)))
     filled = side_inputs.filled(network.raw_means) if fill else side_inputs
     for key, rows in filled.vectors.items():

@@ -70,13 +70,13 @@ class Progress:
                     raise TypeError(f"{name} is {str(getattr(made, name))[:80]!r}")
             return made
         except (KeyError, TypeError) as error:
-            right = "Another version of multistream wrote it."
-            raise CannotResume("checkpoint", f"its state is not understood: {error}.", right=right) from error
+            right = "It was written by another version of multistream."
+            raise CannotResume("checkpoint", f"its state cannot be read: {error}.", right=right) from error
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Whom the trainer tells of every epoch's line and of every batch."""
+    """Callbacks of the trainer, for every epoch's line and every batch."""
 
     epoch: Callable[[Mapping[str, float]], None]
     batch: Callable[[], None]

@@ -33,7 +33,7 @@ def recipe_to_resume(folder: Path, recipe: Recipe) -> Recipe:
         recipe = own
     if recipe.data.source == own.data.source and _has_moved(own.data.source):
         what = f"its photos are no longer at {own.data.source}."
-        raise CannotResume(str(folder), what, do="Say where they are now: --data PATH.")
+        raise CannotResume(str(folder), what, do="Give their new location: --data PATH.")
     changed = differences(own, recipe)
     wrong = [f"{name} ({before!r} -> {after!r})" for name, before, after in changed if name not in FREE_TO_CHANGE]
     if wrong:
@@ -42,14 +42,14 @@ def recipe_to_resume(folder: Path, recipe: Recipe) -> Recipe:
 
 
 def check_is_run(folder: Path) -> None:
-    """Refuses to resume what is no run: UsageError says what to do instead."""
+    """Refuses to resume what is not a run: UsageError says what to do instead."""
     if (folder / runs.RECIPE).is_file():
         return
     if folder.is_dir():
-        right = f"A run's folder has a {runs.RECIPE}."
-        raise UsageError("--resume", f"{folder} is no run.", right=right, do="Train again, with --out.")
-    what = f"{folder} does not exist: no run was begun there, or it was stopped before it wrote anything."
-    raise UsageError("--resume", what, do=f"Give the same command with --out {folder} in place of --resume.")
+        right = f"Every run folder has a {runs.RECIPE}."
+        raise UsageError("--resume", f"{folder} is not a run.", right=right, do="Start a new training with --out.")
+    what = f"{folder} does not exist: no run was started there, or it was stopped before writing anything."
+    raise UsageError("--resume", what, do=f"Run the same command with --out {folder} instead of --resume.")
 
 
 def _has_moved(source: str) -> bool:
@@ -64,7 +64,7 @@ def check_origin(
     """Holds what made a checkpoint against what is here: `about` of its manifest, and that of now.
 
     Other plugins are a PluginError (exit 69), other classes CannotResume; another torch, device or number of threads
-    is told to `warn`, for sums are then rounded in another order.
+    is reported to `warn`, because sums are then rounded in another order.
     """
     for name, version in saved["distributions"].items():
         if (here := now["distributions"].get(name)) != version:
@@ -74,4 +74,4 @@ def check_origin(
         what = f"its classes are {', '.join(saved['classes'])}, those of the photos {', '.join(now['classes'])}."
         raise CannotResume(str(folder), what, do="Train a new run instead.")
     if others := [f"{name} {saved[name]} -> {now[name]}" for name in BITS if saved[name] != now[name]]:
-        warn(f"resumed elsewhere ({', '.join(others)}): the last bits of the weights will differ")
+        warn(f"resumed in another environment ({', '.join(others)}): the weights will differ in the last bits")

@@ -28,7 +28,7 @@ class RidgeProbes:
 
     @classmethod
     def of(cls, pooled: Mapping[str, Tensor], labels: Tensor, *, classes: int) -> RidgeProbes:
-        """Of pooled features {stage: (N, P)} and labels (N,) of the training part."""
+        """Of pooled features {stage: (N, P)} and labels (N,) of the training split."""
         columns, start = {}, 0
         for stage, values in pooled.items():
             columns[stage] = slice(start, start + values.shape[1])

@@ -33,7 +33,7 @@ def write_head(folder: Path, prepared: Prepared, rows: Sequence[SplitRow]) -> No
     if (folder / runs.SPLIT).is_file():
         if changed := set(read_split(folder / runs.SPLIT)) ^ set(rows):
             paths = sorted({row.path for row in changed})
-            what = f"{len(paths):,} photos have changed since the run began, for example {printable(paths[0])}."
+            what = f"{len(paths):,} photos have changed since the run started, for example {printable(paths[0])}."
             raise CannotResume(str(folder), what, do="Train a new run instead.")
     else:
         write_rows(folder / runs.SPLIT, rows)
@@ -61,7 +61,7 @@ def read_checkpoint(folder: Path, prepared: Prepared, *, console: Console) -> ch
     if saved is None:
         if any(place.glob("step-*")):
             raise CannotResume(str(folder), "no checkpoint is complete and undamaged.", do="Train it again.")
-        console.say("train: no checkpoint was written yet; it starts at the beginning")
+        console.say("train: no checkpoint was written yet; training starts from the beginning")
         return None
     with checkpoint.understood(saved.path):
         check_origin(folder, saved.about, origin(prepared), warn=console.warn)

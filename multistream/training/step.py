@@ -129,7 +129,7 @@ class Stepper:
         raise DivergedError(
             "training",
             f"{what} in step {step} (learning rate {rates}).",
-            right="It must be a finite number; in the last checkpoint it is.",
+            right="It must be finite, as it was at the last checkpoint.",
             do="Lower training.learning_rate, set training.clip_norm=1, or use --precision fp32.",
         )
 

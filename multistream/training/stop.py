@@ -1,4 +1,4 @@
-"""Being told to stop: the first Ctrl-C or SIGTERM finishes the step and saves, the second stops at once."""
+"""Stopping on request: the first Ctrl-C or SIGTERM finishes the step and saves, the second stops at once."""
 
 from __future__ import annotations
 

@@ -81,11 +81,11 @@ def train(
 
 
 def _checked_rows(prepared: Prepared, digests: Mapping[int, str], *, console: Console) -> tuple[SplitRow, ...]:
-    """The rows of split.csv; DataError where a branch has seen test images, warnings where that cannot be told."""
+    """The rows of split.csv; DataError if a branch was trained on test images, warnings if that is unknown."""
     rows = split_rows(prepared.table, prepared.parts, digests=digests)
     check_leaks(prepared.recipe, prepared.table, prepared.parts, digests=digests)
     for where, path in unknown_origins(prepared.recipe).items():
-        console.warn(f"{where}: {path} has no {runs.SPLIT}, so nobody can say which test images it has seen")
+        console.warn(f"{where}: {path} has no {runs.SPLIT}, so test images used in its training cannot be detected")
     for note in check_parts(rows, strict=prepared.recipe.data.strict):
         console.warn(f"split: {note}")
     return rows
@@ -124,7 +124,7 @@ class _Training:
         if any(p.requires_grad for p in self.prepared.network.parameters()):
             progress = self._train(resume=resume)
         else:
-            self.console.say("train: nothing is left to train; the network is evaluated as it is")
+            self.console.say("train: all parts are frozen; the network is evaluated without training")
             progress = Progress(finished=True)
         return self._finish(progress, started=started)
 
@@ -171,7 +171,7 @@ class _Training:
         if prepared.recipe.runtime.compile == "auto" and not pooled:
             runtime = replace(runtime, compile=compiling_pays(runtime, steps=steps * self.settings.epochs))
         objective = self._objective(criterion, runtime=runtime, pooled=pooled, ranks=ranks)
-        what = f"{self.settings.batch_size:,} images at once do not fit into the memory of {prepared.runtime}."
+        what = f"{self.settings.batch_size:,} images do not fit at once into the memory of {prepared.runtime}."
         done = int(saved.state["epoch"]) * steps + int(saved.state["position"]) if saved else 0
         with (
             self.console.progress(steps * self.settings.epochs, "train", done=done) as bar,

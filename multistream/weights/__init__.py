@@ -1,4 +1,4 @@
-"""Weights: reading every format that people keep them in, and fitting them strictly into a stream.
+"""Weight files: reading all supported formats, and strict loading into a stream.
 
 Names are imported when they are first used: `Source` needs no torch.
 """

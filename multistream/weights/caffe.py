@@ -124,7 +124,7 @@ def _blob(message: memoryview, left: Iterator[int]) -> Tensor:
 
 def _numbers(message: memoryview, size: int) -> NDArray[np.floating]:
     if len(message) % size:
-        raise Malformed(f"{len(message):,} bytes of numbers of {size} bytes")
+        raise Malformed(f"{len(message):,} bytes, not a multiple of {size}")
     return np.frombuffer(message, dtype=f"<f{size}")
 
 

@@ -21,12 +21,16 @@ def convert(path: str | Path, out: str | Path, *, names: Names | None = None, rg
     """
     out = Path(out).expanduser()
     if out.suffix != ".safetensors":
-        raise UsageError("out", f"{str(out)!r} is no name for what is written.", right="It ends with .safetensors.")
+        raise UsageError(
+            "out", f"{str(out)!r} does not end in .safetensors.", right="The output is always safetensors."
+        )
     file = read_tensors(path)
     tensors, metadata = dict(file.tensors), {**file.metadata, "converted_from": file.sha256}
     caffe = is_caffe_vgg16(tensors)
     if rgb and not caffe:
-        raise UsageError("rgb", "this is no VGG16 of Caffe's.", right="Only their channels are known to be B, G, R.")
+        raise UsageError(
+            "rgb", "this is not a Caffe VGG16.", right="Only Caffe VGG16 files are known to use BGR channels."
+        )
     if caffe:
         tensors = caffe_vgg16(tensors, rgb=rgb)
         metadata["channels"] = "RGB" if rgb else "BGR"

@@ -77,14 +77,14 @@ def read_tensors(path: str | Path) -> WeightFile:
         notes = (*contents.notes, *prefixes)
         return WeightFile(path, name, tensors, contents.metadata, notes, sha256_file(path), contents.unused)
     except MoreThanTensors as error:
-        what = f"this {name} file holds {error.name!r}, which is more than tensors: it could run anything."
-        do = "Where it was made, save the tensors alone: torch.save(model.state_dict(), FILE)."
+        what = f"this {name} file holds {error.name!r}, which is not a tensor: loading it could run arbitrary code."
+        do = "Save only the tensors: torch.save(model.state_dict(), FILE)."
         raise WeightsError(str(path), what, do=do) from error
     except Unsupported as error:
         raise WeightsError(str(path), f"this {name} file is not supported: {error}.") from error
     except Malformed as error:
-        do = "Get it again, or save a state_dict alone: torch.save(model.state_dict(), FILE)."
-        raise WeightsError(str(path), f"this is no {name} file, or a damaged one: {error}.", do=do) from error
+        do = "Download it again, or save only a state_dict: torch.save(model.state_dict(), FILE)."
+        raise WeightsError(str(path), f"this is not a {name} file, or it is damaged: {error}.", do=do) from error
     except OSError as error:
         raise WeightsError(str(path), f"it cannot be read: {error.strerror or error}.", do="Check the path.") from error
 
@@ -95,22 +95,24 @@ def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
     named = dict(tensors)
     while prefix := next((p for p in WRAPPER_PREFIXES if named and all(name.startswith(p) for name in named)), ""):
         named = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
-        notes.append(f"prefix {prefix!r} taken off")
+        notes.append(f"prefix {prefix!r} removed")
     return named, tuple(notes)
 
 
 def _size(path: Path) -> int:
     """The size of a regular file, in bytes."""
     if not path.is_file():
-        raise WeightsError(str(path), "no such file." if not path.exists() else "it is no file.", do="Check the path.")
+        raise WeightsError(
+            str(path), "no such file." if not path.exists() else "it is not a file.", do="Check the path."
+        )
     size = path.stat().st_size
     if size > MOST_BYTES:
-        raise WeightsError(str(path), f"it has {size:,} bytes.", right=f"At most {MOST_BYTES:,} are read.")
+        raise WeightsError(str(path), f"it has {size:,} bytes.", right=f"The limit is {MOST_BYTES:,}.")
     return size
 
 
 def _reader(path: Path) -> tuple[str, Reader]:
-    """What a file is, by its first bytes where they tell, else by its name."""
+    """The format of a file, from its first bytes or, failing that, from its name."""
     with path.open("rb") as file:
         head = file.read(16)
     for start, known in BY_HEAD.items():
@@ -127,7 +129,7 @@ def _reader(path: Path) -> tuple[str, Reader]:
 
 def _check(contents: Contents, size: int) -> None:
     if not contents.tensors:
-        raise Malformed("no tensor is in it")
+        raise Malformed("it contains no tensor")
     total = sum(tensor.numel() * tensor.element_size() for tensor in contents.tensors.values())
     if total > max(MOST_SHARING * size, SMALL if contents.compressed else 0):
-        raise Malformed(f"its tensors have {total:,} bytes together, the file {size:,}")
+        raise Malformed(f"its tensors have {total:,} bytes, but the file only {size:,}")

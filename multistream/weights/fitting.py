@@ -1,4 +1,4 @@
-"""Fitting foreign tensors into a module: strictly, with a list of what did not fit."""
+"""Loading the tensors of a weight file into a module: strictly, with a list of what does not fit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def fit(
 ) -> Fitted:
     """Copies tensors into a module's state, cast to its types; all must fit, or nothing is changed.
 
-    `rename` gives a foreign key's name here, None where it has no place; `ignore` are prefixes of keys, before or
+    `rename` gives the module's name of a key in the file, None to ignore it; `ignore` are prefixes of keys, before or
     after renaming, that have none. WeightsError lists what is missing, unexpected, misshapen or no number of the kind.
 
     >>> fit(nn.Linear(2, 1), {"w": torch.ones(1, 2), "bias": torch.ones(1)}, rename=lambda k: k.replace("w", "weight"))
@@ -51,8 +51,8 @@ def fit(
     wrong = {
         "missing": [name for name in own if name not in placed and not name.endswith(COUNTER)],
         "unexpected": [name for name in placed if name not in own],
-        "of another shape": [f"{n} {_shape(a)} for {_shape(b)}" for n, (a, b) in both.items() if a.shape != b.shape],
-        "of another kind": [
+        "with another shape": [f"{n} {_shape(a)} for {_shape(b)}" for n, (a, b) in both.items() if a.shape != b.shape],
+        "with another dtype": [
             f"{n} {_type(a)} for {_type(b)}"
             for n, (a, b) in both.items()
             if a.is_floating_point() != b.is_floating_point()
@@ -60,12 +60,12 @@ def fit(
     }
     if any(wrong.values()):
         told = "; ".join(_told(what, names) for what, names in wrong.items() if names)
-        fits = len(both) - len(wrong["of another shape"]) - len(wrong["of another kind"])
+        fits = len(both) - len(wrong["with another shape"]) - len(wrong["with another dtype"])
         raise WeightsError(
             where,
             f"the file does not fit: {told}.",
             right=f"{max(fits, 0)} of {len(own)} tensors would fit.",
-            do="Is it another architecture or variant? See multistream weights inspect FILE.",
+            do="It may be another architecture or variant: see multistream weights inspect FILE.",
         )
     for tensor, place in both.values():
         place.copy_(tensor)
@@ -86,7 +86,7 @@ def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             count = int((~tensor.isfinite()).sum())
             what = f"{name} holds {count:,} numbers that are NaN or infinite."
-            raise WeightsError(where, what, right="All weights must be finite.", do="Get the file again.")
+            raise WeightsError(where, what, right="All weights must be finite.", do="Download the file again.")
 
 
 def _placed(

@@ -18,13 +18,13 @@ def from_hub(name: str) -> dict[str, Tensor]:
 
     model = name.removeprefix(OWNER)
     if not name.startswith(OWNER) or not timm.is_model(model.partition(".")[0]):
-        raise WeightsError("weights", f"{name!r} is no model of timm's on the hub.", do="Give a file: KEY=FILE.")
+        raise WeightsError("weights", f"{name!r} is not a timm model on the hub.", do="Give a file: KEY=FILE.")
     file = _downloaded(name)
     try:
         made = timm.create_model(model, pretrained=True, pretrained_cfg_overlay={"file": file})
     # Whatever a damaged file, or one of another timm, makes it stumble over.
     except Exception as error:
-        do = "Upgrade timm, or remove the file so that it is fetched again."
+        do = "Upgrade timm, or remove the file so that it is downloaded again."
         raise WeightsError("weights", f"timm cannot load {file}: {_line(error)}.", do=do) from error
     return dict(made.state_dict())
 
@@ -47,7 +47,7 @@ def _downloaded(name: str) -> str:
     except Exception as error:
         raise WeightsError(
             "weights",
-            f"{name} cannot be fetched from the hub: {_line(error)}.",
+            f"{name} cannot be downloaded from the hub: {_line(error)}.",
             do="Check the network, or download the file elsewhere and give --weights KEY=FILE.",
         ) from error
 

@@ -35,12 +35,12 @@ ARCHITECTURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 """Keys that give away whose names a file uses, and what for; the first of which all are there counts."""
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""Ends of the names of batch norm's state, which is no parameter."""
+"""Ends of the names of batch norm's state, which is not a parameter."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A weight file: `style` is whose names it uses, `architecture` a guess; both are empty where nothing tells."""
+    """A weight file: `style` is whose names it uses, `architecture` a guess; both are empty if unknown."""
 
     path: str
     format: str
@@ -95,5 +95,5 @@ def _notes(file: WeightFile) -> tuple[str, ...]:
     if odd:
         notes.append(f"{len(odd):,} tensors hold a NaN or an infinity, for example {odd[0]}")
     if all(name.startswith("model.") for name in file.tensors):
-        notes.append("prefix 'model.' before every name; it is taken off where a stream has no such names")
+        notes.append("prefix 'model.' before every name; it is removed where a stream has no such names")
     return tuple(notes)

@@ -52,7 +52,7 @@ def read_keras(path: Path) -> Contents:
         h5py: Any = import_module("h5py")  # an extra, with no types of its own
     except ImportError as error:
         do = "Install it: pip install 'multistream[keras]'."
-        raise WeightsError(str(path), "it is a Keras file, which h5py would read.", do=do) from error
+        raise WeightsError(str(path), "reading Keras files needs h5py.", do=do) from error
     tensors: dict[str, Tensor] = {}
     try:
         with h5py.File(path, "r", locking=False) as file:
@@ -69,7 +69,7 @@ def read_keras(path: Path) -> Contents:
     # h5py hands on whatever the HDF5 library and numpy make of a damaged file.
     except Exception as error:
         raise Malformed(f"h5py cannot read it: {str(error)[:200]}") from error
-    note = "kernels turned from Keras' order to torch's"
+    note = "kernels transposed from Keras' order to torch's"
     if "block1_conv1.weight" in tensors and "block5_conv3.weight" in tensors:
         named = {_caffe_name(name): t for name, t in tensors.items()}
         return Contents(named, notes=(note, "VGG16 in Caffe's names"), compressed=compressed)
@@ -93,7 +93,7 @@ def _datasets(file: Any, kind: type[Any]) -> dict[str, Any]:
         if not isinstance(dataset, kind) or is_state or dataset.shape == ():
             continue
         if dataset.is_virtual or dataset.external or dataset.dtype.kind != "f":
-            raise Malformed(f"{name[:80]!r} is kept elsewhere, or holds no floating numbers")
+            raise Malformed(f"{name[:80]!r} is stored in another file, or holds no floating-point numbers")
         if dataset.compression not in (None, "gzip", "lzf"):
             raise Unsupported(f"{name[:80]!r} is compressed by {str(dataset.compression)[:20]}; gzip and lzf are read")
         if dataset.chunks is not None:
@@ -101,7 +101,7 @@ def _datasets(file: Any, kind: type[Any]) -> dict[str, Any]:
             if compressed > MOST_COMPRESSED:
                 raise Malformed(f"its compressed tensors have more than {MOST_COMPRESSED:,} bytes")
         elif dataset.id.get_storage_size() != dataset.nbytes:
-            raise Malformed(f"{name[:80]!r} has not the bytes that it claims")
+            raise Malformed(f"{name[:80]!r} is smaller than its header claims")
         found[name] = dataset
     return found
 

@@ -1,6 +1,6 @@
 """The outline of a pickle: what it would build, found without building anything.
 
-torch's `weights_only` reader runs nothing foreign, but it believes sizes that a file names. Tried on torch 2.14.1: in
+torch's `weights_only` reader runs no arbitrary code, but it trusts the sizes given in a file. Tried on torch 2.14.1: in
 the zip form all false sizes are refused, but for a stride of 0 that spreads 4 bytes over terabytes; in the older form
 a false count is still allocated before anything is read. This project also runs on torch 2.11. So the instructions are
 read first (pickletools, which executes none), on plain values. That also finds what a training script saved besides
@@ -147,7 +147,7 @@ class Outline:
             stack.append(self._storage(self._pop()))
         elif name == "NEWOBJ":
             arguments = self._pop()
-            _expect(isinstance(stack[-1], Named) and isinstance(arguments, tuple), "it makes an odd object")
+            _expect(isinstance(stack[-1], Named) and isinstance(arguments, tuple), "it creates an unexpected object")
             stack[-1] = Record(stack[-1].name)
         elif name == "BUILD":  # an OrderedDict's own attributes, or a record's content
             state = self._pop()
@@ -173,14 +173,14 @@ class Outline:
                 self._stack.append(tuple(items))
             case "APPEND" | "APPENDS":
                 items = self._since_mark() if name == "APPENDS" else [self._pop()]
-                _expect(type(self._stack[-1]) is list, "it appends to what is no list")
+                _expect(type(self._stack[-1]) is list, "it appends to what is not a list")
                 self._stack[-1].extend(items)
             case "SETITEM" | "SETITEMS":
                 items = self._since_mark() if name == "SETITEMS" else [*reversed([self._pop(), self._pop()])]
-                _expect(type(self._stack[-1]) is dict and len(items) % 2 == 0, "it sets items of what is no dict")
+                _expect(type(self._stack[-1]) is dict and len(items) % 2 == 0, "it sets items of what is not a dict")
                 self._stack[-1].update(_pairs(zip(items[::2], items[1::2], strict=True)))
             case _:
-                raise Malformed(f"its instruction {name} has no place in a state dict")
+                raise Malformed(f"its instruction {name} does not belong in a state dict")
 
     def _pop(self) -> Any:
         return self._stack.pop()
@@ -204,12 +204,12 @@ class Outline:
                 storage = self.storages.setdefault(key, Storage(DTYPES[kind], key, count))
                 _expect((storage.dtype, storage.count) == (DTYPES[kind], count), f"it tells storage {key!r} twice")
                 return storage
-        raise Malformed("it refers to something outside that is no storage")
+        raise Malformed("it refers to something outside that is not a storage")
 
 
 def _called(function: Any, arguments: Any) -> Any:
     """What a call gives: a tensor's outline, a dict, or something of no interest."""
-    _expect(isinstance(function, Named) and isinstance(arguments, tuple), "it calls what is no function")
+    _expect(isinstance(function, Named) and isinstance(arguments, tuple), "it calls what is not a function")
     name = function.name
     if name in DICTS:
         return {}
@@ -218,10 +218,14 @@ def _called(function: Any, arguments: Any) -> Any:
     if name in REBUILD:
         return _view(arguments)
     if name == PARAMETER:
-        _expect(bool(arguments) and isinstance(arguments[0], View), "it makes a parameter of what is no tensor")
+        _expect(
+            bool(arguments) and isinstance(arguments[0], View), "it makes a parameter of something that is not a tensor"
+        )
         return arguments[0]
     if name == ORDERED:
-        _expect(len(arguments) < 2 and all(isinstance(pairs, list) for pairs in arguments), "it makes an odd dict")
+        _expect(
+            len(arguments) < 2 and all(isinstance(pairs, list) for pairs in arguments), "it creates an unexpected dict"
+        )
         return _pairs(arguments[0] if arguments else ())
     _expect(name in HARMLESS, f"it calls {name.replace(' ', '.')}")
     return Named(name)
@@ -231,8 +235,8 @@ def _pairs(pairs: Any) -> dict[Any, Any]:
     """A dict whose keys are plain: hashing a tuple of tuples of ... would end the process."""
     made = {}
     for pair in pairs:
-        _expect(isinstance(pair, tuple | list) and len(pair) == 2, "it makes an odd dict")
-        _expect(isinstance(pair[0], str | int | float), "a key of a dict is no text and no number")
+        _expect(isinstance(pair, tuple | list) and len(pair) == 2, "it creates an unexpected dict")
+        _expect(isinstance(pair[0], str | int | float), "a key of a dict is neither text nor a number")
         made[pair[0]] = pair[1]
     return made
 
@@ -241,15 +245,15 @@ def _view(arguments: tuple[Any, ...]) -> View:
     match arguments:
         case (Storage() as storage, int(offset), tuple(size), tuple(stride), *_) if len(size) == len(stride) <= 32:
             numbers = (offset, *size, *stride)
-            _expect(all(type(n) is int and 0 <= n <= 2**62 for n in numbers), "a tensor's size is no number")
+            _expect(all(type(n) is int and 0 <= n <= 2**62 for n in numbers), "a tensor's size is not a number")
             count, last = 1, offset
             for length, step in zip(size, stride, strict=True):
                 count *= length
                 last += max(length - 1, 0) * step
             inside = count == 0 or (count <= storage.count and last < storage.count)
-            _expect(inside, f"a tensor of shape {size} reaches over its storage of {storage.count:,}")
+            _expect(inside, f"a tensor of shape {size} exceeds its storage of {storage.count:,}")
             return View(storage, size)
-    raise Malformed("it makes a tensor of something else")
+    raise Malformed("it makes a tensor of something that is not a storage")
 
 
 def _expect(condition: bool, otherwise: str) -> None:

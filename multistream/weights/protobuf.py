@@ -1,4 +1,4 @@
-"""The protobuf wire format: a message as fields, nothing decoded that nobody asks for.
+"""The protobuf wire format: a message as fields, decoded only on request.
 
 Caffe's files are protobuf messages; this reads the handful of fields that hold weights, without Caffe and without
 running anything from the file (Protocol Buffers, "Encoding").

@@ -43,7 +43,7 @@ def read_pytorch(path: Path) -> Contents:
 
 
 class PassedOver:
-    """Stands for an object that is no tensor, whatever it is made of: nothing of it is kept."""
+    """Stands for an object that is not a tensor, whatever it is made of: nothing of it is kept."""
 
     def __new__(cls, *arguments: object) -> Self:
         """Takes what the object would be made of."""
@@ -74,14 +74,14 @@ def _vet_zip(file: IO[bytes]) -> set[str]:
         with ZipFile(file) as archive:
             entries = {entry.filename: entry for entry in archive.infolist()}
             if len(entries) < len(archive.infolist()):
-                raise Malformed("two of its parts have one name")
+                raise Malformed("two of its entries have the same name")
             if any(entry.compress_type != ZIP_STORED or entry.flag_bits & 1 for entry in entries.values()):
                 raise Malformed("it is compressed or encrypted; torch.save never does that")
             if sum(entry.file_size for entry in entries.values()) > _size(file):
-                raise Malformed("its parts are larger than the file")
+                raise Malformed("its entries are larger than the file")
             pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
             if len(pickles) != 1 or pickles[0].replace("data.pkl", "constants.pkl") in entries:
-                raise Malformed("it is no zip of torch.save's; TorchScript is not read")
+                raise Malformed("it is not a zip file from torch.save; TorchScript is not supported")
             outline = Outline(BytesIO(archive.read(pickles[0])))
     except Malformed:
         raise
@@ -101,7 +101,7 @@ def _vet_old(file: IO[bytes]) -> set[str]:
         raise Malformed("it is empty")
     with mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
         if mapped[: len(MAGIC)] != MAGIC:
-            raise Malformed("it is no file of torch.save's. Other pickles can run anything, and are not read")
+            raise Malformed("it was not written by torch.save; other pickles can run arbitrary code and are not read")
         mapped.seek(len(MAGIC))
         system = Outline(mapped).value
         if not isinstance(system, dict) or system.get("little_endian", True) is not True:
@@ -109,10 +109,10 @@ def _vet_old(file: IO[bytes]) -> set[str]:
         outline, keys = Outline(mapped), Outline(mapped).value
         storages = outline.storages
         if not isinstance(keys, list) or len(keys) != len(storages) or not all(_is_in(key, storages) for key in keys):
-            raise Malformed("its list of storages is not that of its tensors")
+            raise Malformed("its list of storages does not match its tensors")
         for key in keys:
             if mapped.read(8) != struct.pack("<q", storages[key].count):
-                raise Malformed(f"storage {key!r} has not the size that it claims")
+                raise Malformed(f"storage {key!r} does not have the size that it claims")
             if mapped.tell() + _bytes(storages[key]) > end:
                 raise Malformed(f"it ends inside storage {key!r}")
             mapped.seek(_bytes(storages[key]), SEEK_CUR)
@@ -143,12 +143,12 @@ def _unwrapped(found: Any) -> Contents:
             unused += [name for name in wrappers[1:] if any(isinstance(v, Tensor) for v in found[name].values())]
             found = found[wrappers[0]]
             notes.append(f"taken from {wrappers[0]!r}")
-    notes += [f"{name!r} is another set of weights in the file, and is not used" for name in unused]
+    notes += [f"{name!r} is a second set of weights in the file and is not used" for name in unused]
     if not isinstance(found, Mapping):
         raise Malformed(f"it holds a {type(found).__name__}, not a dict of tensors")
     tensors = {str(name): value.detach() for name, value in found.items() if isinstance(value, Tensor)}
     if len(tensors) < len(found):
-        notes.append(f"{len(found) - len(tensors)} entries that are no tensors left out")
+        notes.append(f"{len(found) - len(tensors)} entries that are not tensors left out")
     return Contents(tensors, notes=tuple(notes), unused=tuple(unused))
 
 

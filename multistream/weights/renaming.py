@@ -45,7 +45,9 @@ def caffe_vgg16(tensors: Mapping[str, Tensor], *, rgb: bool = True) -> dict[str,
         layer, _, kind = key.rpartition(".")
         place = VGG16_LAYERS.get(layer) or ("classifier.6" if layer.startswith("fc8") else "")
         if not place:
-            raise WeightsError("weights", f"{key} is in no VGG16.", right=f"Its layers are {', '.join(VGG16_LAYERS)}.")
+            raise WeightsError(
+                "weights", f"{key} is not a layer of VGG16.", right=f"Its layers are {', '.join(VGG16_LAYERS)}."
+            )
         renamed[f"{place}.{kind}"] = tensor.flip(1) if rgb and key == "conv1_1.weight" else tensor
     return renamed
 
@@ -56,11 +58,11 @@ def match_by_order(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor
     The kind is a name's last word (weight, bias, running_mean, ...), so that two of one shape are not confused.
     """
     if len(tensors) != len(reference):
-        raise WeightsError("weights", f"{len(tensors)} tensors cannot be matched with {len(reference)} by their order.")
+        raise WeightsError("weights", f"{len(tensors)} tensors cannot be matched to {len(reference)} by their order.")
     for (key, tensor), (name, other) in zip(tensors.items(), reference.items(), strict=True):
         if tensor.shape != other.shape or key.rpartition(".")[2] != name.rpartition(".")[2]:
-            what = f"{key} {tuple(tensor.shape)} stands where {name} {tuple(other.shape)} should."
-            raise WeightsError("weights", what, right="The same layers in the same order.")
+            what = f"{key} {tuple(tensor.shape)} is in the position of {name} {tuple(other.shape)}."
+            raise WeightsError("weights", what, right="Both must have the same layers in the same order.")
     return dict(zip(reference, tensors.values(), strict=True))
 
 
@@ -77,8 +79,8 @@ def to_names(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     if "conv_stem.weight" in tensors:
         pairs = {timm: torchvision for torchvision, timm in pairs.items()}
     if not set(tensors) <= set(pairs):
-        right = "MobileNetV2, VGG16 and ResNet are, under torchvision's or timm's names."
-        raise WeightsError("weights", "this architecture is not known under two libraries' names.", right=right)
+        right = "Supported: MobileNetV2, VGG16 and ResNet, between the names of torchvision and timm."
+        raise WeightsError("weights", "names of this architecture cannot be converted.", right=right)
     here = "timm" if "conv_stem.weight" in tensors else "torchvision"
     return dict(tensors) if here == names else {pairs[key]: tensor for key, tensor in tensors.items()}
 

@@ -17,7 +17,7 @@ class MoreThanTensors(Malformed):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        super().__init__(f"it holds {name!r}, which is more than tensors")
+        super().__init__(f"it holds {name!r}, which is not a tensor")
 
 
 class Unsupported(ValueError):

@@ -194,7 +194,7 @@ def test_streams_that_train_are_trained_for_real(
 
 def test_a_split_without_a_test_part_is_refused(recipe: Recipe) -> None:
     """Before, it spoke of photos that could not be decoded."""
-    with pytest.raises(DataError, match=r"with data\.split = 90/10/0 it has no test part"):
+    with pytest.raises(DataError, match=r"with data\.split = 90/10/0 it has no test split"):
         toy_ablated(recipe.with_settings(["data.split=90/10/0"]), "depth")
 
 
@@ -219,7 +219,7 @@ def test_it_is_kept_and_the_report_reads_it(recipe: Recipe, tmp_path: Path) -> N
 
 
 def test_a_row_that_differs_from_the_row_alone_fails(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here each step of a batch goes a little further than it should."""
+    """Here each step of a batch goes a little further than it."""
     right = BatchedRows.update
     monkeypatch.setattr(
         BatchedRows, "update", lambda rows, factor: right(rows, factor * (1 + 1e-3 * (len(rows.grid[0]) > 1)))
@@ -239,7 +239,7 @@ def test_ablating_twice_gives_the_same(recipe: Recipe) -> None:
     [
         ({}, {"axis": "dept"}, "Did you mean 'depth'"),
         ({}, {"axis": "depth", "cut": "toi"}, "Did you mean 'toy'"),
-        ({}, {"axis": "streams"}, "one is composed"),
+        ({}, {"axis": "streams"}, "--axis streams needs several streams, but the composition has one"),
         ({}, {"axis": "depth", "seeds": 0}, "At least one"),
         ({"network": {"tap": "last"}}, {"axis": "taps"}, "not all stages"),
         ({"network": {"freeze": ["none"]}}, {"axis": "depth", "verify": True}, "no rows are trained in a batch"),
@@ -257,7 +257,7 @@ def test_what_cannot_be_ablated_is_told(
 
 
 def test_a_run_that_is_none_is_told(tmp_path: Path) -> None:
-    with pytest.raises(MultistreamError, match=r"no recipe\.toml is there"):
+    with pytest.raises(MultistreamError, match=r"it has no recipe\.toml"):
         ablate(tmp_path)
 
 
@@ -274,7 +274,7 @@ def test_lbfgs_fits_every_row_and_no_seed_matters(recipe: Recipe, tmp_path: Path
         line = json.loads((run.folder / "metrics.jsonl").read_text())
         assert line["penalty/toy"] in recipe.training.penalties
     for options in ({"seeds": 2}, {"verify": True}):
-        with pytest.raises(UsageError, match="no seed changes"):
+        with pytest.raises(UsageError, match="does not depend on the seed"):
             toy_ablated(recipe, "taps", **options)
 
 

@@ -39,5 +39,5 @@ def test_every_photo_has_one_vote(two_vectors: Recipe, tmp_path: Path) -> None:
 
 
 def test_folds_are_the_splits(two_vectors: Recipe) -> None:
-    with pytest.raises(UsageError, match="3 folds, which are the splits"):
+    with pytest.raises(UsageError, match="3 folds, which are used as splits"):
         ablate(two_vectors, axis="streams", splits=2)

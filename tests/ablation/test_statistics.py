@@ -89,7 +89,7 @@ def subsets() -> list[tuple[str, ...]]:
 
 
 def test_shapley_values_sum_to_what_the_whole_gains() -> None:
-    """A1, for each of two trainings; alone, nothing means the training part's most frequent class."""
+    """A1, for each of two trainings; alone, nothing means the training split's most frequent class."""
     found = [Variant({"p": chosen}, "early", about="p" if len(chosen) < 3 else "") for chosen in subsets()]
     chance = np.random.default_rng(2)
     seen = [(list(range(10)), chance.integers(0, 2, (7, 10)).tolist()) for _ in range(2)]

@@ -44,7 +44,7 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path) -> None:
         (["ablate"], "give a RUN"),
         (["ablate", run, "--cut", "objekt"], "Did you mean 'object'"),
         (["ablate", tmp_path / "nothing"], "nothing"),
-        (["ablate", run, "--axis", "streams"], "one is composed"),
+        (["ablate", run, "--axis", "streams"], "--axis streams needs several streams, but the composition has one"),
     ):
         out, err = call(*words, cwd=tmp_path, code=2)
         assert out == ""

@@ -85,7 +85,7 @@ def test_early_everything_sums_to_the_logit(early: Path, vectors: Path, photos: 
 def test_late_sums_per_stream_and_fuses_by_the_mean(late: Path, vectors: Path, photos: Path, tmp_path: Path) -> None:
     words = ["explain", late, photos / "joy", "--input", f"anp={vectors}", "--npz", "e.npz", "--target", "fear"]
     out, _ = call(*words, "--device", "cpu", cwd=tmp_path)
-    assert "gradient x input: its head is not linear, no sum is claimed" in out  # the MLP on the vectors
+    assert "gradient x input: the head is not linear, so there is no exact sum" in out  # the MLP on the vectors
     assert "remainder" in out
     arrays = np.load(tmp_path / "e.npz")
     assert np.allclose(total(arrays, "object") + arrays["bias/object"], arrays["logits/object"], atol=1e-5)
@@ -233,7 +233,7 @@ def test_python_gives_the_same_as_the_command(early: Path, photos: Path, tmp_pat
     ("words", "said"),
     [
         (["--target", "aw"], "Did you mean 'awe'"),
-        (["--target", "awe", "--against", "awe"], "the target itself: the difference would be zero"),
+        (["--target", "awe", "--against", "awe"], "the target itself, so the difference is zero"),
         (["--baseline", "none"], "mean, zero or drop"),
         (["--classes", "x"], "auto"),
         (["--method", "x"], "integrated-gradients"),
@@ -241,7 +241,7 @@ def test_python_gives_the_same_as_the_command(early: Path, photos: Path, tmp_pat
         (["--self-test"], "Type multistream test-explanation RUN --self-test"),
         (["--gallery=here"], "Type multistream gallery RUN --out FOLDER"),
         (["--scale", "x"], "logit or probability"),
-        (["--data", "here"], "PATHS are given too"),
+        (["--data", "here"], "PATHS are also given"),
     ],
 )
 def test_mistakes_are_told(early: Path, photos: Path, tmp_path: Path, words: list[str], said: str) -> None:
@@ -277,7 +277,7 @@ def test_a_full_disk_leaves_nothing_half_written(early: Path, photos: Path, tmp_
         patch.setattr(NpzColumn, "put", full)
         words = [early, photos / "awe" / "1.png", "--npz", "e.npz", "--device", "cpu"]
         _, err = call("explain", *words, cwd=tmp_path, code=74)
-    assert "no room is left" in err
+    assert "the disk is full" in err
     assert [path.name for path in tmp_path.iterdir() if "npz" in path.name] == []
 
 

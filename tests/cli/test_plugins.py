@@ -179,7 +179,7 @@ class TestNew:
     def test_overwrites_nothing(self, installed, tmp_path):
         installed()
         (tmp_path / "mine").write_text("")
-        with pytest.raises(UsageError, match="is there already"):
+        with pytest.raises(UsageError, match="already exists"):
             new_plugin("line", out=tmp_path)
 
     def test_a_plugin_is_written_whole_or_not_at_all(self, installed, tmp_path, monkeypatch):
@@ -221,7 +221,7 @@ class TestCheck:
         assert call("check", "choosy").startswith("ok  temporal: ")
         with pytest.raises(UsageError, match="does not take heads=5"):
             call("check", "choosy", "--set", "heads=5")
-        with pytest.raises(UsageError, match="'heads' is no OPTION=VALUE"):
+        with pytest.raises(UsageError, match="'heads' is not OPTION=VALUE"):
             call("check", "choosy", "--set", "heads")
 
     def test_prints_the_promises_kept_before_the_one_that_is_broken(self, installed):

@@ -116,8 +116,8 @@ def test_compare_puts_runs_side_by_side(run: Path, photos: Path, tmp_path: Path)
         (["train", "--streams", "object", "--weights", "object=missing.pth"], 69, "no such file"),
         (["train", "--streams", "object", "--device", "tpu"], 2, "device"),
         (["train", "--resume", "nowhere"], 2, "no run"),
-        (["evaluate", "nowhere"], 69, "no model is there"),
-        (["predict", "nowhere", "a.jpg"], 69, "no model is there"),
+        (["evaluate", "nowhere"], 69, "no model was found"),
+        (["predict", "nowhere", "a.jpg"], 69, "no model was found"),
         (["weights", "inspect", "nowhere.pth"], 69, "no such file"),
     ],
 )
@@ -169,7 +169,7 @@ def test_data_scan_and_split(photos: Path, tmp_path: Path) -> None:
     out, _ = call("data", "scan", copied, cwd=tmp_path)
     assert "awe/bad.jpg: not an image" in out
     assert "awe/1.png, joy/twin.png" in out
-    assert "look at these before you train" in out
+    assert "check these before training" in out
     found = json.loads(call("data", "scan", photos, "--json", cwd=tmp_path)[0])
     assert found["images"] == 60
     out, _ = call("data", "split", photos, "split.csv", "--fractions", "60/20/20", cwd=tmp_path)
@@ -223,7 +223,7 @@ def test_evaluate_matches_classes_by_name(run: Path, photos: Path, tmp_path: Pat
     same = evaluate(run, data=str(laid("same", awe="awe", fear="fear", joy="joy")), device="cpu").metrics
     renamed = laid("renamed", a_joy="joy", b_fear="fear", c_awe="awe")  # and in another order
     _, err = call("evaluate", run, "--data", renamed, "--device", "cpu", cwd=tmp_path, code=65)
-    assert "the photos have a_joy, b_fear, c_awe, and the run does not" in err
+    assert "the photos have a_joy, b_fear, c_awe, but the run does not" in err
     (tmp_path / "map.toml").write_text('awe = "c_awe"\nfear = "b_fear"\njoy = "a_joy"\n')
     words = ["evaluate", run, "--data", renamed, "--device", "cpu", "--json", "--class-map", "map.toml"]
     found = json.loads(call(*words, cwd=tmp_path)[0])
@@ -240,7 +240,7 @@ def test_evaluate_matches_classes_by_name(run: Path, photos: Path, tmp_path: Pat
 
 
 def test_predict_names_files_whatever_they_are_called(run: Path, photos: Path, tmp_path: Path) -> None:
-    """Names that are no text, break a line, or would run in a spreadsheet; given as words, in a folder and on stdin."""
+    """Names that are not text, break a line, or are formulas; given as arguments, in a folder and on stdin."""
     folder = tmp_path / "odd"
     folder.mkdir()
     names = [b"=cmd().png", b"two\nlines.png", b"\xff\xfe.png", "é.png".encode()]

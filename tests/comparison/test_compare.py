@@ -135,8 +135,8 @@ def test_copies_of_a_photo_are_paired_once_each(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"photos": range(500, 600)}, "not paired: they tested no photo in common"),
-        ({"shift": 1}, "not paired: they label 100 of 100 common photos differently"),
+        ({"photos": range(500, 600)}, "not paired: they have no test photo in common"),
+        ({"shift": 1}, "not paired: 100 of 100 common photos have different labels"),
     ],
 )
 def test_runs_that_cannot_be_paired_say_so(lab: Lab, options: dict, said: str) -> None:  # type: ignore[type-arg]
@@ -320,7 +320,7 @@ def test_published_numbers_stand_apart(lab: Lab) -> None:
     assert [round(100 * end, 2) for end in best.accuracy_ci95 or ()] == [62.66, 65.91]
     assert len(found.rows) == 1
     for format in (as_table, as_markdown, as_latex):
-        assert "published on FI, not ours" in format(found)
+        assert "published on FI, not measured here" in format(found)
 
 
 @pytest.mark.parametrize("options", [{"data": "demo"}, {"classes": ("joy", "fear")}])
@@ -373,7 +373,7 @@ def test_rows_are_named(lab: Lab) -> None:
     assert "MG+Bi-GRU" in as_latex(found)
     assert found.notes[0] == "reference: MG Object"
     assert next(csv.DictReader(io.StringIO(as_csv(found))))["name"] == "MG Object"
-    with pytest.raises(UsageError, match="is not compared"):
+    with pytest.raises(UsageError, match="is not among the compared"):
         compare([a], names={"other": "x"})
     with pytest.raises(UsageError, match="are runs of one row"):
         compare([a, b, c], names={str(b): "x", str(c): "y"})
@@ -384,7 +384,7 @@ def test_table_has_columns_in_line(found: Comparison) -> None:
     assert "accuracy %" in head
     assert first.index("60.00") == second.index("75.00")
     assert "+15.00" in second
-    assert "at least one row is right on 85.00 % of the 100 photos" in as_table(found)
+    assert "at least one row is correct on 85.00 % of the 100 photos" in as_table(found)
 
 
 def test_markdown_cells_cannot_break_out(found: Comparison) -> None:
@@ -434,14 +434,14 @@ def test_what_is_no_run_is_told(lab: Lab) -> None:
 def test_a_damaged_run_is_told(lab: Lab) -> None:
     run = lab.run("a", [True, False])
     (run / "summary.json").write_text('{"data": {"name": "fi"}}')
-    with pytest.raises(DataError, match="no summary of a run"):
+    with pytest.raises(DataError, match="not a run summary"):
         compare([run])
     run = lab.run("b", [True, False])
     (run / "predictions.csv").unlink()
     with pytest.raises(DataError, match="no such file"):
         compare([run])
     run = lab.run("c", [])
-    with pytest.raises(DataError, match="holds no photo with a label"):
+    with pytest.raises(DataError, match="has no photo with a label"):
         compare([run])
 
 

@@ -1,4 +1,4 @@
-"""A bank's file: what is written is read, and what is no bank is refused with what to type."""
+"""A bank's file: what is written is read, and what is not a bank is refused with what to type."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="cannot be read"):
         read_bank(path)
     save_file({"embeddings": torch.zeros(2, 2)}, path)
-    with pytest.raises(WeightsError, match="it is no bank of concepts"):
+    with pytest.raises(WeightsError, match="it is not a bank of concepts"):
         read_bank(path)
     save_file({"embeddings": torch.zeros(2, 2)}, path, metadata={"multistream.concepts": '{"format": 7}'})
     with pytest.raises(WeightsError, match="its format is '7'"):

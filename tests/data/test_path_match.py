@@ -1,4 +1,4 @@
-"""Which vector is an image's: by id, by the end of the path, and never that of a photo in another folder."""
+"""Which vector is an image's: by id, by path suffix, and never that of a photo in another folder."""
 
 from __future__ import annotations
 

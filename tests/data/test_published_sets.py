@@ -54,7 +54,7 @@ def test_parquet_with_bytes_parts_and_class_names(tmp_path: Path) -> None:
     [
         ([{"image": {"bytes": b"x"}, "label": 7}], "row 0: label 7 is none of 2 classes"),
         ([{"image": {"bytes": None, "path": "a"}, "label": 0}], "row 0: there is no photo"),
-        ([{"image": b"x", "label": 0}, {"image": b"y", "label": None}], "row 1: None is no label"),
+        ([{"image": b"x", "label": 0}, {"image": b"y", "label": None}], "row 1: None is not a label"),
         ([{"picture_of": b"x", "label": 0}], "no column of photos is among picture_of, label"),
         ([{"image": b"x"}], "there is no column of labels"),
     ],
@@ -69,7 +69,7 @@ def test_malformed_parquet_is_an_error_that_says_where(
 
 def test_what_is_no_parquet(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(DataError, match="it is no parquet"):
+    with pytest.raises(DataError, match="it is not valid parquet"):
         open_table(f"parquet:{tmp_path}")
 
 
@@ -111,10 +111,10 @@ def test_imagefolder_with_metadata(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=f"Write imagefolder:{tmp_path}"):
         open_table(str(tmp_path))
     (tmp_path / "test" / "metadata.jsonl").write_text('{"file_name": "2.png", "label": "cat"}\nno json\n')
-    with pytest.raises(DataError, match=r"metadata.jsonl:2: the line is no JSON"):
+    with pytest.raises(DataError, match=r"metadata.jsonl:2: the line is not valid JSON"):
         open_table(f"imagefolder:{tmp_path}")
     (tmp_path / "test" / "metadata.jsonl").write_text('{"file_name": "2.png", "label": 0.5}\n')
-    with pytest.raises(DataError, match=r"metadata.jsonl:1: 0.5 is no label"):
+    with pytest.raises(DataError, match=r"metadata.jsonl:1: 0.5 is not a label"):
         open_table(f"imagefolder:{tmp_path}")
 
 

@@ -99,7 +99,7 @@ def test_layouts_own_parts_stay() -> None:
     parts = split(table_of((50, 50), own), fractions="80/20/10")
     assert parts.test.tolist() == list(range(60, 100))
     assert sizes_of(parts) == (48, 12, 40)
-    assert any("val carved from its training part" in note for note in parts.notes)
+    assert any("val drawn from its training split" in note for note in parts.notes)
     whole = split(table_of((50, 50), ["train"] * 60 + ["val"] * 20 + ["test"] * 20))
     assert sizes_of(whole) == (60, 20, 20)
     assert sizes_of(split(table_of((5, 5), ["test"] * 10))) == (0, 0, 10)
@@ -110,7 +110,7 @@ def test_small_classes_are_trained_on_and_told() -> None:
     parts = split(table)
     assert sizes_of(parts) == (80, 5, 15)
     assert {0, 1} <= set(table.labels[parts.train])
-    assert any(note == "the test part has no image of class0 (has 1), class1 (has 2)" for note in parts.notes)
+    assert any(note == "the test split has no image of class0 (has 1), class1 (has 2)" for note in parts.notes)
 
 
 @pytest.mark.parametrize("fractions", ["80/20", "a/b/c", "0/50/50", "-1/1/1", "", "80/5/15/0", "nan/1/1", "1/0/0/"])
@@ -168,7 +168,7 @@ def test_the_same_image_in_two_parts(photos: Callable[..., Path], tmp_path: Path
     table = open_table(str(root))
     parts = split(table, fractions="1/0/1")
     (note,) = write_split(tmp_path / "split.csv", table, parts)
-    assert note == "1 images lie in two parts, such as test/b/copy.jpg (test) and train/b/2.jpg (train)."
+    assert note == "1 images are in two splits, for example test/b/copy.jpg (test) and train/b/2.jpg (train)."
     with pytest.raises(DataError, match=r"test/b/copy.jpg \(test\) and train/b/2.jpg \(train\)"):
         write_split(tmp_path / "strict.csv", table, parts, strict=True)
     assert not (tmp_path / "strict.csv").exists()

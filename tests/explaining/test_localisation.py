@@ -55,8 +55,8 @@ def test_a_folder_of_pictures_does_as_well(table: Table, tmp_path: Path) -> None
     [
         (["a.png,0,0,9,9"], "path,left,top,right,bottom", "1 of 2 photos have no box, for example b.png"),
         (["a.png,0,0,9"], "path,left,top,right", "bottom are missing"),
-        (["a.png,0,0,x,9"], "path,left,top,right,bottom", "line 2: a side of the box is no number"),
-        (["a.png,9,0,9,9"], "path,left,top,right,bottom", "holds no pixel"),
+        (["a.png,0,0,x,9"], "path,left,top,right,bottom", "line 2: a box coordinate is not a number"),
+        (["a.png,9,0,9,9"], "path,left,top,right,bottom", "contains no pixel"),
     ],
 )
 def test_mistakes_are_told(table: Table, tmp_path: Path, rows: list[str], columns: str, said: str) -> None:

@@ -91,7 +91,7 @@ def test_a_value_that_is_not_defined_passes_nothing() -> None:
 
 
 def test_without_pictures_there_is_nothing_to_plant_in() -> None:
-    with pytest.raises(MultistreamError, match="no stream reads pictures"):
+    with pytest.raises(MultistreamError, match="no stream reads images"):
         self_test(compose({"words": Words()}, classes=CLASSES), runtime=CPU)
 
 
@@ -144,7 +144,7 @@ def look_and_fail(network: MultiStream, batch: dict[str, Tensor], before: dict[s
         changed = network.state_dict()
         for name in ("fusion.classifier.weight", "branches.left.stream.stages.low.1.running_mean"):
             assert not torch.equal(changed[name], before[name])
-        raise RuntimeError("on purpose")
+        raise RuntimeError("intended")
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -154,7 +154,7 @@ def test_randomised_weights_come_back(make: Make, training: bool) -> None:
     before = {name: t.clone() for name, t in network.state_dict().items()}
     modes = [m.training for m in network.modules()]
     momenta = [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    with pytest.raises(RuntimeError, match="on purpose"):
+    with pytest.raises(RuntimeError, match="intended"):
         look_and_fail(network, batch, before)
     assert all(torch.equal(t, before[name]) for name, t in network.state_dict().items())
     assert modes == [m.training for m in network.modules()]

@@ -194,7 +194,7 @@ def test_missing_weights_are_refused(recipe: Recipe) -> None:
 def test_vectors_need_no_extraction(recipe: Recipe, tmp_path: Path) -> None:
     np.savez(tmp_path / "v.npz", ids=np.array(["awe/00.png"]), features=np.ones((1, 2), np.float32))
     changes = {"streams": {"anp": "anp"}, "weights": {}, "freeze": [], "inputs": {"anp": str(tmp_path / "v.npz")}}
-    with pytest.raises(UsageError, match="no stream looks at pictures"):
+    with pytest.raises(UsageError, match="no stream reads images"):
         extract(recipe.updated({"network": changes}))
 
 

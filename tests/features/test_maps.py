@@ -73,6 +73,6 @@ def test_a_reader_whose_changes_cannot_be_noticed_is_not_cached(depth: Recipe, r
     assert isinstance(branch.stream.input, Map)
     branch.stream.input = replace(branch.stream.input, read=read)  # type: ignore[arg-type]
     subject.photos.maps["depth"] = replace(reader, wanted=branch.stream.input)
-    assert "whose changes cannot be noticed" in why_not_cached(branch, subject.photos)
+    assert "whose changes cannot be detected" in why_not_cached(branch, subject.photos)
     subject.photos.maps["depth"] = lambda index: torch.zeros(1, 32, 32).numpy() * index
     assert "from a function, not from files" in why_not_cached(branch, subject.photos)

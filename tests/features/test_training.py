@@ -132,7 +132,7 @@ def test_a_frozen_stream_runs_once_beside_one_that_trains(
     monkeypatch.setattr(Branch, "pool", counted)
     once = weights_of(train(recipe, out=tmp_path / "once").folder)
     views, steps = 12 if crops else 2, 3 * (48 // 8 + 1)
-    assert sum(ran) <= 2 + 2 * views + 1  # groups of 32: train and validation, 48 in each view more, and the test part
+    assert sum(ran) <= 2 + 2 * views + 1  # groups of 32: train and validation, 48 in each view more, and the test split
     assert len(ran) - sum(ran) >= steps
     ran.clear()
     monkeypatch.setattr(Branch, "is_cacheable", False)

@@ -206,7 +206,7 @@ def test_a_class_that_the_photos_lack_can_still_be_said_and_is_wrong() -> None:
 def test_an_extra_class_is_an_error_unless_a_map_is_given() -> None:
     with pytest.raises(DataError) as error:
         match_classes(("awe", "fear"), ("awe", "fear", "neutral"))
-    assert "the photos have neutral, and the run does not. It knows awe, fear." in str(error.value)
+    assert "the photos have neutral, but the run does not. It knows awe, fear." in str(error.value)
     match = match_classes(("awe", "fear"), ("awe", "fear", "neutral"), mapping={"awe": "awe"})
     assert match.unreachable == ("neutral",)
     assert match.reachable(np.array([0, 2, 1])).tolist() == [True, False, True]
@@ -224,8 +224,8 @@ def test_renamed_classes_go_where_the_map_says_and_probabilities_sum() -> None:
 @pytest.mark.parametrize(
     ("mapping", "said"),
     [
-        ({"amusment": "joy"}, "'amusment' is no class of the run. Did you mean 'amusement'?"),
-        ({"amusement": "jjoy"}, "'jjoy' is no class of the photos. Did you mean 'joy'?"),
+        ({"amusment": "joy"}, "'amusment' is not a class of the run. Did you mean 'amusement'?"),
+        ({"amusement": "jjoy"}, "'jjoy' is not a class of the photos. Did you mean 'joy'?"),
     ],
 )
 def test_misspelt_names_in_a_map_are_told(mapping: dict[str, str], said: str) -> None:
@@ -272,15 +272,15 @@ def test_maps_are_read(tmp_path: Path, file: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("map.toml", "amusement = ", "this is no TOML"),
-        ("map.toml", "amusement = 3", "this is no class map"),
-        ("map.toml", '[a]\nb = "c"', "this is no class map"),
-        ("map.json", "[1", "this is no JSON"),
-        ("map.json", "[1]", "this is no class map"),
+        ("map.toml", "amusement = ", "this is not valid TOML"),
+        ("map.toml", "amusement = 3", "this is not a class map"),
+        ("map.toml", '[a]\nb = "c"', "this is not a class map"),
+        ("map.json", "[1", "this is not valid JSON"),
+        ("map.json", "[1]", "this is not a class map"),
         ("map.json", '{"a": "b", "a": "c"}', "'a' is mapped twice"),
         ("map.csv", "a,b\na,c\n", "'a' is mapped twice"),
         ("map.csv", "a,b\nc\n", "map.csv:2: it has 1 cells"),
-        ("map.txt", "a b", "this is no class map. It must end in .toml, .json, .csv."),
+        ("map.txt", "a b", "this is not a class map. It must end in .toml, .json, .csv."),
         ("", "", "Did you mean 'fi-webemo7'?"),
     ],
 )

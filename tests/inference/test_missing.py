@@ -106,9 +106,9 @@ def test_evaluate_tells_the_accuracy_of_every_policy(
 
 
 def test_drop_of_all_is_an_error(model: Model, photos: Path, both: Path) -> None:
-    with pytest.raises(UsageError, match="every stream is left out"):
+    with pytest.raises(UsageError, match="all streams are left out"):
         model.predict(photos, without=["anp", "object"])
-    with pytest.raises(UsageError, match="every stream is left out"):
+    with pytest.raises(UsageError, match="all streams are left out"):
         evaluate(both, without=["anp", "object"])
     with pytest.raises(UsageError, match="no stream 'anq'"):
         model.predict(photos, without=["anq"])

@@ -92,7 +92,7 @@ def test_photos_are_taken_as_they_come(model: Model) -> None:
 
 
 def test_what_is_no_photo_at_all_is_refused(model: Model) -> None:
-    with pytest.raises(UsageError, match="int is no photo"):
+    with pytest.raises(UsageError, match="int is not a photo"):
         list(model.predict(5, without=["anp"]))  # type: ignore[arg-type]
 
 
@@ -104,7 +104,7 @@ def test_folders_tell_what_they_pass_over(model: Model, photos: Path, tmp_path: 
     found = list(model.predict(tmp_path, without=["anp"], say=said.append))
     assert [Path(each.path).name for each in found] == ["a.png"]
     assert [line.partition(": ")[2] for line in said] == [
-        "files that are no images by their name: 1 ignored",
+        "files that are not images by their name: 1 ignored",
         "hidden or system files and folders: 2 ignored",
     ]
 

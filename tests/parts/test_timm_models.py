@@ -90,7 +90,7 @@ SLOW = {
     "swiftformer_xs": 64,
 }
 REFUSED = {
-    "crossvit_9_240": "its features are 2 tensors, and not one map",
+    "crossvit_9_240": "its features are 2 tensors, not one map",
     "hrnet_w18_small": "timm takes features at",
     "efficientformer_l1": "some of its stages return maps and others tokens",
 }
@@ -147,7 +147,7 @@ def equals_its_forward_features(stream: TimmStream, model: nn.Module, images: to
     expected = model.forward_features(state)
     for stage in stream.stages.values():
         state = stage(state)
-    if "vgg" in stream.variant:  # its last pooling is no stage
+    if "vgg" in stream.variant:  # its last pooling is not a stage
         state = nn.functional.max_pool2d(state, 2)
     assert torch.equal(features_of(state), expected)
     assert all(m.isfinite().all() and m.std() > 1e-6 for m in stream(images).values())

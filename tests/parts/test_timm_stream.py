@@ -91,7 +91,7 @@ def test_maps_are_timms_own(variant: str) -> None:
     x = stream.prepare(images)
     expected = intermediates(model, x, 6 if variant.startswith("vgg") else len(maps))
     if variant.startswith("vgg"):
-        assert torch.equal(expected.pop(), functional.max_pool2d(expected[-1], 2))  # the sixth is no stage
+        assert torch.equal(expected.pop(), functional.max_pool2d(expected[-1], 2))  # the sixth is not a stage
         last = expected[-1]
     else:
         last = final(model, x)
@@ -158,7 +158,7 @@ def test_input_is_what_the_pretrained_weights_were_made_for() -> None:
     ("options", "says"),
     [
         ({"variant": "resnet5"}, "timm:resnet5 is unknown. Did you mean 'resnet50'"),
-        ({"variant": "resnet18.nope"}, "'nope' is no tag of resnet18. timm has it with a1_in1k"),
+        ({"variant": "resnet18.nope"}, "'nope' is not a tag of resnet18. timm has it with a1_in1k"),
         ({"variant": "vit_tiny_patch16_224", "size": 100}, "cannot read 100 pixels. It must be a multiple"),
     ],
 )

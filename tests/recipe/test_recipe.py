@@ -95,7 +95,7 @@ def test_paper_is_the_papers():
         ("trainig.epochs=3", "Did you mean 'training.epochs'?"),
         ("data=3", "recipe: data is a section. It has source"),
         ("training.epochs", "--set: 'training.epochs' has no value. Write KEY=VALUE"),
-        ("training.seed.x=1", "training.seed is no table"),
+        ("training.seed.x=1", "training.seed is not a table"),
         ("training.epochs=-3", "training.epochs: -3 is out of range. It must be an integer from 1 to 1,000,000."),
         ("training.epochs=3.5", "training.epochs: 3.5 is a number. It must be an integer from 1 to 1,000,000."),
         ("training.epochs=true", "training.epochs: True is true or false. It must be an integer"),
@@ -113,7 +113,7 @@ def test_paper_is_the_papers():
         ("data.strict=1", "data.strict: 1 is an integer. It must be true or false."),
         ("runtime.device=gpu", "It must be auto, cpu, cuda, cuda:N or mps."),
         ("network.streams.pop=object", "network.streams: 'pop' cannot be a key."),
-        ("network.streams.x=a:b:c", "network.streams: 'a:b:c' is no spec."),
+        ("network.streams.x=a:b:c", "network.streams: 'a:b:c' is not a spec."),
         ("network.fusion=runs/x", "network.fusion: 'runs/x' is a path."),
         ("network.depth.object=0", "network.depth.object: 0 is out of range."),
         ("network.depth.objct=2", "network.depth: no stream has the key 'objct'. Did you mean 'object'?"),
@@ -182,13 +182,15 @@ def test_a_recipe_is_checked_however_it_is_made():
 
 class TestFiles:
     def test_a_name_that_is_nothing_says_the_nearest(self):
-        with pytest.raises(UsageError, match=r"'papr' is no file, no run and no shipped name. Did you mean 'paper'\?"):
+        with pytest.raises(
+            UsageError, match=r"'papr' is not a file, a run or a shipped recipe. Did you mean 'paper'\?"
+        ):
             Recipe.load("papr")
 
     def test_broken_files_are_told(self, tmp_path):
         file = tmp_path / "r.toml"
         file.write_text("[training]\nepochs = = 3")
-        with pytest.raises(UsageError, match=r"r\.toml: this is no TOML: .*line 2"):
+        with pytest.raises(UsageError, match=r"r\.toml: this is not valid TOML: .*line 2"):
             Recipe.load(file)
         file.write_bytes(b"\xff\xfe")
         with pytest.raises(UsageError, match="not UTF-8"):

@@ -216,7 +216,7 @@ class TestDuplicates:
         assert build("stream", "twin@multistream-twin-b") == "b"
         assert streams["twin@Multistream_Twin_A"]() == "a"
         with pytest.raises(
-            UsageError, match=r"'multistream-twin-c' offers no 'twin'. There is twin@multistream-twin-a, twin@"
+            UsageError, match=r"'multistream-twin-c' offers no 'twin'. It is offered by twin@multistream-twin-a, twin@"
         ):
             build("stream", "twin@multistream-twin-c")
 

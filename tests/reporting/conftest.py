@@ -52,7 +52,7 @@ def vectors(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(
     photos: Path, vectors: Path, *, streams: tuple[str, ...], fusion: str, parts: dict[str, str] | None = None
 ) -> Recipe:
-    """A few epochs on the CPU in float32, streams random and frozen; `parts` are specs of keys that are no names."""
+    """A few epochs on the CPU in float32, streams random and frozen; `parts` are specs of keys that are not names."""
     images = [key for key in streams if key != "anp"]
     return Recipe().updated(
         {

@@ -123,7 +123,7 @@ def test_rows_without_their_streams_are_left_out(tmp_path: Path) -> None:
 
 
 def test_unknown_places_and_targets_are_told(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="'scenes' is no place of the paper's"):
+    with pytest.raises(UsageError, match="'scenes' is not a stream of the paper"):
         stream_places("scenes=scenes", the_paper())
     with pytest.raises(UsageError, match="no row of table1"):
         rows_needed(["table1"], the_paper(), {})

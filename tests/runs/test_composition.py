@@ -34,7 +34,7 @@ def test_a_width_alone_makes_no_vector_stream(installed, table: Table) -> None:
 
 
 def test_a_vector_stream_still_asks_for_its_vectors(table: Table) -> None:
-    with pytest.raises(DataError, match="the stream reads vectors, and none are given"):
+    with pytest.raises(DataError, match="the stream reads vectors, but none are given"):
         known_of_vectors({"anp": "anp"}, table, {})
 
 
@@ -50,7 +50,7 @@ def test_a_recipe_remembers_an_instance(table: Table) -> None:
     assert recipe.network.streams == {"object": "object", "toy": INSTANCE}
     assert Recipe.from_dict(recipe.to_dict()) == recipe
     assert list(compose_network(recipe, table, streams=given).branches) == ["object", "toy"]
-    with pytest.raises(UsageError, match=r"'toy' was given as an instance.*streams=\{'toy': \.\.\.\}"):
+    with pytest.raises(UsageError, match=r"'toy' was given as a Python object.*streams=\{'toy': \.\.\.\}"):
         compose_network(recipe, table, streams=None)
     with pytest.raises(UsageError, match=r"toy was given as an instance.*streams=\{'toy': \.\.\.\}"):
         with_instances(recipe, {})

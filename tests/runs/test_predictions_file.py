@@ -64,7 +64,7 @@ def test_file_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
 def test_no_cell_is_a_formula(tmp_path: Path, name: str) -> None:
     write_predictions(tmp_path / "p.csv", made((name,)))
     for row in csv.reader((tmp_path / "p.csv").open(newline="")):
-        texts = [cell for cell in row if not cell.lstrip("+-").isdecimal()]  # a number is no formula
+        texts = [cell for cell in row if not cell.lstrip("+-").isdecimal()]  # a number is not a formula
         assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in texts)
     assert read_predictions(tmp_path / "p.csv").paths == (name,)
 
@@ -100,14 +100,14 @@ SHA = "0" * 64
         (HEAD + f"a,{SHA},awe,awe,1.0\n", "p.csv:2: it has 5 cells. The first line has 6."),
         (
             HEAD + f"a,{SHA},awe,awe,0.5,0.5\nb,{SHA},awe,awe,0,5\nc,{SHA},awe,awe,\n",
-            "p.csv:3: these are no probabilities.",
+            "p.csv:3: these are not probabilities.",
         ),
-        (HEAD + f"a,{SHA},awe,awe,nan,0.5\n", "p.csv:2: these are no probabilities."),
-        (HEAD + f"a,{SHA},awe,awe,1.5,-0.5\n", "p.csv:2: these are no probabilities."),
+        (HEAD + f"a,{SHA},awe,awe,nan,0.5\n", "p.csv:2: these are not probabilities."),
+        (HEAD + f"a,{SHA},awe,awe,1.5,-0.5\n", "p.csv:2: these are not probabilities."),
         (HEAD + f"a,{SHA},awe,awe,one,0\n", "p.csv:2: could not convert"),
         (HEAD + f"a,{SHA},awe,awe,1,0\nb,{SHA},,awe,1,0\n", "p.csv:3: the label is missing."),
         (HEAD + f'"a,{SHA},awe,awe,1,0\n', "it cannot be read"),
-        (VOTED + f"a,{SHA},awe,awe,1,0,0.5,0.4\n", "p.csv:2: these are no fractions of votes."),
+        (VOTED + f"a,{SHA},awe,awe,1,0,0.5,0.4\n", "p.csv:2: these are not fractions of votes."),
         (VOTED.replace("votes_awe", "votes_joy"), "p.csv:1: the votes are of other classes"),
         ("caf\udce9", "it cannot be read"),
     ],

@@ -180,21 +180,21 @@ class Deaf(Fusion):
 
 
 BROKEN = [
-    (StreamContract, WrongChannels, "test_maps_have_the_declared_channels", "must begin"),
-    (StreamContract, Dead, "test_random_weights_are_alive", "teach nothing"),
+    (StreamContract, WrongChannels, "test_maps_have_the_declared_channels", "must be"),
+    (StreamContract, Dead, "test_random_weights_are_alive", "training on it would have no effect"),
     (StreamContract, Mixing, "test_eval_mode_is_deterministic_and_rows_are_independent", "depends on the others"),
-    (StreamContract, Overwriting, "test_the_batch_is_left_as_it_was", "writes into the map before it"),
+    (StreamContract, Overwriting, "test_the_batch_is_left_as_it_was", "modifies the map of the previous stage"),
     (StreamContract, Hoarding, "test_truncation_shares_what_stays_and_drops_the_rest", "still holds parameters"),
     (StreamContract, Thawing, "test_frozen_means_bit_identical", "training mode"),
-    (StreamContract, Forgetting, "test_state_dict_and_copies_carry_everything", "no parameter or buffer"),
-    (TapContract, MaxTap, "test_linear_means_affine", "no affine function"),
+    (StreamContract, Forgetting, "test_state_dict_and_copies_carry_everything", "neither a parameter nor a buffer"),
+    (TapContract, MaxTap, "test_linear_means_affine", "not an affine function"),
     (TapContract, Scattering, "test_pixels_sum_to_the_pooled_feature", "do not sum"),
     (TapContract, HalfTap, "test_pooling_reduces_in_float32", "bfloat16"),
-    (TemporalContract, FirstOnly, "test_every_step_counts", "do not reach"),
+    (TemporalContract, FirstOnly, "test_every_step_counts", "do not affect"),
     (TemporalContract, Staring, "test_attention_is_a_number_a_step", "must be"),
     (FusionContract, Halved, "test_streams_are_their_own_classifiers", "override stream_logits"),
-    (FusionContract, Halved, "test_averages_are_averages", "no mean"),
-    (FusionContract, Halved, "test_linear_streams_are_affine", "no affine function"),
+    (FusionContract, Halved, "test_averages_are_averages", "not the mean"),
+    (FusionContract, Halved, "test_linear_streams_are_affine", "not an affine function"),
     (FusionContract, Deaf, "test_a_stream_can_be_left_out", "still depend"),
 ]
 

@@ -143,7 +143,7 @@ def test_a_file_without_one_has_1_and_a_damaged_one_is_told(calibrated: Path, tm
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (["data.split=80/0/20"], "there is no validation part"),
+        (["data.split=80/0/20"], "there is no validation split"),
         (
             ["network.fusion=late", "network.streams.other=object", "network.weights.other=random"],
             "late fusion averages",

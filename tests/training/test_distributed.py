@@ -186,8 +186,8 @@ def test_the_ranks_see_every_image_once_in_the_order_of_one(recipe: Recipe, size
 @pytest.mark.parametrize(
     ("environment", "says"),
     [
-        ({"WORLD_SIZE": "x"}, "'x' in the environment is no number"),
-        ({"WORLD_SIZE": "-2"}, "no number"),
+        ({"WORLD_SIZE": "x"}, "'x' in the environment is not a number"),
+        ({"WORLD_SIZE": "-2"}, "not a number"),
         ({"WORLD_SIZE": "2"}, "RANK is not set"),
         ({"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"}, "2 is out of range"),
         ({"OMPI_COMM_WORLD_SIZE": "4", "OMPI_COMM_WORLD_RANK": "1"}, "torchrun --nproc-per-node N"),

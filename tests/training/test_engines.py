@@ -55,7 +55,7 @@ def test_folds_side_by_side_are_those_of_one_by_one(
     vector_recipe.save(run / runs.RECIPE)
     (busy / runs.CHECKPOINTS).mkdir(parents=True)
     vector_recipe.save(busy / runs.RECIPE)
-    with FolderLock(busy), pytest.raises(RunsFailed, match=r"run 1-2: .*at work in it.* 1 of 2 runs failed") as failed:
+    with FolderLock(busy), pytest.raises(RunsFailed, match=r"run 1-2: .*in use by.* 1 of 2 runs failed") as failed:
         train(vector_recipe, resume=run, console=console, engine=Engine("local", {"parallel": 2}))
     assert failed.value.exit_code == RunBusy.exit_code
     states = {each.name: each.state for each in fold_runs(vector_recipe, run)}
@@ -150,7 +150,7 @@ def test_what_cannot_be_meant_is_refused(
         Engine.parse("dask", {})
     with pytest.raises(UsageError, match=r"'cores' is unknown\. Engine local has parallel"):
         run_all(planned(tmp_path, 1), Engine("local", {"cores": 2}), place=tmp_path, console=Console(quiet=True))
-    with pytest.raises(UsageError, match="parallel=0 is no number of runs"):
+    with pytest.raises(UsageError, match="parallel=0 is not a number of runs"):
         run_all(planned(tmp_path, 1), Engine("local", {"parallel": 0}), place=tmp_path, console=Console(quiet=True))
     with pytest.raises(UsageError, match="this is one run"):
         train(vector_recipe.with_settings(["data.folds=0"]), out=tmp_path / "run", engine=Engine("local"))

@@ -106,7 +106,7 @@ def test_training_on_nothing_fails(recipe: Recipe, photos: Path, tmp_path: Path,
     for path in copied.rglob("*.png"):
         path.write_bytes(b"not a picture")
     recipe = recipe.updated({"data": {"source": str(copied)}, "network": {"freeze": [freeze]}})
-    with pytest.raises(DataError, match="no photo of the training part can be decoded") as error:
+    with pytest.raises(DataError, match="no photo of the training split can be decoded") as error:
         train(recipe, out=tmp_path / "run")
     assert error.value.exit_code == 65
     assert not (tmp_path / "run" / "model.safetensors").exists()
@@ -124,7 +124,7 @@ def test_a_class_without_a_readable_photo_is_named_once(
     train(recipe.with_settings(["training.epochs=1"]), out=tmp_path / "run", console=Console(quiet=False))
     told = capsys.readouterr().err
     assert "class joy: none of its 20 photos can be decoded" in told
-    assert told.count("photos in all are left out") <= 2
+    assert told.count("photos in total are skipped") <= 2
 
 
 def test_the_environment_does_not_change_a_training(

@@ -88,7 +88,7 @@ def test_repeats_draw_other_folds_and_compare_counts_a_photo_once(
     rows = compare([run.folder, trained.folder]).rows
     assert rows[1].difference is not None
     assert rows[1].difference.n == 60
-    assert len(compare([run.folder, other.folder]).rows) == 1, "they are equal but for seeds"
+    assert len(compare([run.folder, other.folder]).rows) == 1, "they differ only in seeds"
 
 
 def test_branches_of_a_run_on_folds_are_those_of_the_same_fold(

@@ -113,7 +113,7 @@ def test_other_photos_are_refused_every_time(recipe: Recipe, photos: Path, tmp_p
     before = (run.folder / "split.csv").read_bytes()
     shutil.copy(copied / "awe" / "1.png", copied / "awe" / "2.png")
     for _ in range(2):
-        with pytest.raises(CannotResume, match=r"1 photos have changed since the run began, for example awe/2\.png"):
+        with pytest.raises(CannotResume, match=r"1 photos have changed since the run started, for example awe/2\.png"):
             train(Recipe(), resume=run.folder)
     assert (run.folder / "split.csv").read_bytes() == before
 
@@ -159,7 +159,7 @@ def test_a_full_disk_is_told_by_every_line(recipe: Recipe, tmp_path: Path, monke
         (tmp_path / "run").mkdir()
         patch.setattr(runs, "new_run", lambda out, _: Path(out))
         (tmp_path / "run" / "full").symlink_to("/dev/full")
-        with pytest.raises(DiskFull, match="no room is left") as error:
+        with pytest.raises(DiskFull, match="the disk is full") as error:
             train(recipe, out=tmp_path / "run")
     assert error.value.exit_code == 74
     assert train(Recipe(), resume=tmp_path / "run").epochs == 2

@@ -164,7 +164,7 @@ def test_a_branch_that_saw_the_test_images_is_refused(recipe: Recipe, tmp_path: 
     other_split = recipe.updated(
         {"data": {"split_seed": 5}, "network": {"streams": {"object": str(one)}, "weights": {}}}
     )
-    with pytest.raises(DataError, match=r"of 6 test images were in the training part") as error:
+    with pytest.raises(DataError, match=r"of 6 test images were in the training split") as error:
         train(other_split, out=tmp_path / "two")
     assert error.value.exit_code == 65
 
@@ -173,7 +173,7 @@ def test_weights_of_a_run_that_saw_the_test_images_are_refused(recipe: Recipe, t
     one = train(recipe.with_settings(["network.freeze=['none']", "training.epochs=1"]), out=tmp_path / "one").folder
     tuned = recipe.updated({"network": {"weights": {"object": str(one)}}})
     assert train(tuned, out=tmp_path / "same").parts["test"].n == 6
-    with pytest.raises(DataError, match=r"weights\.object: \d of 6 test images were in the training part"):
+    with pytest.raises(DataError, match=r"weights\.object: \d of 6 test images were in the training split"):
         train(tuned.with_settings(["data.split_seed=5"]), out=tmp_path / "two")
 
 
@@ -182,7 +182,7 @@ def test_a_branch_without_its_split_is_told(recipe: Recipe, tmp_path: Path, caps
     (one / "split.csv").unlink()
     other = recipe.updated({"network": {"streams": {"object": str(one)}, "weights": {}}})
     train(other, out=tmp_path / "two")
-    assert "nobody can say which test images it has seen" in capsys.readouterr().err
+    assert "test images used in its training cannot be detected" in capsys.readouterr().err
 
 
 def test_evaluate_leaves_out_what_a_branch_has_learnt_from(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_the_same_photo_in_two_parts(
     recipe = recipe.updated({"data": {"source": str(copied)}, "training": {"epochs": 1}})
     train(recipe, out=tmp_path / "run")
     assert "images lie in two parts, such as awe/0.png" in capsys.readouterr().err
-    with pytest.raises(DataError, match=r"images lie in two parts.*data\.strict") as error:
+    with pytest.raises(DataError, match=r"images are in two splits.*data\.strict") as error:
         train(recipe.with_settings(["data.strict=true"]), out=tmp_path / "strict")
     assert error.value.exit_code == 65
     assert not (tmp_path / "strict").exists()
@@ -236,7 +236,7 @@ def test_damaged_photos_by_policy(
             continue
         run = train(recipe, out=tmp_path / freeze)
         assert sum(part.n for part in run.parts.values()) == 59
-        assert ("awe/3.png: not an image; it is left out" in capsys.readouterr().err) == told
+        assert ("awe/3.png: not an image; skipped" in capsys.readouterr().err) == told
 
 
 def test_pretrained_streams_are_never_silently_random(recipe: Recipe, tmp_path: Path) -> None:

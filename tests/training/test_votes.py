@@ -140,8 +140,8 @@ def test_mixed_photos_mix_their_votes(on_votes: Recipe, tmp_path: Path) -> None:
     ("votes", "says"),
     [
         ([[0.5, 0.5], [0.9, 0.1]], "a label is not the class with the most votes"),
-        ([[0.5, 0.4], [0.1, 0.9]], "no distributions"),
-        ([[1.5, -0.5], [0.1, 0.9]], "no distributions"),
+        ([[0.5, 0.4], [0.1, 0.9]], "not distributions"),
+        ([[1.5, -0.5], [0.1, 0.9]], "not distributions"),
         ([[0.5, 0.5]], "shape"),
     ],
 )

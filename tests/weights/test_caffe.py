@@ -118,7 +118,7 @@ def test_turned_to_rgb_a_vgg16_takes_red_green_blue(vgg16: torch.nn.Module, vgg1
 
 
 def test_layers_of_another_network_are_no_vgg16() -> None:
-    with pytest.raises(WeightsError, match=r"inception_3a\.weight is in no VGG16"):
+    with pytest.raises(WeightsError, match=r"inception_3a\.weight is not a layer of VGG16"):
         caffe_vgg16({"inception_3a.weight": torch.ones(1)})
 
 
@@ -159,7 +159,7 @@ HUGE = b"\xff" * 9 + b"\x01"
         (blob(field(7, 2, length(field(1, 0, b"\x01") * 9)), ONE), "more than 8 dimensions"),
         (blob(field(7, 2, length(field(1, 2, length(b"\x01" * 40)))), ONE), "more than 8 dimensions"),
         (blob(field(1, 0, b"\x02"), ONE), r"a blob of shape \[2, 1, 1, 1\] with 1 numbers"),
-        (field(5, 2, length(b"abc")), "3 bytes of numbers of 4 bytes"),
+        (field(5, 2, length(b"abc")), "3 bytes, not a multiple of 4"),
         (field(5, 2, b"\xff\xff\xff\xff\x07"), "a field of 2,147,483,647 bytes"),
         (field(5, 5, b"ab"), "a field of 5 bytes"),
         (field(5, 3, b""), "wire type 3"),

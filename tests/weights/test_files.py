@@ -1,4 +1,4 @@
-"""What is no weight file at all, and files that were damaged on their way."""
+"""What is not a weight file at all, and files that were damaged on their way."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Write = Callable[[str, bytes], Path]
     ("name", "says"),
     [
         ("missing.pth", "no such file"),
-        ("folder", "it is no file"),
+        ("folder", "it is not a file"),
         ("photo.jpg", "its format is unknown"),
         ("a" * 300 + ".pth", "cannot be read"),
         ("nul\0.pth", "no such file"),
@@ -47,14 +47,14 @@ def test_what_cannot_be_a_weight_file(name: str, says: str, tmp_path: Path) -> N
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.pth")
-    with pytest.raises(WeightsError, match="it is no file"):
+    with pytest.raises(WeightsError, match="it is not a file"):
         read_tensors(tmp_path / "pipe.pth")
 
 
 def test_a_file_that_is_too_large_is_not_opened(tmp_path: Path) -> None:
     with (tmp_path / "huge.pth").open("wb") as file:
         file.truncate(reading.MOST_BYTES + 1)  # sparse: it takes no room
-    with pytest.raises(WeightsError, match=r"17,179,869,185 bytes\. At most 17,179,869,184"):
+    with pytest.raises(WeightsError, match=r"17,179,869,185 bytes\. The limit is 17,179,869,184"):
         read_tensors(tmp_path / "huge.pth")
 
 

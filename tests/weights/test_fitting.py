@@ -73,9 +73,9 @@ def test_counters_of_batch_norm_may_be_missing() -> None:
         (state(at_0_weight=None), r"1 missing \(0\.weight\)\. 8 of 9 tensors would fit\."),
         (state(at_1_running_var=None), r"1 missing \(1\.running_var\)"),
         (state(at_4_weight=torch.ones(1)), r"1 unexpected \(4\.weight\)\. 9 of 9 tensors would fit\."),
-        (state(at_0_weight=torch.ones(4, 3, 5, 5)), r"1 of another shape \(0\.weight 4x3x5x5 for 4x3x3x3\)"),
-        (state(at_3_bias=torch.tensor(1.0)), r"1 of another shape \(3\.bias scalar for 2\)"),
-        (state(at_0_bias=torch.ones(4, dtype=torch.int8)), r"1 of another kind \(0\.bias int8 for float32\)"),
+        (state(at_0_weight=torch.ones(4, 3, 5, 5)), r"1 with another shape \(0\.weight 4x3x5x5 for 4x3x3x3\)"),
+        (state(at_3_bias=torch.tensor(1.0)), r"1 with another shape \(3\.bias scalar for 2\)"),
+        (state(at_0_bias=torch.ones(4, dtype=torch.int8)), r"1 with another dtype \(0\.bias int8 for float32\)"),
         ({}, r"8 missing \(0\.weight, 0\.bias, 1\.weight, 1\.bias and 4 more\)\. 0 of 9 tensors would fit\."),
     ],
 )

@@ -69,7 +69,7 @@ def test_weights_are_those_of_the_file(
 def test_an_unreachable_hub_is_asked_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(file, reachable=False)
     hub.use(monkeypatch)
-    with pytest.raises(WeightsError, match=rf"{NAME} cannot be fetched from the hub: no route to host\. Check the"):
+    with pytest.raises(WeightsError, match=rf"{NAME} cannot be downloaded from the hub: no route to host\. Check the"):
         from_hub(NAME)
     assert hub.asked == ["question"]
 
@@ -85,7 +85,7 @@ def test_a_damaged_file_in_the_cache_is_told(file: Path, monkeypatch: pytest.Mon
 def test_other_names_never_reach_the_hub(name: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(file)
     hub.use(monkeypatch)
-    with pytest.raises(WeightsError, match="is no model of timm's on the hub"):
+    with pytest.raises(WeightsError, match="is not a timm model on the hub"):
         from_hub(name)
     assert hub.asked == []
 
@@ -98,5 +98,5 @@ def test_nothing_is_fetched_unless_hub_is_said(monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setattr(huggingface_hub, name, refuse)
     compose({"object": "object"}, classes=["a", "b"], weights={"object": "random"})
     compose({"object": "object"}, classes=["a", "b"], weights={"object": str(file)})
-    with pytest.raises(WeightsError, match="cannot be fetched"):
+    with pytest.raises(WeightsError, match="cannot be downloaded"):
         compose({"object": "object"}, classes=["a", "b"], weights={"object": "hub"})

@@ -131,13 +131,13 @@ def never_written(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda path: keras_file(path, {"c/kernel:0": np.array([b"abc"])}), "holds no floating numbers"),
+        (lambda path: keras_file(path, {"c/kernel:0": np.array([b"abc"])}), "holds no floating-point numbers"),
         (lambda path: keras_file(path, {"c/kernel:0": draw(2), "c/W:0": draw(2)}), "two tensors are c.weight"),
-        (lambda path: keras_file(path, {}), "no tensor is in it"),
-        (external, "kept elsewhere"),
-        (elsewhere, "no tensor is in it"),
-        (virtual, "kept elsewhere"),
-        (never_written, "has not the bytes that it claims"),
+        (lambda path: keras_file(path, {}), "it contains no tensor"),
+        (external, "stored in another file"),
+        (elsewhere, "it contains no tensor"),
+        (virtual, "stored in another file"),
+        (never_written, "is smaller than its header claims"),
         (lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100)), "h5py cannot read it"),
     ],
 )
@@ -150,7 +150,7 @@ def test_files_that_claim_more_than_they_hold(make: Callable[[Path], None], says
 def test_without_h5py_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = keras_file(tmp_path / "k.h5", {"c/kernel:0": draw(3)})
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(WeightsError, match=r"which h5py would read\. Install it: pip install 'multistream\[keras\]'"):
+    with pytest.raises(WeightsError, match=r"needs h5py\. Install it: pip install 'multistream\[keras\]'"):
         read_tensors(path)
 
 

@@ -83,7 +83,7 @@ def entry(start: int, end: int, shape: list[int], dtype: str = "F32") -> dict[st
     ],
 )
 def test_headers_that_lie_are_refused(data: bytes, write: Write) -> None:
-    with pytest.raises(WeightsError, match=r"this is no safetensors file, or a damaged one: .+\. Get it again"):
+    with pytest.raises(WeightsError, match=r"this is not a safetensors file, or it is damaged: .+\. Download it again"):
         read_tensors(write("bad.safetensors", data))
 
 

@@ -28,7 +28,7 @@ EMOTIONS = {
 COPIES = {"train": 240, "val": 20}
 """Images of each class, each drawn for itself."""
 CROSSED = 40
-"""Images of each class in the test part."""
+"""Images of each class in the test split."""
 
 Bits = tuple[bool, bool, bool]
 
@@ -47,7 +47,7 @@ class Example:
 def examples() -> Iterator[Example]:
     """All 2,400, the same ones every time: 1,920 train, 160 val, 320 test.
 
-    In the test part the cues are crossed: the same four pictures come with either of two vectors. So whoever sees the
+    In the test split the cues are crossed: the same four pictures come with either of two vectors. So whoever sees the
     picture alone is right in exactly half of the images at most, and whoever sees the vector alone in a quarter.
     """
     random = np.random.RandomState(SEED)  # its stream is frozen; NumPy's newer generators may change

@@ -18,7 +18,7 @@ from multistream.files import cache_root
 
 NOTES = (
     "each emotion is three cues: a sun or a drop, zigzags or bands, pleasant or unpleasant adjective-noun pairs",
-    "in the test part a picture alone can be right in 50 % at most, the pairs alone in 25 %, all together in 100 %",
+    "in the test split a picture alone can be right in 50 % at most, the pairs alone in 25 %, all together in 100 %",
 )
 
 
@@ -48,7 +48,8 @@ def demo(*, cache: Path | None = None) -> Table:
     """2,400 pictures of 64 pixels with vectors "anp": 1,920 train, 160 val, 320 test, eight emotions in equal parts.
 
     They are written once below `cache`, by default the user's (MULTISTREAM_CACHE, XDG_CACHE_HOME or the system's), and
-    again if a file there has changed; the same pictures on every machine. Random frozen streams tell every cue.
+    again if a file there has changed; the same pictures on every machine. Random frozen streams can recognise every
+    cue.
     """
     root = stored(cache_root() if cache is None else cache)
     vectors = read_vectors(root / VECTORS)

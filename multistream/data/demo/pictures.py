@@ -31,7 +31,7 @@ class Scene:
 def draw(random: np.random.RandomState, *, warm: bool, rough: bool) -> Scene:
     """A picture (SIDE, SIDE, 3) uint8: a warm sun or a cool drop, over rough zigzags or calm bands.
 
-    Colours, place, size, slant and grain are chance, and tell nothing of the bits.
+    Colours, position, size, rotation and texture are random and independent of the bits.
     """
     ground = _background(random, rough=rough)
     radius = random.uniform(10.0, 12.0)

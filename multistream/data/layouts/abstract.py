@@ -28,7 +28,7 @@ def abstract(path: Path, *, label: str = "", allow_outside: bool = False) -> Tab
     rows = read_rows(file)
     classes = [emotion(cell) for cell in rows[0].cells[1:]] if rows else []
     if len(classes) < 2 or any(name.isdigit() or not name for name in classes):
-        right = "It must name the columns: the image, then the emotions."
+        right = "The first line must name the columns: the image, then the emotions."
         raise DataError(f"{printable(str(file))}:1", "the first line names no emotions.", right=right)
     finder = Finder(list_images(root, allow_outside=allow_outside))
     entries = []
@@ -38,9 +38,9 @@ def abstract(path: Path, *, label: str = "", allow_outside: bool = False) -> Tab
         best = winners(values, classes)
         image_id = finder.find(row.cells[0].strip().strip("'\""))
         if image_id is None:
-            counts["images left out that have votes and no file"] += 1
+            counts["images left out: votes but no file"] += 1
         elif len(best) > 1 and chosen == "vote":
-            counts["images left out whose vote is tied"] += 1
+            counts["images left out: tied vote"] += 1
         else:
             entries.append(Entry(image_id, best[0], votes=dict(zip(classes, values, strict=True))))
     notes, known = (*finder.listing.notes, *counted(counts)), classes if chosen == "votes" else ()

@@ -19,5 +19,5 @@ def artphoto(path: Path, *, allow_outside: bool = False) -> Table:
     listing = list_images(root, allow_outside=allow_outside)
     named = {i: match[1] for i in listing.ids if (match := _NAME.fullmatch(i.rsplit("/", 1)[-1]))}
     entries = [Entry(i, emotion(name)) for i, name in named.items() if emotion(name) in MIKELS]
-    counts = Counter({"images ignored that are not named CLASS_NUMBER": len(listing.ids) - len(entries)})
+    counts = Counter({"images ignored: name is not CLASS_NUMBER": len(listing.ids) - len(entries)})
     return assemble("artphoto", root, entries, notes=(*listing.notes, *counted(counts)))

@@ -58,7 +58,7 @@ def assemble(
     if not chosen:
         told = f" ({'; '.join(notes)})" if notes else ""
         where = printable(str(root))
-        raise DataError(where, f"no image of {name} is left{told}.", do="Check the path, and the layout's form.")
+        raise DataError(where, f"no image of {name} can be used{told}.", do="Check the path and the expected layout.")
     classes = tuple(sorted({*known, *(entry.label for entry in chosen)}))
     place = {label: number for number, label in enumerate(classes)}
     parts = tuple(entry.part or "train" for entry in chosen) if any(entry.part for entry in chosen) else None
@@ -97,13 +97,13 @@ def doubtful_labels(classes: Sequence[str]) -> tuple[str, ...]:
     ]
     several = [name for name in classes if set(re.split(r"\s*[,;|]\s*", name)) & set(classes) - {name}]
     if several:
-        notes.append(f"{len(several):,} classes look like several labels in one: {printable(several[0])!r}")
+        notes.append(f"{len(several):,} classes look like several labels joined together: {printable(several[0])!r}")
     decimals = [name for name in classes if re.fullmatch(r"[+-]?\d*\.\d+", name)]
     if decimals:
         notes.append(f"{len(decimals):,} classes are numbers with decimals, such as {decimals[0]}: are these scores?")
     quoted = [name for name in classes if name[:1] in "\"'" and len(name) > 1]
     if quoted:
-        notes.append(f"class {printable(quoted[0])!r} begins with a quote: is there a blank before it in the file?")
+        notes.append(f"class {printable(quoted[0])!r} begins with a quote: is there a space before it in the file?")
     return tuple(notes)
 
 
@@ -121,12 +121,12 @@ def emotion(name: str) -> str:
 
 
 def folder_of(path: Path, *names: str) -> Path:
-    """The first folder of these names below `path`, else `path` itself; DataError if that is no folder."""
+    """The first folder of these names below `path`, else `path` itself; DataError if that is not a folder."""
     for name in names:
         if (path / name).is_dir():
             return path / name
     if not path.is_dir():
-        raise DataError(printable(str(path)), "there is no such folder.", do="Give the folder of the data set.")
+        raise DataError(printable(str(path)), "no such folder.", do="Give the data set's folder.")
     return path
 
 

@@ -43,13 +43,13 @@ def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: b
     With columns `votes_CLASS` the label is the class with the most votes, and `label="votes"` may be asked for.
 
     Faulty lines are a DataError that names the first of them and counts the others. Files that are missing are left
-    out and told, unless `strict`. A further column in which every cell is the path of a file holds Maps.
+    out and reported, unless `strict`. A further column in which every cell is the path of a file holds Maps.
     """
     rows = read_rows(path)
     columns = _columns(path, rows)
     known = [column.removeprefix(VOTES) for column in columns if column.startswith(VOTES)] if label == "votes" else []
     if label and (label != "votes" or not known):
-        what = f"{printable(str(path))} has one label an image, so {label!r} cannot be chosen."
+        what = f"{printable(str(path))} has one label per image, so {label!r} cannot be chosen."
         raise UsageError("data.label", what, right=f"votes needs columns {VOTES}CLASS, one for each class.")
     root = Root(path.parent, allow_outside=allow_outside)
     reading = _Reading(path, root, columns)
@@ -78,7 +78,7 @@ def _roles(columns: Sequence[str]) -> dict[str, str]:
 def _columns(path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
     """The header's names; DataError where it lacks a path or a label, or names a column twice."""
     if not rows:
-        raise DataError(printable(str(path)), "it is empty.", right="It needs a line of names: path,label.")
+        raise DataError(printable(str(path)), "it is empty.", right="It needs a header line: path,label.")
     columns = tuple(cell.strip() for cell in rows[0].cells)
     where = f"{printable(str(path))}:{rows[0].line}"
     has_votes = any(column.startswith(VOTES) for column in columns)
@@ -86,8 +86,8 @@ def _columns(path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
         if role not in _roles(columns) and not (role == "label" and has_votes):
             shown = ", ".join(map(printable, columns))
             right = f"A column must be called {names[0]} (or {', '.join(names[1:4])}...)."
-            do = "If this line is an image already, put the line path,label before it."
-            raise DataError(where, f"there is no column with the {role} among {shown}.", right=right, do=do)
+            do = "If the first line is already an image, add the header path,label above it."
+            raise DataError(where, f"none of the columns {shown} is the {role}.", right=right, do=do)
     twice = sorted({name for name in columns if columns.count(name) > 1 and name})
     if twice:
         raise DataError(where, f"two columns are called {printable(twice[0])!r}.", do="Rename one.")
@@ -114,7 +114,7 @@ class _Reading:
         if not cells or not all(cell.isdecimal() for cell in cells):
             return ()
         del self.roles["part"]
-        return (f"column {printable(column)!r} holds numbers, no parts (train, val, test): it is left aside",)
+        return (f"column {printable(column)!r} holds numbers instead of train, val or test, and is ignored",)
 
     def records(self, rows: Sequence[Row]) -> list[Record]:
         """The checked records; DataError with the first faulty line and the numbers of some others."""
@@ -122,15 +122,15 @@ class _Reading:
         if self.faults:
             line, what, do = self.faults[0]
             others = [str(other) for other, _, _ in self.faults[1:]]
-            more = f" {len(others):,} other lines are faulty too: {', '.join(others[:_SHOWN])}." if others else ""
+            more = f" {len(others):,} other lines have errors too: {', '.join(others[:_SHOWN])}." if others else ""
             raise DataError(f"{printable(str(self.path))}:{line}", what, do=f"{do}{more}")
         return records
 
     def _record(self, row: Row) -> Record | None:
         try:
             if len(row.cells) != len(self.columns):
-                what = f"{len(row.cells)} cells stand under {len(self.columns)} columns."
-                raise BadPlace(what, "Put cells that hold the delimiter into double quotes.")
+                what = f"{len(row.cells)} cells for {len(self.columns)} columns."
+                raise BadPlace(what, "Quote cells that contain the delimiter with double quotes.")
             cells = dict(zip(self.columns, row.cells, strict=True))
             if self.is_ours:  # written by `data split`, which escapes what a spreadsheet would run
                 cells = {name: unescape(cell) for name, cell in cells.items()}
@@ -145,11 +145,11 @@ class _Reading:
         image_id = self.root.image_id(cells[self.roles["path"]])
         first = self.lines.setdefault(image_id, row.line)
         if first != row.line:
-            raise BadPlace(f"{image_id!r} stands on line {first} already.", "Keep one line for each image.")
+            raise BadPlace(f"{image_id!r} already occurs on line {first}.", "Keep one line per image.")
         return image_id
 
     def _votes(self, row: Row, cells: Mapping[str, str]) -> dict[str, float] | None:
-        """The votes of each class; DataError where a cell is no number."""
+        """The votes of each class; DataError where a cell is not a number."""
         names = [name for name in self.columns if name.startswith(VOTES)]
         if not names:
             return None
@@ -166,7 +166,7 @@ class _Reading:
                 f"the label is {label!r}, and most votes are for {best[0]!r}.", "Leave the label column out."
             )
         if not label:
-            raise BadPlace("the label is blank.", "Fill it in, or remove the line.")
+            raise BadPlace("the label is empty.", "Fill it in, or remove the line.")
         if any("\udc80" <= character <= "\udcff" for character in label):
             raise BadPlace(f"the label {label!r} is not UTF-8.", "Save the file as UTF-8.")
         return label
@@ -176,7 +176,7 @@ class _Reading:
             return None
         part = cells[self.roles["part"]].strip()
         if part.lower() not in PARTS:
-            raise BadPlace(f"{part!r} is no part.", "Write train, val or test.")
+            raise BadPlace(f"{part!r} is not a part.", "Write train, val or test.")
         return PARTS[part.lower()]
 
 
@@ -188,9 +188,7 @@ def _missing(path: Path, records: Sequence[Record], present: Sequence[Record], *
     first = next(record for record in records if record.line not in there)
     name, count = printable(first.entry.id), len(records) - len(present)
     if strict or not present:
-        what = (
-            f"{name!r} is no file below {printable(str(path.parent))}; so are {count - 1:,} more of {len(records):,}."
-        )
+        what = f"{name!r} is not a file below {printable(str(path.parent))}; {count:,} of {len(records):,} are missing."
         do = "Paths are relative to the folder of the CSV."
         raise DataError(f"{printable(str(path))}:{first.line}", what, do=do)
     return (
@@ -215,7 +213,7 @@ def _maps(
             line = records[found.index(None)].line
             count = found.count(None)
             notes.append(
-                f"column {printable(column)!r} holds no maps: {count:,} files are missing, on line {line} first"
+                f"column {printable(column)!r} holds no maps: {count:,} files are missing, first on line {line} first"
             )
     return maps, tuple(notes)
 

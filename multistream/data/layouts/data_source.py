@@ -24,7 +24,7 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
     """The data set that `source` names: "" the demo set, LAYOUT:PATH a named layout, else a folder or a CSV file.
 
     `label` chooses among the labels of a layout that has several. Paths may begin with ~. `allow_outside` lets a data
-    set name files outside its folder; `strict` makes errors of what else would be left out and told.
+    set name files outside its folder; `strict` makes errors of what is otherwise skipped and reported.
     """
     options = {"label": label, "allow_outside": allow_outside, "strict": strict}
     if not source:
@@ -34,12 +34,12 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
         return _called(name, Path(rest).expanduser() if rest else None, options)
     path = Path(source).expanduser()
     if colon and re.fullmatch(r"\w+(@[\w.-]+)?", name) and not path.exists():
-        raise UsageError("data", f"{name!r} is no layout.", right=did_you_mean(name, datasets))
+        raise UsageError("data", f"{name!r} is not a layout.", right=did_you_mean(name, datasets))
     if source in datasets and not path.exists():
         return _called(source, None, options)
     if label and not path.is_file():
-        what = f"{printable(source)} has one label an image, so {label!r} cannot be chosen."
-        raise UsageError("data.label", what, do="Leave it out, or name the layout, for example emotion6:PATH.")
+        what = f"{printable(source)} has one label per image, so {label!r} cannot be chosen."
+        raise UsageError("data.label", what, do="Omit --label, or name the layout, for example emotion6:PATH.")
     return _unnamed(path, label=label, allow_outside=allow_outside, strict=strict)
 
 
@@ -66,7 +66,7 @@ def _unnamed(path: Path, *, label: str, allow_outside: bool, strict: bool) -> Ta
         return sheet(path, label=label, allow_outside=allow_outside, strict=strict)
     if path.exists():
         raise DataError(where, "it is neither a folder nor a regular file.", do="Give a folder of photos, or a CSV.")
-    raise DataError(where, "there is no such file or folder.", do="Give a folder of photos by class, or a CSV.")
+    raise DataError(where, "no such file or folder.", do="Give a folder of photos by class, or a CSV.")
 
 
 def _called(text: str, path: Path | None, options: dict[str, Any]) -> Table:
@@ -77,11 +77,11 @@ def _called(text: str, path: Path | None, options: dict[str, Any]) -> Table:
     parameters = signature(part, factory).parameters
     first = next(iter(parameters.values()), None)
     if path is None and first is not None and first.name == "path" and first.default is first.empty:
-        raise UsageError("data", f"{name!r} needs the place of its files.", right=f"Write {name}:PATH.")
+        raise UsageError("data", f"{name!r} needs a path.", right=f"Write {name}:PATH.")
     if path is not None and "path" not in parameters:
-        raise UsageError("data", f"{name!r} takes no path.", right=f"Write {name} alone.")
+        raise UsageError("data", f"{name!r} does not take a path.", right=f"Write {name} alone.")
     if options["label"] and "label" not in parameters:
-        raise UsageError("data.label", f"{name!r} has one label an image.", do="Leave the label out.")
+        raise UsageError("data.label", f"{name!r} has one label per image.", do="Omit --label.")
     given = {key: value for key, value in options.items() if key in parameters and (key != "label" or value)}
     owner = owner_of("dataset", Spec.parse(text, key="data", where="data"), where="data")
     with owner.running():

@@ -46,7 +46,9 @@ def _decoded(path: Path, data: bytes) -> str:
                 return data[len(mark) :].decode(encoding, errors)
             except UnicodeDecodeError as error:
                 do = "Save the file as UTF-8."
-                raise DataError(printable(str(path)), f"it begins as {encoding} but is none.", do=do) from error
+                raise DataError(
+                    printable(str(path)), f"it starts with a {encoding} byte order mark but is not {encoding}.", do=do
+                ) from error
     return data.decode("utf-8", "surrogateescape")
 
 
@@ -69,7 +71,7 @@ def read_rows(path: Path, *, delimiter: str = "") -> list[Row]:
                 rows.append(Row(line, tuple(cells)))
             line = reader.line_num + 1
     except csv.Error as error:
-        do = "Look for a quote that is not closed, or that stands inside a cell and is not doubled."
+        do = "Look for an unclosed quote, or a quote inside a cell that is not doubled."
         raise DataError(f"{printable(str(path))}:{line}", f"the line cannot be read: {error}.", do=do) from error
     return rows
 

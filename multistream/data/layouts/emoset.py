@@ -35,9 +35,9 @@ def emoset(path: Path, *, allow_outside: bool = False) -> Table:
             other = entries.setdefault(entry.id, entry)
             if other != entry:
                 what = f"{printable(entry.id)!r} is {entry.label} in {part}, and was {other.label} in {other.part}."
-                raise DataError(f"{printable(str(file))}, row {number}", what, do="Keep one row for each image.")
+                raise DataError(f"{printable(str(file))}, row {number}", what, do="Keep one row per image.")
     present = [entry for entry in entries.values() if root.exists(entry.id)]
-    counts["images left out whose files are missing"] = len(entries) - len(present)
+    counts["images left out: missing files"] = len(entries) - len(present)
     return assemble("emoset", path, present, notes=counted(counts))
 
 
@@ -45,10 +45,10 @@ def _rows(file: Path) -> list[Any]:
     try:
         rows = json.loads(read_text(file))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(printable(str(file)), f"it is no JSON: {error}.") from error
+        raise DataError(printable(str(file)), f"it is not valid JSON: {error}.") from error
     if not isinstance(rows, list):
         raise DataError(
-            printable(str(file)), "it is no list of rows.", right="It must be [[label, id, image, ...], ...]."
+            printable(str(file)), "it is not a list of rows.", right="It must be [[label, id, image, ...], ...]."
         )
     return rows
 
@@ -61,7 +61,7 @@ def _entry(file: Path, number: int, row: Any, part: str, root: Root) -> Entry:
         or not all(isinstance(row[i], str) for i in (0, len(row) - 2))
     ):
         right = "It must be [label, id, image, annotation] or [label, image, annotation]."
-        raise DataError(where, f"{printable(str(row))[:80]} is no row of EmoSet.", right=right)
+        raise DataError(where, f"{printable(str(row))[:80]} is not a row of EmoSet.", right=right)
     try:
         return Entry(root.image_id(row[-2]), row[0].strip(), part)
     except BadPlace as fault:

@@ -33,7 +33,7 @@ def emotion6(path: Path, *, label: str = "", allow_outside: bool = False) -> Tab
     counts: Counter[str] = Counter()
     for image_id in listing.ids:
         if image_id not in votes:
-            counts[f"images ignored that {TRUTH} does not name"] += 1
+            counts[f"images ignored: not in {TRUTH}"] += 1
             continue
         if chosen == "keyword":
             entries.append(Entry(image_id, image_id.split("/")[0]))
@@ -43,9 +43,7 @@ def emotion6(path: Path, *, label: str = "", allow_outside: bool = False) -> Tab
         if len(best) > 1:
             counts["tied votes go to the first of the tied classes"] += 1
         entries.append(Entry(image_id, best[0], votes=own))
-    counts[f"images left out whose files are missing, of {len(votes):,} in {TRUTH}"] = len(
-        set(votes) - set(listing.ids)
-    )
+    counts[f"images left out: missing files, of {len(votes):,} in {TRUTH}"] = len(set(votes) - set(listing.ids))
     notes = (f"label: {chosen}", *listing.notes, *counted(counts))
     known = next(iter(votes.values()), {}) if chosen == "votes" else ()
     return assemble("emotion6", root, entries, notes=notes, known=known)
@@ -56,8 +54,8 @@ def _votes(path: Path) -> dict[str, dict[str, float]]:
     rows = read_rows(path, delimiter="\t")
     names = [match[1] for cell in rows[0].cells if (match := _VOTE.fullmatch(cell.strip()))] if rows else []
     if len(names) < 2:
-        right = "Its first line must be [image_filename] [valence] [arousal] [prob. anger] ..., with tabs."
-        raise DataError(f"{printable(str(path))}:1", "this is no ground truth of Emotion6.", right=right)
+        right = "The first line must be [image_filename] [valence] [arousal] [prob. anger] ..., with tabs."
+        raise DataError(f"{printable(str(path))}:1", "this is not the ground truth file of Emotion6.", right=right)
     first = len(rows[0].cells) - len(names)
     return {
         row.cells[0].strip(): dict(zip(names, shares(path, row, row.cells[first:], classes=names), strict=True))

@@ -31,13 +31,13 @@ def emotionroi(path: Path, *, allow_outside: bool = False) -> Table:
             name, part = text.strip().replace("\\", "/"), PARTS[file.stem.lower()]
             if name and part_of.setdefault(name, part) != part:
                 where = f"{printable(str(file))}:{line}"
-                raise DataError(where, f"{printable(name)!r} is in {part_of[name]} already.", do="Keep one line.")
+                raise DataError(where, f"{printable(name)!r} is already in {part_of[name]}.", do="Keep one of them.")
     listing = list_images(root, allow_outside=allow_outside)
     entries = [Entry(i, emotion(i.split("/")[0]), part_of[i]) for i in listing.ids if i in part_of and "/" in i]
     counts = Counter(
         {
-            f"images ignored that {LISTS} does not name": len(listing.ids) - len(entries),
-            "images left out that it names and the folder lacks": len(set(part_of) - set(listing.ids)),
+            f"images ignored: not in {LISTS}": len(listing.ids) - len(entries),
+            "images left out: listed, but not in the folder": len(set(part_of) - set(listing.ids)),
         }
     )
     return assemble("emotionroi", root, entries, notes=(*listing.notes, *counted(counts)))

@@ -29,7 +29,7 @@ def fi(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
     lists = sorted((path / "label").glob("*.csv"))
     votes = sorted((path / "agg").glob("*_*.csv"))
     if label and (lists or not votes):
-        raise UsageError("data.label", "fi has a label to choose only with the votes in agg/.", do="Leave it out.")
+        raise UsageError("data.label", "fi has a choice of labels only with the votes in agg/.", do="Leave it out.")
     if not lists and not votes:
         root = folder_of(path, "emotion_dataset")
         return folders(root, allow_outside=allow_outside, name="fi")
@@ -44,17 +44,19 @@ def _from_lists(path: Path, lists: Sequence[Path], finder: Finder) -> Table:
     counts: Counter[str] = Counter()
     for file in lists:
         if file.stem.lower() not in PARTS:
-            counts[f"lists ignored that are named after no part ({printable(file.name)})"] += 1
+            counts[f"lists ignored: named after no split ({printable(file.name)})"] += 1
             continue
         for row, link, name in _list(file):
             image_id = finder.find(link)
             if image_id is None:
-                counts["images left out that the lists name and the folder lacks"] += 1
+                counts["images left out: listed, but not in the folder"] += 1
             elif entries.setdefault(
                 image_id, Entry(image_id, emotion(name), PARTS[file.stem.lower()])
             ).label != emotion(name):
                 raise DataError(
-                    where(file, row), f"{printable(image_id)!r} has another label above.", do="Keep one line."
+                    where(file, row),
+                    f"{printable(image_id)!r} has a different label on an earlier line.",
+                    do="Keep one of them.",
                 )
     return assemble("fi", path, entries.values(), notes=(*finder.listing.notes, *counted(counts)))
 
@@ -68,7 +70,7 @@ def _list(file: Path) -> list[tuple[Row, str, str]]:
     link, name = (header.index(column) for column in _LIST_COLUMNS)
     for row in rows[1:]:
         if len(row.cells) != len(header):
-            raise DataError(where(file, row), f"{len(row.cells)} cells stand under {len(header)} columns.")
+            raise DataError(where(file, row), f"{len(row.cells)} cells for {len(header)} columns.")
     return [(row, row.cells[link].strip(), row.cells[name]) for row in rows[1:]]
 
 
@@ -80,13 +82,13 @@ def _from_votes(path: Path, files: Sequence[Path], finder: Finder, *, rule: str)
         for row in read_rows(file, delimiter=","):
             url, disagree, agree = _vote(file, row)
             if not (agree > disagree if rule == "majority" else agree >= 3):
-                counts["votes left out that do not agree"] += 1
+                counts["votes left out: annotators disagree"] += 1
             elif (image_id := finder.find(url.rsplit("/", 1)[-1])) is None:
-                counts["images left out that are voted on and missing"] += 1
+                counts["images left out: votes but no file"] += 1
             else:
                 leads.setdefault(image_id, {})[emotion(file.stem.split("_")[0])] = agree - disagree
     winners = {image_id: _leader(votes) for image_id, votes in leads.items()}
-    counts["images left out on which two emotions agree alike"] = list(winners.values()).count(None)
+    counts["images left out: two emotions tie"] = list(winners.values()).count(None)
     entries = [Entry(image_id, name) for image_id, name in sorted(winners.items()) if name]
     return assemble("fi", path, entries, notes=(f"votes: {rule}", *finder.listing.notes, *counted(counts)))
 
@@ -98,7 +100,7 @@ def _vote(file: Path, row: Row) -> tuple[str, int, int]:
         return url, int(disagree), int(agree)
     except ValueError as error:
         right = "It must be number,url,disagree,agree."
-        raise DataError(where(file, row), f"{','.join(row.cells)!r} is no vote.", right=right) from error
+        raise DataError(where(file, row), f"{','.join(row.cells)!r} is not a vote.", right=right) from error
 
 
 def _leader(votes: Mapping[str, int]) -> str | None:

@@ -14,14 +14,15 @@ from multistream.errors import DataError
 METADATA = ("metadata.csv", "metadata.jsonl")
 """What Hugging Face's imagefolder keeps labels in."""
 
-_DO = "Put the photos of each class into a folder of its name, or give a CSV with the columns path and label."
+_DO = "Put the photos of each class into a folder with its name, or give a CSV with the columns path and label."
 _SHOWN = 3
 
 
 def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, name: str = "") -> Table:
     """A Table of the images in class folders, or in train/val/test folders of class folders, at any depth.
 
-    Hidden folders, empty classes and files beside the folders are left out and told; `strict` refuses empty classes.
+    Hidden folders, empty classes and files beside the folders are ignored and reported; with `strict` empty classes are
+    an error.
     """
     listing = list_images(path, allow_outside=allow_outside)
     name = name or printable(path.resolve().name)
@@ -40,7 +41,7 @@ def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, na
 
 
 def _part_folders(listing: Listing) -> Mapping[str, str]:
-    """{folder: part} where the top folders are parts: so named, with images in folders inside and none beside them."""
+    """{folder: part} where the top folders are parts: by name, with images in subfolders and none next to them."""
     tops = [folder for folder in listing.folders if "/" not in folder]
     direct = {image_id.split("/")[0] for image_id in listing.ids if image_id.count("/") == 1}
     nested = {image_id.split("/")[0] for image_id in listing.ids if image_id.count("/") > 1}
@@ -49,9 +50,9 @@ def _part_folders(listing: Listing) -> Mapping[str, str]:
     if parts and others:
         raise DataError(
             printable(str(listing.root)),
-            f"{', '.join(map(printable, parts))} look like parts, but images lie in {printable(others[0])} too.",
-            right="Either all folders with images are parts (train, val, test), or all are classes.",
-            do="Move the folder out.",
+            f"{', '.join(map(printable, parts))} look like splits, but there are images in {printable(others[0])} too.",
+            right="Either all folders with images are splits (train, val, test), or all are classes.",
+            do="Move that folder elsewhere.",
         )
     return parts
 
@@ -66,10 +67,10 @@ def _check_level(path: Path, listing: Listing) -> None:
             top, below, _ = image_id.split("/", 2)
             inner.setdefault(top, set()).add(below)
     if direct and not inner and all(top.lower() in PARTS for top in direct):
-        what = f"photos lie straight in {' and '.join(sorted(map(printable, direct)))}, which are parts, not classes."
+        what = f"photos lie directly in {' and '.join(sorted(map(printable, direct)))}, which are splits, not classes."
         has_metadata = any((path / top / name).is_file() for top in direct for name in METADATA)
-        do = f"Write imagefolder:{where}: a metadata file has the labels." if has_metadata else _DO
-        raise DataError(where, what, right="A part holds one folder a class.", do=do)
+        do = f"Write imagefolder:{where}: if if if if if if a metadata file has the labels." if has_metadata else _DO
+        raise DataError(where, what, right="A split contains one folder per class.", do=do)
     if direct or not inner or set(map(str.lower, inner)) <= set(PARTS):
         return
     shown = ", ".join(sorted(map(printable, set().union(*inner.values())))[:_SHOWN])
@@ -80,8 +81,8 @@ def _check_level(path: Path, listing: Listing) -> None:
         raise DataError(where, what, right=right, do=f"Write {where}/{printable(only)}.")
     if len({frozenset(names) for names in inner.values()}) == 1 and len(next(iter(inner.values()))) > 1:
         tops = " and ".join(sorted(map(printable, inner))[:_SHOWN])
-        what = f"{tops} hold the same folders inside ({shown}), so these look like the classes."
-        do = "Call the parts train, val and test, or give one of them."
+        what = f"{tops} contain the same folders ({shown}), so these look like the classes."
+        do = "Name the outer folders train, val and test, or give one of them."
         raise DataError(where, what, right="The folders of the classes lie one level deeper.", do=do)
 
 
@@ -91,10 +92,10 @@ def _of_classes(listing: Listing) -> tuple[list[Entry], list[str]]:
     deeper = sorted({"/".join(i.split("/")[:2]) for i in listing.ids if i.count("/") > 1})
     if deeper:
         shown = ", ".join(map(printable, deeper[:_SHOWN]))
-        notes.append(f"{len(deeper):,} folders inside class folders count as their class: {shown}")
+        notes.append(f"{len(deeper):,} folders inside class folders are counted as that class: {shown}")
     filled = {entry.label for entry in entries}
     tops = [folder for folder in listing.folders if "/" not in folder]
-    return entries, notes + [f"class {printable(t)!r} has no images and is left out" for t in tops if t not in filled]
+    return entries, notes + [f"class {printable(t)!r} has no images and is ignored" for t in tops if t not in filled]
 
 
 def _of_parts(listing: Listing, parts: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
@@ -110,13 +111,13 @@ def _of_parts(listing: Listing, parts: Mapping[str, str]) -> tuple[list[Entry], 
 
 
 def _beside(count: int, what: str) -> list[str]:
-    return [f"images that lie outside {what}: {count:,} ignored"] if count else []
+    return [f"images outside {what}: {count:,} ignored"] if count else []
 
 
 def _refuse(listing: Listing, notes: Sequence[str]) -> None:
     where = printable(str(listing.root))
     do = _DO
     if listing.ids:
-        raise DataError(where, f"{len(listing.ids):,} images lie in no class folder.", do=do)
+        raise DataError(where, f"{len(listing.ids):,} images are not in a class folder.", do=do)
     told = "; ".join((*listing.notes, *notes))
     raise DataError(where, f"there are no images{f' ({told})' if told else ''}.", do=do)

@@ -1,4 +1,4 @@
-"""Places: from a path in a list, which anybody may have written, to the id of an image below the root."""
+"""Untrusted paths in lists: from a path to the id of an image below the root."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Root:
     def image_id(self, text: str) -> str:
         """The id (relative to the root, with slashes) of the path `text`; BadPlace if it is not to be used.
 
-        Whether there is such a file is not looked at, but to tell trailing blanks and Windows' slashes from names.
+        The file system is only consulted to recognise trailing spaces and Windows' slashes.
         """
         name = text if self.exists(text) else text.strip()
         if not name:
-            raise BadPlace("the path is blank.", "Fill it in, or remove the line.")
+            raise BadPlace("the path is empty.", "Fill it in, or remove the line.")
         if _URL.match(name):
             raise BadPlace(f"{name!r} is a URL.", "Download the images, and give their paths.")
         if "\0" in name:

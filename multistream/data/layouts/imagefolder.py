@@ -1,4 +1,4 @@
-"""imagefolder: photos with metadata.csv or metadata.jsonl beside them, as Hugging Face's `imagefolder` has them."""
+"""imagefolder: photos with metadata.csv or metadata.jsonl next to them, as Hugging Face's `imagefolder` has them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> 
     """
     found = [(folder, folder / name) for folder in _folders(path) for name in METADATA if (folder / name).is_file()]
     if not found:
-        right = f"It needs {' or '.join(METADATA)} with {FILE} and a label, there or in train, val and test."
+        right = f"It needs {' or '.join(METADATA)} with {FILE} and a label, in this folder or in train, val and test."
         raise DataError(printable(str(path)), "there is no metadata file.", right=right)
     root, entries = Root(path, allow_outside=allow_outside), []
     missing = 0
@@ -45,7 +45,7 @@ def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> 
 
 def _folders(path: Path) -> list[Path]:
     if not path.is_dir():
-        raise DataError(printable(str(path)), "there is no such folder.", do="Give the folder of the data set.")
+        raise DataError(printable(str(path)), "no such folder.", do="Give the data set's folder.")
     return [path, *sorted(each for each in path.iterdir() if each.is_dir() and each.name.lower() in PARTS)]
 
 
@@ -59,17 +59,21 @@ def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{where}:{number}", f"the line is no JSON: {error}.") from error
+                raise DataError(f"{where}:{number}", f"the line is not valid JSON: {error}.") from error
             if not isinstance(record, dict):
-                raise DataError(f"{where}:{number}", "the line is no JSON object.", right='{"file_name": "1.jpg", ...}')
+                raise DataError(
+                    f"{where}:{number}", "the line is not a JSON object.", right='{"file_name": "1.jpg", ...}'
+                )
             yield f"{where}:{number}", record
         return
     rows = read_rows(file)
     header = [cell.strip() for cell in rows[0].cells] if rows else []
     for row in rows[1:]:
         if len(row.cells) != len(header):
-            what = f"{len(row.cells)} cells stand under {len(header)} columns."
-            raise DataError(f"{where}:{row.line}", what, do="Put cells that hold the delimiter into double quotes.")
+            what = f"{len(row.cells)} cells for {len(header)} columns."
+            raise DataError(
+                f"{where}:{row.line}", what, do="Quote cells that contain the delimiter with double quotes."
+            )
         yield f"{where}:{row.line}", dict(zip(header, row.cells, strict=True))
 
 
@@ -84,7 +88,7 @@ def _label_column(record: dict[str, Any], label: str, where: str) -> str:
     if "label" in known or len(known) == 1:
         return "label" if "label" in known else known[0]
     shown = ", ".join(map(printable, known))
-    raise DataError(where, f"several columns may be the label: {shown}.", do="Choose one: --label NAME.")
+    raise DataError(where, f"several columns could be the label: {shown}.", do="Choose one: --label NAME.")
 
 
 def _image_id(root: Root, folder: Path, record: dict[str, Any], where: str) -> str:
@@ -96,5 +100,5 @@ def _image_id(root: Root, folder: Path, record: dict[str, Any], where: str) -> s
 
 def _label(value: Any, where: str, column: str) -> str:
     if isinstance(value, bool | float) or not isinstance(value, str | int) or not str(value).strip():
-        raise DataError(where, f"{value!r} is no label.", right=f"{column} must hold a text or a whole number.")
+        raise DataError(where, f"{value!r} is not a label.", right=f"{column} must hold text or an integer.")
     return str(value).strip()

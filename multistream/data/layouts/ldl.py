@@ -34,11 +34,11 @@ def ldl(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
         best, votes = winners(values, CLASSES), dict(zip(CLASSES, values, strict=True))
         image_id = finder.find(row.cells[0])
         if image_id is None:
-            counts["images left out that have votes and no file"] += 1
+            counts["images left out: votes but no file"] += 1
         elif len(best) > 1 and chosen == "vote":
-            counts["images left out whose vote is tied"] += 1
+            counts["images left out: tied vote"] += 1
         elif entries.setdefault(image_id, Entry(image_id, best[0], votes=votes)).label != best[0]:
-            counts["later lines ignored that give an image another label"] += 1
+            counts["later lines ignored: different label for the same image"] += 1
     notes, known = (*finder.listing.notes, *counted(counts)), CLASSES if chosen == "votes" else ()
     return assemble("ldl", root, entries.values(), notes=notes, known=known)
 
@@ -48,9 +48,9 @@ def _votes_file(folder: Path) -> Path:
     found = [file for file in sorted(folder.glob("*.txt")) if _is_vote(next(iter(words(file)), None))]
     if len(found) == 1:
         return found[0]
-    what = f"{len(found)} text files hold votes." if found else "there is no text file of votes."
+    what = f"{len(found)} text files with votes were found." if found else "there is no text file with votes."
     do = "Give the file itself: ldl:FOLDER/FILE.txt."
-    raise DataError(printable(str(folder)), what, right="Its lines must be: name v0 .. v7, without a header.", do=do)
+    raise DataError(printable(str(folder)), what, right="Each line must be: name v0 .. v7, without a header.", do=do)
 
 
 def _is_vote(row: Row | None) -> bool:

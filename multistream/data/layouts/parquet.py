@@ -90,11 +90,13 @@ def _arrow() -> Any:
 
 
 def _described(arrow: Any, file: Path, root: Path) -> _File:
-    """A file's part, columns and classes; DataError if it is no parquet."""
+    """A file's part, columns and classes; DataError if it is not valid parquet."""
     try:
         schema = arrow.parquet.read_schema(file)
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(printable(str(file)), f"it is no parquet: {' '.join(str(error).split())[:200]}.") from error
+        raise DataError(
+            printable(str(file)), f"it is not valid parquet: {' '.join(str(error).split())[:200]}."
+        ) from error
     held = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
         features = json.loads(held).get("info", {}).get("features", {})
@@ -163,7 +165,7 @@ def _content(value: Any, where: str, column: str) -> bytes:
 
 
 def _ending(value: Any) -> str:
-    """The file's own ending where it is told; photos are recognised by their content."""
+    """The file's extension if it is given; photos are recognised by their content."""
     name = str(value.get("path") or "") if isinstance(value, Mapping) else ""
     return Path(name).suffix.lower() if re.fullmatch(r"\.\w{1,5}", Path(name).suffix) else ".img"
 
@@ -174,5 +176,5 @@ def _label(value: Any, names: Sequence[str], where: str, column: str) -> str:
             raise DataError(where, f"label {value} is none of {len(names)} classes.")
         return names[value]
     if isinstance(value, bool | float) or not isinstance(value, str | int) or not str(value).strip():
-        raise DataError(where, f"{value!r} is no label.", right=f"{column} must hold a text or a whole number.")
+        raise DataError(where, f"{value!r} is not a label.", right=f"{column} must hold text or an integer.")
     return str(value).strip()

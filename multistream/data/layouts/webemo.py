@@ -80,14 +80,16 @@ def _from_lists(lists: Iterable[Path], finder: Finder, counts: Counter[str]) -> 
             if len(row.cells) != 2 or fine is None:
                 right = "It must be a URL and a label, 0 to 24 or an emotion."
                 raise DataError(
-                    where(file, row), f"{printable(' '.join(row.cells))!r} is no line of WebEmo.", right=right
+                    where(file, row), f"{printable(' '.join(row.cells))!r} is not a line of WebEmo.", right=right
                 )
             image_id = finder.find(row.cells[0])
             if image_id is None:
-                counts["images left out that are listed and have no file"] += 1
+                counts["images left out: listed, but no file"] += 1
             elif entries.setdefault(image_id, entry := Entry(image_id, fine, _part(file))) != entry:
                 raise DataError(
-                    where(file, row), f"{printable(image_id)!r} is listed otherwise above.", do="Keep one line."
+                    where(file, row),
+                    f"{printable(image_id)!r} has a different label on an earlier line.",
+                    do="Keep one of them.",
                 )
     return entries.values()
 
@@ -99,4 +101,4 @@ def _from_folders(ids: Iterable[str], counts: Counter[str]) -> Iterable[Entry]:
         if fine := _fine(folder):
             yield Entry(image_id, fine, _part(Path(f"{above[-1]}.txt")) if above and above[-1] else None)
         else:
-            counts["images ignored whose folder is no number 0..24 and no emotion"] += 1
+            counts["images ignored: folder is neither a number 0..24 nor an emotion"] += 1

@@ -18,7 +18,7 @@ def align(
 ) -> VectorTable:
     """The vectors with their D numbers in the order of `vocabulary`, by name; DataError where names are missing.
 
-    Names that are not asked for are left out. Of a name that stands there twice, the first goes with the first. Where
+    Names that are not asked for are left out. Of a name that occurs twice, the first goes with the first. Where
     either side has no names the numbers stay as they are, and there must be `width` of them (0: any number).
 
     >>> import numpy as np
@@ -34,24 +34,26 @@ def align(
         vectors = replace(vectors, features=vectors.features[:, columns], vocabulary=expected)
     width = width or len(expected)
     if width and vectors.features.shape[1] != width:
-        what = f"the vectors have {vectors.features.shape[1]:,} numbers an image."
-        raise DataError(where, what, right=f"The stream reads {width:,}.", do="Give vectors of its vocabulary.")
+        what = f"the vectors have {vectors.features.shape[1]:,} numbers per image."
+        raise DataError(where, what, right=f"The stream reads {width:,}.", do="Give vectors with its vocabulary.")
     return vectors
 
 
 def _check_names(expected: Sequence[str], given: Sequence[str], where: str) -> None:
-    """Refuses a vocabulary that lacks names, or has one more or less often: then nothing tells which is meant."""
+    """Refuses a vocabulary that lacks names, or repeats one more or less often, which is ambiguous."""
     wanted, had = Counter(expected), Counter(given)
     if lacking := [name for name in wanted if name not in had]:
         shown = ", ".join(repr(printable(name)) for name in lacking[:_SHOWN])
         what = f"{len(lacking):,} of the {len(wanted):,} names that the stream reads are missing: {shown}"
         right = f"The file has {len(given):,} names, such as {printable(given[0])!r}."
-        do = "Give vectors of the vocabulary that was trained with."
+        do = "Give vectors with the vocabulary used in training."
         raise DataError(where, f"{what}{', ...' if len(lacking) > _SHOWN else '.'}", right=right, do=do)
     if unlike := [name for name in wanted if wanted[name] != had[name]]:
         name = unlike[0]
-        what = f"{printable(name)!r} is {had[name]} of the file's names, and {wanted[name]} of those that are read"
-        raise DataError(where, f"{what} ({len(unlike):,} such names).", right="Each must stand there equally often.")
+        what = f"{printable(name)!r} is {had[name]} of the file's names, but {wanted[name]} of the expected names"
+        raise DataError(
+            where, f"{what} ({len(unlike):,} such names).", right="Each name must occur equally often in both."
+        )
 
 
 def _numbered(names: Sequence[str]) -> Iterator[tuple[str, int]]:

@@ -32,7 +32,7 @@ def from_scores(path: Path) -> VectorTable:
     """{image: {name: score}}, also below "images" and with the scores below "bi-concepts", or as [name, score] pairs.
 
     The vocabulary is the names in alphabetical order. Every image must have the same ones, each once: in sorted
-    scores nothing but the name tells which is which.
+    scores only the name identifies each score.
     """
     where = printable(str(path))
     try:
@@ -55,7 +55,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
         return Scores(tuple(name for name, _ in pairs), np.array([value for _, value in pairs], dtype=np.float64))
     repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
     if repeated:
-        raise ValueError(f"{printable(repeated[0])!r} stands there twice")
+        raise ValueError(f"{printable(repeated[0])!r} occurs twice")
     return dict(pairs)
 
 
@@ -65,9 +65,9 @@ def _images(content: Any, where: str) -> dict[str, Scores]:
     if isinstance(content, Mapping) and isinstance(content.get("images"), Mapping):
         content = content["images"]
     if isinstance(content, Scores):
-        raise DataError(where, "scores stand there, and no images.", right=right)
+        raise DataError(where, "it holds scores, but no images.", right=right)
     if not isinstance(content, Mapping) or not content:
-        raise DataError(where, "no images with scores stand there.", right=right)
+        raise DataError(where, "it holds no images with scores.", right=right)
     found = {image: _scores(entry) for image, entry in content.items()}
     without = [image for image, scores in found.items() if scores is None]
     if without:
@@ -89,15 +89,15 @@ def _is_pair(pair: Any) -> bool:
 
 
 def _check(found: Mapping[str, Scores], vocabulary: tuple[str, ...], where: str) -> None:
-    """Refuses names that stand there twice, and images with other names than the first."""
+    """Refuses names that occur twice, and images with other names than the first."""
     if len(set(vocabulary)) < len(vocabulary):
         name = next(name for name, times in Counter(vocabulary).items() if times > 1)
-        what = f"{printable(name)!r} stands twice among the scores of an image."
-        raise DataError(where, what, right="Sorted scores are told apart by their names.")
+        what = f"{printable(name)!r} occurs twice among the scores of an image."
+        raise DataError(where, what, right="Each score needs a name of its own.")
     known = set(vocabulary)
     unlike = [image for image, scores in found.items() if set(scores.names) != known or len(scores.names) != len(known)]
     if unlike:
         shown = ", ".join(printable(image) for image in unlike[:_SHOWN])
-        what = f"{len(unlike):,} of {len(found):,} images have scores of other names than the first one ({shown})."
+        what = f"{len(unlike):,} of {len(found):,} images have other score names than the first one ({shown})."
         right = f"All must have the same {len(known):,} names."
-        raise DataError(where, what, right=right, do="Write all scores, not the best ones only.")
+        raise DataError(where, what, right=right, do="Write all scores, not only the highest.")

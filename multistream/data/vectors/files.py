@@ -18,19 +18,21 @@ def read_vectors(path: Path) -> VectorTable:
     """The vectors in a file of any form that people keep them in (paper section 5); never runs a pickle.
 
     .npz and .safetensors hold ids, features (N, D) and perhaps a vocabulary; .csv and .tsv an id and D numbers a line;
-    .npy and Caffe's .dat (raw float32) the numbers alone, with the ids in a file beside them; DeepSentiBank's .json
+    .npy and Caffe's .dat (raw float32) only the numbers, with the ids in a file next to them; DeepSentiBank's .json
     the scores by name; .parquet an id and a list, or a column a number. DataError where the file is none of these, is
     damaged or does not fit itself.
     """
     where = printable(str(path))
     read = FORMS.get(path.suffix.lower())
     if read is None:
-        right = f"Vectors lie in {', '.join(FORMS)} files."
-        ending = f"its ending {printable(path.suffix)} is no form of vectors" if path.suffix else "it has no ending"
+        right = f"Vectors are read from {', '.join(FORMS)} files."
+        ending = (
+            f"its ending {printable(path.suffix)} is not a known vector format" if path.suffix else "it has no ending"
+        )
         what = "it is a folder." if path.is_dir() else f"{ending}."
         raise DataError(where, what, right=right, do="" if path.is_dir() else "Convert it.")
     if not path.is_file():
-        raise DataError(where, "there is no such file.", do="Check the path.")
+        raise DataError(where, "no such file.", do="Check the path.")
     found = read(path)
     _check(found, where)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes Inf, which `join` counts
@@ -59,5 +61,5 @@ def _check(found: VectorTable, where: str) -> None:
         right = f"With {len(found.ids):,} ids they must be ({len(found.ids)}, D)."
         raise DataError(where, f"the features have the shape {features.shape}.", right=right)
     if found.vocabulary and len(found.vocabulary) != features.shape[1]:
-        what = f"the vocabulary has {len(found.vocabulary):,} names for {features.shape[1]:,} numbers an image."
-        raise DataError(where, what, right="Both must be equal.")
+        what = f"the vocabulary has {len(found.vocabulary):,} names for {features.shape[1]:,} numbers per image."
+        raise DataError(where, what, right="They must be equal.")

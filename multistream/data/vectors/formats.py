@@ -38,7 +38,7 @@ def from_npz(path: Path) -> VectorTable:
     """Arrays `ids` (N,), `features` (N, D) and perhaps `vocabulary` (D,)."""
     with _readable(path), np.load(path, allow_pickle=False) as arrays:
         if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("it is no archive of arrays")
+            raise ValueError("it is not an archive of arrays")
         _check_unpacked(path, arrays.zip)
         wanted = [name for name in ("ids", "features", "vocabulary") if name in arrays.files]
         found: dict[str, NDArray[Any]] = {name: arrays[name] for name in wanted}
@@ -65,7 +65,7 @@ def from_safetensors(path: Path) -> VectorTable:
 
 
 def from_npy(path: Path) -> VectorTable:
-    """An array (N, D), with ids beside it."""
+    """An array (N, D), with ids in a file next to it."""
     with _readable(path):
         features = np.load(path, allow_pickle=False)
     if not isinstance(features, np.ndarray):
@@ -74,12 +74,12 @@ def from_npy(path: Path) -> VectorTable:
 
 
 def from_dat(path: Path) -> VectorTable:
-    """Caffe's raw float32, n x D row by row, with n ids beside it."""
+    """Caffe's raw float32, n x D row by row, with n ids in a file next to it."""
     ids = _ids_beside(path)
     with _readable(path):
         size = path.stat().st_size
         if size % (4 * max(len(ids), 1)):
-            raise ValueError(f"{size:,} bytes are no whole number of float32 for each of {len(ids):,} ids")
+            raise ValueError(f"{size:,} bytes are not a whole number of float32 for each of {len(ids):,} ids")
         features = np.fromfile(path, dtype="<f4").reshape(len(ids), -1)
     return VectorTable(ids, features, _vocabulary_beside(path))
 
@@ -96,7 +96,7 @@ def from_parquet(path: Path) -> VectorTable:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(where, f"it is no parquet: {' '.join(str(error).split())[:200]}.") from error
+        raise DataError(where, f"it is not valid parquet: {' '.join(str(error).split())[:200]}.") from error
     ids = next((name for name in table.column_names if name.lower() in ID_COLUMNS), None)
     if ids is None:
         right = f"One must be called {', '.join(sorted(ID_COLUMNS)[1:5])}..."
@@ -112,11 +112,15 @@ def from_parquet(path: Path) -> VectorTable:
             raise DataError(f"{where}, row {first}", "its list has another length than the first.")
         return VectorTable(names, np.array(rows, dtype=np.float32).reshape(len(rows), -1))
     if listed or not others:
-        raise DataError(where, f"{len(listed)} columns hold lists.", right="One list a row, or a column a number.")
+        raise DataError(
+            where, f"{len(listed)} columns contain lists.", right="Store one list per row, or one column per number."
+        )
     try:
         columns = [np.asarray(table.column(name).to_numpy(), dtype=np.float32) for name in others]
     except (ValueError, TypeError) as error:
-        raise DataError(where, f"a column holds no numbers: {error}.", right="All but the ids are numbers.") from error
+        raise DataError(
+            where, f"a column holds no numbers: {error}.", right="All columns except the ids must be numbers."
+        ) from error
     return VectorTable(names, np.stack(columns, axis=1), tuple(others))
 
 
@@ -148,8 +152,8 @@ def _check_unpacked(path: Path, archive: zipfile.ZipFile | None) -> None:
     entries = archive.infolist() if archive else []
     unpacked, packed = (sum(getattr(entry, name) for entry in entries) for name in ("file_size", "compress_size"))
     if unpacked > MAX_UNPACKED and unpacked > MAX_RATIO * packed:
-        what = f"it unpacks to {unpacked:,} bytes, {unpacked // max(packed, 1):,} times what it holds."
-        do = "If it is what you want, write it again without compression: np.savez."
+        what = f"it unpacks to {unpacked:,} bytes, {unpacked // max(packed, 1):,} times its compressed size."
+        do = "If the file is trusted, save it without compression: np.savez."
         raise DataError(printable(str(path)), what, right=f"At most {MAX_RATIO} times.", do=do)
 
 
@@ -167,7 +171,7 @@ def _texts(path: Path, array: NDArray[Any] | None) -> tuple[str, ...]:
         return ()
     if array.ndim != 1 or array.dtype.kind not in "USiu":
         what = f"names are an array {array.shape} of {array.dtype}."
-        raise DataError(printable(str(path)), what, right="They must be one row of text.")
+        raise DataError(printable(str(path)), what, right="They must be a 1-D array of strings.")
     if array.dtype.kind == "S":
         return tuple(name.decode("utf-8", "surrogateescape") for name in array.tolist())
     return tuple(map(str, array.tolist()))
@@ -191,8 +195,10 @@ def _ids_beside(path: Path) -> tuple[str, ...]:
     if table.is_file():
         return first_column(table)
     looked = ", ".join(printable(place.name) for place in (lines, array, table))
-    what = "it holds numbers alone, and no ids lie beside it."
-    raise DataError(printable(str(path)), what, right=f"Looked for {looked}.", do="Write one of them: an id a row.")
+    what = "it holds only numbers, and there is no file of ids next to it."
+    raise DataError(
+        printable(str(path)), what, right=f"Looked for {looked}.", do="Create one of them, with one id per row."
+    )
 
 
 def _vocabulary_beside(path: Path) -> tuple[str, ...]:

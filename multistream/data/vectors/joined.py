@@ -14,7 +14,7 @@ from multistream.data.vectors.path_match import Matched, match
 from multistream.errors import DataError
 from multistream.recipe import MissingVectors
 
-_DONE = {"mean": "given the mean of the training part", "zero": "given zeros", "skip": "left out"}
+_DONE = {"mean": "given the mean of the training split", "zero": "given zeros", "skip": "left out"}
 _SHOWN = 3
 
 
@@ -22,7 +22,7 @@ _SHOWN = 3
 class Joined:
     """Vectors in the order of the images: `rows` (N, D) float32; `present` (N,) is False where none could be had.
 
-    Such rows hold zeros until they are filled in. `notes` tell how many were joined, and what was missing.
+    Such rows hold zeros until they are filled in. `notes` report how many were joined, and what was missing.
     """
 
     rows: NDArray[np.float32]
@@ -62,7 +62,7 @@ def join(
 
 
 def _summary(matched: Matched, present: NDArray[np.bool_]) -> str:
-    how = f", {matched.by_suffix:,} of them by the end of the path" if matched.by_suffix else ""
+    how = f", {matched.by_suffix:,} of them by path suffix" if matched.by_suffix else ""
     return f"{present.sum():,} of {len(present):,} images joined with a vector{how}"
 
 
@@ -81,7 +81,7 @@ def _counted(names: Sequence[str], what: str) -> str:
 def _refuse(ids: Sequence[str], vectors: VectorTable, told: Sequence[str], where: str, *, some: bool) -> None:
     what = f"of {len(ids):,} images there are {' and '.join(told)}."
     right = f"The {len(vectors.ids):,} ids of the file are paths such as {printable(vectors.ids[0])!r}."
-    do = "Set data.missing_vectors to skip, mean or zero to go on with the others." if some else "Check both."
+    do = "Set data.missing_vectors to skip, mean or zero to continue with the others." if some else "Check both."
     raise DataError(where, what, right=right, do=do)
 
 
@@ -92,6 +92,6 @@ def repeated_ids(vectors: VectorTable, where: str) -> tuple[str, ...]:
     features = vectors.features
     unlike = [name for name, row in again if not np.array_equal(features[first[name]], features[row], equal_nan=True)]
     if unlike:
-        what = f"{len(unlike):,} ids stand there again with other numbers, {printable(unlike[0])!r} first."
-        raise DataError(where, what, do="Keep one vector for each image.")
-    return (f"{len(again):,} ids stand there twice with the same vector",) if again else ()
+        what = f"{len(unlike):,} ids occur twice with different numbers, {printable(unlike[0])!r} first."
+        raise DataError(where, what, do="Keep one vector per image.")
+    return (f"{len(again):,} ids occur twice with the same vector",) if again else ()

@@ -29,7 +29,7 @@ def match(ids: Sequence[str], names: Sequence[str], *, where: str) -> Matched:
     Both must be each other's longest, and one must hold the other whole: `joy/1.jpg` and `set/joy/1.jpg`. Where no id
     is equal, a common folder is enough, `images/joy/1.jpg` and `set/joy/1.jpg`; a common file name never is, or a photo
     without a name would take that of one in another folder. Where either side has several of them, a DataError counts
-    the images and shows one. Names that stand there twice count once.
+    the images and shows one. Names that occur twice count once.
     """
     row_of: dict[str, int] = {}
     for row, name in enumerate(names):
@@ -88,7 +88,7 @@ def _refuse(unclear: Sequence[tuple[list[str], list[str]]], images: int, where: 
     count = sum(len(left) for left, _ in unclear)
     left, right = unclear[0]
     what = f"{count:,} of {images:,} images can be joined in several ways, as {_shown(left)} with {_shown(right)}."
-    raise DataError(where, what, do="Write ids with as many folders as tell the images apart.")
+    raise DataError(where, what, do="Include enough folders in the ids to make them unique.")
 
 
 def _shown(names: Sequence[str]) -> str:

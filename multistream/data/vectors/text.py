@@ -25,7 +25,7 @@ _SHOWN = 3
 def from_lines(path: Path) -> VectorTable:
     """A .csv or .tsv: an id and D numbers a line. Empty cells are NaN; DataError names and counts the faulty lines.
 
-    The first line is a header if its first cell is called like an id, or if a further one is no number. Numbers
+    The first line is a header if its first cell is called like an id, or if a further one is not a number. Numbers
     0 to D - 1 as names are what pandas writes where there are none.
     """
     ids: list[str] = []
@@ -42,9 +42,9 @@ def from_lines(path: Path) -> VectorTable:
                 continue
         values = _numbers(cells[1:])
         if len(cells) - 1 != width or not width:
-            faults.append((line, f"{len(cells) - 1:,} numbers stand after the id, {width:,} on the first line"))
+            faults.append((line, f"{len(cells) - 1:,} numbers after the id, {width:,} on the first line"))
         elif isinstance(values, str):
-            faults.append((line, f"{printable(values)!r} is no number"))
+            faults.append((line, f"{printable(values)!r} is not a number"))
         else:
             ids.append(cells[0].strip())
             numbers.append(values)
@@ -89,7 +89,7 @@ def _is_header(cells: Sequence[str]) -> bool:
 
 
 def _numbers(cells: Sequence[str]) -> NDArray[np.float32] | str:
-    """The cells as float32, or the first that is no number."""
+    """The cells as float32, or the first that is not a number."""
     try:
         return np.array(cells, dtype=np.float64).astype(np.float32)
     except ValueError:
@@ -113,7 +113,7 @@ def _refuse(path: Path, faults: Sequence[tuple[int, str]], *, has_rows: bool) ->
     if faults:
         line, what = faults[0]
         others = ", ".join(str(other) for other, _ in faults[1 : _SHOWN + 1])
-        more = f"{len(faults) - 1:,} other lines are faulty too: {others}." if others else ""
-        raise DataError(f"{where}:{line}", f"{what}.", right="Each line is an id and the same D numbers.", do=more)
+        more = f"{len(faults) - 1:,} other lines have errors too: {others}." if others else ""
+        raise DataError(f"{where}:{line}", f"{what}.", right="Each line must be an id and the same D numbers.", do=more)
     if not has_rows:
-        raise DataError(where, "it holds no vectors.", right="Each line is an id and the same D numbers.")
+        raise DataError(where, "it holds no vectors.", right="Each line must be an id and the same D numbers.")

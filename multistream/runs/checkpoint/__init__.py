@@ -4,7 +4,7 @@
                           state.json                                      how far the training has come
                           manifest.json, manifest.sha256                  size and sha256 of each, and what made them
 
-A checkpoint is written beside under a temporary name, brought to the disk, then renamed. So after a crash at any
+A checkpoint is written under a temporary name, flushed to disk, then renamed. So after a crash at any
 instant the newest complete folder is the newest checkpoint: it is found by looking, no pointer can be wrong.
 """
 

@@ -42,7 +42,7 @@ class Checkpoint:
 def latest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest complete and undamaged checkpoint in `folder`, None if there is none.
 
-    Each damaged one that it has to pass over is told to `warn` and returned in `skipped`.
+    Each damaged one that is skipped is reported to `warn` and returned in `skipped`.
     """
     skipped: list[tuple[Path, str]] = []
     for path in newest_first(folder):
@@ -78,8 +78,8 @@ def understood(path: Path) -> Iterator[None]:
         if memory_error(error):
             raise
         detail = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:160]}"
-        right = "Another version of multistream wrote it, or it is malformed."
-        raise CannotResume(str(path), f"it is not understood ({detail}).", right=right, do="Train again.") from error
+        right = "It was written by another version of multistream, or it is malformed."
+        raise CannotResume(str(path), f"it cannot be read ({detail}).", right=right, do="Train again.") from error
 
 
 def _tensors(path: Path, name: str) -> dict[str, Tensor]:
@@ -87,6 +87,6 @@ def _tensors(path: Path, name: str) -> dict[str, Tensor]:
     try:
         with safe_open(path / name, framework="pt") as stored:
             # Copies, for what safetensors gives may lie in the mapped file, which can be pruned or cut under us.
-            return {key: stored.get_tensor(key).clone() for key in stored.keys()}  # noqa: SIM118  it is no mapping
+            return {key: stored.get_tensor(key).clone() for key in stored.keys()}  # noqa: SIM118  it is not a mapping
     except (SafetensorError, OSError, RuntimeError) as error:
         raise damaged(path, f"{name} cannot be read ({error})") from error

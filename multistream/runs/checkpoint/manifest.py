@@ -84,7 +84,7 @@ def read_manifest(path: Path) -> Manifest:
     """The manifest of a checkpoint whose files are all there in their right sizes; else CannotResume."""
     content = read_small(path, MANIFEST)
     if read_small(path, SEAL) != seal_of(content):
-        raise damaged(path, f"{MANIFEST} does not have the sha256 that {SEAL} says")
+        raise damaged(path, f"{MANIFEST} does not match the sha256 in {SEAL}")
     manifest = _parsed(path, content)
     for name, entry in manifest.files.items():
         if (size := size_of(path, name)) != entry.size:
@@ -100,7 +100,7 @@ def check_contents(path: Path, manifest: Manifest) -> None:
         except OSError as error:
             raise damaged(path, f"{name} cannot be read ({error.strerror})") from error
         if found != entry.sha256:
-            raise damaged(path, f"{name} does not have the sha256 that {MANIFEST} says")
+            raise damaged(path, f"{name} does not match the sha256 in {MANIFEST}")
 
 
 def size_of(path: Path, name: str) -> int:
@@ -111,7 +111,7 @@ def size_of(path: Path, name: str) -> int:
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
         raise damaged(path, f"{name} {reason}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise damaged(path, f"{name} is no regular file")
+        raise damaged(path, f"{name} is not a regular file")
     return status.st_size
 
 
@@ -130,7 +130,7 @@ def from_json(path: Path, name: str, content: bytes) -> dict[str, JSON]:
     try:
         read = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise damaged(path, f"{name} is no JSON ({error})") from error
+        raise damaged(path, f"{name} is not valid JSON ({error})") from error
     if not isinstance(read, dict):
         raise damaged(path, f"{name} holds no JSON object")
     return read
@@ -146,7 +146,7 @@ def to_json(data: Mapping[str, JSON]) -> bytes:
 
 def damaged(path: Path, what: str) -> CannotResume:
     """The error for a checkpoint that is not as it was written."""
-    return CannotResume(str(path), f"the checkpoint is damaged: {what}.", do="Use the one before it.")
+    return CannotResume(str(path), f"the checkpoint is damaged: {what}.", do="Use the previous checkpoint.")
 
 
 def _parsed(path: Path, content: bytes) -> Manifest:
@@ -164,11 +164,11 @@ def _parsed(path: Path, content: bytes) -> Manifest:
 def _entry(path: Path, name: str, entry: JSON) -> Entry:
     """One checked line of the manifest: a plain file name of ours, never a path."""
     if name != STATE and not _TENSORS.fullmatch(name):
-        raise damaged(path, f"{MANIFEST} names {name[:80]!r}, which is no file of a checkpoint")
+        raise damaged(path, f"{MANIFEST} names {name[:80]!r}, which is not a file of a checkpoint")
     match entry:
         case {"size": int(size), "sha256": str(sha256)} if _is_count(size):
             return Entry(size, sha256)
-    raise damaged(path, f"{MANIFEST} tells no size and sha256 of {name}")
+    raise damaged(path, f"{MANIFEST} has no size and sha256 of {name}")
 
 
 def _is_count(value: JSON) -> TypeGuard[int]:

@@ -17,7 +17,7 @@ HOW_NOT_WHAT: Final = frozenset({"params", "fused", "foreach", "capturable", "di
 
 
 def optimizer_tensors(optimizer: Optimizer, names: Mapping[str, nn.Parameter]) -> tuple[dict[str, Tensor], JSON]:
-    """The state tensors as `<parameter>/<slot>`, and as JSON all that is no tensor. `names` are its parameters' names.
+    """State tensors as `<parameter>/<slot>`, and everything else as JSON. `names` are the names of the parameters.
 
     A parameter that has never stepped has no state, before as after.
     """
@@ -47,7 +47,7 @@ def restore_optimizer(
     for key, value in [*json["values"].items(), *tensors.items()]:
         name, _, slot = key.rpartition("/")
         if name not in names or names[name] not in group_of:
-            raise _differs(f"it holds {key}, which is no parameter's here")
+            raise _differs(f"it holds {key}, which belongs to no parameter of this optimizer")
         parameter = names[name]
         if isinstance(value, Tensor):
             value = _placed(value, parameter, key=key, on_cpu=_counts_on_cpu(slot, group_of[parameter]))
@@ -71,11 +71,11 @@ def _check_kind(optimizer: Optimizer, names: Mapping[str, nn.Parameter], json: J
     own = [[name_of[p] for p in group["params"]] for group in optimizer.param_groups]
     if groups != own:
         before, now = {n for group in groups for n in group}, {n for group in own for n in group}
-        differing = ", ".join(sorted(before ^ now)[:4]) or "in another order or other groups"
-        raise _differs(f"its parameters are not those of now: {differing}")
+        differing = ", ".join(sorted(before ^ now)[:4]) or "in a different order or different groups"
+        raise _differs(f"its parameters differ from the current ones: {differing}")
     for saved, group in zip(settings, optimizer.param_groups, strict=True):
         if other := set(_settings(group)) - saved:  # some optimizers add a count to their groups with the first step
-            raise _differs(f"its groups have other settings: {', '.join(sorted(other))}")
+            raise _differs(f"its groups have different settings: {', '.join(sorted(other))}")
 
 
 def _placed(value: Tensor, parameter: nn.Parameter, *, key: str, on_cpu: bool) -> Tensor:

@@ -48,7 +48,7 @@ def restore_rng(tensors: Mapping[str, Tensor]) -> None:
             torch.Generator(f"cuda:{index}").set_state(state)
     except (LookupError, ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise CannotResume(
-            "rng", f"the generators' states do not fit: {error}.", do="Use another checkpoint."
+            "rng", f"the random generator states do not fit: {error}.", do="Use another checkpoint."
         ) from error
     torch.set_rng_state(cpu)
     np.random.set_state(numpy)

@@ -89,7 +89,7 @@ class DeepSentiBank(Stream):
         return f"stages.{layer}.layer.{kind}" if layer in self.channels else key
 
     def load_weights(self, tensors: Mapping[str, Tensor], *, where: str = "weights") -> Fitted:
-        """Loads a .caffemodel: dense layers are convolutions here, and the mean image is no part of such a file."""
+        """Loads a .caffemodel: dense layers are convolutions here, and the mean image is not a part of such a file."""
         own = self.state_dict()
         placed = {name: self.rename(name) or name for name in tensors}
         shaped = {
@@ -143,7 +143,7 @@ def _mean_image(path: str) -> Tensor:
         return torch.tensor(BGR_MEAN).view(3, 1, 1).expand(3, SQUASHED, SQUASHED).clone()
     found = read_tensors(path).tensors.get("mean")
     if found is None or found.shape != (3, SQUASHED, SQUASHED):
-        what = f"{path} is no mean image of {SQUASHED} x {SQUASHED}."
+        what = f"{path} is not a mean image of {SQUASHED} x {SQUASHED}."
         raise MultistreamError("deepsentibank.mean", what, right="It is a .binaryproto of Caffe's.")
     return found.float()
 
@@ -158,5 +158,5 @@ def read_names(path: Path, count: int) -> tuple[str, ...]:
     clean = [str(name).strip() for name in names if str(name).strip()]
     if len(clean) != count:
         what = f"{path} has {len(clean):,} names for {count:,} outputs."
-        raise MultistreamError("deepsentibank.names", what, right="Both must be equal.")
+        raise MultistreamError("deepsentibank.names", what, right="They must be equal.")
     return tuple(clean)

@@ -22,7 +22,7 @@ class ANP(Stream):
     """Reads the scores of `width` adjective-noun pairs, (B, width); `vocabulary` names them.
 
     `scaling` is what is done to them first: nothing, the logarithm (scores below 1e-6 count as 1e-6), or `zscore`,
-    which gives pairs that never vary the value 0. `auto` takes the logarithm where the training part's scores are
+    which gives pairs that never vary the value 0. `auto` takes the logarithm where the training split's scores are
     probabilities (not negative, sum about one), else nothing. `fit` chooses; what it fitted are buffers, so a model
     file is complete. `hidden` are the widths of the MLP that classifies them (paper section 1: D-1024-512-K).
 
@@ -61,7 +61,7 @@ class ANP(Stream):
 
     @torch.no_grad()
     def fit(self, vectors: Tensor) -> str | None:
-        """Learns the scaling from the training part's scores (N, width); negative scores have no logarithm."""
+        """Learns the scaling from the training split's scores (N, width); negative scores have no logarithm."""
         if self.scaling == "log" and vectors.min() < 0:
             raise MultistreamError(
                 "anp.scaling",
