@@ -62,8 +62,8 @@ def test_reads(text, spec):
         ("runs/o", "'runs/o' is the path of a run and has no key. A branch of a run needs a key: KEY=runs/o."),
         ("bigru+att", "'bigru+att' cannot be a key. Write KEY=bigru+att."),
         ("Object=object", "'Object' cannot be a key. It must be a-z, 0-9 and _, and start with a letter."),
-        ("pop=object", "torch.nn.ModuleDict has 'pop' itself"),
-        ("branches=object", "multistream uses 'branches' for something else"),
+        ("pop=object", "'pop' is an attribute of torch.nn.ModuleDict"),
+        ("branches=object", "'branches' is reserved"),
         ("o=~nobody-of-this-name/o", "contains an unknown home folder"),
     ],
 )
