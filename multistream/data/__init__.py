@@ -36,6 +36,7 @@ def datasets() -> dict[str, Factory]:
         "ldl": "multistream.data.layouts.ldl:ldl",
         "imagefolder": "multistream.data.layouts.imagefolder:imagefolder",
         "parquet": "multistream.data.layouts.parquet:parquet",
+        "webdataset": "multistream.data.layouts.webdataset:webdataset",
         "huggingface": "multistream.data.layouts.parquet:huggingface",
     }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from multistream.data.filenames import printable
-from multistream.data.layouts.assemble import PARTS, Entry, assemble, choose
+from multistream.data.layouts.assemble import PARTS, assemble, choose
+from multistream.data.layouts.unpacked import Packed, unpacked
 from multistream.data.table import Table
 from multistream.errors import DataError, PluginError
-from multistream.files import cache_root, write_atomic
 
 IMAGES = ("image", "img", "bytes", "photo", "picture")
-DONE = "complete"
 BATCH = 256
 """Rows that are held in memory at once."""
 
@@ -121,38 +119,25 @@ def _table(path: Path, files: Sequence[_File], rows: Any, *, label: str, error: 
     column = (
         choose("parquet", label, known) if label else next((n for n in ("label", "labels") if n in known), known[0])
     )
-    place = _place(path, files, image, column)
-    index = place / DONE
-    if not index.is_file():
-        _unpack(files, rows, image, column, place, error)
-    entries = [Entry(*json.loads(line)) for line in index.read_text(encoding="utf-8").splitlines()]
+    held = [file.path for file in files] if files[0].path.is_file() else sorted(path.rglob("*.arrow"))
+    place, entries = unpacked(held, [image, column], _photos(files, rows, image, column, error))
     return assemble(printable(path.resolve().stem), place, entries, notes=(f"photos are unpacked in {place}",))
 
 
-def _place(path: Path, files: Sequence[_File], image: str, column: str) -> Path:
-    """Where the photos of just these files are unpacked: another size or time of one is another place."""
-    each = [file.path for file in files] if files[0].path.is_file() else sorted(path.rglob("*.arrow"))
-    states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in each]
-    digest = hashlib.sha256(json.dumps([states, image, column]).encode()).hexdigest()
-    return cache_root() / "unpacked" / digest[:32]
-
-
-def _unpack(files: Sequence[_File], rows: Any, image: str, column: str, place: Path, error: type[Exception]) -> None:
-    """Writes each row's photo to a file, and at last the list of all."""
-    listed = []
+def _photos(files: Sequence[_File], rows: Any, image: str, column: str, error: type[Exception]) -> Iterator[Packed]:
+    """Each row's photo."""
     for number, file in enumerate(files):
         try:
             for row_number, row in enumerate(rows(file)):
                 where = f"{printable(str(file.path))}, row {row_number}"
                 name = f"{file.part or 'all'}-{number:04d}/{row_number:07d}{_ending(row[image])}"
-                write_atomic(place / name, _content(row[image], where, image))
-                listed.append([name, _label(row[column], file.names.get(column, ()), where, column), file.part])
+                label = _label(row[column], file.names.get(column, ()), where, column)
+                yield Packed(name, _content(row[image], where, image), label, file.part)
         except (error, KeyError, OSError) as problem:
             if isinstance(problem, DataError):
                 raise
             told = " ".join(str(problem).split())[:200]
             raise DataError(printable(str(file.path)), f"it cannot be read: {told}.") from problem
-    write_atomic(place / DONE, "".join(json.dumps(entry) + "\n" for entry in listed))
 
 
 def _content(value: Any, where: str, column: str) -> bytes:

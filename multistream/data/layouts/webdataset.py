@@ -1,0 +1,101 @@
+"""webdataset: photos in tar shards, as WebDataset has them: the files of a sample lie in a row and share a key."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from pathlib import Path
+
+from multistream.data.file_formats import SUFFIXES
+from multistream.data.filenames import printable
+from multistream.data.layouts.assemble import PARTS, assemble
+from multistream.data.layouts.unpacked import Packed, unpacked
+from multistream.data.table import Table
+from multistream.errors import DataError
+
+SHARDS = (".tar", ".tar.gz", ".tgz")
+LABELS = ("cls", "json", "txt")
+"""Where a sample's label may stand, by the ending of its file; the first that is there is taken."""
+
+Sample = tuple[str, dict[str, bytes]]
+"""A key, and {ending: content} of the files that share it."""
+
+
+def webdataset(path: Path, *, label: str = "") -> Table:
+    """A .tar file, or a folder of them (a name such as train-000000.tar gives the part): photos with .cls, .json, .txt.
+
+    A .cls or .txt file holds the label; of a .json file, the field that `label` names, else `label`. The photos are
+    unpacked once, below the user's cache; an id is SHARD/KEY with the photo's ending.
+    """
+    where = printable(str(path))
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*.t*") if each.name.endswith(SHARDS))
+    if not files:
+        raise DataError(where, "there is no .tar file.", do="Give one, or a folder of them.")
+    root = path if path.is_dir() else path.parent
+    place, entries = unpacked(files, ["webdataset", label], _photos(files, root, label))
+    return assemble(printable(path.resolve().stem), place, entries, notes=(f"photos are unpacked in {place}",))
+
+
+def _photos(files: list[Path], root: Path, label: str) -> Iterator[Packed]:
+    """All photos; DataError names shard and sample of one that cannot be used."""
+    for file in files:
+        shard = file.relative_to(root).as_posix().removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar")
+        part = next((PARTS[word] for word in re.split(r"[^a-z]+", shard.lower()) if word in PARTS), None)
+        seen: set[str] = set()
+        for key, members in _samples(file):
+            where = f"{printable(str(file))}, sample {printable(key)}"
+            if key in seen:
+                raise DataError(where, "its files do not lie in a row.", right="WebDataset needs them sorted by key.")
+            seen.add(key)
+            ending = next((each for each in members if f".{each}" in SUFFIXES), None)
+            if ending is None:
+                right = f"One file must end with {', '.join(sorted(SUFFIXES))}."
+                raise DataError(where, f"no photo is among {', '.join(map(printable, members))}.", right=right)
+            yield Packed(f"{shard}/{key}.{ending}", members[ending], _label(members, label, where), part)
+
+
+def _samples(file: Path) -> Iterator[Sample]:
+    """The samples of a shard in order; members that are no plain files are left out."""
+    try:
+        with tarfile.open(file) as archive:
+            yield from (
+                (key, {ending: content for _, ending, content in members})
+                for key, members in groupby(_members(archive, file), key=lambda member: member[0])
+            )
+    except (tarfile.TarError, EOFError, OSError) as error:
+        told = " ".join(str(error).split())[:200]
+        raise DataError(printable(str(file)), f"it cannot be read as tar: {told}.") from error
+
+
+def _members(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, str, bytes]]:
+    """Key, ending and content of each file; the key ends at the first dot of the last name (WebDataset's rule)."""
+    for member in archive:
+        folder, _, name = member.name.rpartition("/")
+        stem, _, ending = name.partition(".")
+        if not member.isfile() or not stem:  # folders, links; what macOS hides beside files
+            continue
+        key = f"{folder}/{stem}" if folder not in ("", ".") else stem
+        if key.startswith("/") or ".." in key.split("/") or "\\" in key or "\0" in key:
+            raise DataError(printable(str(file)), f"{printable(member.name)!r} leads outside the archive.")
+        content = archive.extractfile(member)
+        assert content is not None, "of plain files there is always one"
+        yield key.removeprefix("./"), ending.lower(), content.read()
+
+
+def _label(members: Mapping[str, bytes], label: str, where: str) -> str:
+    """A sample's label; of JSON the field `label`, or the one that is asked for."""
+    found = ("json",) if label and "json" in members else tuple(each for each in LABELS if each in members)
+    if not found:
+        raise DataError(where, "there is no label.", right=f"One file must end with {', '.join(LABELS)}.")
+    try:
+        text = members[found[0]].decode("utf-8")
+        value = json.loads(text)[label or "label"] if found[0] == "json" else text
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        right = f"A text, or JSON with the field {label or 'label'}."
+        raise DataError(where, f"its .{found[0]} file holds no label.", right=right) from error
+    if isinstance(value, bool | float) or not isinstance(value, str | int) or not str(value).strip():
+        raise DataError(where, f"{value!r} is no label.", right="It must be a text or a whole number.")
+    return str(value).strip()
