@@ -212,7 +212,8 @@ def _gather(
     settings: DataSettings,
 ) -> SideInputs:
     """Vectors and maps; what is missing is filled in, for the policy to put the right thing in its place."""
-    missing: Mapping[str, MissingVectors] = {"error": settings.missing_vectors, "zero": "zero"}
+    own: MissingVectors = "error" if policy.is_asked_for else settings.missing_vectors
+    missing: Mapping[str, MissingVectors] = {"error": own, "zero": "zero"}
     return gather(
         table,
         inputs,

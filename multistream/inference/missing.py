@@ -27,6 +27,8 @@ class MissingPolicy:
 
     policy: MissingStream = "error"
     without: frozenset[str] = frozenset()
+    is_asked_for: bool = False
+    """Whether the caller named the policy, and not the run's recipe."""
 
     @classmethod
     def settle(
@@ -46,7 +48,8 @@ class MissingPolicy:
             raise UsageError("--without", "--without leaves a stream out, but --missing is error.", do=do)
         recipe = settings.missing_vectors
         own = recipe if recipe in ("mean", "zero") else "error"
-        return cls(missing or ("drop" if without else own), frozenset(without))  # type: ignore[arg-type]  # checked above
+        policy = missing or ("drop" if without else own)
+        return cls(policy, frozenset(without), is_asked_for=bool(missing))  # type: ignore[arg-type]  # checked above
 
     @property
     def fills(self) -> bool:

@@ -184,6 +184,8 @@ def test_every_policy_of_a_run_that_was_trained_with_zeros(
         means = model.network.branches["anp"].pool(model.network.branches["anp"].raw_mean.unsqueeze(0))["vector"]
         filled = torch.where(has.unsqueeze(1), pooled["anp"]["vector"], means)
         expected = model.network.classify({**pooled, "anp": {"vector": filled}}).numpy().argmax(1) == labels
+    with pytest.raises(DataError, match=f"of {len(rows)} images there are {int((~has).sum())} images without a vector"):
+        evaluate(folder, device="cpu", missing="error")
     found = evaluate(folder, device="cpu")
     assert list(found.policies) == ["complete", "drop", "mean", "zero"]
     assert found.policies["mean"].accuracy == pytest.approx(expected.mean())

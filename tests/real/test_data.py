@@ -12,6 +12,8 @@ from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos, loaded
 from multistream.data.scan import scan
 from multistream.data.splits import split
+from multistream.data.table import VectorTable
+from multistream.data.vectors.joined import join
 from multistream.runs.split_file import read_split, write_split
 
 EMOTION6 = Path(__file__).parents[3] / "shared" / "data" / "emotion6"
@@ -77,3 +79,15 @@ def test_every_photo_is_decoded_alike_by_any_number_of_workers() -> None:
 def test_the_scan_finds_nothing_wrong() -> None:
     found = scan(open_table(f"emotion6:{EMOTION6}"), Decoder(64))
     assert found.is_clean, (found.unreadable, found.duplicates, found.same_picture, found.one_colour)
+
+
+def test_a_test_split_gets_the_faces_that_its_photos_have() -> None:
+    """203 of 1,980 photos show a face; 63 of the others end like the name of one of those, in another folder."""
+    held = np.load(EMOTION6 / "faces.npz", allow_pickle=False)
+    some = (held["features"] != 0).any(1)
+    faces = VectorTable(tuple(held["ids"][some].tolist()), held["features"][some])
+    table = open_table(f"emotion6:{EMOTION6}", label="keyword")
+    ids = [table.ids[row] for row in split(table).test]
+    joined = join(ids, faces, missing="mean")
+    assert joined.present.tolist() == [name in set(faces.ids) for name in ids]
+    assert joined.present.sum() > 20
