@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from multistream.ablation.row_data import Measured, RowData, Step
+from multistream.ablation.row_data import GridStep, RowData, RowMetrics
 from multistream.network.network import MultiStream
 from multistream.parts.dropout import kept
 from multistream.parts.fusions import Early, Late, Solo
@@ -130,7 +130,7 @@ class BatchedRows:
         }
         self.optimizer = optimizer_of(groups, settings, data.labels.device) if trained else None
 
-    def backward(self, step: Step) -> Tensor:
+    def backward(self, step: GridStep) -> Tensor:
         """Adds the gradients of all rows' losses; returns the losses (G, V)."""
         losses = self._losses(self._logits(step.places_GB, self._masks(step)), step)
         if self.optimizer is not None:
@@ -148,7 +148,7 @@ class BatchedRows:
         self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def measure(self, indices: NDArray[np.int64]) -> Measured:
+    def measure(self, indices: NDArray[np.int64]) -> RowMetrics:
         """Loss and accuracy of every row, (G, V) float64 on the CPU."""
         loss, hits = torch.zeros(2, *self.shape, dtype=torch.float64)
         rows = self.data.rows(indices)
@@ -161,7 +161,7 @@ class BatchedRows:
             each = functional.cross_entropy(logits_GVKB.double().flatten(0, 1), targets, reduction="none")
             loss += each.view(labels.shape).sum(2).cpu()
             hits += (logits_GVKB.argmax(2) == labels).sum(2).cpu()
-        return Measured(loss / max(1, len(rows)), hits / max(1, len(rows)))
+        return RowMetrics(loss / max(1, len(rows)), hits / max(1, len(rows)))
 
     def remember(self, rows_GV: Tensor) -> None:
         """Keeps the present weights of these rows."""
@@ -189,7 +189,7 @@ class BatchedRows:
         logits: Tensor = total.unflatten(1, (-1, count))
         return logits
 
-    def _masks(self, step: Step) -> dict[str, Tensor]:
+    def _masks(self, step: GridStep) -> dict[str, Tensor]:
         """What dropout multiplies with, {key: (G, E, B)}: what each row would draw alone, drawn once for a seed."""
         widths: dict[str, int] = {}
         for stage in self.stages if self.dropout else ():
@@ -204,7 +204,7 @@ class BatchedRows:
             masks[key] = torch.stack(drawn).to(step.counts_GB.device) / (1 - self.dropout)
         return masks
 
-    def _losses(self, logits_GVOKB: Tensor, step: Step) -> Tensor:
+    def _losses(self, logits_GVOKB: Tensor, step: GridStep) -> Tensor:
         """Each row's criterion, (G, V): the mean over the images that count, weighted as the classes are."""
         criterion, own = self.data.criterion, self.data.targets[step.places_GB]
         are_votes = own.ndim == 3

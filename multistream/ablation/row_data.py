@@ -50,7 +50,7 @@ class RowData:
 
 
 @dataclass(frozen=True)
-class Step:
+class GridStep:
     """One batch of every seed: images (G, B), and which of them count (G, B); `of` such batches make up a step."""
 
     places_GB: Tensor
@@ -66,7 +66,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Measured:
+class RowMetrics:
     """Mean cross entropy and accuracy of every row, (G, V) float64 on the CPU."""
 
     loss: Tensor
@@ -76,13 +76,13 @@ class Measured:
 class RowBatch(Protocol):
     """Networks in a grid of G seeds and V variants. None may influence another."""
 
-    def backward(self, step: Step) -> Tensor:
+    def backward(self, step: GridStep) -> Tensor:
         """Adds the step's gradients; returns each row's loss, (G, V)."""
 
     def update(self, factor: float) -> None:
         """An optimizer step of every row, at `factor` times the learning rate."""
 
-    def measure(self, indices: NDArray[np.int64]) -> Measured:
+    def measure(self, indices: NDArray[np.int64]) -> RowMetrics:
         """Loss and accuracy of every row on these images, in eval mode, without smoothing and class weights."""
 
     def remember(self, rows_GV: Tensor) -> None:
@@ -95,7 +95,7 @@ class RowBatch(Protocol):
         """Puts the weights that were kept into the networks."""
 
 
-def steps(data: RowData, seeds: Sequence[int], *, epoch: int, settings: TrainingSettings) -> Iterator[Step]:
+def steps(data: RowData, seeds: Sequence[int], *, epoch: int, settings: TrainingSettings) -> Iterator[GridStep]:
     """An epoch's batches: each seed has its own order and views, those of `train`."""
     batch_size, accumulation = settings.batch_size, settings.accumulation
     train, rows = data.parts.train, images_of(data.valid, settings)
@@ -107,7 +107,7 @@ def steps(data: RowData, seeds: Sequence[int], *, epoch: int, settings: Training
         places, counts = _gathered(chunk, data.valid[chunk])
         device = data.labels.device
         together = min(accumulation * batch_size, images - first * batch_size)
-        yield Step(
+        yield GridStep(
             places.to(device),
             counts.to(device),
             seeds,

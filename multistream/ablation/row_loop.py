@@ -14,7 +14,7 @@ from torch import Tensor
 
 from multistream.ablation.batched_rows import BatchedRows, Grid, batch_kind
 from multistream.ablation.results import LARGEST_DIFFERENCE, VerifiedRow
-from multistream.ablation.row_data import Measured, RowBatch, RowData, Step, steps
+from multistream.ablation.row_data import GridStep, RowBatch, RowData, RowMetrics, steps
 from multistream.errors import DivergedError, MultistreamError
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
@@ -88,7 +88,7 @@ class SingleRows:
         }
         self.best = {(g, v): learned(network) for g, v, network in self._networks()}
 
-    def backward(self, step: Step) -> Tensor:
+    def backward(self, step: GridStep) -> Tensor:
         """Adds each row's gradients; the seed's batch is gathered once for all its rows."""
         losses = torch.zeros(len(self.grid), len(self.grid[0]))
         for g, networks in enumerate(self.grid):
@@ -116,7 +116,7 @@ class SingleRows:
             optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def measure(self, indices: NDArray[np.int64]) -> Measured:
+    def measure(self, indices: NDArray[np.int64]) -> RowMetrics:
         """Loss and accuracy of every row, (G, V) float64."""
         loss, hits = torch.zeros(2, len(self.grid), len(self.grid[0]), dtype=torch.float64)
         for places in self.data.plain(indices):
@@ -127,7 +127,7 @@ class SingleRows:
                 loss[g, v] += plain_loss(logits, self.data.targets[places])
                 hits[g, v] += int((logits.argmax(1) == labels).sum())
         seen = max(1, len(self.data.rows(indices)))
-        return Measured(loss / seen, hits / seen)
+        return RowMetrics(loss / seen, hits / seen)
 
     def remember(self, rows_GV: Tensor) -> None:
         """Keeps the present weights of these rows."""

@@ -13,7 +13,7 @@ from multistream.errors import UsageError
 
 if TYPE_CHECKING:
     from multistream.network.network import MultiStream
-    from multistream.profiling.results import Profile, Row
+    from multistream.profiling.results import Profile, StageCost
 
 
 def profile(
@@ -89,7 +89,7 @@ def table(found: Profile) -> str:
     return "\n".join(lines)
 
 
-def _line(row: Row) -> str:
+def _line(row: StageCost) -> str:
     shape = " x ".join(str(n) for n in row.shape[1:])
     return (
         f"{row.stream:10} {row.stage:10} {shape:>18} {row.params:12,} {row.macs:16,} "

@@ -20,7 +20,7 @@ from multistream.files import reserve, temporary
 
 
 @dataclass(frozen=True)
-class Column:
+class FeatureColumn:
     """The columns `start:stop` of a file: one stage of one stream in one view."""
 
     view: str
@@ -40,7 +40,7 @@ class Column:
         return [f"{key}/{self.stage}/{number}" for number in range(self.stop - self.start)]
 
 
-def columns_of(subject: Subject, views: Sequence[str], stages: Sequence[str]) -> list[Column]:
+def columns_of(subject: Subject, views: Sequence[str], stages: Sequence[str]) -> list[FeatureColumn]:
     """The columns of these views, of `stages` (STAGE or KEY/STAGE) or of all, shallow to deep."""
     known = [(key, stage) for key, branch in subject.pictures.items() for stage in branch.taps]
     for name in stages:
@@ -53,12 +53,12 @@ def columns_of(subject: Subject, views: Sequence[str], stages: Sequence[str]) ->
         for key, stage in chosen:
             width = subject.pictures[key].taps[stage].pooled_width
             names = subject.pictures[key].stream.channel_names(stage)
-            columns.append(Column(view, key, stage, start, start + width, names))
+            columns.append(FeatureColumn(view, key, stage, start, start + width, names))
             start += width
     return columns
 
 
-def write_features(path: Path, columns: Sequence[Column], tasks: Sequence[Task], photos: Photos) -> int:
+def write_features(path: Path, columns: Sequence[FeatureColumn], tasks: Sequence[Task], photos: Photos) -> int:
     """Writes ids, features (N, D) and vocabulary of all photos that could be decoded to an .npz; returns D.
 
     The features pass through a file, shard by shard: they need not fit into memory.

@@ -65,7 +65,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _PolicyOutputs:
     """Probabilities (N, K) by policy, the one asked for first; `valid` (N,) rows; `present` (N,) by key."""
 
     probabilities: Mapping[MissingStream, NDArray[np.float64]]
@@ -148,7 +148,7 @@ def _measure(
     device: str,
     precision: str,
     console: Console,
-) -> _Measured:
+) -> _PolicyOutputs:
     """Runs the streams that are there over the photos, and fuses them under the policy."""
     settings = replace(model.recipe.data, on_bad_image="report")
     runtime = resolve_again(model.recipe, device=device, precision=precision)
@@ -183,7 +183,7 @@ def _measure(
         features = {**extracted.to(runtime.device), **absent_pooled(network, policy.without, len(table))}
         masks = {key: torch.from_numpy(there).to(runtime.device) for key, there in present.items()}
         probabilities = probabilities_by_policy(network, features, masks, policy)
-    return _Measured(probabilities, extracted.valid.numpy(), present)
+    return _PolicyOutputs(probabilities, extracted.valid.numpy(), present)
 
 
 def _without_source(

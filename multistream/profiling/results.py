@@ -16,7 +16,7 @@ ADDED = ("params", "trainable", "macs", "flops", "activations", "bytes", "moved_
 
 
 @dataclass(frozen=True)
-class Row:
+class StageCost:
     """What one piece costs: counts for one image (`flops` are 2 x `macs`), milliseconds for the profile's batch."""
 
     stream: str
@@ -47,9 +47,9 @@ class Row:
 class Profile:
     """Rows in the order of computation, their total, a sweep over batch sizes, and the machine."""
 
-    rows: tuple[Row, ...]
-    total: Row
-    cached: Row
+    rows: tuple[StageCost, ...]
+    total: StageCost
+    cached: StageCost
     """What is left to compute where the streams' pooled features are cached: taps, temporals, heads, fusion."""
     sweep: tuple[Mapping[str, float], ...]
     batch: int
@@ -72,9 +72,9 @@ def make_rows(
     batch: int,
     width: int,
     roofline: Roofline,
-) -> tuple[Row, ...]:
+) -> tuple[StageCost, ...]:
     """The rows of all pieces; a number of a stream takes `width` bytes."""
-    rows: list[Row] = []
+    rows: list[StageCost] = []
     cumulative = 0
     for (stream, stage), (counted, shape, params, trainable) in pieces.items():
         cumulative += params
@@ -84,7 +84,7 @@ def make_rows(
         copies = each * (params + batch * counted.moved) / roofline.bytes_per_second
         least = 1e3 * max(products, copies)
         rows.append(
-            Row(
+            StageCost(
                 stream=stream,
                 stage=stage,
                 shape=shape,
@@ -106,11 +106,11 @@ def make_rows(
     return tuple(rows)
 
 
-def summed(rows: Sequence[Row], name: str) -> Row:
+def summed(rows: Sequence[StageCost], name: str) -> StageCost:
     """All rows as one: their numbers and medians added, the peak the largest; p95 as if all were slow at once."""
     added = {field: sum(getattr(row, field) for row in rows) for field in ADDED}
     p50, p95 = (round(sum(getattr(row, field) for row in rows), 4) for field in ("ms_p50", "ms_p95"))
-    return Row(
+    return StageCost(
         stream="",
         stage=name,
         shape=rows[-1].shape,

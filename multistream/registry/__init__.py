@@ -8,8 +8,8 @@ True
 from multistream.registry.building import build, pinned, signature, variants
 from multistream.registry.catalogue import (
     Part,
+    PartCatalogue,
     PartInfo,
-    Parts,
     UnknownPart,
     datasets,
     find,
@@ -33,8 +33,8 @@ __all__ = [
     "Kind",
     "Owner",
     "Part",
+    "PartCatalogue",
     "PartInfo",
-    "Parts",
     "Spec",
     "UnknownPart",
     "build",

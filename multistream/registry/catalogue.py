@@ -65,7 +65,7 @@ class PartInfo:
     error: str = ""
 
 
-class Parts(Mapping[str, Callable[..., Any]]):
+class PartCatalogue(Mapping[str, Callable[..., Any]]):
     """All parts of one kind, name -> factory. Asking for `NAME` or `NAME@DISTRIBUTION` imports that plugin alone."""
 
     def __init__(self, kind: Kind) -> None:
@@ -88,7 +88,7 @@ class Parts(Mapping[str, Callable[..., Any]]):
         return f"<{PLURALS[self.kind]}: {', '.join(self)}>"
 
 
-streams, taps, temporals, fusions, losses, datasets = (Parts(kind) for kind in KINDS)
+streams, taps, temporals, fusions, losses, datasets = (PartCatalogue(kind) for kind in KINDS)
 
 
 def find(kind: Kind, name: str, *, distribution: str | None = None) -> Part:

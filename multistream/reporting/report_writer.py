@@ -83,7 +83,7 @@ def report(
     ablations = read_ablations(details.folder)
     with evaluating(model.network):
         costs = count_pieces(model.network.cpu())
-    seen = _Measured()
+    seen = _ReportMeasurements()
     if photos:
         seen = _measure(
             model, details, photos=photos, device=device, precision=precision, console=console or Console(quiet=True)
@@ -117,7 +117,7 @@ def _refuse_folds(run: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class _ReportMeasurements:
     """What the network shows on the test split; nothing where no image is read."""
 
     outputs: NetworkOutputs | None = None
@@ -156,10 +156,10 @@ class _Measured:
 
 def _measure(
     model: Model, details: RunDetails, *, photos: int, device: str, precision: str, console: Console
-) -> _Measured:
+) -> _ReportMeasurements:
     """Applies the network to the test split and explains some of it."""
     predictions = details.result.predictions
     outputs = run_network(model, predictions, details.rows, device=device, precision=precision, console=console)
     gallery = gallery_data(outputs, select_images(predictions, photos=photos))
     cues = measure_cues(outputs) if not model.recipe.data.source else []
-    return _Measured(outputs, gallery, cues)
+    return _ReportMeasurements(outputs, gallery, cues)

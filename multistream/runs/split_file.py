@@ -33,7 +33,7 @@ class SplitRow:
     sha256: str
 
 
-class Named(Protocol):
+class NamedSplits(Protocol):
     """Rows by part name, as `multistream.data.splits.Parts` has them."""
 
     def named(self) -> dict[str, NDArray[np.int64]]: ...
@@ -52,7 +52,7 @@ def _sha256(path: Path) -> str:
         raise DataError(printable(str(path)), f"it cannot be read: {error.strerror}.") from error
 
 
-def split_rows(table: Table, parts: Named, *, digests: Mapping[int, str] | None = None) -> tuple[SplitRow, ...]:
+def split_rows(table: Table, parts: NamedSplits, *, digests: Mapping[int, str] | None = None) -> tuple[SplitRow, ...]:
     """A row for every image that lies in a part, in the table's order.
 
     `digests` are the photos' sha256 by index; without them every file is read once.
@@ -64,7 +64,7 @@ def split_rows(table: Table, parts: Named, *, digests: Mapping[int, str] | None 
     return tuple(SplitRow(table.ids[i], table.classes[table.labels[i]], part_of[i], digests[i]) for i in chosen)
 
 
-def write_split(path: Path, table: Table, parts: Named, *, strict: bool = False) -> tuple[str, ...]:
+def write_split(path: Path, table: Table, parts: NamedSplits, *, strict: bool = False) -> tuple[str, ...]:
     """Writes split.csv, whole or not at all, and gives notes on images that lie in two parts.
 
     Those are a DataError if `strict`. Names are escaped (`multistream.data.filenames`), so that each stays on its line.

@@ -24,7 +24,7 @@ BAD_SHOWN = 5
 """Photos that cannot be decoded, and are named one by one."""
 
 
-class Extractor:
+class TrainingFeatures:
     """Runs a training's streams over its photos; says once what is left out."""
 
     def __init__(

@@ -30,7 +30,7 @@ from multistream.runtime.memory import exhausted
 from multistream.training.batch_size import settings_that_fit, smaller_batches
 from multistream.training.calibration import OutOfFold, settled_temperature
 from multistream.training.convex_training import solve
-from multistream.training.extraction import Extractor, fit_taps, hashed, set_baselines
+from multistream.training.extraction import TrainingFeatures, fit_taps, hashed, set_baselines
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed, as_targets
 from multistream.training.loop import Trainer
 from multistream.training.losses import make_loss
@@ -109,7 +109,7 @@ class _Training:
         self.ranks = ranks = prepared.ranks
         self.settings = prepared.recipe.training
         self.targets = as_targets(prepared.targets, device=prepared.runtime.device)
-        self.extract = Extractor(prepared, folder, console=console, stop=stop, ranks=ranks, digests=digests)
+        self.extract = TrainingFeatures(prepared, folder, console=console, stop=stop, ranks=ranks, digests=digests)
         self.extracted: Extracted | None = None
         self.out_of_fold: OutOfFold | None = None
         self.photos: Photos | None = None

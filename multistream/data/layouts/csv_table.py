@@ -29,7 +29,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Record:
+class CsvRecord:
     """One row of a sheet, checked: the line, the image, and its cells by column."""
 
     line: int
@@ -116,7 +116,7 @@ class _Reading:
         del self.roles["part"]
         return (f"column {printable(column)!r} holds numbers instead of train, val or test, and is ignored",)
 
-    def records(self, rows: Sequence[Row]) -> list[Record]:
+    def records(self, rows: Sequence[Row]) -> list[CsvRecord]:
         """The checked records; DataError with the first faulty line and the numbers of some others."""
         records = [record for row in rows if (record := self._record(row))]
         if self.faults:
@@ -126,7 +126,7 @@ class _Reading:
             raise DataError(f"{printable(str(self.path))}:{line}", what, do=f"{do}{more}")
         return records
 
-    def _record(self, row: Row) -> Record | None:
+    def _record(self, row: Row) -> CsvRecord | None:
         try:
             if len(row.cells) != len(self.columns):
                 what = f"{len(row.cells)} cells for {len(self.columns)} columns."
@@ -136,7 +136,7 @@ class _Reading:
                 cells = {name: unescape(cell) for name, cell in cells.items()}
             votes = self._votes(row, cells)
             entry = Entry(self._image(row, cells), self._label(cells, votes), self._part(cells), votes)
-            return Record(row.line, entry, cells)
+            return CsvRecord(row.line, entry, cells)
         except BadPlace as fault:
             self.faults.append((row.line, fault.what, fault.do))
             return None
@@ -180,7 +180,9 @@ class _Reading:
         return PARTS[part.lower()]
 
 
-def _missing(path: Path, records: Sequence[Record], present: Sequence[Record], *, strict: bool) -> tuple[str, ...]:
+def _missing(
+    path: Path, records: Sequence[CsvRecord], present: Sequence[CsvRecord], *, strict: bool
+) -> tuple[str, ...]:
     """A note on files that are not there; DataError if `strict`, or if none is."""
     if len(present) == len(records):
         return ()
@@ -197,7 +199,7 @@ def _missing(path: Path, records: Sequence[Record], present: Sequence[Record], *
 
 
 def _maps(
-    root: Root, records: Sequence[Record], columns: Sequence[str]
+    root: Root, records: Sequence[CsvRecord], columns: Sequence[str]
 ) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     """The columns whose every cell is the path of a file, as ids; and notes on columns of which only some are."""
     maps: dict[str, tuple[str, ...]] = {}

@@ -29,7 +29,7 @@ _TENSORS = re.compile(r"([a-z][a-z0-9_]{0,63})\.safetensors")
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """One file of a checkpoint: its size in bytes and its sha256."""
 
     size: int
@@ -41,7 +41,7 @@ class Manifest:
     """The list of a checkpoint's files, and `about`: what made them (versions, threads, classes, plugins, ...)."""
 
     step: int
-    files: Mapping[str, Entry]
+    files: Mapping[str, ManifestEntry]
     about: Mapping[str, JSON]
 
     @property
@@ -161,13 +161,13 @@ def _parsed(path: Path, content: bytes) -> Manifest:
     return Manifest(step, {name: _entry(path, name, entry) for name, entry in files.items()}, about)
 
 
-def _entry(path: Path, name: str, entry: JSON) -> Entry:
+def _entry(path: Path, name: str, entry: JSON) -> ManifestEntry:
     """One checked line of the manifest: a plain file name of ours, never a path."""
     if name != STATE and not _TENSORS.fullmatch(name):
         raise damaged(path, f"{MANIFEST} names {name[:80]!r}, which is not a file of a checkpoint")
     match entry:
         case {"size": int(size), "sha256": str(sha256)} if _is_count(size):
-            return Entry(size, sha256)
+            return ManifestEntry(size, sha256)
     raise damaged(path, f"{MANIFEST} has no size and sha256 of {name}")
 
 

@@ -17,8 +17,8 @@ from multistream.runs.checkpoint.manifest import (
     MANIFEST,
     SEAL,
     STATE,
-    Entry,
     Manifest,
+    ManifestEntry,
     file_of,
     newest_first,
     number_of,
@@ -73,7 +73,7 @@ def _write_all(
     _write(folder / SEAL, seal_of(manifest))
 
 
-def _write_tensors(path: Path, named: Mapping[str, Tensor]) -> Entry:
+def _write_tensors(path: Path, named: Mapping[str, Tensor]) -> ManifestEntry:
     return _write(path, to_safetensors(_separate(named)))
 
 
@@ -91,13 +91,13 @@ def _separate(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return separate
 
 
-def _write(path: Path, content: bytes) -> Entry:
+def _write(path: Path, content: bytes) -> ManifestEntry:
     """Writes a new file through to the disk. The sha256 is of what was meant, not of what can be read back."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    return Entry(len(content), hashlib.sha256(content).hexdigest())
+    return ManifestEntry(len(content), hashlib.sha256(content).hexdigest())
 
 
 def _free_name(folder: Path, step: int) -> Path:
