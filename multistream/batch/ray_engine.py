@@ -1,8 +1,9 @@
-"""Ray Data: prediction on a cluster, of files, folders, or parquet wherever Ray can read it."""
+"""Ray Data: prediction and extraction on a cluster, of files, folders, or parquet wherever Ray can read it."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from multistream.batch.columns import PATH, STATUS
+from multistream.batch.extractor import Extractor
 from multistream.batch.predictor import Predictor
 from multistream.data.given_photos import given_photos
-from multistream.errors import PluginError
+from multistream.errors import DataError, PluginError
 from multistream.inference.groups import GROUP
 from multistream.inference.predict import Prediction
 
@@ -57,6 +59,43 @@ def predict_with_ray(
             yield Prediction(str(row[PATH]), "ok", str(row["label"]), probabilities)
         else:
             yield Prediction(str(row[PATH]), str(row[STATUS]))
+
+
+def extract_with_ray(
+    source: str | Path, data: str, out: Path, *, options: Mapping[str, Any], say: Callable[[str], object]
+) -> Counter[str]:
+    """Features of all photos of `data` (a folder, parquet or a URL) as parquet files in the folder `out`.
+
+    A row has the photo's path, its status and a column KEY/STAGE each, as `Extractor` gives them. Photos whose path is
+    in `out` already are not computed again. Returns how many photos of `out` have which status.
+    """
+    out = out.expanduser()
+    options = {**options, "device": "cpu"}
+    path = Path(source).expanduser()
+    where = str(path.resolve()) if path.exists() else str(source)
+    Extractor(where, **options)  # what is wrong with it is said here, once
+    dataset, done = _dataset([data], say), set(_statuses_in(out))
+    if done:
+        say(f"extract: {len(done):,} photos are there already")
+        dataset = dataset.filter(lambda row: str(row[PATH]) not in done)
+    if not done or dataset.limit(1).count():
+        _mapped(dataset, Extractor, where, options).write_parquet(str(out.absolute()))
+    return Counter(_statuses_in(out).values())
+
+
+def _statuses_in(out: Path) -> dict[str, str]:
+    """{path: status} of the rows that the parquet files of a folder hold; DataError for a damaged one."""
+    import pyarrow
+    from pyarrow import parquet
+
+    found: dict[str, str] = {}
+    for file in sorted(out.glob("*.parquet")):
+        try:
+            held = parquet.read_table(file, columns=[PATH, STATUS]).to_pydict()
+        except (pyarrow.ArrowException, OSError, KeyError) as error:
+            raise DataError(str(file), "it is damaged, or not written by extract.", do="Remove it.") from error
+        found |= dict(zip(held[PATH], held[STATUS], strict=True))
+    return found
 
 
 def _mapped(dataset: Any, kind: type[Any], source: str, options: Mapping[str, Any]) -> Any:

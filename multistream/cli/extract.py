@@ -10,6 +10,7 @@ import typer
 
 from multistream.cli.options import (
     DeviceSet,
+    Engine,
     Inputs,
     Json,
     PrecisionSet,
@@ -48,13 +49,16 @@ def extract(
     ] = "",
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.npz", help="Write ids, features and vocabulary to a file that --input takes."),
+        typer.Option(
+            metavar="FILE.npz", help="Write ids, features and vocabulary for --input; with ray, a folder of parquet."
+        ),
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="Recompute a sample and compare it with the cache, bit for bit.")
     ] = False,
     sample: Annotated[int, typer.Option(min=0, help="Number of images that --verify recomputes; 0: all.")] = 64,
     seed: Annotated[int | None, typer.Option(help="Random seed of weights and sample.", show_default="0")] = None,
+    engine: Engine = "local",
     device: DeviceSet = "",
     precision: PrecisionSet = "",
     recipe: RecipeWithoutRun = "",
@@ -67,6 +71,16 @@ def extract(
         raise UsageError("extract", "give a RUN, or --streams or --recipe.", right="Give exactly one of them.")
     if run is not None and (set_ or weights):
         raise UsageError("extract", "a RUN has its own settings and weights.", do="Omit --set and --weights.")
+    if engine == "ray":
+        refused = {
+            **{"--label": label, "--input": input, "--stages": stages, "--verify": verify, "--recipe": recipe},
+            **{"--seed": seed, "--set": set_, "--precision": precision, "--device": device not in ("", "auto", "cpu")},
+            "--views": views != "identity",
+        }
+        _extract_with_ray(run or streams, data, out, weights, [name for name, given in refused.items() if given], quiet)
+        return
+    if engine != "local":
+        raise UsageError("--engine", f"{engine!r} is unknown.", right="It must be local or ray.")
     source = run if run is not None else _recipe(streams, recipe, weights, seed, set_)
     from multistream.console import Console
     from multistream.data.views import parse_views
@@ -93,6 +107,25 @@ def extract(
         print_json(found.to_dict())
     else:
         typer.echo(described(found))
+
+
+def _extract_with_ray(
+    source: Path | str, data: str, out: Path | None, weights: list[str] | None, refused: list[str], quiet: bool
+) -> None:
+    """The features of --data as parquet; options that it would ignore are refused."""
+    from multistream.batch.ray_engine import extract_with_ray
+    from multistream.console import Console
+
+    if refused:
+        right = "It computes the plain photos on CPUs, in the precision of the training."
+        raise UsageError("--engine", f"ray takes no {', '.join(refused)}.", right=right)
+    if not data or out is None:
+        right = "Photos: a folder, parquet or a URL. Features: a folder of parquet files."
+        raise UsageError("--engine", "ray needs --data and --out.", right=right)
+    options = {"weights": pairs(weights, "--weights")} if weights else {}
+    statuses = extract_with_ray(source, data, out, options=options, say=Console(quiet=quiet).say)
+    typer.echo("\n".join(f"{count:10,} {status}" for status, count in statuses.most_common()))
+    typer.echo(f"features {out}")
 
 
 def described(found: Extraction) -> str:

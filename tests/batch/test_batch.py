@@ -82,6 +82,16 @@ def test_features_are_those_of_the_network(run: Path, paths: list[Path]) -> None
     assert named({"path": np.array(paths[:2], dtype=str)})["status"].tolist() == ["ok", "ok"]
 
 
+def test_an_extractor_is_pickled_with_all_that_it_needs(run: Path, paths: list[Path]) -> None:
+    extractor = ms.batch.Extractor(run, device="cpu")
+    batch = {"bytes": contents(paths[:5])}
+    found, again = extractor(batch), pickle.loads(pickle.dumps(extractor))(batch)
+    assert list(found) == list(again)
+    stages = [name for name in found if "/" in name]
+    assert stages
+    assert all(np.array_equal(found[name], again[name]) for name in stages)
+
+
 def test_without_ray_the_message_says_what_to_install(
     run: Path, paths: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,3 +112,25 @@ def test_ray_gives_the_plain_commands_bits(run: Path, paths: list[Path], monkeyp
     found = list(predict_with_ray(run, many, missing="", without=(), say=print))
     assert [each.path for each in found] == many
     assert [each.probabilities for each in found] == expected
+
+
+def test_extraction_on_ray_gives_the_same_bits_and_continues(run: Path, paths: list[Path], tmp_path: Path) -> None:
+    """128 photos; then one file of rows is lost, and its photos alone are computed again."""
+    ray = pytest.importorskip("ray")
+    from multistream.batch.ray_engine import extract_with_ray
+
+    (tmp_path / "photos").mkdir()
+    for number in range(128):
+        (tmp_path / "photos" / f"{number:03}.png").write_bytes(paths[number % len(paths)].read_bytes())
+    names = sorted(str(path) for path in (tmp_path / "photos").iterdir())
+    expected = ms.batch.Extractor(run, device="cpu")({"path": np.array(names, dtype=str)})
+    out, said = tmp_path / "features.parquet", list[str]()
+    for _ in range(2):
+        assert extract_with_ray(run, str(tmp_path / "photos"), out, options={}, say=said.append) == {"ok": 128}
+        rows = sorted(ray.data.read_parquet(str(out)).take_all(), key=lambda row: str(row["path"]))
+        assert [row["path"] for row in rows] == names
+        for stage in (name for name in expected if "/" in name):
+            assert np.array_equal(np.stack([row[stage] for row in rows]), expected[stage])
+        written = sorted(out.glob("*.parquet"))
+        written[0].unlink()
+    assert len([line for line in said if "are there already" in line]) == (1 if len(written) > 1 else 0)
