@@ -273,7 +273,7 @@ class _Training:
         self.prepared = replace(self.prepared, recipe=recipe)
         if ranks.is_first:
             write_atomic(self.folder / runs.RECIPE, recipe.dumps())
-        self.console.say(f"batch: {fitted.batch_size:,} images fit at once; {fitted.accumulation:,} such make a step")
+        self.console.say(f"batch: {fitted.batch_size:,} images fit at once; {fitted.accumulation:,} batches per step")
 
     def _criterion(self) -> Loss:
         return make_loss(

@@ -55,7 +55,7 @@ def test_galleries_are_written_in_the_run_or_where_asked(run: Path, tmp_path: Pa
     assert {"mean-maps.png", "anp.png"} < {path.name for path in (run / "gallery").iterdir()}
     assert str(run / "gallery" / "mean-maps.png") in err
     out, _ = call("gallery", run, "--out", "pictures", "--format", "pdf", "--device", "cpu", "--quiet", cwd=tmp_path)
-    assert "streams right by themselves: all" in out
+    assert "photos by number of correct streams: all" in out
     assert {path.suffix for path in (tmp_path / "pictures").iterdir()} == {".pdf"}
 
 

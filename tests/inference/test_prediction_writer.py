@@ -50,7 +50,7 @@ def test_lines_continue_after_a_crash(model: Model, listed: list[str], tmp_path:
     assert write_predictions_of(model, listed, cut, options=OPTIONS, say=said.append) == statuses
     assert cut.read_bytes() == whole.read_bytes()
     assert [json.loads(line)["path"] for line in whole.read_text().splitlines()] == listed
-    assert said == ["predict: 40 photos are there already"]
+    assert said == ["predict: 40 photos are already done"]
 
 
 def test_parquet_continues_with_the_part_that_is_missing(
@@ -67,7 +67,7 @@ def test_parquet_continues_with_the_part_that_is_missing(
         part.unlink()
     assert write_predictions_of(model, listed, out, options=OPTIONS, say=said.append) == statuses
     assert [parquet.read_table(part).to_pydict() for part in parts] == before
-    assert said == ["predict: 40 photos are there already"]
+    assert said == ["predict: 40 photos are already done"]
 
 
 def test_another_list_or_other_options_are_refused(model: Model, listed: list[str], tmp_path: Path) -> None:

@@ -294,7 +294,7 @@ def test_a_tap_that_is_wrongly_called_linear_fails_a_check(
     (check,) = [check for check in found.checks if check.name == "Contributions and bias sum to the logit"]
     assert not check.passed
     text = section(found.path.read_text(), "attribution")
-    assert "The contributions of object do not sum exactly to the logit: they differ from it by up to" in text
+    assert "The contributions of object do not sum exactly to the logit: the error is up to" in text
     assert "Each logit is the sum of" not in text
 
 

@@ -59,7 +59,7 @@ def test_auto_takes_bf16_where_it_agrees_and_says_by_how_much() -> None:
     found = settle(RuntimeSettings(device="cpu"), network, say=said.append)
     assert found.precision == "bf16"
     (line,) = said
-    assert line.startswith("precision: bf16 pools within ")
+    assert line.startswith("precision: bf16: pooled features within ")
     assert "object/" in line
     assert network.training
 

@@ -163,7 +163,7 @@ def test_pieces_train_as_the_whole(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_advice_names_a_batch_size(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(monkeypatch, images=5)
-    with pytest.raises(MemoryExhausted, match=r"8 images at once do not fit.*--batch-size 4 .*accumulation=2") as error:
+    with pytest.raises(MemoryExhausted, match=r"8 images do not fit at once.*--batch-size 4 .*accumulation=2") as error:
         train(recipe, out=tmp_path / "run")
     assert error.value.exit_code == 71
     assert "--freeze streams" in smaller_batches(recipe.updated({"training": {"batch_size": 1}}).training)

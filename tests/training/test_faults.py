@@ -91,7 +91,7 @@ def test_freeze_changes_nothing_before_all_of_it_is_valid(recipe: Recipe) -> Non
     from multistream.training.prepare import prepare
 
     network = prepare(recipe.updated({"network": {"freeze": ["none"]}}), say=str).network
-    with pytest.raises(UsageError, match="asks for depth 9"):
+    with pytest.raises(UsageError, match="sets depth 9"):
         network.freeze("object:2", "object:9")
     assert network.branches["object"].stream.frozen == 0
     with pytest.raises(ValueError, match="cannot freeze 9"):

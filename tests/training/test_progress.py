@@ -34,7 +34,7 @@ def test_a_field_of_another_kind_cannot_be_resumed(name: str) -> None:
 
 @pytest.mark.parametrize("error", [KeyError("model"), TypeError("x"), RuntimeError("size mismatch for weight")])
 def test_what_is_not_understood_is_one_line(error: Exception) -> None:
-    with pytest.raises(CannotResume, match="step-4: it is not understood"), understood(Path("step-4")):
+    with pytest.raises(CannotResume, match="step-4: it cannot be read"), understood(Path("step-4")):
         raise error
     with pytest.raises(RuntimeError, match="allocate"), understood(Path("step-4")):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
