@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -137,12 +139,31 @@ def processes() -> Iterator[Ranks]:
         yield ranks
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    with signals_end_the_process(ranks):
+        dist.init_process_group(backend, timeout=PATIENCE)
     try:
         yield ranks
     except Exception as error:
         raise _told_once(error, ranks) from error
     dist.destroy_process_group()
+
+
+@contextmanager
+def signals_end_the_process(ranks: Ranks) -> Iterator[None]:
+    """SIGTERM and SIGINT end one of many ranks at once inside: there is nothing to save yet.
+
+    A handler that only notes them would let it go on until it meets the other ranks, which may be dead: minutes, on a
+    busy machine or many photos. torchrun kills what has not left after 30 s.
+    """
+    if ranks.size == 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def ranks_of(environment: Mapping[str, str]) -> Ranks:

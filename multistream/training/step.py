@@ -74,10 +74,13 @@ class Stepper:
     def _backward(self, batch: Batch, *, draw: int, pieces: float, last: bool) -> None:
         """Adds the gradients of a batch; a rank that holds no image of it takes part with a loss of zero."""
         count = len(batch.labels)
-        total, first, share = self._share(batch.labels)
+        total, first, share, fewest = self._share(batch.labels)
         if not total and self.ranks.size == 1:  # no photo of the batch could be decoded
             return
         reseed_dropout(self.network, seed=self.settings.seed, step=draw, rows=(first if count else 0, max(1, total)))
+        if fewest <= 1 and self.ranks.size > 1:
+            # A rank with one image uses running statistics, which are its own: a resumed run has those of rank 0.
+            self.ranks.copy_from_first(dict(self.network.named_buffers()))
         labels = batch.labels if count else torch.zeros(1, dtype=torch.int64, device=batch.labels.device)
         with (
             seeded(self.settings.seed, step=draw, rank=self.ranks.rank, device=self.runtime.device),
@@ -92,16 +95,20 @@ class Stepper:
         self.pending += value * share / self.ranks.size * total
         self.seen += total
 
-    def _share(self, labels: Tensor) -> tuple[int, int, float]:
-        """(images of the batch on all ranks, those before this rank's, factor that makes the mean of means a mean)."""
+    def _share(self, labels: Tensor) -> tuple[int, int, float, int]:
+        """(images of the batch on all ranks, those before this rank's, factor that makes the mean of means a mean,
+
+        images of the rank that has the fewest).
+        """
         if self.ranks.size == 1:
-            return len(labels), 0, 1.0
+            return len(labels), 0, 1.0, len(labels)
         weights = getattr(self.criterion, "weights", None)
         alike = torch.ones(len(labels)) if weights is None or labels.ndim == 2 else weights[labels]
         divisor = float(alike.sum())  # of the criterion's mean
         counts = self.ranks.table(len(labels), divisor)
         total, first = counts[:, 0].sum(), counts[: self.ranks.rank, 0].sum()
-        return int(total), int(first), divisor * self.ranks.size / counts[:, 1].sum() if total else 0.0
+        factor = divisor * self.ranks.size / counts[:, 1].sum() if total else 0.0
+        return int(total), int(first), factor, int(counts[:, 0].min())
 
     def _synchronised(self, last: bool) -> AbstractContextManager[object]:
         """Gradients travel with the last batch of an accumulation alone."""

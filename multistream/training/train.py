@@ -25,7 +25,7 @@ from multistream.runs.leaks import check_leaks, unknown_origins
 from multistream.runs.split_file import SplitRow, check_parts, split_rows
 from multistream.runtime.cuda_graphs import GraphedStreams
 from multistream.runtime.device import Runtime, compiling_pays, parameter_count, threads
-from multistream.runtime.distributed import ALONE, Ranks, processes
+from multistream.runtime.distributed import ALONE, Ranks, processes, signals_end_the_process
 from multistream.runtime.memory import exhausted
 from multistream.training.batch_size import settings_that_fit, smaller_batches
 from multistream.training.calibration import OutOfFold, settled_temperature
@@ -68,9 +68,10 @@ def train(
             own = recipe if recipe == Recipe() else with_distributions(with_instances(recipe, streams or {}))
             recipe = recipe_to_resume(Path(resume).expanduser(), own)
         with threads(recipe.runtime.threads):
-            prepared = prepare(recipe, say=console.say, streams=streams, ranks=ranks)
-            digests = hashed(prepared)
-            rows = _checked_rows(prepared, digests, console=console)
+            with signals_end_the_process(ranks):
+                prepared = prepare(recipe, say=console.say, streams=streams, ranks=ranks)
+                digests = hashed(prepared)
+                rows = _checked_rows(prepared, digests, console=console)
             folder = _folder(out, resume, prepared)
             training = _Training(prepared, folder, console, stop or Stop(), digests)
             if not ranks.is_first:

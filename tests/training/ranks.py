@@ -15,7 +15,7 @@ from multistream.errors import MultistreamError
 from multistream.features.fill_cache import extract
 from multistream.recipe import Recipe
 from multistream.spec import INSTANCE
-from multistream.training.stop import Interrupted, Stop
+from multistream.training.stop import Interrupted, Stop, stoppable
 from multistream.training.train import train
 
 
@@ -64,7 +64,8 @@ def work(rank: int, size: int, port: int, recipe: str, out: Path, cache: str, re
     streams = {"n": Plain()} if (Recipe.load(out) if resume else settled).network.streams.get("n") == INSTANCE else None
     place = {"resume": out} if resume else {"out": out}
     try:
-        train(settled, **place, streams=streams, console=Console(quiet=False))  # type: ignore[arg-type]
+        with stoppable() as stop:
+            train(settled, **place, streams=streams, console=Console(quiet=False), stop=stop)  # type: ignore[arg-type]
     except MultistreamError as error:
         print(f"SAID {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import multiprocessing
 import os
@@ -14,8 +13,9 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import chain
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,20 +27,22 @@ from multistream import runs
 from multistream.errors import UsageError
 from multistream.inputs import Image
 from multistream.recipe import Recipe
-from multistream.runs.model_file import load_model
+from multistream.runs.model_file import MODEL_FILE, load_model
 from multistream.runs.predictions_file import read_predictions
 from multistream.runtime.distributed import ALONE, Ranks, ranks_of
 from multistream.spec import INSTANCE
+from tests.training.killing import newest
 from tests.training.ranks import Plain, work, work_extract
 
 Start = Callable[..., list[int | None]]
+Launch = Callable[..., tuple[list[ForkServerProcess], TCPStore]]
 
 
 @pytest.fixture(scope="module")
-def start() -> Start:
-    """Starts ranks in milliseconds, for torch is imported once by their common parent; gives their exit codes."""
+def launch() -> Launch:
+    """Starts ranks in milliseconds: their common parent has imported torch. Keep the store while they run."""
     context: ForkServerContext = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.training.ranks"])
+    context.set_forkserver_preload(["tests.training.ranks", "multistream.parts.timm_stages", "multistream_object"])
 
     def begin(
         size: int,
@@ -50,7 +52,7 @@ def start() -> Start:
         resume: bool = False,
         steps: int = -1,
         target: Callable[..., None] = work,
-    ) -> list[int | None]:
+    ) -> tuple[list[ForkServerProcess], TCPStore]:
         store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # as torchrun holds one
         port = store.port
         arguments = (size, port, recipe.dumps(), out, os.environ["MULTISTREAM_CACHE"])
@@ -59,11 +61,22 @@ def start() -> Start:
         ranks = [context.Process(target=target, args=(rank, *arguments), daemon=True) for rank in range(size)]
         for rank in ranks:
             rank.start()
+        return ranks, store
+
+    return begin
+
+
+@pytest.fixture(scope="module")
+def start(launch: Launch) -> Start:
+    """Starts ranks, waits for them, and gives their exit codes."""
+
+    def run(size: int, recipe: Recipe, out: Path, **options: Any) -> list[int | None]:
+        ranks, _store = launch(size, recipe, out, **options)
         for rank in ranks:
             rank.join(120)
         return [rank.exitcode for rank in ranks]
 
-    return begin
+    return run
 
 
 def said(place: Path) -> str:
@@ -107,11 +120,11 @@ def test_ranks_end_with_the_weights_of_one_process(start: Start, trained: Recipe
 def test_a_run_resumes_on_another_number_of_ranks(start: Start, trained: Recipe, tmp_path: Path) -> None:
     assert start(1, trained, tmp_path / "whole") == [0]
     assert start(2, trained, tmp_path / "halved", steps=2) == [143, 143]
-    for size in (1, 2, 4):
+    for size in (1, 4):
         shutil.copytree(tmp_path / "halved", tmp_path / f"{size}")
         assert start(size, trained, tmp_path / f"{size}", resume=True) == [0] * size
     whole, *others = (
-        load_model(tmp_path / name, streams={"n": Plain()}).network.state_dict() for name in ("whole", "1", "2", "4")
+        load_model(tmp_path / name, streams={"n": Plain()}).network.state_dict() for name in ("whole", "1", "4")
     )
     for other in others:
         assert max(float((whole[name].double() - other[name].double()).abs().max()) for name in whole) < 1e-5
@@ -226,6 +239,14 @@ def _ranks_below(launcher: int) -> list[int]:
     return [int(child) for child in children]
 
 
+def _runs(process: int) -> bool:
+    """Whether a process is at work: neither gone nor a zombie, which its parent has not looked at yet."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def _wait_for(condition: Callable[[], object], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -234,24 +255,56 @@ def _wait_for(condition: Callable[[], object], seconds: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trial", range(3))
-def test_a_killed_rank_ends_all_within_ten_seconds_and_the_run_resumes(
-    recipe: Recipe, tmp_path: Path, trial: int
+def test_one_of_two_ranks_killed_twenty_times_the_run_ends_the_same(
+    launch: Launch, start: Start, recipe: Recipe, tmp_path: Path
 ) -> None:
-    chance = random.Random(trial)
+    """At any instant, also while the ranks find each other: the other one leaves in 10 s, told to by the launcher.
+
+    Batches of three: one rank has a single image, for which its batch norms use running statistics.
+    """
+    settings = ["network.freeze=['none']", "training.checkpoint_minutes=0", "training.batch_size=3"]
+    recipe = recipe.with_settings([*settings, "training.epochs=4"])
+    out, chance, took, steps = tmp_path / "killed", random.Random(0), [], []
+    began = time.monotonic()
+    assert start(2, recipe, tmp_path / "whole") == [0, 0]
+    lasts = time.monotonic() - began
+    while len(took) < 20:
+        ranks, _store = launch(2, recipe, out, resume=(out / runs.RECIPE).is_file())
+        time.sleep(chance.uniform(0, lasts / 5))
+        dying, other = chance.sample(ranks, 2)
+        if not all(rank.is_alive() for rank in ranks):  # it was through before the kill came: once more
+            shutil.rmtree(out)
+            continue
+        dying.kill()
+        end = time.monotonic()
+        other.join(0.1)
+        other.terminate()  # as torchrun does when it has seen that a rank is gone
+        other.join(30)
+        took.append(time.monotonic() - end)
+        assert took[-1] < 10
+        if out.exists() and not (out / runs.RECIPE).is_file():
+            shutil.rmtree(out)  # killed before it wrote what it is to do
+        steps.append(newest(out))
+    assert start(2, recipe, out, resume=True) == [0, 0]
+    print(f"gone after at most {max(took):.2f} s; newest checkpoints {steps}")
+    assert len(set(steps)) > 3, "the kills must fall into the training"
+    assert (out / MODEL_FILE).read_bytes() == (tmp_path / "whole" / MODEL_FILE).read_bytes()
+    assert (out / runs.PREDICTIONS).read_bytes() == (tmp_path / "whole" / runs.PREDICTIONS).read_bytes()
+
+
+@pytest.mark.slow
+def test_torchrun_ends_all_ranks_when_one_is_killed(recipe: Recipe, tmp_path: Path) -> None:
+    """The ranks are gone in 10 s; the launcher then writes its own report, which takes seconds on a busy machine."""
+    chance = random.Random(0)
     path = _saved(recipe, tmp_path, "training.checkpoint_minutes=0", "training.epochs=60")
     launched = _launch("--recipe", path, "--out", str(tmp_path / "run"))
     _wait_for(lambda: any((tmp_path / "run" / "checkpoints").glob("step-1*")), 120)
     time.sleep(chance.random() * 2)
     ranks = _ranks_below(launched.pid)
     os.kill(chance.choice(ranks), signal.SIGKILL)
-    began = time.monotonic()
-    _, errors = launched.communicate(timeout=30)
-    assert time.monotonic() - began < 10, errors.decode()[-2000:]
-    for rank in ranks:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(rank, 0)
-            pytest.fail(f"{rank} is still there")
+    _wait_for(lambda: not any(_runs(rank) for rank in ranks), 10)
+    _, errors = launched.communicate(timeout=60)
+    assert b"ended without a message: killed, or out of memory" in errors
 
 
 @pytest.mark.slow
