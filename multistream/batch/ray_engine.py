@@ -76,7 +76,7 @@ def extract_with_ray(
     Extractor(where, **options)  # what is wrong with it is said here, once
     dataset, done = _dataset([data], say), set(_statuses_in(out))
     if done:
-        say(f"extract: {len(done):,} photos are there already")
+        say(f"extract: {len(done):,} photos are already done")
         dataset = dataset.filter(lambda row: str(row[PATH]) not in done)
     if not done or dataset.limit(1).count():
         _mapped(dataset, Extractor, where, options).write_parquet(str(out.absolute()))

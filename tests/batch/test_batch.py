@@ -133,4 +133,4 @@ def test_extraction_on_ray_gives_the_same_bits_and_continues(run: Path, paths: l
             assert np.array_equal(np.stack([row[stage] for row in rows]), expected[stage])
         written = sorted(out.glob("*.parquet"))
         written[0].unlink()
-    assert len([line for line in said if "are there already" in line]) == (1 if len(written) > 1 else 0)
+    assert len([line for line in said if "are already done" in line]) == (1 if len(written) > 1 else 0)

@@ -202,7 +202,7 @@ def test_sigterm_saves_and_leaves_with_143(photos: Path, tmp_path: Path) -> None
 
 def test_batch_size_auto(photos: Path, tmp_path: Path) -> None:
     _, err = call("train", *options(photos), "--batch-size", "auto", "--out", "run", cwd=tmp_path)
-    assert "64 images fit at once; 1 such make a step" in err
+    assert "64 images fit at once; 1 batches per step" in err
     recipe = Recipe.load(tmp_path / "run")
     assert (recipe.training.batch_size, recipe.runtime.fit_batch) == (64, False)
     _, err = call("train", *options(photos), "--batch-size", "many", cwd=tmp_path, code=2)

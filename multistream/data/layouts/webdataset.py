@@ -58,7 +58,7 @@ def _photos(files: list[Path], root: Path, label: str) -> Iterator[Packed]:
 
 
 def _samples(file: Path) -> Iterator[Sample]:
-    """The samples of a shard in order; members that are no plain files are left out."""
+    """The samples of a shard in order; members that are not plain files are left out."""
     try:
         with tarfile.open(file) as archive:
             yield from (
@@ -97,5 +97,5 @@ def _label(members: Mapping[str, bytes], label: str, where: str) -> str:
         right = f"A text, or JSON with the field {label or 'label'}."
         raise DataError(where, f"its .{found[0]} file holds no label.", right=right) from error
     if isinstance(value, bool | float) or not isinstance(value, str | int) or not str(value).strip():
-        raise DataError(where, f"{value!r} is no label.", right="It must be a text or a whole number.")
+        raise DataError(where, f"{value!r} is not a label.", right="It must be a text or a whole number.")
     return str(value).strip()
