@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multistream.reporting.gallery_data import TOLERANCE, GalleryData
+from multistream.explaining.decomposition import TOLERANCE
+from multistream.reporting.gallery_data import GalleryData
 from multistream.reporting.outputs import NetworkOutputs
 from multistream.reporting.run_details import RunDetails
 

@@ -27,8 +27,6 @@ CLASSES = 12
 """Classes of an image that are explained: its label and the most probable ones."""
 ENTRIES = 8
 """Entries of a vector that are listed: those with the largest contributions."""
-TOLERANCE = 1e-5
-"""Largest |logit - sum of contributions| / max(1, |logit|) of a sum that is called exact."""
 
 
 @dataclass(frozen=True)
