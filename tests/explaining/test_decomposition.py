@@ -130,7 +130,7 @@ def halve(network: MultiStream) -> None:
 @pytest.mark.parametrize(
     ("fusion", "change", "said"),
     [
-        ("early", with_tap(PowerTap), "The tap gap:64 of left declares linear = True, but it is not linear"),
+        ("early", with_tap(PowerTap), "The tap gap:64 of left declares linear = True, but is not linear"),
         ("early", with_tap(Scattering), "The pixels of `locate` of the tap gap:64 of left do not sum"),
         ("early", saturate, "The temporal concat of left declares linear = True"),
         ("early", square, "The fusion early declares linear = True"),

@@ -207,7 +207,7 @@ def test_the_same_photo_in_two_parts(
         shutil.copy(copied / "awe" / "0.png", copied / "awe" / f"{number}.png")
     recipe = recipe.updated({"data": {"source": str(copied)}, "training": {"epochs": 1}})
     train(recipe, out=tmp_path / "run")
-    assert "images lie in two parts, such as awe/0.png" in capsys.readouterr().err
+    assert "images are in two splits, for example awe/0.png" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"images are in two splits.*data\.strict") as error:
         train(recipe.with_settings(["data.strict=true"]), out=tmp_path / "strict")
     assert error.value.exit_code == 65
