@@ -147,7 +147,7 @@ def is_path(text: str) -> bool:
 def expanded(path: str | os.PathLike[str], *, where: str) -> Path:
     """A path with the home folder in the place of `~`; UsageError where there is no such home."""
     try:
-        # A Path forgets the `./` by which a folder of the name `~` is told from the home folder.
+        # A Path forgets the `./` by which a folder of the name `~` differs from the home folder.
         return Path(path).expanduser() if os.fspath(path).startswith("~") else Path(path)
     except RuntimeError as error:
         raise UsageError(where, f"{str(path)!r} contains an unknown home folder.") from error

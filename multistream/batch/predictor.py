@@ -48,12 +48,12 @@ class Predictor:
         for rows, photos in in_groups(outcomes):
             probabilities[rows] = self.groups.probabilities(photos)
         ok = np.isfinite(probabilities).all(1)
-        told = [NOT_FINITE if s == "ok" and not fine else s for s, fine in zip(statuses, ok.tolist(), strict=True)]
+        message = [NOT_FINITE if s == "ok" and not fine else s for s, fine in zip(statuses, ok.tolist(), strict=True)]
         best = np.where(ok[:, None], probabilities, 0).argmax(1)
         labels = [self.classes[k] if fine else "" for k, fine in zip(best.tolist(), ok.tolist(), strict=True)]
         return {
             **kept_columns(batch, self.groups.network.inputs),
-            STATUS: np.array(told, dtype=object),
+            STATUS: np.array(message, dtype=object),
             "label": np.array(labels, dtype=object),
             "probabilities": probabilities,
         }

@@ -86,7 +86,7 @@ def policies(result: Evaluation) -> str:
 
 
 def distances(metrics: Metrics) -> list[str]:
-    """How near the predictions are to the votes, a line a measure; none where nobody voted."""
+    """How near the predictions are to the votes, a line a measure; nothing where there are no votes."""
     if metrics.votes is None:
         return []
     from multistream.vote_distances import VOTE_MEASURES

@@ -101,7 +101,7 @@ def _sum_up(statuses: Counter[str], *, quiet: bool) -> None:
     from multistream.errors import DataError
 
     bad = statuses.total() - statuses["ok"]
-    told = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common() if status != "ok")
+    message = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common() if status != "ok")
     do = ""
     if {"no vector", "no map"} & set(statuses):
         do = "Vectors and maps are matched by exact id: the path as given, relative to the given folder or to the "
@@ -109,7 +109,7 @@ def _sum_up(statuses: Counter[str], *, quiet: bool) -> None:
     if not bad and not statuses["ok"]:
         raise DataError("predict", "there are no photos.", do="Give photos, folders of photos, or a list on stdin.")
     if not statuses["ok"]:
-        raise DataError("predict", f"none of {bad:,} photos could be used: {told}.", do=do)
+        raise DataError("predict", f"none of {bad:,} photos could be used: {message}.", do=do)
     if bad and not quiet:
-        line = f"predict: {bad:,} of {statuses.total():,} photos could not be used: {told}. {do}"
+        line = f"predict: {bad:,} of {statuses.total():,} photos could not be used: {message}. {do}"
         typer.echo(line.rstrip(), err=True)

@@ -91,7 +91,7 @@ def _probability(title: str, name: str) -> Column:
 
 
 def _distance(name: str, title: str) -> Column:
-    """One measure of how near the predictions are to the votes; empty where nobody voted."""
+    """One measure of how near the predictions are to the votes; empty where there are no votes."""
 
     def text(row: ComparedRow) -> str:
         return "" if row.votes is None else f"{row.votes[name]:.4f}"

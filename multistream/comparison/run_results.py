@@ -49,7 +49,7 @@ class Result:
 
     @property
     def distances(self) -> dict[str, float] | None:
-        """How near the predictions are to the votes, by measure; None where nobody voted."""
+        """How near the predictions are to the votes, by measure; None where there are no votes."""
         votes, probabilities = self.predictions.votes, self.predictions.probabilities
         if votes is None:
             return None

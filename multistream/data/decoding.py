@@ -138,7 +138,7 @@ class Decoder:
         # Pillow's decoders raise whatever a damaged file makes them stumble over: struct.error, KeyError, zlib.error...
         except Exception as error:
             reason = _reason(error, data)
-            raise BadImage(path, reason, _told(error) or _what_to_do(reason)) from error
+            raise BadImage(path, reason, _summary(error) or _what_to_do(reason)) from error
 
     def content(self, path: Path) -> bytes:
         """The bytes of a regular file of bearable size; BadImage if it is none."""
@@ -153,7 +153,7 @@ class Decoder:
         except FileNotFoundError as error:
             raise BadImage(path, "missing") from error
         except (OSError, ValueError) as error:
-            raise BadImage(path, "cannot be read", _told(error)) from error
+            raise BadImage(path, "cannot be read", _summary(error)) from error
 
     def from_picture(self, picture: Image.Image, *, path: Path) -> Photo:
         """As `decode`, for a picture in memory, which is left as it is: turned by its EXIF, converted, resized."""
@@ -167,7 +167,7 @@ class Decoder:
         except ValueError as error:  # a mode that Pillow brings to no other
             raise BadImage(path, f"mode {picture.mode} cannot be converted to RGB") from error
         except Exception as error:  # a lazy picture is decoded here
-            raise BadImage(path, "damaged", _told(error)) from error
+            raise BadImage(path, "damaged", _summary(error)) from error
 
     def _check_size(self, size: tuple[int, int], decoded: tuple[int, int], path: Path) -> None:
         """Refuses a picture of this `size` that is too small, or takes too much memory as it is `decoded`."""
@@ -260,7 +260,7 @@ def _what_to_do(reason: str) -> str:
     return "convert it to JPEG or PNG" if reason.startswith("format ") else ""
 
 
-def _told(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     """What Pillow or the system said, on one line; nothing where it would only say that it does not know."""
     if isinstance(error, UnidentifiedImageError):
         return ""

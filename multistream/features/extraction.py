@@ -48,7 +48,7 @@ def extract(
     for task in tasks:
         task.read(memory[task.view][task.key])
         if task.store is not None:
-            say(task.told())
+            say(task.progress_note())
     lacking = np.unique(np.concatenate([*(task.missing for task in tasks), np.zeros(0, dtype=np.int64)]))
     tick(len(np.setdiff1d(indices, lacking)))
 
@@ -62,8 +62,8 @@ def extract(
         bad = run_tasks(tasks, photos, runtime=runtime, workers=workers, tick=tick, sink=keep)
         exchange(memory, photos, ranks)
         valid[[i for each in ranks.gather(bad.tolist()) for i in each]] = False
-        beside = _vectors(vectors, photos, indices, runtime)
-    features = memory.pop(IDENTITY) | beside
+        read = _vectors(vectors, photos, indices, runtime)
+    features = memory.pop(IDENTITY) | read
     return Extracted({key: features[key] for key in branches}, valid, turned=memory)
 
 

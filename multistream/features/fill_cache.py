@@ -174,7 +174,7 @@ def _fill(
             task.read({})
     ranks.from_first(None)  # no rank writes before all have counted what was there
     for task in whole:
-        console.say(task.told())
+        console.say(task.progress_note())
     missing = np.unique(np.concatenate([task.missing for task in tasks]))
     started = time.perf_counter()
     label = "features" if ranks.size == 1 else f"features, part 1 of {ranks.size}"

@@ -30,7 +30,7 @@ FOLD = 2**18
 """So many new files are held in a dict before they are sorted into the arrays."""
 
 _DIGITS = 16
-"""Digits of a sha256 that are kept, 64 bits. Two files that share them are told apart when a shard is read."""
+"""Digits of a sha256 that are kept, 64 bits. Two files that share them are distinguished when a shard is read."""
 
 
 class IndexDamaged(Exception):
@@ -134,7 +134,7 @@ class ShardIndex:
         self.recent = {}
 
     def _drop_gone(self) -> None:
-        """Leaves out the entries of shards that are gone, and numbers the others anew."""
+        """Leaves out the entries of shards that are gone, and renumbers the others."""
         kept = [number for number in range(len(self.shards)) if number not in self.gone]
         renumbered = np.full(len(self.shards), -1)
         renumbered[kept] = np.arange(len(kept))

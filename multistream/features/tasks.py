@@ -57,7 +57,7 @@ class Task:
         """How messages name it."""
         return self.key if self.view == IDENTITY else f"{self.key} ({self.view})"
 
-    def told(self) -> str:
+    def progress_note(self) -> str:
         """What was found, in a line."""
         found = len(self.rows) - len(self.missing)
         if not len(self.missing):

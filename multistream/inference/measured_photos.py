@@ -79,13 +79,15 @@ def _of_part(table: Table, part: str, console: Console) -> Table:
             raise UsageError("--part", f"{table.name} has no predefined splits.", do="Omit --part.")
         return table
     counts = Counter(table.parts)
-    told = ", ".join(f"{name} {counts[name]:,}" for name in PARTS if counts[name])
+    message = ", ".join(f"{name} {counts[name]:,}" for name in PARTS if counts[name])
     if part in ("", ALL):
         if len(counts) > 1 and not part:
-            console.say(f"evaluate: all splits of the set together ({told}); --part test evaluates only the test split")
+            console.say(
+                f"evaluate: all splits of the set together ({message}); --part test evaluates only the test split"
+            )
         return table
     if not counts[part]:
-        raise DataError(table.name, f"it has no {part} split.", right=f"It has {told}.")
+        raise DataError(table.name, f"it has no {part} split.", right=f"It has {message}.")
     return table.select([i for i, name in enumerate(table.parts) if name == part])
 
 

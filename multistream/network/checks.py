@@ -112,8 +112,8 @@ def _check_fusion(network: MultiStream) -> None:
         raise owner.broken(f"forward returns {_shape(output)}; it must return a multistream.FusionOutput")
     for name, logits in {"logits": output.logits, **{f"streams[{k!r}]": v for k, v in output.streams.items()}}.items():
         _require(owner, f"its {name} are", logits, (BATCH, classes), f"there are {classes} classes")
-    if strangers := set(output.streams) - set(vectors):
-        raise owner.broken(f"streams holds {sorted(strangers)}; the streams are {sorted(vectors)}")
+    if unknown := set(output.streams) - set(vectors):
+        raise owner.broken(f"streams holds {sorted(unknown)}; the streams are {sorted(vectors)}")
 
 
 def stream_owner(key: str, branch: Branch) -> Owner:

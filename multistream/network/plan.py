@@ -27,7 +27,7 @@ class BranchPlan:
     image_size: int = 0
     """The side of an Image input; 0 for the stream's own."""
     known: Options = field(default_factory=dict)
-    """What the data told of the stream's input (a Vector's `width` and `vocabulary`), and `Stream.settled`."""
+    """What is known of the stream's input from the data (a Vector's `width` and `vocabulary`), and `Stream.settled`."""
 
     @property
     def is_instance(self) -> bool:

@@ -14,7 +14,7 @@ from multistream.errors import UsageError
 from multistream.inputs import Image
 from multistream.interfaces import Stream
 from multistream.parts.timm_stages import CannotCut, as_map, cut
-from multistream.parts.timm_summary import SUMMARIES, NoSummary, summary_of, summary_width
+from multistream.parts.timm_summary import SUMMARIES, NoSummary, one_line, summary_width
 from multistream.weights import Source
 
 ANY_SIZE: Mapping[str, Mapping[str, bool]] = {
@@ -55,7 +55,7 @@ class TimmStream(Stream):
         names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
         sizes = (_small(variant, model, image), image.size) if _reads_any_size(variant) else (image.size,)
         try:
-            read = summary_of(model, summary) if summary else None
+            read = one_line(model, summary) if summary else None
             made = cut(model, sizes=sizes)
             stages, channels = dict(made.stages), dict(made.channels)
             if read is not None:

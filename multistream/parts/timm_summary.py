@@ -20,7 +20,7 @@ class NoSummary(Exception):
     """The model has no such summary; the text says why."""
 
 
-def summary_of(model: Any, name: str) -> nn.Module:
+def one_line(model: Any, name: str) -> nn.Module:
     """The stage that reads a summary off the last stage's state; to be made before the model is cut."""
     if name == "embed":
         if infer_imagenet_subset(model):

@@ -11,7 +11,7 @@ from multistream.errors import PluginError, UsageError, did_you_mean
 from multistream.registry.catalogue import Part, find
 from multistream.registry.discovery import OURS, normalised
 from multistream.registry.failures import owner_of
-from multistream.registry.loading import PLURALS, Kind, told
+from multistream.registry.loading import PLURALS, Kind, one_line
 from multistream.spec import Spec
 
 VARIANT = "variant"
@@ -89,7 +89,7 @@ def signature(part: Part, factory: Callable[..., Any]) -> inspect.Signature:
     try:
         whole = inspect.signature(factory)
     except (TypeError, ValueError) as error:
-        raise part.broken(f"its signature cannot be read: {told(error)}") from error
+        raise part.broken(f"its signature cannot be read: {one_line(error)}") from error
     if any(p.kind is p.POSITIONAL_ONLY for p in whole.parameters.values()):
         raise part.broken("it has positional-only parameters; parts are built by keyword")
     named = [p for p in whole.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]

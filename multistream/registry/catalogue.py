@@ -12,7 +12,7 @@ from typing import Any, Literal
 from multistream.errors import MultistreamError, PluginError, UsageError
 from multistream.hookspecs import Factory
 from multistream.registry.discovery import DISABLED, Claim, discover, normalised
-from multistream.registry.loading import KINDS, PLURALS, Kind, load, quiet_stdout, told
+from multistream.registry.loading import KINDS, PLURALS, Kind, load, one_line, quiet_stdout
 from multistream.registry.source import fault_in_source
 
 
@@ -42,7 +42,7 @@ class Part:
                 factory = operator.attrgetter(attribute)(importlib.import_module(module))
         # The plugin's own code runs here: see registry.loading for why SystemExit is caught and Ctrl-C is not.
         except (Exception, SystemExit) as error:
-            raise self.broken(told(error)) from error
+            raise self.broken(one_line(error)) from error
         if not callable(factory):
             raise self.broken(f"it is a {type(factory).__name__}, which cannot be called")
         return factory  # type: ignore[no-any-return]
@@ -184,7 +184,7 @@ def _factory_fault(claim: Claim, kind: Kind, *, imported: bool) -> str:
     try:
         part.resolve()
     except PluginError as error:
-        return str((error.__cause__ and told(error.__cause__)) or error)
+        return str((error.__cause__ and one_line(error.__cause__)) or error)
     return ""
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from multistream.errors import MultistreamError, PluginError
 from multistream.registry.catalogue import find
 from multistream.registry.discovery import discover
-from multistream.registry.loading import PLURALS, Kind, told
+from multistream.registry.loading import PLURALS, Kind, one_line
 from multistream.spec import Spec
 
 OURS_HOME = Path(__file__).parent.parent
@@ -39,7 +39,7 @@ class Owner:
             raise
         # Code of a plugin may also call sys.exit(). Ctrl-C passes.
         except (Exception, SystemExit) as error:
-            raise self.broken(f"{doing} raised {told(error)}" if doing else told(error)) from error
+            raise self.broken(f"{doing} raised {one_line(error)}" if doing else one_line(error)) from error
 
 
 def owner_of(kind: Kind, spec: Spec, *, where: str = "") -> Owner:
@@ -66,7 +66,7 @@ def blamed(error: BaseException) -> PluginError | None:
         if claim is not None and not claim.is_ours:
             names = ", ".join(repr(each.name) for each in discover() if each.distribution == claim.distribution)
             owner = Owner("plugins", f"{claim.owner} ({names})", f"Fix, upgrade or uninstall {claim.distribution}.")
-            return owner.broken(told(error))
+            return owner.broken(one_line(error))
         if claim is not None or OURS_HOME in file.parents:
             return None
     return None

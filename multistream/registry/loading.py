@@ -49,10 +49,10 @@ def load(module: str) -> Plugin:
         return Plugin(module, error=str(error), cause=error)
     # A plugin may fail in any way, sys.exit() at import among them: none may stop the other plugins. Ctrl-C may.
     except (Exception, SystemExit) as error:
-        return Plugin(module, error=told(error), cause=error)
+        return Plugin(module, error=one_line(error), cause=error)
 
 
-def told(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     """An exception in one line, with the file and line that raised it."""
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
     frames = [f for f in frames if f.filename not in (__file__, importlib.__file__)]

@@ -7,7 +7,7 @@ import importlib.util
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
-from multistream.registry.loading import told
+from multistream.registry.loading import one_line
 
 
 def fault_in_source(factory: str) -> str:
@@ -23,7 +23,7 @@ def fault_in_source(factory: str) -> str:
     except SyntaxError as error:
         return f"SyntaxError: {error.msg} ({spec.origin}:{error.lineno})"
     except (OSError, UnicodeDecodeError) as error:
-        return told(error)
+        return one_line(error)
     first = attribute.partition(".")[0]
     names = _names(tree)
     return "" if first in names or names & {"*", "__getattr__"} else f"AttributeError: {module} defines no {first!r}"

@@ -144,7 +144,7 @@ def processes() -> Iterator[Ranks]:
     try:
         yield ranks
     except Exception as error:
-        raise _told_once(error, ranks) from error
+        raise _reported_once(error, ranks) from error
     dist.destroy_process_group()
 
 
@@ -200,7 +200,7 @@ def _number(environment: Mapping[str, str], name: str, default: str, *, least: i
     return int(text)
 
 
-def _told_once(error: Exception, ranks: Ranks) -> BaseException:
+def _reported_once(error: Exception, ranks: Ranks) -> BaseException:
     """The error where this rank was the first that failed; else SystemExit with the first one's exit code."""
     lost = not isinstance(error, MultistreamError) and _is_lost_peer(error)
     code = getattr(error, "exit_code", None) or 128 + getattr(error, "signal", -127)

@@ -49,11 +49,11 @@ def settle(settings: RuntimeSettings, network: MultiStream, *, say: Say) -> Runt
     if settings.precision != "auto" or runtime.precision == "fp32" or not _pictures(network):
         return runtime
     found = compare(network, runtime)
-    told = f"precision: {runtime.precision}: pooled features within {found.difference:.2%} of fp32 ({found.where})"
+    message = f"precision: {runtime.precision}: pooled features within {found.difference:.2%} of fp32 ({found.where})"
     if found.holds:
-        say(told)
+        say(message)
         return runtime
-    say(f"{told}, more than the {TOLERANCE:.0%} limit of auto: using fp32")
+    say(f"{message}, more than the {TOLERANCE:.0%} limit of auto: using fp32")
     return replace(runtime, precision="fp32")
 
 

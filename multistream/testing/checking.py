@@ -7,7 +7,7 @@ from typing import Any
 
 from multistream.errors import MultistreamError
 from multistream.registry import Kind
-from multistream.registry.loading import told
+from multistream.registry.loading import one_line
 from multistream.testing.base import Contract
 from multistream.testing.datasets import DatasetContract
 from multistream.testing.fusions import FusionContract
@@ -56,7 +56,7 @@ def check(kind: Kind, spec: str, *, options: Mapping[str, Any] | None = None, pa
         except AssertionError as error:
             raise BrokenPromise(words, str(error), tuple(kept)) from error
         except Exception as error:  # code of a plugin runs here
-            raise BrokenPromise(words, told(error), tuple(kept)) from error
+            raise BrokenPromise(words, one_line(error), tuple(kept)) from error
         kept.append(words)
     return tuple(kept)
 

@@ -157,13 +157,13 @@ class StreamContract(Contract):
         assert not foreign, f"rename({foreign[0]!r}) is {stream.rename(foreign[0])!r}; it must pass its own names"
         stream.load_weights(tensors)
         missing = tensors.pop(weights[0])
-        told = ""
+        message = ""
         try:
             stream.load_weights(tensors)
         except WeightsError as error:
-            told = str(error)
-        assert told, f"a file without {weights[0]} {tuple(missing.shape)} was accepted"
-        assert weights[0] in told, f"the error does not name {weights[0]}: {told}"
+            message = str(error)
+        assert message, f"a file without {weights[0]} {tuple(missing.shape)} was accepted"
+        assert weights[0] in message, f"the error does not name {weights[0]}: {message}"
 
     def test_sources_tell_what_they_are(self) -> None:
         """pretrained weights, where there are any, say where they can be had"""

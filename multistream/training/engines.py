@@ -149,7 +149,7 @@ def train_in_process(
             words = ["--recipe", str(Path(temporary, "recipe.toml")), "--out", str(run.folder)]
         command = [sys.executable, "-m", "multistream", "train", *words, "--quiet"]
         pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        pipes["start_new_session"] = True  # Ctrl-C in a terminal comes to us alone, and the run is told once
+        pipes["start_new_session"] = True  # Ctrl-C in a terminal comes to us alone, and the run is signalled once
         process = subprocess.Popen(command, cwd=cwd, env={**os.environ, **(variables or {})}, **pipes)
         if started is not None:
             started(process)

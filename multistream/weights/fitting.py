@@ -59,11 +59,11 @@ def fit(
         ],
     }
     if any(wrong.values()):
-        told = "; ".join(_told(what, names) for what, names in wrong.items() if names)
+        message = "; ".join(_summary(what, names) for what, names in wrong.items() if names)
         fits = len(both) - len(wrong["with another shape"]) - len(wrong["with another dtype"])
         raise WeightsError(
             where,
-            f"the file does not fit: {told}.",
+            f"the file does not fit: {message}.",
             right=f"{max(fits, 0)} of {len(own)} tensors would fit.",
             do="It may be another architecture or variant: see multistream weights inspect FILE.",
         )
@@ -106,7 +106,7 @@ def _placed(
     return placed, tuple(ignored)
 
 
-def _told(what: str, names: Sequence[str]) -> str:
+def _summary(what: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{len(names)} {what} ({', '.join(names[:SHOWN])}{more})"
 

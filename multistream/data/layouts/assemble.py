@@ -56,9 +56,11 @@ def assemble(
     """
     chosen = list(entries)
     if not chosen:
-        told = f" ({'; '.join(notes)})" if notes else ""
+        message = f" ({'; '.join(notes)})" if notes else ""
         where = printable(str(root))
-        raise DataError(where, f"no image of {name} can be used{told}.", do="Check the path and the expected layout.")
+        raise DataError(
+            where, f"no image of {name} can be used{message}.", do="Check the path and the expected layout."
+        )
     classes = tuple(sorted({*known, *(entry.label for entry in chosen)}))
     place = {label: number for number, label in enumerate(classes)}
     parts = tuple(entry.part or "train" for entry in chosen) if any(entry.part for entry in chosen) else None

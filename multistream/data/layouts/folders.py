@@ -21,8 +21,8 @@ _SHOWN = 3
 def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, name: str = "") -> Table:
     """A Table of the images in class folders, or in train/val/test folders of class folders, at any depth.
 
-    Hidden folders, empty classes and files beside the folders are ignored and reported; with `strict` empty classes are
-    an error.
+    Hidden folders, empty classes and files next to the folders are ignored and reported; with `strict` an empty class
+    is an error.
     """
     listing = list_images(path, allow_outside=allow_outside)
     name = name or printable(path.resolve().name)
@@ -119,5 +119,5 @@ def _refuse(listing: Listing, notes: Sequence[str]) -> None:
     do = _DO
     if listing.ids:
         raise DataError(where, f"{len(listing.ids):,} images are not in a class folder.", do=do)
-    told = "; ".join((*listing.notes, *notes))
-    raise DataError(where, f"there are no images{f' ({told})' if told else ''}.", do=do)
+    message = "; ".join((*listing.notes, *notes))
+    raise DataError(where, f"there are no images{f' ({message})' if message else ''}.", do=do)

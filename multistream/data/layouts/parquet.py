@@ -136,8 +136,8 @@ def _photos(files: Sequence[_File], rows: Any, image: str, column: str, error: t
         except (error, KeyError, OSError) as problem:
             if isinstance(problem, DataError):
                 raise
-            told = " ".join(str(problem).split())[:200]
-            raise DataError(printable(str(file.path)), f"it cannot be read: {told}.") from problem
+            message = " ".join(str(problem).split())[:200]
+            raise DataError(printable(str(file.path)), f"it cannot be read: {message}.") from problem
 
 
 def _content(value: Any, where: str, column: str) -> bytes:

@@ -66,8 +66,8 @@ def _samples(file: Path) -> Iterator[Sample]:
                 for key, members in groupby(_members(archive, file), key=lambda member: member[0])
             )
     except (tarfile.TarError, EOFError, OSError) as error:
-        told = " ".join(str(error).split())[:200]
-        raise DataError(printable(str(file)), f"it cannot be read as tar: {told}.") from error
+        message = " ".join(str(error).split())[:200]
+        raise DataError(printable(str(file)), f"it cannot be read as tar: {message}.") from error
 
 
 def _members(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -75,7 +75,7 @@ def _members(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, str, b
     for member in archive:
         folder, _, name = member.name.rpartition("/")
         stem, _, ending = name.partition(".")
-        if not member.isfile() or not stem:  # folders, links; what macOS hides beside files
+        if not member.isfile() or not stem:  # folders, links; what macOS hides next to files
             continue
         key = f"{folder}/{stem}" if folder not in ("", ".") else stem
         if key.startswith("/") or ".." in key.split("/") or "\\" in key or "\0" in key:

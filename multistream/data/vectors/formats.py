@@ -142,9 +142,9 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (*DAMAGED, SafetensorError) as error:
-        told = printable(" ".join(str(error).split())) or type(error).__name__
-        do = "Save text with dtype=str: arrays of objects are pickles." if "pickle" in told else ""
-        raise DataError(printable(str(path)), f"it cannot be read: {told.rstrip('.')}.", do=do) from error
+        message = printable(" ".join(str(error).split())) or type(error).__name__
+        do = "Save text with dtype=str: arrays of objects are pickles." if "pickle" in message else ""
+        raise DataError(printable(str(path)), f"it cannot be read: {message.rstrip('.')}.", do=do) from error
 
 
 def _check_unpacked(path: Path, archive: zipfile.ZipFile | None) -> None:

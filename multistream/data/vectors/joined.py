@@ -52,12 +52,12 @@ def join(
         _counted(_where(ids, ~found), "without a vector"),
         _counted(_where(ids, found & ~present), "with NaN or Inf in their vector"),
     ]
-    told = [fault for fault in faults if fault]
-    if told and (missing == "error" or not present.any()):
-        _refuse(ids, vectors, told, where, some=bool(present.any()))
+    message = [fault for fault in faults if fault]
+    if message and (missing == "error" or not present.any()):
+        _refuse(ids, vectors, message, where, some=bool(present.any()))
     rows = np.zeros((len(ids), vectors.features.shape[1]), np.float32)
     rows[present] = vectors.features[matched.rows[present]]
-    notes = (_summary(matched, present), *repeated, *(f"{fault}: {_DONE[missing]}" for fault in told))
+    notes = (_summary(matched, present), *repeated, *(f"{fault}: {_DONE[missing]}" for fault in message))
     return Joined(rows, present, notes)
 
 
@@ -78,8 +78,8 @@ def _counted(names: Sequence[str], what: str) -> str:
     return f"{len(names):,} images {what} ({shown}{', ...' if len(names) > _SHOWN else ''})"
 
 
-def _refuse(ids: Sequence[str], vectors: VectorTable, told: Sequence[str], where: str, *, some: bool) -> None:
-    what = f"of {len(ids):,} images there are {' and '.join(told)}."
+def _refuse(ids: Sequence[str], vectors: VectorTable, message: Sequence[str], where: str, *, some: bool) -> None:
+    what = f"of {len(ids):,} images there are {' and '.join(message)}."
     right = f"The {len(vectors.ids):,} ids of the file are paths such as {printable(vectors.ids[0])!r}."
     do = "Set data.missing_vectors to skip, mean or zero to continue with the others." if some else "Check both."
     raise DataError(where, what, right=right, do=do)
