@@ -25,7 +25,7 @@ from multistream.errors import UsageError
 from multistream.files import write_atomic
 
 if TYPE_CHECKING:
-    from multistream.reproduction.reproduce import Reproduction
+    from multistream.reproduction.results import Reproduction
 
 
 def reproduce(

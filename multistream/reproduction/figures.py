@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from multistream.reproduction.reproduce import ReproducedCurve
+from multistream.reproduction.results import ReproducedCurve
 
 COLORS = ("#20639b", "#c0561e", "#3c8c40", "#7a4f9a")
 

@@ -11,7 +11,7 @@ from multistream.explaining import Explainer, ExplanationRequest, Target
 from multistream.explaining.gallery import make_gallery
 from multistream.files import json_object, write_atomic
 from multistream.inference.model import load
-from multistream.reproduction.reproduce import ReproducedGallery
+from multistream.reproduction.results import ReproducedGallery
 
 FILE = "gallery.json"
 KIND = "pdf"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from multistream.comparison.columns import interval_text, p_text, percent
 from multistream.comparison.tables import Lines, piped, tabular
-from multistream.reproduction.reproduce import ReproducedRow, Reproduction
+from multistream.reproduction.results import ReproducedRow, Reproduction
 
 HEAD = (
     "",
