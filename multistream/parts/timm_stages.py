@@ -13,7 +13,8 @@ from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 from multistream.nn.eval_mode import evaluating
-from multistream.parts.timm_chains import GROUPS, Tokens, chain_of
+from multistream.parts.timm_chains import chain_of
+from multistream.parts.timm_steps import GROUPS, Tokens
 
 Layout = Literal["NCHW", "NHWC", "tokens"]
 

@@ -10,8 +10,8 @@ from timm.data.imagenet_info import infer_imagenet_subset
 from torch import Tensor, nn
 
 from multistream.nn.eval_mode import evaluating
-from multistream.parts.timm_chains import Step, Tokens
 from multistream.parts.timm_stages import CLASSIFIER, Cut, features_of
+from multistream.parts.timm_steps import Step, Tokens
 
 SUMMARIES = ("cls", "embed")
 
