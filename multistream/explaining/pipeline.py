@@ -8,7 +8,7 @@ Everything that explains photos goes this way: `explain`, galleries, tests of ex
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +18,16 @@ from PIL import Image as PillowImage
 from torch import Tensor
 
 from multistream.console import Console
-from multistream.data.given_photos import given_photos
-from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos, loaded
 from multistream.data.photos import make_photos
 from multistream.data.side_inputs import SideInputs, gather
-from multistream.data.table import Table
-from multistream.errors import DataError, UsageError
 from multistream.explaining.attribution import Attributor, ExplanationRequest
 from multistream.explaining.explanation import ExplainedBatch, Explanation, chosen_classes
 from multistream.explaining.forward import forward_pass
 from multistream.explaining.games import shapley_values
 from multistream.explaining.gradients import attention
+from multistream.explaining.photo_selection import find_photos
 from multistream.explaining.targets import Target
-from multistream.inference.measured_photos import own_test_part
 from multistream.inference.model import Model, load
 from multistream.inputs import Image
 from multistream.interfaces import VECTOR, Stream
@@ -215,87 +211,3 @@ def _end(usable: NDArray[np.int64], number: int, total: int) -> int:
     """The first index after batch `number`: photos before it that have no input belong to the batch too."""
     after = (number + 1) * CHUNK
     return int(usable[after]) if after < len(usable) else total
-
-
-@dataclass(frozen=True)
-class PhotoSelection:
-    """A table whose labels are the run's classes, -1 where unknown; `names` to call the photos by; inputs' sources."""
-
-    table: Table
-    names: tuple[str, ...]
-    sources: Mapping[str, str]
-
-    def __len__(self) -> int:
-        return len(self.table)
-
-
-def find_photos(
-    model: Model,
-    images: Sequence[str | Path] | None,
-    *,
-    data: str = "",
-    label: str = "",
-    inputs: Mapping[str, str] | None = None,
-    labelled: bool = False,
-) -> PhotoSelection:
-    """The photos to explain, with labels where they are known and the vectors and maps that the recipe names.
-
-    Photos that are named and lie in the run's own data set have its labels and inputs too. `labelled` asks for labels:
-    UsageError where there are none.
-    """
-    given = dict(inputs or {})
-    if images is not None and data:
-        raise UsageError("--data", "PATHS are also given.", right="Give one of the two.")
-    if data:
-        table = open_table(data, label=label, allow_outside=model.recipe.data.allow_outside)
-        return _checked(PhotoSelection(_in_our_classes(table, model.classes), table.ids, given), labelled)
-    recipes = {**model.recipe.network.inputs, **given}
-    if images is None:
-        table = own_test_part(model, "explain", label=label)
-        return _checked(PhotoSelection(_in_our_classes(table, model.classes), table.ids, recipes), labelled)
-    paths = tuple(Path(photo.path) for photo in given_photos(images, limit=0))
-    names = tuple(map(str, paths))
-    if labelled or _lacks_inputs(model, given):
-        own = _own_photos(model, paths, label)
-        if own is not None:
-            return _checked(PhotoSelection(_in_our_classes(own, model.classes), names, recipes), labelled)
-    if labelled:
-        raise UsageError(
-            "--target", "the target true needs labels, but these photos have none.", do="Omit PATHS, or give --data."
-        )
-    unknown = np.full(len(paths), -1, dtype=np.int64)
-    return PhotoSelection(Table("photos", Path(), names, unknown, model.classes), names, given)
-
-
-def _checked(selection: PhotoSelection, labelled: bool) -> PhotoSelection:
-    """Refuses photos without a label that the run knows, where labels are needed."""
-    unknown = int((selection.table.labels < 0).sum())
-    if labelled and unknown:
-        right = f"It knows {', '.join(selection.table.classes)}."
-        raise DataError(selection.table.name, f"{unknown:,} labels are not classes of the run.", right=right)
-    return selection
-
-
-def _in_our_classes(table: Table, classes: tuple[str, ...]) -> Table:
-    """The table with labels that index the run's classes, by name; -1 where the run has no such class."""
-    column = np.array([classes.index(name) if name in classes else -1 for name in table.classes], dtype=np.int64)
-    return replace(table, labels=column[table.labels], classes=classes)
-
-
-def _lacks_inputs(model: Model, given: Mapping[str, str]) -> bool:
-    """Whether a stream reads vectors or maps that no option names."""
-    return any(
-        key not in given and each.name not in given for key, each in model.inputs.items() if not isinstance(each, Image)
-    )
-
-
-def _own_photos(model: Model, paths: Sequence[Path], label: str) -> Table | None:
-    """The rows of the run's own data set that these files are; None if one of them is not, or the set is gone."""
-    settings = model.recipe.data
-    try:
-        table = open_table(settings.source, label=label or settings.label, allow_outside=settings.allow_outside)
-    except DataError:  # the set need not be here: then the photos are from elsewhere
-        return None
-    rows = {table.path(i).resolve(): i for i in range(len(table))}
-    found = [rows.get(path.resolve()) for path in paths]
-    return None if None in found else table.select([row for row in found if row is not None])

@@ -1,0 +1,101 @@
+"""Which photos are explained: files and folders, a labelled set, or the run's test split; their labels and inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from multistream.data.given_photos import given_photos
+from multistream.data.layouts.data_source import open_table
+from multistream.data.table import Table
+from multistream.errors import DataError, UsageError
+from multistream.inference.measured_photos import own_test_part
+from multistream.inference.model import Model
+from multistream.inputs import Image
+
+
+@dataclass(frozen=True)
+class PhotoSelection:
+    """A table whose labels are the run's classes, -1 where unknown; `names` to call the photos by; inputs' sources."""
+
+    table: Table
+    names: tuple[str, ...]
+    sources: Mapping[str, str]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+
+def find_photos(
+    model: Model,
+    images: Sequence[str | Path] | None,
+    *,
+    data: str = "",
+    label: str = "",
+    inputs: Mapping[str, str] | None = None,
+    labelled: bool = False,
+) -> PhotoSelection:
+    """The photos to explain, with labels where they are known and the vectors and maps that the recipe names.
+
+    Photos that are named and lie in the run's own data set have its labels and inputs too. `labelled` asks for labels:
+    UsageError where there are none.
+    """
+    given = dict(inputs or {})
+    if images is not None and data:
+        raise UsageError("--data", "PATHS are also given.", right="Give one of the two.")
+    if data:
+        table = open_table(data, label=label, allow_outside=model.recipe.data.allow_outside)
+        return _checked(PhotoSelection(_in_our_classes(table, model.classes), table.ids, given), labelled)
+    recipes = {**model.recipe.network.inputs, **given}
+    if images is None:
+        table = own_test_part(model, "explain", label=label)
+        return _checked(PhotoSelection(_in_our_classes(table, model.classes), table.ids, recipes), labelled)
+    paths = tuple(Path(photo.path) for photo in given_photos(images, limit=0))
+    names = tuple(map(str, paths))
+    if labelled or _lacks_inputs(model, given):
+        own = _own_photos(model, paths, label)
+        if own is not None:
+            return _checked(PhotoSelection(_in_our_classes(own, model.classes), names, recipes), labelled)
+    if labelled:
+        raise UsageError(
+            "--target", "the target true needs labels, but these photos have none.", do="Omit PATHS, or give --data."
+        )
+    unknown = np.full(len(paths), -1, dtype=np.int64)
+    return PhotoSelection(Table("photos", Path(), names, unknown, model.classes), names, given)
+
+
+def _checked(selection: PhotoSelection, labelled: bool) -> PhotoSelection:
+    """Refuses photos without a label that the run knows, where labels are needed."""
+    unknown = int((selection.table.labels < 0).sum())
+    if labelled and unknown:
+        right = f"It knows {', '.join(selection.table.classes)}."
+        raise DataError(selection.table.name, f"{unknown:,} labels are not classes of the run.", right=right)
+    return selection
+
+
+def _in_our_classes(table: Table, classes: tuple[str, ...]) -> Table:
+    """The table with labels that index the run's classes, by name; -1 where the run has no such class."""
+    column = np.array([classes.index(name) if name in classes else -1 for name in table.classes], dtype=np.int64)
+    return replace(table, labels=column[table.labels], classes=classes)
+
+
+def _lacks_inputs(model: Model, given: Mapping[str, str]) -> bool:
+    """Whether a stream reads vectors or maps that no option names."""
+    return any(
+        key not in given and each.name not in given for key, each in model.inputs.items() if not isinstance(each, Image)
+    )
+
+
+def _own_photos(model: Model, paths: Sequence[Path], label: str) -> Table | None:
+    """The rows of the run's own data set that these files are; None if one of them is not, or the set is gone."""
+    settings = model.recipe.data
+    try:
+        table = open_table(settings.source, label=label or settings.label, allow_outside=settings.allow_outside)
+    except DataError:  # the set need not be here: then the photos are from elsewhere
+        return None
+    rows = {table.path(i).resolve(): i for i in range(len(table))}
+    found = [rows.get(path.resolve()) for path in paths]
+    return None if None in found else table.select([row for row in found if row is not None])
