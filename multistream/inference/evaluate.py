@@ -17,7 +17,7 @@ from multistream.data.side_inputs import SideInputs, gather
 from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.features import extract
-from multistream.inference.class_maps import match_classes, read_class_map
+from multistream.inference.class_maps import ClassMatch, match_classes, read_class_map
 from multistream.inference.measured_photos import photos_to_measure
 from multistream.inference.metrics import Metrics, metrics, without_temperature
 from multistream.inference.missing import MissingPolicy, MissingStream, absent_pooled
@@ -114,29 +114,53 @@ def evaluate(
     labels, probabilities = table.labels[rows], next(iter(by_policy.values()))
     if predictions is not None:
         write_predictions(predictions, as_predictions(table, rows, probabilities, classes=match.classes))
-    lacking = {key: int((~there[rows]).sum()) for key, there in measured.present.items()}
-    lacking = {key: count for key, count in lacking.items() if count}
+    lacking = _lacking(measured.present, rows)
     raw = without_temperature(next(iter(measured.probabilities.values()))[rows], model.network.temperature)
-    reachable, votes = match.reachable(labels), votes_over(table, rows, classes=match.classes)
     return Evaluation(
         str(run),
         table.name,
-        metrics(
-            probabilities,
-            labels,
-            match.classes,
-            votes=votes,
-            uncalibrated=None if raw is None else match.apply(raw),
-        ),
+        _metrics(probabilities, table, rows, match, raw=raw),
         left_out,
         temperature=model.network.temperature,
         unreachable=match.unreachable,
-        reachable=metrics(probabilities[reachable], labels[reachable], match.classes)
-        if reachable.any() and match.unreachable
-        else None,
+        reachable=_reachable_metrics(probabilities, labels, match),
         missing=lacking,
         policies=policy_accuracies(by_policy, labels, {key: measured.present[key][rows] for key in lacking}),
     )
+
+
+def _lacking(present: Mapping[str, NDArray[np.bool_]], rows: NDArray[np.int64]) -> dict[str, int]:
+    """How many of these photos lack each stream, of the streams that some of them lack."""
+    counts = {key: int((~there[rows]).sum()) for key, there in present.items()}
+    return {key: count for key, count in counts.items() if count}
+
+
+def _metrics(
+    probabilities: NDArray[np.float64],
+    table: Table,
+    rows: NDArray[np.int64],
+    match: ClassMatch,
+    *,
+    raw: NDArray[np.float64] | None,
+) -> Metrics:
+    """The metrics of these rows of the table; `raw` (N, K) are the run's probabilities without the temperature."""
+    return metrics(
+        probabilities,
+        table.labels[rows],
+        match.classes,
+        votes=votes_over(table, rows, classes=match.classes),
+        uncalibrated=None if raw is None else match.apply(raw),
+    )
+
+
+def _reachable_metrics(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], match: ClassMatch
+) -> Metrics | None:
+    """The metrics without photos of classes that the run cannot say; None where there are no such classes."""
+    reachable = match.reachable(labels)
+    if not (reachable.any() and match.unreachable):
+        return None
+    return metrics(probabilities[reachable], labels[reachable], match.classes)
 
 
 def _measure(

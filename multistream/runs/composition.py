@@ -63,34 +63,17 @@ def compose(
     options, weights, depth, known = options or {}, weights or {}, depth or {}, known or {}
     seed = drawn_seed() if seed is None else seed
     specs = _by_key(streams)
-    for where, named in (("weights", weights), ("depth", depth), ("options.streams", options.get("streams", {}))):
-        for key in named:
-            if key not in specs:
-                raise UsageError(where, f"the composition has no stream {key!r}.", right=did_you_mean(key, specs))
+    _check_keys(specs, {"weights": weights, "depth": depth, "options.streams": options.get("streams", {})})
     branches: dict[str, Branch] = {}
     loaded: dict[str, nn.Module | None] = {}
     for key, given in specs.items():
         if isinstance(given, Spec) and given.run is not None:
             branches[key], loaded[key] = branch_of_run(given.run, key)
             continue
-        if isinstance(given, Spec) and given.is_instance:
-            what = f"{key!r} was given as a Python object, which cannot be saved in a recipe."
-            raise UsageError("streams", what, do=f"Pass it again: streams={{{key!r}: ...}}.")
-        plan = BranchPlan(
-            stream=pinned("stream", given).part if isinstance(given, Spec) else INSTANCE,
-            stream_options=options.get("streams", {}).get(key, {}),
-            tap=_pinned("tap", tap),
-            tap_options=options.get("tap", {}),
-            temporal=_pinned("temporal", temporal),
-            temporal_options=options.get("temporal", {}),
-            depth=depth.get(key, 0),
-            image_size=image_size,
-            known=known.get(key, {}),
+        plan = _branch_plan(
+            key, given, tap=tap, temporal=temporal, options=options, depth=depth, image_size=image_size, known=known
         )
-        stream = given if isinstance(given, Stream) else build_stream(key, plan, seed=seed)
-        plan = _without_files(plan, stream)
-        load_stream_weights(stream, weights.get(key, "random"), key=key)
-        branches[key] = build_branch(key, plan, stream, seed=seed)
+        branches[key] = _new_branch(key, given, plan, weights=weights.get(key, "random"), seed=seed)
     fusion, fusion_options = _pinned("fusion", fusion), options.get("fusion", {})
     network = MultiStream(
         branches,
@@ -199,6 +182,50 @@ def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Re
             )
         weights[key] = "random"
     return recipe.updated({"network": {"weights": weights}})
+
+
+def _check_keys(specs: Mapping[str, Spec | Stream], by_key: Mapping[str, Mapping[str, object]]) -> None:
+    """Refuses arguments {name: {key: ...}} for a stream that is not composed."""
+    for where, named in by_key.items():
+        for key in named:
+            if key not in specs:
+                raise UsageError(where, f"the composition has no stream {key!r}.", right=did_you_mean(key, specs))
+
+
+def _branch_plan(
+    key: str,
+    given: Spec | Stream,
+    *,
+    tap: str,
+    temporal: str,
+    options: Mapping[str, Options],
+    depth: Mapping[str, int],
+    image_size: int,
+    known: Mapping[str, Options],
+) -> BranchPlan:
+    """The plan of one new branch; UsageError where a recipe names an instance that was not given again."""
+    if isinstance(given, Spec) and given.is_instance:
+        what = f"{key!r} was given as a Python object, which cannot be saved in a recipe."
+        raise UsageError("streams", what, do=f"Pass it again: streams={{{key!r}: ...}}.")
+    return BranchPlan(
+        stream=pinned("stream", given).part if isinstance(given, Spec) else INSTANCE,
+        stream_options=options.get("streams", {}).get(key, {}),
+        tap=_pinned("tap", tap),
+        tap_options=options.get("tap", {}),
+        temporal=_pinned("temporal", temporal),
+        temporal_options=options.get("temporal", {}),
+        depth=depth.get(key, 0),
+        image_size=image_size,
+        known=known.get(key, {}),
+    )
+
+
+def _new_branch(key: str, given: Spec | Stream, plan: BranchPlan, *, weights: str, seed: int) -> Branch:
+    """The branch of a plan: its stream built (or given) and loaded with `weights`, then its taps and its temporal."""
+    stream = given if isinstance(given, Stream) else build_stream(key, plan, seed=seed)
+    plan = _without_files(plan, stream)
+    load_stream_weights(stream, weights, key=key)
+    return build_branch(key, plan, stream, seed=seed)
 
 
 def _without_files(plan: BranchPlan, stream: Stream) -> BranchPlan:
