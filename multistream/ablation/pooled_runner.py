@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.ablation.batched_rows import Grid
 from multistream.ablation.initial_networks import InitialNetworks, tapped_everywhere
 from multistream.ablation.results import RidgeCertificate, VerifiedRow
 from multistream.ablation.row_data import RowData
 from multistream.ablation.row_loop import epochs_of, train_rows, verify_row
+from multistream.ablation.row_parameters import Grid
 from multistream.ablation.statistics import Tally
 from multistream.ablation.variants import Variant
 from multistream.console import Console

@@ -12,9 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.ablation.batched_rows import BatchedRows, Grid, batch_kind
+from multistream.ablation.batched_rows import BatchedRows, batch_kind
 from multistream.ablation.results import LARGEST_DIFFERENCE, VerifiedRow
 from multistream.ablation.row_data import GridStep, RowBatch, RowData, RowMetrics, steps
+from multistream.ablation.row_parameters import Grid
 from multistream.errors import DivergedError, MultistreamError
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
