@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 from multistream.ablation.variants import Variant
+from multistream.network.branch import Branch
 from multistream.network.compose import build_taps, temporal_factory
-from multistream.network.network import Branch, MakeFusion, MultiStream
+from multistream.network.network import MakeFusion, MultiStream
 from multistream.network.plan import Options
 from multistream.recipe import Recipe
 from multistream.runs.composition import branch_of_run

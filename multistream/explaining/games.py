@@ -21,7 +21,8 @@ from torch import Tensor
 
 from multistream.errors import UsageError
 from multistream.explaining.targets import Scale
-from multistream.network.network import Branch, MultiStream, Pooled
+from multistream.network.branch import Branch
+from multistream.network.network import MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
 
 Baseline = Literal["mean", "zero", "drop"]

@@ -18,7 +18,8 @@ from torch.utils import _pytree as pytree
 
 from multistream.explaining.forward import ForwardPass, Maps, forward_pass
 from multistream.interfaces import Stream, Tap
-from multistream.network.network import Branch, MultiStream, Pooled
+from multistream.network.branch import Branch
+from multistream.network.network import MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
 from multistream.runtime.device import Runtime
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from multistream.explaining.forward import ForwardPass
 from multistream.interfaces import Tap
-from multistream.network.network import Branch, MultiStream
+from multistream.network.branch import Branch
+from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
 
 

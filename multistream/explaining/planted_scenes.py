@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from multistream.inputs import Image, Input, Map, Vector
 from multistream.interfaces import Stream
+from multistream.network.branch import Branch
 from multistream.network.compose import build_taps, fusion_factory
-from multistream.network.network import Branch, MultiStream
+from multistream.network.network import MultiStream
 
 SIDE = 48
 """Pixels of a picture's side."""

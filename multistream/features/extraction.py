@@ -12,7 +12,8 @@ from multistream.data.loading import Photos
 from multistream.data.views import IDENTITY
 from multistream.features.pooled_groups import Extracted, Features, empty_features
 from multistream.features.tasks import Rows, Say, Task, plan_tasks, run_tasks
-from multistream.network.network import Branch, MultiStream
+from multistream.network.branch import Branch
+from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks

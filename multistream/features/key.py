@@ -22,7 +22,7 @@ from multistream.features.pooled_groups import GROUP
 from multistream.files import sha256_file
 from multistream.inputs import Image, Map
 from multistream.interfaces import Tap
-from multistream.network.network import Branch
+from multistream.network.branch import Branch
 from multistream.registry import Spec, find
 from multistream.runtime.device import Runtime
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from multistream.data.loading import Photos, loaded
 from multistream.data.views import turn
 from multistream.inputs import Image
-from multistream.network.network import Branch
+from multistream.network.branch import Branch
 from multistream.runtime.device import Runtime
 
 GROUP = 32

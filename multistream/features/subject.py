@@ -14,7 +14,8 @@ from multistream.data.table import Table
 from multistream.errors import UsageError
 from multistream.features.key import why_not_cached
 from multistream.interfaces import Stream
-from multistream.network.network import Branch, MultiStream
+from multistream.network.branch import Branch
+from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
 from multistream.runs.composition import compose_network, settle_weights, with_instances
 from multistream.runs.model_file import load_model

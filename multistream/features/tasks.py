@@ -17,7 +17,7 @@ from multistream.features.pooled_groups import pooled_groups
 from multistream.features.store import FeatureStore, Shards
 from multistream.files import cache_root
 from multistream.inputs import Image
-from multistream.network.network import Branch
+from multistream.network.branch import Branch
 from multistream.runs.split_file import sha256_of_files
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from multistream.inputs import Vector
 from multistream.interfaces import VECTOR, FusionOutput, Tap
-from multistream.network.network import Branch, MultiStream
+from multistream.network.branch import Branch
+from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
 from multistream.nn.shapes import without_numbers
 from multistream.registry import PLURALS, Kind, Owner, owner_of, owner_of_instance

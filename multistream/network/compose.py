@@ -12,8 +12,9 @@ from multistream import registry
 from multistream.errors import UsageError
 from multistream.inputs import Image
 from multistream.interfaces import VECTOR, Fusion, Stream, Tap, Temporal
+from multistream.network.branch import Branch, MakeTemporal
 from multistream.network.checks import check_branch, check_fusion
-from multistream.network.network import Branch, MakeFusion, MakeTemporal, MultiStream
+from multistream.network.network import MakeFusion, MultiStream
 from multistream.network.plan import BranchPlan, NetworkPlan, Options
 from multistream.nn.seeding import drawn_seed, initializing
 from multistream.parts.fusions import Solo

@@ -17,7 +17,8 @@ from torch.profiler import profile as torch_profile
 from multistream.errors import DiskFull
 from multistream.files import temporary
 from multistream.interfaces import VECTOR, Fusion, FusionOutput, Stream
-from multistream.network.network import Branch, MultiStream
+from multistream.network.branch import Branch
+from multistream.network.network import MultiStream
 from multistream.nn.module_dict import Modules
 from multistream.profiling.counting import count, without_numbers
 from multistream.profiling.machine import Latency, latency, measure_roofline, synchronise

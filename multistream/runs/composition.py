@@ -15,9 +15,10 @@ from multistream.data.table import Table
 from multistream.errors import MultistreamWarning, UsageError, WeightsError, did_you_mean
 from multistream.inputs import Image
 from multistream.interfaces import Stream
+from multistream.network.branch import Branch
 from multistream.network.checks import check_fusion
 from multistream.network.compose import build_branch, build_stream, fusion_factory
-from multistream.network.network import Branch, MultiStream
+from multistream.network.network import MultiStream
 from multistream.network.plan import BranchPlan, Options
 from multistream.nn.seeding import drawn_seed
 from multistream.recipe import Recipe

@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from multistream.network.network import Batch, Branch, MultiStream
+from multistream.network.branch import Batch, Branch
+from multistream.network.network import MultiStream
 from multistream.runtime.device import Runtime
 
 TOLERANCE = 2e-2

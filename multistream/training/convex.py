@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from multistream.errors import UsageError
 from multistream.interfaces import Tap
-from multistream.network.network import Branch, MultiStream, Pooled
+from multistream.network.branch import Branch
+from multistream.network.network import MultiStream, Pooled
 from multistream.training.solver import FOLDS, PENALTIES, FittedProbe, fit_probe, inner_folds
 
 Blocks = dict[str, NDArray[np.float64]]

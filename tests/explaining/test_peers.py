@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from multistream import FusionOutput, Map, Stream, Tap, compose, read_map
 from multistream.explaining.gradients import grad_cam
 from multistream.interfaces import Fusion
-from multistream.network.network import Branch, MultiStream
+from multistream.network.branch import Branch
+from multistream.network.network import MultiStream
 from multistream.parts.taps import GlobalAverage
 
 

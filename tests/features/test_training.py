@@ -12,7 +12,8 @@ from torch import Tensor
 from multistream import evaluate, load
 from multistream.console import Console
 from multistream.data.decoding import Decoder
-from multistream.network.network import Branch, MultiStream
+from multistream.network.branch import Branch
+from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
 from multistream.training.train import train
 

@@ -1,0 +1,120 @@
+"""A branch of the network: a stream with its taps and its temporal, from a batch entry to one vector."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from multistream.errors import UsageError
+from multistream.inputs import Vector
+from multistream.interfaces import VECTOR, Stream, Tap, Temporal
+from multistream.network.plan import BranchPlan
+from multistream.nn.module_dict import Modules
+from multistream.nn.shallow_copy import shallow_copy
+from multistream.parts.taps import MaskedTap, VectorTap
+
+Batch = Mapping[str, Tensor | Mapping[str, Tensor]]
+"""By input name, or by a stream's key: pictures (B, C, S, S), vectors (B, D), or what a frozen stream's `pool` gave."""
+
+MakeTemporal = Callable[[int, int], Temporal]
+"""(token width, steps) -> a new Temporal"""
+
+
+class Branch(nn.Module):
+    """A stream with its taps and its temporal: batch entry -> one vector (B, out_width).
+
+    A stream that reads or gives a vector (B, D) has one tap, named `vector`, and no temporal.
+    """
+
+    stream: Stream
+    taps: Modules[Tap]
+    temporal: Temporal | None
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        taps: Mapping[str, Tap],
+        make_temporal: MakeTemporal | None,
+        plan: BranchPlan | None = None,
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.stream = stream
+        self.taps = Modules(taps)
+        self.make_temporal = make_temporal
+        width = next(iter(taps.values())).width
+        self.temporal = make_temporal(width, len(taps)) if make_temporal else None
+        self.out_width = self.temporal.out_width if self.temporal else width
+
+    @property
+    def is_vector(self) -> bool:
+        """Whether what is tapped is a vector (B, D) and no map: the stream reads one, or its network ends in one."""
+        return VECTOR in self.taps
+
+    @property
+    def reads_vector(self) -> bool:
+        """Whether the stream reads a Vector, for which no network runs."""
+        return isinstance(self.stream.input, Vector)
+
+    @property
+    def is_cacheable(self) -> bool:
+        """Whether training needs `pool` only once: the stream is frozen, all taps are cacheable."""
+        return self.stream.is_frozen and all(tap.cacheable for tap in self.taps.values())
+
+    def make_head(self, classes: int) -> nn.Module:
+        """A new classifier of this branch alone: (B, out_width) -> logits (B, classes)."""
+        return self.stream.make_head(self.out_width, classes)
+
+    def entry(self, key: str, batch: Batch) -> str:
+        """The name under which a batch holds what this branch reads: its own key, else its input's name."""
+        return key if key in batch else self.stream.input.name
+
+    def pool(self, x: Tensor) -> dict[str, Tensor]:
+        """The stream's input -> {stage: (B, P) float32}; without gradients where the stream is frozen.
+
+        An input that asks for gradients itself gets them: explanation differentiates frozen streams too.
+        """
+        is_still = self.stream.is_frozen and not x.requires_grad
+        with torch.no_grad() if is_still else nullcontext():
+            maps = self.stream(x)
+        # A pool that trains (it is not cacheable) trains under a frozen stream too.
+        with torch.no_grad() if is_still and self.is_cacheable else nullcontext():
+            return {stage: tap.pool(maps[stage]) for stage, tap in self.taps.items()}
+
+    def tokens(self, pooled: Mapping[str, Tensor]) -> Tensor:
+        """{stage: (B, P)} -> tokens (B, T, W)."""
+        return torch.stack([tap.project(pooled[stage]) for stage, tap in self.taps.items()], dim=1)
+
+    def forward(self, pooled: Mapping[str, Tensor]) -> Tensor:
+        """{stage: (B, P)} -> (B, out_width)."""
+        tokens_BTW = self.tokens(pooled)
+        return self.temporal(tokens_BTW) if self.temporal else tokens_BTW.squeeze(1)
+
+    @property
+    def raw_mean(self) -> Tensor:
+        """(D,) the training mean of the vectors that this branch reads, before any scaling."""
+        tap = self.taps[VECTOR]
+        assert isinstance(tap, VectorTap)
+        return tap.raw_mean
+
+    def truncate(self, depth: int) -> Branch:
+        """The first `depth` stages with their taps, shared; the temporal is new and untrained."""
+        stream = self.stream.truncate(depth)
+        if set(self.taps) == set(self.stream.stages):
+            kept = {stage: self.taps[stage] for stage in stream.stages}
+            plan = replace(self.plan, depth=depth) if self.plan else None
+            return Branch(stream, taps=kept, make_temporal=self.make_temporal, plan=plan)
+        raise UsageError(
+            "truncate", "the stages are not all tapped.", right="Truncation needs a tap at every stage, as gap:64 is."
+        )
+
+    def mask(self, stages: Iterable[str]) -> Branch:
+        """The same branch, all weights shared, in which these stages' taps give the training mean."""
+        new = shallow_copy(self)
+        new.taps = Modules({s: MaskedTap(tap) if s in stages else tap for s, tap in self.taps.items()})
+        return new
