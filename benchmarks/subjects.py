@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from multistream import MultiStream, compose
+from multistream.parts.losses import CrossEntropy
 from multistream.recipe import TrainingSettings
 from multistream.runtime.cuda_graphs import GraphedStreams
 from multistream.runtime.device import Runtime
-from multistream.training.objective import CrossEntropy, Objective
+from multistream.training.objective import Objective
 from multistream.training.optimizers import make_optimizer
 
 CLASSES = [f"class {number}" for number in range(8)]

@@ -21,10 +21,10 @@ from multistream.ablation.variants import Axis, variants
 from multistream.data.splits import Parts
 from multistream.network.compose import fusion_factory
 from multistream.network.network import MultiStream
+from multistream.parts.losses import CrossEntropy
 from multistream.recipe import Recipe
 from multistream.runs.composition import compose
 from multistream.runtime.device import Runtime
-from multistream.training.objective import CrossEntropy
 
 Report = Callable[..., Any]
 CLASSES = [f"class {number}" for number in range(6)]
@@ -56,7 +56,7 @@ class Bench:
                 for stage, tap in self.base.branches["object"].taps.items()
             }
         }
-        self.data = RowData(features, labels, torch.ones(1980, dtype=torch.bool), PARTS, CrossEntropy())
+        self.data = RowData(features, labels, labels, torch.ones(1980, dtype=torch.bool), PARTS, CrossEntropy())
         self.base.fit(self.data.take(torch.from_numpy(PARTS.train)))
         make = fusion_factory("early", {}, classes=len(CLASSES))
         self.initial = InitialNetworks(self.base, self.recipe, fusions={"early": (make, {})})

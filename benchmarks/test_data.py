@@ -19,10 +19,11 @@ from benchmarks.subjects import ours
 from multistream.data.decoding import Decoder
 from multistream.data.loading import Photos
 from multistream.data.table import Table
+from multistream.parts.losses import CrossEntropy
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime, available_workers
 from multistream.training.feeds import PhotoFeed
-from multistream.training.objective import CrossEntropy, Objective
+from multistream.training.objective import Objective
 from multistream.training.optimizers import make_optimizer
 
 Report = Callable[..., Any]

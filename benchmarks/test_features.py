@@ -17,11 +17,12 @@ from benchmarks.plain import plain_features
 from benchmarks.subjects import CASES, batch_of, ours
 from multistream import MultiStream
 from multistream.features.pooled_groups import GROUP
+from multistream.parts.losses import CrossEntropy
 from multistream.profiling.machine import measure_roofline, timed
 from multistream.recipe import RuntimeSettings, TrainingSettings
 from multistream.runtime.device import Runtime, resolve
 from multistream.training.feeds import PooledFeed
-from multistream.training.objective import CrossEntropy, Objective
+from multistream.training.objective import Objective
 from multistream.training.optimizers import make_optimizer
 
 Report = Callable[..., Any]
