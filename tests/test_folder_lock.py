@@ -33,10 +33,10 @@ LOCK_AND_TELL = """
 """
 
 
-def test_a_second_process_is_told_who_has_the_folder(tmp_path: Path) -> None:
+def test_a_second_process_reads_who_uses_the_folder(tmp_path: Path) -> None:
     with FolderLock(tmp_path):
         refused = run(LOCK_AND_TELL, tmp_path)
-        assert refused.stderr.startswith(f"73 {tmp_path}: process {os.getpid()} on ")
+        assert refused.stderr.startswith(f"73 {tmp_path}: it is in use by process {os.getpid()} on ")
     assert run(LOCK_AND_TELL, tmp_path).stdout == "mine\n"
 
 

@@ -75,7 +75,7 @@ def why_not_cached(branch: Branch, photos: Photos) -> str:
     if not branch.stream.is_frozen:
         return "it is not frozen"
     if branch.plan is None or branch.plan.is_instance:
-        return "it was given as an instance, so its settings are unknown"
+        return "it was given as a Python object, so its settings are unknown"
     if not all(tap.cacheable for tap in branch.taps.values()):
         return "its taps are not cacheable"
     if any(_file_of(name) is None for name in _modules_of(branch)):

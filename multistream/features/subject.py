@@ -115,7 +115,8 @@ def _subject(
     photos = make_photos(table, network.inputs, side_inputs, replace(settings, on_bad_image="report"))
     instances = frozenset(key for key in pictures if (plan := network.branches[key].plan) and plan.is_instance)
     if instances and instances != set(pictures):
-        say(f"features: {', '.join(sorted(instances))} not extracted: given as an instance, whose settings are unknown")
+        keys = ", ".join(sorted(instances))
+        say(f"features: {keys} not extracted: given as a Python object, whose settings are unknown")
     else:
         instances = frozenset()
     subject = Subject(network, photos, settle(runtime, network, say=say), instances)

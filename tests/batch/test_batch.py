@@ -114,6 +114,7 @@ def test_ray_gives_the_plain_commands_bits(run: Path, paths: list[Path], monkeyp
     assert [each.probabilities for each in found] == expected
 
 
+@pytest.mark.slow
 def test_extraction_on_ray_gives_the_same_bits_and_continues(run: Path, paths: list[Path], tmp_path: Path) -> None:
     """128 photos; then one file of rows is lost, and its photos alone are computed again."""
     ray = pytest.importorskip("ray")

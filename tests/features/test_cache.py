@@ -219,7 +219,7 @@ def test_an_instance_is_not_cached_and_it_is_said(ask: Ask, own_cache: Path) -> 
     for _ in range(2):
         _, said, ran = ask(network)
         assert ran > 0
-        assert said == ["features: mine is not cached: it was given as an instance, so its settings are unknown"]
+        assert said == ["features: mine is not cached: it was given as a Python object, so its settings are unknown"]
     assert not own_cache.exists()
 
 

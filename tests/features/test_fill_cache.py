@@ -45,11 +45,11 @@ def test_a_run_with_an_instance_is_extracted_and_profiled(
 
     own = {"mine": Own()}
     run = train(recipe.with_settings(["training.epochs=1"]), out=tmp_path / "run", streams=own).folder
-    with pytest.raises(UsageError, match="'mine' was given as an instance"):
+    with pytest.raises(UsageError, match="'mine' was given as a Python object"):
         extract(run, device="cpu")
     done = extract(run, device="cpu", streams=own, console=Console(quiet=False))
     assert [row.stream for row in done.streams] == ["object"]
-    assert "mine not extracted: given as an instance" in capsys.readouterr().err
+    assert "mine not extracted: given as a Python object" in capsys.readouterr().err
     found = profile(run, streams=own, repeats=1, sweep=())
     assert {row.stream for row in found.rows} >= {"object", "mine"}
 

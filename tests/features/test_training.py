@@ -33,7 +33,13 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
 
 @pytest.mark.parametrize(
     ("flips", "crops"),
-    [([], False), (["horizontal"], False), (["vertical"], False), (["horizontal", "vertical"], False), ([], True)],
+    [
+        pytest.param([], False, marks=pytest.mark.slow),
+        pytest.param(["horizontal"], False, marks=pytest.mark.slow),
+        pytest.param(["vertical"], False, marks=pytest.mark.slow),
+        (["horizontal", "vertical"], False),
+        ([], True),
+    ],
 )
 def test_training_on_the_cache_is_training_on_photos(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flips: list[str], crops: bool, decoded: list[Path]

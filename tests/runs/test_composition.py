@@ -52,7 +52,7 @@ def test_a_recipe_remembers_an_instance(table: Table) -> None:
     assert list(compose_network(recipe, table, streams=given).branches) == ["object", "toy"]
     with pytest.raises(UsageError, match=r"'toy' was given as a Python object.*streams=\{'toy': \.\.\.\}"):
         compose_network(recipe, table, streams=None)
-    with pytest.raises(UsageError, match=r"toy was given as an instance.*streams=\{'toy': \.\.\.\}"):
+    with pytest.raises(UsageError, match=r"toy was given as a Python object.*streams=\{'toy': \.\.\.\}"):
         with_instances(recipe, {})
 
 

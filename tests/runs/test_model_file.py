@@ -74,10 +74,10 @@ def test_another_version_of_a_plugin_is_said(saved: Path, tmp_path: Path) -> Non
     about, tensors = content(saved)
     name = next(iter(about["distributions"]))
     about["distributions"][name] = "0.0.7"
-    with pytest.warns(MultistreamWarning, match=rf"trained with {name} 0\.0\.7 \(here "):
+    with pytest.warns(MultistreamWarning, match=rf"trained with {name} 0\.0\.7 \(installed: "):
         load_model(write(tmp_path / "m.safetensors", about, tensors))
     about["distributions"] = {"nobody-has-this": "1"}
-    with pytest.raises(WeightsError, match="nobody-has-this 1, not installed"):
+    with pytest.raises(WeightsError, match="it needs nobody-has-this 1, which is not installed"):
         load_model(write(tmp_path / "m.safetensors", about, tensors))
 
 

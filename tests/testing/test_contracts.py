@@ -25,7 +25,9 @@ from multistream.testing import FusionContract, StreamContract, TapContract, Tem
 from multistream.testing.base import Contract
 
 
-@pytest.mark.parametrize("name", [name for name in streams if name != "timm"])
+@pytest.mark.parametrize(
+    "name", [name for name in streams if name not in ("timm", "text")]
+)  # these need a model or a bank
 def test_our_streams(name: str) -> None:
     assert len(check("stream", name)) >= 12
 

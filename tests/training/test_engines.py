@@ -71,7 +71,7 @@ def test_folds_side_by_side_are_those_of_one_by_one(
     assert "run 1-2: failed" in said
 
 
-@pytest.mark.parametrize("name", ["submitit", "ray"])
+@pytest.mark.parametrize("name", ["submitit", pytest.param("ray", marks=pytest.mark.slow)])
 def test_other_engines_give_the_same_bits(
     vector_recipe: Recipe, one_by_one: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,7 +140,7 @@ def test_the_environment_does_not_change_a_training(
 def test_a_run_with_an_instance_says_so_when_it_is_repeated(recipe: Recipe, tmp_path: Path) -> None:
     run = train(noisy(recipe), out=tmp_path / "run", streams={"n": Noisy()}).folder
     for again in ({"out": tmp_path / "again"}, {"resume": run}):
-        with pytest.raises(UsageError, match=r"n was given as an instance.*streams=\{'n': \.\.\.\}"):
+        with pytest.raises(UsageError, match=r"n was given as a Python object.*streams=\{'n': \.\.\.\}"):
             train(Recipe.load(run), **again)
     assert train(Recipe.load(run), out=tmp_path / "again", streams={"n": Noisy()}).epochs == 1
     assert train(Recipe.load(run), resume=run, streams={"n": Noisy()}).epochs == 1

@@ -98,7 +98,7 @@ def settings(precision: str, workers: int, epochs: int) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(("precision", "workers"), [("fp32", 0), ("bf16", 2)])
+@pytest.mark.parametrize(("precision", "workers"), [("fp32", 0), pytest.param("bf16", 2, marks=pytest.mark.slow)])
 def test_killed_three_times_it_ends_the_same(
     start: Start, recipe: Recipe, tmp_path: Path, precision: str, workers: int
 ) -> None:

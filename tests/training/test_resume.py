@@ -36,7 +36,9 @@ def interrupted_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     monkeypatch.setattr(Stop, "__call__", asked)
 
 
-@pytest.mark.parametrize("steps", [0, 3, 7, 10])
+@pytest.mark.parametrize(
+    "steps", [pytest.param(0, marks=pytest.mark.slow), 3, pytest.param(7, marks=pytest.mark.slow), 10]
+)
 @pytest.mark.parametrize("extra", [[], ["training.accumulation=2"], ["network.freeze=['streams']"]])
 def test_resumed_equals_uninterrupted(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, extra: list[str]
