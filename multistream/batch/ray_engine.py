@@ -13,7 +13,7 @@ import numpy as np
 from multistream.batch.columns import PATH, STATUS
 from multistream.batch.extractor import Extractor
 from multistream.batch.predictor import Predictor
-from multistream.data.given_photos import given_photos
+from multistream.data.given_photos import IN_MEMORY, given_photos
 from multistream.errors import DataError, PluginError
 from multistream.inference.groups import GROUP
 from multistream.inference.predict import Prediction
@@ -74,27 +74,30 @@ def extract_with_ray(
     path = Path(source).expanduser()
     where = str(path.resolve()) if path.exists() else str(source)
     Extractor(where, **options)  # what is wrong with it is said here, once
-    dataset, done = _dataset([data], say), set(_statuses_in(out))
+    dataset, done = _dataset([data], say), {path for path, _ in _statuses_in(out)}
+    if IN_MEMORY in done:
+        what = "its photos have no paths, by which a call could continue."
+        raise DataError(str(out), what, right="Such data have a column `path`.", do="Give another --out folder.")
     if done:
         say(f"extract: {len(done):,} photos are already done")
         dataset = dataset.filter(lambda row: str(row[PATH]) not in done)
     if not done or dataset.limit(1).count():
         _mapped(dataset, Extractor, where, options).write_parquet(str(out.absolute()))
-    return Counter(_statuses_in(out).values())
+    return Counter(status for _, status in _statuses_in(out))
 
 
-def _statuses_in(out: Path) -> dict[str, str]:
-    """{path: status} of the rows that the parquet files of a folder hold; DataError for a damaged one."""
+def _statuses_in(out: Path) -> list[tuple[str, str]]:
+    """(path, status) of the rows that the parquet files of a folder hold; DataError for a damaged one."""
     import pyarrow
     from pyarrow import parquet
 
-    found: dict[str, str] = {}
+    found: list[tuple[str, str]] = []
     for file in sorted(out.glob("*.parquet")):
         try:
             held = parquet.read_table(file, columns=[PATH, STATUS]).to_pydict()
         except (pyarrow.ArrowException, OSError, KeyError) as error:
             raise DataError(str(file), "it is damaged, or not written by extract.", do="Remove it.") from error
-        found |= dict(zip(held[PATH], held[STATUS], strict=True))
+        found += zip(held[PATH], held[STATUS], strict=True)
     return found
 
 
@@ -136,5 +139,5 @@ def _holds_parquet(path: str) -> bool:
 def _numbered(batch: dict[str, Any]) -> dict[str, Any]:
     """A batch whose photos have no path: they get the path that Hugging Face stores with the bytes, or <image>."""
     column: Iterable[Any] = next((batch[name] for name in ("image", "bytes", "photo") if name in batch), [])
-    names = [str(value.get("path") or "<image>") if isinstance(value, Mapping) else "<image>" for value in column]
+    names = [str(value.get("path") or IN_MEMORY) if isinstance(value, Mapping) else IN_MEMORY for value in column]
     return {**batch, PATH: np.array(names, dtype=object)}

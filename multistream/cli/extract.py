@@ -77,7 +77,15 @@ def extract(
             **{"--seed": seed, "--set": set_, "--precision": precision, "--device": device not in ("", "auto", "cpu")},
             "--views": views != "identity",
         }
-        _extract_with_ray(run or streams, data, out, weights, [name for name, given in refused.items() if given], quiet)
+        _extract_with_ray(
+            run or streams,
+            data,
+            out,
+            weights,
+            [name for name, given in refused.items() if given],
+            json=json,
+            quiet=quiet,
+        )
         return
     if engine != "local":
         raise UsageError("--engine", f"{engine!r} is unknown.", right="It must be local or ray.")
@@ -110,7 +118,14 @@ def extract(
 
 
 def _extract_with_ray(
-    source: Path | str, data: str, out: Path | None, weights: list[str] | None, refused: list[str], quiet: bool
+    source: Path | str,
+    data: str,
+    out: Path | None,
+    weights: list[str] | None,
+    refused: list[str],
+    *,
+    json: bool,
+    quiet: bool,
 ) -> None:
     """The features of --data as parquet; options that it would ignore are refused."""
     from multistream.batch.ray_engine import extract_with_ray
@@ -124,6 +139,9 @@ def _extract_with_ray(
         raise UsageError("--engine", "ray needs --data and --out.", right=right)
     options = {"weights": pairs(weights, "--weights")} if weights else {}
     statuses = extract_with_ray(source, data, out, options=options, say=Console(quiet=quiet).say)
+    if json:
+        print_json({"out": str(out), "statuses": dict(statuses)})
+        return
     typer.echo("\n".join(f"{count:10,} {status}" for status, count in statuses.most_common()))
     typer.echo(f"features {out}")
 

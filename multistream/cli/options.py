@@ -38,7 +38,7 @@ Missing = Annotated[
     ),
 ]
 Engine = Annotated[
-    str, typer.Option(metavar="local|ray", help="ray: run on Ray Data; PATHS may then be parquet files or URLs.")
+    str, typer.Option(metavar="local|ray", help="ray: run on Ray Data; photos may then be parquet files or URLs.")
 ]
 TrainingEngine = Annotated[
     str,

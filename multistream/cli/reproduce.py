@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,6 +26,7 @@ from multistream.errors import UsageError
 from multistream.files import write_atomic
 
 if TYPE_CHECKING:
+    from multistream.reproduction.plan import PlannedTraining
     from multistream.reproduction.results import Reproduction
 
 
@@ -63,7 +65,7 @@ def reproduce(
     from multistream.console import Console
     from multistream.recipe import Recipe
     from multistream.reproduction.paper import the_paper
-    from multistream.reproduction.plan import TARGETS, Request, planned, rows_needed, stream_places
+    from multistream.reproduction.plan import TARGETS, Request, all_planned, stream_places
     from multistream.reproduction.reproduce import reproduce as run
 
     if folds == 1 or (folds and splits > 1):
@@ -83,9 +85,7 @@ def reproduce(
     )
     chosen = TARGETS if "all" in targets else targets
     if plan:
-        for each in planned(request, the_paper(), rows_needed(chosen, the_paper(), request.streams)):
-            state = "there" if each.is_finished else f"{each.trainings} trainings"
-            typer.echo(f"{each.row.name:26} {state:14} {each.folder}")
+        _print_plan(all_planned(request, the_paper(), chosen), json=json)
         return
     console = Console(quiet=quiet)
     found = run(chosen, request, console=console)
@@ -97,6 +97,20 @@ def reproduce(
         from multistream.reproduction.tables import as_markdown
 
         typer.echo(as_markdown(found), nl=False)
+
+
+def _print_plan(planned: Sequence[PlannedTraining], *, json: bool) -> None:
+    """The trainings, a line each, with how many folds each stands for."""
+    if json:
+        listed = [
+            {"row": each.name, "trainings": each.trainings, "finished": each.is_finished, "folder": str(each.folder)}
+            for each in planned
+        ]
+        print_json(listed)
+        return
+    for each in planned:
+        state = "finished" if each.is_finished else f"{each.trainings} trainings"
+        typer.echo(f"{each.name:32} {state:14} {each.folder}")
 
 
 def written(found: Reproduction, out: Path) -> list[Path]:

@@ -124,8 +124,9 @@ def train(
     if print_recipe:
         typer.echo(settled.dumps(), nl=False)
         return
+    chosen = chosen_engine(engine, engine_option)
     if plan:
-        _print_plan(settled, resume or out)
+        _print_plan(settled, resume or out, json=json)
         return
     from multistream.console import Console
     from multistream.runtime.distributed import ranks_of
@@ -133,7 +134,6 @@ def train(
     from multistream.training.folds import train as run_training
     from multistream.training.stop import stoppable
 
-    chosen = chosen_engine(engine, engine_option)
     console = Console(quiet=quiet)
     with stoppable() as stop:
         result = run_training(settled, out=out, resume=resume, console=console, stop=stop, engine=chosen)
@@ -147,7 +147,7 @@ def train(
         typer.echo(next_commands(result), err=True)
 
 
-def _print_plan(recipe: Recipe, folder: Path | None) -> None:
+def _print_plan(recipe: Recipe, folder: Path | None, *, json: bool) -> None:
     """The trainings of a run on folds; of one training there is no list."""
     from multistream.training.engines import plan_text
     from multistream.training.folds import fold_runs
@@ -156,7 +156,11 @@ def _print_plan(recipe: Recipe, folder: Path | None) -> None:
         raise UsageError("--plan", "this is one training.", do="--folds N makes a list; --print-recipe prints one.")
     if folder is None:
         raise UsageError("--plan", "the runs have no folder yet.", do="Give --out FOLDER, or --resume RUN.")
-    typer.echo(plan_text(fold_runs(recipe, folder.expanduser())))
+    planned = fold_runs(recipe, folder.expanduser())
+    if json:
+        print_json([{"run": run.name, "state": run.state, "folder": str(run.folder)} for run in planned])
+    else:
+        typer.echo(plan_text(planned))
 
 
 def images_a_step(text: str) -> int | None:

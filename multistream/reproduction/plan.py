@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from multistream import runs
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
-from multistream.reproduction.paper import Paper, PaperRow
+from multistream.reproduction.paper import Paper, PaperCurve, PaperRow
 from multistream.spec import parse_specs
 
 if TYPE_CHECKING:
@@ -50,6 +50,11 @@ class PlannedTraining:
     folder: Path
 
     @property
+    def name(self) -> str:
+        """How messages name it."""
+        return f"{self.row.name}, {self.depth} stages" if self.depth else self.row.name
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run is there, whole."""
         return (self.folder / runs.SUMMARY).is_file()
@@ -87,6 +92,32 @@ def rows_needed(targets: Sequence[str], paper: Paper, places: Mapping[str, str])
         what = f"no row of {', '.join(targets)} has all of its streams."
         raise UsageError("--streams", what, right="Write object=SPEC,places=SPEC,anp=SPEC.")
     return tuple(sorted(found, key=lambda row: bool(row.fusion)))
+
+
+def all_planned(request: Request, paper: Paper, targets: Sequence[str]) -> tuple[PlannedTraining, ...]:
+    """Every training that the targets need: the rows, and for figure 4 the truncated networks."""
+    found = planned(request, paper, rows_needed(targets, paper, request.streams))
+    if "fig4" in targets:
+        for curve in curves_needed(request, paper):
+            row = paper.rows[curve.row]
+            found += planned_depths(request, paper, row, len(stages_of(request, paper, row)))
+    return found
+
+
+def curves_needed(request: Request, paper: Paper) -> list[PaperCurve]:
+    """The curves of figure 4 whose stream is there."""
+    return [curve for curve in paper.curves if set(paper.rows[curve.row].streams) <= set(request.streams)]
+
+
+def stages_of(request: Request, paper: Paper, row: PaperRow) -> tuple[str, ...]:
+    """The stages of a single-stream row, shallow to deep: its stream is built for the data, without weights."""
+    from multistream.data.layouts.data_source import open_table
+    from multistream.runs.composition import compose_network  # torch: not for --help
+
+    recipe = _recipe(request, paper, row, next(_units(request))).updated({"network": {"weights": {}}})
+    table = open_table(recipe.data.source, label=recipe.data.label, allow_outside=recipe.data.allow_outside)
+    (branch,) = compose_network(recipe, table, streams=None).branches.values()
+    return tuple(branch.stream.stages)
 
 
 def planned(request: Request, paper: Paper, rows: Sequence[PaperRow]) -> tuple[PlannedTraining, ...]:

@@ -23,9 +23,12 @@ from multistream.reproduction.plan import (
     TARGETS,
     PlannedTraining,
     Request,
+    all_planned,
+    curves_needed,
     planned,
     planned_depths,
     rows_needed,
+    stages_of,
 )
 from multistream.reproduction.results import (
     ReproducedConfusion,
@@ -54,7 +57,7 @@ def reproduce(targets: Sequence[str], request: Request, *, console: Console | No
     with FolderLock(request.out):
         _check_same_request(request)
         work = _Work(request, paper, console)
-        work.train(planned(request, paper, rows), what="rows")
+        work.train(all_planned(request, paper, targets))
         curves = work.curves() if "fig4" in targets else ()
         table = work.table([row for row in rows if row in paper.rows.values()]) if "table1" in targets else ((), "")
         fused = next((row for row in rows if row.key == FUSED), None)
@@ -81,14 +84,14 @@ class _Work:
         self.request, self.paper, self.console = request, paper, console
         self.trained = 0
 
-    def train(self, plan: Sequence[PlannedTraining], *, what: str) -> None:
+    def train(self, plan: Sequence[PlannedTraining]) -> None:
         """Trains what is not there; says before how much that is, and after each training how long the rest takes."""
         from multistream.training.folds import train  # torch: not for what only reads
 
         missing = [each for each in plan if not each.is_finished]
         count = sum(each.trainings for each in missing)
         there = sum(each.trainings for each in plan) - count
-        self.console.say(f"reproduce: {what}: {count:,} trainings to do, {there:,} are there")
+        self.console.say(f"reproduce: {count:,} trainings to do, {there:,} are there")
         if self.request.engine:
             from multistream.reproduction.side_by_side import train_side_by_side  # torch, as above
 
@@ -96,8 +99,7 @@ class _Work:
         started, done = time.monotonic(), 0
         for each in missing:
             began = (each.folder / runs.RECIPE).is_file()
-            depth = f", {each.depth} stages" if each.depth else ""
-            self.console.say(f"reproduce: {each.row.name}{depth}: {each.folder}")
+            self.console.say(f"reproduce: {each.name}: {each.folder}")
             train(
                 Recipe() if began and not each.recipe.data.folds else each.recipe,
                 out=None if began else each.folder,
@@ -144,13 +146,9 @@ class _Work:
     def curves(self) -> tuple[ReproducedCurve, ...]:
         """Figure 4 of the streams that are there."""
         found = []
-        for curve in self.paper.curves:
+        for curve in curves_needed(self.request, self.paper):
             row = self.paper.rows[curve.row]
-            if not set(row.streams) <= set(self.request.streams):
-                continue
-            stages = _stages(self.results(row)[0])
-            plan = planned_depths(self.request, self.paper, row, len(stages))
-            self.train(plan, what=f"figure 4, {curve.name}")
+            stages = stages_of(self.request, self.paper, row)
             levels = [*range(1, len(stages)), 0]
             measured = [
                 compared_row(self.results(row, depth), name=curve.name, settings={}, difference=None)
@@ -166,16 +164,6 @@ class _Work:
                 )
             )
         return tuple(found)
-
-
-def _stages(result: Result) -> tuple[str, ...]:
-    """The stages of a single-stream run, shallow to deep."""
-    from multistream.runs.model_file import load_model
-
-    folder = Path(result.name)
-    own = sorted((folder / runs.FOLDS).glob("*")) if (folder / runs.FOLDS).is_dir() else [folder]
-    (branch,) = load_model(own[0]).network.branches.values()
-    return tuple(branch.stream.stages)
 
 
 def _check_same_request(request: Request) -> None:

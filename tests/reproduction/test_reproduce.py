@@ -63,8 +63,8 @@ def test_an_engine_trains_the_same_table(command: list[str], tmp_path: Path, mon
     CliRunner().invoke(app, command, catch_exceptions=False)
     first = json.loads((Path(command[command.index("--out") + 1]) / "reproduction.json").read_text())
     words = [*command, "--out", str(tmp_path / "out"), "--json", "--engine", "local", "--engine-option", "parallel=1"]
-    listed = CliRunner().invoke(app, [*words, "--plan"], catch_exceptions=False).stdout
-    assert listed.count("2 trainings") == 10
+    listed = json.loads(CliRunner().invoke(app, [*words, "--plan"], catch_exceptions=False).stdout)
+    assert [each["trainings"] for each in listed] == [2] * 10
     found = json.loads(CliRunner().invoke(app, words, catch_exceptions=False).stdout)
     assert [row["accuracy"] for row in found["rows"]] == [row["accuracy"] for row in first["rows"]]
     assert len(order) == len(set(order)) == 20
