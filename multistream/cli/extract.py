@@ -77,15 +77,8 @@ def extract(
             **{"--seed": seed, "--set": set_, "--precision": precision, "--device": device not in ("", "auto", "cpu")},
             "--views": views != "identity",
         }
-        _extract_with_ray(
-            run or streams,
-            data,
-            out,
-            weights,
-            [name for name, given in refused.items() if given],
-            json=json,
-            quiet=quiet,
-        )
+        ignored = [name for name, given in refused.items() if given]
+        _extract_with_ray(run or streams, data, out, weights, ignored, json=json, quiet=quiet)
         return
     if engine != "local":
         raise UsageError("--engine", f"{engine!r} is unknown.", right="It must be local or ray.")
