@@ -77,7 +77,7 @@ class FeatureStore:
         self.index.forget(lost)
         for name in sorted(there - known):
             self._take_in(self.folder / name)
-        self._save_index(due=UNSAVED)
+        self._save_index(due=0 if lost else UNSAVED)  # else what is gone is reported at every opening
         return len(lost)
 
     def _save_index(self, *, due: int) -> None:

@@ -52,7 +52,8 @@ class PlannedTraining:
     @property
     def name(self) -> str:
         """How messages name it."""
-        return f"{self.row.name}, {self.depth} stages" if self.depth else self.row.name
+        kept = "1" if self.depth == 1 else f"1-{self.depth}"  # as figure 4 has it
+        return f"{self.row.name}, GAP {kept}" if self.depth else self.row.name
 
     @property
     def is_finished(self) -> bool:

@@ -215,7 +215,8 @@ def test_an_index_of_shards_that_are_gone_is_not_believed(indexed: FeatureStore,
     assert own.read(NAMES, {}, range(24)) == [8, 9]
     own.add(NAMES[8:10], features(2, seed=4))
     assert_whole(own)
-    assert_whole(opened(tmp_path))
+    assert_whole(opened(tmp_path, warned))
+    assert len(warned) == 1, "it is said once, not at every opening"
 
 
 def test_an_entry_that_is_not_the_shards_own_is_not_believed(indexed: FeatureStore, tmp_path: Path) -> None:

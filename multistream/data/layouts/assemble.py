@@ -56,10 +56,10 @@ def assemble(
     """
     chosen = list(entries)
     if not chosen:
-        message = f" ({'; '.join(notes)})" if notes else ""
+        detail = f" ({'; '.join(notes)})" if notes else ""
         where = printable(str(root))
         raise DataError(
-            where, f"no image of {name} can be used{message}.", do="Check the path and the expected layout."
+            where, f"no image of {name} can be used{detail}.", do="Check the path and the expected layout."
         )
     classes = tuple(sorted({*known, *(entry.label for entry in chosen)}))
     place = {label: number for number, label in enumerate(classes)}

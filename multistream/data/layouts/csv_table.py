@@ -59,11 +59,11 @@ def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: b
     notes = _missing(path, records, present, strict=strict)
     roles = _roles(columns).values()
     further = [name for name in columns if name and name not in roles and not name.startswith(VOTES)]
-    maps, message = _maps(root, present, further)
+    maps, on_maps = _maps(root, present, further)
     entries = [record.entry for record in present]
     cells = {name: tuple(record.cells[name] for record in present) for name in further if name not in maps}
-    message = (*numbered, *notes, *message)
-    return assemble(printable(path.stem), path.parent, entries, notes=message, known=known, maps=maps, columns=cells)
+    notes = (*numbered, *notes, *on_maps)
+    return assemble(printable(path.stem), path.parent, entries, notes=notes, known=known, maps=maps, columns=cells)
 
 
 def _roles(columns: Sequence[str]) -> dict[str, str]:
