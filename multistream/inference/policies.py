@@ -42,7 +42,9 @@ def probabilities_by_policy(
     `present` is {key: (N,) bool} for the streams that some photos lack. Rows that drop leaves no stream are NaN.
     """
     asked: list[MissingStream] = [policy.policy, *(("drop", "mean") if present else ())]
-    return {name: _probabilities(network, features, present, replace(policy, policy=name)) for name in asked}
+    return {
+        name: _probabilities(network, features, present, replace(policy, policy=name)) for name in dict.fromkeys(asked)
+    }
 
 
 def policy_accuracies(

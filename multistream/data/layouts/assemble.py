@@ -58,9 +58,7 @@ def assemble(
     if not chosen:
         detail = f" ({'; '.join(notes)})" if notes else ""
         where = printable(str(root))
-        raise DataError(
-            where, f"no image of {name} can be used{detail}.", do="Check the path and the expected layout."
-        )
+        raise DataError(where, f"no image of {name} can be used{detail}.", do="Check the path and the expected layout.")
     classes = tuple(sorted({*known, *(entry.label for entry in chosen)}))
     place = {label: number for number, label in enumerate(classes)}
     parts = tuple(entry.part or "train" for entry in chosen) if any(entry.part for entry in chosen) else None
