@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
 from importlib.metadata import distribution as metadata
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from multistream.files import sha256_file
 from multistream.inputs import Image, Map
 from multistream.interfaces import Tap
 from multistream.network.branch import Branch
-from multistream.registry import Spec, find
+from multistream.registry import Spec, discover, find
 from multistream.runtime.device import Runtime
 
 RULES = 1
@@ -119,7 +120,7 @@ def code_of(branch: Branch) -> dict[str, str]:
 
 def package_version(name: str) -> str:
     """A library's version and, for a package that depends on multistream or is in no distribution, its files' hash."""
-    owners = packages_distributions().get(name, [])
+    owners = [] if any(_root(claim.module) == name for claim in discover()) else _distributions_of(name)
     if owners and not any(_is_plugin(owner) for owner in owners):
         return " ".join(f"{owner} {version(owner)}" for owner in sorted(set(owners)))
     file = _file_of(name)
@@ -131,6 +132,20 @@ def package_version(name: str) -> str:
         for path in sorted(path for path in folder.rglob("*") if path.suffix in CODE):
             digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _distributions_of(name: str) -> list[str]:
+    """The distributions that a package was installed from.
+
+    Reading which files belong to every distribution takes most of a second, so one with the package's name is looked at
+    first: it is the one if the package lies where it was installed.
+    """
+    file = _file_of(name)
+    with suppress(PackageNotFoundError):
+        same = metadata(name)
+        if file is not None and Path(str(same.locate_file(name))).resolve() == file.parent.resolve():
+            return [same.name]
+    return list(packages_distributions().get(name, []))
 
 
 @cache

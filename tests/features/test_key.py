@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from pathlib import Path
 
@@ -35,3 +36,16 @@ def test_a_module_of_one_file_and_a_library(tmp_path: Path, monkeypatch: pytest.
     assert package_version("stranger_module") != before
     del sys.modules["stranger_module"]
     assert package_version("timm").startswith("timm ")
+
+
+def test_a_library_is_found_without_reading_every_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scan of all installed files takes most of a second, and a training asks for each package of its streams."""
+    import timm
+
+    whole = importlib.metadata.packages_distributions()
+    assert package_version("PIL") == f"{whole['PIL'][0]} {importlib.metadata.version('pillow')}"
+    monkeypatch.setattr("multistream.features.key.packages_distributions", lambda: pytest.fail("all were read"))
+    assert package_version("timm") == f"{whole['timm'][0]} {timm.__version__}"
+    import multistream_object  # ours, as any plugin: by its files
+
+    assert len(package_version(multistream_object.__name__)) == 64
