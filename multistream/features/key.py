@@ -8,8 +8,8 @@ import sys
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
-from importlib.metadata import distribution as metadata
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from importlib.metadata import distribution as metadata
 from pathlib import Path
 from typing import Any
 

@@ -23,11 +23,23 @@ from multistream.spec import Spec
 BATCH = 2
 """Images in the batch that is followed through the network."""
 
+_CHECKED: set[tuple[object, ...]] = set()
+"""The plans whose branches were found right in this process, with the classes that they built."""
+
 
 def check_branch(key: str, branch: Branch) -> None:
-    """Compares the maps, pooled features, tokens and vector of a branch with what its parts declare; PluginError."""
+    """Compares the maps, pooled features, tokens and vector of a branch with what its parts declare; PluginError.
+
+    A plan is checked once in a process: with batch norm in the stream it takes half a second.
+    """
+    made = (branch.stream, next(iter(branch.taps.values()), None), branch.temporal)
+    plan = (repr(branch.plan), *map(type, made))
+    if plan in _CHECKED:
+        return
     with evaluating(branch):
         without_numbers(partial(_check_branch, key, branch))
+    if branch.plan is not None and not branch.plan.is_instance:
+        _CHECKED.add(plan)
 
 
 def check_fusion(network: MultiStream) -> None:
