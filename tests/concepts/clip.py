@@ -18,6 +18,18 @@ CONFIG = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
 
+SIGLIP_TOWER = "vit_base_patch16_siglip_224.webli"
+SIGLIP = {
+    "embed_dim": 768,
+    "init_logit_bias": -10.0,
+    "custom_text": True,
+    "vision_cfg": {"image_size": 224, "timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map"}
+    | {"timm_proj": "none", "timm_model_pretrained": False},
+    "text_cfg": {"context_length": 64, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2, "pool_type": "last"}
+    | {"no_causal_mask": True, "proj_bias": True, "norm_kwargs": {"eps": 1e-6}},
+}
+"""ViT-B-16-SigLIP of open_clip, with a smaller text tower and open_clip's own tokenizer."""
+
 
 def write_model(folder: Path, config: dict[str, Any] = CONFIG) -> nn.Module:
     """Writes the model for `local-dir:FOLDER` with every weight moved from where it starts; returns it in eval mode."""

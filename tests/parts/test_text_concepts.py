@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 from torch import nn
@@ -23,7 +24,7 @@ from multistream.recipe import Recipe
 from multistream.testing import StreamContract
 from multistream.training.train import train
 from tests.cli.in_process import call
-from tests.concepts.clip import TOWER, write_model
+from tests.concepts.clip import SIGLIP, SIGLIP_TOWER, TOWER, write_model
 
 SIZE = 32
 CONCEPTS = ("awe", "fear", "joy", "happy_dog")
@@ -48,22 +49,37 @@ def clip(folder: Path) -> nn.Module:
     return write_model(folder / "clip")
 
 
-@torch.no_grad()
 def test_towers_and_similarities_equal_open_clips(clip: nn.Module, folder: Path) -> None:
-    bank = embed_concepts(CONCEPTS, model=f"local-dir:{folder / 'clip'}", image_model=TOWER)
-    write_bank(bank, folder / "clip.safetensors")
-    weights = {"concepts": str(folder / "clip" / "open_clip_model.safetensors")}
-    spec = {"concepts": f"text:{folder / 'clip.safetensors'}"}
+    compare_with_open_clip(clip, folder / "clip", TOWER, bias=0.0)
+
+
+@pytest.mark.slow
+def test_siglips_towers_and_similarities_equal_open_clips(tmp_path: Path) -> None:
+    """Attention pools, a sigmoid's bias, and an image tower that open_clip has from timm."""
+    compare_with_open_clip(write_model(tmp_path / "siglip", SIGLIP), tmp_path / "siglip", SIGLIP_TOWER, bias=-10.0)
+
+
+@torch.no_grad()
+def compare_with_open_clip(model: nn.Module, folder: Path, tower: str, *, bias: float) -> None:
+    """Text and image embeddings, similarities and zero-shot logits of the model's folder."""
+    bank = embed_concepts(CONCEPTS, model=f"local-dir:{folder}", image_model=tower)
+    sentences = [f"a photo of {name.replace('_', ' ')}" for name in CONCEPTS]
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(sentences)
+    assert torch.allclose(bank.embeddings, model.encode_text(tokens, normalize=True), atol=1e-5)
+    assert bank.logit_bias == pytest.approx(bias, abs=0.1)
+    write_bank(bank, folder / "bank.safetensors")
+    weights = {"concepts": str(folder / "open_clip_model.safetensors")}
+    spec = {"concepts": f"text:{folder / 'bank.safetensors'}"}
     network = compose(spec, classes=["awe", "fear", "joy"], weights=weights).eval()
     images = torch.randint(256, (2, 3, 224, 224), dtype=torch.uint8)
     stream = network.branches["concepts"].stream
     maps = stream(images)
-    theirs = clip.encode_image(stream.prepare(images))
+    theirs = model.encode_image(stream.prepare(images))
     assert torch.allclose(maps["embed"].flatten(1), theirs, atol=1e-5)
     similarities = functional.normalize(theirs, dim=1) @ bank.embeddings.T
     assert float(similarities.std()) > 1e-3
     assert torch.allclose(maps[VECTOR], similarities, atol=1e-5)
-    logits = clip.logit_scale.exp() * similarities[:, :3]
+    logits = model.logit_scale.exp() * similarities[:, :3] + bank.logit_bias
     assert torch.allclose(network({"image": images}), logits, atol=1e-4)
 
 
