@@ -164,12 +164,17 @@ class Ablation:
 
 def save_result(result: Ablation, folder: Path, *, cut: str = "") -> Path:
     """Writes the result as JSON and CSV below `folder`, under the next free name; returns the JSON's path."""
-    name = f"{result.axis}-{cut}" if cut else result.axis
-    free = (folder / f"{name}-{n}.json" for n in itertools.count(1))
-    path = next(path for path in free if not path.exists())
+    path = result_path(folder, result.axis, cut=cut)
     write_atomic(path, json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n")
     write_csv(result, path.with_suffix(".csv"))
     return path
+
+
+def result_path(folder: Path, axis: str, *, cut: str = "") -> Path:
+    """The next free name of a result below `folder`."""
+    name = f"{axis}-{cut}" if cut else axis
+    free = (folder / f"{name}-{n}.json" for n in itertools.count(1))
+    return next(path for path in free if not path.exists())
 
 
 def write_csv(result: Ablation, path: Path) -> None:

@@ -251,7 +251,6 @@ def train_by_itself(network: MultiStream, data: RowData, *, settings: TrainingSe
         return
     with TemporaryDirectory(prefix="multistream-verify-") as folder:
         Trainer(
-            network,
             PooledFeed(data.features, data.targets, data.valid, settings),
             data.parts,
             objective=Objective(network, criterion=data.criterion, runtime=runtime, pooled=True),

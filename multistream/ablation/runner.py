@@ -8,24 +8,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
-
 from multistream import runs
 from multistream.ablation.costs import Cost, costs
 from multistream.ablation.photo_runner import PhotoRunner
+from multistream.ablation.plan import AblationPlan, plan_ablation
 from multistream.ablation.pooled_runner import PooledAblation, PooledRunner, probed_key
 from multistream.ablation.results import Ablation, TapShapley, VariantResult, save_result
 from multistream.ablation.statistics import RowScores, complement, tap_values
-from multistream.ablation.variants import AXES, Axis, Variant, variants
+from multistream.ablation.variants import Variant
 from multistream.console import Console
-from multistream.data.splits import Parts
-from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.errors import UsageError
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe
 from multistream.statistics import holm, pareto
 from multistream.training.engines import Engine
-from multistream.training.folds import fold_recipes
-from multistream.training.prepare import Prepared, draw_parts, prepare, usable
+from multistream.training.planned_run import PlannedRun
 
 
 def ablate(
@@ -52,111 +49,91 @@ def ablate(
     folder `out`, if that is given.
     Raises MultistreamError.
     """
-    if axis not in AXES:
-        raise UsageError("--axis", f"{axis!r} is unknown.", right=did_you_mean(axis, AXES))
-    if seeds < 1 or splits < 1:
-        raise UsageError("ablate", f"{seeds} seeds and {splits} splits.", right="At least one of each is needed.")
     console = console or Console(quiet=True)
     started = time.perf_counter()
     recipe = source if isinstance(source, Recipe) else recipe_of(Path(source).expanduser())
     run = run if isinstance(source, Recipe) else source
-    work = _AblationRun(
-        prepared=prepare(recipe, say=console.say, streams=streams),
-        axis=axis,
-        cut=cut,
-        seeds=[recipe.training.seed + i for i in range(seeds)],
-        split_seeds=[recipe.data.split_seed + i for i in range(splits)],
-        streams=streams,
-        console=console,
-        engine=engine,
-    )
-    folder = Path(out).expanduser() if out is not None else _folder(Path(run)) / "ablations" if run else None
-    result = work.run(folder, verify=verify)
+    plan = plan_ablation(recipe, axis=axis, seeds=seeds, splits=splits, cut=cut, streams=streams, say=console.say)
+    folder = _results_folder(run, out)
+    result = _AblationRun(plan, streams, console, engine).run(folder, verify=verify)
     result = replace(result, run=str(run or ""), seconds=round(time.perf_counter() - started, 3))
     if folder is not None:
         console.say(f"ablate: saved to {save_result(result, folder, cut=cut)}")
     return result
 
 
-@dataclass
+def planned(
+    recipe: Recipe,
+    *,
+    run: str | Path | None = None,
+    axis: str = "depth",
+    seeds: int = 1,
+    splits: int = 1,
+    cut: str = "",
+    out: str | Path | None = None,
+    console: Console | None = None,
+) -> list[PlannedRun]:
+    """The trainings of `ablate` with the same arguments, in their order, with their states; none of them is done.
+
+    Frozen streams: one for each row, seed and split; its folder is the file that will hold the result of all.
+    """
+    folder = _results_folder(run, out)
+    if folder is None:
+        raise UsageError("--plan", "the runs have no folder yet.", do="Give a RUN, or --out FOLDER.")
+    console = console or Console(quiet=True)
+    plan = plan_ablation(recipe, axis=axis, seeds=seeds, splits=splits, cut=cut, streams=None, say=console.say)
+    console.say(plan.size)
+    if plan.is_pooled:
+        console.say("ablate: the streams are frozen, so all rows train in one pass over pooled features")
+    return plan.trainings(folder)
+
+
+@dataclass(frozen=True)
 class _AblationRun:
     """One ablation on its way."""
 
-    prepared: Prepared
-    axis: Axis
-    cut: str
-    seeds: Sequence[int]
-    split_seeds: Sequence[int]
+    plan: AblationPlan
     streams: Mapping[str, Stream] | None
     console: Console
-    engine: Engine | None = None
+    engine: Engine | None
 
     def run(self, folder: Path | None, *, verify: bool) -> Ablation:
         """All rows, by whichever way the composition allows."""
-        network = self.prepared.network
-        self.variants = variants(network, self.axis, cut=self.cut)
-        if self.prepared.recipe.training.solver == "lbfgs" and (len(self.seeds) > 1 or verify):
+        self._check(folder, verify=verify)
+        self.console.say(self.plan.size)
+        if self.plan.is_pooled:
+            return self._pooled(verify=verify)
+        if folder is not None:
+            return self._retrained(folder)
+        with TemporaryDirectory(prefix="multistream-ablate-") as temporary:
+            return self._retrained(Path(temporary))
+
+    def _check(self, folder: Path | None, *, verify: bool) -> None:
+        """Refuses options that have no meaning for this composition."""
+        if self.plan.prepared.recipe.training.solver == "lbfgs" and (len(self.plan.seeds) > 1 or verify):
             option = "--verify" if verify else "--seeds"
             what = "lbfgs fits each row to its optimum, which does not depend on the seed."
             raise UsageError(option, what, do=f"Omit {option}; --splits tests on other photos.")
-        splits = self._splits()
-        many = f"{len(self.variants):,} variants x {len(self.seeds)} seeds x {len(splits)} splits"
-        self.console.say(f"ablate: {self.axis}, {many}")
-        if self.engine and network.is_cacheable:
+        if self.engine and self.plan.is_pooled:
             what = "its streams are frozen, so all rows train in one pass over pooled features, here."
             raise UsageError("--engine", what, do="Leave it out.")
         if self.engine and folder is None:
             raise UsageError("--engine", "the runs need a folder.", do="Give --out FOLDER.")
-        if network.is_cacheable:
-            return self._pooled(splits, verify=verify)
-        if verify:
+        if verify and not self.plan.is_pooled:
             right = (
                 "--verify compares rows trained in one batch with rows trained alone; here each row is trained alone."
             )
             raise UsageError("--verify", "no rows are trained in a batch.", right=right)
-        if folder is not None:
-            return self._retrained(folder / f"runs-{self.axis}")
-        with TemporaryDirectory(prefix="multistream-ablate-") as temporary:
-            return self._retrained(Path(temporary))
 
-    def _splits(self) -> list[Parts]:
-        """The parts of every split; a data set that brings its own has no others."""
-        prepared = self.prepared
-        if prepared.recipe.data.folds and not prepared.recipe.data.fold:
-            return self._folds()
-        found = [prepared.parts]
-        for seed in self.split_seeds[1:]:
-            parts = draw_parts(prepared.table, replace(prepared.recipe.data, split_seed=seed))
-            found.append(usable(parts, prepared.side_inputs, prepared.table))
-        if len(found) > 1 and all(np.array_equal(p.test, found[0].test) for p in found[1:]):
-            right = "It has predefined splits, or test photos only."
-            what = f"{prepared.table.name} has a fixed test split."
-            raise UsageError("--splits", what, right=right, do="Omit --splits.")
-        if not all(len(parts.test) for parts in found):
-            what = f"with data.split = {prepared.recipe.data.split} it has no test split, which rows are compared on."
-            raise DataError(prepared.table.name, what, do="Give --set data.split=80/10/10.")
-        return found
-
-    def _folds(self) -> list[Parts]:
-        """The parts of every fold and repeat of a recipe on folds: each photo is tested once a repeat."""
-        if len(self.split_seeds) > 1:
-            what = f"the recipe has {self.prepared.recipe.data.folds} folds, which are used as splits."
-            raise UsageError("--splits", what, do="Omit --splits; data.repeats draws the folds again.")
-        if not self.prepared.network.is_cacheable:
-            what = "folds need frozen streams, whose features are computed once."
-            raise UsageError("ablate", what, do="Give --set data.folds=0, or --freeze streams.")
-        settings = [recipe.data for recipe in fold_recipes(self.prepared.recipe).values()]
-        drawn = [draw_parts(self.prepared.table, each) for each in settings]
-        return [usable(parts, self.prepared.side_inputs, self.prepared.table) for parts in drawn]
-
-    def _pooled(self, splits: Sequence[Parts], *, verify: bool) -> Ablation:
-        work = PooledRunner(self.prepared, self.variants, seeds=self.seeds, console=self.console)
-        found = work.run(splits, ridge=self.axis == "taps", check=verify)
-        spent = costs(found.base, found.networks, runtime=self.prepared.runtime)
-        scores, labels = found.tally.scores(), self.prepared.table.labels
+    def _pooled(self, *, verify: bool) -> Ablation:
+        plan, splits = self.plan, self.plan.splits
+        work = PooledRunner(plan.prepared, plan.variants, seeds=plan.seeds, console=self.console)
+        found = work.run(splits, ridge=plan.axis == "taps", check=verify)
+        spent = costs(found.base, found.networks, runtime=plan.prepared.runtime)
+        scores, labels = found.tally.scores(), plan.prepared.table.labels
         values: tuple[TapShapley, ...] = ()
-        if self.axis == "taps":
-            values = tap_values(self.variants, scores, labels=labels, splits=splits, seeds=len(self.seeds))
+        if plan.axis == "taps":
+            values = tap_values(plan.variants, scores, labels=labels, splits=splits, seeds=len(plan.seeds))
         return replace(
             self._result(scores, self._rows(scores, spent, found), found.seconds),
             stacked=found.batched,
@@ -166,20 +143,10 @@ class _AblationRun:
         )
 
     def _retrained(self, folder: Path) -> Ablation:
-        work = PhotoRunner(
-            self.prepared,
-            self.variants,
-            axis=self.axis,
-            seeds=self.seeds,
-            split_seeds=self.split_seeds,
-            streams=self.streams,
-            folder=folder,
-            console=self.console,
-            engine=self.engine,
-        )
+        work = PhotoRunner(self.plan, streams=self.streams, folder=folder, console=self.console, engine=self.engine)
         work.tell_cost()
         tally, networks, seconds = work.run()
-        runtime = self.prepared.runtime
+        runtime = self.plan.prepared.runtime
         spent = [costs(network, [network], runtime=runtime)[0] for network in map(runtime.place, networks)]
         result = self._result(tally.scores(), self._rows(tally.scores(), spent, None), seconds)
         return replace(result, trained_on="photos")
@@ -187,18 +154,18 @@ class _AblationRun:
     def _rows(
         self, scores: RowScores, spent: Sequence[Cost], found: PooledAblation | None
     ) -> tuple[VariantResult, ...]:
-        last = len(self.variants) - 1
+        last = len(self.plan.variants) - 1
         p_values = [scores.p_value(v, last) for v in range(last)]
         corrected: list[float | None] = [*holm(p_values), None]
         best = pareto(scores.accuracy.tolist(), [cost.macs for cost in spent])
         masked = found.masked.scores().accuracy if found else None
         ridge = found.ridge.scores().accuracy if found and found.ridge else None
-        labels, classes = self.prepared.table.labels, self.prepared.table.classes
+        labels, classes = self.plan.prepared.table.labels, self.plan.prepared.table.classes
         return tuple(
             VariantResult(
                 keep=variant.keep,
                 fusion=variant.fusion if len(variant.keep) > 1 else "",
-                label=variant.label(self.variants[-1]),
+                label=variant.label(self.plan.variants[-1]),
                 accuracy=float(scores.accuracy[v]),
                 accuracy_ci95=scores.interval(v),
                 delta=float(scores.accuracy[v] - scores.accuracy[last]),
@@ -209,34 +176,41 @@ class _AblationRun:
                 ms_p50=spent[v].ms,
                 accuracies=tuple(scores.accuracies[v].tolist()),
                 masked_accuracy=float(masked[v]) if masked is not None and self._can_mask(variant) else None,
-                ridge_accuracy=float(ridge[v]) if ridge is not None and probed_key(self.variants, v) else None,
+                ridge_accuracy=float(ridge[v]) if ridge is not None and probed_key(self.plan.variants, v) else None,
                 pareto=best[v],
                 per_class=scores.per_class(v, last, labels, classes),
             )
-            for v, variant in enumerate(self.variants)
+            for v, variant in enumerate(self.plan.variants)
         )
 
     def _can_mask(self, variant: Variant) -> bool:
         """Whether the whole holds all that the variant keeps, under the same fusion."""
-        whole = self.variants[-1]
+        whole = self.plan.variants[-1]
         inside = all(set(stages) <= set(whole.keep[key]) for key, stages in variant.keep.items())
         return inside and variant.fusion == whole.fusion
 
     def _result(self, scores: RowScores, rows: tuple[VariantResult, ...], seconds: float) -> Ablation:
         return Ablation(
-            axis=self.axis,
+            axis=self.plan.axis,
             rows=rows,
             seconds=0.0,
             training_seconds=seconds,
-            seeds=tuple(self.seeds),
-            split_seeds=tuple(self.split_seeds),
+            seeds=tuple(self.plan.seeds),
+            split_seeds=tuple(self.plan.split_seeds),
             n=int((scores.tried > 0).sum()),
             trained_on="pooled features",
             stacked=0,
-            data=self.prepared.table.name,
+            data=self.plan.prepared.table.name,
             run="",
-            streams=complement(self.variants, scores) if self.axis == "streams" else None,
+            streams=complement(self.plan.variants, scores) if self.plan.axis == "streams" else None,
         )
+
+
+def _results_folder(run: str | Path | None, out: str | Path | None) -> Path | None:
+    """Where the result is kept; None where it is not."""
+    if out is not None:
+        return Path(out).expanduser()
+    return _folder(Path(run).expanduser()) / "ablations" if run else None
 
 
 def _folder(run: Path) -> Path:

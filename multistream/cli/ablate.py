@@ -14,6 +14,7 @@ from multistream.cli.options import (
     EngineOptions,
     Inputs,
     Json,
+    Plan,
     PrecisionSet,
     Quiet,
     RecipeWithoutRun,
@@ -24,6 +25,7 @@ from multistream.cli.options import (
     chosen_engine,
     pairs,
     print_json,
+    print_plan,
 )
 from multistream.cli.train import merged
 from multistream.errors import UsageError
@@ -72,6 +74,7 @@ def ablate(
     plot: Plot = None,
     engine: TrainingEngine = "",
     engine_option: EngineOptions = None,
+    plan: Plan = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -92,25 +95,19 @@ def ablate(
     }
     from multistream.ablation import ablate as run_ablation
     from multistream.ablation.results import write_csv
-    from multistream.ablation.runner import recipe_of
+    from multistream.ablation.runner import planned, recipe_of
     from multistream.ablation.table import table
     from multistream.console import Console
 
     base = recipe_of(run.expanduser()) if run is not None else Recipe.load(recipe or "default")
     settled = merged(base, given).with_settings(set_ or [])
     console = Console(quiet=quiet)
-    result = run_ablation(
-        settled,
-        run=run,
-        axis=axis.value,
-        seeds=seeds,
-        splits=splits,
-        cut=cut,
-        verify=verify,
-        out=out,
-        console=console,
-        engine=chosen_engine(engine, engine_option),
-    )
+    what: dict[str, Any] = {"axis": axis.value, "seeds": seeds, "splits": splits, "cut": cut, "run": run, "out": out}
+    chosen = chosen_engine(engine, engine_option)
+    if plan:
+        print_plan(planned(settled, **what, console=console), json=json)
+        return
+    result = run_ablation(settled, **what, verify=verify, console=console, engine=chosen)
     if json:
         print_json(result.to_dict())
     else:

@@ -15,6 +15,7 @@ from multistream.errors import UsageError
 
 if TYPE_CHECKING:
     from multistream.training.engines import Engine as RunEngine
+    from multistream.training.planned_run import PlannedRun
 
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Suppress progress and messages.")]
@@ -54,7 +55,9 @@ EngineOptions = Annotated[
         help="local: parallel; slurm: submitit's (timeout_min, ...); ray: num_cpus, num_gpus. Repeatable.",
     ),
 ]
-Plan = Annotated[bool, typer.Option("--plan", help="Print the list of runs and their states, and exit.")]
+Plan = Annotated[
+    bool, typer.Option("--plan", "--dry-run", help="Print the list of trainings and their states, and exit.")
+]
 Without = Annotated[list[str] | None, typer.Option(metavar="KEY", help="Leave this stream out; repeatable.")]
 Weights = Annotated[
     list[str] | None, typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's pretrained weights; repeatable.")
@@ -107,6 +110,14 @@ def print_json(data: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 
     except UnicodeEncodeError:  # a file's name that is not text, or a terminal that cannot show it
         text = json.dumps(data, indent=indent)
     typer.echo(text)
+
+
+def print_plan(planned: Sequence[PlannedRun], *, json: bool) -> None:
+    """What --plan prints: the runs with their states, a line or a JSON object each."""
+    if json:
+        print_json([run.to_dict() for run in planned])
+    else:
+        typer.echo("\n".join(map(str, planned)))
 
 
 def listed_paths(paths: Sequence[str]) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from multistream.cli.options import (
     EngineOptions,
     Inputs,
     Json,
+    Plan,
     Quiet,
     Settings,
     TrainingEngine,
@@ -21,12 +21,12 @@ from multistream.cli.options import (
     chosen_engine,
     pairs,
     print_json,
+    print_plan,
 )
 from multistream.errors import UsageError
 from multistream.files import write_atomic
 
 if TYPE_CHECKING:
-    from multistream.reproduction.plan import PlannedTraining
     from multistream.reproduction.results import Reproduction
 
 
@@ -55,9 +55,7 @@ def reproduce(
     ),
     engine: TrainingEngine = "",
     engine_option: EngineOptions = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", "--dry-run", help="Print the list of trainings and their states, and exit.")
-    ] = False,
+    plan: Plan = False,
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -85,7 +83,7 @@ def reproduce(
     )
     chosen = TARGETS if "all" in targets else targets
     if plan:
-        _print_plan(all_planned(request, the_paper(), chosen), json=json)
+        print_plan(all_planned(request, the_paper(), chosen), json=json)
         return
     console = Console(quiet=quiet)
     found = run(chosen, request, console=console)
@@ -97,20 +95,6 @@ def reproduce(
         from multistream.reproduction.tables import as_markdown
 
         typer.echo(as_markdown(found), nl=False)
-
-
-def _print_plan(planned: Sequence[PlannedTraining], *, json: bool) -> None:
-    """The trainings, a line each, with how many folds each stands for."""
-    if json:
-        listed = [
-            {"row": each.name, "trainings": each.trainings, "finished": each.is_finished, "folder": str(each.folder)}
-            for each in planned
-        ]
-        print_json(listed)
-        return
-    for each in planned:
-        state = "finished" if each.is_finished else f"{each.trainings} trainings"
-        typer.echo(f"{each.name:32} {state:14} {each.folder}")
 
 
 def written(found: Reproduction, out: Path) -> list[Path]:

@@ -22,6 +22,7 @@ from multistream.cli.options import (
     chosen_engine,
     pairs,
     print_json,
+    print_plan,
 )
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
@@ -149,18 +150,13 @@ def train(
 
 def _print_plan(recipe: Recipe, folder: Path | None, *, json: bool) -> None:
     """The trainings of a run on folds; of one training there is no list."""
-    from multistream.training.engines import plan_text
     from multistream.training.folds import fold_runs
 
     if not recipe.data.folds or recipe.data.fold:
         raise UsageError("--plan", "this is one training.", do="--folds N makes a list; --print-recipe prints one.")
     if folder is None:
         raise UsageError("--plan", "the runs have no folder yet.", do="Give --out FOLDER, or --resume RUN.")
-    planned = fold_runs(recipe, folder.expanduser())
-    if json:
-        print_json([{"run": run.name, "state": run.state, "folder": str(run.folder)} for run in planned])
-    else:
-        typer.echo(plan_text(planned))
+    print_plan(fold_runs(recipe, folder.expanduser()), json=json)
 
 
 def images_a_step(text: str) -> int | None:

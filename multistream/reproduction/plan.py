@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from multistream import runs
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
 from multistream.reproduction.paper import Paper, PaperCurve, PaperRow
 from multistream.spec import parse_specs
+from multistream.training.planned_run import PlannedRun
 
 if TYPE_CHECKING:
     from multistream.training.engines import Engine
@@ -37,33 +37,6 @@ class Request:
     seeds: int = 1
     engine: Engine | None = None
     """What trains the runs; None: one after the other, here."""
-
-
-@dataclass(frozen=True)
-class PlannedTraining:
-    """One training: its row (and the stages that it keeps, for figure 4), its recipe and its run folder."""
-
-    row: PaperRow
-    depth: int
-    """Stages kept; 0: all."""
-    recipe: Recipe
-    folder: Path
-
-    @property
-    def name(self) -> str:
-        """How messages name it."""
-        kept = "1" if self.depth == 1 else f"1-{self.depth}"  # as figure 4 has it
-        return f"{self.row.name}, GAP {kept}" if self.depth else self.row.name
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the run is there, whole."""
-        return (self.folder / runs.SUMMARY).is_file()
-
-    @property
-    def trainings(self) -> int:
-        """How many trainings it stands for: one, or one a fold and repeat."""
-        return max(1, self.recipe.data.folds) * (self.recipe.data.repeats if self.recipe.data.folds else 1)
 
 
 def stream_places(text: str, paper: Paper) -> dict[str, str]:
@@ -95,7 +68,7 @@ def rows_needed(targets: Sequence[str], paper: Paper, places: Mapping[str, str])
     return tuple(sorted(found, key=lambda row: bool(row.fusion)))
 
 
-def all_planned(request: Request, paper: Paper, targets: Sequence[str]) -> tuple[PlannedTraining, ...]:
+def all_planned(request: Request, paper: Paper, targets: Sequence[str]) -> tuple[PlannedRun, ...]:
     """Every training that the targets need: the rows, and for figure 4 the truncated networks."""
     found = planned(request, paper, rows_needed(targets, paper, request.streams))
     if "fig4" in targets:
@@ -121,24 +94,25 @@ def stages_of(request: Request, paper: Paper, row: PaperRow) -> tuple[str, ...]:
     return tuple(branch.stream.stages)
 
 
-def planned(request: Request, paper: Paper, rows: Sequence[PaperRow]) -> tuple[PlannedTraining, ...]:
+def planned(request: Request, paper: Paper, rows: Sequence[PaperRow]) -> tuple[PlannedRun, ...]:
     """Every training of these rows, for each split and seed."""
     return tuple(
-        PlannedTraining(row, 0, _recipe(request, paper, row, unit), request.out / "runs" / row.key / unit.name)
+        PlannedRun(row.name, _recipe(request, paper, row, unit), request.out / "runs" / row.key / unit.name)
         for row in rows
         for unit in _units(request)
     )
 
 
-def planned_depths(request: Request, paper: Paper, row: PaperRow, stages: int) -> tuple[PlannedTraining, ...]:
+def planned_depths(request: Request, paper: Paper, row: PaperRow, stages: int) -> tuple[PlannedRun, ...]:
     """The truncated trainings of a row: 1 to `stages` - 1 stages kept (all of them is the row itself)."""
     (key,) = row.streams
     found = []
     for depth in range(1, stages):
+        name = f"{row.name}, GAP {'1' if depth == 1 else f'1-{depth}'}"  # as figure 4 has it
         for unit in _units(request):
             recipe = _recipe(request, paper, row, unit).updated({"network": {"depth": {key: depth}}})
             folder = request.out / "runs" / f"{row.key}_gap{depth}" / unit.name
-            found.append(PlannedTraining(row, depth, recipe, folder))
+            found.append(PlannedRun(name, recipe, folder))
     return tuple(found)
 
 

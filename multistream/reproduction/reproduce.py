@@ -21,7 +21,6 @@ from multistream.reproduction.paper import Paper, PaperRow, the_paper
 from multistream.reproduction.plan import (
     FUSED,
     TARGETS,
-    PlannedTraining,
     Request,
     all_planned,
     curves_needed,
@@ -37,6 +36,7 @@ from multistream.reproduction.results import (
     ReproducedRow,
     Reproduction,
 )
+from multistream.training.planned_run import PlannedRun
 
 GALLERY = "fig5"
 """The folder of figure 5."""
@@ -84,11 +84,11 @@ class _Work:
         self.request, self.paper, self.console = request, paper, console
         self.trained = 0
 
-    def train(self, plan: Sequence[PlannedTraining]) -> None:
+    def train(self, plan: Sequence[PlannedRun]) -> None:
         """Trains what is not there; says before how much that is, and after each training how long the rest takes."""
         from multistream.training.folds import train  # torch: not for what only reads
 
-        missing = [each for each in plan if not each.is_finished]
+        missing = [each for each in plan if each.state != "finished"]
         count = sum(each.trainings for each in missing)
         there = sum(each.trainings for each in plan) - count
         self.console.say(f"reproduce: {count:,} trainings to do, {there:,} are there")
@@ -98,7 +98,7 @@ class _Work:
             train_side_by_side(missing, self.request.engine, request=self.request, console=self.console)
         started, done = time.monotonic(), 0
         for each in missing:
-            began = (each.folder / runs.RECIPE).is_file()
+            began = each.state == "stopped"
             self.console.say(f"reproduce: {each.name}: {each.folder}")
             train(
                 Recipe() if began and not each.recipe.data.folds else each.recipe,

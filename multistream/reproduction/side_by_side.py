@@ -9,23 +9,21 @@ from pathlib import Path
 from multistream import runs
 from multistream.console import Console
 from multistream.files import write_atomic
-from multistream.reproduction.plan import PlannedTraining, Request
-from multistream.training.engines import Engine, PlannedRun, run_all
+from multistream.reproduction.plan import Request
+from multistream.training.engines import Engine, run_all
 from multistream.training.folds import fold_runs
+from multistream.training.planned_run import PlannedRun
 
 
-def train_side_by_side(
-    missing: Sequence[PlannedTraining], engine: Engine, *, request: Request, console: Console
-) -> None:
+def train_side_by_side(missing: Sequence[PlannedRun], engine: Engine, *, request: Request, console: Console) -> None:
     """Trains the runs, and the folds of runs, on an engine; rows that join others come when these are there."""
     for joins in (False, True):
-        planned = [
-            run for each in missing if bool(each.row.fusion) is joins for run in _runs_of(each, request.out / "runs")
-        ]
+        chosen = [each for each in missing if ("branches" in each.recipe.network.freeze) is joins]
+        planned = [run for each in chosen for run in _runs_of(each, request.out / "runs")]
         run_all(planned, engine, place=request.out, console=console)
 
 
-def _runs_of(training: PlannedTraining, root: Path) -> list[PlannedRun]:
+def _runs_of(training: PlannedRun, root: Path) -> list[PlannedRun]:
     """The one run of a training, or its folds, for which its folder is made a run that can be resumed."""
     name = "/".join(training.folder.relative_to(root).parts)
     if not training.recipe.data.folds:

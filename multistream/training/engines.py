@@ -18,14 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
-from multistream import runs
 from multistream.batch.ray_engine import start_ray
 from multistream.console import Console
 from multistream.errors import MultistreamError, PluginError, UsageError
 from multistream.recipe import Recipe
 from multistream.runtime.device import available_workers
+from multistream.training.planned_run import PlannedRun
 from multistream.training.stop import Interrupted, Stop, stoppable
 
 ENGINES: Final = ("local", "slurm", "ray")
@@ -34,25 +34,6 @@ POLL: Final = 0.2
 
 INHERITED: Final = ("MULTISTREAM_", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
 """Variables, or the beginnings of their names, that a job on another machine gets from here."""
-
-
-State = Literal["new", "stopped", "finished"]
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """One training of a list: its recipe, its run's folder, and how messages name it."""
-
-    name: str
-    recipe: Recipe
-    folder: Path
-
-    @property
-    def state(self) -> State:
-        """How far it has come."""
-        if (self.folder / runs.SUMMARY).is_file():
-            return "finished"
-        return "stopped" if (self.folder / runs.RECIPE).is_file() else "new"
 
 
 @dataclass(frozen=True)
@@ -114,11 +95,6 @@ def run_all(
         raise
     if failed:
         raise RunsFailed(failed, len(planned))
-
-
-def plan_text(planned: Sequence[PlannedRun]) -> str:
-    """The list of runs, a line each: state, name, folder."""
-    return "\n".join(f"{run.state:9} {run.name:24} {run.folder}" for run in planned)
 
 
 class RunsFailed(MultistreamError):

@@ -22,7 +22,8 @@ from multistream.interfaces import Stream
 from multistream.recipe import Recipe, differences
 from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
 from multistream.runtime.distributed import ranks_of
-from multistream.training.engines import Engine, PlannedRun, run_all
+from multistream.training.engines import Engine, run_all
+from multistream.training.planned_run import PlannedRun
 from multistream.training.stop import Stop
 from multistream.training.train import Run
 from multistream.training.train import train as train_once

@@ -16,6 +16,7 @@ from multistream import MultistreamError
 from multistream.ablation import Ablation, ablate
 from multistream.ablation.batched_rows import BatchedRows
 from multistream.ablation.row_loop import VerificationError
+from multistream.ablation.runner import planned
 from multistream.ablation.variants import Axis
 from multistream.console import Console
 from multistream.errors import DataError, UsageError
@@ -179,6 +180,9 @@ def test_streams_that_train_are_trained_for_real(
     assert [row.accuracies for row in second.rows] == [row.accuracies for row in result.rows]
     assert sum("was already trained" in line for line in again.lines) == 5
     shutil.rmtree(runs[2])
+    listed = planned(recipe, axis="depth", out=tmp_path / "kept")
+    assert [each.state for each in listed] == ["finished", "finished", "new", "finished", "finished"]
+    assert [each.folder for each in listed] == runs
     trained: list[str] = []
 
     def here(text: str, folder: str, cwd: str, **_: object) -> tuple[int, str]:

@@ -38,6 +38,27 @@ def test_a_run_is_ablated_and_keeps_it(run: Path, tmp_path: Path) -> None:
     assert [row.accuracy for row in kept.rows] == [row["accuracy"] for row in found["rows"]]
 
 
+def test_the_plan_lists_the_rows_and_trains_none(run: Path, tmp_path: Path) -> None:
+    words = ["ablate", run, "--seeds", "2", "--plan", "--json"]
+    out, err = call(*words, cwd=tmp_path)
+    listed = json.loads(out)
+    assert "one pass over pooled features" in err
+    assert [each["state"] for each in listed] == ["new"] * 10
+    assert listed[-1]["run"] == "object, seed 1, split 18"
+    assert not Path(listed[0]["folder"]).exists()
+
+    out, _ = call(*words, "--set", "network.freeze=['none']", "--out", "kept", cwd=tmp_path)
+    first, *others = json.loads(out)
+    assert [Path(each["folder"]).name for each in others[:2]] == ["01-seed0-split18", "02-seed0-split18"]
+    assert first["trainings"] == 1
+    assert not (tmp_path / "kept").exists()
+
+
+def test_a_plan_without_a_folder_is_refused(photos: Path, tmp_path: Path) -> None:
+    words = ["ablate", "--streams", "object", "--weights", "object=random", "--data", photos, "--plan"]
+    assert "Give a RUN, or --out FOLDER" in call(*words, cwd=tmp_path, code=2)[1]
+
+
 def test_mistakes_are_one_line(run: Path, tmp_path: Path) -> None:
     for words, expected in (
         (["ablate", run, "--axis", "depht"], "depth"),

@@ -17,8 +17,9 @@ from multistream.errors import PluginError, RunBusy, UsageError
 from multistream.folder_lock import FolderLock
 from multistream.recipe import Recipe
 from multistream.training import engines
-from multistream.training.engines import Engine, PlannedRun, RunsFailed, plan_text, run_all
+from multistream.training.engines import Engine, RunsFailed, run_all
 from multistream.training.folds import fold_runs, train
+from multistream.training.planned_run import PlannedRun
 from multistream.training.stop import Interrupted, Stop
 
 
@@ -138,9 +139,10 @@ def test_a_stop_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_plan_lists_every_run(vector_recipe: Recipe, one_by_one: Path, tmp_path: Path) -> None:
-    lines = plan_text(fold_runs(vector_recipe, one_by_one)).splitlines()
-    assert [line.split()[:2] for line in lines] == [["finished", "1-1"], ["finished", "1-2"]]
-    assert plan_text(fold_runs(vector_recipe, tmp_path)).startswith("new ")
+    finished = [str(run).split()[:2] for run in fold_runs(vector_recipe, one_by_one)]
+    assert finished == [["finished", "1-1"], ["finished", "1-2"]]
+    assert [run.to_dict()["state"] for run in fold_runs(vector_recipe, tmp_path)] == ["new", "new"]
+    assert PlannedRun("all", vector_recipe, tmp_path).to_dict()["trainings"] == 2
 
 
 def test_what_cannot_be_meant_is_refused(

@@ -1,0 +1,170 @@
+"""What an ablation trains: each variant, for each seed and split."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from multistream import runs
+from multistream.ablation.results import result_path
+from multistream.ablation.variants import AXES, Axis, Variant, variants
+from multistream.data.splits import Parts
+from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.interfaces import Stream
+from multistream.recipe import Recipe
+from multistream.training.folds import fold_recipes
+from multistream.training.planned_run import PlannedRun
+from multistream.training.prepare import Prepared, Say, draw_parts, prepare, usable
+
+
+@dataclass(frozen=True)
+class AblationPlan:
+    """The variants, the whole composition last, and the seeds and splits that each is trained for."""
+
+    prepared: Prepared
+    variants: tuple[Variant, ...]
+    axis: Axis
+    cut: str
+    """The one stream that is cut; "": each."""
+    seeds: Sequence[int]
+    split_seeds: Sequence[int]
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether all rows train in one pass over pooled features, because the streams are frozen."""
+        return self.prepared.network.is_cacheable
+
+    @property
+    def size(self) -> str:
+        """How much it is, in a line."""
+        counts = f"{len(self.variants):,} variants x {len(self.seeds)} seeds x {len(self.splits)} splits"
+        return f"ablate: {self.axis}, {counts}"
+
+    @cached_property
+    def splits(self) -> list[Parts]:
+        """The parts of every split; a data set that brings its own has no others."""
+        prepared = self.prepared
+        if prepared.recipe.data.folds and not prepared.recipe.data.fold:
+            return self._folds()
+        found = [prepared.parts]
+        for seed in self.split_seeds[1:]:
+            parts = draw_parts(prepared.table, replace(prepared.recipe.data, split_seed=seed))
+            found.append(usable(parts, prepared.side_inputs, prepared.table))
+        if len(found) > 1 and all(np.array_equal(p.test, found[0].test) for p in found[1:]):
+            right = "It has predefined splits, or test photos only."
+            what = f"{prepared.table.name} has a fixed test split."
+            raise UsageError("--splits", what, right=right, do="Omit --splits.")
+        if not all(len(parts.test) for parts in found):
+            what = f"with data.split = {prepared.recipe.data.split} it has no test split, which rows are compared on."
+            raise DataError(prepared.table.name, what, do="Give --set data.split=80/10/10.")
+        return found
+
+    def _folds(self) -> list[Parts]:
+        """The parts of every fold and repeat of a recipe on folds: each photo is tested once a repeat."""
+        if len(self.split_seeds) > 1:
+            what = f"the recipe has {self.prepared.recipe.data.folds} folds, which are used as splits."
+            raise UsageError("--splits", what, do="Omit --splits; data.repeats draws the folds again.")
+        if not self.prepared.network.is_cacheable:
+            what = "folds need frozen streams, whose features are computed once."
+            raise UsageError("ablate", what, do="Give --set data.folds=0, or --freeze streams.")
+        settings = [recipe.data for recipe in fold_recipes(self.prepared.recipe).values()]
+        drawn = [draw_parts(self.prepared.table, each) for each in settings]
+        return [usable(parts, self.prepared.side_inputs, self.prepared.table) for parts in drawn]
+
+    def trainings(self, folder: Path) -> list[PlannedRun]:
+        """Every training, in the order in which they run; `folder` is that of the result."""
+        if self.is_pooled:
+            return self._pooled_trainings(result_path(folder, self.axis, cut=self.cut))
+        return [
+            self.photo_training(number, seed=seed, split_seed=split_seed, folder=folder)
+            for split_seed in self.split_seeds
+            for seed in self.seeds
+            for number in range(len(self.variants))
+        ]
+
+    def _pooled_trainings(self, file: Path) -> list[PlannedRun]:
+        """Trainings on pooled features have no folders: the file of the result stands for them."""
+        recipe = self.prepared.recipe
+        on_folds = recipe.data.folds and not recipe.data.fold
+        recipes = fold_recipes(recipe) if on_folds else {str(seed): recipe for seed in self.split_seeds}
+        return [
+            PlannedRun(f"{self._label(variant)}, seed {seed}, {'fold' if on_folds else 'split'} {name}", own, file)
+            for name, own in recipes.items()
+            for seed in self.seeds
+            for variant in self.variants
+        ]
+
+    def photo_training(self, number: int, *, seed: int, split_seed: int, folder: Path) -> PlannedRun:
+        """The training of a variant on photos; its folder is that of a run of the same recipe, where there is one."""
+        variant = self.variants[number]
+        recipe = recipe_of(variant, self.prepared, self.axis)
+        recipe = recipe.updated({"training": {"seed": seed}, "data": {"split_seed": split_seed}})
+        own = _place(folder / f"runs-{self.axis}" / f"{number:02}-seed{seed}-split{split_seed}", recipe)
+        return PlannedRun(f"{self._label(variant)}, seed {seed}, split {split_seed}", recipe, own)
+
+    def _label(self, variant: Variant) -> str:
+        return variant.label(self.variants[-1])
+
+
+def plan_ablation(
+    recipe: Recipe,
+    *,
+    axis: str,
+    seeds: int,
+    splits: int,
+    cut: str,
+    streams: Mapping[str, Stream] | None,
+    say: Say,
+) -> AblationPlan:
+    """Opens the data and composes the network, which give the variants. Raises MultistreamError."""
+    if axis not in AXES:
+        raise UsageError("--axis", f"{axis!r} is unknown.", right=did_you_mean(axis, AXES))
+    if seeds < 1 or splits < 1:
+        raise UsageError("ablate", f"{seeds} seeds and {splits} splits.", right="At least one of each is needed.")
+    prepared = prepare(recipe, say=say, streams=streams)
+    plan = AblationPlan(
+        prepared=prepared,
+        variants=variants(prepared.network, axis, cut=cut),
+        axis=axis,
+        cut=cut,
+        seeds=[recipe.training.seed + i for i in range(seeds)],
+        split_seeds=[recipe.data.split_seed + i for i in range(splits)],
+    )
+    if axis == "taps" and not plan.is_pooled:
+        what = "--axis taps trains on pooled features, but streams of this recipe are trained."
+        right = "--axis depth and --axis streams also work with trained streams."
+        raise UsageError("--axis", what, right=right, do="Freeze the streams, or choose another axis.")
+    return plan
+
+
+def _place(folder: Path, recipe: Recipe) -> Path:
+    """The run of this recipe at `folder` or next to it; else a free folder."""
+    places = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
+    return next(place for place in places if not place.exists() or _is_of(place, recipe))
+
+
+def _is_of(run: Path, recipe: Recipe) -> bool:
+    return (run / runs.RECIPE).is_file() and Recipe.load(run) == recipe
+
+
+def recipe_of(variant: Variant, prepared: Prepared, axis: Axis) -> Recipe:
+    """The recipe that trains a variant alone."""
+    recipe = prepared.recipe
+    if axis == "depth":
+        key = variant.about
+        if not key:
+            return recipe
+        depth = list(prepared.network.branches[key].stream.stages).index(variant.keep[key][-1]) + 1
+        return recipe.updated({"network": {"depth": {**recipe.network.depth, key: depth}}})
+    streams = {key: spec for key, spec in recipe.network.streams.items() if key in variant.keep}
+    used = {name for key in variant.keep for name in (key, prepared.network.inputs[key].name)}
+    inputs = {name: path for name, path in recipe.network.inputs.items() if name in used}
+    changes = {"network": {"streams": streams, "inputs": inputs, "fusion": variant.fusion}}
+    if variant.fusion == recipe.network.fusion:
+        return recipe.updated(changes)
+    return recipe.updated({**changes, "options": {"fusion": {}}})
