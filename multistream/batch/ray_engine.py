@@ -14,6 +14,7 @@ from multistream.batch.columns import PATH, STATUS
 from multistream.batch.extractor import Extractor
 from multistream.batch.predictor import Predictor
 from multistream.data.given_photos import IN_MEMORY, given_photos
+from multistream.data.urls import is_image, is_url
 from multistream.errors import DataError, PluginError
 from multistream.inference.groups import GROUP
 from multistream.inference.predict import Prediction
@@ -125,13 +126,16 @@ def _dataset(paths: Iterable[str], say: Callable[[str], object]) -> Any:
     """Photos as Ray reads them: parquet with a column of bytes, or a row a path, which the workers open."""
     data = ray_data()
     listed = list(paths)
-    if listed and all(path.endswith(PARQUET) or "://" in path or _holds_parquet(path) for path in listed):
+    if listed and all(map(_is_parquet, listed)):
         found = data.read_parquet(listed)
         return found if PATH in found.schema().names else found.map_batches(_numbered, batch_format="numpy")
     return data.from_items([{PATH: photo.path} for photo in given_photos(listed, limit=0, say=say)])
 
 
-def _holds_parquet(path: str) -> bool:
+def _is_parquet(path: str) -> bool:
+    """Whether a path or URL is a parquet file or a folder of them; of a URL without an ending it is believed."""
+    if path.endswith(PARQUET) or is_url(path):
+        return not is_image(path)
     folder = Path(path).expanduser()
     return folder.is_dir() and any(file.suffix in PARQUET for file in folder.iterdir())
 

@@ -1,4 +1,4 @@
-"""Photos as callers give them: paths, folders, bytes, open files, Pillow pictures and uint8 arrays, one or many."""
+"""Photos as callers give them: paths, folders, URLs, bytes, open files, Pillow pictures, uint8 arrays; one or many."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from PIL.Image import Image as Picture
 from multistream.data.decoding import BadImage, Decoder
 from multistream.data.filenames import printable
 from multistream.data.image_files import list_images
-from multistream.errors import DataError, UsageError
+from multistream.data.urls import is_url, photos_at, read_url
+from multistream.errors import DataError, MultistreamError, UsageError
 
 PhotoLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Picture | NDArray[np.uint8]
-"""One photo; a path may also be a folder's."""
+"""One photo; a path or a URL may also be a folder's."""
 
 IN_MEMORY = "<image>"
 """What a photo without a path is called."""
@@ -31,12 +32,12 @@ _CHANNELS = (3, 4)
 class GivenPhoto:
     """One photo: the `path` to call it by, the `ids` that a file of vectors may know it by, and its content.
 
-    A content that is a BadImage is the reason why there is none.
+    A content that is text is the URL of a file; one that is a BadImage is the reason why there is none.
     """
 
     path: str
     ids: tuple[str, ...]
-    content: Path | bytes | Picture | BadImage
+    content: Path | str | bytes | Picture | BadImage
 
     @classmethod
     def bad(cls, path: str, reason: str) -> GivenPhoto:
@@ -51,6 +52,8 @@ class GivenPhoto:
                 raise self.content
             case Path():
                 return decoder.read(self.content)
+            case str():
+                return decoder.decode(_of_url(self.content, decoder.max_bytes), path=name).pixels
             case bytes():
                 return decoder.decode(self.content, path=name).pixels
             case _:
@@ -73,6 +76,8 @@ def given_photos(
     for image in _many(images):
         if isinstance(image, GivenPhoto):
             yield image
+        elif isinstance(image, str) and is_url(image):
+            yield from _from_url(image)
         elif isinstance(image, str | os.PathLike):
             yield from _from_path(Path(image).expanduser(), root, allow_outside, say)
         else:
@@ -108,6 +113,13 @@ def _from_path(
     for image_id in listing.ids:
         file = path / image_id
         yield GivenPhoto(str(file), (*_ids(file, root), image_id), file)
+
+
+def _from_url(url: str) -> Iterator[GivenPhoto]:
+    try:
+        yield from (GivenPhoto(photo, (photo,), photo) for photo in photos_at(url))
+    except DataError as error:
+        yield GivenPhoto(url, (), BadImage(Path(url), "cannot be read", str(error)))
 
 
 def _ids(path: Path, root: Path | None) -> tuple[str, ...]:
@@ -155,6 +167,21 @@ def _of_array(array: NDArray[Any]) -> Picture | BadImage:
     if not array.size:
         return _bad("empty", f"an array {array.shape}")
     return Image.fromarray(np.array(array, order="C"))
+
+
+def _of_url(url: str, limit: int) -> bytes:
+    """What is to be decoded of a file at a URL; BadImage where there is none."""
+    try:
+        data = read_url(url, limit=limit)
+    except FileNotFoundError as error:
+        raise BadImage(Path(url), "missing") from error
+    except (MultistreamError, MemoryError):
+        raise
+    except Exception as error:  # each storage has classes of its own, and the next photo may be there
+        raise BadImage(Path(url), "cannot be read", f"{type(error).__name__}: {error}") from error
+    if len(data) > limit:
+        raise BadImage(Path(url), "too large", f"more than {limit:,} bytes")
+    return data
 
 
 def _of_file(file: Any, limit: int) -> bytes | BadImage:

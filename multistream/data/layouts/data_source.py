@@ -11,6 +11,8 @@ from multistream.data.filenames import printable
 from multistream.data.layouts.csv_table import sheet
 from multistream.data.layouts.folders import folders
 from multistream.data.table import Table
+from multistream.data.url_copies import local_copy
+from multistream.data.urls import is_url
 from multistream.errors import DataError, UsageError, did_you_mean
 from multistream.registry import datasets, find, owner_of, signature
 from multistream.spec import Spec
@@ -24,16 +26,17 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
     """The data set that `source` names: "" the demo set, LAYOUT:PATH a named layout, else a folder or a CSV file.
 
     `label` chooses among the labels of a layout that has several. Paths may begin with ~. `allow_outside` lets a data
-    set name files outside its folder; `strict` makes errors of what is otherwise skipped and reported.
+    set name files outside its folder; `strict` makes errors of what is otherwise skipped and reported. In place of a
+    path there may be a URL (s3://, https://, ...): what lies there is copied once below the user's cache.
     """
     options = {"label": label, "allow_outside": allow_outside, "strict": strict}
     if not source:
         return _called(DEMO, None, options)
     name, colon, rest = source.partition(":")
     if colon and name.partition("@")[0] in datasets:
-        return _called(name, Path(rest).expanduser() if rest else None, options)
-    path = Path(source).expanduser()
-    if colon and re.fullmatch(r"\w+(@[\w.-]+)?", name) and not path.exists():
+        return _called(name, _path(rest) if rest else None, options)
+    path = _path(source)
+    if not is_url(source) and colon and re.fullmatch(r"\w+(@[\w.-]+)?", name) and not path.exists():
         raise UsageError("data", f"{name!r} is not a layout.", right=did_you_mean(name, datasets))
     if source in datasets and not path.exists():
         return _called(source, None, options)
@@ -56,6 +59,14 @@ def absolute_source(source: str) -> str:
         return f"{name}:{os.path.abspath(Path(rest).expanduser())}" if rest else source
     path = Path(source).expanduser()
     return source if source in datasets and not path.exists() else os.path.abspath(path)
+
+
+def _path(text: str) -> Path:
+    """Where a data set lies; that of a copy, where it is at a URL. The photos of a CSV lie next to it."""
+    if not is_url(text):
+        return Path(text).expanduser()
+    folder, _, name = text.rpartition("/")
+    return local_copy(folder) / name if name.lower().endswith((".csv", ".tsv")) else local_copy(text)
 
 
 def _unnamed(path: Path, *, label: str, allow_outside: bool, strict: bool) -> Table:

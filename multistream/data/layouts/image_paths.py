@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path, PurePosixPath
 
 from multistream.data.image_files import is_inside
-
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+from multistream.data.urls import is_url
 
 
 class BadPlace(Exception):
@@ -34,7 +32,7 @@ class Root:
         name = text if self.exists(text) else text.strip()
         if not name:
             raise BadPlace("the path is empty.", "Fill it in, or remove the line.")
-        if _URL.match(name):
+        if is_url(name):
             raise BadPlace(f"{name!r} is a URL.", "Download the images, and give their paths.")
         if "\0" in name:
             raise BadPlace(f"{name!r} holds a NUL.", "Save the file as UTF-8.")
