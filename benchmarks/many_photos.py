@@ -1,0 +1,95 @@
+"""predict on 20,000 small photos: its memory, and its rate against decoding and computing by turns.
+
+    python -m benchmarks.many_photos [--photos 20000] [--pairs 9] [--size 64]
+
+The photos are 64 JPEGs of 640 x 480, listed again and again; the network is a random `object` at few pixels, so that
+decoding dominates. All ways run in one process, one after the other, on chunks of the same list.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from unittest import mock
+
+import torch
+
+from benchmarks.conftest import interleaved
+from benchmarks.many_rows import peak
+from benchmarks.test_data import write_photo
+from multistream import compose
+from multistream.inference import predict as prediction
+from multistream.inference.model import Model
+from multistream.recipe import Recipe
+
+FILES = 64
+CHUNK = 1024
+"""Photos of one measurement."""
+
+
+def random_model(size: int) -> Model:
+    """A random network of `object` that counts as trained, at this number of pixels."""
+    torch.manual_seed(0)
+    network = compose(["object"], classes=("awe", "fear"), image_size=size)
+    network.mark_trained(torch.tensor([0.5, 0.5]))
+    return Model(network.eval(), Recipe(), Path("random"), sha256="")
+
+
+WAYS: dict[str, Callable[[], AbstractContextManager[object]]] = {
+    "overlapped": nullcontext,
+    "by turns, one thread": lambda: mock.patch.object(prediction, "available_workers", return_value=0),
+    "by turns, a thread a core": lambda: mock.patch.object(prediction, "AHEAD", 0),
+}
+"""What `predict` does; photos decoded where the network runs; groups decoded in threads, none ahead."""
+
+
+def photos(folder: Path, count: int) -> Iterator[str]:
+    """This many paths."""
+    files = sorted(map(str, folder.glob("*.jpg")))
+    return itertools.islice(itertools.cycle(files), count)
+
+
+def run(model: Model, folder: Path, count: int, way: str) -> None:
+    """Predicts so many photos."""
+    with WAYS[way]():
+        found = sum(each.status == "ok" for each in model.predict(photos(folder, count)))
+    assert found == count
+
+
+def main() -> None:
+    """Writes the photos, and prints rates, ratios and memory."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--photos", type=int, default=20_000)
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--size", type=int, default=64)
+    options = parser.parse_args()
+    model = random_model(options.size)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number in range(FILES):
+            write_photo(folder / f"{number:02}.jpg", (640, 480), seed=number)
+        for way in [way for way in WAYS if way != "overlapped"]:
+            count = min(CHUNK, options.photos)
+            found = interleaved(
+                lambda count=count: run(model, folder, count, "overlapped"),
+                lambda count=count, way=way: run(model, folder, count, way),
+                pairs=options.pairs,
+                warmup=1,
+            )
+            print(f"overlapped against {way}: {found}; {count / found.ours:,.0f} photos/s", flush=True)
+        began, memory, seen = time.perf_counter(), [], 0
+        for _ in model.predict(photos(folder, options.photos)):
+            seen += 1
+            if seen % (options.photos // 4) == 0:
+                memory.append(peak())
+        seconds = time.perf_counter() - began
+        print(f"{seen:,} photos in {seconds:.1f} s; peak of memory after each quarter, MiB: {memory}")
+
+
+if __name__ == "__main__":
+    main()
