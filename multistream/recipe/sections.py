@@ -248,6 +248,7 @@ class RuntimeSettings(Section):
     workers: int = setting(-1, integer(-1, 1024))
     threads: int = setting(0, integer(0, 1024))
     fit_batch: bool = setting(False, flag)
+    shard: bool = setting(False, flag)
 
 
 def is_table(name: str, section: type[Section]) -> bool:

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from multistream.runtime.sharding import divided_like
+
 
 class WeightAverage:
     """The average of the trained parameters over the steps, with `decay` d: average = d * average + (1 - d) * weight.
@@ -40,7 +42,8 @@ class WeightAverage:
     def restore(self, averages: Mapping[str, Tensor]) -> None:
         """Takes the averages of a checkpoint."""
         for name, average in averages.items():
-            self.averages[name].copy_(average)
+            own = self.averages[name]
+            own.copy_(divided_like(average, own))
 
     @torch.no_grad()
     def _write(self, values: Mapping[str, Tensor]) -> None:

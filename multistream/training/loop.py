@@ -21,13 +21,14 @@ from multistream.recipe import TrainingSettings
 from multistream.runs import checkpoint
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
+from multistream.runtime.sharding import divided_like, gathered, load_whole
 from multistream.training.averaging import WeightAverage
 from multistream.training.extraction import nothing_to_train_on
 from multistream.training.feeds import Feed, Indices, winners
 from multistream.training.objective import Objective
 from multistream.training.optimizers import schedule_factor
 from multistream.training.progress import Listener, Progress
-from multistream.training.step import Stepper
+from multistream.training.step import Stepper, stand_in
 from multistream.training.stop import Interrupted, Stop
 
 EPOCH_STRIDE = 1_000_003
@@ -35,11 +36,10 @@ EPOCH_STRIDE = 1_000_003
 
 
 class Trainer:
-    """Trains what of a network is not frozen. `run` leaves the best epoch's weights in the network."""
+    """Trains what of an objective's network is not frozen. `run` leaves the best epoch's weights in the network."""
 
     def __init__(
         self,
-        network: MultiStream,
         feed: Feed,
         parts: Parts,
         *,
@@ -53,7 +53,7 @@ class Trainer:
         stop: Stop,
         ranks: Ranks = ALONE,
     ) -> None:
-        self.network, self.feed, self.parts, self.settings = network, feed, parts, settings
+        self.network, self.feed, self.parts, self.settings = objective.network, feed, parts, settings
         self.folder, self.about, self.listener, self.stop, self.ranks = folder, about, listener, stop, ranks
         self.objective = objective
         self.step = Stepper(objective, settings=settings, runtime=runtime, names=names, ranks=ranks)
@@ -74,7 +74,7 @@ class Trainer:
             self._epoch()
         self.progress = replace(self.progress, finished=True)
         self._save()
-        self.network.load_state_dict(self.best_weights, strict=False)
+        load_whole(self.network, self.best_weights, strict=False)
         return self.progress
 
     def _epoch(self) -> None:
@@ -147,9 +147,10 @@ class Trainer:
         with evaluating(self.network):
             for batch in self.feed.plain(indices):
                 self._raise_if_asked()
-                if not len(batch.labels):
+                if not len(batch.labels) and self.ranks.size == 1:
                     continue
-                _, logits = self.objective(batch.given, batch.labels)
+                _, logits = self.objective(batch.given, stand_in(batch.labels))
+                logits = logits[: len(batch.labels)]
                 losses += plain_loss(logits, batch.labels)
                 hits += int((logits.argmax(1) == winners(batch.labels)).sum())
                 count += len(batch.labels)
@@ -158,36 +159,41 @@ class Trainer:
 
     def _pause_or_stop(self) -> None:
         """Saves when it is time to; stops, after a save, when somebody asked for it."""
+        due = time.monotonic() - self.saved >= self.settings.checkpoint_minutes * 60
         try:
-            self._raise_if_asked()
+            due = self._raise_if_asked(due=due)
         except Interrupted:
             self._save()
             raise
-        due = time.monotonic() - self.saved >= self.settings.checkpoint_minutes * 60
-        if self.ranks.is_first and due:
+        if due:
             self._save()
 
-    def _raise_if_asked(self) -> None:
-        """Raises Interrupted on all ranks where one was asked to stop: between steps, and batches of a validation."""
-        loss, seen, signal = self.step.collect(self.stop.signal if self.stop() else 0)
+    def _raise_if_asked(self, *, due: bool = False) -> bool:
+        """Raises Interrupted on all ranks where one was asked to stop: between steps, and batches of a validation.
+
+        Returns whether a save is `due` on any rank.
+        """
+        loss, seen, signal, due = self.step.collect(self.stop.signal if self.stop() else 0, due=due)
         progress = self.progress
         self.progress = replace(progress, loss_sum=progress.loss_sum + loss, seen=progress.seen + seen)
         if signal:
             raise Interrupted(signal, f"multistream train --resume {self.folder.parent}")
+        return due
 
     def _save(self) -> None:
-        """Writes a checkpoint; rank 0's state is every rank's."""
+        """Writes a checkpoint, on all ranks at once: rank 0's state is every rank's, or what all have is gathered."""
+        optimizer, groups = checkpoint.optimizer_tensors(self.step.optimizer, self.step.trained)
+        state = {**self.progress.to_state(), "optimizer": groups, "scaler": self.step.scaler.state_dict()}
+        tensors = {
+            "model": self.network.state_dict(),
+            "best": self.best_weights,
+            "optimizer": optimizer,
+            "rng": checkpoint.rng_tensors(),
+        }
+        if self.average:
+            tensors["ema"] = self.average.averages
+        tensors = {group: gathered(named, ranks=self.ranks) for group, named in tensors.items()}
         if self.ranks.is_first:
-            optimizer, groups = checkpoint.optimizer_tensors(self.step.optimizer, self.step.trained)
-            state = {**self.progress.to_state(), "optimizer": groups, "scaler": self.step.scaler.state_dict()}
-            tensors = {
-                "model": self.network.state_dict(),
-                "best": self.best_weights,
-                "optimizer": optimizer,
-                "rng": checkpoint.rng_tensors(),
-            }
-            if self.average:
-                tensors["ema"] = self.average.averages
             checkpoint.save(self.folder, step=self.progress.number, tensors=tensors, state=state, about=self.about)
         self.saved = time.monotonic()
 
@@ -202,9 +208,13 @@ class Trainer:
         patient = not self.settings.patience or self.progress.waited < self.settings.patience
         if self.progress.epoch < self.settings.epochs and patient:
             self.progress = replace(self.progress, finished=False)  # a finished run is extended by more epochs
-        self.network.load_state_dict(dict(saved.tensors["model"]))
+        load_whole(self.network, saved.tensors["model"])
         self.best_weights = dict(saved.tensors.get("best", {}))
-        checkpoint.restore_optimizer(self.step.optimizer, self.step.trained, saved.tensors["optimizer"], groups)
+        slots = {
+            name: divided_like(t, self.step.trained.get(name.rpartition("/")[0], t))
+            for name, t in saved.tensors["optimizer"].items()
+        }
+        checkpoint.restore_optimizer(self.step.optimizer, self.step.trained, slots, groups)
         checkpoint.restore_rng(saved.tensors["rng"])
         if self.average:
             self.average.restore(saved.tensors["ema"])

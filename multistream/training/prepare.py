@@ -27,6 +27,7 @@ from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.precision_check import settle
 from multistream.training.calibration import check_calibration
 from multistream.training.convex import check_convex
+from multistream.training.sharding import check_sharding
 
 FINE_TUNING_RATE = 3e-4
 """Rate of a pretrained stream that trains, unless training.rates says otherwise: the best of three that were tried for
@@ -101,6 +102,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     recipe = settle_freezing(recipe, network, is_demo=is_demo, say=say)
     network.freeze(*recipe.network.freeze)
     recipe = settle_training(recipe, network)
+    check_sharding(recipe, network, ranks)
     if recipe.training.solver == "lbfgs" and any(p.requires_grad for p in network.parameters()):
         check_convex(network)
         if recipe.training.loss != "cross_entropy":

@@ -16,7 +16,8 @@ FREE_TO_CHANGE = frozenset(
         "training.epochs",
         "training.patience",
         "training.checkpoint_minutes",
-        *(f"runtime.{name}" for name in ("device", "workers", "threads", "compile", "channels_last", "cuda_graphs")),
+        *(f"runtime.{name}" for name in ("device", "workers", "threads")),
+        *(f"runtime.{name}" for name in ("compile", "channels_last", "cuda_graphs", "shard")),
     }
 )
 """What may differ when a run is resumed: how long it trains, and where. `epochs` stretch the schedule."""

@@ -16,6 +16,7 @@ from multistream.parts.dropout import reseed_dropout
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
+from multistream.runtime.sharding import is_divided, whole
 from multistream.training.feeds import Batch
 from multistream.training.objective import Objective
 from multistream.training.optimizers import make_optimizer, parameter_names, set_rate
@@ -41,7 +42,8 @@ class Stepper:
         self.trained = parameter_names(objective.network)
         self.optimizer = make_optimizer(objective.network, settings, runtime)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
-        self.parallel = ranks.parallel(objective, runtime.device)
+        # where it is divided, FSDP2 averages the gradients
+        self.parallel = objective if is_divided(objective) else ranks.parallel(objective, runtime.device)
         compiles = runtime.compile and objective.graphs is None  # graphs compile the streams themselves
         self.module = torch.compile(self.parallel) if compiles else self.parallel
         self.pending, self.seen = 0.0, 0
@@ -64,12 +66,15 @@ class Stepper:
             self.scaler.update()
             self.optimizer.zero_grad(set_to_none=True)
 
-    def collect(self, signal: int) -> tuple[float, int, int]:
-        """(loss summed over images, images, the highest `signal`) of all ranks since the last call."""
-        rows = self.ranks.table(self.pending, signal)
+    def collect(self, signal: int, *, due: bool) -> tuple[float, int, int, bool]:
+        """(loss summed over images, images, the highest `signal`, whether a rank's save is `due`) of all ranks
+
+        since the last call.
+        """
+        rows = self.ranks.table(self.pending, signal, due)
         loss, seen = float(rows[:, 0].sum()), self.seen
         self.pending, self.seen = 0.0, 0
-        return loss, seen, int(rows[:, 1].max())
+        return loss, seen, int(rows[:, 1].max()), bool(rows[:, 2].any())
 
     def _backward(self, batch: Batch, *, draw: int, pieces: float, last: bool) -> None:
         """Adds the gradients of a batch; a rank that holds no image of it takes part with a loss of zero."""
@@ -81,7 +86,7 @@ class Stepper:
         if fewest <= 1 and self.ranks.size > 1:
             # A rank with one image uses running statistics, which are its own: a resumed run has those of rank 0.
             self.ranks.copy_from_first(dict(self.network.named_buffers()))
-        labels = batch.labels if count else torch.zeros(1, dtype=torch.int64, device=batch.labels.device)
+        labels = stand_in(batch.labels)
         with (
             seeded(self.settings.seed, step=draw, rank=self.ranks.rank, device=self.runtime.device),
             _running_statistics(self.network, when=len(labels) == 1),
@@ -120,10 +125,10 @@ class Stepper:
         """The norm of all gradients, clipped to `clip_norm` if that is set."""
         if self.settings.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
-            return nn.utils.clip_grad_norm_(list(self.trained.values()), self.settings.clip_norm)
+            return whole(nn.utils.clip_grad_norm_(list(self.trained.values()), self.settings.clip_norm))
         if self.scaler.is_enabled():  # scaled gradients may overflow: the scaler skips that step itself
             return torch.tensor(0.0)
-        return nn.utils.get_total_norm([p.grad for p in self.trained.values() if p.grad is not None])
+        return whole(nn.utils.get_total_norm([p.grad for p in self.trained.values() if p.grad is not None]))
 
     def _check_finite(self, norm: Tensor, step: int) -> None:
         """Stops every rank before the step, and names the files of the rank whose loss it was."""
@@ -139,6 +144,11 @@ class Stepper:
             right="It must be finite, as it was at the last checkpoint.",
             do="Lower training.learning_rate, set training.clip_norm=1, or use --precision fp32.",
         )
+
+
+def stand_in(labels: Tensor) -> Tensor:
+    """The labels of a batch; of one that is empty on this rank, a label for its image of zeros (see `Batch`)."""
+    return labels if len(labels) else torch.zeros(1, dtype=torch.int64, device=labels.device)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from multistream.training.prepare import Prepared, prepare
 from multistream.training.progress import Listener, Progress
 from multistream.training.resume import recipe_to_resume
 from multistream.training.run_folder import origin, read_checkpoint, write_head
+from multistream.training.sharding import sharded
 from multistream.training.stop import Stop
 
 __all__ = ["Run", "train"]
@@ -168,18 +170,18 @@ class _Training:
             plain = Objective(prepared.network, criterion=criterion, runtime=prepared.runtime, pooled=pooled)
             self._fit_batch(plain, ranks)
         steps = -(-len(prepared.parts.train) // self.settings.batch_size)
-        runtime = prepared.runtime
-        if prepared.recipe.runtime.compile == "auto" and not pooled:
+        runtime, shard = prepared.runtime, prepared.recipe.runtime.shard
+        if prepared.recipe.runtime.compile == "auto" and not pooled and not shard:
             runtime = replace(runtime, compile=compiling_pays(runtime, steps=steps * self.settings.epochs))
-        objective = self._objective(criterion, runtime=runtime, pooled=pooled, ranks=ranks)
+        plain = self._objective(criterion, runtime=runtime, pooled=pooled, ranks=ranks)
         what = f"{self.settings.batch_size:,} images do not fit at once into the memory of {prepared.runtime}."
         done = int(saved.state["epoch"]) * steps + int(saved.state["position"]) if saved else 0
         with (
+            sharded(plain, runtime=runtime, ranks=ranks) if shard else nullcontext(plain) as objective,
             self.console.progress(steps * self.settings.epochs, "train", done=done) as bar,
             exhausted("training", what, do=smaller_batches(self.settings)),
         ):
             trainer = Trainer(
-                prepared.network,
                 self._feed(self.settings, pooled=pooled, ranks=ranks),
                 prepared.parts,
                 objective=objective,

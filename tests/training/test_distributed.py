@@ -32,6 +32,8 @@ from multistream.runs.model_file import MODEL_FILE, load_model
 from multistream.runs.predictions_file import read_predictions
 from multistream.runtime.distributed import ALONE, Ranks, ranks_of
 from multistream.spec import INSTANCE
+from multistream.training.feeds import PhotoFeed
+from multistream.training.prepare import prepare
 from tests.training.killing import newest
 from tests.training.ranks import Plain, work, work_extract
 
@@ -85,6 +87,16 @@ def said(place: Path) -> str:
     return "".join(path.read_text() for path in place.glob("stderr-*"))
 
 
+def weights_of(run: Path) -> dict[str, torch.Tensor]:
+    """What a run has learned."""
+    return load_model(run, streams={"n": Plain()}).network.state_dict()
+
+
+def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    """The largest difference of a weight."""
+    return max(float((first[name].double() - second[name].double()).abs().max()) for name in first)
+
+
 @pytest.fixture
 def trained(recipe: Recipe, vectors: Path) -> Recipe:
     """Two streams, one of which trains, with dropout, flips, class weights; no number of ranks divides the batches."""
@@ -103,18 +115,19 @@ def trained(recipe: Recipe, vectors: Path) -> Recipe:
 
 
 def test_ranks_end_with_the_weights_of_one_process(start: Start, trained: Recipe, tmp_path: Path) -> None:
-    for size in (1, 2, 3):
-        assert start(size, trained, tmp_path / f"{size}") == [0] * size
-    one = load_model(tmp_path / "1", streams={"n": Plain()}).network.state_dict()
+    """Whether each rank has all weights or, with `runtime.shard`, its part of them."""
+    shard = ["runtime.shard=true"]
+    for name, size, settings in (("1", 1, []), ("2", 2, []), ("3", 3, []), ("divided", 2, shard)):
+        assert start(size, trained.with_settings(settings), tmp_path / name) == [0] * size
+    one = weights_of(tmp_path / "1")
     lines = runs.read_lines(tmp_path / "1" / runs.METRICS)
-    for size in (2, 3):
-        other = load_model(tmp_path / f"{size}", streams={"n": Plain()}).network.state_dict()
-        assert max(float((one[name].double() - other[name].double()).abs().max()) for name in one) < 1e-5
-        for mine, theirs in zip(lines, runs.read_lines(tmp_path / f"{size}" / runs.METRICS), strict=True):
+    for name in ("2", "3", "divided"):
+        assert difference(one, weights_of(tmp_path / name)) < 1e-5
+        for mine, theirs in zip(lines, runs.read_lines(tmp_path / name / runs.METRICS), strict=True):
             assert {k: v for k, v in theirs.items() if k != "seconds"} == pytest.approx(
                 {k: v for k, v in mine.items() if k != "seconds"}, abs=1e-6
             )
-        first, second = (read_predictions(tmp_path / f"{n}" / runs.PREDICTIONS) for n in (1, size))
+        first, second = (read_predictions(tmp_path / n / runs.PREDICTIONS) for n in ("1", name))
         assert np.abs(first.probabilities - second.probabilities).max() < 1e-5
 
 
@@ -124,11 +137,48 @@ def test_a_run_resumes_on_another_number_of_ranks(start: Start, trained: Recipe,
     for size in (1, 4):
         shutil.copytree(tmp_path / "halved", tmp_path / f"{size}")
         assert start(size, trained, tmp_path / f"{size}", resume=True) == [0] * size
-    whole, *others = (
-        load_model(tmp_path / name, streams={"n": Plain()}).network.state_dict() for name in ("whole", "1", "4")
-    )
-    for other in others:
-        assert max(float((whole[name].double() - other[name].double()).abs().max()) for name in whole) < 1e-5
+    for name in ("1", "4"):
+        assert difference(weights_of(tmp_path / "whole"), weights_of(tmp_path / name)) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_divided_run_resumes_on_another_number_of_ranks(start: Start, trained: Recipe, tmp_path: Path) -> None:
+    """On as many ranks bit by bit, on one undivided; the average of the weights and the clipped gradient are divided.
+
+    Of the last batch, and of the validation, some ranks have no image.
+    """
+    divided = trained.with_settings(["runtime.shard=true", "training.ema=0.9", "training.clip_norm=0.1"])
+    one = divided.with_settings(["runtime.shard=false"])
+    assert start(1, one, tmp_path / "one") == [0]
+    assert start(2, divided, tmp_path / "whole") == [0, 0]
+    assert start(2, divided, tmp_path / "halved", steps=2) == [143, 143]
+    for size in (1, 2, 3):
+        shutil.copytree(tmp_path / "halved", tmp_path / f"{size}")
+        if size == 1:
+            own = Recipe.load(tmp_path / "1").with_settings(["runtime.shard=false"])
+            own.save(tmp_path / "1" / runs.RECIPE)
+        assert start(size, divided, tmp_path / f"{size}", resume=True) == [0] * size
+    assert difference(weights_of(tmp_path / "whole"), weights_of(tmp_path / "2")) == 0
+    for name in ("whole", "1", "3"):
+        assert difference(weights_of(tmp_path / "one"), weights_of(tmp_path / name)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "says"),
+    [
+        (1, ["network.freeze=['none']"], "one process has nobody to divide the weights with"),
+        (2, [], "all streams are frozen, so rank 0 trains the heads alone"),
+        (2, ["network.freeze=['none']", "runtime.precision=fp16"], "not work with runtime.precision = fp16"),
+        (
+            2,
+            ["network.freeze=['none']", "training.optimizer=timm:lamb"],
+            "not work with training.optimizer = timm:lamb",
+        ),
+    ],
+)
+def test_weights_that_cannot_be_divided(recipe: Recipe, size: int, settings: list[str], says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        prepare(recipe.with_settings(["runtime.shard=true", *settings]), say=str, ranks=Ranks(0, size))
 
 
 def test_frozen_streams_train_on_rank_0_with_the_features_of_all(
@@ -180,9 +230,6 @@ def _files_of(shard: Path) -> list[str]:
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_the_ranks_see_every_image_once_in_the_order_of_one(recipe: Recipe, size: int) -> None:
-    from multistream.training.feeds import PhotoFeed
-    from multistream.training.prepare import prepare
-
     prepared = prepare(recipe.with_settings(["training.batch_size=13"]), say=str)
     labels = torch.from_numpy(prepared.table.labels)
 

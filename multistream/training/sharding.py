@@ -1,0 +1,67 @@
+"""`runtime.shard`: weights, gradients and optimizer states are divided among the ranks while a network trains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from torch import nn
+
+from multistream.errors import UsageError
+from multistream.interfaces import Stream
+from multistream.network.network import MultiStream
+from multistream.recipe import Recipe
+from multistream.runtime.device import Runtime
+from multistream.runtime.distributed import Ranks
+from multistream.runtime.sharding import divide, whole
+from multistream.training.objective import Objective
+
+
+def check_sharding(recipe: Recipe, network: MultiStream, ranks: Ranks) -> None:
+    """Refuses `runtime.shard` where there is nothing to divide, or where it is not possible. Raises UsageError."""
+    settings = recipe.runtime
+    if not settings.shard:
+        return
+    where, do = "runtime.shard", "Give --set runtime.shard=false."
+    if ranks.size == 1:
+        right = "Start several with torchrun --nproc-per-node N -m multistream train ..."
+        raise UsageError(where, "one process has nobody to divide the weights with.", right=right, do=do)
+    if network.is_cacheable:
+        raise UsageError(where, "all streams are frozen, so rank 0 trains the heads alone.", do=do)
+    others = {
+        "runtime.precision = fp16": settings.precision == "fp16",
+        "runtime.compile = on": settings.compile == "on",
+        "--batch-size auto": settings.fit_batch,
+        f"training.optimizer = {recipe.training.optimizer}": recipe.training.optimizer.startswith("timm:"),
+    }
+    for name, is_set in others.items():
+        if is_set:
+            raise UsageError(where, f"it does not work with {name}.", do=f"Change that, or: {do}")
+
+
+@contextmanager
+def sharded(objective: Objective, *, runtime: Runtime, ranks: Ranks) -> Iterator[Objective]:
+    """A copy of the objective that is divided among the ranks; at the end the network itself holds its weights.
+
+    The network waits in main memory meanwhile.
+    """
+    network = objective.network.cpu()
+    ranks.copy_from_first(network.state_dict())  # as DDP does: a plugin's initialisation may differ
+    copy = deepcopy(objective)
+    streams = [branch.stream for branch in copy.network.branches.values()]
+    parts = dict.fromkeys(part for stream in streams for part in _parts(stream))
+    divide(copy, parts, device=runtime.device, ranks=ranks)
+    yield copy
+    own = network.state_dict()
+    with torch.no_grad():
+        for name, tensor in copy.network.state_dict().items():
+            own[name].copy_(whole(tensor))
+    runtime.place(network)
+
+
+def _parts(stream: Stream) -> list[nn.Module]:
+    """What is gathered at once: a stage; the whole stream where its own `forward` may reach into stages."""
+    parts = list(stream.stages.values()) if type(stream).forward is Stream.forward else [stream]
+    return [part for part in parts if any(True for _ in part.parameters())]
