@@ -66,12 +66,14 @@ def predict(
     missing: str = "",
     without: Collection[str] = (),
     say: Callable[[str], object] | None = None,
+    whole_groups: bool = False,
 ) -> Iterator[Prediction]:
     """One Prediction a photo, in input order; folders give all their images. Never raises for a bad image.
 
     Photos are taken as they come, decoded in threads while the network runs, and never more than a few groups held.
     `missing` is error, drop or mean, for a photo without a vector or map ("" for the recipe's choice); `without` leaves
-    streams out by key.
+    streams out by key. `whole_groups` computes a group even for a list that is shorter, so that the last bits are those
+    that the photos have in a longer one.
     """
     require_trained(model, "predict")
     predictor = GroupPredictor(model, device=device, precision=precision, missing=missing, without=without)
@@ -79,7 +81,7 @@ def predict(
     lookups = _side_inputs(model, predictor, inputs, own)
     predictor.check_lookups(lookups)
     photos = as_photos(model, images, say=say, own=own)
-    return _predictions(model.classes, predictor, photos, lookups)
+    return _predictions(model.classes, predictor, photos, lookups, whole_groups=whole_groups)
 
 
 def as_photos(
@@ -119,12 +121,17 @@ def _own_table(model: LoadedModel) -> Table | None:
 
 
 def _predictions(
-    classes: tuple[str, ...], predictor: GroupPredictor, photos: Iterator[GivenPhoto], lookups: Mapping[str, Lookup]
+    classes: tuple[str, ...],
+    predictor: GroupPredictor,
+    photos: Iterator[GivenPhoto],
+    lookups: Mapping[str, Lookup],
+    *,
+    whole_groups: bool,
 ) -> Iterator[Prediction]:
     numbered = enumerate(photos)
     ahead: deque[list[_Reading]] = deque()
     with Pool(available_workers()) as pool:  # Pillow lets go of the interpreter while it decodes
-        is_first = True
+        fill_up = whole_groups
         while True:
             while len(ahead) <= AHEAD and (group := list(itertools.islice(numbered, GROUP))):
                 ahead.append([(photo, pool.submit(predictor.read, photo, lookups, i)) for i, photo in group])
@@ -132,8 +139,8 @@ def _predictions(
                 return
             group_ = ahead.popleft()
             # One photo alone answers at once; of many, the last bits do not depend on where a group ends.
-            yield from _of_group(classes, predictor, group_, fill_up=not is_first or len(group_) == GROUP)
-            is_first = False
+            fill_up = fill_up or len(group_) == GROUP
+            yield from _of_group(classes, predictor, group_, fill_up=fill_up)
 
 
 def _of_group(

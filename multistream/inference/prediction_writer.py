@@ -14,7 +14,7 @@ from multistream.errors import CannotResume, PluginError, UsageError
 from multistream.files import write_atomic, writing
 from multistream.inference.groups import GROUP
 from multistream.inference.model import Model
-from multistream.inference.predict import Prediction, as_photos
+from multistream.inference.predict import Prediction, as_photos, predict
 
 PART = 256 * GROUP
 """Rows of one parquet file."""
@@ -95,7 +95,7 @@ def _lines(
         done = _same_photos(out, _paths_in(out, statuses), photos)
         say(f"predict: {done:,} photos are already done")
     with writing(out.parent), out.open("a", encoding="utf-8") as text:
-        for result in model.predict(photos, **options):
+        for result in predict(model, photos, **options, whole_groups=True):  # what a second call adds is the same
             statuses[result.status] += 1
             text.write(json.dumps(result.to_dict(), ensure_ascii=True) + "\n")
     return statuses
@@ -142,7 +142,7 @@ def _parquet(
         done += _same_photos(out, held["path"], photos)
     if done:
         say(f"predict: {done:,} photos are already done")
-    results = model.predict(photos, **options)
+    results = predict(model, photos, **options, whole_groups=True)
     number = len(parts)
     while rows := list(itertools.islice(results, PART)):
         statuses.update(result.status for result in rows)

@@ -108,8 +108,9 @@ def test_a_run_of_shards_is_the_run_of_the_same_files(recipe: Recipe, tmp_path: 
         (tmp_path / name).write_bytes(content)
     lines = ["path,label", *(f"{n:04}.png,{('awe', 'fear')[n % 2]}" for n in range(30))]
     (tmp_path / "a.csv").write_text("\n".join(lines) + "\n")
-    found = {}
-    for name, source in {"tar": f"webdataset:{tmp_path / 'a.tar'}", "csv": str(tmp_path / "a.csv")}.items():
+    found, sources = {}, {"tar": f"webdataset:{tmp_path / 'a.tar'}", "csv": str(tmp_path / "a.csv")}
+    sources["url"] = f"webdataset:{(tmp_path / 'a.tar').as_uri()}"
+    for name, source in sources.items():
         own = recipe.updated({"data": {"source": source}, "training": {"epochs": 1}})
         found[name] = train(own, out=tmp_path / name).parts["test"].to_dict()
-    assert found["tar"] == found["csv"]
+    assert found["tar"] == found["csv"] == found["url"]

@@ -53,6 +53,19 @@ def test_lines_continue_after_a_crash(model: Model, listed: list[str], tmp_path:
     assert said == ["predict: 40 photos are already done"]
 
 
+def test_urls_are_their_own_names_and_continue(model: Model, photos: Path, tmp_path: Path) -> None:
+    files = sorted(photos.rglob("*.png"))
+    urls = [file.as_uri() for file in files] + [(tmp_path / "gone.png").as_uri()]
+    out, said = tmp_path / "out.jsonl", list[str]()
+    write_predictions_of(model, urls[:50], out, options=OPTIONS, say=said.append)
+    assert write_predictions_of(model, urls, out, options=OPTIONS, say=said.append) == {"ok": 60, "missing": 1}
+    assert said == ["predict: 50 photos are already done"]
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["path"] for line in lines] == urls
+    plain = [each.probabilities for each in model.predict(map(str, files), device="cpu")]
+    assert [line["probabilities"] for line in lines[:-1]] == plain
+
+
 def test_parquet_continues_with_the_part_that_is_missing(
     model: Model, listed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
