@@ -326,6 +326,8 @@ class Fusion(nn.Module):
     """Whether the logits are an affine function of the vectors."""
     averages_probabilities: bool = False
     """Whether the fused probabilities are the mean of the streams' own."""
+    one_class: bool = False
+    """Whether the logits are logarithms of probabilities that sum to 1: an image cannot have several classes then."""
 
     def __init__(self, widths: Mapping[str, int], *, classes: int, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -369,6 +371,8 @@ class Loss(nn.Module):
     """
 
     weights: Tensor | None
+    label_sets: bool = False
+    """Whether targets may be sets of classes, (B, K) of 0 and 1, and each logit is of one class alone."""
 
     def __init__(self, *, weights: Tensor | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ from multistream.features import Extracted, extract
 from multistream.network.compose import fusion_factory
 from multistream.network.network import MultiStream
 from multistream.runs.leaks import check_leaks
-from multistream.training.convex import fit_network, is_convex
+from multistream.training.convex import ConvexFit, fit_network, is_convex
 from multistream.training.convex_training import convex_data
 from multistream.training.feeds import as_targets
 from multistream.training.losses import make_loss
@@ -184,16 +184,15 @@ class PooledRunner:
         self.batched += done.batched
 
     def _solve(self, data: RowData, networks: Sequence[MultiStream]) -> None:
-        """Fits networks to their optimum, the largest first: the others begin at its fit."""
+        """Fits networks to their optimum, the largest first: others begin at the smallest fit with all they read."""
         images = len(self.labels)
         targets, valid, views = self.targets.cpu(), data.valid[:images], len(self.views)
         classes = len(self.prepared.table.classes)
         rows = convex_data(data.features, targets, valid, data.parts, data.criterion, views=views, classes=classes)
-        penalties, whole = self.prepared.recipe.training.penalties, None
+        penalties, fits = self.prepared.recipe.training.penalties, list[ConvexFit]()
         with self.console.progress(len(networks), "ablate") as bar:
             for network in reversed(networks):
-                fit = fit_network(network, rows, penalties=penalties, start=whole)
-                whole = whole or fit
+                fits.append(fit_network(network, rows, penalties=penalties, starts=fits))
                 network.eval().mark_trained()
                 bar.advance(1)
 

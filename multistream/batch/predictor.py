@@ -14,6 +14,7 @@ from multistream.inference.groups import GroupPredictor
 from multistream.inference.model import load
 from multistream.inference.predict import MAX_BYTES, NOT_FINITE
 from multistream.runs.model_file import require_trained
+from multistream.runs.predictions_file import THRESHOLD, joined_names
 
 
 class Predictor:
@@ -49,8 +50,12 @@ class Predictor:
             probabilities[rows] = self.groups.probabilities(photos)
         ok = np.isfinite(probabilities).all(1)
         message = [NOT_FINITE if s == "ok" and not fine else s for s, fine in zip(statuses, ok.tolist(), strict=True)]
-        best = np.where(ok[:, None], probabilities, 0).argmax(1)
-        labels = [self.classes[k] if fine else "" for k, fine in zip(best.tolist(), ok.tolist(), strict=True)]
+        chosen = np.where(ok[:, None], probabilities, 0)
+        if self.groups.network.label_sets:
+            labels = list(joined_names(chosen >= THRESHOLD, self.classes))
+        else:
+            best = chosen.argmax(1).tolist()
+            labels = [self.classes[k] if fine else "" for k, fine in zip(best, ok.tolist(), strict=True)]
         return {
             **kept_columns(batch, self.groups.network.inputs),
             STATUS: np.array(message, dtype=object),

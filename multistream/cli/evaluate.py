@@ -12,7 +12,8 @@ from multistream.cli.options import Device, Inputs, Json, Missing, Precision, Qu
 
 if TYPE_CHECKING:
     from multistream.inference.evaluate import Evaluation
-    from multistream.inference.metrics import Metrics
+    from multistream.inference.label_set_metrics import LabelSetMetrics
+    from multistream.inference.metrics import Measures, Metrics
 
 
 def evaluate(
@@ -30,6 +31,13 @@ def evaluate(
     class_map: Annotated[
         str, typer.Option(metavar="FILE|NAME", help="File that maps the run's classes to the data's classes.")
     ] = "",
+    protocols: Annotated[
+        bool,
+        typer.Option(
+            "--protocols",
+            help="WebEmo's protocols: strict, reachable classes, polarity, linear probe (--data webemo:PATH).",
+        ),
+    ] = False,
     input: Inputs = None,
     missing: Missing = "",
     without: Without = None,
@@ -44,6 +52,9 @@ def evaluate(
     from multistream.console import Console
     from multistream.inference.evaluate import evaluate as measure
 
+    if protocols:
+        _print_protocols(run, data, input=input, device=device, json=json, quiet=quiet)
+        return
     result = measure(
         run,
         data=data,
@@ -59,8 +70,13 @@ def evaluate(
         console=Console(quiet=quiet),
     )
     if plot is not None:
+        from multistream.errors import UsageError
         from multistream.inference.confusion_figure import draw_confusion
+        from multistream.inference.metrics import Metrics
 
+        if not isinstance(result.metrics, Metrics):
+            what = "a confusion matrix needs one label per image, and these may have several."
+            raise UsageError("--plot", what, do="Omit it.")
         save_figure(draw_confusion(result.metrics.confusion, result.metrics.classes), plot)
     if json:
         print_json(result.to_dict())
@@ -71,6 +87,26 @@ def evaluate(
             typer.echo(table(result.reachable))
         if result.policies:
             typer.echo(f"\n{policies(result)}")
+
+
+def _print_protocols(run: Path, data: str, *, input: list[str] | None, device: str, json: bool, quiet: bool) -> None:
+    """Measures a run by the four protocols of WebEmo, and prints a line for each."""
+    from multistream.console import Console
+    from multistream.reproduction.webemo import webemo_protocols
+
+    found = webemo_protocols(run, data, inputs=pairs(input, "--input"), device=device, console=Console(quiet=quiet))
+    if json:
+        print_json(found.to_dict())
+        return
+    typer.echo(f"{'protocol':28} {'accuracy':>10} {'95 %':>16} {'majority':>10} {'n':>8}")
+    for row in found.rows:
+        low, high = (100 * end for end in row.accuracy_ci95)
+        interval = f"[{low:.2f}, {high:.2f}]"
+        typer.echo(
+            f"{row.protocol:28} {100 * row.accuracy:8.2f} % {interval:>16} {100 * row.majority:8.2f} % {row.n:8,}"
+        )
+    if found.published is not None:
+        typer.echo(f"published (FI to WebEmo, 7 classes): {100 * found.published:.2f} %")
 
 
 def policies(result: Evaluation) -> str:
@@ -103,8 +139,36 @@ def before(metrics: Metrics) -> str:
     return "" if metrics.ece_before is None else f"     before the temperature {metrics.ece_before:.3f}"
 
 
-def table(metrics: Metrics) -> str:
+def table(metrics: Measures) -> str:
     """Metrics as lines to read."""
+    from multistream.inference.metrics import Metrics
+
+    return _of_labels(metrics) if isinstance(metrics, Metrics) else _of_label_sets(metrics)
+
+
+def _of_label_sets(metrics: LabelSetMetrics) -> str:
+    def line(title: str, value: float, interval: tuple[float, float], end: str = "") -> str:
+        return f"{title:18} {100 * value:6.2f} %  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]{end}"
+
+    lines = [
+        line("mAP", metrics.map, metrics.map_ci95, f"  n {metrics.n:,}"),
+        line("micro-F1", metrics.micro_f1, metrics.micro_f1_ci95),
+        line("macro-F1", metrics.macro_f1, metrics.macro_f1_ci95),
+        line("exact match", metrics.accuracy, metrics.accuracy_ci95),
+        f"negative log-lik.  {metrics.nll:6.3f}",
+        f"labels per image   {metrics.labels_per_photo:6.2f}",
+        "",
+        f"{'class':20} {'n':>6} {'AP':>8} {'precision':>10} {'recall':>8} {'f1':>8}",
+    ]
+    for name, row in metrics.per_class.items():
+        lines.append(
+            f"{name:20} {row['n']:6,} {row['average_precision']:8.3f} {row['precision']:10.3f} {row['recall']:8.3f}"
+            f" {row['f1']:8.3f}"
+        )
+    return "\n".join(lines)
+
+
+def _of_labels(metrics: Metrics) -> str:
     low, high = metrics.accuracy_ci95
     lines = [
         f"accuracy           {100 * metrics.accuracy:6.2f} %  [{100 * low:.2f}, {100 * high:.2f}]  n {metrics.n:,}",

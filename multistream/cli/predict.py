@@ -89,6 +89,9 @@ def _print(results: Iterator[Prediction], *, json: bool, quiet: bool) -> None:
             print_json(result.to_dict(), indent=None)
         elif result.label is None:
             typer.echo(f"{printable(result.path)}\t{result.status}")
+        elif result.labels is not None:
+            named = ", ".join(f"{printable(name)} {100 * result.probabilities[name]:.1f} %" for name in result.labels)
+            typer.echo(f"{printable(result.path)}\t{named or '-'}")
         else:
             typer.echo(
                 f"{printable(result.path)}\t{printable(result.label)}\t{100 * result.probabilities[result.label]:.1f} %"

@@ -61,6 +61,7 @@ def reproduce(
 ) -> None:
     """Reproduce the paper's table 1 and figures 3 to 5 on your photos; finished trainings are reused."""
     from multistream.console import Console
+    from multistream.data.layouts.label_sets import LabelColumns
     from multistream.recipe import Recipe
     from multistream.reproduction.paper import the_paper
     from multistream.reproduction.plan import TARGETS, Request, all_planned, stream_places
@@ -68,6 +69,8 @@ def reproduce(
 
     if folds == 1 or (folds and splits > 1):
         raise UsageError("--folds", "folds are the splits.", right="Give --folds 2 or more, or --folds 0 --splits N.")
+    if LabelColumns.parse(label):
+        raise UsageError("--label", "the paper's photos have one label each.", do="Use multistream train and compare.")
     base = Recipe.load(recipe).with_settings(set_ or [])
     own = {"data": {"source": data, "label": label, "folds": folds, "fold": 0, "repeats": repeats}}
     settled = base.updated(own | ({"runtime": {"device": device}} if device else {}))

@@ -77,6 +77,10 @@ def _of_difference(name: str) -> Callable[[ComparedRow], Any]:
     return lambda row: getattr(row.difference, name) if row.difference else None
 
 
+def _of_label_sets(name: str) -> Callable[[ComparedRow], float | None]:
+    return lambda row: None if row.label_sets is None else row.label_sets[name]
+
+
 def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
     return {f"{name}_low": interval[0] if interval else None, f"{name}_high": interval[1] if interval else None}
 
@@ -114,6 +118,8 @@ MEASURES: Mapping[str, Column] = {
         "95 %", lambda row: interval_text(row.accuracy_ci95), lambda row: _ends("accuracy", row.accuracy_ci95)
     ),
     "macro_f1": _fraction("macro-F1 %", "macro_f1", get=lambda row: row.macro_f1, bold=True),
+    "map": _fraction("mAP %", "map", get=_of_label_sets("map"), bold=True),
+    "micro_f1": _fraction("micro-F1 %", "micro_f1", get=_of_label_sets("micro_f1"), bold=True),
     "balanced_accuracy": _fraction("balanced %", "balanced_accuracy", get=lambda row: row.balanced_accuracy, bold=True),
     "difference": Column(
         "difference", lambda row: percent(_difference(row), sign=True), lambda row: {"difference": _difference(row)}
@@ -139,7 +145,19 @@ MEASURES: Mapping[str, Column] = {
 }
 
 WITHOUT_TEST_NAME = tuple(name for name in MEASURES if name != "test")
-FOR_LATEX = ("n", "accuracy", "interval", "macro_f1", "balanced_accuracy", "kl", "difference", "p_holm", "detectable")
+FOR_LATEX = (
+    "n",
+    "accuracy",
+    "interval",
+    "map",
+    "micro_f1",
+    "macro_f1",
+    "balanced_accuracy",
+    "kl",
+    "difference",
+    "p_holm",
+    "detectable",
+)
 
 
 def chosen_columns(names: Sequence[str], rows: Sequence[ComparedRow]) -> dict[str, Column]:

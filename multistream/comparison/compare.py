@@ -15,7 +15,7 @@ from multistream.comparison.photo_counts import count_photos, shared_photos
 from multistream.comparison.published_numbers import Published, published
 from multistream.comparison.run_results import Result, read_result
 from multistream.errors import UsageError
-from multistream.statistics import Interval, balanced_accuracy, holm, macro_f1, oracle_any
+from multistream.statistics import Interval, holm, oracle_any
 
 Against = Literal["first", "best"]
 
@@ -41,12 +41,16 @@ class ComparedRow:
     deviation: float | None
     """Standard deviation over runs."""
     macro_f1: float
-    balanced_accuracy: float
+    balanced_accuracy: float | None
+    """None where photos may have several labels."""
     parameters: Mapping[str, int]
     difference: Difference | None
     """To the reference row, which has none."""
     votes: Mapping[str, float] | None = None
     """Distances between predictions and votes by name, where all runs have votes."""
+    label_sets: Mapping[str, float] | None = None
+    """Mean average precision (`map`) and `micro_f1`, where photos may have several labels; then `accuracy` counts exact
+    matches."""
 
     @property
     def repetitions(self) -> str:
@@ -72,6 +76,7 @@ class ComparedRow:
             "macro_f1": self.macro_f1,
             "balanced_accuracy": self.balanced_accuracy,
             "votes": None if self.votes is None else dict(self.votes),
+            **({} if self.label_sets is None else self.label_sets),
             "parameters": dict(self.parameters),
             "difference": self.difference.to_dict() if self.difference else None,
         }
@@ -173,7 +178,7 @@ def compared_row(
 ) -> ComparedRow:
     """The measures of one row."""
     accuracies = tuple(result.accuracy for result in group)
-    confusions = [result.confusion for result in group]
+    balanced = [each for result in group if (each := result.balanced_accuracy) is not None]
     return ComparedRow(
         name=name,
         runs=tuple(result.name for result in group),
@@ -185,18 +190,19 @@ def compared_row(
         accuracy=float(np.mean(accuracies)),
         accuracy_ci95=count_photos(group).accuracy_ci95,
         deviation=float(np.std(accuracies, ddof=1)) if len(group) > 1 else None,
-        macro_f1=float(np.mean([macro_f1(confusion) for confusion in confusions])),
-        balanced_accuracy=float(np.mean([balanced_accuracy(confusion) for confusion in confusions])),
+        macro_f1=float(np.mean([result.macro_f1 for result in group])),
+        balanced_accuracy=float(np.mean(balanced)) if len(balanced) == len(group) else None,
         parameters=group[0].parameters,
         difference=difference,
-        votes=_distances(group),
+        votes=_means([result.distances for result in group]),
+        label_sets=_means([result.label_set_measures for result in group]),
     )
 
 
-def _distances(group: Sequence[Result]) -> dict[str, float] | None:
-    """The mean over runs of each measure; None unless all have votes."""
-    found = [result.distances for result in group if result.distances is not None]
-    if len(found) < len(group):
+def _means(measures: Sequence[Mapping[str, float] | None]) -> dict[str, float] | None:
+    """The mean over runs of each measure; None unless all runs have them."""
+    found = [each for each in measures if each is not None]
+    if len(found) < len(measures):
         return None
     return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from multistream import runs
 from multistream.errors import DataError, UsageError
+from multistream.inference.label_set_metrics import label_set_f1, mean_average_precision
 from multistream.recipe import Recipe
 from multistream.runs.predictions_file import Predictions, read_predictions
+from multistream.statistics import balanced_accuracy, macro_f1
 from multistream.vote_distances import vote_distances
 
 
@@ -36,6 +38,26 @@ class Result:
     def accuracy(self) -> float:
         """The share of test photos named rightly."""
         return float(self.correct.mean())
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean of the classes' F1."""
+        if self.predictions.label_sets is not None:
+            return label_set_f1(self.predictions.probabilities, self.predictions.label_sets)[1]
+        return float(macro_f1(self.confusion))
+
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """Mean of the classes' recalls; None where photos may have several labels."""
+        return None if self.predictions.label_sets is not None else float(balanced_accuracy(self.confusion))
+
+    @property
+    def label_set_measures(self) -> dict[str, float] | None:
+        """Mean average precision and micro-F1, where photos may have several labels."""
+        sets, probabilities = self.predictions.label_sets, self.predictions.probabilities
+        if sets is None:
+            return None
+        return {"map": mean_average_precision(probabilities, sets), "micro_f1": label_set_f1(probabilities, sets)[0]}
 
     @property
     def confusion(self) -> NDArray[np.int64]:

@@ -31,6 +31,8 @@ class Table:
     classes: tuple[str, ...]
     votes: NDArray[np.float64] | None = None
     """(N, K) fractions of the votes that each class got, where people voted; rows sum to 1."""
+    label_sets: NDArray[np.bool_] | None = None
+    """(N, K) which classes each image has, where it may have several; `labels` holds one of them."""
     parts: tuple[str, ...] | None = None
     """`train`, `val` or `test` for every image, where the layout itself splits."""
     maps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -60,6 +62,8 @@ class Table:
             return f"{strange} label{'s are' if strange > 1 else ' is'} not among its {len(self.classes)} classes"
         if self.votes is not None and (wrong_votes := self._fault_of_votes(self.votes)):
             return wrong_votes
+        if self.label_sets is not None and (wrong_sets := self._fault_of_sets(self.label_sets)):
+            return wrong_sets
         columns = {"parts": self.parts, **{f"maps[{name!r}]": paths for name, paths in self.maps.items()}}
         for name, column in columns.items():
             if column is not None and len(column) != len(self.ids):
@@ -83,6 +87,17 @@ class Table:
             return "a label is not the class with the most votes"
         return ""
 
+    def _fault_of_sets(self, sets: NDArray[np.bool_]) -> str:
+        """What is wrong with the label sets; empty if nothing is."""
+        wanted = (len(self.ids), len(self.classes))
+        if sets.shape != wanted or sets.dtype != np.bool_:
+            return f"its label sets are {sets.dtype} of the shape {sets.shape}; they must be bool of {wanted}"
+        if self.votes is not None:
+            return "it has votes and label sets; an image has one or the other"
+        if not sets[np.arange(len(sets)), self.labels].all():
+            return "a label is not in its image's set"
+        return ""
+
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Table:
         """The images with these indices, in this order; vectors stay whole, they are joined by id."""
         chosen = [int(i) for i in indices]
@@ -91,6 +106,7 @@ class Table:
             ids=tuple(self.ids[i] for i in chosen),
             labels=self.labels[chosen],
             votes=None if self.votes is None else self.votes[chosen],
+            label_sets=None if self.label_sets is None else self.label_sets[chosen],
             parts=None if self.parts is None else tuple(self.parts[i] for i in chosen),
             maps={name: tuple(paths[i] for i in chosen) for name, paths in self.maps.items()},
             columns={name: tuple(cells[i] for i in chosen) for name, cells in self.columns.items()},

@@ -50,6 +50,8 @@ class ExplanationRequest:
     def resolved(self, network: MultiStream) -> ResolvedRequest:
         """The same with nothing left to choose. Raises UsageError where the method cannot give what is asked."""
         self.target.check(network.classes)
+        if network.label_sets:
+            self.target.check_label_sets()
         for option, value, known in (
             ("--method", self.method, ("auto", *METHODS, "fused")),
             ("--baseline", self.baseline, BASELINES),

@@ -228,7 +228,8 @@ class ExplainedBatch:
             bias=of_photo(made.bias),
             remainder=of_photo(made.remainder),
             probabilities={
-                key: own[place].double().softmax(0).cpu() for key, own in self.forward.output.streams.items()
+                key: self.forward.probabilities_of(own[place : place + 1])[0].cpu()
+                for key, own in self.forward.output.streams.items()
             },
             maps={key: of_photo(stages) for key, stages in made.maps.items()},
             vectors=of_photo(made.vectors),

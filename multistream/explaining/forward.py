@@ -25,11 +25,17 @@ class ForwardPass:
     pooled: Pooled
     output: FusionOutput
     temperature: float = 1.0
+    label_sets: bool = False
+    """Whether a photo may have several classes: each logit is then of one class alone."""
 
     @property
     def probabilities(self) -> Tensor:
-        """softmax of the fused logits divided by the network's temperature, (B, K) float64."""
-        return (self.output.logits.double() / self.temperature).softmax(1)
+        """Of the fused logits divided by the network's temperature, (B, K) float64."""
+        return self.probabilities_of(self.output.logits / self.temperature)
+
+    def probabilities_of(self, logits_BK: Tensor) -> Tensor:
+        """softmax, or with label sets the logistic function of each logit, in float64."""
+        return logits_BK.double().sigmoid() if self.label_sets else logits_BK.double().softmax(1)
 
 
 def forward_pass(network: MultiStream, batch: Mapping[str, Tensor], *, runtime: Runtime) -> ForwardPass:
@@ -39,4 +45,4 @@ def forward_pass(network: MultiStream, batch: Mapping[str, Tensor], *, runtime: 
             maps = {k: b.stream(batch[b.entry(k, batch)]) for k, b in network.branches.items()}
             pooled = {k: {s: t.pool(maps[k][s]) for s, t in b.taps.items()} for k, b in network.branches.items()}
         tapped = {k: {s: maps[k][s] for s in b.taps} for k, b in network.branches.items()}
-        return ForwardPass(tapped, pooled, network.fuse(pooled), network.temperature)
+        return ForwardPass(tapped, pooled, network.fuse(pooled), network.temperature, network.label_sets)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from multistream.data.filenames import printable
-from multistream.errors import DataError
+from multistream.errors import DataError, UsageError
 from multistream.explaining.explanation import Explanation, entry_name
 from multistream.explaining.overlays import AGAINST, FOR, blended, draw_bars, draw_scale, photo_pixels, save, short_name
 from multistream.explaining.pipeline import Explainer
@@ -147,6 +147,9 @@ def make_gallery(
     explainer: Explainer, folder: Path, *, kind: str = "png", tick: Callable[[int], None] = lambda _: None
 ) -> Gallery:
     """Explains the photos and writes the galleries. DataError where no photo could be read."""
+    if explainer.model.network.label_sets:
+        what = "galleries sort photos by which streams name their one label, and photos may have several here."
+        raise UsageError("gallery", what)
     found, n = GalleryCollector(explainer.model.classes), 0
     for batch in explainer.batches():
         for record in explainer.records(batch).values():

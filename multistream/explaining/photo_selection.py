@@ -79,7 +79,11 @@ def _checked(selection: PhotoSelection, labelled: bool) -> PhotoSelection:
 def _in_our_classes(table: Table, classes: tuple[str, ...]) -> Table:
     """The table with labels that index the run's classes, by name; -1 where the run has no such class."""
     column = np.array([classes.index(name) if name in classes else -1 for name in table.classes], dtype=np.int64)
-    return replace(table, labels=column[table.labels], classes=classes)
+    sets = None
+    if table.label_sets is not None:
+        sets = np.zeros((len(table), len(classes)), dtype=np.bool_)
+        sets[:, column[column >= 0]] = table.label_sets[:, column >= 0]
+    return replace(table, labels=column[table.labels], classes=classes, label_sets=sets)
 
 
 def _lacks_inputs(model: Model, given: Mapping[str, str]) -> bool:

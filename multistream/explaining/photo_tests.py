@@ -46,6 +46,9 @@ def measure_on_photos(
 
     UsageError where no stream reads photos.
     """
+    if explainer.model.network.label_sets:
+        what = "these tests follow the probability of one class, and a photo may have several labels here."
+        raise UsageError("test-explanation", what)
     sizes = [each.size for each in explainer.model.inputs.values() if isinstance(each, Image)]
     if not sizes:
         option = "--faithfulness" if faithfulness else "--masks"

@@ -33,6 +33,7 @@ from multistream.inputs import Image
 from multistream.interfaces import VECTOR, Stream
 from multistream.recipe import RuntimeSettings
 from multistream.runs.model_file import require_trained
+from multistream.runs.predictions_file import joined_names
 from multistream.runtime.device import available_workers, resolve
 
 CHUNK = 16
@@ -136,10 +137,13 @@ class Explainer:
         sees_photos = any(isinstance(each, Image) for each in self.model.inputs.values())
         for place, row in enumerate(explained.rows):
             label = int(table.labels[row])
+            names = self.model.classes[label] if label >= 0 else ""
+            if table.label_sets is not None:
+                (names,) = joined_names(table.label_sets[[row]], table.classes)
             records[row] = explained.explanation(
                 place,
                 path=self.selection.names[row],
-                label=self.model.classes[label] if label >= 0 else "",
+                label=names,
                 aspect=aspect_ratio(table.path(row), resize=self.settings.resize) if sees_photos else 1.0,
             )
         return records

@@ -37,6 +37,15 @@ class Target:
         if self.scale not in ("logit", "probability"):
             raise UsageError("--scale", f"{self.scale!r} is unknown.", right="logit or probability.")
 
+    def check_label_sets(self) -> None:
+        """Raises UsageError for what needs photos that have one label each."""
+        if self.needs_labels:
+            do = "Name a class."
+            raise UsageError("--target", "true means the one label of a photo, which may have several here.", do=do)
+        if self.scale == "probability":
+            what = "probabilities of several labels do not sum to 1, so there is nothing to share out."
+            raise UsageError("--scale", what, do="Leave it at logit.")
+
     @property
     def needs_labels(self) -> bool:
         """Whether photos without a label cannot be explained."""

@@ -15,11 +15,11 @@ from multistream.console import Console
 from multistream.data.photos import make_photos
 from multistream.data.side_inputs import SideInputs, gather
 from multistream.data.table import Table
-from multistream.errors import DataError
+from multistream.errors import DataError, UsageError
 from multistream.features import extract
 from multistream.inference.class_maps import ClassMatch, match_classes, read_class_map
 from multistream.inference.measured_photos import photos_to_measure
-from multistream.inference.metrics import Metrics, metrics, without_temperature
+from multistream.inference.metrics import Measures, Metrics, measures, metrics, without_temperature
 from multistream.inference.missing import MissingPolicy, MissingStream, absent_pooled
 from multistream.inference.model import Model, load
 from multistream.inference.policies import PolicyAccuracy, policy_accuracies, probabilities_by_policy
@@ -28,7 +28,7 @@ from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, MissingVectors
 from multistream.runs.model_file import require_trained
-from multistream.runs.predictions_file import as_predictions, votes_over, write_predictions
+from multistream.runs.predictions_file import as_predictions, label_sets_over, votes_over, write_predictions
 from multistream.runtime.device import available_workers, resolve_again
 from multistream.runtime.memory import exhausted
 
@@ -39,7 +39,7 @@ class Evaluation:
 
     run: str
     data: str
-    metrics: Metrics
+    metrics: Measures
     left_out: Mapping[str, int]
     unreachable: tuple[str, ...] = ()
     """Classes of the photos that the run cannot say."""
@@ -100,6 +100,7 @@ def evaluate(
     require_trained(model, "evaluate")
     policy = MissingPolicy.settle(model.network, model.recipe.data, missing=missing, without=without)
     table, left_out = photos_to_measure(model, data=data, part=part, label=label, console=console)
+    _check_label_sets(model.network, table, class_map)
     match = match_classes(model.classes, table.classes, mapping=read_class_map(class_map) if class_map else None)
     reasons = "".join(f"; left out: {count:,} {reason}" for reason, count in left_out.items())
     console.say(f"evaluate: {table.name}, {len(table):,} images{reasons}")
@@ -125,8 +126,24 @@ def evaluate(
         unreachable=match.unreachable,
         reachable=_reachable_metrics(probabilities, labels, match),
         missing=lacking,
-        policies=policy_accuracies(by_policy, labels, {key: measured.present[key][rows] for key in lacking}),
+        policies=policy_accuracies(
+            by_policy,
+            labels,
+            {key: measured.present[key][rows] for key in lacking},
+            label_sets=label_sets_over(table, rows, classes=match.classes),
+        ),
     )
+
+
+def _check_label_sets(network: MultiStream, table: Table, class_map: str) -> None:
+    """UsageError where the run and the data do not both have one label per image, or both have several."""
+    if network.label_sets != (table.label_sets is not None):
+        several = "one label per image, and the run predicts several."
+        what = several if network.label_sets else "several labels per image, and the run predicts one."
+        right = "With several, --label names the columns, or one column and its separator: tags[;]."
+        raise UsageError("--label", f"{table.name} has {what}", right=right)
+    if network.label_sets and class_map:
+        raise UsageError("--class-map", "probabilities of several labels cannot be added up.", do="Omit it.")
 
 
 def _lacking(present: Mapping[str, NDArray[np.bool_]], rows: NDArray[np.int64]) -> dict[str, int]:
@@ -142,12 +159,13 @@ def _metrics(
     match: ClassMatch,
     *,
     raw: NDArray[np.float64] | None,
-) -> Metrics:
+) -> Measures:
     """The metrics of these rows of the table; `raw` (N, K) are the run's probabilities without the temperature."""
-    return metrics(
+    return measures(
         probabilities,
         table.labels[rows],
         match.classes,
+        label_sets=label_sets_over(table, rows, classes=match.classes),
         votes=votes_over(table, rows, classes=match.classes),
         uncalibrated=None if raw is None else match.apply(raw),
     )

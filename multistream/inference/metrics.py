@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from multistream.errors import DataError
 from multistream.inference.emotions import polarities
+from multistream.inference.label_set_metrics import LabelSetMetrics, label_set_metrics
 from multistream.statistics import (
     Interval,
     balanced_accuracy,
@@ -117,6 +118,25 @@ def metrics(
         **_before(uncalibrated, labels, seed=seed),
         votes=None if votes is None else vote_metrics(exact, np.asarray(votes, np.float64), seed=seed),
     )
+
+
+Measures = Metrics | LabelSetMetrics
+"""The metrics of images with one label each, or with label sets."""
+
+
+def measures(
+    probabilities: NDArray[np.floating],
+    labels: Integers,
+    classes: Sequence[str],
+    *,
+    votes: NDArray[np.floating] | None = None,
+    label_sets: NDArray[np.bool_] | None = None,
+    uncalibrated: NDArray[np.floating] | None = None,
+) -> Measures:
+    """The metrics of `label_sets` (N, K) where images may have several classes, else of their labels."""
+    if label_sets is not None:
+        return label_set_metrics(probabilities, label_sets, classes)
+    return metrics(probabilities, labels, classes, votes=votes, uncalibrated=uncalibrated)
 
 
 def _check(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> None:

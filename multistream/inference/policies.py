@@ -12,6 +12,7 @@ from torch import Tensor
 
 from multistream.inference.missing import MissingPolicy, MissingStream
 from multistream.network.network import MultiStream, Pooled
+from multistream.runs.predictions_file import THRESHOLD
 from multistream.statistics import wilson
 
 POLICIES = {
@@ -51,15 +52,23 @@ def policy_accuracies(
     by_policy: Mapping[MissingStream, NDArray[np.float64]],
     labels: NDArray[np.int64],
     present: Mapping[str, NDArray[np.bool_]],
+    *,
+    label_sets: NDArray[np.bool_] | None = None,
 ) -> dict[str, PolicyAccuracy]:
-    """Accuracy on photos that lack nothing, and on all that each policy predicts."""
+    """Accuracy on photos that lack nothing, and on all that each policy predicts; with `label_sets`, exact matches."""
     if not present:
         return {}
     complete = np.all(np.stack(list(present.values())), axis=0)
     first = next(iter(by_policy.values()))
     chosen: dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]] = {"complete": (first, complete)}
     chosen |= {name: (each, np.asarray(np.isfinite(each).all(1))) for name, each in sorted(by_policy.items())}
-    right = {name: (each.argmax(1) == labels)[rows] for name, (each, rows) in chosen.items()}
+
+    def correct(probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
+        if label_sets is None:
+            return np.asarray(probabilities.argmax(1) == labels)
+        return np.asarray(((probabilities >= THRESHOLD) == label_sets).all(1))
+
+    right = {name: correct(each)[rows] for name, (each, rows) in chosen.items()}
     return {name: _accuracy(each) for name, each in right.items() if len(each)}
 
 

@@ -22,7 +22,9 @@ from multistream.data.table import Table
 from multistream.errors import MultistreamError
 from multistream.inference.groups import GROUP, GroupPredictor, ReadPhoto
 from multistream.inputs import Image
+from multistream.network.network import MultiStream
 from multistream.runs.model_file import LoadedModel, require_trained
+from multistream.runs.predictions_file import SEPARATOR, THRESHOLD
 from multistream.runtime.device import available_workers
 
 AHEAD = 2
@@ -39,12 +41,16 @@ _Reading = tuple[GivenPhoto, "Future[ReadPhoto | str]"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """One photo's outcome: `status` is "ok" or why the file could not be used (then there is no label)."""
+    """One photo's outcome: `status` is "ok" or why the file could not be used (then there is no label).
+
+    Where a photo may have several labels, `labels` are all that are predicted, and `label` are their names, joined.
+    """
 
     path: str
     status: str
     label: str | None = None
     probabilities: Mapping[str, float] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """A line of `predict --json`."""
@@ -52,6 +58,7 @@ class Prediction:
             "path": self.path,
             "status": self.status,
             "label": self.label,
+            **({} if self.labels is None else {"labels": list(self.labels)}),
             "probabilities": dict(self.probabilities),
         }
 
@@ -81,7 +88,7 @@ def predict(
     lookups = _side_inputs(model, predictor, inputs, own)
     predictor.check_lookups(lookups)
     photos = as_photos(model, images, say=say, own=own)
-    return _predictions(model.classes, predictor, photos, lookups, whole_groups=whole_groups)
+    return _predictions(predictor, photos, lookups, whole_groups=whole_groups)
 
 
 def as_photos(
@@ -121,7 +128,6 @@ def _own_table(model: LoadedModel) -> Table | None:
 
 
 def _predictions(
-    classes: tuple[str, ...],
     predictor: GroupPredictor,
     photos: Iterator[GivenPhoto],
     lookups: Mapping[str, Lookup],
@@ -140,12 +146,10 @@ def _predictions(
             group_ = ahead.popleft()
             # One photo alone answers at once; of many, the last bits do not depend on where a group ends.
             fill_up = fill_up or len(group_) == GROUP
-            yield from _of_group(classes, predictor, group_, fill_up=fill_up)
+            yield from _of_group(predictor, group_, fill_up=fill_up)
 
 
-def _of_group(
-    classes: tuple[str, ...], predictor: GroupPredictor, group: list[_Reading], *, fill_up: bool
-) -> Iterator[Prediction]:
+def _of_group(predictor: GroupPredictor, group: list[_Reading], *, fill_up: bool) -> Iterator[Prediction]:
     outcomes = [future.result() for _, future in group]
     usable = [outcome for outcome in outcomes if isinstance(outcome, ReadPhoto)]
     rows = iter(predictor.probabilities(usable, fill_up=fill_up) if usable else ())
@@ -153,11 +157,15 @@ def _of_group(
         if isinstance(outcome, str):
             yield Prediction(photo.path, outcome)
         else:
-            yield _prediction(photo.path, classes, next(rows))
+            yield _prediction(photo.path, predictor.network, next(rows))
 
 
-def _prediction(path: str, classes: tuple[str, ...], row: NDArray[np.float64]) -> Prediction:
+def _prediction(path: str, network: MultiStream, row: NDArray[np.float64]) -> Prediction:
     if not np.isfinite(row).all():
         return Prediction(path, NOT_FINITE)
+    classes = network.classes
     probabilities = {name: float(p) for name, p in zip(classes, row, strict=True)}
+    if network.label_sets:
+        labels = tuple(name for name, p in probabilities.items() if p >= THRESHOLD)
+        return Prediction(path, "ok", SEPARATOR.join(labels), probabilities, labels)
     return Prediction(path, "ok", classes[int(row.argmax())], probabilities)

@@ -160,5 +160,7 @@ def _table(arrow: Any, rows: list[Prediction], classes: tuple[str, ...]) -> Any:
         "status": arrow.array([row.status for row in rows], arrow.string()),
         "label": arrow.array([row.label for row in rows], arrow.string()),
     }
+    if any(row.labels is not None for row in rows):
+        columns["labels"] = arrow.array([row.labels for row in rows], arrow.list_(arrow.string()))
     columns |= {f"p_{k}": arrow.array([row.probabilities.get(k) for row in rows], arrow.float64()) for k in classes}
     return arrow.table(columns)

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from multistream.errors import UsageError
 from multistream.inputs import Vector
 from multistream.interfaces import VECTOR, FusionOutput, Tap
 from multistream.network.branch import Branch
@@ -43,7 +44,8 @@ def check_branch(key: str, branch: Branch) -> None:
 
 
 def check_fusion(network: MultiStream) -> None:
-    """Compares the logits of every head and of the fusion with the network's classes; PluginError."""
+    """Compares the logits of every head and of the fusion with the network's classes; PluginError, UsageError."""
+    _check_label_sets(network)
     with evaluating(network):
         without_numbers(partial(_check_fusion, network))
 
@@ -127,6 +129,13 @@ def _check_fusion(network: MultiStream) -> None:
         _require(owner, f"its {name} are", logits, (BATCH, classes), f"there are {classes} classes")
     if unknown := set(output.streams) - set(vectors):
         raise owner.broken(f"streams holds {sorted(unknown)}; the streams are {sorted(vectors)}")
+
+
+def _check_label_sets(network: MultiStream) -> None:
+    """UsageError where an image may have several classes and the fusion gives it one."""
+    if network.label_sets and network.fusion.one_class:
+        what = f"{network.fusion_plan[0]} gives probabilities that sum to 1, and an image may have several labels here."
+        raise UsageError("fusion", what, do="Give --fusion early.")
 
 
 def stream_owner(key: str, branch: Branch) -> Owner:

@@ -50,6 +50,7 @@ def recompose(
         fusion_plan=(plan.fusion, plan.fusion_options),
         loaded=None if trained is None else heads,
         trained=bool(trained),
+        label_sets=plan.label_sets,
     )
     check_fusion(network)
     return network
@@ -62,7 +63,7 @@ def plan_of(network: MultiStream) -> NetworkPlan:
         if branch.plan is None:
             raise ValueError(f"{key}: a Branch built without a plan cannot be saved.")
         branches[key] = branch.plan
-    return NetworkPlan(branches, *network.fusion_plan, network.classes)
+    return NetworkPlan(branches, *network.fusion_plan, network.classes, network.label_sets)
 
 
 def build_branch(key: str, plan: BranchPlan, stream: Stream, *, seed: int | None = None) -> Branch:

@@ -39,7 +39,8 @@ class MultiStream(nn.Module):
     came trained from a run, each with its trained head, or None where it has none or is to get a new one.
     `trained` is False until training has ended (`mark_trained`), and for a truncated network.
     `prior` (K,) holds the fractions of the classes in training. New heads and the fusion are initialised from `seed`,
-    or from torch's own generator.
+    or from torch's own generator. With `label_sets` an image may have several classes: their probabilities are
+    independent of one another.
     """
 
     branches: Modules[Branch]
@@ -56,12 +57,14 @@ class MultiStream(nn.Module):
         loaded: Mapping[str, nn.Module | None] | None = None,
         trained: bool = False,
         seed: int | None = None,
+        label_sets: bool = False,
     ) -> None:
         super().__init__()
         seed = drawn_seed() if seed is None else seed
         given = {key: head for key, head in (loaded or {}).items() if head is not None}
         self.branches = Modules(branches)
         self.classes = tuple(classes)
+        self.label_sets = label_sets
         self.make_fusion = make_fusion
         self.register_buffer("prior", torch.full((len(classes),), 1 / len(classes)))
         widths = {key: branch.out_width for key, branch in branches.items()}
@@ -92,8 +95,9 @@ class MultiStream(nn.Module):
         return self._temperature
 
     def probabilities(self, logits_BK: Tensor) -> Tensor:
-        """softmax(logits / temperature), (B, K) float64."""
-        return (logits_BK.double() / self._temperature).softmax(1)
+        """softmax(logits / temperature), (B, K) float64; with label sets the logistic function of each logit."""
+        scaled = logits_BK.double() / self._temperature
+        return scaled.sigmoid() if self.label_sets else scaled.softmax(1)
 
     def calibrate(self, temperature: float) -> Self:
         """Sets the temperature, a number above 0."""
@@ -146,7 +150,13 @@ class MultiStream(nn.Module):
         """
         self._check_keys(depths, "truncate")
         branches = {k: b.truncate(depths[k]) if k in depths else _renewed(b) for k, b in self.branches.items()}
-        return MultiStream(branches, make_fusion=self.make_fusion, classes=self.classes, fusion_plan=self.fusion_plan)
+        return MultiStream(
+            branches,
+            make_fusion=self.make_fusion,
+            classes=self.classes,
+            fusion_plan=self.fusion_plan,
+            label_sets=self.label_sets,
+        )
 
     def mask(self, stages: Mapping[str, Sequence[str]]) -> Self:
         """The same network, all weights shared, with the training mean in the place of these streams' stages."""

@@ -43,6 +43,8 @@ class NetworkPlan:
     fusion: str
     fusion_options: Options
     classes: tuple[str, ...]
+    label_sets: bool = False
+    """Whether an image may have several classes."""
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-able data."""
@@ -52,4 +54,10 @@ class NetworkPlan:
     def from_dict(cls, data: Mapping[str, Any]) -> NetworkPlan:
         """The plan that `to_dict` wrote."""
         branches = {key: BranchPlan(**branch) for key, branch in data["branches"].items()}
-        return cls(branches, data["fusion"], data["fusion_options"], tuple(data["classes"]))
+        return cls(
+            branches,
+            data["fusion"],
+            data["fusion_options"],
+            tuple(data["classes"]),
+            bool(data.get("label_sets", False)),
+        )

@@ -61,6 +61,7 @@ class Late(Fusion):
     """
 
     averages_probabilities = True
+    one_class = True
 
     def set_classifier(self, weights: Mapping[str, Tensor], bias_K: Tensor) -> None:
         for key, weight in weights.items():
@@ -84,6 +85,8 @@ class Gated(Fusion):
     probabilities are `late`'s). Each classifier also keeps its own loss, or the one that learns first would
     silence the others. After Jacobs et al., "Adaptive mixtures of local experts" (1991).
     """
+
+    one_class = True
 
     def __init__(
         self, widths: Mapping[str, int], *, classes: int, heads: Mapping[str, nn.Module], dropout: float = 0.5

@@ -53,4 +53,5 @@ def losses() -> Mapping[str, Factory]:
         "balanced_softmax": "multistream.parts.losses:BalancedSoftmax",
         "logit_adjusted": "multistream.parts.losses:LogitAdjusted",
         "distribution": "multistream.parts.losses:Distribution",
+        "binary_cross_entropy": "multistream.parts.losses:BinaryCrossEntropy",
     }

@@ -84,6 +84,19 @@ class Distribution(Loss):
         return (1 - self.winner) * divergence + self.winner * functional.nll_loss(logs, best)
 
 
+class BinaryCrossEntropy(Loss):
+    """The logistic loss of each class, averaged over images and classes: for images that may have several classes."""
+
+    label_sets = True
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, logits_BK: Tensor, targets: Tensor) -> Tensor:
+        wanted = targets.float() if targets.ndim == 2 else functional.one_hot(targets, logits_BK.shape[1]).float()
+        return functional.binary_cross_entropy_with_logits(logits_BK.float(), wanted)
+
+
 def _number(name: str, value: float, *, lowest: float = 0, highest: float = float("inf")) -> float:
     """The option as a number; ValueError with what is allowed."""
     if isinstance(value, bool) or not isinstance(value, int | float):

@@ -76,6 +76,9 @@ def report(
     _refuse_folds(Path(run))
     model = load(run, streams=streams)
     require_trained(model, "report")
+    if model.network.label_sets:
+        what = "the page is about photos with one label each, and this run predicts several."
+        raise UsageError("report", what, do="Use multistream evaluate, compare and explain.")
     details = read_run_details(model.path.parent, model.path)
     path = Path(out).expanduser() if out else details.folder / FILE_NAME
     if path.is_dir():

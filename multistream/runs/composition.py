@@ -41,6 +41,7 @@ def compose(
     image_size: int = 0,
     known: Mapping[str, Options] | None = None,
     seed: int | None = None,
+    label_sets: bool = False,
 ) -> MultiStream:
     """Composes a network of streams, given by spec (`object`, `places:resnet18`, `runs/o`) or as instances.
 
@@ -49,8 +50,8 @@ def compose(
     {key: {...}}}`. `depth` keeps the first n stages of a stream; `image_size` overrides the streams' own. `known` is
     what the data determine of a stream, by key; its factory receives the arguments in its signature (`width`,
     `vocabulary`). `seed` initialises the parts, each from (seed, key, part), so that none depends on another; without
-    it torch's own generator gives one. All shapes are checked here, once. Raises UsageError, PluginError (69) and
-    WeightsError (69).
+    it torch's own generator gives one. With `label_sets` an image may have several classes. All shapes are checked
+    here, once. Raises UsageError, PluginError (69) and WeightsError (69).
 
     >>> import torch
     >>> from multistream import streams
@@ -83,6 +84,7 @@ def compose(
         fusion_plan=(fusion, fusion_options),
         loaded=loaded,
         seed=seed,
+        label_sets=label_sets,
     )
     check_fusion(network)
     return network
@@ -142,6 +144,7 @@ def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Strea
         image_size=recipe.data.image_size,
         known=known,
         seed=recipe.training.seed,
+        label_sets=table.label_sets is not None,
     )
 
 

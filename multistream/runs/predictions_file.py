@@ -24,6 +24,11 @@ from multistream.runs.split_file import sha256_of_files
 COLUMNS = ("path", "sha256", "label", "predicted")
 PROBABILITY = "p_"
 VOTES = "votes_"
+LABEL_SETS = "y_"
+THRESHOLD = 0.5
+"""Where an image may have several classes, each is predicted from this probability on."""
+SEPARATOR = "|"
+"""Between the classes of an image, where it may have several."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 PhotoKey = tuple[str, int]
@@ -34,7 +39,8 @@ PhotoKey = tuple[str, int]
 class Predictions:
     """Probabilities (N, K) of N photos: `labels` are names of classes, or None if they are unknown.
 
-    `votes` (N, K) are the fractions of votes that people gave each class, where they voted.
+    `votes` (N, K) are the fractions of votes that people gave each class, where they voted. `label_sets` (N, K) are the
+    classes of each photo, where it may have several; `labels` are then their names, joined.
     """
 
     paths: tuple[str, ...]
@@ -43,6 +49,7 @@ class Predictions:
     probabilities: NDArray[np.floating]
     classes: tuple[str, ...]
     votes: NDArray[np.floating] | None = None
+    label_sets: NDArray[np.bool_] | None = None
 
     def __post_init__(self) -> None:
         n, k = len(self.paths), len(self.classes)
@@ -52,20 +59,27 @@ class Predictions:
             raise ValueError(f"{n} paths and {k} classes need as many rows and columns, but there are {what}.")
         if self.votes is not None and self.votes.shape != (n, k):
             raise ValueError(f"{n} paths and {k} classes need votes of as many; they are {self.votes.shape}.")
+        if self.label_sets is not None and self.label_sets.shape != (n, k):
+            raise ValueError(f"{n} paths and {k} classes need label sets of as many, not {self.label_sets.shape}.")
 
     def __len__(self) -> int:
         return len(self.paths)
 
     @property
     def predicted(self) -> tuple[str, ...]:
-        """The most probable class of each photo; the first of equals."""
+        """The most probable class of each photo, the first of equals; or all that are predicted, joined."""
+        if self.label_sets is not None:
+            return joined_names(self.probabilities >= THRESHOLD, self.classes)
         return tuple(self.classes[k] for k in self.probabilities.argmax(axis=1)) if self.classes else ()
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each prediction is the label, (N,); ValueError without labels."""
+        """Whether each prediction is the label, or the whole set of labels, (N,); ValueError without labels."""
         if self.labels is None:
             raise ValueError("predictions without labels are neither right nor wrong.")
+        if self.label_sets is not None:
+            exact: NDArray[np.bool_] = ((self.probabilities >= THRESHOLD) == self.label_sets).all(axis=1)
+            return exact
         return np.array([a == b for a, b in zip(self.labels, self.predicted, strict=True)], dtype=np.bool_)
 
 
@@ -80,6 +94,8 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
     numbers_NC, prefixes = predictions.probabilities.astype(np.float64), [PROBABILITY]
     if predictions.votes is not None:
         numbers_NC, prefixes = np.hstack([numbers_NC, predictions.votes.astype(np.float64)]), [PROBABILITY, VOTES]
+    if predictions.label_sets is not None:
+        numbers_NC, prefixes = np.hstack([numbers_NC, predictions.label_sets]), [PROBABILITY, LABEL_SETS]
     rows.writerow([*COLUMNS, *(prefix + escape(name) for prefix in prefixes for name in predictions.classes)])
     labels = predictions.labels or ("",) * len(predictions)
     for place, digest, label, predicted, numbers in zip(
@@ -107,7 +123,7 @@ def read_predictions(path: str | Path) -> Predictions:
         with file.open(encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, strict=True)
             header = next(reader, [])
-            classes = _classes(header, where)
+            classes, further = _classes(header, where)
             rows = [_Row(cells, line=reader.line_num, where=where, header=header) for cells in reader if cells]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(where, f"it cannot be read: {error}.", do="Evaluate the run again.") from error
@@ -119,7 +135,8 @@ def read_predictions(path: str | Path) -> Predictions:
         labels=_labels(rows, where),
         probabilities=numbers[:, :k],
         classes=classes,
-        votes=numbers[:, k:] if columns > k else None,
+        votes=numbers[:, k:] if further == VOTES else None,
+        label_sets=numbers[:, k:] > THRESHOLD if further == LABEL_SETS else None,
     )
 
 
@@ -138,6 +155,11 @@ class _Row:
         except ValueError as error:
             raise DataError(where, f"{error}.", right="Probabilities must be decimal numbers.") from error
         own = sum(name.startswith(PROBABILITY) for name in header[len(COLUMNS) :])
+        if any(name.startswith(LABEL_SETS) for name in header[-1:]):
+            if not all(0 <= number <= 1 for number in self.numbers) or set(self.numbers[own:]) - {0.0, 1.0}:
+                right = f"{PROBABILITY}CLASS must be between 0 and 1, {LABEL_SETS}CLASS 0 or 1."
+                raise DataError(where, "these are not probabilities and labels.", right=right)
+            return
         for noun, numbers in (("probabilities", self.numbers[:own]), ("fractions of votes", self.numbers[own:])):
             if not all(0 <= number <= 1 + 1e-6 for number in numbers) or (
                 numbers and abs(math.fsum(numbers) - 1) > 1e-3
@@ -145,21 +167,31 @@ class _Row:
                 raise DataError(where, f"these are not {noun}.", right="They must be between 0 and 1, and sum to 1.")
 
 
-def _classes(header: Sequence[str], where: str) -> tuple[str, ...]:
-    """The classes of the probabilities; those of the votes, where there are some, must be the same."""
+def _classes(header: Sequence[str], where: str) -> tuple[tuple[str, ...], str]:
+    """The classes of the probabilities, and what the columns after them begin with: those are of the same classes."""
     names = header[len(COLUMNS) :]
-    votes = [name.removeprefix(VOTES) for name in names if name.startswith(VOTES)]
-    names = names[: len(names) - len(votes)]
-    if votes and [name.removeprefix(PROBABILITY) for name in names] != votes:
-        right = f"After the columns {PROBABILITY}CLASS there is one {VOTES}CLASS for each, in the same order."
-        raise DataError(f"{where}:1", "the votes are of other classes than the probabilities.", right=right)
+    further = next((prefix for prefix in (VOTES, LABEL_SETS) if names and names[-1].startswith(prefix)), "")
+    others = [name.removeprefix(further) for name in names if further and name.startswith(further)]
+    names = names[: len(names) - len(others)]
+    if others and [name.removeprefix(PROBABILITY) for name in names] != others:
+        right = f"After the columns {PROBABILITY}CLASS there is one {further}CLASS for each, in the same order."
+        raise DataError(f"{where}:1", f"{further} columns are of other classes than the probabilities.", right=right)
     if tuple(header[: len(COLUMNS)]) != COLUMNS or not names or not all(n.startswith(PROBABILITY) for n in names):
         right = f"It must be {','.join(COLUMNS)},{PROBABILITY}CLASS,..."
         raise DataError(f"{where}:1", "this is not the first line of a predictions.csv.", right=right)
     classes = tuple(unescape(name.removeprefix(PROBABILITY)) for name in names)
     if twice := [name for name, count in Counter(classes).items() if count > 1]:
         raise DataError(f"{where}:1", f"the class {twice[0]!r} has two columns.", right="Each class has one column.")
-    return classes
+    return classes, further
+
+
+def joined_names(sets: NDArray[np.bool_], classes: Sequence[str]) -> tuple[str, ...]:
+    """The names of each photo's classes, joined.
+
+    >>> joined_names(np.array([[True, False, True], [False, False, False]]), ["awe", "fear", "joy"])
+    ('awe|joy', '')
+    """
+    return tuple(SEPARATOR.join(name for name, has in zip(classes, row, strict=True) if has) for row in sets.tolist())
 
 
 def photo_keys(predictions: Predictions) -> Iterator[PhotoKey]:
@@ -203,14 +235,24 @@ def as_predictions(
         hashes = sha256_of_files([table.path(int(i)) for i in rows])
     else:
         hashes = tuple(digests[int(i)] for i in rows)
+    sets = label_sets_over(table, rows, classes=classes)
+    labels = tuple(table.classes[table.labels[i]] for i in rows)
     return Predictions(
         paths=tuple(table.ids[i] for i in rows),
         sha256=hashes,
-        labels=tuple(table.classes[table.labels[i]] for i in rows),
+        labels=labels if sets is None else joined_names(sets, classes),
         probabilities=probabilities,
         classes=tuple(classes),
         votes=votes_over(table, rows, classes=classes),
+        label_sets=sets,
     )
+
+
+def label_sets_over(table: Table, rows: NDArray[np.int64], *, classes: Sequence[str]) -> NDArray[np.bool_] | None:
+    """The label sets of some rows over `classes`, which begin with the table's own; none has those that it lacks."""
+    if table.label_sets is None:
+        return None
+    return np.pad(table.label_sets[rows], ((0, 0), (0, len(classes) - len(table.classes))))
 
 
 def votes_over(table: Table, rows: NDArray[np.int64], *, classes: Sequence[str]) -> NDArray[np.float64] | None:

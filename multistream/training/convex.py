@@ -8,7 +8,7 @@ and truncates as any other. Dropout has no part in it: the penalty takes its pla
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,8 @@ from multistream.errors import UsageError
 from multistream.interfaces import Tap
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream, Pooled
-from multistream.training.solver import FOLDS, PENALTIES, FittedProbe, fit_probe, inner_folds
+from multistream.training.probe_data import ProbeData, as_distributions, as_label_sets, inner_folds
+from multistream.training.solver import FOLDS, PENALTIES, FittedProbe, ProbeRows
 
 Blocks = dict[str, NDArray[np.float64]]
 """Features by `key/stage`, or by `key` where a whole branch is frozen, (N, D)."""
@@ -80,28 +81,23 @@ def fit_network(
     data: ConvexData,
     *,
     penalties: tuple[float, ...] = PENALTIES,
-    start: ConvexFit | None = None,
+    starts: Sequence[ConvexFit] = (),
 ) -> ConvexFit:
-    """Fits what trains of a network to its optimum and writes it in; `start` is the fit of this or a larger network."""
+    """Fits what trains of a network to its optimum and writes it in.
+
+    `starts` are fits of this or larger networks, whose taps standardise alike, to the same data: the search begins at
+    the smallest that holds all that is read, and the rows of its probes are used again.
+    """
     check_convex(network)
-    blocks = {key: _blocks(key, branch, data.pooled[key]) for key, branch in network.branches.items()}
     keys = tuple(network.branches)
-    folds = _folds(data) if data.validation is None else FOLDS
     probes = {}
     for read in [(key,) for key in keys] if network.fusion.averages_probabilities else [keys]:
         if not any(p.requires_grad for key in read for p in _parts(network, key)):
             continue  # a head that came trained and is frozen
-        probes[read] = fit_probe(
-            {name: block for key in read for name, block in blocks[key].items()},
-            data.targets,
-            penalties=penalties,
-            groups={name: key for key in read for name in blocks[key]},
-            validation=data.validation,
-            folds=folds,
-            sample_weights=data.weights,
-            classes=len(network.classes),
-            start=_start(start, read),
-        )
+        names = {name: key for key in read for name in _block_names(key, network.branches[key])}
+        known = _start(starts, names)
+        rows = known.rows if known is not None and known.rows is not None else _rows(network, read, data)
+        probes[read] = rows.fit(tuple(names), penalties=penalties, groups=names, start=known)
         _write(network, read, probes[read])
     return ConvexFit(probes)
 
@@ -145,12 +141,28 @@ def _parts(network: MultiStream, key: str) -> Iterator[nn.Parameter]:
     yield from (fusion.heads[key] if fusion.averages_probabilities else fusion).parameters()
 
 
+def _block_names(key: str, branch: Branch) -> list[str]:
+    """`key/stage` of all taps, or `key` where a whole branch is frozen."""
+    if not _trains(branch) and branch.temporal is not None:
+        return [key]
+    return [f"{key}/{stage}" for stage in branch.taps]
+
+
 @torch.no_grad()
 def _blocks(key: str, branch: Branch, pooled: Mapping[str, Tensor]) -> Blocks:
-    if not _trains(branch) and branch.temporal is not None:
+    if _block_names(key, branch) == [key]:
         return {key: branch(pooled).cpu().double().numpy()}
     taps = branch.taps.items()
     return {f"{key}/{stage}": tap.standardise(pooled[stage]).cpu().double().numpy() for stage, tap in taps}
+
+
+def _rows(network: MultiStream, read: tuple[str, ...], data: ConvexData) -> ProbeRows:
+    """The rows of the classifier that reads these streams."""
+    blocks = {k: v for key in read for k, v in _blocks(key, network.branches[key], data.pooled[key]).items()}
+    sets = network.label_sets
+    targets = as_label_sets(data.targets) if sets else as_distributions(data.targets, classes=len(network.classes))
+    rows = ProbeData.of(blocks, targets, data.weights, label_sets=sets)
+    return ProbeRows(rows, validation=data.validation, folds=_folds(data) if data.validation is None else FOLDS)
 
 
 def _folds(data: ConvexData) -> NDArray[np.int64]:
@@ -164,10 +176,10 @@ def _folds(data: ConvexData) -> NDArray[np.int64]:
     return numbers[place]
 
 
-def _start(start: ConvexFit | None, read: tuple[str, ...]) -> FittedProbe | None:
-    """The fit that holds all these streams."""
-    found = start.probes.values() if start else ()
-    return next((p for p in found if {name.split("/")[0] for name in p.weight} >= set(read)), None)
+def _start(starts: Sequence[ConvexFit], names: Mapping[str, str]) -> FittedProbe | None:
+    """The smallest fit that holds all these blocks."""
+    found = [probe for fit in starts for probe in fit.probes.values() if set(probe.weight) >= set(names)]
+    return min(found, key=lambda probe: len(probe.weight), default=None)
 
 
 @torch.no_grad()

@@ -18,8 +18,8 @@ from multistream.network.network import MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
 from multistream.training.calibration import OutOfFold
 from multistream.training.convex import ConvexData, fit_network
-from multistream.training.feeds import as_targets, winners
-from multistream.training.loop import plain_loss
+from multistream.training.feeds import as_targets
+from multistream.training.loop import hit_count, plain_loss
 from multistream.training.prepare import Prepared
 
 
@@ -68,19 +68,16 @@ def convex_data(
     train, val = (_valid(rows, valid) for rows in (parts.train, parts.val))
     rows = np.concatenate([*(view * count + train for view in range(views)), val])
     images = rows % count
-    own, smoothing = targets[images], criterion.label_smoothing
+    held_out = np.arange(len(rows) - len(val), len(rows)) if len(val) else None
+    own, smoothing, chosen = targets[images], criterion.label_smoothing, torch.from_numpy(rows)
+    features = {key: {s: f[chosen.to(f.device)] for s, f in stages.items()} for key, stages in pooled.items()}
+    if criterion.label_sets:
+        return ConvexData(features, own.double().numpy(), np.ones(len(own)), images, held_out)
     own = own.double() if own.ndim == 2 else functional.one_hot(own, classes).double()
     weights = torch.ones(classes) if criterion.weights is None else criterion.weights.cpu()
     # As torch's cross_entropy has it: the smoothed part of a target is weighted by its own class, not by the label's.
     weighted = ((1 - smoothing) * own + smoothing / classes) * weights.double()
-    chosen = torch.from_numpy(rows)
-    return ConvexData(
-        {key: {s: f[chosen.to(f.device)] for s, f in stages.items()} for key, stages in pooled.items()},
-        weighted.numpy(),
-        weighted.sum(1).numpy(),
-        images,
-        np.arange(len(rows) - len(val), len(rows)) if len(val) else None,
-    )
+    return ConvexData(features, weighted.numpy(), weighted.sum(1).numpy(), images, held_out)
 
 
 def _valid(rows: NDArray[np.int64], valid: Tensor) -> NDArray[np.int64]:
@@ -101,4 +98,5 @@ def _measured(
             {key: {s: f[chosen.to(f.device)] for s, f in stages.items()} for key, stages in pooled.items()}
         ).cpu()
     own = targets[chosen]
-    return plain_loss(logits, own) / len(own), float((logits.argmax(1) == winners(own)).double().mean())
+    sets = network.label_sets
+    return plain_loss(logits, own, label_sets=sets) / len(own), hit_count(logits, own, label_sets=sets) / len(own)

@@ -17,7 +17,8 @@ from multistream.console import Console
 from multistream.errors import CannotResume, UsageError
 from multistream.files import write_atomic
 from multistream.folder_lock import FolderLock
-from multistream.inference.metrics import Metrics, metrics, without_temperature
+from multistream.inference.label_set_metrics import label_set_metrics
+from multistream.inference.metrics import Measures, metrics, without_temperature
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe, differences
 from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
@@ -39,7 +40,7 @@ class FoldsRun:
 
     folder: Path
     recipe: Recipe
-    test: Metrics
+    test: Measures
     accuracies: tuple[float, ...]
     folds: tuple[Mapping[str, Any], ...]
     """Of each fold, in order: its run's folder below this one, and its test accuracy and number of photos."""
@@ -194,6 +195,7 @@ def joined(predictions: list[Predictions]) -> Predictions:
     """Predictions of the same classes, one after the other."""
     labels = [label for each in predictions for label in each.labels or ()]
     votes = [each.votes for each in predictions if each.votes is not None]
+    sets = [each.label_sets for each in predictions if each.label_sets is not None]
     return Predictions(
         paths=tuple(path for each in predictions for path in each.paths),
         sha256=tuple(digest for each in predictions for digest in each.sha256),
@@ -201,11 +203,14 @@ def joined(predictions: list[Predictions]) -> Predictions:
         probabilities=np.concatenate([each.probabilities for each in predictions]),
         classes=predictions[0].classes,
         votes=None if not votes else np.concatenate(votes),
+        label_sets=None if not sets else np.concatenate(sets),
     )
 
 
-def _metrics(found: Predictions, temperatures: Sequence[float], folds: Sequence[Predictions]) -> Metrics:
+def _metrics(found: Predictions, temperatures: Sequence[float], folds: Sequence[Predictions]) -> Measures:
     """Of the predictions of all folds together, each with its own temperature."""
+    if found.label_sets is not None:
+        return label_set_metrics(found.probabilities, found.label_sets, found.classes)
     index = {name: k for k, name in enumerate(found.classes)}
     labels = np.array([index[label] for label in found.labels or ()], dtype=np.int64)
     raw = None

@@ -151,8 +151,8 @@ class Trainer:
                     continue
                 _, logits = self.objective(batch.given, stand_in(batch.labels))
                 logits = logits[: len(batch.labels)]
-                losses += plain_loss(logits, batch.labels)
-                hits += int((logits.argmax(1) == winners(batch.labels)).sum())
+                losses += plain_loss(logits, batch.labels, label_sets=self.network.label_sets)
+                hits += hit_count(logits, batch.labels, label_sets=self.network.label_sets)
                 count += len(batch.labels)
         loss, right, images = self.ranks.sums(losses, hits, count)
         return loss / max(1, images), right / max(1, images)
@@ -222,10 +222,23 @@ class Trainer:
             self.step.scaler.load_state_dict(scaler)
 
 
-def plain_loss(logits_BK: Tensor, targets: Tensor) -> float:
-    """The sum of the images' cross entropies, without smoothing and weights, in float64."""
+def plain_loss(logits_BK: Tensor, targets: Tensor, *, label_sets: bool = False) -> float:
+    """The sum of the images' cross entropies, without smoothing and weights, in float64.
+
+    With `label_sets`, of each image the mean of its classes' binary cross entropies.
+    """
     exact = targets.double() if targets.ndim == 2 else targets
+    if label_sets:
+        each = functional.binary_cross_entropy_with_logits(logits_BK.double(), exact, reduction="none")
+        return each.mean(1).sum().item()
     return functional.cross_entropy(logits_BK.double(), exact, reduction="sum").item()
+
+
+def hit_count(logits_BK: Tensor, targets: Tensor, *, label_sets: bool = False) -> int:
+    """How many images get the right class or, with `label_sets`, all their classes and no other."""
+    if label_sets:
+        return int(((logits_BK >= 0) == (targets > 0.5)).all(1).sum())
+    return int((logits_BK.argmax(1) == winners(targets)).sum())
 
 
 def learned(network: MultiStream) -> dict[str, Tensor]:

@@ -17,9 +17,18 @@ from multistream.spec import Spec
 
 
 def make_loss(
-    name: str, options: Mapping[str, Any], *, shares: NDArray[np.float64], balanced: bool, label_smoothing: float
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    shares: NDArray[np.float64],
+    balanced: bool,
+    label_smoothing: float,
+    label_sets: bool = False,
 ) -> Loss:
-    """The loss of this spec; class weights and priors come from `shares` (N, K), the training targets."""
+    """The loss of this spec; class weights and priors come from `shares` (N, K), the training targets.
+
+    `label_sets` says that images may have several classes: UsageError for a loss that gives each image one.
+    """
     spec = Spec.parse(name, key="loss", where="training.loss")
     counts = torch.from_numpy(shares.sum(0))
     weights = class_weights(counts) if balanced else None
@@ -35,6 +44,10 @@ def make_loss(
     if not isinstance(made, Loss):
         owner = owner_of("loss", spec, where="training.loss")
         raise owner.broken(f"it is a {type(made).__name__}; it must be a multistream.Loss")
+    if label_sets != made.label_sets:
+        several = "several labels" if label_sets else "one label"
+        do = "Give training.loss = binary_cross_entropy." if label_sets else "Leave training.loss at cross_entropy."
+        raise UsageError("training.loss", f"{name!r} does not fit images that have {several}.", do=do)
     return made
 
 

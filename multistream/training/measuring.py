@@ -14,7 +14,7 @@ from torch import Tensor
 
 from multistream import runs
 from multistream.features import Extracted
-from multistream.inference.metrics import Metrics, metrics
+from multistream.inference.metrics import Measures, measures
 from multistream.recipe import Recipe
 from multistream.runs.model_file import MODEL_FILE, save_model
 from multistream.runs.predictions_file import as_predictions, write_predictions
@@ -30,7 +30,7 @@ class Run:
 
     folder: Path
     recipe: Recipe
-    parts: Mapping[str, Metrics]
+    parts: Mapping[str, Measures]
     seconds: float
     images_per_second: float
     data: Mapping[str, Any]
@@ -61,7 +61,7 @@ class Measured:
 
     rows: Mapping[str, NDArray[np.int64]]
     probabilities: NDArray[np.float64]
-    metrics: Mapping[str, Metrics]
+    metrics: Mapping[str, Measures]
 
 
 def measure(prepared: Prepared, logits: Tensor, valid: Tensor) -> Measured:
@@ -71,11 +71,12 @@ def measure(prepared: Prepared, logits: Tensor, valid: Tensor) -> Measured:
     raw = None if network.temperature == 1 else logits.softmax(1).numpy()
     rows = {name: indices[valid.numpy()[indices]] for name, indices in prepared.parts.named().items()}
     measured = {
-        name: metrics(
+        name: measures(
             probabilities[part],
             table.labels[part],
             prepared.network.classes,
             votes=None if table.votes is None else table.votes[part],
+            label_sets=None if table.label_sets is None else table.label_sets[part],
             uncalibrated=None if raw is None else raw[part],
         )
         for name, part in rows.items()

@@ -55,7 +55,9 @@ class Prepared:
 
     @property
     def targets(self) -> NDArray[np.int64] | NDArray[np.float64]:
-        """What training aims at: labels (N,), or with `data.label = "votes"` the votes (N, K)."""
+        """What training aims at: labels (N,), or (N, K) label sets, or with `data.label = "votes"` the votes."""
+        if self.table.label_sets is not None:
+            return self.table.label_sets.astype(np.float64)
         votes = self.table.votes if self.recipe.data.label == VOTES else None
         return self.table.labels if votes is None else votes
 
@@ -96,7 +98,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
         raise DataError(table.name, what, right="Training needs at least two classes.")
     image_size = recipe.data.image_size or table.image_size
     recipe = recipe.updated({"data": {"image_size": image_size}})
-    recipe = with_distributions(recipe)
+    recipe = settle_loss(with_distributions(recipe), table, say=say)
     network = compose_network(recipe, table, streams=streams)
     recipe = settle_weights(recipe, network, is_demo=is_demo)
     recipe = settle_freezing(recipe, network, is_demo=is_demo, say=say)
@@ -105,8 +107,8 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     check_sharding(recipe, network, ranks)
     if recipe.training.solver == "lbfgs" and any(p.requires_grad for p in network.parameters()):
         check_convex(network)
-        if recipe.training.loss != "cross_entropy":
-            right = "lbfgs minimises cross entropy."
+        if recipe.training.loss not in ("cross_entropy", "binary_cross_entropy"):
+            right = "lbfgs minimises cross entropy, of label sets binary cross entropy."
             raise UsageError("training.loss", f"lbfgs has no {recipe.training.loss!r}.", right=right)
     settings = recipe.data
     side_inputs = gather(
@@ -131,6 +133,24 @@ def on_rank(settings: RuntimeSettings, ranks: Ranks) -> RuntimeSettings:
     if ranks.size == 1 or settings.device not in ("auto", "cuda") or not torch.cuda.is_available():
         return settings
     return replace(settings, device=f"cuda:{ranks.local_rank}")
+
+
+def settle_loss(recipe: Recipe, table: Table, *, say: Say) -> Recipe:
+    """Binary cross entropy in the place of cross entropy where images may have several labels.
+
+    UsageError for settings that need one label per image.
+    """
+    if table.label_sets is None:
+        return recipe
+    training = recipe.training
+    if training.class_weights != "none" or training.label_smoothing or training.calibration != "none":
+        names = ("class_weights", "label_smoothing", "calibration")
+        name = next(each for each in names if getattr(training, each) not in ("none", 0))
+        raise UsageError(f"training.{name}", "images may have several labels here.", do="Leave it at its default.")
+    if training.loss != "cross_entropy":
+        return recipe
+    say("loss: binary_cross_entropy (images may have several labels)")
+    return recipe.updated({"training": {"loss": "binary_cross_entropy"}})
 
 
 def settle_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool, say: Say) -> Recipe:

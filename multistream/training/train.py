@@ -285,6 +285,7 @@ class _Training:
             shares=self.prepared.class_shares(self.prepared.parts.train),
             balanced=self.settings.class_weights == "balanced",
             label_smoothing=self.settings.label_smoothing,
+            label_sets=self.prepared.network.label_sets,
         )
 
     def _end_epoch(self, line: Mapping[str, float]) -> None:

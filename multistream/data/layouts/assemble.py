@@ -39,6 +39,8 @@ class Entry:
     part: str | None = None
     votes: Mapping[str, float] | None = None
     """How many votes each class got, where people voted."""
+    labels: Sequence[str] = ()
+    """All classes of the image, where it may have several; `label` is the first."""
 
 
 def assemble(
@@ -59,7 +61,8 @@ def assemble(
         detail = f" ({'; '.join(notes)})" if notes else ""
         where = printable(str(root))
         raise DataError(where, f"no image of {name} can be used{detail}.", do="Check the path and the expected layout.")
-    classes = tuple(sorted({*known, *(entry.label for entry in chosen)}))
+    own = {entry.label for entry in chosen}.union(*(entry.labels for entry in chosen))
+    classes = tuple(sorted({*known, *own}))
     place = {label: number for number, label in enumerate(classes)}
     parts = tuple(entry.part or "train" for entry in chosen) if any(entry.part for entry in chosen) else None
     return Table(
@@ -69,6 +72,7 @@ def assemble(
         labels=np.array([place[entry.label] for entry in chosen], dtype=np.int64),
         classes=classes,
         votes=_distributions(chosen, classes),
+        label_sets=_label_sets(chosen, place),
         parts=parts,
         notes=(*notes, *doubtful_labels(classes)),
         **more,
@@ -83,6 +87,16 @@ def _distributions(entries: Sequence[Entry], classes: Sequence[str]) -> NDArray[
     counts = np.array([[each.get(name, 0.0) for name in classes] for each in votes])
     fractions: NDArray[np.float64] = counts / counts.sum(1, keepdims=True)
     return fractions
+
+
+def _label_sets(entries: Sequence[Entry], place: Mapping[str, int]) -> NDArray[np.bool_] | None:
+    """Which classes each image has (N, K); None where each has one label."""
+    if not any(entry.labels for entry in entries):
+        return None
+    sets = np.zeros((len(entries), len(place)), dtype=np.bool_)
+    for row, entry in enumerate(entries):
+        sets[row, [place[label] for label in entry.labels]] = True
+    return sets
 
 
 def doubtful_labels(classes: Sequence[str]) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from multistream.data.filenames import printable, unescape
 from multistream.data.layouts.assemble import PARTS, Entry, assemble
 from multistream.data.layouts.delimited_text import Row, read_rows
 from multistream.data.layouts.image_paths import BadPlace, Root
+from multistream.data.layouts.label_sets import LabelColumns
 from multistream.data.layouts.votes import shares, winners
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
@@ -40,30 +41,42 @@ class CsvRecord:
 def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: bool = False) -> Table:
     """A Table of the images that a CSV names; paths are relative to the folder it lies in.
 
-    With columns `votes_CLASS` the label is the class with the most votes, and `label="votes"` may be asked for.
+    With columns `votes_CLASS` the label is the class with the most votes, and `label="votes"` may be asked for. With a
+    `label` that names several columns, or one and its separator, an image may have several labels (`label_sets`).
 
     Faulty lines are a DataError that names the first of them and counts the others. Files that are missing are left
     out and reported, unless `strict`. A further column in which every cell is the path of a file holds Maps.
     """
     rows = read_rows(path)
-    columns = _columns(path, rows)
+    sets = LabelColumns.parse(label)
+    if label not in ("", "votes") and sets is None:
+        raise _other_label(path, label)
+    columns = _columns(path, rows, needs_label=sets is None)
     known = [column.removeprefix(VOTES) for column in columns if column.startswith(VOTES)] if label == "votes" else []
-    if label and (label != "votes" or not known):
-        what = f"{printable(str(path))} has one label per image, so {label!r} cannot be chosen."
-        raise UsageError("data.label", what, right=f"votes needs columns {VOTES}CLASS, one for each class.")
+    if sets is not None:
+        sets.check(columns)
+        known = list(sets.classes)
+    elif label and not known:
+        raise _other_label(path, label)
     root = Root(path.parent, allow_outside=allow_outside)
-    reading = _Reading(path, root, columns)
+    reading = _Reading(path, root, columns, sets)
     numbered = reading.leave_out_numbers(rows[1:])
     records = reading.records(rows[1:])
     present = [record for record in records if root.exists(record.entry.id)]
     notes = _missing(path, records, present, strict=strict)
-    roles = _roles(columns).values()
+    roles = [*_roles(columns).values(), *(sets.names if sets else ())]
     further = [name for name in columns if name and name not in roles and not name.startswith(VOTES)]
     maps, on_maps = _maps(root, present, further)
     entries = [record.entry for record in present]
     cells = {name: tuple(record.cells[name] for record in present) for name in further if name not in maps}
     notes = (*numbered, *notes, *on_maps)
     return assemble(printable(path.stem), path.parent, entries, notes=notes, known=known, maps=maps, columns=cells)
+
+
+def _other_label(path: Path, label: str) -> UsageError:
+    what = f"{printable(str(path))} has one label per image, so {label!r} cannot be chosen."
+    right = f"votes needs columns {VOTES}CLASS; several labels are COLUMN,COLUMN,... or COLUMN[SEPARATOR]."
+    return UsageError("data.label", what, right=right)
 
 
 def _roles(columns: Sequence[str]) -> dict[str, str]:
@@ -75,15 +88,15 @@ def _roles(columns: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _columns(path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
+def _columns(path: Path, rows: Sequence[Row], *, needs_label: bool) -> tuple[str, ...]:
     """The header's names; DataError where it lacks a path or a label, or names a column twice."""
     if not rows:
         raise DataError(printable(str(path)), "it is empty.", right="It needs a header line: path,label.")
     columns = tuple(cell.strip() for cell in rows[0].cells)
     where = f"{printable(str(path))}:{rows[0].line}"
-    has_votes = any(column.startswith(VOTES) for column in columns)
+    needs_label = needs_label and not any(column.startswith(VOTES) for column in columns)
     for role, names in (("path", PATH), ("label", LABEL)):
-        if role not in _roles(columns) and not (role == "label" and has_votes):
+        if role not in _roles(columns) and (role == "path" or needs_label):
             shown = ", ".join(map(printable, columns))
             right = f"A column must be called {names[0]} (or {', '.join(names[1:4])}...)."
             do = "If the first line is already an image, add the header path,label above it."
@@ -97,8 +110,8 @@ def _columns(path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
 class _Reading:
     """The rows of a sheet read one by one, faults gathered."""
 
-    def __init__(self, path: Path, root: Root, columns: Sequence[str]) -> None:
-        self.path, self.root, self.columns = path, root, columns
+    def __init__(self, path: Path, root: Root, columns: Sequence[str], sets: LabelColumns | None) -> None:
+        self.path, self.root, self.columns, self.sets = path, root, columns, sets
         self.roles = _roles(columns)
         self.is_ours = tuple(columns) == SPLIT_HEADER
         self.lines: dict[str, int] = {}
@@ -134,6 +147,10 @@ class _Reading:
             cells = dict(zip(self.columns, row.cells, strict=True))
             if self.is_ours:  # written by `data split`, which escapes what a spreadsheet would run
                 cells = {name: unescape(cell) for name, cell in cells.items()}
+            if self.sets is not None:
+                labels = tuple(map(_utf8, self.sets.of(cells)))
+                entry = Entry(self._image(row, cells), labels[0], self._part(cells), labels=labels)
+                return CsvRecord(row.line, entry, cells)
             votes = self._votes(row, cells)
             entry = Entry(self._image(row, cells), self._label(cells, votes), self._part(cells), votes)
             return CsvRecord(row.line, entry, cells)
@@ -167,9 +184,7 @@ class _Reading:
             )
         if not label:
             raise BadPlace("the label is empty.", "Fill it in, or remove the line.")
-        if any("\udc80" <= character <= "\udcff" for character in label):
-            raise BadPlace(f"the label {label!r} is not UTF-8.", "Save the file as UTF-8.")
-        return label
+        return _utf8(label)
 
     def _part(self, cells: Mapping[str, str]) -> str | None:
         if "part" not in self.roles:
@@ -178,6 +193,13 @@ class _Reading:
         if part.lower() not in PARTS:
             raise BadPlace(f"{part!r} is not a part.", "Write train, val or test.")
         return PARTS[part.lower()]
+
+
+def _utf8(label: str) -> str:
+    """The label; BadPlace where it holds bytes that are not text."""
+    if any("\udc80" <= character <= "\udcff" for character in label):
+        raise BadPlace(f"the label {label!r} is not UTF-8.", "Save the file as UTF-8.")
+    return label
 
 
 def _missing(

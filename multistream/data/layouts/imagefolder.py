@@ -11,6 +11,7 @@ from multistream.data.filenames import printable
 from multistream.data.layouts.assemble import PARTS, Entry, assemble, choose
 from multistream.data.layouts.delimited_text import read_rows, read_text
 from multistream.data.layouts.image_paths import BadPlace, Root
+from multistream.data.layouts.label_sets import LabelColumns
 from multistream.data.table import Table
 from multistream.errors import DataError
 
@@ -22,8 +23,10 @@ NOT_LABELS = (FILE, "id", "width", "height", "split")
 def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
     """The photos that metadata files name, in `path` or in its folders train, val and test; paths start from each.
 
-    `label` chooses the column; `label` or else the only one is taken.
+    `label` chooses the column; `label` or else the only one is taken. With a `label` that names several columns, or one
+    and its separator (`tags[;]`, `tags[]` for a list), an image may have several labels (`label_sets`).
     """
+    sets = LabelColumns.parse(label)
     found = [(folder, folder / name) for folder in _folders(path) for name in METADATA if (folder / name).is_file()]
     if not found:
         right = f"It needs {' or '.join(METADATA)} with {FILE} and a label, in this folder or in train, val and test."
@@ -33,14 +36,16 @@ def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> 
     for folder, file in found:
         part = PARTS.get(folder.name.lower()) if folder != path else None
         for where, record in _records(file):
-            column = _label_column(record, label, where)
+            column = "" if sets else _label_column(record, label, where)
             image_id = _image_id(root, folder, record, where)
             if not root.exists(image_id):
                 missing += 1
                 continue
-            entries.append(Entry(image_id, _label(record[column], where, column), part))
+            labels = _labels(record, sets, where) if sets else (_label(record[column], where, column),)
+            entries.append(Entry(image_id, labels[0], part, labels=labels if sets else ()))
     notes = (f"left out {missing:,} images whose files are missing",) if missing else ()
-    return assemble(printable(path.resolve().name), path, entries, notes=notes)
+    known = sets.classes if sets else ()
+    return assemble(printable(path.resolve().name), path, entries, notes=notes, known=known)
 
 
 def _folders(path: Path) -> list[Path]:
@@ -89,6 +94,16 @@ def _label_column(record: dict[str, Any], label: str, where: str) -> str:
         return "label" if "label" in known else known[0]
     shown = ", ".join(map(printable, known))
     raise DataError(where, f"several columns could be the label: {shown}.", do="Choose one: --label NAME.")
+
+
+def _labels(record: dict[str, Any], sets: LabelColumns, where: str) -> tuple[str, ...]:
+    if FILE not in record:
+        raise DataError(where, f"there is no {FILE}, but {', '.join(map(printable, record))}.")
+    sets.check(list(record))
+    try:
+        return sets.of(record)
+    except BadPlace as error:
+        raise DataError(where, error.what, do=error.do) from error
 
 
 def _image_id(root: Root, folder: Path, record: dict[str, Any], where: str) -> str:

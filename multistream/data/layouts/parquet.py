@@ -11,6 +11,8 @@ from typing import Any
 
 from multistream.data.filenames import printable
 from multistream.data.layouts.assemble import PARTS, assemble, choose
+from multistream.data.layouts.image_paths import BadPlace
+from multistream.data.layouts.label_sets import LabelColumns
 from multistream.data.layouts.unpacked import Packed, unpacked
 from multistream.data.table import Table
 from multistream.errors import DataError, PluginError
@@ -70,7 +72,8 @@ def huggingface(path: Path, *, label: str = "") -> Table:
         }
         for column in undecoded:
             each = each.cast_column(column, datasets.Image(decode=False))
-        names = {c: tuple(f.names) for c, f in each.features.items() if isinstance(f, datasets.ClassLabel)}
+        labels = {c: getattr(f, "feature", f) for c, f in each.features.items()}  # of a list, what it lists
+        names = {c: tuple(f.names) for c, f in labels.items() if isinstance(f, datasets.ClassLabel)}
         file = _File(path / name, PARTS.get(name.lower()), tuple(each.column_names), names)
         described.append(file)
         sets[file.path] = each
@@ -98,7 +101,9 @@ def _described(arrow: Any, file: Path, root: Path) -> _File:
     held = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
         features = json.loads(held).get("info", {}).get("features", {})
-        named = {c: tuple(f["names"]) for c, f in features.items() if isinstance(f, dict) and "names" in f}
+        # of a column of lists, what they list
+        labels = {c: f.get("feature", f) for c, f in features.items() if isinstance(f, dict)}
+        named = {c: tuple(f["names"]) for c, f in labels.items() if isinstance(f, dict) and "names" in f}
     except (ValueError, AttributeError, TypeError):
         named = {}  # the note of another program: the column's own values are the labels then
     words = re.split(r"[^a-z]+", "/".join(file.relative_to(root).parts if root.is_dir() else (file.name,)).lower())
@@ -116,28 +121,51 @@ def _table(path: Path, files: Sequence[_File], rows: Any, *, label: str, error: 
     known = [name for name in first.columns if name != image]
     if not known:
         raise DataError(where, "there is no column of labels.", right="One must be called label.")
-    column = (
-        choose("parquet", label, known) if label else next((n for n in ("label", "labels") if n in known), known[0])
-    )
+    sets, column = LabelColumns.parse(label), ""
+    if sets is not None:
+        sets.check(known)
+    elif label:
+        column = choose("parquet", label, known)
+    else:
+        column = next((name for name in ("label", "labels") if name in known), known[0])
     held = [file.path for file in files] if files[0].path.is_file() else sorted(path.rglob("*.arrow"))
-    place, entries = unpacked(held, [image, column], _photos(files, rows, image, column, error))
-    return assemble(printable(path.resolve().stem), place, entries, notes=(f"photos are unpacked in {place}",))
+    place, entries = unpacked(
+        held, [image, label if sets else column], _photos(files, rows, image, sets or column, error)
+    )
+    notes = (f"photos are unpacked in {place}",)
+    return assemble(printable(path.resolve().stem), place, entries, notes=notes, known=sets.classes if sets else ())
 
 
-def _photos(files: Sequence[_File], rows: Any, image: str, column: str, error: type[Exception]) -> Iterator[Packed]:
-    """Each row's photo."""
+def _photos(
+    files: Sequence[_File], rows: Any, image: str, column: str | LabelColumns, error: type[Exception]
+) -> Iterator[Packed]:
+    """Each row's photo, with the label in its column or the labels in its columns."""
     for number, file in enumerate(files):
         try:
             for row_number, row in enumerate(rows(file)):
                 where = f"{printable(str(file.path))}, row {row_number}"
                 name = f"{file.part or 'all'}-{number:04d}/{row_number:07d}{_ending(row[image])}"
-                label = _label(row[column], file.names.get(column, ()), where, column)
-                yield Packed(name, _content(row[image], where, image), label, file.part)
+                content = _content(row[image], where, image)
+                if isinstance(column, LabelColumns):
+                    labels = _labels(row, column, file.names, where)
+                    yield Packed(name, content, labels[0], file.part, labels)
+                else:
+                    label = _label(row[column], file.names.get(column, ()), where, column)
+                    yield Packed(name, content, label, file.part)
         except (error, KeyError, OSError) as problem:
             if isinstance(problem, DataError):
                 raise
             message = " ".join(str(problem).split())[:200]
             raise DataError(printable(str(file.path)), f"it cannot be read: {message}.") from problem
+
+
+def _labels(
+    row: Mapping[str, Any], sets: LabelColumns, names: Mapping[str, Sequence[str]], where: str
+) -> tuple[str, ...]:
+    try:
+        return sets.of(row, names.get(sets.names[0], ()))
+    except BadPlace as error:
+        raise DataError(where, error.what, do=error.do) from error
 
 
 def _content(value: Any, where: str, column: str) -> bytes:

@@ -23,6 +23,8 @@ class Packed:
     content: bytes
     label: str
     part: str | None = None
+    labels: tuple[str, ...] = ()
+    """All its labels, where a photo may have several."""
 
 
 def unpacked(files: Sequence[Path], about: Sequence[str], photos: Iterator[Packed]) -> tuple[Path, list[Entry]]:
@@ -38,6 +40,6 @@ def unpacked(files: Sequence[Path], about: Sequence[str], photos: Iterator[Packe
         listed = []
         for photo in photos:
             write_atomic(place / photo.name, photo.content)
-            listed.append(json.dumps([photo.name, photo.label, photo.part]) + "\n")
+            listed.append(json.dumps([photo.name, photo.label, photo.part, None, photo.labels]) + "\n")
         write_atomic(index, "".join(listed))
     return place, [Entry(*json.loads(line)) for line in index.read_text(encoding="utf-8").splitlines()]

@@ -1,0 +1,164 @@
+"""Metrics where an image may have several classes: average precision, F1 at a threshold of .5, and exact matches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score
+
+from multistream.errors import DataError
+from multistream.runs.predictions_file import THRESHOLD
+from multistream.statistics import Interval, percentile_interval, resampled_means, wilson
+
+DRAWS = 1000
+"""Resamples of the bootstrap of average precisions, each of which is sorted anew."""
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LabelSetMetrics:
+    """How good independent probabilities of K classes are on n photos that may have several of them.
+
+    Intervals are Wilson's for accuracy and percentile bootstraps of photos for the rest. Means over classes leave out
+    classes that no photo has; a class that is never predicted has a precision of 0.
+    """
+
+    map: float
+    """Mean over the classes of the average precision, as scikit-learn's `average_precision_score`."""
+    map_ci95: Interval
+    micro_f1: float
+    """F1 over all photos and classes together."""
+    micro_f1_ci95: Interval
+    macro_f1: float
+    """Mean of the classes' F1."""
+    macro_f1_ci95: Interval
+    accuracy: float
+    """The fraction of photos that get all their classes and no other (exact match)."""
+    accuracy_ci95: Interval
+    nll: float
+    """Mean over photos and classes of the binary cross entropy; a probability of 0 counts as 2.2e-16."""
+    labels_per_photo: float
+    n: int
+    classes: tuple[str, ...]
+    per_class: Mapping[str, Mapping[str, Any]]
+    """{class: {n, average_precision, precision, recall, f1}}"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: tuples are lists."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+def label_set_metrics(
+    probabilities: NDArray[np.floating], sets: Bools, classes: Sequence[str], *, seed: int = 0
+) -> LabelSetMetrics:
+    """Measures probabilities (N, K) against label sets (N, K); `seed` draws the bootstraps.
+
+    Raises DataError where there is no photo, ValueError for arrays that do not fit.
+    """
+    exact = np.asarray(probabilities, np.float64)
+    if not len(sets):
+        raise DataError("metrics", "no photo is left to evaluate.")
+    if exact.shape != (len(sets), len(classes)) or sets.shape != exact.shape or not np.isfinite(exact).all():
+        raise ValueError(f"{len(classes)} classes need finite probabilities {sets.shape}, not {exact.shape}.")
+    predicted, occurs = exact >= THRESHOLD, _occurring(sets)
+    cells = np.concatenate([sets & predicted, sets, predicted], axis=1).astype(np.float64)  # right, there, predicted
+    drawn, hits = resampled_means(cells, seed=seed), int((predicted == sets).all(axis=1).sum())
+    precisions, low_high = _average_precisions(exact, sets, seed=seed)
+    tiny = np.finfo(np.float64).eps
+    return LabelSetMetrics(
+        map=float(precisions[occurs].mean()),
+        map_ci95=low_high,
+        micro_f1=float(micro_f1(cells.mean(0))),
+        micro_f1_ci95=percentile_interval(micro_f1(drawn)),
+        macro_f1=float(_macro_f1(cells.mean(0), occurs)),
+        macro_f1_ci95=percentile_interval(_macro_f1(drawn, occurs)),
+        accuracy=hits / len(sets),
+        accuracy_ci95=wilson(hits, len(sets)),
+        nll=float(-np.log(np.maximum(np.where(sets, exact, 1 - exact), tiny)).mean()),
+        labels_per_photo=float(sets.sum(axis=1).mean()),
+        n=len(sets),
+        classes=tuple(classes),
+        per_class=_per_class(cells, precisions, classes),
+    )
+
+
+def mean_average_precision(probabilities: NDArray[np.floating], sets: Bools) -> float:
+    """Of the classes that some photo has, from probabilities and label sets (N, K)."""
+    occurs = _occurring(sets)
+    return float(average_precision_score(sets[:, occurs], probabilities[:, occurs], average="macro"))
+
+
+def micro_f1(means: Floats) -> Any:
+    """From the means of right, there, predicted, (..., 3K): F1 over all classes together, (...,)."""
+    right, there, predicted = (part.sum(-1) for part in np.split(means, 3, axis=-1))
+    return _ratio(2 * right, there + predicted)
+
+
+def label_set_f1(probabilities: NDArray[np.floating], sets: Bools) -> tuple[float, float]:
+    """(micro-F1, macro-F1) at the threshold."""
+    predicted = probabilities >= THRESHOLD
+    means = np.concatenate([sets & predicted, sets, predicted], axis=1).mean(0)
+    return float(micro_f1(means)), float(_macro_f1(means, _occurring(sets)))
+
+
+def _occurring(sets: Bools) -> Bools:
+    """Which classes some photo has, (K,)."""
+    found: Bools = np.asarray(sets.any(axis=0))
+    return found
+
+
+def _macro_f1(means: Floats, occurs: Bools) -> Any:
+    right, there, predicted = np.split(means, 3, axis=-1)
+    return _ratio(2 * right, there + predicted)[..., occurs].mean(-1)
+
+
+def _ratio(numerators: Any, denominators: Any) -> Any:
+    return np.divide(numerators, denominators, out=np.zeros_like(numerators), where=denominators > 0)
+
+
+def _average_precisions(probabilities: Floats, sets: Bools, *, seed: int) -> tuple[Floats, Interval]:
+    """Each class's average precision (K,), 0 for one that no photo has; and the interval of the mean of the others."""
+    occurs = np.flatnonzero(_occurring(sets))
+    found, draws = np.zeros(sets.shape[1]), np.zeros(DRAWS)
+    chance = np.random.default_rng(seed)
+    counts = chance.multinomial(len(sets), np.full(len(sets), 1 / len(sets)), size=DRAWS).astype(np.float64)
+    drawn, present = np.zeros((DRAWS, len(occurs))), np.zeros((DRAWS, len(occurs)), dtype=np.bool_)
+    for place, k in enumerate(occurs):
+        order = np.argsort(-probabilities[:, k], kind="stable")
+        scores, own = probabilities[order, k], sets[order, k]
+        last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # photos of one score share a threshold
+        found[k] = _area(np.ones((1, len(sets))), own, last)[0]
+        drawn[:, place] = _area(counts[:, order], own, last)
+        present[:, place] = (counts[:, order] * own).sum(1) > 0
+    draws = (drawn * present).sum(1) / np.maximum(present.sum(1), 1)
+    return found, percentile_interval(draws)
+
+
+def _area(counts_RN: Floats, own_N: Bools, last: NDArray[np.int64]) -> Floats:
+    """The average precision (R,) of photos in the order of their scores, each of which counts so often."""
+    right = np.cumsum(counts_RN * own_N, axis=1)[:, last]
+    shown = np.cumsum(counts_RN, axis=1)[:, last]
+    gained = np.diff(right, axis=1, prepend=0.0)
+    area: Floats = (gained * _ratio(right, shown)).sum(1) / np.maximum(right[:, -1], 1)
+    return area
+
+
+def _per_class(cells: Floats, precisions: Floats, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    rows = zip(classes, *np.split(cells.sum(0), 3), precisions, strict=True)
+    return {
+        name: {
+            "n": int(there),
+            "average_precision": float(average),
+            "precision": float(_ratio(right, predicted)),
+            "recall": float(_ratio(right, there)),
+            "f1": float(_ratio(2 * right, there + predicted)),
+        }
+        for name, right, there, predicted, average in rows
+    }

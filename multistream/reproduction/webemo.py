@@ -1,0 +1,143 @@
+"""WebEmo, on which the paper tests what was trained on FI, by four protocols: it does not say how 8 classes meet 7.
+
+- strict: all photos of the 7 classes; those of classes that the run does not know (love, confusion) are always wrong;
+- reachable: without the photos of those classes;
+- polarity: positive or negative;
+- linear probe: a linear classifier on the run's frozen streams, fitted to WebEmo on 5 folds and tested out of fold.
+
+Probabilities are added up through a class map (`multistream.inference.emotions`). Awe may be surprise or joy: both are
+measured. The accuracy of always saying the most frequent class stands next to each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from multistream.console import Console
+from multistream.data.layouts.data_source import open_table
+from multistream.errors import UsageError
+from multistream.inference.emotions import SHIPPED
+from multistream.inference.evaluate import Evaluation, evaluate
+from multistream.inference.metrics import Metrics
+from multistream.recipe import Recipe
+from multistream.runs.model_file import model_file, read_about
+from multistream.statistics import Interval
+from multistream.training.folds import train_folds
+
+MAPS = {"awe as surprise": "fi-webemo7", "awe as joy": "fi-webemo7-awe-joy"}
+FOLDS = 5
+"""Of the linear probe: the release's photos need not hold a training split."""
+PUBLISHED: Mapping[tuple[str, ...], float] = {("object",): 0.4645, ("places",): 0.4225}
+"""By the streams of a run that was trained on FI; the paper does not say by which protocol."""
+
+
+@dataclass(frozen=True)
+class ProtocolResult:
+    """One protocol's accuracy on n photos, next to the accuracy of always saying the most frequent class."""
+
+    protocol: str
+    accuracy: float
+    accuracy_ci95: Interval
+    majority: float
+    n: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        return {**vars(self), "accuracy_ci95": list(self.accuracy_ci95)}
+
+
+@dataclass(frozen=True)
+class WebEmoResult:
+    """A run's results by all protocols; `published` is the paper's accuracy for a run of these streams."""
+
+    run: str
+    rows: tuple[ProtocolResult, ...]
+    published: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `evaluate --protocols --json` prints."""
+        return {"run": self.run, "protocols": [row.to_dict() for row in self.rows], "published": self.published}
+
+
+def webemo_protocols(
+    run: str | Path,
+    data: str,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+) -> WebEmoResult:
+    """Measures a run that knows FI's classes (or some of them) on WebEmo (`webemo:PATH`) by all protocols.
+
+    Photos that the run was trained on are left out. Raises UsageError for another layout and for a run without any of
+    FI's classes, and what `evaluate` and `train` raise.
+    """
+    console = console or Console(quiet=True)
+    if data.partition(":")[0] != "webemo":
+        raise UsageError("--protocols", f"they are WebEmo's, and the data are {data!r}.", right="--data webemo:PATH.")
+    common: dict[str, Any] = {"data": data, "inputs": inputs, "device": device, "console": console}
+    rows: list[ProtocolResult] = []
+    with TemporaryDirectory(prefix="multistream-webemo-") as temporary:
+        for name, shipped in MAPS.items():
+            found = evaluate(run, class_map=_own_part(run, data, shipped, Path(temporary)), **common)
+            rows.append(_row(f"strict, {name}", found.metrics))
+            rows += _reachable(name, found)
+        polarity = _own_part(run, data, "fi-polarity", Path(temporary), label="2")
+        rows.append(_row("polarity", evaluate(run, label="2", class_map=polarity, **common).metrics))
+        rows.append(_row("linear probe", _probe(run, data, Path(temporary), inputs, device, console)))
+    streams = tuple(_recipe_of(run).network.streams)
+    return WebEmoResult(str(run), tuple(rows), PUBLISHED.get(streams))
+
+
+def _row(protocol: str, found: Any) -> ProtocolResult:
+    assert isinstance(found, Metrics)
+    return ProtocolResult(protocol, found.accuracy, found.accuracy_ci95, found.majority, found.n)
+
+
+def _reachable(name: str, found: Evaluation) -> list[ProtocolResult]:
+    return [_row(f"reachable, {name}", found.reachable)] if found.reachable else []
+
+
+def _recipe_of(run: str | Path) -> Recipe:
+    path = Path(run).expanduser()
+    return Recipe.load(path if path.is_dir() else path.parent)
+
+
+def _own_part(run: str | Path, data: str, shipped: str, folder: Path, *, label: str = "") -> str:
+    """A file with the lines of a shipped map that are about classes of the run and of the photos."""
+    classes, theirs = read_about(model_file(Path(run).expanduser()))["classes"], open_table(data, label=label).classes
+    own = {name: SHIPPED[shipped][name] for name in classes if SHIPPED[shipped].get(name) in theirs}
+    if not own:
+        right = f"It must know some of {', '.join(SHIPPED[shipped])}."
+        raise UsageError("--protocols", f"the run knows {', '.join(classes)}.", right=right)
+    file = folder / f"{shipped}.json"
+    file.write_text(json.dumps(own), encoding="utf-8")
+    return str(file)
+
+
+def _probe(
+    run: str | Path, data: str, folder: Path, inputs: Mapping[str, str] | None, device: str, console: Console
+) -> Any:
+    """The out-of-fold metrics of a linear classifier on the pooled features of the run's streams."""
+    own = _recipe_of(run)
+    source = Path(run).expanduser()
+    recipe = own.updated(
+        {
+            "data": {"source": data, "label": "", "folds": FOLDS, "repeats": 1, "fold": 0, "groups": ""},
+            "network": {
+                "weights": dict.fromkeys(own.network.streams, str(source if source.is_dir() else source.parent)),
+                "inputs": dict(inputs or {}),
+                "freeze": ["streams"],
+                "temporal": "concat",
+                "fusion": "early",
+            },
+            "training": {"solver": "lbfgs", "calibration": "none", "loss": "cross_entropy", "flips": []},
+            "runtime": {"device": device},
+        }
+    )
+    return train_folds(recipe, out=folder / "probe", console=console).test

@@ -1,0 +1,159 @@
+"""Linear classifiers with a penalty for each block of features, solved to their optimum.
+
+    minimise over W, b:  sum_n w_n loss(y_n, sum_k x_nk W_k + b)  +  sum_k penalty_k / 2 |W_k|^2,  sum_n w_n = 1
+
+The loss is the cross entropy of a softmax or, where a row may have several classes, the sum of the classes' logistic
+losses: then each class is a regression of its own. The problem is strictly convex in W: neither seed nor order matters.
+Its Hessian is close to share * x'x + penalty, where share is the mean of p (1 - p) over rows and classes. The Cholesky
+factor of this scales the unknowns; L-BFGS then needs few iterations. With more features than rows the unknowns are as
+many as the rows: the optimum lies in their span.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cholesky, solve_triangular
+
+from multistream.training.lbfgs import Array, LinearProblem, minimise, probabilities_of
+
+GRADIENT = 3e-6
+"""The largest entry of the scaled gradient at the end: probabilities are then within 1e-5 of the optimum's."""
+ROUGH_GRADIENT = 1e-4
+"""The same where penalties are compared: their losses differ by far more than what is missing then."""
+JITTER = 8 * float(np.finfo(np.float64).eps)
+"""Added to a kernel's diagonal, times its trace and rows: centred features make it singular, rounding indefinite."""
+SMALLEST_SHARE = 1e-3
+"""Of the Hessian: where the start fits all rows, the optimum of another penalty need not."""
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """`weight` {key: (D, K)} and `bias` (K,); `iterations` of L-BFGS that it took."""
+
+    weight: Mapping[str, Array]
+    bias: Array
+    iterations: int
+
+
+class LinearClassifier:
+    """The rows of one fit: `blocks` {key: (N, D)} with weighted mean 0, `targets` (N, K), `weights` (N,) that sum to 1.
+
+    What all penalties share is computed once: the Gram matrix or, with more features than rows, each block's kernel.
+    With `label_sets` a row's targets are the classes that it has, each of which is fitted for itself.
+    """
+
+    def __init__(
+        self, blocks: Mapping[str, Array], targets_NK: Array, weights_N: Array, *, label_sets: bool = False
+    ) -> None:
+        self.blocks, self.targets, self.weights, self.label_sets = dict(blocks), targets_NK, weights_N, label_sets
+        self.is_wide = sum(block.shape[1] for block in blocks.values()) > len(targets_NK)
+        if self.is_wide:
+            self.kernels: dict[str, Array] = {key: block @ block.T for key, block in blocks.items()}
+            return
+        self.rows = _side_by_side(self.blocks)
+        """(D + 1, N), the last row 1"""
+        joined = self.rows[:-1]
+        self.gram = (joined * weights_N) @ joined.T
+
+    def subset(self, keys: Sequence[str]) -> LinearClassifier:
+        """The same rows with some of the blocks; what is computed already is taken from here."""
+        blocks = {key: self.blocks[key] for key in keys}
+        if list(blocks) == list(self.blocks):
+            return self
+        if self.is_wide and sum(block.shape[1] for block in blocks.values()) <= len(self.targets):
+            return LinearClassifier(blocks, self.targets, self.weights, label_sets=self.label_sets)
+        part = copy(self)
+        part.blocks = blocks
+        if self.is_wide:
+            part.kernels = {key: self.kernels[key] for key in keys}
+            return part
+        part.rows = _side_by_side(blocks)
+        columns = np.concatenate([self._columns(key) for key in keys])
+        part.gram = self.gram[np.ix_(columns, columns)]
+        return part
+
+    def _columns(self, key: str) -> NDArray[np.int64]:
+        """The places of a block's features among all."""
+        before = list(self.blocks)[: list(self.blocks).index(key)]
+        start = sum(self.blocks[name].shape[1] for name in before)
+        return np.arange(start, start + self.blocks[key].shape[1])
+
+    def solve(
+        self, candidates: Sequence[Mapping[str, float]], start: Optimum | None = None, *, gradient: float = GRADIENT
+    ) -> list[Optimum]:
+        """The optimum under each candidate's penalties, one a block; `start` is the optimum of another fit."""
+        if self.is_wide:
+            return [self._solve_wide(penalties, start, gradient) for penalties in candidates]
+        first = np.zeros((self.targets.shape[1], len(self.rows)))
+        if start is not None:
+            first[:, :-1] = np.concatenate([start.weight[key] for key in self.blocks]).T
+            first[:, -1] = start.bias
+        share = self._share(first @ self.rows)
+        penalties_CD = np.stack([self._spread(penalties) for penalties in candidates])
+        factor = _factor(share * self.gram, penalties_CD[0])
+        problem = self._problem(self.rows, np.pad(penalties_CD, ((0, 0), (0, 1))), factor, share)
+        starts = np.stack([first] * len(candidates))
+        if gradient >= ROUGH_GRADIENT:
+            problem, starts = problem.rough(), starts.astype(np.float32)
+        weight, iterations = minimise(problem, starts, gradient=gradient)
+        found = weight.astype(np.float64)
+        return [self._optimum(self._split(own[:, :-1].T), own[:, -1], iterations) for own in found]
+
+    def _solve_wide(self, penalties: Mapping[str, float], start: Optimum | None, gradient: float) -> Optimum:
+        """In N unknowns of penalty 1: the kernel's Cholesky factor has the inner products of the features' rows."""
+        kernel = np.sum([kernel / penalties[key] for key, kernel in self.kernels.items()], axis=0)
+        kernel[np.diag_indices_from(kernel)] += JITTER * len(kernel) * max(kernel.trace(), 1.0)
+        design = cholesky(kernel, lower=True, overwrite_a=True, check_finite=False)
+        first = np.zeros((self.targets.shape[1], len(design) + 1))
+        if start is not None:
+            logits = np.sum([block @ start.weight[key] for key, block in self.blocks.items()], axis=0)
+            first[:, :-1] = solve_triangular(design, logits, lower=True, check_finite=False).T
+            first[:, -1] = start.bias
+        rows = np.pad(design.T, ((0, 1), (0, 0)), constant_values=1)
+        share, ones = self._share(first @ rows), np.ones(len(design))
+        factor = _factor(share * (design * self.weights[:, None]).T @ design, ones)
+        problem = self._problem(rows, np.append(ones, 0)[None], factor, share)
+        (weight,), iterations = minimise(problem, first[None], gradient=gradient)
+        duals = solve_triangular(design, weight[:, :-1].T, lower=True, trans="T", check_finite=False)
+        found = {key: block.T @ duals / penalties[key] for key, block in self.blocks.items()}
+        return self._optimum(found, weight[:, -1], iterations)
+
+    def _share(self, logits_KN: Array) -> float:
+        """The mean of p (1 - p): of the products of features, what the Hessian holds."""
+        found = probabilities_of(logits_KN, label_sets=self.label_sets, axis=0)
+        return max(SMALLEST_SHARE, float((found * (1 - found)).mean(0) @ self.weights))
+
+    def _problem(self, rows: Array, penalties: Array, factor: Array, share: float) -> LinearProblem:
+        return LinearProblem(
+            rows, self.targets.T.copy(), self.weights, self.label_sets, penalties, factor, bias_scale=share**0.5
+        )
+
+    def _optimum(self, weight: Mapping[str, Array], bias_K: Array, iterations: int) -> Optimum:
+        """A softmax does not see what is added to all biases alike: their mean is 0."""
+        return Optimum(weight, bias_K if self.label_sets else bias_K - bias_K.mean(), iterations)
+
+    def _spread(self, penalties: Mapping[str, float]) -> Array:
+        """The penalty of each feature, (D,)."""
+        return np.concatenate([np.full(block.shape[1], penalties[key]) for key, block in self.blocks.items()])
+
+    def _split(self, weight_DK: Array) -> dict[str, Array]:
+        ends = np.cumsum([block.shape[1] for block in self.blocks.values()])[:-1]
+        return dict(zip(self.blocks, np.split(weight_DK, ends), strict=True))
+
+
+def _side_by_side(blocks: Mapping[str, Array]) -> Array:
+    """All features and a row of ones, (D + 1, N)."""
+    count = len(next(iter(blocks.values())))
+    return np.concatenate([*(block.T for block in blocks.values()), np.ones((1, count))])
+
+
+def _factor(bound: Array, penalties_D: Array) -> Array:
+    """The lower Cholesky factor of bound + diag(penalties); overwrites the bound."""
+    bound[np.diag_indices_from(bound)] += penalties_D
+    factor: Array = cholesky(bound, lower=True, overwrite_a=True, check_finite=False)
+    return factor

@@ -1,0 +1,81 @@
+"""A simulation: out-of-fold predictions with every choice nested keep the error of the first kind at 5 %."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
+from multistream.statistics import paired_test
+from multistream.training.probe_data import inner_folds
+from multistream.training.solver import fit_probe
+
+REPETITIONS, PHOTOS, CLASSES, WIDTH = 200, 200, 3, 8
+GRID = (10.0, 1.0, 0.1, 0.01)
+MOST = int(stats.binom.ppf(0.975, REPETITIONS, 0.05))
+"""Rejections that a test of 5 % has at most in 97.5 % of such simulations: 16 of 200."""
+
+Streams = dict[str, NDArray[np.float64]]
+
+
+def right_out_of_fold(streams: Streams, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether each photo is right by the fold that held it out; penalties are chosen on inner folds of the others."""
+    right = np.zeros(len(labels), dtype=np.bool_)
+    for rows, held_out in inner_folds(np.eye(CLASSES)[labels], 5):
+        probe = fit_probe({key: x[rows] for key, x in streams.items()}, labels[rows], penalties=GRID, folds=3)
+        chosen = probe.probabilities({key: x[held_out] for key, x in streams.items()}).argmax(1)
+        right[held_out] = chosen == labels[held_out]
+    return right
+
+
+def right_of_the_best_draw(
+    streams: Streams, labels: NDArray[np.int64], chance: np.random.Generator
+) -> NDArray[np.bool_]:
+    """The same with a choice that is not nested: of ten noise streams, the one that tests best."""
+    drawn = [{**streams, "noise": chance.normal(size=(len(labels), WIDTH))} for _ in range(10)]
+    return max((right_out_of_fold(each, labels) for each in drawn), key=lambda right: int(right.sum()))
+
+
+def photos(seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64], np.random.Generator]:
+    """Labels, and a stream that tells about half of them."""
+    chance = np.random.default_rng(seed)
+    labels = np.arange(PHOTOS) % CLASSES
+    signal = chance.normal(size=(PHOTOS, WIDTH))
+    signal[:, :CLASSES] += 0.8 * np.eye(CLASSES)[labels]
+    return labels, signal, chance
+
+
+@pytest.mark.slow
+def test_nested_choices_keep_the_error_of_the_first_kind() -> None:
+    """Two compositions of the same stream, each with noise of its own, do not differ; and noise is no gain.
+
+    A choice that is not nested is the control: it finds gains where there are none.
+    """
+    differ = gains = 0
+    for seed in range(REPETITIONS):
+        labels, signal, chance = photos(seed)
+        first, second = (
+            right_out_of_fold({"signal": signal, "noise": chance.normal(size=(PHOTOS, WIDTH))}, labels)
+            for _ in range(2)
+        )
+        alone = right_out_of_fold({"signal": signal}, labels)
+        differ += paired_test(first, second).p_value < 0.05
+        found = paired_test(alone, first)
+        gains += found.p_value < 0.05 and found.difference > 0
+    print(f"\nrejections of {REPETITIONS}: equal compositions {differ}, gains by noise {gains}")
+    assert differ <= MOST
+    assert gains <= MOST
+
+
+@pytest.mark.slow
+def test_a_choice_that_is_not_nested_does_not() -> None:
+    repetitions = 40
+    gains = 0
+    for seed in range(repetitions):
+        labels, signal, chance = photos(seed)
+        best = right_of_the_best_draw({"signal": signal}, labels, chance)
+        found = paired_test(right_out_of_fold({"signal": signal}, labels), best)
+        gains += found.p_value < 0.05 and found.difference > 0
+    print(f"\ngains of {repetitions} by the best of ten noise streams: {gains}")
+    assert gains > stats.binom.ppf(0.999, repetitions, 0.025), "the simulation would show a choice that is not nested"
