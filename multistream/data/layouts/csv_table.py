@@ -41,30 +41,27 @@ class CsvRecord:
 def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: bool = False) -> Table:
     """A Table of the images that a CSV names; paths are relative to the folder it lies in.
 
-    With columns `votes_CLASS` the label is the class with the most votes, and `label="votes"` may be asked for. With a
-    `label` that names several columns, or one and its separator, an image may have several labels (`label_sets`).
+    `label` may name the column of the labels. With columns `votes_CLASS` the label is the class with the most votes,
+    and `label="votes"` may be asked for. With a `label` that names several columns, or one and its separator, an image
+    may have several labels (`label_sets`).
 
     Faulty lines are a DataError that names the first of them and counts the others. Files that are missing are left
     out and reported, unless `strict`. A further column in which every cell is the path of a file holds Maps.
     """
     rows = read_rows(path)
     sets = LabelColumns.parse(label)
-    if label not in ("", "votes") and sets is None:
-        raise _other_label(path, label)
-    columns = _columns(path, rows, needs_label=sets is None)
+    columns = _columns(path, rows, label=label)
     known = [column.removeprefix(VOTES) for column in columns if column.startswith(VOTES)] if label == "votes" else []
     if sets is not None:
         sets.check(columns)
         known = list(sets.classes)
-    elif label and not known:
-        raise _other_label(path, label)
     root = Root(path.parent, allow_outside=allow_outside)
-    reading = _Reading(path, root, columns, sets)
+    reading = _Reading(path, root, columns, label, sets)
     numbered = reading.leave_out_numbers(rows[1:])
     records = reading.records(rows[1:])
     present = [record for record in records if root.exists(record.entry.id)]
     notes = _missing(path, records, present, strict=strict)
-    roles = [*_roles(columns).values(), *(sets.names if sets else ())]
+    roles = [*_roles(columns, label).values(), *(sets.names if sets else ())]
     further = [name for name in columns if name and name not in roles and not name.startswith(VOTES)]
     maps, on_maps = _maps(root, present, further)
     entries = [record.entry for record in present]
@@ -73,30 +70,33 @@ def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: b
     return assemble(printable(path.stem), path.parent, entries, notes=notes, known=known, maps=maps, columns=cells)
 
 
-def _other_label(path: Path, label: str) -> UsageError:
-    what = f"{printable(str(path))} has one label per image, so {label!r} cannot be chosen."
-    right = f"votes needs columns {VOTES}CLASS; several labels are COLUMN,COLUMN,... or COLUMN[SEPARATOR]."
-    return UsageError("data.label", what, right=right)
-
-
-def _roles(columns: Sequence[str]) -> dict[str, str]:
-    """Which column is the path, the label and the part: {role: column}."""
+def _roles(columns: Sequence[str], label: str) -> dict[str, str]:
+    """Which column is the path, the label and the part: {role: column}; `label` may be the name of the label's."""
     named = {column.strip().lower(): column for column in reversed(columns)}
-    roles = {"path": PATH, "label": LABEL, "part": PART}
+    labels = (label.lower(),) if label in columns else LABEL
+    roles = {"path": PATH, "label": labels, "part": PART}
     return {
         role: named[next(n for n in names if n in named)] for role, names in roles.items() if set(names) & set(named)
     }
 
 
-def _columns(path: Path, rows: Sequence[Row], *, needs_label: bool) -> tuple[str, ...]:
-    """The header's names; DataError where it lacks a path or a label, or names a column twice."""
+def _columns(path: Path, rows: Sequence[Row], *, label: str) -> tuple[str, ...]:
+    """The header's names; DataError where it lacks a path or a label, or names a column twice.
+
+    UsageError for a label that is asked for and that it lacks.
+    """
     if not rows:
         raise DataError(printable(str(path)), "it is empty.", right="It needs a header line: path,label.")
     columns = tuple(cell.strip() for cell in rows[0].cells)
     where = f"{printable(str(path))}:{rows[0].line}"
-    needs_label = needs_label and not any(column.startswith(VOTES) for column in columns)
+    has_votes, sets = any(column.startswith(VOTES) for column in columns), LabelColumns.parse(label)
+    if label and sets is None and label not in columns and not (label == "votes" and has_votes):
+        what = f"{printable(str(path))} has no column {label!r}."
+        right = f"votes needs columns {VOTES}CLASS; several labels are COLUMN,COLUMN,... or COLUMN[SEPARATOR]."
+        raise UsageError("data.label", what, right=right)
+    needs_label = sets is None and not has_votes
     for role, names in (("path", PATH), ("label", LABEL)):
-        if role not in _roles(columns) and (role == "path" or needs_label):
+        if role not in _roles(columns, label) and (role == "path" or needs_label):
             shown = ", ".join(map(printable, columns))
             right = f"A column must be called {names[0]} (or {', '.join(names[1:4])}...)."
             do = "If the first line is already an image, add the header path,label above it."
@@ -110,9 +110,9 @@ def _columns(path: Path, rows: Sequence[Row], *, needs_label: bool) -> tuple[str
 class _Reading:
     """The rows of a sheet read one by one, faults gathered."""
 
-    def __init__(self, path: Path, root: Root, columns: Sequence[str], sets: LabelColumns | None) -> None:
+    def __init__(self, path: Path, root: Root, columns: Sequence[str], label: str, sets: LabelColumns | None) -> None:
         self.path, self.root, self.columns, self.sets = path, root, columns, sets
-        self.roles = _roles(columns)
+        self.roles = _roles(columns, label)
         self.is_ours = tuple(columns) == SPLIT_HEADER
         self.lines: dict[str, int] = {}
         self.faults: list[tuple[int, str, str]] = []
