@@ -19,7 +19,7 @@ DESIGN = ROOT / "docs" / "design.md"
 
 LAYERS = (
     ("_version", "errors", "inputs", "hookspecs", "nn", "console", "statistics"),
-    ("spec", "system_errors", "vote_distances"),
+    ("spec", "system_errors", "vote_distances", "label_set_metrics"),
     ("files",),
     ("checksums", "folder_lock"),
     ("concepts", "recipe", "registry", "weights"),

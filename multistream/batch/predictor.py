@@ -13,8 +13,9 @@ from multistream.batch.columns import STATUS, Columns, in_groups, kept_columns, 
 from multistream.inference.groups import GroupPredictor
 from multistream.inference.model import load
 from multistream.inference.predict import MAX_BYTES, NOT_FINITE
+from multistream.label_set_metrics import THRESHOLD
 from multistream.runs.model_file import require_trained
-from multistream.runs.predictions_file import THRESHOLD, joined_names
+from multistream.runs.predictions_file import joined_names
 
 
 class Predictor:

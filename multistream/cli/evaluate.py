@@ -12,8 +12,8 @@ from multistream.cli.options import Device, Inputs, Json, Missing, Precision, Qu
 
 if TYPE_CHECKING:
     from multistream.inference.evaluate import Evaluation
-    from multistream.inference.label_set_metrics import LabelSetMetrics
     from multistream.inference.metrics import Measures, Metrics
+    from multistream.label_set_metrics import LabelSetMetrics
 
 
 def evaluate(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from multistream import runs
 from multistream.errors import DataError, UsageError
-from multistream.inference.label_set_metrics import label_set_f1, mean_average_precision
+from multistream.label_set_metrics import label_set_f1, mean_average_precision
 from multistream.recipe import Recipe
 from multistream.runs.predictions_file import Predictions, read_predictions
 from multistream.statistics import balanced_accuracy, macro_f1

@@ -13,7 +13,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from multistream.errors import DataError
 from multistream.inference.emotions import polarities
-from multistream.inference.label_set_metrics import LabelSetMetrics, label_set_metrics
+from multistream.label_set_metrics import LabelSetMetrics, label_set_metrics
 from multistream.statistics import (
     Interval,
     balanced_accuracy,

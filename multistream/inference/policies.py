@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.inference.missing import MissingPolicy, MissingStream
+from multistream.label_set_metrics import THRESHOLD
 from multistream.network.network import MultiStream, Pooled
-from multistream.runs.predictions_file import THRESHOLD
 from multistream.statistics import wilson
 
 POLICIES = {

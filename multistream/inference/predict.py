@@ -22,9 +22,10 @@ from multistream.data.table import Table
 from multistream.errors import MultistreamError
 from multistream.inference.groups import GROUP, GroupPredictor, ReadPhoto
 from multistream.inputs import Image
+from multistream.label_set_metrics import THRESHOLD
 from multistream.network.network import MultiStream
 from multistream.runs.model_file import LoadedModel, require_trained
-from multistream.runs.predictions_file import SEPARATOR, THRESHOLD
+from multistream.runs.predictions_file import SEPARATOR
 from multistream.runtime.device import available_workers
 
 AHEAD = 2

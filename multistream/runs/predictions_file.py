@@ -19,14 +19,13 @@ from multistream.data.filenames import escape, printable, unescape
 from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.files import write_atomic
+from multistream.label_set_metrics import THRESHOLD
 from multistream.runs.split_file import sha256_of_files
 
 COLUMNS = ("path", "sha256", "label", "predicted")
 PROBABILITY = "p_"
 VOTES = "votes_"
 LABEL_SETS = "y_"
-THRESHOLD = 0.5
-"""Where an image may have several classes, each is predicted from this probability on."""
 SEPARATOR = "|"
 """Between the classes of an image, where it may have several."""
 SHA256 = re.compile(r"[0-9a-f]{64}")

@@ -17,9 +17,9 @@ from multistream.console import Console
 from multistream.errors import CannotResume, UsageError
 from multistream.files import write_atomic
 from multistream.folder_lock import FolderLock
-from multistream.inference.label_set_metrics import label_set_metrics
 from multistream.inference.metrics import Measures, metrics, without_temperature
 from multistream.interfaces import Stream
+from multistream.label_set_metrics import label_set_metrics
 from multistream.recipe import Recipe, differences
 from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
 from multistream.runtime.distributed import ranks_of

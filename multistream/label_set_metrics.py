@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score
 
 from multistream.errors import DataError
-from multistream.runs.predictions_file import THRESHOLD
 from multistream.statistics import Interval, percentile_interval, resampled_means, wilson
 
+THRESHOLD = 0.5
+"""A class is predicted from this probability on."""
 DRAWS = 1000
 """Resamples of the bootstrap of average precisions, each of which is sorted anew."""
 
@@ -70,11 +70,11 @@ def label_set_metrics(
     predicted, occurs = exact >= THRESHOLD, _occurring(sets)
     cells = np.concatenate([sets & predicted, sets, predicted], axis=1).astype(np.float64)  # right, there, predicted
     drawn, hits = resampled_means(cells, seed=seed), int((predicted == sets).all(axis=1).sum())
-    precisions, low_high = _average_precisions(exact, sets, seed=seed)
+    precisions = _average_precisions(exact, sets, np.ones((1, len(sets))))[0]
     tiny = np.finfo(np.float64).eps
     return LabelSetMetrics(
         map=float(precisions[occurs].mean()),
-        map_ci95=low_high,
+        map_ci95=_interval_of_map(exact[:, occurs], sets[:, occurs], seed=seed),
         micro_f1=float(micro_f1(cells.mean(0))),
         micro_f1_ci95=percentile_interval(micro_f1(drawn)),
         macro_f1=float(_macro_f1(cells.mean(0), occurs)),
@@ -91,8 +91,7 @@ def label_set_metrics(
 
 def mean_average_precision(probabilities: NDArray[np.floating], sets: Bools) -> float:
     """Of the classes that some photo has, from probabilities and label sets (N, K)."""
-    occurs = _occurring(sets)
-    return float(average_precision_score(sets[:, occurs], probabilities[:, occurs], average="macro"))
+    return float(_average_precisions(probabilities, sets, np.ones((1, len(sets))))[0, _occurring(sets)].mean())
 
 
 def micro_f1(means: Floats) -> Any:
@@ -123,31 +122,30 @@ def _ratio(numerators: Any, denominators: Any) -> Any:
     return np.divide(numerators, denominators, out=np.zeros_like(numerators), where=denominators > 0)
 
 
-def _average_precisions(probabilities: Floats, sets: Bools, *, seed: int) -> tuple[Floats, Interval]:
-    """Each class's average precision (K,), 0 for one that no photo has; and the interval of the mean of the others."""
-    occurs = np.flatnonzero(_occurring(sets))
-    found, draws = np.zeros(sets.shape[1]), np.zeros(DRAWS)
-    chance = np.random.default_rng(seed)
-    counts = chance.multinomial(len(sets), np.full(len(sets), 1 / len(sets)), size=DRAWS).astype(np.float64)
-    drawn, present = np.zeros((DRAWS, len(occurs))), np.zeros((DRAWS, len(occurs)), dtype=np.bool_)
-    for place, k in enumerate(occurs):
+def _interval_of_map(probabilities: Floats, sets: Bools, *, seed: int) -> Interval:
+    """Of a bootstrap of photos; a draw without a photo of some class leaves that class out."""
+    n = len(sets)
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(np.float64)
+    present = counts @ sets > 0
+    drawn = _average_precisions(probabilities, sets, counts)
+    return percentile_interval((drawn * present).sum(1) / np.maximum(present.sum(1), 1))
+
+
+def _average_precisions(probabilities: NDArray[np.floating], sets: Bools, counts_RN: Floats) -> Floats:
+    """The average precision of each class, (R, K), where photos count so often; 0 for a class that no photo has.
+
+    The area below precision over recall in steps, as scikit-learn's `average_precision_score`; photos of one score
+    share a threshold.
+    """
+    found = np.zeros((len(counts_RN), sets.shape[1]))
+    for k in range(sets.shape[1]):
         order = np.argsort(-probabilities[:, k], kind="stable")
-        scores, own = probabilities[order, k], sets[order, k]
-        last = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)  # photos of one score share a threshold
-        found[k] = _area(np.ones((1, len(sets))), own, last)[0]
-        drawn[:, place] = _area(counts[:, order], own, last)
-        present[:, place] = (counts[:, order] * own).sum(1) > 0
-    draws = (drawn * present).sum(1) / np.maximum(present.sum(1), 1)
-    return found, percentile_interval(draws)
-
-
-def _area(counts_RN: Floats, own_N: Bools, last: NDArray[np.int64]) -> Floats:
-    """The average precision (R,) of photos in the order of their scores, each of which counts so often."""
-    right = np.cumsum(counts_RN * own_N, axis=1)[:, last]
-    shown = np.cumsum(counts_RN, axis=1)[:, last]
-    gained = np.diff(right, axis=1, prepend=0.0)
-    area: Floats = (gained * _ratio(right, shown)).sum(1) / np.maximum(right[:, -1], 1)
-    return area
+        last = np.append(np.flatnonzero(np.diff(probabilities[order, k])), len(order) - 1)
+        counts = counts_RN[:, order]
+        right, shown = np.cumsum(counts * sets[order, k], axis=1)[:, last], np.cumsum(counts, axis=1)[:, last]
+        gained = np.diff(right, axis=1, prepend=0.0)
+        found[:, k] = (gained * _ratio(right, shown)).sum(1) / np.maximum(right[:, -1], 1)
+    return found
 
 
 def _per_class(cells: Floats, precisions: Floats, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
