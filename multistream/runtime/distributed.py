@@ -115,13 +115,12 @@ class Ranks:
         if self.size == 1:
             return module
         # find_unused_parameters: a rank without an image uses none, and the buckets of the first step stay, so that
-        # a resumed run sums in the same order. Buffers: `copy_from_first` at the end of an epoch is enough.
-        return nn.parallel.DistributedDataParallel(
-            module,
-            device_ids=[device] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            find_unused_parameters=True,
-        )
+        # a resumed run sums in the same order.
+        ids = [device] if device.type == "cuda" else None
+        parallel = nn.parallel.DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
+        # `copy_from_first` at the end of an epoch is enough. Since torch 2.14 the argument of this name warns.
+        parallel.broadcast_buffers = False
+        return parallel
 
 
 ALONE: Final = Ranks()

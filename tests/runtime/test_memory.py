@@ -177,7 +177,7 @@ def test_settings_stay_where_all_fits(recipe: Recipe, tmp_path: Path) -> None:
 
 LIMITED = """
 import resource, sys
-import torch, timm, multistream.training, multistream.evaluation, multistream_object.stream
+import torch, timm, multistream.training.train, multistream_object.stream
 held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (held + {more} * 2**20,) * 2)
 sys.argv = ["multistream", *sys.argv[1:]]
