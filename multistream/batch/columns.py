@@ -71,12 +71,13 @@ def _shape(each: Vector | Map) -> tuple[int, ...]:
     return (each.width,) if isinstance(each, Vector) else (each.channels, each.size, each.size)
 
 
-def read_rows(
-    reader: GroupReader, batch: Columns, *, limit: int, workers: int
-) -> tuple[list[ReadPhoto | str], Sequence[str]]:
+def read_rows(reader: GroupReader, batch: Columns, *, workers: int) -> tuple[list[ReadPhoto | str], Sequence[str]]:
     """Each row's arrays, or why it cannot be used; and its status."""
     rows = length_of(batch)
-    photos = photos_of(batch, limit=limit) if reader.decoder else [GivenPhoto(str(i), (), b"") for i in range(rows)]
+    if reader.decoder is not None:
+        photos = photos_of(batch, limit=reader.decoder.max_bytes)
+    else:
+        photos = [GivenPhoto(str(i), (), b"") for i in range(rows)]
     lookups = lookups_of(batch, reader.inputs)
     reader.check_lookups(lookups)
     with Pool(workers) as pool:

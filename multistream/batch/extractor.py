@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from multistream.batch.columns import STATUS, Columns, in_groups, kept_columns, read_rows
 from multistream.errors import UsageError, WeightsError
 from multistream.inference.groups import GroupReader
-from multistream.inference.predict import MAX_BYTES
 from multistream.inputs import Vector
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
@@ -52,8 +51,7 @@ class Extractor:
 
     def __call__(self, batch: Columns) -> dict[str, NDArray[Any]]:
         """{column: N rows} -> {column: N rows}, in the same order."""
-        limit = self.groups.decoder.max_bytes if self.groups.decoder else MAX_BYTES
-        outcomes, statuses = read_rows(self.groups, batch, limit=limit, workers=self.workers)
+        outcomes, statuses = read_rows(self.groups, batch, workers=self.workers)
         branches = {key: self.groups.network.branches[key] for key in self.groups.inputs}
         features = {
             f"{key}/{stage}": np.full((len(outcomes), tap.pooled_width), np.nan, dtype=np.float32)

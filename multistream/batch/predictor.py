@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from multistream.batch.columns import STATUS, Columns, in_groups, kept_columns, read_rows
 from multistream.inference.groups import GroupPredictor
 from multistream.inference.model import load
-from multistream.inference.predict import MAX_BYTES, NOT_FINITE
+from multistream.inference.predict import NOT_FINITE
 from multistream.label_set_metrics import THRESHOLD
 from multistream.runs.model_file import require_trained
 from multistream.runs.predictions_file import joined_names
@@ -44,8 +44,7 @@ class Predictor:
 
     def __call__(self, batch: Columns) -> dict[str, NDArray[Any]]:
         """{column: N rows} -> {column: N rows}, in the same order."""
-        limit = self.groups.decoder.max_bytes if self.groups.decoder else MAX_BYTES
-        outcomes, statuses = read_rows(self.groups, batch, limit=limit, workers=self.workers)
+        outcomes, statuses = read_rows(self.groups, batch, workers=self.workers)
         probabilities = np.full((len(outcomes), len(self.classes)), np.nan)
         for rows, photos in in_groups(outcomes):
             probabilities[rows] = self.groups.probabilities(photos)

@@ -125,11 +125,6 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def one_thread() -> AbstractContextManager[None]:
-    """One thread for torch's products inside."""
-    return threads(1)
-
-
 def compiling_pays(runtime: Runtime, *, steps: int) -> bool:
     """Whether `runtime.compile = "auto"` compiles a training of streams: on a GPU, if it is long.
 

@@ -26,8 +26,8 @@ def check_sharding(recipe: Recipe, network: MultiStream, ranks: Ranks) -> None:
         return
     where, do = "runtime.shard", "Give --set runtime.shard=false."
     if ranks.size == 1:
-        right = "Start several with torchrun --nproc-per-node N -m multistream train ..."
-        raise UsageError(where, "one process has nobody to divide the weights with.", right=right, do=do)
+        start = "Start several: torchrun --nproc-per-node N -m multistream train ...; or give"
+        raise UsageError(where, "one process cannot divide weights.", do=f"{start} --set runtime.shard=false.")
     if network.is_cacheable:
         raise UsageError(where, "all streams are frozen, so rank 0 trains the heads alone.", do=do)
     others = {

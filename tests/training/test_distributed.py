@@ -166,7 +166,7 @@ def test_a_divided_run_resumes_on_another_number_of_ranks(start: Start, trained:
 @pytest.mark.parametrize(
     ("size", "settings", "says"),
     [
-        (1, ["network.freeze=['none']"], "one process has nobody to divide the weights with"),
+        (1, ["network.freeze=['none']"], "one process cannot divide weights"),
         (2, [], "all streams are frozen, so rank 0 trains the heads alone"),
         (2, ["network.freeze=['none']", "runtime.precision=fp16"], "not work with runtime.precision = fp16"),
         (
