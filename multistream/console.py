@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+Say = Callable[[str], None]
+"""A function that prints one line of text."""
+
 INTERVAL = 30.0
 """Seconds between two lines of progress where there is no terminal."""
 
@@ -28,7 +31,7 @@ class Console:
 
     def __init__(self, *, quiet: bool, clock: Callable[[], float] = time.monotonic) -> None:
         self.quiet, self._clock = quiet, clock
-        self._print: Callable[[str], None] = _to_stderr
+        self._print: Say = _to_stderr
 
     @classmethod
     def silent(cls) -> Console:
@@ -75,9 +78,7 @@ class _Silent:
 class _Lines:
     """Progress for log files: a line now and then, none for what is done in less."""
 
-    def __init__(
-        self, total: int, label: str, *, done: int, say: Callable[[str], None], clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, total: int, label: str, *, done: int, say: Say, clock: Callable[[], float]) -> None:
         self.total, self.label, self._say, self._clock = total, label, say, clock
         self.done = self._before = done
         self._started = self._said = clock()
@@ -97,7 +98,7 @@ class _Lines:
 
 
 @contextmanager
-def _drawn_bar(total: int, label: str, *, done: int) -> Iterator[tuple[Bar, Callable[[str], None]]]:
+def _drawn_bar(total: int, label: str, *, done: int) -> Iterator[tuple[Bar, Say]]:
     """A bar on the terminal, which goes when it is done, and how to print above it."""
     from rich.console import Console as Terminal  # rich costs 50 ms, which no --json needs
     from rich.progress import (

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from multistream.cli.figures import Plot, save_figure
-from multistream.cli.options import Json, Quiet, pairs, print_json
+from multistream.cli.options import Json, Quiet, items, pairs, print_json
 
 
 class Format(StrEnum):
@@ -54,7 +54,7 @@ def compare(
     from multistream.console import Console
 
     console = Console(quiet=quiet)
-    shown = [each.strip() for each in columns.split(",") if each.strip()]
+    shown = items(columns)
     comparison = compare_runs(runs, against=against.value, names=pairs(name, "--name"), with_published=published)
     if json:
         print_json(comparison.to_dict())

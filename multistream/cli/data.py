@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multistream.cli.options import Json, Quiet, print_json
+from multistream.cli.options import Groups, Json, Label, Quiet, print_json
 
 if TYPE_CHECKING:
     from multistream.data.scan import Scan
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Check a data set, and split it.", no_args_is_help=True)
 
 Source = Annotated[str, typer.Argument(metavar="DATA", help="Class folders, a CSV, or LAYOUT:PATH.")]
-Label = Annotated[str, typer.Option(help="Label to use if the data set has several.")]
 SHOWN = 10
 
 
@@ -45,12 +44,7 @@ def split(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The CSV to write: path, label, part, sha256.")],
     fractions: Annotated[str, typer.Option(help="train/val/test in percent.")] = "80/5/15",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 18,
-    groups: Annotated[
-        str,
-        typer.Option(
-            metavar="COLUMN|FILE", help="Groups that must not be split: a CSV column, or a CSV file with path,group."
-        ),
-    ] = "",
+    groups: Groups = "",
     label: Label = "",
     json: Json = False,
 ) -> None:

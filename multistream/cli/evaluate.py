@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from multistream.cli.figures import Plot, save_figure
-from multistream.cli.options import Device, Inputs, Json, Missing, Precision, Quiet, Run, Without, pairs, print_json
+from multistream.cli.options import (
+    Device,
+    Inputs,
+    Json,
+    Label,
+    Missing,
+    Precision,
+    Quiet,
+    Run,
+    Without,
+    pairs,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from multistream.inference.evaluate import Evaluation
@@ -27,7 +39,7 @@ def evaluate(
             metavar="train|val|test|all", help="Split to evaluate. Default: the run's test split, or all of --data."
         ),
     ] = "",
-    label: Annotated[str, typer.Option(help="Label to use if the data set has several.")] = "",
+    label: Label = "",
     class_map: Annotated[
         str, typer.Option(metavar="FILE|NAME", help="File that maps the run's classes to the data's classes.")
     ] = "",

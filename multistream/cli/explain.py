@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand
 
 from multistream.cli.explain_text import explanation_text
-from multistream.cli.options import Device, Inputs, Json, Quiet, Run, listed_paths, pairs
+from multistream.cli.options import Device, Inputs, Json, Label, LabelledData, Quiet, Run, listed_paths, pairs
 from multistream.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,8 +23,6 @@ Photos = Annotated[
         metavar="PATHS", help="Files and folders; - reads a list on stdin. Default: the test split of the run."
     ),
 ]
-LabelledData = Annotated[str, typer.Option("--data", metavar="PATH", help="Another labelled data set, as for train.")]
-Label = Annotated[str, typer.Option("--label", help="Label to use if the data set has several.")]
 Class = Annotated[str, typer.Option("--target", metavar="CLASS", help="predicted, true, or a class by name.")]
 
 MOVED = {

@@ -7,9 +7,20 @@ from typing import Annotated
 
 import typer
 
-from multistream.cli.explain import Class, Label, LabelledData, Photos
+from multistream.cli.explain import Class, Photos
 from multistream.cli.explain_text import gallery_text
-from multistream.cli.options import Device, Inputs, Json, Quiet, Run, listed_paths, pairs, print_json
+from multistream.cli.options import (
+    Device,
+    Inputs,
+    Json,
+    Label,
+    LabelledData,
+    Quiet,
+    Run,
+    listed_paths,
+    pairs,
+    print_json,
+)
 from multistream.errors import UsageError
 
 KINDS = ("png", "pdf", "svg")

@@ -6,26 +6,40 @@ from typing import Annotated
 
 import typer
 
-from multistream.cli.explain import Class, Label, LabelledData, Photos
+from multistream.cli.explain import Class, Photos
 from multistream.cli.explain_text import photo_tests_text, self_test_text
-from multistream.cli.options import Device, Inputs, Json, Quiet, Run, listed_paths, pairs, print_json
+from multistream.cli.options import (
+    Device,
+    Inputs,
+    Json,
+    Label,
+    LabelledData,
+    Quiet,
+    Run,
+    given_names,
+    listed_paths,
+    pairs,
+    print_json,
+)
 from multistream.errors import UsageError
+
+RunSelfTest = Annotated[
+    bool, typer.Option("--self-test", help="Train the composition on planted evidence and check that it is found.")
+]
+Faithfulness = Annotated[
+    bool, typer.Option("--faithfulness", help="Deletion and insertion of the maps' pixels, against maps of noise.")
+]
+Masks = Annotated[
+    str, typer.Option(metavar="FOLDER|CSV", help="Object masks or boxes: pointing game, and energy inside them.")
+]
 
 
 def explanation_tests(
     run: Run,
     paths: Photos = None,
-    self_test: Annotated[
-        bool,
-        typer.Option("--self-test", help="Train the composition on planted evidence and check that it is found."),
-    ] = False,
-    faithfulness: Annotated[
-        bool, typer.Option("--faithfulness", help="Deletion and insertion of the maps' pixels, against maps of noise.")
-    ] = False,
-    masks: Annotated[
-        str,
-        typer.Option(metavar="FOLDER|CSV", help="Object masks or boxes: pointing game, and energy inside them."),
-    ] = "",
+    self_test: RunSelfTest = False,
+    faithfulness: Faithfulness = False,
+    masks: Masks = "",
     data: LabelledData = "",
     label: Label = "",
     target: Class = "predicted",
@@ -43,8 +57,15 @@ def explanation_tests(
     from multistream.inference.model import load
 
     on_photos = faithfulness or bool(masks)
-    if not on_photos and (unused := _given(paths=paths, data=data, label=label, input=input, target=target)):
-        raise UsageError(unused, "the self-test reads no photos.", do="Add --faithfulness or --masks.")
+    about_photos = {
+        "PATHS": paths,
+        "--data": data,
+        "--label": label,
+        "--input": input,
+        "--target": target != "predicted",
+    }
+    if not on_photos and (unused := given_names(about_photos)):
+        raise UsageError(unused[0], "the self-test reads no photos.", do="Add --faithfulness or --masks.")
     console, model = Console(quiet=quiet), load(run)
     tested, measured = None, None
     if on_photos:
@@ -71,9 +92,3 @@ def explanation_tests(
         typer.echo("\n\n".join(text for text in texts if text))
     if tested and not tested.passed:
         raise typer.Exit(1)
-
-
-def _given(*, paths: list[str] | None, data: str, label: str, input: list[str] | None, target: str) -> str:
-    """The first option about photos that was given."""
-    given = {"PATHS": paths, "--data": data, "--label": label, "--input": input, "--target": target != "predicted"}
-    return next((option for option, value in given.items() if value), "")

@@ -4,60 +4,69 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from multistream.cli.options import (
+    DataAsForTrain,
     DeviceSet,
     Engine,
     Inputs,
     Json,
+    Label,
     PrecisionSet,
     Quiet,
     RecipeWithoutRun,
     RunOrNone,
     Settings,
+    StreamsWithoutRun,
     Weights,
+    given_names,
+    items,
     pairs,
     print_json,
 )
-from multistream.cli.train import merged
+from multistream.cli.recipe_options import check_run_or_streams, network_options, with_options
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
-from multistream.spec import parse_specs
 
 if TYPE_CHECKING:
     from multistream.features.fill_cache import Extraction
 
 
+Views = Annotated[
+    str, typer.Option(metavar="VIEW,...", help="Views of each photo: identity, hflip, top_left, centre+hflip, ...")
+]
+Stages = Annotated[
+    str, typer.Option(metavar="STAGE,...", help="Stages that --out writes: STAGE or KEY/STAGE.", show_default="all")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.npz", help="Write ids, features and vocabulary for --input; with ray, a folder of parquet."
+    ),
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Recompute a sample and compare it with the cache, bit for bit.")
+]
+Sample = Annotated[int, typer.Option(min=0, help="Number of images that --verify recomputes; 0: all.")]
+SampleSeed = Annotated[int | None, typer.Option(help="Random seed of weights and sample.", show_default="0")]
+
+
 def extract(
     run: RunOrNone = None,
-    streams: Annotated[str, typer.Option(metavar="SPEC,...", help="Streams, if there is no RUN.")] = "",
-    data: Annotated[
-        str, typer.Option(metavar="PATH", help="The data set, as for train.", show_default="the run's, or the demo set")
-    ] = "",
-    label: Annotated[str, typer.Option(help="Label to use if the data set has several.")] = "",
+    streams: StreamsWithoutRun = "",
+    data: DataAsForTrain = "",
+    label: Label = "",
     weights: Weights = None,
     input: Inputs = None,
-    views: Annotated[
-        str,
-        typer.Option(metavar="VIEW,...", help="Views of each photo: identity, hflip, top_left, centre+hflip, ..."),
-    ] = "identity",
-    stages: Annotated[
-        str, typer.Option(metavar="STAGE,...", help="Stages that --out writes: STAGE or KEY/STAGE.", show_default="all")
-    ] = "",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE.npz", help="Write ids, features and vocabulary for --input; with ray, a folder of parquet."
-        ),
-    ] = None,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Recompute a sample and compare it with the cache, bit for bit.")
-    ] = False,
-    sample: Annotated[int, typer.Option(min=0, help="Number of images that --verify recomputes; 0: all.")] = 64,
-    seed: Annotated[int | None, typer.Option(help="Random seed of weights and sample.", show_default="0")] = None,
+    views: Views = "identity",
+    stages: Stages = "",
+    out: Out = None,
+    verify: Verify = False,
+    sample: Sample = 64,
+    seed: SampleSeed = None,
     engine: Engine = "local",
     device: DeviceSet = "",
     precision: PrecisionSet = "",
@@ -67,8 +76,7 @@ def extract(
     quiet: Quiet = False,
 ) -> None:
     """Compute the features of frozen streams into the cache, verify them, or write them to a file."""
-    if (run is None) == (not streams and not recipe):
-        raise UsageError("extract", "give a RUN, or --streams or --recipe.", right="Give exactly one of them.")
+    check_run_or_streams("extract", run, streams, recipe)
     if run is not None and (set_ or weights):
         raise UsageError("extract", "a RUN has its own settings and weights.", do="Omit --set and --weights.")
     if engine == "ray":
@@ -77,16 +85,15 @@ def extract(
             **{"--seed": seed, "--set": set_, "--precision": precision, "--device": device not in ("", "auto", "cpu")},
             "--views": views != "identity",
         }
-        ignored = [name for name, given in refused.items() if given]
-        _extract_with_ray(run or streams, data, out, weights, ignored, json=json, quiet=quiet)
+        _extract_with_ray(run or streams, data, out, weights, given_names(refused), json=json, quiet=quiet)
         return
     if engine != "local":
         raise UsageError("--engine", f"{engine!r} is unknown.", right="It must be local or ray.")
-    source = run if run is not None else _recipe(streams, recipe, weights, seed, set_)
+    options = {"network": network_options(streams, weights=weights), "training": {"seed": seed}}
+    source = run if run is not None else with_options(Recipe.load(recipe or "default"), options, set_)
     from multistream.console import Console
     from multistream.data.views import parse_views
     from multistream.features.fill_cache import extract as fill
-    from multistream.runtime.distributed import ranks_of
 
     found = fill(
         source,
@@ -94,7 +101,7 @@ def extract(
         label=label,
         inputs=pairs(input, "--input"),
         views=parse_views(views),
-        stages=[name.strip() for name in stages.split(",") if name.strip()],
+        stages=items(stages),
         out=out,
         sample=sample if verify else None,
         seed=seed or 0,
@@ -102,8 +109,15 @@ def extract(
         precision=precision,
         console=Console(quiet=quiet),
     )
+    _print_result(found, json=json)
+
+
+def _print_result(found: Extraction, *, json: bool) -> None:
+    """What was computed; of several processes the first one prints for all."""
+    from multistream.runtime.distributed import ranks_of
+
     if not ranks_of(os.environ).is_first:
-        return  # rank 0 prints for all
+        return
     if json:
         print_json(found.to_dict())
     else:
@@ -155,16 +169,3 @@ def described(found: Extraction) -> str:
         count, numbers = found.verified.images, found.verified.numbers
         lines.append(f"verified: {count:,} images computed again, {numbers:,} numbers, all equal bit for bit")
     return "\n".join(lines)
-
-
-def _recipe(
-    streams: str, recipe: str, weights: list[str] | None, seed: int | None, settings: list[str] | None
-) -> Recipe:
-    given: dict[str, dict[str, Any]] = {
-        "network": {
-            "streams": {spec.key: spec.part for spec in parse_specs(streams)} if streams else {},
-            "weights": pairs(weights, "--weights"),
-        },
-        "training": {"seed": seed},
-    }
-    return merged(Recipe.load(recipe or "default"), given).with_settings(settings or [])

@@ -30,6 +30,33 @@ Inputs = Annotated[
         "--input", metavar="NAME=PATH", help="A stream's vectors (.npz, .csv, ...) or folder of maps; repeatable."
     ),
 ]
+Streams = Annotated[
+    str, typer.Option(metavar="SPEC,...", help="Streams, as [KEY=]NAME[:VARIANT], or KEY=RUN for a run's branch.")
+]
+StreamsWithoutRun = Annotated[str, typer.Option(metavar="SPEC,...", help="Streams, if there is no RUN.")]
+Tap = Annotated[str, typer.Option(help="Tap: turns the map of a stage into a token.", show_default="gap:64")]
+Temporal = Annotated[
+    str, typer.Option(help="Temporal: combines a stream's tokens into one vector.", show_default="concat")
+]
+Fusion = Annotated[str, typer.Option(help="Fusion: combines the streams.", show_default="early")]
+TrainingData = Annotated[
+    str, typer.Option(metavar="PATH", help="Class folders, a CSV, or LAYOUT:PATH. Default: the demo set.")
+]
+DataAsForTrain = Annotated[
+    str, typer.Option(metavar="PATH", help="The data set, as for train.", show_default="the run's, or the demo set")
+]
+LabelledData = Annotated[str, typer.Option("--data", metavar="PATH", help="Another labelled data set, as for train.")]
+LabelColumn = Annotated[
+    str,
+    typer.Option(metavar="COLUMN", help="Label to use if there are several: a CSV column, or a label of the layout."),
+]
+Label = Annotated[str, typer.Option("--label", help="Label to use if the data set has several.")]
+Groups = Annotated[
+    str,
+    typer.Option(
+        metavar="COLUMN|FILE", help="Groups that must not be split: a CSV column, or a CSV file with path,group."
+    ),
+]
 Missing = Annotated[
     str,
     typer.Option(
@@ -65,6 +92,25 @@ Weights = Annotated[
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting of the recipe; repeatable.")
 ]
+Freeze = Annotated[
+    str, typer.Option(metavar="WHAT,...", help="none, streams, branches, KEY or KEY:STAGES.", show_default="auto")
+]
+Epochs = Annotated[int | None, typer.Option(help="Maximum number of epochs.", show_default="30, or the recipe's")]
+BatchSize = Annotated[
+    str,
+    typer.Option(
+        metavar="N|auto",
+        help="Images per batch; auto: the largest that fits into memory, with gradient accumulation.",
+        show_default="64",
+    ),
+]
+Seed = Annotated[int | None, typer.Option(help="Random seed.", show_default="0")]
+RecipeName = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE|RUN|NAME", help="Settings: a file, a run, or a shipped recipe: default, paper, paper-code."
+    ),
+]
 RecipeWithoutRun = Annotated[
     str, typer.Option(metavar="FILE|RUN|NAME", help="Settings, if there is no RUN.", show_default="default")
 ]
@@ -83,6 +129,20 @@ def chosen_engine(name: str, options: Sequence[str] | None) -> RunEngine | None:
     from multistream.training.engines import Engine
 
     return Engine.parse(name, pairs(options, "--engine-option"))
+
+
+def items(text: str) -> list[str]:
+    """The items of a comma-separated option.
+
+    >>> items("accuracy, macro_f1")
+    ['accuracy', 'macro_f1']
+    """
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def given_names(options: Mapping[str, object]) -> list[str]:
+    """The names of the options that were given: those whose value is true."""
+    return [name for name, value in options.items() if value]
 
 
 def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:

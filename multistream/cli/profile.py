@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from multistream.cli.figures import Plot, save_figure
-from multistream.cli.options import Device, Json, Precision, Quiet, print_json
+from multistream.cli.options import Device, Fusion, Json, Precision, Quiet, Tap, Temporal, print_json
+from multistream.cli.recipe_options import network_options, with_options
 from multistream.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,9 +22,9 @@ def profile(
         Path | None, typer.Argument(metavar="RUN", help="A run's folder or model; without one give --streams.")
     ] = None,
     streams: Annotated[str, typer.Option(metavar="SPEC,...", help="Profile an untrained composition.")] = "",
-    tap: Annotated[str, typer.Option(help="Tap: turns the map of a stage into a token.")] = "gap:64",
-    temporal: Annotated[str, typer.Option(help="Temporal: combines a stream's tokens into one vector.")] = "concat",
-    fusion: Annotated[str, typer.Option(help="Fusion: combines the streams.")] = "early",
+    tap: Tap = "gap:64",
+    temporal: Temporal = "concat",
+    fusion: Fusion = "early",
     classes: Annotated[int, typer.Option(min=2, max=1_000_000, help="Number of classes, if there is no run.")] = 8,
     set_: Annotated[
         list[str] | None,
@@ -100,11 +101,9 @@ def _line(row: StageCost) -> str:
 def _composed(streams: str, tap: str, temporal: str, fusion: str, classes: int, settings: list[str]) -> MultiStream:
     from multistream.recipe import Recipe
     from multistream.runs.composition import compose
-    from multistream.spec import parse_specs
 
-    named = {spec.key: spec.part for spec in parse_specs(streams)}
-    changes = {"network": {"streams": named, "tap": tap, "temporal": temporal, "fusion": fusion}}
-    recipe = Recipe().updated(changes).with_settings(settings)
+    options = {"network": network_options(streams, tap=tap, temporal=temporal, fusion=fusion)}
+    recipe = with_options(Recipe(), options, settings)
     return compose(
         recipe.network.streams,
         classes=[f"class {number}" for number in range(1, classes + 1)],

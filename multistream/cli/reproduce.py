@@ -9,10 +9,12 @@ import typer
 
 from multistream.cli.figures import save_figure
 from multistream.cli.options import (
+    DataAsForTrain,
     DeviceSet,
     EngineOptions,
     Inputs,
     Json,
+    Label,
     Plan,
     Quiet,
     Settings,
@@ -30,29 +32,33 @@ if TYPE_CHECKING:
     from multistream.reproduction.results import Reproduction
 
 
+Targets = Annotated[list[str], typer.Argument(metavar="TARGET", help="table1, fig3, fig4, fig5, or all.")]
+PaperStreams = Annotated[
+    str, typer.Option(metavar="PLACE=SPEC,...", help="Streams to use for the paper's object, places and anp.")
+]
+Folds = Annotated[int, typer.Option(min=0, max=1000, help="Number of cross-validation folds; 0: use --splits.")]
+Repeats = Annotated[int, typer.Option(min=1, max=1000, help="Number of repetitions of the folds.")]
+Splits = Annotated[int, typer.Option(min=1, max=1000, help="Number of random splits (data.split), with --folds 0.")]
+Seeds = Annotated[int, typer.Option(min=1, max=1000, help="Training seeds.")]
+TrainingRecipe = Annotated[str, typer.Option(metavar="FILE|NAME", help="Settings of the trainings.")]
+Out = Annotated[Path, typer.Option(help="Folder for tables, figures and runs; existing results are reused.")]
+
+
 def reproduce(
-    targets: Annotated[list[str], typer.Argument(metavar="TARGET", help="table1, fig3, fig4, fig5, or all.")],
-    data: Annotated[
-        str, typer.Option(metavar="PATH", help="The data set, as for train.", show_default="the demo set")
-    ] = "",
-    label: Annotated[str, typer.Option(help="Label to use if the data set has several.")] = "",
-    streams: Annotated[
-        str, typer.Option(metavar="PLACE=SPEC,...", help="Streams to use for the paper's object, places and anp.")
-    ] = "object=object,places=places,anp=anp",
+    targets: Targets,
+    data: DataAsForTrain = "",
+    label: Label = "",
+    streams: PaperStreams = "object=object,places=places,anp=anp",
     weights: Weights = None,
     input: Inputs = None,
-    folds: Annotated[int, typer.Option(min=0, max=1000, help="Number of cross-validation folds; 0: use --splits.")] = 5,
-    repeats: Annotated[int, typer.Option(min=1, max=1000, help="Number of repetitions of the folds.")] = 1,
-    splits: Annotated[
-        int, typer.Option(min=1, max=1000, help="Number of random splits (data.split), with --folds 0.")
-    ] = 1,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Training seeds.")] = 1,
-    recipe: Annotated[str, typer.Option(metavar="FILE|NAME", help="Settings of the trainings.")] = "default",
+    folds: Folds = 5,
+    repeats: Repeats = 1,
+    splits: Splits = 1,
+    seeds: Seeds = 1,
+    recipe: TrainingRecipe = "default",
     set_: Settings = None,
     device: DeviceSet = "",
-    out: Annotated[Path, typer.Option(help="Folder for tables, figures and runs; existing results are reused.")] = Path(
-        "reproduction"
-    ),
+    out: Out = Path("reproduction"),
     engine: TrainingEngine = "",
     engine_option: EngineOptions = None,
     plan: Plan = False,

@@ -9,90 +9,76 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from multistream.cli.options import (
+    BatchSize,
     DeviceSet,
     EngineOptions,
+    Epochs,
+    Freeze,
+    Fusion,
+    Groups,
     Inputs,
     Json,
+    LabelColumn,
     Plan,
     PrecisionSet,
     Quiet,
+    RecipeName,
+    Seed,
     Settings,
+    Streams,
+    Tap,
+    Temporal,
+    TrainingData,
     TrainingEngine,
     Weights,
     chosen_engine,
-    pairs,
     print_json,
     print_plan,
 )
+from multistream.cli.recipe_options import network_options, with_options
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
-from multistream.spec import parse_specs
 
 if TYPE_CHECKING:
     from multistream.training.folds import FoldsRun
     from multistream.training.train import Run
 
 
+Folds = Annotated[
+    int | None,
+    typer.Option(help="Cross-validation with this many folds: every photo is tested once.", show_default="0"),
+]
+Repeats = Annotated[int | None, typer.Option(help="Number of repetitions of the folds.", show_default="1")]
+PrintRecipe = Annotated[bool, typer.Option("--print-recipe", help="Print the settings and exit.")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the run, new or empty.", show_default="runs/KEYS-FUSION-N")]
+Resume = Annotated[
+    Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run, or extend a finished one.")
+]
+
+
 def train(
-    streams: Annotated[
-        str, typer.Option(metavar="SPEC,...", help="Streams, as [KEY=]NAME[:VARIANT], or KEY=RUN for a run's branch.")
-    ] = "",
-    data: Annotated[
-        str, typer.Option(metavar="PATH", help="Class folders, a CSV, or LAYOUT:PATH. Default: the demo set.")
-    ] = "",
-    label: Annotated[
-        str,
-        typer.Option(
-            metavar="COLUMN", help="Label to use if there are several: a CSV column, or a label of the layout."
-        ),
-    ] = "",
-    tap: Annotated[str, typer.Option(help="Tap: turns the map of a stage into a token.", show_default="gap:64")] = "",
-    temporal: Annotated[
-        str, typer.Option(help="Temporal: combines a stream's tokens into one vector.", show_default="concat")
-    ] = "",
-    fusion: Annotated[str, typer.Option(help="Fusion: combines the streams.", show_default="early")] = "",
+    streams: Streams = "",
+    data: TrainingData = "",
+    label: LabelColumn = "",
+    tap: Tap = "",
+    temporal: Temporal = "",
+    fusion: Fusion = "",
     weights: Weights = None,
     input: Inputs = None,
-    freeze: Annotated[
-        str, typer.Option(metavar="WHAT,...", help="none, streams, branches, KEY or KEY:STAGES.", show_default="auto")
-    ] = "",
-    epochs: Annotated[int | None, typer.Option(help="Maximum number of epochs.", show_default="30")] = None,
-    batch_size: Annotated[
-        str,
-        typer.Option(
-            metavar="N|auto",
-            help="Images per batch; auto: the largest that fits into memory, with gradient accumulation.",
-            show_default="64",
-        ),
-    ] = "",
-    folds: Annotated[
-        int | None,
-        typer.Option(help="Cross-validation with this many folds: every photo is tested once.", show_default="0"),
-    ] = None,
-    repeats: Annotated[int | None, typer.Option(help="Number of repetitions of the folds.", show_default="1")] = None,
-    groups: Annotated[
-        str,
-        typer.Option(
-            metavar="COLUMN|FILE", help="Groups that must not be split: a CSV column, or a CSV file with path,group."
-        ),
-    ] = "",
-    seed: Annotated[int | None, typer.Option(help="Random seed.", show_default="0")] = None,
+    freeze: Freeze = "",
+    epochs: Epochs = None,
+    batch_size: BatchSize = "",
+    folds: Folds = None,
+    repeats: Repeats = None,
+    groups: Groups = "",
+    seed: Seed = None,
     device: DeviceSet = "",
     precision: PrecisionSet = "",
-    recipe: Annotated[
-        str,
-        typer.Option(
-            metavar="FILE|RUN|NAME", help="Settings: a file, a run, or a shipped recipe: default, paper, paper-code."
-        ),
-    ] = "default",
+    recipe: RecipeName = "default",
     set_: Settings = None,
-    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Print the settings and exit.")] = False,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the run, new or empty.", show_default="runs/KEYS-FUSION-N")
-    ] = None,
-    resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run, or extend a finished one.")
-    ] = None,
+    print_recipe: PrintRecipe = False,
+    out: Out = None,
+    resume: Resume = None,
     engine: TrainingEngine = "",
     engine_option: EngineOptions = None,
     plan: Plan = False,
@@ -100,28 +86,16 @@ def train(
     quiet: Quiet = False,
 ) -> None:
     """Train a composition; without --data, on the demo set."""
-    if resume is not None and out is not None:
-        raise UsageError("--resume", "a resumed run stays in its folder.", do="Omit --out.")
-    if resume is not None:
-        from multistream.training.resume import check_is_run
-
-        check_is_run(resume.expanduser())
-    base = resume if resume is not None and recipe == "default" else recipe
-    given: dict[str, dict[str, Any]] = {
+    network = network_options(
+        streams, weights=weights, inputs=input, freeze=freeze, tap=tap, temporal=temporal, fusion=fusion
+    )
+    options: dict[str, dict[str, Any]] = {
         "data": {"source": data, "label": label, "folds": folds, "repeats": repeats, "groups": groups},
-        "network": {
-            "streams": {spec.key: spec.part for spec in parse_specs(streams)} if streams else {},
-            "tap": tap,
-            "temporal": temporal,
-            "fusion": fusion,
-            "weights": pairs(weights, "--weights"),
-            "inputs": pairs(input, "--input"),
-            "freeze": freeze.split(",") if freeze else [],
-        },
+        "network": network,
         "training": {"epochs": epochs, "batch_size": images_a_step(batch_size), "seed": seed},
         "runtime": {"device": device, "precision": precision, "fit_batch": True if batch_size == "auto" else None},
     }
-    settled = merged(Recipe.load(base), given).with_settings(set_ or [])
+    settled = with_options(_base_recipe(recipe, resume=resume, out=out), options, set_)
     if print_recipe:
         typer.echo(settled.dumps(), nl=False)
         return
@@ -130,21 +104,40 @@ def train(
         _print_plan(settled, resume or out, json=json)
         return
     from multistream.console import Console
-    from multistream.runtime.distributed import ranks_of
-    from multistream.training.folds import FoldsRun
     from multistream.training.folds import train as run_training
     from multistream.training.stop import stoppable
 
     console = Console(quiet=quiet)
     with stoppable() as stop:
         result = run_training(settled, out=out, resume=resume, console=console, stop=stop, engine=chosen)
+    _print_result(result, json=json, quiet=quiet)
+
+
+def _base_recipe(name: str, *, resume: Path | None, out: Path | None) -> Recipe:
+    """The recipe that the options change: that of the run to resume where --recipe names no other."""
+    if resume is None:
+        return Recipe.load(name)
+    if out is not None:
+        raise UsageError("--resume", "a resumed run stays in its folder.", do="Omit --out.")
+    from multistream.training.resume import check_is_run
+
+    check_is_run(resume.expanduser())
+    return Recipe.load(resume if name == "default" else name)
+
+
+def _print_result(result: Run | FoldsRun, *, json: bool, quiet: bool) -> None:
+    """What was trained; of several processes the first one prints for all."""
+    from multistream.runtime.distributed import ranks_of
+    from multistream.training.folds import FoldsRun
+
     if not ranks_of(os.environ).is_first:
-        return  # rank 0 prints for all
+        return
+    is_folds = isinstance(result, FoldsRun)
     if json:
         print_json(result.to_dict())
     else:
-        typer.echo(folds_described(result) if isinstance(result, FoldsRun) else described(result))
-    if not quiet and not isinstance(result, FoldsRun):
+        typer.echo(folds_described(result) if is_folds else described(result))
+    if not quiet and not is_folds:
         typer.echo(next_commands(result), err=True)
 
 
@@ -170,15 +163,6 @@ def images_a_step(text: str) -> int | None:
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
         raise UsageError("--batch-size", f"{text!r} is not a number.", right="It must be a number of images, or auto.")
     return int(text)
-
-
-def merged(recipe: Recipe, given: dict[str, dict[str, Any]]) -> Recipe:
-    """The recipe with the options that were given: an option that was left away is None or empty."""
-    said = {
-        section: {name: value for name, value in values.items() if value not in ("", None, {}, [])}
-        for section, values in given.items()
-    }
-    return recipe.updated({section: values for section, values in said.items() if values})
 
 
 def described(run: Run) -> str:

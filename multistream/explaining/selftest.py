@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from multistream.console import Say
 from multistream.errors import UsageError
 from multistream.explaining.attribution import Attribution, Method, attribute
 from multistream.explaining.decomposition import TOLERANCE
@@ -90,7 +91,7 @@ def self_test(
     runtime: Runtime,
     maps_of: MapsOf | None = None,
     steps: int = STEPS,
-    say: Callable[[str], None] = lambda _: None,
+    say: Say = lambda _: None,
 ) -> SelfTest:
     """Trains small streams under a composition and checks their explanations; the network itself is only read.
 
@@ -110,7 +111,7 @@ def self_test(
     return SelfTest(method, tuple(checks), time.monotonic() - started)
 
 
-def self_test_model(model: Model, *, device: str = "auto", say: Callable[[str], None] = lambda _: None) -> SelfTest:
+def self_test_model(model: Model, *, device: str = "auto", say: Say = lambda _: None) -> SelfTest:
     """The self-test of a trained model's composition, in float32."""
     return self_test(model.network, runtime=resolve(RuntimeSettings(device=device, precision="fp32")), say=say)
 

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multistream.console import Say
 from multistream.data.loading import Photos
 from multistream.data.views import IDENTITY
 from multistream.features.pooled_groups import Extracted, Features, empty_features
-from multistream.features.tasks import Rows, Say, Task, plan_tasks, run_tasks
+from multistream.features.tasks import Rows, Task, plan_tasks, run_tasks
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating

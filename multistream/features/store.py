@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
+from multistream.console import Say
 from multistream.errors import DiskFull
 from multistream.features.index import INDEX, UNSAVED, IndexDamaged, ShardIndex, files_of
 from multistream.files import clean, write_atomic
@@ -40,12 +41,12 @@ class FeatureStore:
     """Pooled features {stage: (P,)} by a file's sha256, under `folder`; `warn` is called for damaged shards."""
 
     folder: Path
-    warn: Callable[[str], None] = print
+    warn: Say = print
     index: ShardIndex = field(default_factory=ShardIndex)
     writable: bool = True
 
     @classmethod
-    def open(cls, root: Path, identity: Mapping[str, Any], *, warn: Callable[[str], None]) -> FeatureStore:
+    def open(cls, root: Path, identity: Mapping[str, Any], *, warn: Say) -> FeatureStore:
         """The store of this identity below `root`, made if there is none; reads the index, and new shards' headers."""
         text = json.dumps(identity, sort_keys=True)
         store = cls(root / hashlib.sha256(text.encode()).hexdigest()[:32], warn)

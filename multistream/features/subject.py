@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from multistream.console import Say
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos
 from multistream.data.photos import make_photos
@@ -21,8 +22,6 @@ from multistream.runs.composition import compose_network, settle_weights, with_i
 from multistream.runs.model_file import load_model
 from multistream.runtime.device import Runtime
 from multistream.runtime.precision_check import settle
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from multistream.console import Say
 from multistream.data.loading import Photos
 from multistream.data.views import IDENTITY
 from multistream.features.key import identity, map_reader, why_not_cached
@@ -22,7 +23,6 @@ from multistream.runs.split_file import sha256_of_files
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
 
-Say = Callable[[str], None]
 Rows = NDArray[np.int64]
 NO_MAP = hashlib.sha256(b"").hexdigest()
 """The digest of an image without a map, for which zeros are read: no map's own, for an empty file holds none."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from multistream.console import Say
 from multistream.network.branch import Batch, Branch
 from multistream.network.network import MultiStream
 from multistream.runtime.device import Runtime
@@ -43,7 +44,7 @@ class GraphedStreams:
     Smaller batches, frozen streams and evaluation run as without graphs.
     """
 
-    def __init__(self, network: MultiStream, runtime: Runtime, *, batch_size: int, say: Callable[[str], None]) -> None:
+    def __init__(self, network: MultiStream, runtime: Runtime, *, batch_size: int, say: Say) -> None:
         self.network, self.runtime, self.batch_size, self.say = network, runtime, batch_size, say
         self.recorded: dict[str, Callable[[Tensor], tuple[Tensor, ...]] | None] = {}
 

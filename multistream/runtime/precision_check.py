@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from multistream.console import Say
 from multistream.inputs import Vector
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
@@ -22,8 +22,6 @@ bf16 has 8 bits: each rounding is off by up to 0.4 %, and fifty layers of them a
 """
 
 PICTURES = 4
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ photos that the network has not learnt from: the validation split, or the inner 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from multistream.console import Say
 from multistream.errors import DataError, UsageError
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
@@ -33,9 +33,7 @@ class OutOfFold:
     images: NDArray[np.int64]
 
 
-def settled_temperature(
-    validation: OutOfFold, inner_folds: OutOfFold | None, targets: Targets, *, say: Callable[[str], None]
-) -> float:
+def settled_temperature(validation: OutOfFold, inner_folds: OutOfFold | None, targets: Targets, *, say: Say) -> float:
     """The temperature of the validation split or, where it is empty, of the inner folds; DataError without photos.
 
     `targets` are those of all photos, by number.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from multistream.console import Say
 from multistream.data.splits import Parts
 from multistream.features import Extracted
 from multistream.interfaces import Loss
@@ -24,7 +24,7 @@ from multistream.training.prepare import Prepared
 
 
 def solve(
-    prepared: Prepared, extracted: Extracted, criterion: Loss, *, say: Callable[[str], None]
+    prepared: Prepared, extracted: Extracted, criterion: Loss, *, say: Say
 ) -> tuple[dict[str, float], OutOfFold | None]:
     """Fits the network to its optimum; returns the line of metrics.jsonl, with the penalties that were chosen.
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from multistream.console import Say
 from multistream.data.filenames import printable
 from multistream.data.layouts.data_source import VOTES, open_table
 from multistream.data.loading import Photos
@@ -32,8 +33,6 @@ from multistream.training.sharding import check_sharding
 FINE_TUNING_RATE = 3e-4
 """Rate of a pretrained stream that trains, unless training.rates says otherwise: the best of three that were tried for
 a short time (benchmarks/README.md)."""
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from multistream import runs
+from multistream.console import Say
 from multistream.errors import CannotResume, PluginError, UsageError
 from multistream.recipe import Recipe, differences
 
@@ -59,9 +60,7 @@ def _has_moved(source: str) -> bool:
     return bool(source) and ":" not in source and not path.exists()  # LAYOUT:PATH is not looked into
 
 
-def check_origin(
-    folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any], *, warn: Callable[[str], None]
-) -> None:
+def check_origin(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any], *, warn: Say) -> None:
     """Holds what made a checkpoint against what is here: `about` of its manifest, and that of now.
 
     Other plugins are a PluginError (exit 69), other classes CannotResume; another torch, device or number of threads

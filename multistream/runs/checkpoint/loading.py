@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from multistream.console import Say
 from multistream.errors import CannotResume
 from multistream.runs.checkpoint.manifest import (
     JSON,
@@ -39,7 +40,7 @@ class Checkpoint:
     skipped: tuple[tuple[Path, str], ...] = ()
 
 
-def latest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | None:
+def latest(folder: Path, *, warn: Say) -> Checkpoint | None:
     """The newest complete and undamaged checkpoint in `folder`, None if there is none.
 
     Each damaged one that is skipped is reported to `warn` and returned in `skipped`.
