@@ -51,7 +51,8 @@ AxisName = Annotated[
     Axis, typer.Option(help="What to vary: depth of the streams, subsets of taps, or subsets of streams.")
 ]
 Cut = Annotated[str, typer.Option(metavar="KEY", help="Ablate only this stream.", show_default="each")]
-Count = Annotated[int, typer.Option(min=1, max=1000, help="How many; the first is the recipe's.")]
+Seeds = Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds; the first is the recipe's.")]
+Splits = Annotated[int, typer.Option(min=1, max=1000, help="Number of splits; the first is the recipe's.")]
 FirstSeed = Annotated[int | None, typer.Option(help="The first seed.", show_default="the recipe's")]
 Verify = Annotated[
     bool,
@@ -65,8 +66,8 @@ def ablate(
     run: RunOrNone = None,
     axis: AxisName = Axis.depth,
     cut: Cut = "",
-    seeds: Count = 1,
-    splits: Count = 1,
+    seeds: Seeds = 1,
+    splits: Splits = 1,
     streams: StreamsWithoutRun = "",
     data: DataAsForTrain = "",
     temporal: Temporal = "",

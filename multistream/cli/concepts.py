@@ -12,25 +12,26 @@ from multistream.cli.options import Device, Json, Quiet, print_json
 
 def concepts(
     names: Annotated[
-        Path, typer.Argument(metavar="NAMES", help="One name a line, a JSON list, or SentiBank's list of pairs.")
+        Path, typer.Argument(metavar="NAMES", help="One name per line, a JSON list, or SentiBank's list of pairs.")
     ],
     model: Annotated[
-        str, typer.Option(metavar="MODEL", help="open_clip's: ViT-B-16, hf-hub:OWNER/NAME, or local-dir:FOLDER.")
+        str,
+        typer.Option(metavar="MODEL", help="A model of open_clip: ViT-B-16, hf-hub:OWNER/NAME, or local-dir:FOLDER."),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The bank to write, a .safetensors.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The bank of concepts to write (.safetensors).")],
     weights: Annotated[
         str,
-        typer.Option(metavar="TAG|FILE", help="open_clip's tag, fetched from the hub, or a file; hf-hub: has its own."),
+        typer.Option(metavar="TAG|FILE", help="open_clip's tag, downloaded from the hub, or a file; hf-hub: models need none."),
     ] = "",
     image_model: Annotated[
         str,
-        typer.Option(metavar="MODEL.TAG", help="timm's name of the image tower.", show_default="found by the model"),
+        typer.Option(metavar="MODEL.TAG", help="Name of the image tower in timm.", show_default="that of the model"),
     ] = "",
     template: Annotated[
         list[str] | None,
         typer.Option(
             metavar="TEXT",
-            help="A sentence with {} for the name; repeatable: the mean is kept.",
+            help="A sentence with {} for the name; repeatable: the embeddings are averaged.",
             show_default="a photo of {}",
         ),
     ] = None,

@@ -70,7 +70,8 @@ def explain(
         Path | None, typer.Option(metavar="FILE", help="Write logits, maps, vectors and Shapley values as .npz.")
     ] = None,
     classes: Annotated[
-        str, typer.Option(help="Classes in the .npz: all, target, or auto (all for sums of up to 32 photos).")
+        str,
+        typer.Option(help="Classes in the .npz: all, target, or auto (all classes for exact sums of up to 32 photos)."),
     ] = "auto",
     overlays: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write a PNG for each photo.")] = None,
     colour_scale: Annotated[

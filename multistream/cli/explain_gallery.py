@@ -41,7 +41,7 @@ def gallery(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Galleries: photos that all, some or no streams get right, mean maps by class, and the entries of vectors."""
+    """Galleries: photos that all, some or no streams classify correctly, mean maps by class, entries of vectors."""
     from multistream.console import Console
     from multistream.explaining import Explainer, ExplanationRequest, Target
     from multistream.explaining.gallery import make_gallery

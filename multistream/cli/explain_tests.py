@@ -50,7 +50,7 @@ def explanation_tests(
 ) -> None:
     """Test explanations: --self-test (the default; a minute or more), --faithfulness and --masks on photos.
 
-    Exit code 1 where a check of the self-test fails.
+    Exit code 1 if a check of the self-test fails.
     """
     from multistream.console import Console
     from multistream.explaining import Explainer, ExplanationRequest, Target, photo_tests, selftest

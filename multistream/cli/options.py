@@ -71,7 +71,10 @@ Engine = Annotated[
 TrainingEngine = Annotated[
     str,
     typer.Option(
-        "--engine", metavar="local|slurm|ray", help="Train the runs side by side.", show_default="one by one, here"
+        "--engine",
+        metavar="local|slurm|ray",
+        help="Train the runs in parallel, with this engine.",
+        show_default="one after the other",
     ),
 ]
 EngineOptions = Annotated[
@@ -79,7 +82,7 @@ EngineOptions = Annotated[
     typer.Option(
         "--engine-option",
         metavar="NAME=VALUE",
-        help="local: parallel; slurm: submitit's (timeout_min, ...); ray: num_cpus, num_gpus. Repeatable.",
+        help="local: parallel; slurm: those of submitit (timeout_min, ...); ray: num_cpus, num_gpus. Repeatable.",
     ),
 ]
 Plan = Annotated[
@@ -181,7 +184,7 @@ def print_plan(planned: Sequence[PlannedRun], *, json: bool) -> None:
 
 
 def listed_paths(paths: Sequence[str]) -> Iterator[str]:
-    """The paths of a command as they come; `-` stands for those on stdin, one a line, in any bytes that name files."""
+    """The paths of a command as they come; `-` means those on stdin, one per line, in any bytes that name files."""
     for path in paths:
         if path == "-":
             yield from _lines_of_stdin()
