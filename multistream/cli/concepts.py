@@ -21,7 +21,7 @@ def concepts(
     out: Annotated[Path, typer.Option(metavar="FILE", help="The bank of concepts to write (.safetensors).")],
     weights: Annotated[
         str,
-        typer.Option(metavar="TAG|FILE", help="open_clip's tag, downloaded from the hub, or a file; hf-hub: models need none."),
+        typer.Option(metavar="TAG|FILE", help="A tag of open_clip (downloaded), or a file; hf-hub: models need none."),
     ] = "",
     image_model: Annotated[
         str,
