@@ -12,8 +12,8 @@ from multistream.parts.losses import CrossEntropy
 from multistream.recipe import TrainingSettings
 from multistream.runtime.cuda_graphs import GraphedStreams
 from multistream.runtime.device import Runtime
-from multistream.training.objective import Objective
 from multistream.training.optimizers import make_optimizer
+from multistream.training.step import Objective
 
 CLASSES = [f"class {number}" for number in range(8)]
 CASES = {

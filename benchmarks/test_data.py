@@ -23,8 +23,8 @@ from multistream.parts.losses import CrossEntropy
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime, available_workers
 from multistream.training.feeds import PhotoFeed
-from multistream.training.objective import Objective
 from multistream.training.optimizers import make_optimizer
+from multistream.training.step import Objective
 
 Report = Callable[..., Any]
 PHOTOS, BATCH = 96, 16

@@ -22,8 +22,8 @@ from multistream.profiling.machine import measure_roofline, timed
 from multistream.recipe import RuntimeSettings, TrainingSettings
 from multistream.runtime.device import Runtime, resolve
 from multistream.training.feeds import PooledFeed
-from multistream.training.objective import Objective
 from multistream.training.optimizers import make_optimizer
+from multistream.training.step import Objective
 
 Report = Callable[..., Any]
 VGG16_MACS = 15_346_630_656

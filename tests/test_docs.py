@@ -125,6 +125,12 @@ def test_modules_named_in_the_design_exist() -> None:
     assert [name for name in named if not (ROOT / "multistream" / name).is_file()] == []
 
 
+def test_a_walk_names_at_most_fifteen_files() -> None:
+    walks = (ROOT / "docs" / "design.md").read_text().partition("## Walks")[2].partition("\n## ")[0].split("\n**")[1:]
+    assert len(walks) == 4
+    assert max(len(set(re.findall(r"`([a-z_/]+\.py)`", walk))) for walk in walks) <= 15
+
+
 def modules() -> list[str]:
     return [info.name for info in pkgutil.walk_packages(multistream.__path__, "multistream.")]
 

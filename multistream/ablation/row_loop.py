@@ -26,9 +26,9 @@ from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime
 from multistream.training.feeds import PooledFeed
 from multistream.training.loop import Trainer, learned, plain_loss
-from multistream.training.objective import Objective
 from multistream.training.optimizers import make_optimizer, schedule_factor, set_rate
 from multistream.training.progress import Listener
+from multistream.training.step import Objective
 from multistream.training.stop import Stop
 
 

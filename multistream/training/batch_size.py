@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from multistream.recipe import TrainingSettings
 from multistream.runtime.memory import SMALLER, Gauge, as_it_was, largest_that_fits, pieces_of
 from multistream.training.feeds import Feed, Indices
-from multistream.training.objective import Objective
+from multistream.training.step import Objective
 
 MOMENTS = 2
 """Tensors of a parameter's size that an optimizer may keep as its state (two for Adam)."""

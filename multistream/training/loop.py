@@ -25,10 +25,9 @@ from multistream.runtime.sharding import divided_like, gathered, load_whole
 from multistream.training.averaging import WeightAverage
 from multistream.training.extraction import nothing_to_train_on
 from multistream.training.feeds import Feed, Indices, winners
-from multistream.training.objective import Objective
 from multistream.training.optimizers import schedule_factor
 from multistream.training.progress import Listener, Progress
-from multistream.training.step import Stepper, stand_in
+from multistream.training.step import Objective, Stepper, stand_in
 from multistream.training.stop import Interrupted, Stop
 
 EPOCH_STRIDE = 1_000_003

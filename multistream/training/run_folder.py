@@ -1,26 +1,77 @@
-"""What a training writes before its first step, and reads when it is resumed."""
+"""The run folder of a training: what is written before its first step, what resumes it, and its results at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from multistream import runs
 from multistream._version import __version__
 from multistream.console import Console
 from multistream.data.filenames import printable
 from multistream.errors import CannotResume
+from multistream.features import Extracted
 from multistream.files import clean, write_atomic
+from multistream.inference.metrics import Measures, measures
 from multistream.network.compose import plan_of
+from multistream.recipe import Recipe
 from multistream.runs import checkpoint
-from multistream.runs.model_file import distributions_of
+from multistream.runs.model_file import MODEL_FILE, distributions_of, save_model
+from multistream.runs.predictions_file import as_predictions, write_predictions
 from multistream.runs.split_file import SplitRow, read_split, write_rows
 from multistream.training.prepare import Prepared
 from multistream.training.progress import Progress
 from multistream.training.resume import check_origin
+
+CHUNK = 4096
+"""Images whose pooled features are classified at once."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one training left: its folder, its recipe with nothing open, and its metrics by part."""
+
+    folder: Path
+    recipe: Recipe
+    parts: Mapping[str, Measures]
+    seconds: float
+    images_per_second: float
+    data: Mapping[str, Any]
+    parameters: Mapping[str, int]
+    epochs: int
+    best_epoch: int
+    temperature: float = 1.0
+    """What the network divides its logits by."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """summary.json, and what `train --json` prints."""
+        return {
+            **{name: part.to_dict() for name, part in self.parts.items()},
+            "seconds": self.seconds,
+            "images_per_second": self.images_per_second,
+            "run": str(self.folder),
+            "data": dict(self.data),
+            "parameters": dict(self.parameters),
+            **({} if self.temperature == 1 else {"temperature": self.temperature}),
+            "epochs": self.epochs,
+            "best_epoch": self.best_epoch,
+        }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Every part's rows that could be decoded, the probabilities (N, K) of all images, and the metrics by part."""
+
+    rows: Mapping[str, NDArray[np.int64]]
+    probabilities: NDArray[np.float64]
+    metrics: Mapping[str, Measures]
 
 
 def write_head(folder: Path, prepared: Prepared, rows: Sequence[SplitRow]) -> None:
@@ -67,3 +118,49 @@ def read_checkpoint(folder: Path, prepared: Prepared, *, console: Console) -> ch
         check_origin(folder, saved.about, origin(prepared), warn=console.warn)
         Progress.from_state({name: v for name, v in saved.state.items() if name not in ("optimizer", "scaler")})
     return saved
+
+
+def measure(prepared: Prepared, logits: Tensor, valid: Tensor) -> Measured:
+    """Compares what the network says of all images, from their logits (N, K), with their labels, part by part."""
+    network, table = prepared.network, prepared.table
+    probabilities: NDArray[np.float64] = network.probabilities(logits).numpy()
+    raw = None if network.temperature == 1 else logits.softmax(1).numpy()
+    rows = {name: indices[valid.numpy()[indices]] for name, indices in prepared.parts.named().items()}
+    measured = {
+        name: measures(
+            probabilities[part],
+            table.labels[part],
+            prepared.network.classes,
+            votes=None if table.votes is None else table.votes[part],
+            label_sets=None if table.label_sets is None else table.label_sets[part],
+            uncalibrated=None if raw is None else raw[part],
+        )
+        for name, part in rows.items()
+        if len(part)
+    }
+    return Measured(rows, probabilities, measured)
+
+
+@torch.no_grad()
+def classify(prepared: Prepared, extracted: Extracted) -> Tensor:
+    """The logits of every image, (N, K) float64; the rows of images that were not read are without meaning."""
+    network = prepared.network.eval()
+    features = extracted.to(prepared.runtime.device)
+    chunks = []
+    for start in range(0, len(extracted.valid), CHUNK):
+        rows = slice(start, start + CHUNK)
+        pooled = {key: {stage: f[rows] for stage, f in stages.items()} for key, stages in features.items()}
+        chunks.append(network.classify(pooled).double().cpu())
+    return torch.cat(chunks)
+
+
+def write_run(prepared: Prepared, measured: Measured, run: Run, *, digests: Mapping[int, str]) -> None:
+    """Writes a finished run's model, summary and the predictions of its test split."""
+    test, table = measured.rows["test"], prepared.table
+    if len(test):
+        chosen = measured.probabilities[test]
+        predictions = as_predictions(table, test, chosen, classes=table.classes, digests=digests)
+        write_predictions(run.folder / runs.PREDICTIONS, predictions)
+    save_model(prepared.network, run.folder / MODEL_FILE, recipe=prepared.recipe)
+    runs.write_json(run.folder / runs.SUMMARY, run.to_dict())
+    runs.write_checksums(run.folder)

@@ -35,13 +35,12 @@ from multistream.training.extraction import TrainingFeatures, fit_taps, hashed, 
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed, as_targets
 from multistream.training.loop import Trainer
 from multistream.training.losses import make_loss
-from multistream.training.measuring import Run, classify, measure, write_run
-from multistream.training.objective import Objective
 from multistream.training.prepare import Prepared, prepare
 from multistream.training.progress import Listener, Progress
 from multistream.training.resume import recipe_to_resume
-from multistream.training.run_folder import origin, read_checkpoint, write_head
+from multistream.training.run_folder import Run, classify, measure, origin, read_checkpoint, write_head, write_run
 from multistream.training.sharding import sharded
+from multistream.training.step import Objective
 from multistream.training.stop import Stop
 
 __all__ = ["Run", "train"]
