@@ -69,7 +69,7 @@ def _check_level(path: Path, listing: Listing) -> None:
     if direct and not inner and all(top.lower() in PARTS for top in direct):
         what = f"photos lie directly in {' and '.join(sorted(map(printable, direct)))}, which are splits, not classes."
         has_metadata = any((path / top / name).is_file() for top in direct for name in METADATA)
-        do = f"Write imagefolder:{where}: if if if if if if if a metadata file has the labels." if has_metadata else _DO
+        do = f"Write imagefolder:{where} if a metadata file has the labels." if has_metadata else _DO
         raise DataError(where, what, right="A split contains one folder per class.", do=do)
     if direct or not inner or set(map(str.lower, inner)) <= set(PARTS):
         return
