@@ -94,7 +94,7 @@ class _Lines:
     def _line(self, seconds: float) -> str:
         share = f"{self.done:,} of {self.total:,} ({self.done / max(1, self.total):.0%})"
         left = seconds / max(1, self.done - self._before) * max(0, self.total - self.done)
-        return f"{self.label}: {share}, {_duration(seconds)} gone, {_duration(left)} left"
+        return f"{self.label}: {share}, {_duration(seconds)} elapsed, {_duration(left)} left"
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def _drawn_bar(total: int, label: str, *, done: int) -> Iterator[tuple[Bar, Say]
     )
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    times = (TimeElapsedColumn(), TextColumn("gone,"), TimeRemainingColumn(), TextColumn("left"))
+    times = (TimeElapsedColumn(), TextColumn("elapsed,"), TimeRemainingColumn(), TextColumn("left"))
     terminal = Terminal(stderr=True, highlight=False, markup=False, emoji=False)
     with Progress(*columns, *times, console=terminal, transient=True, redirect_stdout=False) as progress:
         task = progress.add_task(label, total=total, completed=done)

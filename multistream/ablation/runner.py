@@ -115,7 +115,7 @@ class _AblationRun:
             what = "lbfgs fits each row to its optimum, which does not depend on the seed."
             raise UsageError(option, what, do=f"Omit {option}; --splits tests on other photos.")
         if self.engine and self.plan.is_pooled:
-            what = "its streams are frozen, so all rows train in one pass over pooled features, here."
+            what = "its streams are frozen, so all rows are trained in one pass over pooled features in this process."
             raise UsageError("--engine", what, do="Leave it out.")
         if self.engine and folder is None:
             raise UsageError("--engine", "the runs need a folder.", do="Give --out FOLDER.")

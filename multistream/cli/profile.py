@@ -84,8 +84,8 @@ def table(found: Profile) -> str:
     lines.append(
         f"\nmachine: {peak.macs_per_second / 1e9:.0f} G multiply-adds/s in a matrix product, "
         f"{peak.bytes_per_second / 1e9:.0f} GB/s in a copy; {found.runtime}. "
-        "MACs are multiply-adds, FLOPs are twice as many;\nroofline is the share of the time that this machine's "
-        "matrix product and copy would need."
+        "MACs are multiply-adds, FLOPs are twice as many;\nroofline is the fraction of the time that this machine "
+        "needs at the rates of its matrix product and copy."
     )
     return "\n".join(lines)
 

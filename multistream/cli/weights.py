@@ -67,7 +67,7 @@ def convert_command(
     else:
         typer.echo(described(found, every=False))
     if not quiet and (channels := found.metadata.get("channels")):
-        typer.echo(f"It reads {', '.join(channels)}, 0-255, minus the mean (weights of Caffe's).", err=True)
+        typer.echo(f"It reads {', '.join(channels)}, 0-255, minus the mean (Caffe's weights).", err=True)
 
 
 def described(found: Inspection, *, every: bool) -> str:

@@ -47,7 +47,7 @@ class ConceptBank:
         if self.embeddings.ndim != 2 or len(self.embeddings) != len(self.names):
             raise ValueError(f"{len(self.names):,} names and embeddings of shape {tuple(self.embeddings.shape)}")
         if len(set(self.names)) < len(self.names):
-            raise ValueError("a name is there twice")
+            raise ValueError("a name occurs twice")
         if not bool(self.embeddings.isfinite().all()) or not bool(self.embeddings.norm(dim=1).gt(0).all()):
             raise ValueError("an embedding is zero, or holds a NaN or an infinity")
 
@@ -74,7 +74,7 @@ def read_bank(path: str | Path) -> ConceptBank:
     """Reads what `write_bank` wrote; WeightsError (exit 69) where that is missing, damaged or something else."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise WeightsError(str(path), "no bank of concepts is there.", do=MAKE)
+        raise WeightsError(str(path), "there is no bank of concepts.", do=MAKE)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -104,5 +104,5 @@ def read_bank(path: str | Path) -> ConceptBank:
 
 def _texts(values: Sequence[str]) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise TypeError("a list of names is not a list of texts")
+        raise TypeError("a list of names holds something that is not text")
     return tuple(values)

@@ -11,7 +11,7 @@ from multistream.errors import DataError
 SENTIBANK = re.compile(r"^\t(\S+) \[sentiment: ", re.MULTILINE)
 """A pair in SentiBank's 3244ANPs.txt: indented under its adjective, with its sentiment and its number of images."""
 
-RIGHT = "One name a line, or a JSON list of names."
+RIGHT = "One name per line, or a JSON list of names."
 
 
 def read_names(path: str | Path) -> tuple[str, ...]:
@@ -27,7 +27,7 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     seen: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
         if first := seen.get(shown(name).casefold()):
-            raise DataError(str(path), f"{name!r} is there twice, as names {first} and {number}.", do="Remove one.")
+            raise DataError(str(path), f"{name!r} occurs twice, as names {first} and {number}.", do="Remove one.")
         seen[shown(name).casefold()] = number
     return names
 
@@ -45,7 +45,7 @@ def _names_in(text: str) -> tuple[str, ...]:
     if text.lstrip().startswith("["):
         names = json.loads(text)
         if not all(isinstance(name, str) and name.strip() for name in names):
-            raise ValueError("it is a JSON list of more than names")
+            raise ValueError("it is a JSON list that does not only hold names")
         return tuple(name.strip() for name in names)
     if pairs := SENTIBANK.findall(text):
         return tuple(pairs)

@@ -101,7 +101,7 @@ def _check(open_clip: ModuleType, model: str, weights: str, templates: Sequence[
     """Refuses what open_clip does not know, before anything is built or fetched."""
     for template in templates:
         if template.count("{}") != 1 or re.sub(r"\{\}", "", template) != template.format(""):
-            right = f"It has {{}} once, where the name stands, as in {TEMPLATE!r}."
+            right = f"It has {{}} once, in the place of the name, as in {TEMPLATE!r}."
             raise UsageError("--template", f"{template!r} has no place for the name.", right=right)
     if ":" in model:
         if weights:

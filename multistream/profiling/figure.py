@@ -16,7 +16,7 @@ def draw(found: Profile) -> Figure:
     figure = Figure(figsize=(7.0, 0.9 + 0.32 * len(names)), layout="constrained")
     axes = figure.subplots()
     taken = axes.barh(places, [row.ms_p50 for row in found.rows], color=TAKEN, label="median of the calls")
-    axes.barh(places, [row.ms_roofline for row in found.rows], color=LEAST, height=0.4, label="least by the roofline")
+    axes.barh(places, [row.ms_roofline for row in found.rows], color=LEAST, height=0.4, label="lower bound (roofline)")
     axes.bar_label(taken, [f"{row.macs / 1e6:,.1f} M" if row.macs else "" for row in found.rows], padding=3, fontsize=7)
     axes.set_yticks(places, names, parse_math=False)
     axes.invert_yaxis()

@@ -248,7 +248,7 @@ def _parsed(toml: str) -> dict[str, Any]:
     try:
         return tomllib.loads(toml)
     except RecursionError as error:
-        raise ValueError("its tables are nested too deeplylylylylylyly") from error
+        raise ValueError("its tables are nested too deeply") from error
 
 
 def _plain(value: Any) -> Any:

@@ -91,7 +91,7 @@ class _Work:
         missing = [each for each in plan if each.state != "finished"]
         count = sum(each.trainings for each in missing)
         there = sum(each.trainings for each in plan) - count
-        self.console.say(f"reproduce: {count:,} trainings to do, {there:,} are there")
+        self.console.say(f"reproduce: {count:,} trainings to run, {there:,} already finished")
         if self.request.engine:
             from multistream.reproduction.side_by_side import train_side_by_side  # torch, as above
 

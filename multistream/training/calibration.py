@@ -75,5 +75,5 @@ def check_calibration(recipe: Recipe, network: MultiStream, *, validation: int) 
         raise UsageError(WHERE, what, do="Leave it at none, or calibrate the runs of the single streams.")
     trains = any(p.requires_grad for p in network.parameters())
     if not validation and not (recipe.training.solver == "lbfgs" and trains):
-        right = "A temperature needs photos that the network has not learnt from."
+        right = "A temperature needs photos that the network has not learned from."
         raise UsageError(WHERE, "there is no validation split.", right=right, do="Write data.split as in 80/5/15.")

@@ -16,7 +16,7 @@ from multistream.recipe import Recipe
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import Ranks
 from multistream.runtime.sharding import divide, whole
-from multistream.training.objective import Objective
+from multistream.training.step import Objective
 
 
 def check_sharding(recipe: Recipe, network: MultiStream, ranks: Ranks) -> None:

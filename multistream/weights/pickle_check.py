@@ -202,7 +202,7 @@ class Outline:
             case ("storage", Named(name=kind), str(key), str(), int(count), *view) if kind in DTYPES and count >= 0:
                 _expect(view in ([], [None]), "it has views of storages")
                 storage = self.storages.setdefault(key, Storage(DTYPES[kind], key, count))
-                _expect((storage.dtype, storage.count) == (DTYPES[kind], count), f"it tells storage {key!r} twice")
+                _expect((storage.dtype, storage.count) == (DTYPES[kind], count), f"it describes storage {key!r} twice")
                 return storage
         raise Malformed("it refers to something outside that is not a storage")
 

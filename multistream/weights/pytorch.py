@@ -90,7 +90,7 @@ def _vet_zip(file: IO[bytes]) -> set[str]:
     for storage in outline.storages.values():
         entry = entries.get(pickles[0].replace("data.pkl", f"data/{storage.key}"))
         if entry is None or entry.file_size != _bytes(storage):
-            raise Malformed(f"storage {storage.key!r} has not the {_bytes(storage):,} bytes that it claims")
+            raise Malformed(f"storage {storage.key!r} does not have the {_bytes(storage):,} bytes that it claims")
     return outline.records
 
 

@@ -45,7 +45,7 @@ def test_every_form_is_read(text: str, names: tuple[str, ...], tmp_path: Path) -
         (b'["a", 3]', "a JSON list of more than names"),
         (b'["a"', "cannot be read"),
         (b"\xff\xfe\x00", "cannot be read"),
-        (b"old_city\nnew\nOld city\n", "'Old city' is there twice, as names 1 and 3"),
+        (b"old_city\nnew\nOld city\n", "'Old city' occurs twice, as names 1 and 3"),
     ],
 )
 def test_what_is_no_list_is_refused(content: bytes, says: str, tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from multistream.errors import DataError
 from multistream.files import cache_root
 
 NOTES = (
-    "each emotion is three cues: a sun or a drop, zigzags or bands, pleasant or unpleasant adjective-noun pairs",
-    "in the test split a picture alone can be right in 50 % at most, the pairs alone in 25 %, all together in 100 %",
+    "each emotion combines three cues: a sun or a drop, zigzags or bands, pleasant or unpleasant adjective-noun pairs",
+    "in the test split a picture alone allows at most 50 % accuracy, the pairs alone 25 %, all together 100 %",
 )
 
 
@@ -72,7 +72,7 @@ def demo_cues(table: Table) -> Cues:
     """The planted evidence of the images of `table`, row by row; it must be the demo set or a selection of it."""
     path = table.root / CUES
     if not path.is_file():
-        what = "no cues are recorded: they are for the demo set alone."
+        what = "no cues are recorded: only the demo set has them."
         raise DataError(printable(str(table.root)), what, do="Leave --data out.")
     with np.load(path, allow_pickle=False) as held:
         place = {name: row for row, name in enumerate(held["ids"].tolist())}

@@ -48,7 +48,11 @@ def _photos(files: list[Path], root: Path, label: str) -> Iterator[Packed]:
         for key, members in _samples(file):
             where = f"{printable(str(file))}, sample {printable(key)}"
             if key in seen:
-                raise DataError(where, "its files do not lie in a row.", right="WebDataset needs them sorted by key.")
+                raise DataError(
+                    where,
+                    "the files of one photo are not next to each other.",
+                    right="WebDataset needs them sorted by key.",
+                )
             seen.add(key)
             ending = next((each for each in members if f".{each}" in SUFFIXES), None)
             if ending is None:

@@ -57,7 +57,7 @@ class DeepSentiBank(Stream):
         widths: Sequence[int] = WIDTHS,
     ) -> None:
         if len(widths) != len(WIDTHS) or any(width < 2 or width % 2 for width in widths):
-            right = "It has seven even widths, for two convolutions have two groups."
+            right = "It must be seven even numbers, because two convolutions have two groups."
             raise MultistreamError("deepsentibank.widths", f"{list(widths)} cannot be.", right=right)
         channels = dict(zip((*(f"conv{i}" for i in range(1, 6)), "fc6", "fc7"), widths, strict=True))
         channels["concepts"] = pairs
@@ -144,7 +144,7 @@ def _mean_image(path: str) -> Tensor:
     found = read_tensors(path).tensors.get("mean")
     if found is None or found.shape != (3, SQUASHED, SQUASHED):
         what = f"{path} is not a mean image of {SQUASHED} x {SQUASHED}."
-        raise MultistreamError("deepsentibank.mean", what, right="It is a .binaryproto of Caffe's.")
+        raise MultistreamError("deepsentibank.mean", what, right="It must be a .binaryproto of Caffe.")
     return found.float()
 
 

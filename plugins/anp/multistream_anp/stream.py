@@ -65,9 +65,9 @@ class ANP(Stream):
         if self.scaling == "log" and vectors.min() < 0:
             raise MultistreamError(
                 "anp.scaling",
-                f"'log' met the score {vectors.min().item():.4g}.",
+                f"the scaling 'log' cannot take the score {vectors.min().item():.4g}.",
                 right="Scores must not be negative.",
-                do="Take scaling 'zscore' or 'none'.",
+                do="Use scaling 'zscore' or 'none'.",
             )
         if self.scaling == "auto":
             self.takes_log.fill_(_are_probabilities(vectors))

@@ -46,7 +46,7 @@ def test_log_is_finite_at_zero_and_refuses_negative_scores() -> None:
     stream.fit(scores)
     expected = torch.tensor([[1e-6, 0.5]]).log()
     torch.testing.assert_close(stream(scores)["vector"], expected)
-    with pytest.raises(MultistreamError, match=r"'log' met the score -0\.3"):
+    with pytest.raises(MultistreamError, match=r"the scaling 'log' cannot take the score -0\.3"):
         stream.fit(torch.tensor([[-0.3, 0.5]]))
 
 
