@@ -141,7 +141,7 @@ def _drawn(
         stratified = min(sizes[name], others) >= len(classes) and classes.min() >= 2
         if not stratified:
             notes.append(
-                f"too few images for a stratified {name} split: {sizes[name]:,} and {others:,} are drawn without stratification"
+                f"too few images for a stratified {name} split: {sizes[name]:,} and {others:,} are drawn at random"
             )
         parts[name], rows = train_test_split(
             rows,
