@@ -61,7 +61,7 @@ def test_any_split(sizes: list[int], shares: tuple[int, int, int], seed: int) ->
         if n >= 3:
             assert abs(len(rows) - n * share / sum(shares)) <= 2
             assert bool(len(rows)) == bool(share)
-    if not any("drawn plainly" in note for note in parts.notes):
+    if not any("drawn at random" in note for note in parts.notes):
         expected = {k for k, size in enumerate(sizes) if size * len(parts.train) / n >= 1}
         assert expected <= set(table.labels[parts.train].tolist())
 
@@ -91,7 +91,7 @@ def test_a_split_is_two_draws_of_scikit_learns() -> None:
 def test_too_few_images_to_stratify_are_drawn_plainly_and_told() -> None:
     parts = split(table_of((10, 10, 10)))
     assert sum(sizes_of(parts)) == 30
-    assert any("drawn plainly" in note for note in parts.notes)
+    assert any("drawn at random" in note for note in parts.notes)
 
 
 def test_layouts_own_parts_stay() -> None:
