@@ -12,11 +12,12 @@ import numpy as np
 
 from multistream.console import Console
 from multistream.data.filenames import printable
+from multistream.data.loading import Photos
 from multistream.data.views import IDENTITY, parse_views
 from multistream.errors import DataError
 from multistream.features.export import columns_of, write_features
 from multistream.features.extraction import exchange
-from multistream.features.subject import Subject, of_recipe, of_run
+from multistream.features.subject import ExtractionRequest, Subject, subject_of
 from multistream.features.tasks import Task, own_rows, plan_tasks, run_tasks
 from multistream.features.verify import Verified, chosen_rows, verify
 from multistream.interfaces import Stream
@@ -83,75 +84,27 @@ def extract(
     differs. Memory does not grow with the features; an interrupted call continues where it stopped. `streams` gives
     those that were composed as instances: the others are extracted, as the settings of an instance are unknown.
     """
-    with processes() as ranks:
-        return _extract(
-            source,
-            data=data,
-            label=label,
-            inputs=inputs or {},
-            views=views,
-            stages=stages,
-            out=out,
-            sample=sample,
-            seed=seed,
-            device=device,
-            precision=precision,
-            streams=streams,
-            console=(console or Console(quiet=True)) if ranks.is_first else Console.silent(),
-            ranks=ranks,
-        )
-
-
-def _extract(
-    source: str | Path | Recipe,
-    *,
-    data: str,
-    label: str,
-    inputs: Mapping[str, str],
-    views: Sequence[str],
-    stages: Sequence[str],
-    out: str | Path | None,
-    sample: int | None,
-    seed: int,
-    device: str,
-    precision: str,
-    streams: Mapping[str, Stream] | None,
-    console: Console,
-    ranks: Ranks,
-) -> Extraction:
-    """`extract` on one of the ranks: each computes its part of the photos, rank 0 writes and verifies."""
-    started = time.perf_counter()
-    views = parse_views(",".join(views))
-    make = of_recipe if isinstance(source, Recipe) else of_run
-    subject = make(
-        source,  # type: ignore[arg-type]  # each takes its own
-        data=data,
-        label=label,
-        inputs=inputs,
-        device=device,
-        precision=precision,
-        streams=streams,
-        say=console.say,
-    )
+    request = ExtractionRequest(data, label, inputs or {}, device, precision, streams or {})
     path = Path(out).expanduser() if out is not None else None
     if path is not None and path.suffix.lower() != ".npz":
         raise DataError("--out", f"{path.name} does not end in .npz.", do="Choose a name that ends in .npz.")
-    columns = columns_of(subject, views, stages)
-    filled, tasks, speed = _fill(subject, views, console, ranks)
-    if not ranks.is_first:
+    started = time.perf_counter()
+    with processes() as ranks:
+        console = (console or Console(quiet=True)) if ranks.is_first else Console.silent()
+        views = parse_views(",".join(views))
+        subject = subject_of(source, request, say=console.say)
+        columns = columns_of(subject, views, stages)
+        filled, tasks, speed = _fill(subject, views, console, ranks)
+        width, verified = 0, None
+        if ranks.is_first:  # it alone writes and verifies
+            width = write_features(path, columns, tasks, subject.photos) if path is not None else 0
+            verified = _verify(tasks, subject, sample, seed, console) if sample is not None else None
         ranks.wait_for_first()
-        path = sample = None
-    width = write_features(path, columns, tasks, subject.photos) if path is not None else 0
-    verified = None
-    if sample is not None:
-        verified = _verify(tasks, subject, sample, seed, console)
-    if ranks.is_first:
-        ranks.wait_for_first()
-    ids = subject.photos.table.ids
+    photos = subject.photos
     return Extraction(
-        subject.photos.table.name,
-        len(subject.photos),
-        {printable(ids[i]): reason for i, reason in sorted(subject.photos.bad.items())},
+        photos.table.name,
+        len(photos),
+        {printable(photos.table.ids[i]): reason for i, reason in sorted(photos.bad.items())},
         filled,
         round(time.perf_counter() - started, 3),
         speed,
@@ -169,9 +122,8 @@ def _fill(
     wanted = dict.fromkeys(views, np.arange(len(photos)))
     whole = plan_tasks(subject.pictures, photos, wanted, runtime=runtime, say=console.say, cache=True)
     tasks = [replace(task, rows=own_rows(task.rows, task.digests, ranks)) for task in whole]
-    for each in (tasks, whole):
-        for task in each:
-            task.read({})
+    for task in (*tasks, *whole):
+        task.read({})
     ranks.from_first(None)  # no rank writes before all have counted what was there
     for task in whole:
         console.say(task.progress_note())
@@ -187,12 +139,17 @@ def _fill(
     for task in whole:
         if task.store is not None:
             task.store.refresh()  # what the other ranks have written
-    for index in sorted(every)[:BAD_SHOWN]:
-        console.warn(f"{printable(photos.table.ids[index])}: {photos.bad[index]}; skipped")
-    if len(every) > BAD_SHOWN:
-        console.warn(f"{len(every):,} photos in total are skipped; multistream data scan lists them")
+    _warn_of_bad(photos, sorted(every), console)
     computed = len(np.unique(np.concatenate([task.missing for task in whole]))) - len(every)
     return [_filled(task, every) for task in whole], whole, round(computed / seconds, 1) if computed > 0 else 0.0
+
+
+def _warn_of_bad(photos: Photos, bad: Sequence[int], console: Console) -> None:
+    """Names the first photos that cannot be decoded, and counts them all."""
+    for index in bad[:BAD_SHOWN]:
+        console.warn(f"{printable(photos.table.ids[index])}: {photos.bad[index]}; skipped")
+    if len(bad) > BAD_SHOWN:
+        console.warn(f"{len(bad):,} photos in total are skipped; multistream data scan lists them")
 
 
 def _filled(task: Task, bad: set[int]) -> Filled:

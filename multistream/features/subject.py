@@ -1,9 +1,9 @@
-"""What `extract` works on: the streams of a run or of a recipe, and all photos of a set."""
+"""The streams of a run or recipe, and the photos whose features `extract` computes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from multistream.console import Say
@@ -26,7 +26,7 @@ from multistream.runtime.precision_check import settle
 
 @dataclass(frozen=True)
 class Subject:
-    """A network whose streams stay as they are, on its device, and the photos that it is to look at."""
+    """A network whose streams are frozen, on its device, and the photos whose features are computed."""
 
     network: MultiStream
     photos: Photos
@@ -41,54 +41,56 @@ class Subject:
         return {key: branch for key, branch in named if not branch.reads_vector and key not in self.instances}
 
 
-def of_run(
-    run: str | Path,
-    *,
-    data: str,
-    label: str,
-    inputs: Mapping[str, str],
-    device: str,
-    precision: str,
-    say: Say,
-    streams: Mapping[str, Stream] | None = None,
-) -> Subject:
-    """The streams of a run over its own photos, of all parts, or over `data`."""
-    model = load_model(run, streams=streams)
-    settings, runtime = model.recipe.data, model.recipe.runtime
-    label = label or ("" if data else settings.label)
-    table = open_table(data or settings.source, label=label, allow_outside=settings.allow_outside)
-    sources = {**({} if data else model.recipe.network.inputs), **inputs}
-    return _subject(model.network, table, settings, sources, _on(runtime, device, precision), say)
+@dataclass(frozen=True)
+class ExtractionRequest:
+    """What replaces the photos, inputs and machine settings of a run or recipe; empty values replace nothing."""
+
+    data: str = ""
+    label: str = ""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+    precision: str = ""
+    streams: Mapping[str, Stream] = field(default_factory=dict)
+    """Streams that are given as instances."""
+
+    def runtime(self, settings: RuntimeSettings) -> RuntimeSettings:
+        """The runtime settings with this device and precision."""
+        device, precision = self.device or settings.device, self.precision or settings.precision
+        return replace(settings, device=device, precision=precision)  # type: ignore[arg-type]  # checked inside
 
 
-def of_recipe(
-    recipe: Recipe,
-    *,
-    data: str,
-    label: str,
-    inputs: Mapping[str, str],
-    device: str,
-    precision: str,
-    say: Say,
-    streams: Mapping[str, Stream] | None = None,
-) -> Subject:
-    """The streams that a recipe composes, with its weights, over its photos or over `data`."""
-    recipe = with_instances(recipe, streams or {})
+def subject_of(source: str | Path | Recipe, request: ExtractionRequest, *, say: Say) -> Subject:
+    """The streams of a run or recipe, over its photos (of all splits) or over those of the request."""
+    return of_recipe(source, request, say=say) if isinstance(source, Recipe) else of_run(source, request, say=say)
+
+
+def of_run(run: str | Path, request: ExtractionRequest, *, say: Say) -> Subject:
+    """The streams of a run over its own photos, of all splits, or over those of the request."""
+    model = load_model(run, streams=request.streams)
+    settings = model.recipe.data
+    label = request.label or ("" if request.data else settings.label)
+    table = open_table(request.data or settings.source, label=label, allow_outside=settings.allow_outside)
+    sources = {**({} if request.data else model.recipe.network.inputs), **request.inputs}
+    return _subject(model.network, table, settings, sources, request.runtime(model.recipe.runtime), say)
+
+
+def of_recipe(recipe: Recipe, request: ExtractionRequest, *, say: Say) -> Subject:
+    """The streams that a recipe composes, with its weights, over its photos or over those of the request."""
+    recipe = with_instances(recipe, request.streams)
     if not recipe.network.streams:
         raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object.")
     settings = recipe.data
-    source = data or settings.source
-    table = open_table(source, label=label or settings.label, allow_outside=settings.allow_outside)
+    source = request.data or settings.source
+    table = open_table(source, label=request.label or settings.label, allow_outside=settings.allow_outside)
     recipe = recipe.updated(
         {
             "data": {"image_size": settings.image_size or table.image_size},
-            "network": {"inputs": {**recipe.network.inputs, **inputs}},
+            "network": {"inputs": {**recipe.network.inputs, **request.inputs}},
         }
     )
-    network = compose_network(recipe, table, streams=streams)
+    network = compose_network(recipe, table, streams=request.streams)
     settle_weights(recipe, network, is_demo=not source)
-    runtime = _on(recipe.runtime, device, precision)
-    return _subject(network, table, recipe.data, recipe.network.inputs, runtime, say)
+    return _subject(network, table, recipe.data, recipe.network.inputs, request.runtime(recipe.runtime), say)
 
 
 def _subject(
@@ -99,6 +101,7 @@ def _subject(
     runtime: RuntimeSettings,
     say: Say,
 ) -> Subject:
+    """Freezes the streams, finds their inputs and settles the device; UsageError if a stream cannot be cached."""
     say(f"data: {table.name}, {len(table):,} images")
     network.freeze("streams")
     pictures = {key: branch.stream.input for key, branch in network.branches.items() if not branch.reads_vector}
@@ -112,12 +115,7 @@ def _subject(
     for note in side_inputs.notes:
         say(f"data: {note}")
     photos = make_photos(table, network.inputs, side_inputs, replace(settings, on_bad_image="report"))
-    instances = frozenset(key for key in pictures if (plan := network.branches[key].plan) and plan.is_instance)
-    if instances and instances != set(pictures):
-        keys = ", ".join(sorted(instances))
-        say(f"features: {keys} not extracted: given as a Python object, whose settings are unknown")
-    else:
-        instances = frozenset()
+    instances = _instances_to_skip(network, pictures, say=say)
     subject = Subject(network, photos, settle(runtime, network, say=say), instances)
     for key, branch in subject.pictures.items():
         if why := why_not_cached(branch, photos):
@@ -125,5 +123,10 @@ def _subject(
     return subject
 
 
-def _on(runtime: RuntimeSettings, device: str, precision: str) -> RuntimeSettings:
-    return replace(runtime, device=device or runtime.device, precision=precision or runtime.precision)  # type: ignore[arg-type]  # checked inside
+def _instances_to_skip(network: MultiStream, pictures: Collection[str], *, say: Say) -> frozenset[str]:
+    """The streams given as instances, if others remain; without others the error names the first of them."""
+    instances = frozenset(key for key in pictures if (plan := network.branches[key].plan) and plan.is_instance)
+    if not instances or instances == set(pictures):
+        return frozenset()
+    say(f"features: {', '.join(sorted(instances))} not extracted: given as a Python object, whose settings are unknown")
+    return instances

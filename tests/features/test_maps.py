@@ -15,7 +15,7 @@ from multistream.data.maps import read_map
 from multistream.data.side_inputs import MapReader
 from multistream.features.fill_cache import extract
 from multistream.features.key import why_not_cached
-from multistream.features.subject import of_recipe
+from multistream.features.subject import ExtractionRequest, subject_of
 from multistream.inputs import Map
 from multistream.recipe import Recipe
 
@@ -65,8 +65,7 @@ def test_photo_and_map_beside_each_other(depth: Recipe, folder: Path) -> None:
 
 @pytest.mark.parametrize("read", [lambda path: read_map(path), partial(read_map)])
 def test_a_reader_whose_changes_cannot_be_noticed_is_not_cached(depth: Recipe, read: object) -> None:
-    where = {"data": "", "label": "", "inputs": {}, "device": "cpu", "precision": "fp32"}
-    subject = of_recipe(depth, say=lambda _: None, **where)  # type: ignore[arg-type]
+    subject = subject_of(depth, ExtractionRequest(device="cpu", precision="fp32"), say=lambda _: None)
     branch, reader = subject.pictures["depth"], subject.photos.maps["depth"]
     assert why_not_cached(branch, subject.photos) == ""
     assert isinstance(reader, MapReader)
