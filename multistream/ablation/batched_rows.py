@@ -14,9 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from multistream.ablation.row_data import GridStep, RowData, RowMetrics
 from multistream.ablation.row_parameters import Grid, RowParameter, StageRows
+from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
 from multistream.parts.dropout import kept
 from multistream.parts.fusions import Early, Late, Solo
@@ -27,17 +29,18 @@ from multistream.training.optimizers import optimizer_of, set_rate
 
 def batch_kind(network: MultiStream) -> str | None:
     """What networks that train in one batch have in common; None where a part is not known to be linear."""
-    for branch in network.branches.values():
-        if not all(isinstance(tap.affine_layer, nn.Linear | nn.Identity) for tap in branch.taps.values()):
-            return None
-        if branch.temporal is not None and type(branch.temporal) not in (Concat, Average):
-            return None
     fusion = network.fusion
-    heads = list(fusion.heads.values())
-    if type(fusion) not in (Early, Late, Solo) or not all(type(h) is nn.Linear and h.bias is not None for h in heads):
+    heads_fit = all(type(head) is nn.Linear and head.bias is not None for head in fusion.heads.values())
+    if type(fusion) not in (Early, Late, Solo) or not heads_fit or not all(map(_fits, network.branches.values())):
         return None
     trains = any(p.requires_grad for p in fusion.parameters())
     return f"{type(fusion).__name__} {trains} {fusion.dropout.p if isinstance(fusion, Early) else 0}"
+
+
+def _fits(branch: Branch) -> bool:
+    """Whether the taps of a branch are linear layers, and its temporal is a linear one that is known here."""
+    taps_fit = all(isinstance(tap.affine_layer, nn.Linear | nn.Identity) for tap in branch.taps.values())
+    return taps_fit and (branch.temporal is None or type(branch.temporal) in (Concat, Average))
 
 
 class BatchedRows:
@@ -54,17 +57,9 @@ class BatchedRows:
         self.stages = [stage for key in keys for stage in self._stages(key)]
         projections = [parameter for stage in self.stages for parameter in stage.projection or ()]
         self.parameters = list(dict.fromkeys([*self.biases, *(s.columns for s in self.stages), *projections]))
-        self.present_VO = torch.zeros(len(grid[0]), len(self.outputs), device=data.labels.device)
-        for output, bias in enumerate(self.biases):
-            self.present_VO[bias.variants, output] = 1
-        taps = {(k, s): tap for n in grid[0] for k, branch in n.branches.items() for s, tap in branch.taps.items()}
-        self.features = {(k, s): tap.standardise(data.features[k][s]) for (k, s), tap in taps.items()}
-        trained = [parameter for parameter in self.parameters if parameter.value.requires_grad]
-        groups = {
-            (settings.learning_rate, decay): [p.value for p in trained if p.is_bias is is_bias]
-            for is_bias, decay in ((False, settings.weight_decay), (True, 0.0))  # as in make_optimizer
-        }
-        self.optimizer = optimizer_of(groups, settings, data.labels.device) if trained else None
+        self.present_VO = self._present()
+        self.features = self._standardised()
+        self.optimizer = self._make_optimizer()
 
     def backward(self, step: GridStep) -> Tensor:
         """Adds the gradients of all rows' losses; returns the losses (G, V)."""
@@ -111,6 +106,30 @@ class BatchedRows:
         """Puts the weights that were kept into the networks."""
         for parameter in self.parameters:
             parameter.write_back()
+
+    def _present(self) -> Tensor:
+        """(V, O): 1 where a variant has an output, else 0."""
+        present_VO = torch.zeros(self.shape[1], len(self.outputs), device=self.data.labels.device)
+        for output, bias in enumerate(self.biases):
+            present_VO[bias.variants, output] = 1
+        return present_VO
+
+    def _standardised(self) -> dict[tuple[str, str], Tensor]:
+        """The pooled features of every tap of any variant, standardised, by stream and stage."""
+        branches = [(key, branch) for network in self.grid[0] for key, branch in network.branches.items()]
+        taps = {(key, stage): tap for key, branch in branches for stage, tap in branch.taps.items()}
+        return {(key, stage): tap.standardise(self.data.features[key][stage]) for (key, stage), tap in taps.items()}
+
+    def _make_optimizer(self) -> Optimizer | None:
+        """One optimizer over all rows, with the groups of make_optimizer: biases have no weight decay."""
+        trained = [parameter for parameter in self.parameters if parameter.value.requires_grad]
+        if not trained:
+            return None
+        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        for parameter in trained:
+            decay = 0.0 if parameter.is_bias else self.settings.weight_decay
+            groups.setdefault((self.settings.learning_rate, decay), []).append(parameter.value)
+        return optimizer_of(groups, self.settings, self.data.labels.device)
 
     def _logits(self, places_GB: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
         """Images (G, B) -> (G, V, O, K, B); `masks` {key: (G, E, B)} are what dropout multiplies with."""

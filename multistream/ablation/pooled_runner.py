@@ -24,7 +24,8 @@ from multistream.data.views import views_of
 from multistream.errors import DataError, UsageError
 from multistream.features import Extracted, extract
 from multistream.network.compose import fusion_factory
-from multistream.network.network import MultiStream
+from multistream.network.network import MakeFusion, MultiStream
+from multistream.network.plan import Options
 from multistream.runs.leaks import check_leaks
 from multistream.training.convex import ConvexFit, fit_network, is_convex
 from multistream.training.convex_training import convex_data
@@ -152,30 +153,29 @@ class PooledRunner:
         return data
 
     def _train(self, data: RowData) -> tuple[Grid, InitialNetworks]:
-        classes = len(self.prepared.table.classes)
-        own, options = self.prepared.network.fusion_plan
-        fusions = {
-            name: (
-                fusion_factory(name, options if name == own else {}, classes=classes),
-                options if name == own else {},
-            )
-            for name in dict.fromkeys(variant.fusion for variant in self.variants)
-        }
-        initial = InitialNetworks(self.base, self.prepared.recipe, fusions=fusions)
+        """All rows of all seeds, trained: convex rows by lbfgs if the recipe has it, the others step by step."""
+        initial = InitialNetworks(self.base, self.prepared.recipe, fusions=self._fusions())
         grid = [[initial.network(variant, seed=seed) for variant in self.variants] for seed in self.seeds]
         started = time.perf_counter()
         convex = self.prepared.recipe.training.solver == "lbfgs"
         fitted = [v for v, network in enumerate(grid[0]) if convex and is_convex(network)]
+        others = [v for v in range(len(self.variants)) if v not in fitted]
         if fitted:
             self._solve(data, [grid[0][v] for v in fitted])
-        others = [v for v in range(len(self.variants)) if v not in fitted]
+        if fitted and others:
+            names = ", ".join(dict.fromkeys(self.variants[v].fusion for v in others))
+            self.console.say(f"ablate: {len(others)} rows are not convex ({names}) and are trained step by step")
         if others:
-            if fitted:
-                names = ", ".join(dict.fromkeys(self.variants[v].fusion for v in others))
-                self.console.say(f"ablate: {len(others)} rows are not convex ({names}) and are trained step by step")
             self._train_rows([[networks[v] for v in others] for networks in grid], data)
         self.seconds += time.perf_counter() - started
         return grid, initial
+
+    def _fusions(self) -> dict[str, tuple[MakeFusion, Options]]:
+        """The factory and options of every fusion of the rows; only the recipe's own has options."""
+        own, options = self.prepared.network.fusion_plan
+        classes = len(self.prepared.table.classes)
+        wanted = {variant.fusion: options if variant.fusion == own else {} for variant in self.variants}
+        return {name: (fusion_factory(name, given, classes=classes), given) for name, given in wanted.items()}
 
     def _train_rows(self, grid: Grid, data: RowData) -> None:
         settings, runtime = self.prepared.recipe.training, self.prepared.runtime

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from io import SEEK_CUR, BytesIO
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import IO, Any, Self
-from zipfile import ZIP_STORED, BadZipFile, ZipFile
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, ZipInfo
 
 import torch
 from torch import Tensor
@@ -72,26 +72,38 @@ def _vet_zip(file: IO[bytes]) -> set[str]:
     """
     try:
         with ZipFile(file) as archive:
-            entries = {entry.filename: entry for entry in archive.infolist()}
-            if len(entries) < len(archive.infolist()):
-                raise Malformed("two of its entries have the same name")
-            if any(entry.compress_type != ZIP_STORED or entry.flag_bits & 1 for entry in entries.values()):
-                raise Malformed("it is compressed or encrypted; torch.save never does that")
-            if sum(entry.file_size for entry in entries.values()) > _size(file):
-                raise Malformed("its entries are larger than the file")
-            pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
-            if len(pickles) != 1 or pickles[0].replace("data.pkl", "constants.pkl") in entries:
-                raise Malformed("it is not a zip file from torch.save; TorchScript is not supported")
-            outline = Outline(BytesIO(archive.read(pickles[0])))
+            entries = _checked_entries(archive, size=_size(file))
+            pickle = _pickle_of(entries)
+            outline = Outline(BytesIO(archive.read(pickle)))
     except Malformed:
         raise
     except (BadZipFile, ValueError, NotImplementedError, OverflowError, EOFError, struct.error) as error:
         raise Malformed(f"the zip is damaged: {error}") from error
     for storage in outline.storages.values():
-        entry = entries.get(pickles[0].replace("data.pkl", f"data/{storage.key}"))
+        entry = entries.get(pickle.replace("data.pkl", f"data/{storage.key}"))
         if entry is None or entry.file_size != _bytes(storage):
             raise Malformed(f"storage {storage.key!r} does not have the {_bytes(storage):,} bytes that it claims")
     return outline.records
+
+
+def _checked_entries(archive: ZipFile, *, size: int) -> dict[str, ZipInfo]:
+    """The entries of the zip by name: stored as they are, and not larger than the file of `size` bytes."""
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    if len(entries) < len(archive.infolist()):
+        raise Malformed("two of its entries have the same name")
+    if any(entry.compress_type != ZIP_STORED or entry.flag_bits & 1 for entry in entries.values()):
+        raise Malformed("it is compressed or encrypted; torch.save never does that")
+    if sum(entry.file_size for entry in entries.values()) > size:
+        raise Malformed("its entries are larger than the file")
+    return entries
+
+
+def _pickle_of(entries: Collection[str]) -> str:
+    """The name of the one pickle that torch.save writes."""
+    pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
+    if len(pickles) != 1 or pickles[0].replace("data.pkl", "constants.pkl") in entries:
+        raise Malformed("it is not a zip file from torch.save; TorchScript is not supported")
+    return pickles[0]
 
 
 def _vet_old(file: IO[bytes]) -> set[str]:

@@ -20,6 +20,7 @@ OPTIMIZERS = {
     "sgd": {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9},
     "adam": {"optimizer": "adam", "learning_rate": 0.01},
     "adamw": {"optimizer": "adamw", "learning_rate": 0.01},
+    "adamw without weight decay": {"optimizer": "adamw", "learning_rate": 0.01, "weight_decay": 0.0},
 }
 
 
