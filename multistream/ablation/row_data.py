@@ -13,6 +13,7 @@ from torch import Tensor
 
 from multistream.data.splits import Parts
 from multistream.interfaces import Loss
+from multistream.nn.nested import take_rows
 from multistream.recipe import TrainingSettings
 from multistream.training.feeds import images_of, shown_rows
 
@@ -42,7 +43,7 @@ class RowData:
 
     def take(self, places: Tensor) -> dict[str, dict[str, Tensor]]:
         """The features of these images, {key: {stage: (B, P)}}."""
-        return {key: {s: f[places] for s, f in stages.items()} for key, stages in self.features.items()}
+        return take_rows(self.features, places)
 
     def plain(self, indices: NDArray[np.int64]) -> Iterator[Tensor]:
         """The images that could be decoded, some at a time, in their order."""

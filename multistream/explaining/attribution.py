@@ -22,6 +22,7 @@ from multistream.explaining.linearity import is_linear, nonlinear_part
 from multistream.explaining.targets import Target, TargetColumns
 from multistream.interfaces import VECTOR
 from multistream.network.network import MultiStream
+from multistream.nn.nested import map_stages
 from multistream.runtime.device import Runtime
 
 Method = Literal["decomposition", "grad-cam", "integrated-gradients"]
@@ -141,7 +142,7 @@ class Attribution:
     @property
     def target_maps(self) -> Maps:
         """{key: {stage: (B, h, w)}} of the target."""
-        return {key: {s: self.of_target(m) for s, m in stages.items()} for key, stages in self.maps.items()}
+        return map_stages(self.maps, self.of_target)
 
     @property
     def target_vectors(self) -> dict[str, Tensor]:

@@ -23,6 +23,7 @@ from multistream.explaining.linearity import false_claim, is_linear, is_linear_b
 from multistream.explaining.targets import TargetColumns
 from multistream.network.network import MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
+from multistream.nn.nested import map_stages, take_rows
 from multistream.runtime.device import Runtime
 
 ReadLogits = Callable[[Pooled], Tensor]
@@ -118,10 +119,7 @@ class Decomposer:
         if columns is not None:
             logits = {target: columns.pick(values).unsqueeze(1) for target, values in logits.items()}
             constant = {target: _picked(values, 1, columns) for target, values in constant.items()}
-            coefficients = {
-                key: {stage: _picked(values, 2, columns) for stage, values in stages.items()}
-                for key, stages in coefficients.items()
-            }
+            coefficients = map_stages(coefficients, lambda values: _picked(values, 2, columns))
         maps, vectors = located(self.network, forward, coefficients)
         constant = {target: values.expand_as(logits[target]) for target, values in constant.items()}
         return self._checked(forward, logits, constant, maps, vectors)
@@ -166,9 +164,9 @@ class Decomposer:
         """Coefficients and constant of a target: exact where it is linear, else gradients and what they leave over."""
         if self.kind(target) == "exact":
             if target not in self._linear:
-                nothing = {k: {s: torch.zeros_like(p[:1]) for s, p in stages.items()} for k, stages in pooled.items()}
+                nothing = map_stages(pooled, lambda p: torch.zeros_like(p[:1]))
                 found, at = gradients_of_classes(read, nothing)
-                self._linear[target] = ({k: {s: j[0] for s, j in stages.items()} for k, stages in found.items()}, at[0])
+                self._linear[target] = (take_rows(found, 0), at[0])
             return self._linear[target]
         found, _ = gradients_of_classes(read, pooled)
         given = [torch.einsum("bkp,bp->bk", found[k][s], pooled[k][s]) for k in pooled for s in pooled[k]]
@@ -211,10 +209,7 @@ def gradients_of_classes(read: ReadLogits, pooled: Pooled) -> tuple[Coefficients
     with torch.no_grad():
         at = read(pooled)
     size, classes = at.shape
-    leaves = {
-        k: {s: p.detach().repeat_interleave(classes, 0).requires_grad_() for s, p in stages.items()}
-        for k, stages in pooled.items()
-    }
+    leaves = map_stages(pooled, lambda p: p.detach().repeat_interleave(classes, 0).requires_grad_())
     flat = [leaf for stages in leaves.values() for leaf in stages.values()]
     with torch.enable_grad():
         own = read(leaves).unflatten(0, (size, classes)).diagonal(dim1=1, dim2=2).sum()

@@ -14,6 +14,7 @@ from multistream.explaining.attribution import Attribution, ResolvedRequest
 from multistream.explaining.decomposition import Kind
 from multistream.explaining.forward import ForwardPass
 from multistream.explaining.games import ShapleyValues
+from multistream.nn.nested import map_stages
 
 TOP = 8
 """Vector entries that are named."""
@@ -49,7 +50,7 @@ class ExplanationArrays:
     @property
     def target_maps(self) -> dict[str, dict[str, Tensor]]:
         """{key: {stage: (h, w)}} of the target, minus those it is compared against."""
-        return {key: {s: self._of_target(m) for s, m in stages.items()} for key, stages in self.maps.items()}
+        return map_stages(self.maps, self._of_target)
 
     @property
     def target_vectors(self) -> dict[str, Tensor]:
@@ -202,10 +203,7 @@ class ExplainedBatch:
 
     def _stages(self, place: int) -> dict[str, dict[str, float]]:
         """What each stage contributes: the sum of its map."""
-        return {
-            key: {stage: float(m[place].sum(dtype=torch.float64)) for stage, m in stages.items()}
-            for key, stages in self.attribution.target_maps.items()
-        }
+        return map_stages(self.attribution.target_maps, lambda m: float(m[place].sum(dtype=torch.float64)))
 
     def _arrays(self, place: int, *, aspect: float) -> ExplanationArrays:
         made, columns = self.attribution, self.attribution.columns

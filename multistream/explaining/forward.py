@@ -43,6 +43,14 @@ def forward_pass(network: MultiStream, batch: Mapping[str, Tensor], *, runtime: 
     with evaluating(network), torch.no_grad():
         with runtime.autocast:
             maps = {k: b.stream(batch[b.entry(k, batch)]) for k, b in network.branches.items()}
-            pooled = {k: {s: t.pool(maps[k][s]) for s, t in b.taps.items()} for k, b in network.branches.items()}
+            pooled = pooled_maps(network, maps)
         tapped = {k: {s: maps[k][s] for s in b.taps} for k, b in network.branches.items()}
         return ForwardPass(tapped, pooled, network.fuse(pooled), network.temperature, network.label_sets)
+
+
+def pooled_maps(network: MultiStream, maps: Mapping[str, Mapping[str, Tensor]]) -> Maps:
+    """What the taps pool from the maps of their stages."""
+    return {
+        key: {stage: tap.pool(maps[key][stage]) for stage, tap in branch.taps.items()}
+        for key, branch in network.branches.items()
+    }

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from multistream.explaining.forward import ForwardPass, Maps, forward_pass
+from multistream.explaining.forward import ForwardPass, Maps, forward_pass, pooled_maps
 from multistream.interfaces import Stream, Tap
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
+from multistream.nn.nested import map_stages
 from multistream.runtime.device import Runtime
 
 Flow = Literal["direct", "total"]
@@ -46,9 +47,7 @@ def grad_cam(network: MultiStream, batch: Mapping[str, Tensor], *, score: Score,
 
 def grad_cam_of(network: MultiStream, forward: ForwardPass, score: Score) -> Maps:
     """Direct Grad-CAM, given the forward pass: the backward pass ends at the pooling, no stream runs."""
-    leaves = {
-        k: {s: m.detach().clone().requires_grad_() for s, m in stages.items()} for k, stages in forward.maps.items()
-    }
+    leaves = map_stages(forward.maps, lambda m: m.detach().clone().requires_grad_())
     with evaluating(network), torch.enable_grad():
         return _cams(network, leaves, score)
 
@@ -193,7 +192,7 @@ def _token_gradients(
 
 def _cams(network: MultiStream, maps: Maps, score: Score) -> Maps:
     """Each map weighted with its gradient's means, summed over the channels; a vector times its gradient."""
-    pooled = {key: {s: t.pool(maps[key][s]) for s, t in b.taps.items()} for key, b in network.branches.items()}
+    pooled = pooled_maps(network, maps)
     flat = [maps[key][stage] for key in pooled for stage in maps[key]]
     gradients = iter(torch.autograd.grad(score(network.classify(pooled)).sum(), flat, materialize_grads=True))
     cams: Maps = {}
@@ -216,7 +215,7 @@ def _total_cams(network: MultiStream, batch: Mapping[str, Tensor], score: Score)
     """
     states = {key: _states(branch, batch[branch.entry(key, batch)]) for key, branch in network.branches.items()}
     maps = {k: {s: _map(network, k, s, state) for s, state in stages.items()} for k, stages in states.items()}
-    pooled = {key: {s: t.pool(maps[key][s]) for s, t in b.taps.items()} for key, b in network.branches.items()}
+    pooled = pooled_maps(network, maps)
     tensors = [t for stages in states.values() for state in stages.values() for t in _differentiable(state)]
     total = score(network.classify(pooled)).sum()
     gradients = iter(torch.autograd.grad(total, tensors, materialize_grads=True))

@@ -16,6 +16,7 @@ from torch.nn import functional
 from multistream.data.filenames import printable
 from multistream.explaining.explanation import Explanation, ExplanationArrays
 from multistream.files import write_atomic
+from multistream.nn.nested import map_stages
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,10 +47,7 @@ def write_overlay(explanation: Explanation, path: Path, *, colour_scale: ColourS
     arrays = explanation.arrays
     if arrays is None:
         raise ValueError(f"{explanation.path}: {explanation.status}. Only explained photos can be drawn.")
-    dense = {
-        key: {stage: m.double() * m.numel() for stage, m in stages.items()}
-        for key, stages in arrays.target_maps.items()
-    }
+    dense = map_stages(arrays.target_maps, lambda m: m.double() * m.numel())
     columns = max((len(stages) for stages in dense.values()), default=0)
     height = min(2.1, 1.75 / min(arrays.aspect, 1.75) + 0.35)
     heights = [
@@ -113,7 +111,7 @@ def drawn_size(aspect: float) -> tuple[int, int]:
 
 def limits_of(dense: Mapping[str, Mapping[str, Tensor]], *, colour_scale: ColourScale) -> dict[str, dict[str, float]]:
     """The density that gets the full colour, for each map."""
-    own = {k: {s: float(m.abs().flatten().quantile(CLIPPED)) or 1.0 for s, m in v.items()} for k, v in dense.items()}
+    own = map_stages(dense, lambda m: float(m.abs().flatten().quantile(CLIPPED)) or 1.0)
     if colour_scale == "map":
         return own
     shared = max((limit for stages in own.values() for limit in stages.values()), default=1.0)

@@ -14,6 +14,7 @@ from multistream.data.loading import Photos, loaded
 from multistream.data.views import turn
 from multistream.inputs import Image
 from multistream.network.branch import Branch
+from multistream.nn.nested import map_stages, take_rows
 from multistream.runtime.device import Runtime
 
 GROUP = 32
@@ -85,7 +86,7 @@ def pooled_groups(
         seen = {view: runtime.send(turn(sent, view)) for view in views}
         with runtime.autocast:
             pooled = {(v, k): branch.pool(seen[v][branch.entry(k, sent)]) for (v, k), branch in branches.items()}
-        yield chosen, {task: {s: f[:rows].cpu() for s, f in stages.items()} for task, stages in pooled.items()}
+        yield chosen, map_stages(take_rows(pooled, slice(rows)), Tensor.cpu)
 
 
 def _needed(photos: Photos, branches: Mapping[str, Branch]) -> Photos:
@@ -99,7 +100,7 @@ def _needed(photos: Photos, branches: Mapping[str, Branch]) -> Photos:
 
 
 def _moved(features: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> dict[str, dict[str, Tensor]]:
-    return {key: {stage: f.to(device) for stage, f in stages.items()} for key, stages in features.items()}
+    return map_stages(features, lambda f: f.to(device))
 
 
 def _padded(tensor: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from multistream.inference.missing import MissingPolicy, MissingStream
 from multistream.label_set_metrics import THRESHOLD
 from multistream.network.network import MultiStream, Pooled
+from multistream.nn.nested import take_rows
 from multistream.statistics import wilson
 
 POLICIES = {
@@ -87,7 +88,7 @@ def _probabilities(
     if policy.policy == "drop" and set(present) == set(network.branches):
         has_one = torch.stack([there.to(device) for there in present.values()]).any(0)
     rows = torch.nonzero(has_one).squeeze(1)
-    pooled = {key: {stage: values[rows] for stage, values in stages.items()} for key, stages in features.items()}
+    pooled = take_rows(features, rows)
     logits = policy.logits(network, pooled, {key: there[rows] for key, there in present.items()})
     probabilities = np.full((count, logits.shape[1]), np.nan)
     probabilities[has_one.cpu().numpy()] = network.probabilities(logits).cpu().numpy()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from multistream.interfaces import FusionOutput
 from multistream.network.network import MultiStream, Pooled
+from multistream.nn.nested import take_rows
 
 
 def fill_with_means(
@@ -61,7 +62,7 @@ def fuse_present(network: MultiStream, pooled: Pooled, present_BS: Tensor) -> Fu
     rows = [torch.nonzero(pattern_of == number).squeeze(1) for number in range(len(patterns))]
     outputs = [
         network.fuse(
-            {key: {stage: values[chosen] for stage, values in stages.items()} for key, stages in pooled.items()},
+            take_rows(pooled, chosen),
             frozenset(key for key, there in zip(network.branches, pattern.tolist(), strict=True) if there),
         )
         for pattern, chosen in zip(patterns, rows, strict=True)

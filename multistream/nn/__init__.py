@@ -1,1 +1,1 @@
-"""Helpers for torch modules: a typed ModuleDict, temporary eval mode, global average pooling, seeding."""
+"""Helpers for torch modules: a typed ModuleDict, eval mode, values by stage, global average pooling, seeding."""

@@ -17,6 +17,7 @@ from multistream.explaining.decomposition import Decomposer, Decomposition
 from multistream.explaining.forward import ForwardPass, forward_pass
 from multistream.interfaces import VECTOR
 from multistream.nn.eval_mode import evaluating
+from multistream.nn.nested import map_stages
 from multistream.reporting.encoding import Thumbnail, affordable_side, encode_maps, thumbnail
 from multistream.reporting.outputs import NetworkOutputs, batches
 from multistream.runs.predictions_file import Predictions
@@ -161,13 +162,8 @@ class _GalleryBuilder:
             "classes": classes,
             "logits": {target: _rounded(value[b, classes]) for target, value in found.logits.items()},
             "bias": {target: _rounded(value[b, classes]) for target, value in constant.items()},
-            "sums": {
-                key: {s: _rounded(m[b, classes].double().sum((1, 2))) for s, m in stages.items()}
-                for key, stages in found.maps.items()
-            },
-            "maps": {
-                key: {s: self._map(m[b, classes]) for s, m in stages.items()} for key, stages in found.maps.items()
-            },
+            "sums": map_stages(found.maps, lambda m: _rounded(m[b, classes].double().sum((1, 2)))),
+            "maps": map_stages(found.maps, lambda m: self._map(m[b, classes])),
             "vectors": {key: self._vector(key, v[b, classes]) for key, v in found.vectors.items()},
         }
 
@@ -227,7 +223,7 @@ def baseline_contributions(outputs: NetworkOutputs, key: str, *, whole: bool) ->
         output = network.fuse(pooled)
         return (output.logits if whole else output.streams[key])[0].double().cpu()
 
-    pooled = {k: {s: p[:1].to(device) for s, p in stages.items()} for k, stages in outputs.pooled.items()}
+    pooled = map_stages(outputs.pooled, lambda p: p[:1].to(device))
     contributions = {}
     with evaluating(network):
         for stage, tap in network.branches[key].taps.items():

@@ -25,6 +25,7 @@ from multistream.inference.model import Model
 from multistream.inference.policies import PolicyAccuracy, policy_accuracies, probabilities_by_policy
 from multistream.interfaces import FusionOutput
 from multistream.nn.eval_mode import evaluating
+from multistream.nn.nested import map_stages
 from multistream.runs.predictions_file import Predictions
 from multistream.runs.split_file import SplitRow, sha256_of_files
 from multistream.runtime.device import Runtime, available_workers, resolve_again
@@ -66,7 +67,7 @@ class NetworkOutputs:
         """{key: (N, K)} probabilities with the pooled features of all other streams at their training mean."""
         network, device = self.model.network, self.runtime.device
         stages = {key: list(branch.taps) for key, branch in network.branches.items()}
-        pooled = {k: {s: p.to(device) for s, p in taps.items()} for k, taps in self.pooled.items()}
+        pooled = map_stages(self.pooled, lambda p: p.to(device))
         probabilities = {}
         with torch.no_grad(), evaluating(network):
             for key in stages if len(stages) > 1 else ():
@@ -85,7 +86,7 @@ class NetworkOutputs:
         present = {key: self.side_inputs.present[key] for key in self.missing}
         network, device = self.model.network, self.runtime.device
         masks = {key: torch.from_numpy(there).to(device) for key, there in present.items()}
-        pooled = {k: {s: p.to(device) for s, p in taps.items()} for k, taps in self.pooled.items()}
+        pooled = map_stages(self.pooled, lambda p: p.to(device))
         policy = MissingPolicy.settle(network, self.model.recipe.data)
         with evaluating(network):
             by_policy = probabilities_by_policy(network, pooled, masks, policy) if masks else {}
@@ -94,9 +95,7 @@ class NetworkOutputs:
     def attribution(self, rows: NDArray[np.int64] | None = None) -> ShapleyValues:
         """Shapley values of the streams on the logit scale, for all images or for some rows."""
         some = slice(None) if rows is None else torch.from_numpy(rows)
-        pooled = {
-            k: {s: p[some].to(self.runtime.device) for s, p in stages.items()} for k, stages in self.pooled.items()
-        }
+        pooled = map_stages(self.pooled, lambda p: p[some].to(self.runtime.device))
         return shapley_values(self.model.network, pooled, stages=False)
 
 

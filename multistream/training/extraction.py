@@ -14,6 +14,7 @@ from multistream.console import Console
 from multistream.data.filenames import printable
 from multistream.errors import DataError
 from multistream.features import GROUP, Extracted, extract
+from multistream.nn.nested import take_rows
 from multistream.runs.split_file import sha256_of_files
 from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.memory import exhausted
@@ -121,7 +122,7 @@ def fit_taps(prepared: Prepared, extracted: Extracted) -> None:
     """Standardises the taps of the streams that were extracted, by the training split."""
     rows = training_rows(extracted, prepared.parts.train)
     features = extracted.to(prepared.runtime.device)
-    prepared.network.fit({key: {s: f[rows] for s, f in stages.items()} for key, stages in features.items()})
+    prepared.network.fit(take_rows(features, rows))
 
 
 def set_baselines(prepared: Prepared, extracted: Extracted) -> None:

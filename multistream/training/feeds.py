@@ -15,6 +15,7 @@ from torch import Tensor
 from multistream.data.loading import Photos, loaded
 from multistream.data.sampling import order
 from multistream.data.views import augment, drawn, views_of
+from multistream.nn.nested import take_rows
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
@@ -116,7 +117,7 @@ class PhotoFeed:
         rows = rows.to(self.labels.device)
         if not len(rows) and self.ranks.size > 1:
             rows = torch.zeros(1, dtype=torch.int64, device=rows.device)
-        return {key: {stage: f[rows] for stage, f in stages.items()} for key, stages in self.held.items()}
+        return take_rows(self.held, rows)
 
     def _batches(
         self, indices: Indices, *, change: Callable[[Tensor, Tensor], Tensor] | None = None
@@ -181,7 +182,7 @@ class PooledFeed:
             chunk = torch.from_numpy(indices[start : start + size])
             chosen = chunk[self.valid[chunk]]
             place = chosen.to(self.labels.device)
-            given = {k: {s: f[place] for s, f in stages.items()} for k, stages in self.features.items()}
+            given = take_rows(self.features, place)
             yield Batch(given, self.labels[place], chosen % self.images)
 
 

@@ -21,6 +21,7 @@ from multistream.features import Extracted
 from multistream.files import clean, write_atomic
 from multistream.inference.metrics import Measures, measures
 from multistream.network.compose import plan_of
+from multistream.nn.nested import take_rows
 from multistream.recipe import Recipe
 from multistream.runs import checkpoint
 from multistream.runs.model_file import MODEL_FILE, distributions_of, save_model
@@ -149,7 +150,7 @@ def classify(prepared: Prepared, extracted: Extracted) -> Tensor:
     chunks = []
     for start in range(0, len(extracted.valid), CHUNK):
         rows = slice(start, start + CHUNK)
-        pooled = {key: {stage: f[rows] for stage, f in stages.items()} for key, stages in features.items()}
+        pooled = take_rows(features, rows)
         chunks.append(network.classify(pooled).double().cpu())
     return torch.cat(chunks)
 

@@ -1,0 +1,28 @@
+"""Values by stream and stage, {key: {stage: value}}: the form of maps, pooled features and contributions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+Result = TypeVar("Result")
+
+
+def map_stages(
+    values: Mapping[Key, Mapping[str, Value]], function: Callable[[Value], Result]
+) -> dict[Key, dict[str, Result]]:
+    """The function's result for every value, in the same form.
+
+    >>> map_stages({"object": {"block1": 1, "block2": 2}}, lambda value: 10 * value)
+    {'object': {'block1': 10, 'block2': 20}}
+    """
+    return {key: {stage: function(value) for stage, value in stages.items()} for key, stages in values.items()}
+
+
+def take_rows(features: Mapping[Key, Mapping[str, Tensor]], rows: Any) -> dict[Key, dict[str, Tensor]]:
+    """These rows of every tensor; `rows` are indices, a mask or a slice."""
+    return take_rows(features, rows)
