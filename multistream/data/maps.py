@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -115,23 +115,21 @@ def find_map_files(folder: Path) -> dict[str, list[Path]]:
 def _mirrored(table: Table, folder: Path, *, may_lack: bool) -> tuple[Path | None, ...]:
     """The files below `folder` whose ids are the images' but for the extension."""
     held = find_map_files(folder)
-    stems = [_stem(image, held) for image in table.ids]
-    several = [image for image, stem in zip(table.ids, stems, strict=True) if len(held.get(stem, ())) > 1]
+    stems = [(image, _stem(image, held)) for image in table.ids]
+    several = [image for image, stem in stems if len(held.get(stem, ())) > 1]
     if several:
         shown = ", ".join(path.name for path in held[_stem(several[0], held)])
         _refuse("have several maps", several, len(table), folder, right=f"The first has {printable(shown)}.")
-    counts: dict[str, list[str]] = defaultdict(list)
-    for image, stem in zip(table.ids, stems, strict=True):
-        counts[stem].append(image)
-    shared = [image for images in counts.values() if len(images) > 1 for image in images]
+    counts = Counter(stem for _, stem in stems)
+    shared = [image for image, stem in stems if counts[stem] > 1]
     if shared:
         _refuse("share a map with another one of the same name", shared, len(table), folder, right="Rename one.")
-    missing = [image for image, stem in zip(table.ids, stems, strict=True) if stem not in held]
+    missing = [image for image, stem in stems if stem not in held]
     if missing and not (may_lack and len(missing) < len(table)):
         stem = str(PurePosixPath(missing[0]).with_suffix(""))
         right = f"The first is to be {printable(stem)}.png, or another of {', '.join(EXTENSIONS)}."
         _refuse("have no map", missing, len(table), folder, right=right)
-    return tuple(held[stem][0] if stem in held else None for stem in stems)
+    return tuple(held[stem][0] if stem in held else None for _, stem in stems)
 
 
 def _stem(image: str, held: Mapping[str, object]) -> str:

@@ -84,11 +84,17 @@ def _layer(message: memoryview, layout: Layout, left: Iterator[int]) -> Iterator
         yield from _statistics(name, blobs)
         return
     for place, tensor in enumerate(blobs):
-        if tensor.ndim == 4 and place > 0 and tensor.shape[:3] == (1, 1, 1):
-            tensor = tensor.reshape(-1)
-        elif tensor.ndim == 4 and connected and tensor.shape[:2] == (1, 1):
-            tensor = tensor[0, 0]
-        yield f"{name}.{KINDS[place] if place < len(KINDS) else place}", tensor
+        kind = KINDS[place] if place < len(KINDS) else place
+        yield f"{name}.{kind}", _without_ones(tensor, is_bias=place > 0, connected=connected)
+
+
+def _without_ones(tensor: Tensor, *, is_bias: bool, connected: bool) -> Tensor:
+    """A bias as (n,), a fully connected layer's matrix as (out, in); other blobs as they are."""
+    if tensor.ndim == 4 and is_bias and tensor.shape[:3] == (1, 1, 1):
+        return tensor.reshape(-1)
+    if tensor.ndim == 4 and connected and tensor.shape[:2] == (1, 1):
+        return tensor[0, 0]
+    return tensor
 
 
 def _statistics(name: str, blobs: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:

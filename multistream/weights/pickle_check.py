@@ -127,36 +127,42 @@ class Outline:
         raise Malformed("its pickle ends too early")
 
     def _step(self, name: str, argument: Any) -> None:
+        """Instructions that push one value."""
         stack = self._stack
-        if name in VALUES:
-            stack.append(argument)
-        elif name in CONSTANTS:
-            stack.append(CONSTANTS[name])
-        elif name in TUPLES:
-            stack.append(tuple(reversed([self._pop() for _ in range(TUPLES[name])])))
-        elif name in ("BINPUT", "LONG_BINPUT"):
-            self._memo[argument] = stack[-1]
-        elif name in ("BINGET", "LONG_BINGET"):
-            stack.append(self._memo[argument])
-        elif name == "GLOBAL":
-            stack.append(self._global(argument))
-        elif name == "REDUCE":
-            arguments = self._pop()
-            stack.append(_called(self._pop(), arguments))
-        elif name == "BINPERSID":
-            stack.append(self._storage(self._pop()))
-        elif name == "NEWOBJ":
-            arguments = self._pop()
-            _expect(isinstance(stack[-1], Named) and isinstance(arguments, tuple), "it creates an unexpected object")
-            stack[-1] = Record(stack[-1].name)
-        elif name == "BUILD":  # an OrderedDict's own attributes, or a record's content
-            state = self._pop()
-            is_plain = isinstance(state, dict) and isinstance(stack[-1], dict)
-            _expect(is_plain or isinstance(stack[-1], Record), "it sets an object's state")
-        elif name == "PROTO":
-            _expect(argument == 2, f"its pickle protocol is {argument}; torch.save writes 2")
-        else:
-            self._collect(name)
+        match name:
+            case _ if name in VALUES:
+                stack.append(argument)
+            case _ if name in CONSTANTS:
+                stack.append(CONSTANTS[name])
+            case _ if name in TUPLES:
+                stack.append(tuple(reversed([self._pop() for _ in range(TUPLES[name])])))
+            case "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                stack.append(self._memo[argument])
+            case "PROTO":
+                _expect(argument == 2, f"its pickle protocol is {argument}; torch.save writes 2")
+            case "GLOBAL":
+                stack.append(self._global(argument))
+            case "BINPERSID":
+                stack.append(self._storage(self._pop()))
+            case "REDUCE" | "NEWOBJ" | "BUILD":
+                self._make(name)
+            case _:
+                self._collect(name)
+
+    def _make(self, name: str) -> None:
+        """Instructions that call a function, create an object, or set its state."""
+        stack, argument = self._stack, self._pop()
+        match name:
+            case "REDUCE":
+                stack.append(_called(self._pop(), argument))
+            case "NEWOBJ":
+                _expect(isinstance(stack[-1], Named) and isinstance(argument, tuple), "it creates an unexpected object")
+                stack[-1] = Record(stack[-1].name)
+            case "BUILD":  # an OrderedDict's own attributes, or a record's content
+                is_plain = isinstance(argument, dict) and isinstance(stack[-1], dict)
+                _expect(is_plain or isinstance(stack[-1], Record), "it sets an object's state")
 
     def _collect(self, name: str) -> None:
         """Instructions that fill containers."""

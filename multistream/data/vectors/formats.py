@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,29 @@ def from_dat(path: Path) -> VectorTable:
 def from_parquet(path: Path) -> VectorTable:
     """A column of ids, and either one column of lists (D,) or D columns of numbers, whose names are the vocabulary."""
     where = printable(str(path))
+    table = _parquet_table(path, where)
+    ids = next((name for name in table.column_names if name.lower() in ID_COLUMNS), None)
+    if ids is None:
+        right = f"One must be called {', '.join(sorted(ID_COLUMNS)[1:5])}..."
+        raise DataError(where, f"no column of ids is among {', '.join(table.column_names[:_SHOWN])}.", right=right)
+    names = tuple(str(name) for name in table.column(ids).to_pylist())
+    others = [name for name in table.column_names if name != ids]
+    lists = [name for name in others if table.schema.field(name).type.num_fields]
+    if len(lists) == 1:
+        return VectorTable(names, _rows_of_lists(table.column(lists[0]).to_pylist(), where))
+    if lists or not others:
+        right = "Store one list per row, or one column per number."
+        raise DataError(where, f"{len(lists)} columns contain lists.", right=right)
+    try:
+        columns = [np.asarray(table.column(name).to_numpy(), dtype=np.float32) for name in others]
+    except (ValueError, TypeError) as error:
+        right = "All columns except the ids must be numbers."
+        raise DataError(where, f"a column holds no numbers: {error}.", right=right) from error
+    return VectorTable(names, np.stack(columns, axis=1), tuple(others))
+
+
+def _parquet_table(path: Path, where: str) -> Any:
+    """The pyarrow.Table of a file."""
     try:
         import pyarrow
         import pyarrow.parquet
@@ -94,34 +117,18 @@ def from_parquet(path: Path) -> VectorTable:
         do = "Install it: pip install 'multistream[datasets]'."
         raise PluginError(where, "parquet needs pyarrow, which is not installed.", do=do) from error
     try:
-        table = pyarrow.parquet.read_table(path)
+        return pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(where, f"it is not valid parquet: {' '.join(str(error).split())[:200]}.") from error
-    ids = next((name for name in table.column_names if name.lower() in ID_COLUMNS), None)
-    if ids is None:
-        right = f"One must be called {', '.join(sorted(ID_COLUMNS)[1:5])}..."
-        raise DataError(where, f"no column of ids is among {', '.join(table.column_names[:_SHOWN])}.", right=right)
-    names = tuple(str(name) for name in table.column(ids).to_pylist())
-    others = [name for name in table.column_names if name != ids]
-    listed = [name for name in others if pyarrow.types.is_nested(table.schema.field(name).type)]
-    if len(listed) == 1:
-        rows = table.column(listed[0]).to_pylist()
-        lengths = {len(row) if isinstance(row, list) else -1 for row in rows}
-        if len(lengths) > 1 or -1 in lengths:
-            first = next(i for i, row in enumerate(rows) if row is None or len(row) != len(rows[0] or ()))
-            raise DataError(f"{where}, row {first}", "its list has another length than the first.")
-        return VectorTable(names, np.array(rows, dtype=np.float32).reshape(len(rows), -1))
-    if listed or not others:
-        raise DataError(
-            where, f"{len(listed)} columns contain lists.", right="Store one list per row, or one column per number."
-        )
-    try:
-        columns = [np.asarray(table.column(name).to_numpy(), dtype=np.float32) for name in others]
-    except (ValueError, TypeError) as error:
-        raise DataError(
-            where, f"a column holds no numbers: {error}.", right="All columns except the ids must be numbers."
-        ) from error
-    return VectorTable(names, np.stack(columns, axis=1), tuple(others))
+
+
+def _rows_of_lists(rows: Sequence[list[float] | None], where: str) -> NDArray[np.float32]:
+    """One list per row as (N, D); DataError names the first row that is missing or of another length."""
+    width = len(rows[0]) if rows and rows[0] else 0
+    wrong = next((i for i, row in enumerate(rows) if not isinstance(row, list) or len(row) != width), None)
+    if wrong is not None:
+        raise DataError(f"{where}, row {wrong}", "its list has another length than the first.")
+    return np.array(rows, dtype=np.float32).reshape(len(rows), -1)
 
 
 FORMS: dict[str, Callable[[Path], VectorTable]] = {

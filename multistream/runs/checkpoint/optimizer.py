@@ -58,13 +58,19 @@ def restore_optimizer(
         group.update(_tuples(saved["settings"]))
 
 
-def _check_kind(optimizer: Optimizer, names: Mapping[str, nn.Parameter], json: JSON) -> None:
-    """Refuses the state of another optimizer, or of other parameters or groups."""
+def _recorded(json: JSON) -> tuple[str, list[list[str]], list[set[str]]]:
+    """The optimizer's class, and the parameters and names of settings of each group, as they were saved."""
     try:
-        kind, groups, _ = json["kind"], [group["names"] for group in json["groups"]], json["values"].items()
-        settings = [set(group["settings"]) for group in json["groups"]]
+        json["values"].items()
+        groups = json["groups"]
+        return json["kind"], [group["names"] for group in groups], [set(group["settings"]) for group in groups]
     except (KeyError, TypeError, AttributeError) as error:
         raise _differs(f"its JSON lacks {error}") from error
+
+
+def _check_kind(optimizer: Optimizer, names: Mapping[str, nn.Parameter], json: JSON) -> None:
+    """Refuses the state of another optimizer, or of other parameters or groups."""
+    kind, groups, settings = _recorded(json)
     if kind != type(optimizer).__name__:
         raise _differs(f"it is of {kind}, not of {type(optimizer).__name__}")
     name_of = {parameter: name for name, parameter in names.items()}
