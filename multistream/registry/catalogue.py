@@ -162,18 +162,19 @@ def _rows(claim: Claim, *, imported: bool) -> Iterator[PartInfo]:
         status: Literal["broken", "disabled"] = "disabled" if claim.disabled else "broken"
         yield PartInfo(claim.name, None, claim.distribution, claim.version, status, error.removeprefix("broken: "))
     for kind in kinds_of(claim):
-        others = [c for c in claims_of(claim.name) if kind in kinds_of(c)]
-        ours = [c for c in others if c.is_ours]
-        if ours and not claim.is_ours:
-            note = f"{claim.name!r} is {ours[0].owner}; for this one write {claim.name}@{claim.distribution}"
-            yield PartInfo(claim.name, kind, claim.distribution, claim.version, "ok", note)
-        elif not ours and len({c.module for c in others}) > 1:
-            error = " ".join(_ambiguity(claim.name, others))
-            yield PartInfo(claim.name, kind, claim.distribution, claim.version, "broken", error)
-        elif error := _factory_fault(claim, kind, imported=imported):
-            yield PartInfo(claim.name, kind, claim.distribution, claim.version, "broken", error)
-        else:
-            yield PartInfo(claim.name, kind, claim.distribution, claim.version, "ok")
+        yield PartInfo(claim.name, kind, claim.distribution, claim.version, *_verdict(claim, kind, imported=imported))
+
+
+def _verdict(claim: Claim, kind: Kind, *, imported: bool) -> tuple[Literal["ok", "broken"], str]:
+    """Whether a claim's part of this kind works, and the note or error to print with it."""
+    others = [c for c in claims_of(claim.name) if kind in kinds_of(c)]
+    ours = [c for c in others if c.is_ours]
+    if ours and not claim.is_ours:
+        return "ok", f"{claim.name!r} is {ours[0].owner}; for this one write {claim.name}@{claim.distribution}"
+    if not ours and len({c.module for c in others}) > 1:
+        return "broken", " ".join(_ambiguity(claim.name, others))
+    error = _factory_fault(claim, kind, imported=imported)
+    return ("broken", error) if error else ("ok", "")
 
 
 def _factory_fault(claim: Claim, kind: Kind, *, imported: bool) -> str:

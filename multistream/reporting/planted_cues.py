@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -38,15 +38,15 @@ class CueResult:
     n: int
     shapley: Mapping[str, tuple[float, Interval]]
     """{key: (mean over the images, interval)} of the stream's Shapley value for the difference; 0 by chance."""
-    pointing: Mapping[str, CueFraction]
+    pointing: Mapping[str, CueFraction] = field(default_factory=dict)
     """{key: result of the pointing game}, of the image streams, for the cues that have a position."""
-    energy: Mapping[str, CueFraction]
+    energy: Mapping[str, CueFraction] = field(default_factory=dict)
     """{key: mean fraction of the positive attribution inside the cue}, likewise."""
-    planted: Mapping[str, CueFraction]
+    planted: Mapping[str, CueFraction] = field(default_factory=dict)
     """{key: fraction of the absolute attribution on the image's own planted entries}, for the cue of the vectors."""
-    absolute: Mapping[str, CueFraction]
+    absolute: Mapping[str, CueFraction] = field(default_factory=dict)
     """{key: fraction of the absolute attribution on all entries that can carry the cue}, likewise."""
-    signed: Mapping[str, CueFraction]
+    signed: Mapping[str, CueFraction] = field(default_factory=dict)
     """{key: fraction of the signed attribution on those entries}, likewise."""
 
 
@@ -58,27 +58,35 @@ def measure_cues(outputs: NetworkOutputs) -> list[CueResult]:
     streams = outputs.attribution().streams.cpu().numpy()
     keys = list(outputs.model.network.branches)
     every = np.arange(len(labels))
-    results = []
     maps, vectors = _contrasts(outputs, cues, flipped)
-    carriers = np.unique(cues.planted)
+    results = []
     for bit, name in enumerate(NAMES):
         contrast = streams[every, labels] - streams[every, flipped[:, bit]]
         shapley = {key: (float(v.mean()), paired_bootstrap(v)) for key, v in zip(keys, contrast.T, strict=True)}
-        localised = {key: torch.cat(hits[bit]).numpy() for key, hits in maps.items()} if bit < 2 else {}
-        entries = vectors if bit == 2 else {}
-        results.append(
-            CueResult(
-                name,
-                len(labels),
-                shapley,
-                pointing={key: _pointing(hits[:, 0], cues, bit) for key, hits in localised.items()},
-                energy={key: _energy(hits[:, 1], cues, bit) for key, hits in localised.items()},
-                planted={key: _absolute(each, cues.planted) for key, each in entries.items()},
-                absolute={key: _absolute(each, np.tile(carriers, (len(each), 1))) for key, each in entries.items()},
-                signed={key: _signed(each, carriers) for key, each in entries.items()},
-            )
-        )
+        result = CueResult(name, len(labels), shapley)
+        results.append(_with_vectors(result, vectors, cues) if bit == 2 else _with_maps(result, maps, cues, bit))
     return results
+
+
+def _with_maps(result: CueResult, maps: Mapping[str, list[list[Tensor]]], cues: Cues, bit: int) -> CueResult:
+    """The result of a cue in the picture: where the maps of the streams point to."""
+    hits = {key: torch.cat(parts[bit]).numpy() for key, parts in maps.items()}
+    return replace(
+        result,
+        pointing={key: _pointing(each[:, 0], cues, bit) for key, each in hits.items()},
+        energy={key: _energy(each[:, 1], cues, bit) for key, each in hits.items()},
+    )
+
+
+def _with_vectors(result: CueResult, vectors: Mapping[str, NDArray[np.float64]], cues: Cues) -> CueResult:
+    """The result of the cue in the vectors: which entries carry it."""
+    carriers = np.unique(cues.planted)
+    return replace(
+        result,
+        planted={key: _absolute(each, cues.planted) for key, each in vectors.items()},
+        absolute={key: _absolute(each, np.tile(carriers, (len(each), 1))) for key, each in vectors.items()},
+        signed={key: _signed(each, carriers) for key, each in vectors.items()},
+    )
 
 
 def _flipped(cues: Cues, labels: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -114,16 +114,21 @@ def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
     if path.is_dir():
         stream.load_state_dict(branch_of_run(path, key)[0].stream.state_dict())
     else:
-        file = read_tensors(path)
-        if file.unused:
-            names = ", ".join(file.unused)
-            text = f"{where}: {path} also holds {names}; used: {'; '.join(file.notes[:1])}"
-            warnings.warn(text, MultistreamWarning, stacklevel=2)
-        # The tensors do not show it: swapped colour channels cost accuracy without an error.
-        if isinstance(stream.input, Image) and (stream.input.channels, file.metadata.get("channels")) == ("BGR", "RGB"):
-            what = f"{path} was converted to RGB, but this stream uses BGR."
-            raise WeightsError(where, what, do="Give the original file, or convert it without --rgb.")
-        stream.load_weights(file.tensors, where=where)
+        _load_weight_file(stream, path, where=where)
+
+
+def _load_weight_file(stream: Stream, path: Path, *, where: str) -> None:
+    """Loads a stream's weights from a file of any format; warns of a second set of weights in it."""
+    file = read_tensors(path)
+    if file.unused:
+        names = ", ".join(file.unused)
+        text = f"{where}: {path} also holds {names}; used: {'; '.join(file.notes[:1])}"
+        warnings.warn(text, MultistreamWarning, stacklevel=2)
+    # The tensors do not show it: swapped colour channels cost accuracy without an error.
+    if isinstance(stream.input, Image) and (stream.input.channels, file.metadata.get("channels")) == ("BGR", "RGB"):
+        what = f"{path} was converted to RGB, but this stream uses BGR."
+        raise WeightsError(where, what, do="Give the original file, or convert it without --rgb.")
+    stream.load_weights(file.tensors, where=where)
 
 
 def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Stream] | None) -> MultiStream:

@@ -218,12 +218,17 @@ def _recomposed(
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         detail = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
         raise WeightsError(str(file), f"its composition cannot be rebuilt ({detail}).", do=RETRAIN) from error
+    _check_shapes(network, tensors, file)
+    return network
+
+
+def _check_shapes(network: MultiStream, tensors: Mapping[str, Tensor], file: Path) -> None:
+    """Refuses tensors that are missing, unexpected or of another shape."""
     own = network.state_dict()
     wrong = [n for n in {**own, **tensors} if n not in own or n not in tensors or own[n].shape != tensors[n].shape]
     if wrong:
         names = ", ".join(wrong[:4])
         raise WeightsError(str(file), f"{len(wrong)} tensors do not fit its composition: {names}.", do=RETRAIN)
-    return network
 
 
 def distributions_of(plan: NetworkPlan) -> dict[str, str]:

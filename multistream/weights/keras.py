@@ -80,30 +80,44 @@ def _datasets(file: Any, kind: type[Any]) -> dict[str, Any]:
     """All tensors of layers: plain ones cannot claim more than their bytes, compressed ones no more than a limit."""
     found: dict[str, Any] = {}
     compressed = 0
+    for name in _names_in(file):
+        dataset = file[name]
+        if not isinstance(dataset, kind) or _is_state(name) or dataset.shape == ():
+            continue
+        _check_dataset(name, dataset)
+        if dataset.chunks is not None:
+            compressed += dataset.nbytes
+        if compressed > MOST_COMPRESSED:
+            raise Malformed(f"its compressed tensors have more than {MOST_COMPRESSED:,} bytes")
+        found[name] = dataset
+    return found
+
+
+def _names_in(file: Any) -> list[str]:
+    """The names of groups and data sets; links to other files are not among them."""
     names: list[str] = []
 
-    def visit(name: str) -> bool | None:  # is not shown links to other files
+    def visit(name: str) -> bool | None:
         names.append(name)
         return True if len(names) > MOST_DATASETS else None  # anything but None ends the visit
 
     file.visit(visit)
-    for name in names:
-        dataset = file[name]
-        is_state = name.startswith("optimizer/") or "optimizer_weights" in name or "seed_generator" in name
-        if not isinstance(dataset, kind) or is_state or dataset.shape == ():
-            continue
-        if dataset.is_virtual or dataset.external or dataset.dtype.kind != "f":
-            raise Malformed(f"{name[:80]!r} is stored in another file, or holds no floating-point numbers")
-        if dataset.compression not in (None, "gzip", "lzf"):
-            raise Unsupported(f"{name[:80]!r} is compressed by {str(dataset.compression)[:20]}; gzip and lzf are read")
-        if dataset.chunks is not None:
-            compressed += dataset.nbytes
-            if compressed > MOST_COMPRESSED:
-                raise Malformed(f"its compressed tensors have more than {MOST_COMPRESSED:,} bytes")
-        elif dataset.id.get_storage_size() != dataset.nbytes:
-            raise Malformed(f"{name[:80]!r} is smaller than its header claims")
-        found[name] = dataset
-    return found
+    return names
+
+
+def _is_state(name: str) -> bool:
+    """Whether it belongs to an optimizer or a random generator."""
+    return name.startswith("optimizer/") or "optimizer_weights" in name or "seed_generator" in name
+
+
+def _check_dataset(name: str, dataset: Any) -> None:
+    """Refuses tensors that lie in another file, are no floating-point numbers, or claim more bytes than there are."""
+    if dataset.is_virtual or dataset.external or dataset.dtype.kind != "f":
+        raise Malformed(f"{name[:80]!r} is stored in another file, or holds no floating-point numbers")
+    if dataset.compression not in (None, "gzip", "lzf"):
+        raise Unsupported(f"{name[:80]!r} is compressed by {str(dataset.compression)[:20]}; gzip and lzf are read")
+    if dataset.chunks is None and dataset.id.get_storage_size() != dataset.nbytes:
+        raise Malformed(f"{name[:80]!r} is smaller than its header claims")
 
 
 def _numbered(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

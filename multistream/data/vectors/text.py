@@ -31,15 +31,13 @@ def from_lines(path: Path) -> VectorTable:
     ids: list[str] = []
     numbers: list[NDArray[np.float32]] = []
     faults: list[tuple[int, str]] = []
-    records = _records(path)
     vocabulary: tuple[str, ...] = ()
     width = 0
-    for line, cells in records:
-        if not width:
-            width = len(cells) - 1
-            if _is_header(cells):
-                vocabulary = tuple(cell.strip() for cell in cells[1:])
-                continue
+    for line, cells in _records(path):
+        is_first, width = not width, width or len(cells) - 1
+        if is_first and _is_header(cells):
+            vocabulary = tuple(cell.strip() for cell in cells[1:])
+            continue
         values = _numbers(cells[1:])
         if len(cells) - 1 != width or not width:
             faults.append((line, f"{len(cells) - 1:,} numbers after the id, {width:,} on the first line"))
