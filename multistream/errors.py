@@ -26,15 +26,15 @@ class MultistreamError(Exception):
 
 
 class MultistreamWarning(UserWarning):
-    """What a user should know of a result; the command line prints it in one line."""
+    """A warning about a result; the command line prints it in one line."""
 
 
 class UsageError(MultistreamError):
-    """A command line, a recipe or a composition that cannot be meant so."""
+    """A command line, recipe or composition that is not valid."""
 
 
 class DataError(MultistreamError):
-    """Photos, labels, vectors or maps that cannot be used as they are."""
+    """Photos, labels, vectors or maps that cannot be used."""
 
     exit_code = 65
 
@@ -46,13 +46,13 @@ class WeightsError(MultistreamError):
 
 
 class PluginError(MultistreamError):
-    """A plugin that is missing, broken or offers what it must not."""
+    """A plugin that is missing, broken or breaks its contract."""
 
     exit_code = 69
 
 
 class DivergedError(MultistreamError):
-    """Training met a number that is not finite."""
+    """A loss or gradient in training is not finite."""
 
     exit_code = 70
 
@@ -76,13 +76,13 @@ class DiskFull(MultistreamError):
 
 
 class CannotResume(MultistreamError):
-    """The checkpoints of a run and what is asked now do not belong together."""
+    """A checkpoint that does not fit the requested training."""
 
     exit_code = 78
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """The sentences that help after an unknown `word`: the nearest known one, if any is near, and the whole list.
+    """A suggestion for an unknown `word`: the nearest known one, if any is near, and the whole list.
 
     >>> did_you_mean("objekt", ["object", "anp"])
     "Did you mean 'object'? Known: anp, object."
