@@ -23,6 +23,7 @@ from multistream.cli.options import (
     pairs,
     print_json,
 )
+from multistream.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from multistream.inference.predict import Prediction
@@ -46,37 +47,36 @@ def predict(
 ) -> None:
     """Predict class probabilities, one line per photo; a damaged file gets a status."""
     from multistream.console import Console
-    from multistream.errors import UsageError
 
-    say = Console(quiet=quiet).say
-    listed = listed_paths(paths)
-    common: dict[str, Any] = {"missing": missing, "without": without or ()}
+    common: dict[str, Any] = {"missing": missing, "without": without or (), "say": Console(quiet=quiet).say}
     if engine == "ray":
+        _refuse_for_ray(input=input, out=out, device=device, precision=precision)
         from multistream.batch.ray_engine import predict_with_ray
 
-        if input or out:
-            right = "Vectors are read from columns of the parquet file."
-            raise UsageError("--engine", "ray takes neither --input nor --out.", right=right)
-        if device not in ("auto", "cpu") or precision != "auto":
-            right = "Ray workers run on CPUs, in the training precision."
-            raise UsageError(
-                "--engine", f"ray takes neither --device {device} nor --precision {precision}.", right=right
-            )
-        _print(predict_with_ray(run, listed, say=say, **common), json=json, quiet=quiet)
+        _print(predict_with_ray(run, listed_paths(paths), **common), json=json, quiet=quiet)
         return
     if engine != "local":
         raise UsageError("--engine", f"{engine!r} is unknown.", right="It must be local or ray.")
     from multistream.inference.model import load
-
-    common |= {"inputs": pairs(input, "--input"), "device": device, "precision": precision, "say": say}
-    model = load(run)
-    if out is None:
-        _print(model.predict(listed, **common), json=json, quiet=quiet)
-        return
     from multistream.inference.prediction_writer import write_predictions_of
 
-    statuses = write_predictions_of(model, listed, out, options=common, say=say)
-    _sum_up(statuses, quiet=quiet)
+    common |= {"inputs": pairs(input, "--input"), "device": device, "precision": precision}
+    model = load(run)
+    if out is None:
+        _print(model.predict(listed_paths(paths), **common), json=json, quiet=quiet)
+    else:
+        written = write_predictions_of(model, listed_paths(paths), out, options=common, say=common["say"])
+        _sum_up(written, quiet=quiet)
+
+
+def _refuse_for_ray(*, input: list[str] | None, out: Path | None, device: str, precision: str) -> None:
+    """UsageError for options that Ray's workers would ignore."""
+    if input or out:
+        right = "Vectors are read from columns of the parquet file."
+        raise UsageError("--engine", "ray takes neither --input nor --out.", right=right)
+    if device not in ("auto", "cpu") or precision != "auto":
+        right = "Ray workers run on CPUs, in the training precision."
+        raise UsageError("--engine", f"ray takes neither --device {device} nor --precision {precision}.", right=right)
 
 
 def _print(results: Iterator[Prediction], *, json: bool, quiet: bool) -> None:
@@ -101,7 +101,6 @@ def _print(results: Iterator[Prediction], *, json: bool, quiet: bool) -> None:
 
 def _sum_up(statuses: Counter[str], *, quiet: bool) -> None:
     """Tells how many photos could not be used, and why; a DataError (exit 65) where none could."""
-    from multistream.errors import DataError
 
     bad = statuses.total() - statuses["ok"]
     message = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common() if status != "ok")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -82,12 +82,7 @@ def gather(
     Where `missing` is "mean", the images without a vector get those of `means` (D,), by key: a trained network's own.
     `maps_may_lack` gives images without a map zeros, in place of a DataError.
     """
-    names = {name for key, each in inputs.items() if not _is_photo(each) for name in (key, each.name)}
-    for name in sources:
-        if name not in names:
-            raise DataError(
-                f"input.{name}", "no stream of this network reads this input.", right=did_you_mean(name, names)
-            )
+    check_sources(sources, inputs)
     vectors: dict[str, NDArray[np.float32]] = {}
     maps: dict[str, ReadMap] = {}
     notes: list[str] = []
@@ -108,6 +103,15 @@ def gather(
             notes.append(f"{key}: {present[key].sum():,} of {len(table):,} maps found")
     gathered = SideInputs(vectors, maps, usable, tuple(notes), present)
     return gathered.filled(means) if means and missing == "mean" else gathered
+
+
+def check_sources(sources: Iterable[str], inputs: Mapping[str, Input]) -> None:
+    """DataError for the key or name of a source that no Vector or Map of these inputs has."""
+    names = {name for key, each in inputs.items() if isinstance(each, Vector | Map) for name in (key, each.name)}
+    for name in sources:
+        if name not in names:
+            right = did_you_mean(name, names)
+            raise DataError(f"input.{name}", "no stream of this network reads this input.", right=right)
 
 
 def known_of_vectors(
@@ -162,7 +166,3 @@ def _source(sources: Mapping[str, str], key: str, name: str, table: Table) -> st
     raise DataError(
         f"input.{key}", "the stream reads maps, but none are given.", do=f"Give them: --input {key}=FOLDER."
     )
-
-
-def _is_photo(each: Input) -> bool:
-    return not isinstance(each, Vector | Map)

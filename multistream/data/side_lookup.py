@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.data.maps import EXTENSIONS, find_map_files
-from multistream.data.side_inputs import MapReader
+from multistream.data.side_inputs import MapReader, check_sources
 from multistream.data.table import Table, VectorTable
 from multistream.data.vectors import align, read_vectors, repeated_ids
-from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.errors import DataError, UsageError
 from multistream.inputs import Input, Map, Vector
 
 SideSource = str | Path | VectorTable | Mapping[str, Any] | NDArray[Any] | Sequence[Any]
@@ -93,15 +93,11 @@ def side_lookups(
 
     `given` are sources by stream key or input name; `own` is the run's data set, whose own vectors and maps come next.
     """
-    side = {key: each for key, each in inputs.items() if isinstance(each, Vector | Map)}
-    names = {name for key, each in side.items() for name in (key, each.name)}
-    for name in given:
-        if name not in names:
-            raise DataError(
-                f"input.{name}", "no stream of this network reads this input.", right=did_you_mean(name, names)
-            )
+    check_sources(given, inputs)
     lookups: dict[str, Lookup] = {}
-    for key, each in side.items():
+    for key, each in inputs.items():
+        if not isinstance(each, Vector | Map):
+            continue
         label = next((label for label in (key, each.name) if label in given), "")
         source = given[label] if label else _own(own, key, each)
         if source is not None:
