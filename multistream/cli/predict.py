@@ -101,7 +101,6 @@ def _print(results: Iterator[Prediction], *, json: bool, quiet: bool) -> None:
 
 def _sum_up(statuses: Counter[str], *, quiet: bool) -> None:
     """Tells how many photos could not be used, and why; a DataError (exit 65) where none could."""
-
     bad = statuses.total() - statuses["ok"]
     message = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common() if status != "ok")
     do = ""

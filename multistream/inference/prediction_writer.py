@@ -33,7 +33,7 @@ def write_predictions_of(
     out = out.expanduser()
     if out.suffix not in (*LINES, ".parquet"):
         right = f"It must end in {', '.join((*LINES, '.parquet'))}."
-        raise UsageError("--out", f"{out.name} has no form that is written.", right=right)
+        raise UsageError("--out", f"{out.name} has an unknown format.", right=right)
     _check_same(model, out, options)
     photos = as_photos(model, images, say=say)
     writer = _lines if out.suffix in LINES else _parquet

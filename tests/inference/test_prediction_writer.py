@@ -90,5 +90,5 @@ def test_another_list_or_other_options_are_refused(model: Model, listed: list[st
         write_predictions_of(model, listed[1:], out, options=OPTIONS, say=str)
     with pytest.raises(CannotResume, match="started with another missing"):
         write_predictions_of(model, listed, out, options={**OPTIONS, "missing": "drop"}, say=str)
-    with pytest.raises(UsageError, match="has no form that is written"):
+    with pytest.raises(UsageError, match="has an unknown format"):
         write_predictions_of(model, listed, tmp_path / "out.csv", options=OPTIONS, say=str)
