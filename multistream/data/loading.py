@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLate
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,12 @@ from multistream.data.decoding import BadImage, Decoder
 from multistream.data.filenames import printable
 from multistream.data.table import Table
 from multistream.errors import DataError
+from multistream.recipe.sections import OnBadImage
 
-OnBadImage = Literal["error", "skip", "report"]
 Item = dict[str, NDArray[Any]]
+
+BAD_SHOWN = 5
+"""Photos that cannot be decoded and are named one by one."""
 
 TIMEOUT = 300.0
 """Seconds after which a file that is still being read is taken for one that never will be."""
@@ -116,3 +119,11 @@ def _stacked(arrays: list[NDArray[Any]], *, pin: bool) -> Tensor:
     stacked = torch.empty((len(arrays), *first.shape[1:]), dtype=first.dtype, pin_memory=pin)
     np.stack(arrays, out=stacked.numpy())
     return stacked
+
+
+def skipped_lines(table: Table, bad: Mapping[int, str]) -> list[str]:
+    """A line for each of the first photos that cannot be decoded, and one that counts them all if there are more."""
+    lines = [f"{printable(table.ids[i])}: {why}; skipped" for i, why in sorted(bad.items())[:BAD_SHOWN]]
+    if len(bad) > BAD_SHOWN:
+        lines.append(f"{len(bad):,} photos in total are skipped; multistream data scan lists them")
+    return lines

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from multistream.errors import UsageError
-from multistream.explaining.decomposition import Decomposer, Kind
+from multistream.explaining.decomposition import ContributionKind, Decomposer
 from multistream.explaining.forward import ForwardPass, Maps, forward_pass
 from multistream.explaining.games import Baseline
 from multistream.explaining.gradients import Flow, Score, grad_cam, grad_cam_of, integrated_gradients
@@ -124,7 +124,7 @@ class Attribution:
     method: Method
     columns: TargetColumns
     every_class: bool
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, ContributionKind]
     maps: Mapping[str, Mapping[str, Tensor]]
     vectors: Mapping[str, Tensor]
     logits: Mapping[str, Tensor]

@@ -32,7 +32,7 @@ ReadLogits = Callable[[Pooled], Tensor]
 Coefficients = dict[str, dict[str, Tensor]]
 """{key: {stage: (K, P)}} where they hold for every image, (B, K, P) where they are gradients at one."""
 
-Kind = Literal["exact", "local", "gradient"]
+ContributionKind = Literal["exact", "local", "gradient"]
 """exact: contributions sum to the logit; local: gradient x input near this image; gradient: no sum at all."""
 
 TOLERANCE = 1e-4
@@ -57,7 +57,7 @@ class Decomposition:
     """{key: {stage: (B, K, h, w)}}, on the logit scale, signed."""
     vectors: Mapping[str, Tensor]
     """{key: (B, K, D)}"""
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, ContributionKind]
     """What is claimed of the contributions, by key of the stream."""
     residuals: Mapping[str, Tensor]
     """{name: (B,)}, the largest |logit - sum| of each image, relative to max(1, |logit|), where a sum is declared."""
@@ -93,7 +93,7 @@ class Decomposer:
         self.targets = {"": tuple(network.branches)} if whole else {key: (key,) for key in network.branches}
         self._linear: dict[str, tuple[Coefficients, Tensor]] = {}
 
-    def kind(self, target: str) -> Kind:
+    def kind(self, target: str) -> ContributionKind:
         """What the parts declare of a target's logits."""
         if target == "":
             return "exact" if is_linear(self.network) else "gradient"
@@ -102,7 +102,7 @@ class Decomposer:
         return "local" if is_linear_branch(self.network.branches[target]) else "gradient"
 
     @property
-    def kinds(self) -> dict[str, Kind]:
+    def kinds(self) -> dict[str, ContributionKind]:
         """What the parts declare of each stream's contributions."""
         return {key: self.kind(target) for target, keys in self.targets.items() for key in keys}
 

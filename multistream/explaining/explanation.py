@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from multistream.explaining.attribution import Attribution, ResolvedRequest
-from multistream.explaining.decomposition import Kind
+from multistream.explaining.decomposition import ContributionKind
 from multistream.explaining.forward import ForwardPass
 from multistream.explaining.games import ShapleyValues
 from multistream.nn.nested import map_stages
@@ -95,7 +95,7 @@ class Explanation:
     vectors: Mapping[str, float] = field(default_factory=dict)
     entries: Mapping[str, Sequence[tuple[str, float]]] = field(default_factory=dict)
     exact: Mapping[str, bool] = field(default_factory=dict)
-    kinds: Mapping[str, Kind] = field(default_factory=dict)
+    kinds: Mapping[str, ContributionKind] = field(default_factory=dict)
     residual: float | None = None
     gap: float | None = None
     shapley: Mapping[str, float] = field(default_factory=dict)

@@ -119,7 +119,7 @@ def perturbation_curves(
     )
 
 
-MapsOf = Mapping[str, Tensor]
+MapsByStream = Mapping[str, Tensor]
 """{what is explained: maps (B, S, S)}"""
 
 
@@ -165,7 +165,7 @@ class FaithfulnessMeter:
         self.generator = torch.Generator().manual_seed(seed)
         self.areas: dict[str, list[Tensor]] = {}
 
-    def add(self, answer: Answer, pictures_BCHW: Tensor, maps: MapsOf) -> dict[str, PerturbationCurves]:
+    def add(self, answer: Answer, pictures_BCHW: Tensor, maps: MapsByStream) -> dict[str, PerturbationCurves]:
         """Measures maps of one batch; all share the replacement and one map of noise for each photo."""
         gone = without_detail(pictures_BCHW, self.absent)
         side = pictures_BCHW.shape[2:]

@@ -36,7 +36,7 @@ from multistream.parts.dropout import reseed_dropout
 from multistream.recipe import RuntimeSettings
 from multistream.runtime.device import Runtime, resolve
 
-MapsOf = Callable[[MultiStream, PlantedScenes], Mapping[str, Tensor]]
+MakeMaps = Callable[[MultiStream, PlantedScenes], Mapping[str, Tensor]]
 """Maps {key: (B, SIDE, SIDE)} for each scene's class against the other."""
 
 BATCH, SCENES, SEEDS = 64, 200, tuple(range(5))
@@ -89,7 +89,7 @@ def self_test(
     network: MultiStream,
     *,
     runtime: Runtime,
-    maps_of: MapsOf | None = None,
+    maps_of: MakeMaps | None = None,
     steps: int = STEPS,
     say: Say = lambda _: None,
 ) -> SelfTest:
@@ -140,7 +140,7 @@ def teach(network: MultiStream, key: str, *, seed: int, steps: int, runtime: Run
     return student
 
 
-def _maps_of(runtime: Runtime) -> MapsOf:
+def _maps_of(runtime: Runtime) -> MakeMaps:
     def explained(network: MultiStream, scenes: PlantedScenes) -> Mapping[str, Tensor]:
         return _attributed(network, scenes, runtime=runtime).densities(SIDE)
 
@@ -152,7 +152,7 @@ def _attributed(network: MultiStream, scenes: PlantedScenes, *, runtime: Runtime
     return attribute(network, scenes.batch, targets=scenes.labels, against=1 - scenes.labels, runtime=runtime)
 
 
-def _measure(trained: Sequence[MultiStream], key: str, maps_of: MapsOf, *, runtime: Runtime) -> list[SelfTestCheck]:
+def _measure(trained: Sequence[MultiStream], key: str, maps_of: MakeMaps, *, runtime: Runtime) -> list[SelfTestCheck]:
     """Every check of the first, with the evidence in `key`, over new scenes; the others show what training changes."""
     first = trained[0]
     drawn = plant(first.inputs, key, count=SCENES, generator=torch.Generator().manual_seed(7))

@@ -12,7 +12,7 @@ import numpy as np
 
 from multistream.console import Console
 from multistream.data.filenames import printable
-from multistream.data.loading import Photos
+from multistream.data.loading import skipped_lines
 from multistream.data.views import IDENTITY, parse_views
 from multistream.errors import DataError
 from multistream.features.export import columns_of, write_features
@@ -25,9 +25,6 @@ from multistream.nn.eval_mode import evaluating
 from multistream.recipe import Recipe
 from multistream.runtime.device import available_workers
 from multistream.runtime.distributed import Ranks, processes
-
-BAD_SHOWN = 5
-"""Photos that cannot be decoded, and are named one by one."""
 
 
 @dataclass(frozen=True)
@@ -139,17 +136,10 @@ def _fill(
     for task in whole:
         if task.store is not None:
             task.store.refresh()  # what the other ranks have written
-    _warn_of_bad(photos, sorted(every), console)
+    for line in skipped_lines(photos.table, {i: photos.bad[i] for i in every}):
+        console.warn(line)
     computed = len(np.unique(np.concatenate([task.missing for task in whole]))) - len(every)
     return [_filled(task, every) for task in whole], whole, round(computed / seconds, 1) if computed > 0 else 0.0
-
-
-def _warn_of_bad(photos: Photos, bad: Sequence[int], console: Console) -> None:
-    """Names the first photos that cannot be decoded, and counts them all."""
-    for index in bad[:BAD_SHOWN]:
-        console.warn(f"{printable(photos.table.ids[index])}: {photos.bad[index]}; skipped")
-    if len(bad) > BAD_SHOWN:
-        console.warn(f"{len(bad):,} photos in total are skipped; multistream data scan lists them")
 
 
 def _filled(task: Task, bad: set[int]) -> Filled:

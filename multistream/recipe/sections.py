@@ -35,7 +35,7 @@ Measure = Literal["loss", "accuracy"]
 Calibration = Literal["none", "temperature"]
 Augment = Literal["none", "randaugment", "trivial", "augmix"]
 ClassWeights = Literal["none", "balanced"]
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
+PrecisionSetting = Literal["auto", "fp32", "bf16", "fp16"]
 Switch = Literal["auto", "on", "off"]
 
 
@@ -241,7 +241,7 @@ class RuntimeSettings(Section):
     section: ClassVar[str] = "runtime"
 
     device: str = setting("auto", matching(r"auto|cpu|mps|cuda(:\d+)?", "auto, cpu, cuda, cuda:N or mps"))
-    precision: Precision = setting("auto", word(Precision))
+    precision: PrecisionSetting = setting("auto", word(PrecisionSetting))
     compile: Switch = setting("auto", word(Switch))
     channels_last: Switch = setting("auto", word(Switch))
     cuda_graphs: Switch = setting("auto", word(Switch))

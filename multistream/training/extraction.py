@@ -12,6 +12,7 @@ from torch import Tensor
 
 from multistream.console import Console
 from multistream.data.filenames import printable
+from multistream.data.loading import skipped_lines
 from multistream.errors import DataError
 from multistream.features import GROUP, Extracted, extract
 from multistream.nn.nested import take_rows
@@ -20,9 +21,6 @@ from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.memory import exhausted
 from multistream.training.prepare import Prepared
 from multistream.training.stop import Interrupted, Stop
-
-BAD_SHOWN = 5
-"""Photos that cannot be decoded, and are named one by one."""
 
 
 class TrainingFeatures:
@@ -81,9 +79,7 @@ class TrainingFeatures:
     def name_left_out(self, bad: dict[int, str], *, read: NDArray[np.int64], valid: Tensor | None = None) -> None:
         """Warns of photos that cannot be decoded (`bad`, or not `valid`), and of classes that have no other."""
         table = self.prepared.table
-        lines = [f"{printable(table.ids[i])}: {why}; skipped" for i, why in sorted(bad.items())]
-        if len(lines) > BAD_SHOWN:
-            lines[BAD_SHOWN:] = [f"{len(bad):,} photos in total are skipped; multistream data scan lists them"]
+        lines = skipped_lines(table, bad)
         usable = np.isin(read, list(bad), invert=True) if valid is None else valid.numpy()[read]
         labels, count = table.labels[read], len(table.classes)
         total, left = np.bincount(labels, minlength=count), np.bincount(labels[usable], minlength=count)

@@ -28,15 +28,15 @@ WRAPPER_PREFIXES = ("module.", "_orig_mod.")
 SMALL = 64 * 2**20
 """Bytes that a file's tensors may have in any case: small ones may be compressed well."""
 
-Reader = Callable[[Path], Contents]
+FormatReader = Callable[[Path], Contents]
 
-PYTORCH: tuple[str, Reader] = ("PyTorch", read_pytorch)
-BY_HEAD: Mapping[bytes, tuple[str, Reader]] = {
+PYTORCH: tuple[str, FormatReader] = ("PyTorch", read_pytorch)
+BY_HEAD: Mapping[bytes, tuple[str, FormatReader]] = {
     b"\x89HDF\r\n\x1a\n": ("Keras", read_keras),
     b"PK\x03\x04": PYTORCH,
     b"\x80": PYTORCH,
 }
-BY_SUFFIX: Mapping[str, tuple[str, Reader]] = {
+BY_SUFFIX: Mapping[str, tuple[str, FormatReader]] = {
     ".safetensors": ("safetensors", read_safetensors),
     ".caffemodel": ("Caffe", read_caffemodel),
     ".binaryproto": ("Caffe mean", read_binaryproto),
@@ -111,7 +111,7 @@ def _size(path: Path) -> int:
     return size
 
 
-def _reader(path: Path) -> tuple[str, Reader]:
+def _reader(path: Path) -> tuple[str, FormatReader]:
     """The format of a file, from its first bytes or, failing that, from its name."""
     with path.open("rb") as file:
         head = file.read(16)
