@@ -132,12 +132,11 @@ def _print_result(result: Run | FoldsRun, *, json: bool, quiet: bool) -> None:
 
     if not ranks_of(os.environ).is_first:
         return
-    is_folds = isinstance(result, FoldsRun)
     if json:
         print_json(result.to_dict())
     else:
-        typer.echo(folds_described(result) if is_folds else described(result))
-    if not quiet and not is_folds:
+        typer.echo(folds_described(result) if isinstance(result, FoldsRun) else described(result))
+    if not quiet and not isinstance(result, FoldsRun):
         typer.echo(next_commands(result), err=True)
 
 
