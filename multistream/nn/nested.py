@@ -25,4 +25,4 @@ def map_stages(
 
 def take_rows(features: Mapping[Key, Mapping[str, Tensor]], rows: Any) -> dict[Key, dict[str, Tensor]]:
     """These rows of every tensor; `rows` are indices, a mask or a slice."""
-    return take_rows(features, rows)
+    return map_stages(features, lambda tensor: tensor[rows])
