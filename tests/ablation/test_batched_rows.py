@@ -48,7 +48,7 @@ def check_alone(bench: Bench, axis: Axis, settings: TrainingSettings) -> None:
 
 
 @pytest.mark.parametrize("axis", ["depth", "taps"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_a_row_of_a_batch_is_the_row_alone(optimizer: str, axis: Axis) -> None:
     """With dropout of one half, several seeds, and the best epoch kept for each row."""
     check_alone(Bench(keys=("toy", "anp")), axis, settings_of(**OPTIMIZERS[optimizer]))
@@ -96,7 +96,7 @@ def test_recurrent_rows_are_the_trainers_bit_by_bit(optimizer: str) -> None:
             assert difference(by_train(bench, alone, own), rows[g][v]) == 0
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "adamw without weight decay"])
 @pytest.mark.parametrize("axis", ["depth", "taps"])
 def test_batched_rows_are_the_trainers_up_to_rounding(axis: Axis, optimizer: str) -> None:
     """The trainer sums a row's numbers in another order, so float32 rounds otherwise."""
