@@ -13,13 +13,14 @@ import numpy as np
 from multistream import runs
 from multistream.ablation.results import result_path
 from multistream.ablation.variants import AXES, Axis, Variant, variants
+from multistream.console import Say
 from multistream.data.splits import Parts
 from multistream.errors import DataError, UsageError, did_you_mean
 from multistream.interfaces import Stream
 from multistream.recipe import Recipe
 from multistream.training.folds import fold_recipes
 from multistream.training.planned_run import PlannedRun
-from multistream.training.prepare import Prepared, Say, draw_parts, prepare, usable
+from multistream.training.prepare import Prepared, draw_parts, prepare, usable
 
 
 @dataclass(frozen=True)
