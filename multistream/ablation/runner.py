@@ -39,14 +39,13 @@ def ablate(
     console: Console | None = None,
     engine: Engine | None = None,
 ) -> Ablation:
-    """Trains a composition again with parts of it left out, and says what each part is worth and what it costs.
+    """Retrains a composition without stages, taps or streams, and measures the accuracy and cost of each variant.
 
-    `source` is a run or a recipe; `run`, the run that a changed recipe comes from and that keeps the result. `axis`:
-    `depth` cuts each stream from the top (paper fig. 4), `taps` tries all subsets of a stream's taps, `streams` all
-    subsets of streams under each fusion. `seeds` and `splits` are how many; the first are the recipe's own. `cut`
-    names the one stream to cut. With frozen streams all rows train in one pass over pooled features; else each is
-    trained for real, on an `engine` where one is given. A run keeps the result in its `ablations/`, a recipe in the
-    folder `out`, if that is given.
+    `source` is a run or a recipe; `run` is the run that a changed recipe comes from and that stores the result. `axis`:
+    `depth` truncates each stream (paper fig. 4), `taps` trains all subsets of a stream's taps, `streams` all subsets of
+    streams under each fusion. `seeds` and `splits` are numbers; the first of each is the recipe's. `cut` names the only
+    stream to ablate. With frozen streams all rows are trained in one pass over pooled features; otherwise each row is
+    an ordinary training, on an `engine` if one is given. The result is written to `ablations/` of the run, or to `out`.
     Raises MultistreamError.
     """
     console = console or Console(quiet=True)

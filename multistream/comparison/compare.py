@@ -112,7 +112,7 @@ def compare(
     names: Mapping[str, str] | None = None,
     with_published: bool = False,
 ) -> Comparison:
-    """Compares finished runs on their own test photos; rows are held against the first, or the most accurate.
+    """Compares finished runs on their test photos. The reference of the differences is the first or the best row.
 
     `names` gives a row a name, by the path of one of its runs. Photos are matched by their bytes. Raises UsageError or
     DataError for runs that cannot be read.

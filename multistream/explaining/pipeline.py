@@ -59,15 +59,15 @@ def explain(
     device: str = "auto",
     console: Console | None = None,
 ) -> Iterator[Explanation]:
-    """Explains photos one after the other, in float32: an Explanation each, in their order, with its arrays.
+    """Explains photos one by one, in float32: yields an Explanation with its arrays for each photo, in their order.
 
-    `images` are files and folders; without them the run's own test split is explained, or the labelled set `data`.
-    `target` is a class, `predicted` or `true`, and `against` another, for the difference. `method` is `decomposition`
-    (the exact sum), `grad-cam` (of every stage, each through its own tap), `grad-cam-total` (through all deeper stages
-    too), `grad-cam-last` (of the last stage) or `integrated-gradients`; `auto` takes the sum where there is one.
-    `every_class` keeps all classes next to the target (None: for sums of up to 32 photos). `streams` gives again the
-    streams that were composed as instances. A file that cannot be used gets an Explanation with its status.
-    UsageError for options that do not go together.
+    `images` are files and folders; without them the test split of the run is explained, or the labelled data set
+    `data`. `target` is a class, `predicted` or `true`; `against` is a second class, for the difference to it. `method`
+    is `decomposition` (the exact sum), `grad-cam` (every stage, each through its own tap), `grad-cam-total` (through
+    all deeper stages too), `grad-cam-last` (the last stage) or `integrated-gradients`; `auto` uses the exact sum if
+    there is one. `every_class` adds the other classes to the target (None: for exact sums of up to 32 photos).
+    `streams` supplies the streams that were given as instances. A file that cannot be used gets an Explanation with
+    its status. Raises UsageError for options that contradict each other.
     """
     explainer = Explainer(
         load(model, streams=streams) if isinstance(model, str | Path) else model,

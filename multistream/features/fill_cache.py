@@ -74,12 +74,13 @@ def extract(
     streams: Mapping[str, Stream] | None = None,
     console: Console | None = None,
 ) -> Extraction:
-    """Fills the feature cache for a run's streams, or those that a recipe composes, over all photos of a set.
+    """Computes the features of a run's or recipe's streams for all photos of a data set, and stores them in the cache.
 
-    `out` writes ids, features (N, D) and vocabulary to an .npz, of `stages` (STAGE or KEY/STAGE) or of all. `sample`
-    computes so many images again (0: all) and compares them bit for bit with the cache; DataError names the first that
-    differs. Memory does not grow with the features; an interrupted call continues where it stopped. `streams` gives
-    those that were composed as instances: the others are extracted, as the settings of an instance are unknown.
+    `out` is an .npz for ids, features (N, D) and vocabulary, of the given `stages` (STAGE or KEY/STAGE) or of all.
+    `sample` images (0: all) are computed again and compared bit for bit with the cache; DataError names the first that
+    differs. Memory does not grow with the features, and an interrupted call continues where it stopped. `streams`
+    supplies the streams that were given as instances; only the others are extracted, because the settings of an
+    instance are unknown.
     """
     request = ExtractionRequest(data, label, inputs or {}, device, precision, streams or {})
     path = Path(out).expanduser() if out is not None else None

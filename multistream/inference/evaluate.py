@@ -89,11 +89,11 @@ def evaluate(
     precision: str = "auto",
     console: Console | None = None,
 ) -> Evaluation:
-    """Measures a run on its own test split, or on `data`, of which images of the run's own training are left out.
+    """Evaluates a run on its test split, or on the data set `data` without the images that the run was trained on.
 
-    `part` names another part. Classes are matched by name, or through `class_map` (a file {ours: theirs}, or a shipped
-    map's name). `missing` is error, drop or mean, for photos without a vector or map; `without` leaves streams out by
-    key. `streams` gives again those that were composed as instances.
+    `part` names another split. Classes are matched by name, or through `class_map` (a file {ours: theirs}, or the name
+    of a shipped map). `missing` is error, drop or mean, for photos without a vector or map; `without` names streams to
+    leave out. `streams` supplies the streams that were given as instances.
     """
     console = console or Console(quiet=True)
     model = load(run, streams=streams)

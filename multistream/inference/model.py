@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Model(LoadedModel):
-    """A network in eval mode with the recipe that made it; it predicts, and can be pickled."""
+    """A trained network in eval mode, with its recipe. It predicts, and can be pickled."""
 
     def predict(
         self,
@@ -54,8 +54,8 @@ class Model(LoadedModel):
 def load(path: str | Path, *, streams: Mapping[str, Stream] | None = None) -> Model:
     """Loads a run (its folder) or a model file, in eval mode on the CPU.
 
-    `streams` gives again those that were composed as instances. Raises WeightsError (exit 69) for a file that is
-    missing, damaged or of another version, PluginError (69) for a plugin that is not here.
+    `streams` supplies the streams that were given as instances. Raises WeightsError (exit 69) for a file that is
+    missing, damaged or of another version, and PluginError (69) for a plugin that is not installed.
     """
     loaded = load_model(path, streams=streams)
     return Model(loaded.network, loaded.recipe, loaded.path, loaded.sha256)

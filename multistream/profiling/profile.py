@@ -44,10 +44,10 @@ def profile(
     trace: str | Path | None = None,
     streams: Mapping[str, Stream] | None = None,
 ) -> Profile:
-    """Counts and times every piece of a network, or of a run's; a copy is measured, the network is left untouched.
+    """Counts and times every stage of a network or of a run's network. A copy is measured; the network does not change.
 
-    Counts are for one image, times for `batch`. `runtime` is what `auto` gives, if it is not given. `trace` writes a
-    timeline with a range for every stream and stage. `streams` gives a run its streams that were composed as instances.
+    Counts are for one image, times for `batch` images. `runtime` is by default that of `auto`. `trace` writes a timeline
+    with a range for every stream and stage. `streams` supplies the streams of a run that were given as instances.
     """
     if not isinstance(network, MultiStream):
         network = load_model(network, streams=streams).network

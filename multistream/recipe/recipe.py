@@ -47,7 +47,7 @@ Tree = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of a run; a setting that is not said has its default, one that is not known is a UsageError.
+    """All settings of a run. Settings that are not given have their default; an unknown setting is a UsageError.
 
     >>> recipe = Recipe().with_settings(["training.learning_rate=0.01", "network.streams.object=object"])
     >>> recipe.training.learning_rate, recipe.network.streams

@@ -66,9 +66,9 @@ def report(
 ) -> Report:
     """Writes RUN/report.html, or `out`. The same run gives the same page, byte by byte.
 
-    `photos` images of the test split are explained; with 0 no image is read and the data may be elsewhere. `against`
-    are runs with the same test split to compare with. `streams` gives again the streams that were composed as
-    instances. Raises DataError for a run without a test split and for missing images, UsageError for runs that cannot
+    `photos` images of the test split are explained; with 0 no image is read, so the data set is not needed. `against`
+    are runs with the same test split to compare with. `streams` supplies the streams that were given as instances.
+    Raises DataError for a run without a test split and for missing images, UsageError for runs that cannot
     be compared.
     """
     if photos < 0:

@@ -45,13 +45,13 @@ def compose(
 ) -> MultiStream:
     """Composes a network of streams, given by spec (`object`, `places:resnet18`, `runs/o`) or as instances.
 
-    `weights` gives each key a FILE, a run, `hub` or `random`; a stream that is not named there keeps its own
-    initialisation. `options` holds the parts' options: `{"tap": {...}, "temporal": {...}, "fusion": {...}, "streams":
-    {key: {...}}}`. `depth` keeps the first n stages of a stream; `image_size` overrides the streams' own. `known` is
-    what the data determine of a stream, by key; its factory receives the arguments in its signature (`width`,
-    `vocabulary`). `seed` initialises the parts, each from (seed, key, part), so that none depends on another; without
-    it torch's own generator gives one. With `label_sets` an image may have several classes. All shapes are checked
-    here, once. Raises UsageError, PluginError (69) and WeightsError (69).
+    `weights` maps keys to a file, a run, `hub` or `random`; the other streams keep their initialisation. `options` are
+    the options of the parts: `{"tap": {...}, "temporal": {...}, "fusion": {...}, "streams": {key: {...}}}`. `depth`
+    keeps the first n stages of a stream; `image_size` replaces the streams' own. `known` holds, by key, what the data
+    set determines of a stream (`width`, `vocabulary`); a factory receives those that its signature names. Each part is
+    initialised from (seed, key, part), so that none depends on another; without `seed`, torch's generator draws one.
+    With `label_sets` an image may have several classes. All shapes are checked once. Raises UsageError, PluginError
+    (69) and WeightsError (69).
 
     >>> import torch
     >>> from multistream import streams

@@ -235,7 +235,12 @@ def train(
     stop: Stop | None = None,
     engine: Engine | None = None,
 ) -> Run | FoldsRun:
-    """Trains as the recipe says: once (`train_once`), or once for every fold (`train_folds`), perhaps on an engine."""
+    """Trains a composition and writes a run folder; a recipe with folds trains one run per fold (a FoldsRun).
+
+    `out` is the new folder; `resume` continues the run in that folder instead. `streams` supplies streams as instances,
+    by key. `stop` asks for an end after the current step. `engine` trains the folds in parallel. Raises
+    MultistreamError, and Interrupted if the training was stopped and saved.
+    """
     common: dict[str, Any] = {"out": out, "resume": resume, "streams": streams, "console": console, "stop": stop}
     if recipe.data.folds and not recipe.data.fold:
         return train_folds(recipe, engine=engine, **common)
