@@ -46,7 +46,7 @@ def profile(
 ) -> Profile:
     """Counts and times every stage of a network or of a run's network. A copy is measured; the network does not change.
 
-    Counts are for one image, times for `batch` images. `runtime` is by default that of `auto`. `trace` writes a timeline
+    Counts are for one image, times for `batch` images. The default `runtime` is `auto`. `trace` writes a timeline
     with a range for every stream and stage. `streams` supplies the streams of a run that were given as instances.
     """
     if not isinstance(network, MultiStream):
