@@ -248,7 +248,7 @@ def test_ablating_twice_gives_the_same(recipe: Recipe) -> None:
         ({"network": {"tap": "last"}}, {"axis": "taps"}, "not all stages"),
         ({"network": {"freeze": ["none"]}}, {"axis": "depth", "verify": True}, "no rows are trained in a batch"),
         ({"network": {"freeze": ["none"]}}, {"axis": "taps"}, "Freeze the streams, or choose another axis"),
-        ({}, {"engine": Engine("local")}, "all rows train in one pass"),
+        ({}, {"engine": Engine("local")}, "all rows are trained in one pass"),
         ({"network": {"freeze": ["none"]}}, {"engine": Engine("local")}, "the runs need a folder"),
     ],
     ids=str,

@@ -31,7 +31,7 @@ def test_a_bank_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bank.safetensors"
-    with pytest.raises(WeightsError, match="no bank of concepts is there"):
+    with pytest.raises(WeightsError, match="there is no bank of concepts"):
         read_bank(path)
     path.write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="cannot be read"):

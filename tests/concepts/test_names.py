@@ -42,7 +42,7 @@ def test_every_form_is_read(text: str, names: tuple[str, ...], tmp_path: Path) -
     [
         (b"\n \n", "it holds no names"),
         (b"[]", "it holds no names"),
-        (b'["a", 3]', "a JSON list of more than names"),
+        (b'["a", 3]', "a JSON list that does not only hold names"),
         (b'["a"', "cannot be read"),
         (b"\xff\xfe\x00", "cannot be read"),
         (b"old_city\nnew\nOld city\n", "'Old city' occurs twice, as names 1 and 3"),

@@ -171,8 +171,8 @@ TERA = b"\x8a\x06\x00\x00\x00\x00\x00\x01"  # 2**40, as LONG1
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        (COUNT, TERA + b"tq\x07Q", "has not the 4,398,046,511,104 bytes"),
-        (COUNT, b"K\x08tq\x07Q", "has not the 32 bytes"),
+        (COUNT, TERA + b"tq\x07Q", "does not have the 4,398,046,511,104 bytes"),
+        (COUNT, b"K\x08tq\x07Q", "does not have the 32 bytes"),
         (COUNT, b"J\xff\xff\xff\xfftq\x07Q", "not a storage"),
         (SIZE, TERA + b"\x85", "exceeds its storage of 7"),
         (SIZE, b"K\x08\x85", "exceeds its storage of 7"),
