@@ -58,7 +58,7 @@ class DeepSentiBank(Stream):
     ) -> None:
         if len(widths) != len(WIDTHS) or any(width < 2 or width % 2 for width in widths):
             right = "It must be seven even numbers, because two convolutions have two groups."
-            raise MultistreamError("deepsentibank.widths", f"{list(widths)} cannot be.", right=right)
+            raise MultistreamError("deepsentibank.widths", f"{list(widths)} is not valid.", right=right)
         channels = dict(zip((*(f"conv{i}" for i in range(1, 6)), "fc6", "fc7"), widths, strict=True))
         channels["concepts"] = pairs
         colours = Image(SQUASHED, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), channels="BGR")

@@ -145,7 +145,7 @@ def test_the_mean_image_of_a_file_is_taken_off(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("widths", [(4,), (4, 8, 6, 6, 3, 10, 12)])
 def test_widths_that_cannot_be(widths: tuple[int, ...]) -> None:
-    with pytest.raises(MultistreamError, match="seven even widths"):
+    with pytest.raises(MultistreamError, match="seven even numbers"):
         DeepSentiBank(pairs=PAIRS, widths=widths)
 
 
