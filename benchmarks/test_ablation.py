@@ -25,6 +25,8 @@ from multistream.parts.losses import CrossEntropy
 from multistream.recipe import Recipe
 from multistream.runs.composition import compose
 from multistream.runtime.device import Runtime
+from multistream.training.convex import ConvexFit, fit_network
+from multistream.training.convex_training import convex_data
 
 Report = Callable[..., Any]
 CLASSES = [f"class {number}" for number in range(6)]
@@ -87,6 +89,26 @@ def test_all_rows_against_one_training_loop(axis: Axis, report: Report) -> None:
         lambda: bench.train(grid),
         lambda: bench.alone(single),
     )
+
+
+def test_rows_at_their_optimum_against_one_training_loop(report: Report) -> None:
+    """The target: all 31 subsets by L-BFGS, each with its penalty chosen, at most once the loop of 30 epochs."""
+    bench = Bench(epochs=30)
+    chance = torch.Generator().manual_seed(1)
+    for stages in bench.data.features.values():
+        for pooled in stages.values():  # one feature in eight tells about the class
+            directions = torch.randn(len(CLASSES), pooled.shape[1], generator=chance)
+            pooled[:, ::8] += 0.3 * directions[bench.data.labels, ::8]
+    labels, valid = bench.data.labels, bench.data.valid
+    rows = convex_data(bench.data.features, labels, valid, PARTS, bench.data.criterion, views=1, classes=len(CLASSES))
+
+    def fit_all() -> None:
+        fits: list[ConvexFit] = []
+        for network in reversed(bench.grid("taps")[0]):
+            fits.append(fit_network(network, rows, starts=fits))
+
+    single = bench.grid("depth")[0][-1]
+    report("31 rows by lbfgs, against one loop", fit_all, lambda: bench.alone(single), pairs=5, warmup=1)
 
 
 def test_recurrent_rows_against_the_sum_of_single_runs(report: Report) -> None:

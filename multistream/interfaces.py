@@ -161,9 +161,9 @@ class Stream(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         """As in torch, but frozen stages stay in eval mode: their batch norm must not move."""
+        if self.stages and self.frozen == len(self.stages):
+            return super().train(False)
         super().train(mode)
-        if self.frozen == len(self.stages):
-            return super().train(False) if self.stages else self
         for stage in list(self.stages.values())[: self.frozen]:
             stage.eval()
         return self

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
+from scipy.linalg import get_blas_funcs
 from scipy.special import expit
 
 Array = NDArray[np.float64]
@@ -79,9 +79,8 @@ class LinearProblem:
     def _solved(self, right_CKP: Array, *, transposed: bool) -> Array:
         right = right_CKP.reshape(-1, right_CKP.shape[2])
         found = np.empty_like(right)
-        found[:, :-1] = solve_triangular(
-            self.factor, right[:, :-1].T, lower=True, trans=int(transposed), check_finite=False
-        ).T
+        (trsm,) = get_blas_funcs(("trsm",), (self.factor,))
+        found[:, :-1] = trsm(1.0, self.factor, right[:, :-1].T, lower=True, trans_a=transposed).T
         found[:, -1] = right[:, -1] / self.bias_scale
         return found.reshape(right_CKP.shape)
 

@@ -23,7 +23,7 @@ from multistream.training.lbfgs import Array, LinearProblem, minimise, probabili
 
 GRADIENT = 3e-6
 """The largest entry of the scaled gradient at the end: probabilities are then within 1e-5 of the optimum's."""
-ROUGH_GRADIENT = 1e-4
+ROUGH_GRADIENT = 3e-4
 """The same where penalties are compared: their losses differ by far more than what is missing then."""
 JITTER = 8 * float(np.finfo(np.float64).eps)
 """Added to a kernel's diagonal, times its trace and rows: centred features make it singular, rounding indefinite."""

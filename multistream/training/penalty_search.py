@@ -18,18 +18,23 @@ ROUNDS = 3
 
 
 class Judge:
-    """A fit and the rows that judge its penalties; each fit starts at the one before."""
+    """A fit and the rows that judge its penalties; each fit starts at that of the nearest penalties."""
 
     def __init__(self, fit: FittedRows, held_out: HeldOut, start: Optimum | None) -> None:
-        self.fit, self.held_out, self.last = fit, held_out, start
+        self.fit, self.held_out, self.start = fit, held_out, start
         self.found: dict[tuple[float, ...], Optimum] = {}
 
     def losses(self, candidates: Sequence[Mapping[str, float]]) -> list[float]:
         """The summed loss of the held-out rows under each candidate's penalties."""
-        optima = self.fit.regression.solve(candidates, self.last, gradient=ROUGH_GRADIENT)
-        self.last = optima[0]
+        optima = self.fit.regression.solve(candidates, self._nearest(candidates[0]), gradient=ROUGH_GRADIENT)
         self.found |= {tuple(each.values()): optimum for each, optimum in zip(candidates, optima, strict=True)}
         return [self._loss(self.logits(each)) for each in candidates]
+
+    def _nearest(self, penalties: Mapping[str, float]) -> Optimum | None:
+        """The optimum of the penalties that are the nearest on the grid; where there is none yet, the start."""
+        wanted = np.log([*penalties.values()])
+        nearest = min(self.found, key=lambda tried: float(np.abs(np.log(tried) - wanted).sum()), default=None)
+        return self.start if nearest is None else self.found[nearest]
 
     def logits(self, penalties: Mapping[str, float]) -> Array:
         """The held-out rows' logits (M, K) under penalties that were tried."""
