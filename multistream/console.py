@@ -17,7 +17,7 @@ INTERVAL = 30.0
 
 
 class Bar(Protocol):
-    """What counts the work that is done."""
+    """Counts the work that is done."""
 
     def advance(self, count: int = 1) -> None:
         """Tells that `count` more of the total are done."""

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 
 class MultistreamError(Exception):
-    """What the user can change: `where` it is, `what` is wrong, what would be `right` and what to `do`.
+    """An error that the user can fix: `where` it is, `what` is wrong, what would be `right`, and what to `do`.
 
     >>> print(UsageError("training.epochs", "-3 is negative.", right="It must be at least 1."))
     training.epochs: -3 is negative. It must be at least 1.

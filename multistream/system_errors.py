@@ -87,7 +87,7 @@ def disk_error(error: OSError, folder: Path, *, needed: int = 0) -> DiskFull | N
 
 
 def reason(error: OSError) -> str:
-    """What the system says, in its words."""
+    """The message of the system."""
     return error.strerror or type(error).__name__
 
 

@@ -28,7 +28,7 @@ from multistream.training.optimizers import optimizer_of, set_rate
 
 
 def batch_kind(network: MultiStream) -> str | None:
-    """What networks that train in one batch have in common; None where a part is not known to be linear."""
+    """The common properties of networks that can be trained in one batch; None if a part is not known to be linear."""
     fusion = network.fusion
     heads_fit = all(type(head) is nn.Linear and head.bias is not None for head in fusion.heads.values())
     if type(fusion) not in (Early, Late, Solo) or not heads_fit or not all(map(_fits, network.branches.values())):

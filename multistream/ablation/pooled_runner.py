@@ -37,7 +37,7 @@ from multistream.training.ridge import RidgeProbes
 
 @dataclass(frozen=True)
 class PooledAblation:
-    """What the trainings of all seeds and splits gave; `networks` are the first training's, one a variant."""
+    """The results of all seeds and splits; `networks` are those of the first training, one per variant."""
 
     tally: Tally
     masked: Tally

@@ -58,7 +58,7 @@ class GridStep:
     counts_GB: Tensor
     seeds: Sequence[int]
     number: int
-    """What dropout is drawn with, as in training."""
+    """The step number, from which the dropout masks are drawn, as in training."""
     of: float = 1
 
     def alone(self, g: int) -> Tensor:

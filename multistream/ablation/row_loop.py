@@ -246,7 +246,7 @@ def verify_row(
 
 
 def train_by_itself(network: MultiStream, data: RowData, *, settings: TrainingSettings, runtime: Runtime) -> None:
-    """What `train` does with pooled features."""
+    """Trains the network on pooled features, in the loop of `train`."""
     if not any(parameter.requires_grad for parameter in network.parameters()):
         return
     with TemporaryDirectory(prefix="multistream-verify-") as folder:

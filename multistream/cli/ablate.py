@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 class Axis(StrEnum):
-    """What is left out."""
+    """The axis of an ablation."""
 
     depth = "depth"
     taps = "taps"

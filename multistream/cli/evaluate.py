@@ -147,7 +147,7 @@ def distances(metrics: Metrics) -> list[str]:
 
 
 def before(metrics: Metrics) -> str:
-    """What a temperature has changed, after the calibration error."""
+    """The calibration error before the temperature, printed after the error."""
     return "" if metrics.ece_before is None else f"     before the temperature {metrics.ece_before:.3f}"
 
 

@@ -123,7 +123,7 @@ def _explain_all(
 
 
 def _choice(option: str, value: str, choices: dict[str, Any]) -> Any:
-    """What an option's word stands for."""
+    """The value that an option's word selects."""
     if value not in choices:
         *some, last = choices
         raise UsageError(option, f"{value!r} is unknown.", right=f"{', '.join(some)} or {last}.")

@@ -113,7 +113,7 @@ def extract(
 
 
 def _print_result(found: Extraction, *, json: bool) -> None:
-    """What was computed; of several processes the first one prints for all."""
+    """Prints the result; of several processes only the first one prints."""
     from multistream.runtime.distributed import ranks_of
 
     if not ranks_of(os.environ).is_first:
@@ -154,7 +154,7 @@ def _extract_with_ray(
 
 
 def described(found: Extraction) -> str:
-    """What was done, in a few lines."""
+    """The result in a few lines."""
     lines = [f"{'stream':10} {'view':10} {'found':>10} {'computed':>10}  cache"]
     lines += [
         f"{row.stream:10} {row.view:10} {row.found:10,} {row.computed:10,}  {row.folder}" for row in found.streams

@@ -124,7 +124,7 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its
 
 
 def chosen_engine(name: str, options: Sequence[str] | None) -> RunEngine | None:
-    """What --engine and --engine-option say; None where there is none."""
+    """The engine of --engine and --engine-option; None without --engine."""
     if not name:
         if options:
             raise UsageError("--engine-option", "it needs an engine.", do="Give --engine local, slurm or ray.")

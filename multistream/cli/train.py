@@ -126,7 +126,7 @@ def _base_recipe(name: str, *, resume: Path | None, out: Path | None) -> Recipe:
 
 
 def _print_result(result: Run | FoldsRun, *, json: bool, quiet: bool) -> None:
-    """What was trained; of several processes the first one prints for all."""
+    """Prints the result; of several processes only the first one prints."""
     from multistream.runtime.distributed import ranks_of
     from multistream.training.folds import FoldsRun
 
@@ -192,7 +192,7 @@ def folds_described(run: FoldsRun) -> str:
 
 
 def next_commands(run: Run) -> str:
-    """What one types next."""
+    """The commands to type next."""
     demo = " (the demo set; --data PATH trains on your own photos)" if not run.recipe.data.source else ""
     commands = [f"multistream evaluate {run.folder}", f"multistream predict {run.folder} PHOTO..."]
     return "\n".join([f"next{demo}:", *(f"  {command}" for command in commands)])

@@ -223,7 +223,7 @@ def _central_square(box: tuple[float, float, float, float]) -> tuple[float, floa
 
 
 def _orientation(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:
-    """What brings the picture upright by its EXIF, and a note if the EXIF cannot be read."""
+    """The operation that turns the picture upright by its EXIF, and a note if the EXIF cannot be read."""
     try:
         exif = image.getexif()
         orientation = exif.get(ExifTags.Base.Orientation, 1)
@@ -256,12 +256,12 @@ def _reason(error: Exception, data: bytes) -> str:
 
 
 def _what_to_do(reason: str) -> str:
-    """What a refused format asks for."""
+    """The advice for a refused format."""
     return "convert it to JPEG or PNG" if reason.startswith("format ") else ""
 
 
 def _summary(error: Exception) -> str:
-    """What Pillow or the system said, on one line; nothing where it would only say that it does not know."""
+    """The message of Pillow or the system on one line; empty if it would only say that the format is unknown."""
     if isinstance(error, UnidentifiedImageError):
         return ""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

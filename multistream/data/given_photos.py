@@ -130,7 +130,7 @@ def _ids(path: Path, root: Path | None) -> tuple[str, ...]:
 
 
 def _content(image: Any, limit: int) -> bytes | Picture | BadImage:
-    """What is to be decoded of a photo in memory, copied; a file's own bytes where they can be had."""
+    """The bytes or array to decode of a photo in memory, as a copy; the file's own bytes if they are available."""
     try:
         if isinstance(image, bytes | bytearray | memoryview):
             return bytes(image)

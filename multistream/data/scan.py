@@ -40,7 +40,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Scan:
-    """What a scan found. Groups are tuples of ids.
+    """The result of a scan. Groups are tuples of ids.
 
     `duplicates` have the same bytes, `across_parts` those of them that lie in several parts, `contradictory` those
     with several labels; `same_picture` are files that look alike, `one_colour` those that show next to nothing;

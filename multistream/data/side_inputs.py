@@ -121,7 +121,7 @@ def known_of_vectors(
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, dict[str, object]]:
-    """What the data determine for each stream that reads a Vector: {key: {"width", "vocabulary"}}."""
+    """The width and names that the data set gives streams that read a Vector: {key: {"width", "vocabulary"}}."""
     known: dict[str, dict[str, object]] = {}
     for key, text in streams.items():
         spec = Spec.parse(text, key=key)

@@ -106,7 +106,7 @@ def side_lookups(
 
 
 def _own(own: Table | None, key: str, each: Vector | Map) -> SideSource | None:
-    """What comes with the run's own data set: its vectors, or the files of its maps by image id."""
+    """The vectors of the run's own data set, or the files of its maps by image id."""
     if own is None:
         return None
     for label in (key, each.name):

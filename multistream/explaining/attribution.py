@@ -113,7 +113,7 @@ def no_sum(network: MultiStream, target: Target) -> str:
 
 @dataclass(frozen=True)
 class Attribution:
-    """What each pixel and entry of a batch contributes. C is the number of classes, or 1: the target alone.
+    """The contributions of each pixel and entry of a batch. C is the number of classes, or 1: only the target.
 
     `maps` {key: {stage: (B, C, h, w)}} and `vectors` {key: (B, C, D)}. `logits`, `bias` and `remainder` {name: (B, C)}
     belong to the sums (see Decomposition). `tokens` {key: (B, T, W)} are integrated gradients of the target.
@@ -180,7 +180,7 @@ def attribute(
     method: str = "fused",
     runtime: Runtime,
 ) -> Attribution:
-    """What contributes to the fused logit of `targets` (B,), minus that of `against` (B,)."""
+    """The contributions to the fused logit of `targets` (B,), minus those to that of `against` (B,)."""
     request = ExplanationRequest(method=method, every_class=False).resolved(network)
     forward = forward_pass(network, batch, runtime=runtime)
     return Attributor(network, request).attribute(forward, batch, TargetColumns(targets, against, "logit"))

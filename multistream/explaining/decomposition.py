@@ -41,7 +41,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Decomposition:
-    """What each part of a batch contributes to the logits.
+    """The contributions of a batch's maps and vectors to the logits.
 
     The sums belong to `logits`: one entry, "", for the fused logits, or one for each stream's own logits (late and
     gated fusion average probabilities). K is the number of classes, or 1 where one target alone was decomposed.
@@ -58,7 +58,7 @@ class Decomposition:
     vectors: Mapping[str, Tensor]
     """{key: (B, K, D)}"""
     kinds: Mapping[str, ContributionKind]
-    """What is claimed of the contributions, by key of the stream."""
+    """The kind of contributions that is claimed, by key of the stream."""
     residuals: Mapping[str, Tensor]
     """{name: (B,)}, the largest |logit - sum| of each image, relative to max(1, |logit|), where a sum is declared."""
     faults: tuple[str, ...] = ()
@@ -189,7 +189,7 @@ class Decomposer:
 
 
 def contribution(maps: Mapping[str, Mapping[str, Tensor]], vectors: Mapping[str, Tensor], key: str) -> Tensor:
-    """What one stream contributes in sum, (B, K) float64."""
+    """The sum of one stream's contributions, (B, K) float64."""
     if key in vectors:
         return vectors[key].sum(2, dtype=torch.float64)
     return torch.stack([m.sum((2, 3), dtype=torch.float64) for m in maps[key].values()]).sum(0)

@@ -64,7 +64,7 @@ class ExplanationArrays:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What contributes to `target` (minus `against`, if there is one) in one photo; values are signed.
+    """The contributions to `target` (minus `against`, if there is one) in one photo; values are signed.
 
     By `method`: `decomposition` gives `stages` and `vectors` that sum with `bias` to `logits`, up to `residual`, for
     every stream whose `kinds` is exact. For a `local` one they are gradient x input, and `remainder` is the rest of the
@@ -250,7 +250,7 @@ def _largest(values_D: Tensor, vocabulary: Sequence[str]) -> list[tuple[str, flo
 
 
 def entry_name(vocabulary: Sequence[str], place: int) -> str:
-    """What an entry of a vector is called."""
+    """The name of an entry of a vector."""
     return vocabulary[place] if vocabulary else f"entry {place}"
 
 

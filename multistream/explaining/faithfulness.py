@@ -54,7 +54,7 @@ class PerturbationCurves:
 
 
 def without_detail(pictures_BCHW: Tensor, kind: Absent) -> Tensor:
-    """What replaces removed pixels, of the pictures' own type: a strong blur, or each channel's mean.
+    """The replacement of removed pixels, of the pictures' type: a strong blur, or the mean of each channel.
 
     >>> without_detail(torch.tensor([[[[0.0, 4.0]]]]), "mean").tolist()
     [[[[2.0, 2.0]]]]

@@ -49,7 +49,7 @@ def forward_pass(network: MultiStream, batch: Mapping[str, Tensor], *, runtime: 
 
 
 def pooled_maps(network: MultiStream, maps: Mapping[str, Mapping[str, Tensor]]) -> Maps:
-    """What the taps pool from the maps of their stages."""
+    """The pooled features of the taps from the maps of their stages."""
     return {
         key: {stage: tap.pool(maps[key][stage]) for stage, tap in branch.taps.items()}
         for key, branch in network.branches.items()

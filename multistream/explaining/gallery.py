@@ -57,7 +57,7 @@ class GalleryPhoto:
 
 
 def gallery_photo(explanation: Explanation, vocabularies: Mapping[str, Sequence[str]]) -> GalleryPhoto:
-    """What a gallery keeps of an explanation."""
+    """The parts of an explanation that a gallery shows."""
     arrays = explanation.arrays
     assert arrays is not None
     entries = {}
@@ -124,7 +124,7 @@ class GalleryCollector:
 
 @dataclass(frozen=True)
 class Gallery:
-    """What `multistream gallery` wrote, and in how many of `n` photos all, some or none of the streams are right."""
+    """The files of `multistream gallery`, and in how many of `n` photos all, some or no streams are correct."""
 
     n: int
     left_out: int
@@ -165,7 +165,7 @@ def make_gallery(
 
 
 def how_made(method: str, *, own_heads: bool) -> str:
-    """What a gallery's maps are and how its streams decide by themselves."""
+    """A sentence on the maps of a gallery, and on the decision of a single stream."""
     maps = "exact decomposition" if method == "decomposition" else "integrated gradients from the average photo"
     by = "its own classifier's class" if own_heads else "the class of its largest Shapley value"
     return f"Maps: {maps}, all stages, by area. {COLOURS} Decision of a stream: {by}."

@@ -105,7 +105,7 @@ def _at_pixels(
     points: NDArray[np.float64],
     weights: NDArray[np.float64],
 ) -> Maps:
-    """What each pixel or entry contributes to tokens that count with these slopes {key: (B, T, W)}."""
+    """The contributions of pixels and entries to tokens with these slopes {key: (B, T, W)}."""
     pixels: Maps = {}
     for key, branch in network.branches.items():
         for step, (stage, tap) in enumerate(branch.taps.items()):
@@ -231,7 +231,7 @@ def _total_cams(network: MultiStream, batch: Mapping[str, Tensor], score: Score)
 
 
 def _states(branch: Branch, x: Tensor) -> dict[str, Any]:
-    """What each stage returns, tapped or not; the maps of a stream that has a forward of its own."""
+    """The outputs of all stages, tapped or not; the maps of a stream with its own `forward`."""
     stream = branch.stream
     # A float input that asks for gradients makes every stage record them, whatever of it is frozen.
     x = x.detach().float().requires_grad_()

@@ -158,7 +158,7 @@ def arrays_by_name(arrays: ExplanationArrays) -> dict[str, Tensor]:
 
 
 def facts_of(found: Explanation) -> dict[str, NDArray[np.generic]]:
-    """What holds for every photo of the file."""
+    """The arrays that hold for all photos of the file."""
     return {
         "streams": np.array(list(found.shapley)),
         **{f"stages/{key}": np.array(list(stages)) for key, stages in found.shapley_stages.items()},

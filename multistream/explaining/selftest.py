@@ -148,7 +148,7 @@ def _maps_of(runtime: Runtime) -> MakeMaps:
 
 
 def _attributed(network: MultiStream, scenes: PlantedScenes, *, runtime: Runtime) -> Attribution:
-    """What contributes to each scene's class, against the other."""
+    """The contributions to each scene's class, minus those to the other class."""
     return attribute(network, scenes.batch, targets=scenes.labels, against=1 - scenes.labels, runtime=runtime)
 
 

@@ -35,7 +35,7 @@ def extract(
     digests: Mapping[int, str] | None = None,
     ranks: Ranks = ALONE,
 ) -> Extracted:
-    """What `network.pool` gives for these images, (N, P) with N = len(photos); rows of other images stay empty.
+    """The pooled features of these images, (N, P) with N = len(photos); rows of other images stay empty.
 
     `keys` are the streams asked for, None all. Streams whose features the cache holds do not run. `turned` asks for
     further views, {view: indices}. `tick` gets the number of images done, `say` what was found. `digests` are the

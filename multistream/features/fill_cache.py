@@ -40,7 +40,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What `extract` did. `bad` are photos that cannot be decoded, by id, with the reason."""
+    """The result of `extract`. `bad` are photos that cannot be decoded, by id, with the reason."""
 
     data: str
     images: int

@@ -91,7 +91,7 @@ def why_not_cached(branch: Branch, photos: Photos) -> str:
 
 
 def map_reader(branch: Branch, photos: Photos) -> MapReader | None:
-    """What reads the maps of a branch, where they are files; None elsewhere."""
+    """The reader of a branch's maps if they are files, else None."""
     for key in photos.maps:
         reader = photos.maps[key]
         if isinstance(reader, MapReader) and reader.wanted is branch.stream.input:
@@ -110,7 +110,7 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def code_of(branch: Branch) -> dict[str, str]:
-    """What each package with code of a branch's stream and taps is: the hash of a plugin's files, a library's version.
+    """The identity of each package with code of a branch: the hash of a plugin's files, or a library's version.
 
     A version does not change when a plugin's author edits the code between two runs, and a class's own file misses the
     modules next to it, so the whole package is hashed. multistream's own code has the number RULES instead.
@@ -155,7 +155,7 @@ def _is_plugin(distribution: str) -> bool:
 
 
 def device_kind(device: torch.device) -> str:
-    """What computes: bits differ between kinds of processors, not only between a CPU and a GPU."""
+    """The kind of processor: bits differ between CPUs too, not only between a CPU and a GPU."""
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
     return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type

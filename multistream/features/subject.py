@@ -43,7 +43,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class ExtractionRequest:
-    """What replaces the photos, inputs and machine settings of a run or recipe; empty values replace nothing."""
+    """Replacements for the photos, inputs and machine settings of a run or recipe; empty values replace nothing."""
 
     data: str = ""
     label: str = ""

@@ -57,7 +57,7 @@ def chosen_rows(subject: Subject, sample: int, *, seed: int) -> Rows:
 
 
 def _held(task: Task, rows: Rows) -> dict[str, Tensor]:
-    """What the cache holds of these images, {stage: (n, P)}."""
+    """The cached features of these images, {stage: (n, P)}."""
     assert task.store is not None
     features: Features = empty_features({task.key: task.branch}, len(rows))
     if task.store.read([task.digests[int(i)] for i in rows], features[task.key], range(len(rows))):

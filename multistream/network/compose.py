@@ -173,14 +173,14 @@ class FusionFactory:
 
 
 def temporal_factory(key: str, plan: BranchPlan, *, seed: int) -> MakeTemporal:
-    """What makes the temporal of a plan."""
+    """The factory of a plan's temporal."""
     return TemporalFactory(
         Spec.parse(plan.temporal, key="temporal", where="temporal"), plan.temporal_options, key, seed
     )
 
 
 def fusion_factory(text: str, options: Options, *, classes: int) -> MakeFusion:
-    """What makes the fusion of a spec."""
+    """The factory of a spec's fusion."""
     return FusionFactory(Spec.parse(text, key="fusion", where="fusion"), options, classes)
 
 

@@ -19,7 +19,7 @@ NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, Unsu
 
 
 def without_numbers(run: Callable[[], T]) -> T:
-    """What `run` returns, on tensors that have shapes and no numbers; on real ones where the code needs numbers.
+    """The result of `run` on tensors without values; on real tensors if the code needs values.
 
     >>> import torch
     >>> without_numbers(lambda: tuple(torch.nn.Conv2d(3, 8, 3)(torch.zeros(1, 3, 9, 9)).shape))

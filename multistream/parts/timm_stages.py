@@ -48,7 +48,7 @@ class Cut:
     after: nn.Module
     classifier: tuple[str, ...]
     last_state: Any
-    """What the last stage returned for the picture that the cut was tried on."""
+    """The output of the last stage for the picture that tested the cut."""
 
 
 def cut(model: nn.Module, *, sizes: Sequence[int]) -> Cut:
@@ -94,12 +94,12 @@ def as_map(state: Tensor | Tokens, layout: Layout, prefix_tokens: int) -> Tensor
 
 
 def features_of(state: Tensor | Tokens) -> Tensor:
-    """What `forward_features` would return of the last state."""
+    """The result of `forward_features` from the last state."""
     return state.x if isinstance(state, Tokens) else state
 
 
 class Embedding(nn.Module):
-    """What a VisionTransformer does before its blocks: patches, class and register tokens, positions.
+    """The steps of a VisionTransformer before its blocks: patches, class and register tokens, positions.
 
     It is the model itself, emptied of all that comes later: its own `forward_features` then gives the tokens.
     """
@@ -194,7 +194,7 @@ def _segments(chain: Mapping[str, nn.Module], ends: Iterable[str]) -> tuple[list
 
 
 def _states(stages: Mapping[str, nn.Module], picture: Tensor, *, any_state: bool) -> list[Any]:
-    """What each stage returns for the picture; tensors, or `any_state`."""
+    """The output of each stage for the picture; tensors, or any object with `any_state`."""
     states: list[Any] = [picture]
     for name, stage in stages.items():
         try:

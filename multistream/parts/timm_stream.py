@@ -90,7 +90,7 @@ def _architecture(variant: str) -> str:
 
 
 def _pretrained(variant: str) -> dict[str, Any]:
-    """What timm says of the model's pretrained weights: input size, normalisation, hub."""
+    """timm's information on the pretrained weights: input size, normalisation, hub."""
     described = timm.get_pretrained_cfg(variant)
     assert described is not None, "_check_known has refused what timm does not know"
     return asdict(described)

@@ -17,7 +17,7 @@ ADDED = ("params", "trainable", "macs", "flops", "activations", "bytes", "moved_
 
 @dataclass(frozen=True)
 class StageCost:
-    """What one piece costs: counts for one image (`flops` are 2 x `macs`), milliseconds for the profile's batch."""
+    """The cost of one stage: counts for one image (`flops` are 2 x `macs`), milliseconds for the profile's batch."""
 
     stream: str
     stage: str
@@ -50,7 +50,7 @@ class Profile:
     rows: tuple[StageCost, ...]
     total: StageCost
     cached: StageCost
-    """What is left to compute where the streams' pooled features are cached: taps, temporals, heads, fusion."""
+    """The cost that remains if the pooled features are cached: taps, temporals, heads, fusion."""
     sweep: tuple[Mapping[str, float], ...]
     batch: int
     runtime: str

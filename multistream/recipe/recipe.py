@@ -181,7 +181,7 @@ KEYED = (
 
 
 def differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
-    """What two recipes set differently: (dotted name, a's value, b's value), None where a table has no such entry.
+    """The settings that differ: (dotted name, a's value, b's value), None if a table has no such entry.
 
     >>> differences(Recipe(), Recipe().with_settings(["training.seed=1", "options.fusion.dropout=0.2"]))
     [('options.fusion.dropout', None, 0.2), ('training.seed', 0, 1)]

@@ -182,7 +182,7 @@ class NetworkSettings(Section):
 
 @dataclass(frozen=True)
 class OptionSettings(Section):
-    """What the parts take by keyword: a part's own defaults hold where nothing is said."""
+    """The options of the parts, passed by keyword; options that are not given keep the part's default."""
 
     section: ClassVar[str] = "options"
 

@@ -51,7 +51,7 @@ def build(
 def _called(
     factory: Callable[..., Any], arguments: Mapping[str, Any], kind: Kind, spec: Spec, options: Mapping[str, Any]
 ) -> Any:
-    """What the factory makes; a failure is the fault of the options where the part can be made without them."""
+    """The part that the factory makes; an exception is blamed on the options if the part can be made without them."""
     where = f"streams.{spec.key}" if kind == "stream" else PLURALS[kind]
     try:
         with owner_of(kind, spec, where=where).running("its constructor"):
@@ -85,7 +85,7 @@ def pinned(kind: Kind, spec: Spec) -> Spec:
 
 
 def signature(part: Part, factory: Callable[..., Any]) -> inspect.Signature:
-    """What a factory can be given by keyword; `*args` and `**kwargs` name nothing, so they are left out."""
+    """The keyword parameters of a factory, without `*args` and `**kwargs`."""
     try:
         whole = inspect.signature(factory)
     except (TypeError, ValueError) as error:

@@ -32,7 +32,7 @@ ENTRIES = 8
 
 @dataclass(frozen=True)
 class GalleryData:
-    """What the page's script reads, and the residuals that were measured while it was made."""
+    """The data that the page's script reads, and the residuals measured meanwhile."""
 
     content: Mapping[str, Any]
     thumbnails: Sequence[Thumbnail]

@@ -121,7 +121,7 @@ def _refuse_folds(run: Path) -> None:
 
 @dataclass(frozen=True)
 class _ReportMeasurements:
-    """What the network shows on the test split; nothing where no image is read."""
+    """The measurements on the test split; empty if no image is read."""
 
     outputs: NetworkOutputs | None = None
     gallery: GalleryData | None = None

@@ -23,7 +23,7 @@ FUSED = "early_all"
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for: data, the streams in the paper's places, and how often each row is trained."""
+    """A request: data, streams that replace those of the paper, and the number of trainings of each row."""
 
     recipe: Recipe
     """Data, training and machine; the rows give the network."""
@@ -36,7 +36,7 @@ class Request:
     """With folds, 1: the folds are the splits."""
     seeds: int = 1
     engine: Engine | None = None
-    """What trains the runs; None: one after the other, here."""
+    """The engine that trains the runs; None: one after the other in this process."""
 
 
 def stream_places(text: str, paper: Paper) -> dict[str, str]:

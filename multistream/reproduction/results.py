@@ -54,7 +54,7 @@ class ReproducedGallery:
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a reproduction found; parts that were not asked for are empty."""
+    """The results of a reproduction; targets that were not requested are empty."""
 
     data: str
     n: int

@@ -37,7 +37,7 @@ def as_latex(found: Reproduction) -> str:
 
 
 def notes(found: Reproduction) -> tuple[str, ...]:
-    """What a reader must know to read the numbers."""
+    """The notes below the table."""
     tests = {row.measured.difference.test for row in found.rows if row.measured.difference}
     own = [
         f"difference: to {found.reference}, the best single stream; chosen on these photos, so biased upwards",

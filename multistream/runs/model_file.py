@@ -41,7 +41,7 @@ RETRAIN = "Copy it again, or train it again."
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What a model file holds: a network, in eval mode on the CPU, and the recipe that made it."""
+    """The content of a model file: a network, in eval mode on the CPU, and its recipe."""
 
     network: MultiStream
     recipe: Recipe
@@ -107,7 +107,7 @@ def load_model(path: str | Path, *, streams: Mapping[str, Stream] | None = None)
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What a model file says of itself, checked: `text` is the JSON, `digest` the sha256 over it and the tensors."""
+    """The checked metadata of a model file: `text` is the JSON, `digest` the sha256 of it and the tensors."""
 
     plan: NetworkPlan
     recipe: Recipe
@@ -138,7 +138,7 @@ def read_about(file: Path) -> Mapping[str, Any]:
 
 
 def read_temperature(file: Path) -> float:
-    """What a model divides its logits by; WeightsError where the file is malformed."""
+    """The divisor of a model's logits; WeightsError if the file is malformed."""
     return _read_metadata(file).temperature
 
 

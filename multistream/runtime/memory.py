@@ -146,7 +146,7 @@ def _available(meminfo: Path) -> int:
 
 
 def _group_limit(folder: Path) -> int:
-    """What a container's control group leaves (version 2): its limit less what is taken and cannot be dropped."""
+    """The memory left in a container's control group (version 2): the limit minus what is used and cannot be freed."""
     try:
         limit, current = (folder / "memory.max").read_text(), int((folder / "memory.current").read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())

@@ -61,7 +61,7 @@ def _normalises_batches(network: nn.Module) -> bool:
 
 
 def smaller_batches(settings: TrainingSettings) -> str:
-    """What to do where a batch does not fit: the next smaller size that makes steps of as many images.
+    """The advice if a batch does not fit: the next smaller size with the same number of images per step.
 
     >>> smaller_batches(TrainingSettings(batch_size=48)).partition(" (")[0]
     'Train again with --batch-size 24 --set training.accumulation=2'

@@ -32,7 +32,7 @@ from multistream.training.train import train as train_once
 
 @dataclass(frozen=True)
 class FoldsRun:
-    """What a training on folds left: a run for each fold, and metrics of the out-of-fold predictions.
+    """The result of a training with folds: a run for each fold, and the metrics of the out-of-fold predictions.
 
     With repeats, `test` are the metrics of the first one, where each photo counts once; `accuracies` are those of
     every repeat.

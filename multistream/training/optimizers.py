@@ -45,7 +45,7 @@ def optimizer_of(
 
 
 def schedule_factor(step: int, *, total: int, settings: TrainingSettings) -> float:
-    """What the learning rate is multiplied with in optimizer step `step` of `total`: warm-up, then the schedule.
+    """The factor of the learning rate in optimizer step `step` of `total`: warm-up, then the schedule.
 
     >>> schedule_factor(50, total=100, settings=TrainingSettings(schedule="linear"))
     0.5

@@ -37,7 +37,7 @@ CHUNK = 4096
 
 @dataclass(frozen=True)
 class Run:
-    """What one training left: its folder, its recipe with nothing open, and its metrics by part."""
+    """The result of a training: its folder, its complete recipe, and its metrics by split."""
 
     folder: Path
     recipe: Recipe
@@ -49,7 +49,7 @@ class Run:
     epochs: int
     best_epoch: int
     temperature: float = 1.0
-    """What the network divides its logits by."""
+    """The divisor of the network's logits."""
 
     def to_dict(self) -> dict[str, Any]:
         """summary.json, and what `train --json` prints."""
@@ -94,7 +94,7 @@ def write_head(folder: Path, prepared: Prepared, rows: Sequence[SplitRow]) -> No
 
 
 def origin(prepared: Prepared) -> dict[str, Any]:
-    """What makes a checkpoint: versions, recipe, classes, plugins, device and threads."""
+    """The origin of a checkpoint: versions, recipe, classes, plugins, device and threads."""
     return {
         "version": __version__,
         "recipe": prepared.recipe.to_dict(),

@@ -89,7 +89,7 @@ def guess_architecture(names: Iterable[str]) -> tuple[str, str]:
 
 
 def _notes(file: WeightFile) -> tuple[str, ...]:
-    """What the reader noticed, and what would keep the file from being used."""
+    """Remarks of the reader, and reasons why the file could not be used."""
     odd = [n for n, t in file.tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     notes = list(file.notes)
     if odd:

@@ -214,7 +214,7 @@ class Outline:
 
 
 def _called(function: Any, arguments: Any) -> Any:
-    """What a call gives: a tensor's outline, a dict, or something of no interest."""
+    """The result of a call: a tensor's outline, a dict, or an object that is not needed."""
     _expect(isinstance(function, Named) and isinstance(arguments, tuple), "it calls what is not a function")
     name = function.name
     if name in DICTS:

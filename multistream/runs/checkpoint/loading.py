@@ -27,7 +27,7 @@ from multistream.system_errors import memory_error
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved after optimizer step `step`: tensors by group and name (on the CPU), state, and what made it.
+    """A checkpoint of optimizer step `step`: tensors by group and name (on the CPU), state, and its origin.
 
     `skipped` holds the newer ones that are damaged, each with the reason.
     """
