@@ -36,7 +36,7 @@ def replacing(path: str | Path, *, needed: int = 0) -> Iterator[IO[bytes]]:
     It is in the folder of `path`, because a rename cannot cross file systems, and is flushed before the rename.
     `needed`, in bytes, goes into the message of DiskFull.
     """
-    target = Path(os.path.realpath(path))  # a link goes on to point where it did
+    target = Path(os.path.realpath(path))  # a link keeps its target
     if os.path.exists(target) and not target.is_file():  # Path.exists raises for a name that is too long
         raise UsageError(str(path), "it is not a regular file.", right="Give a regular file, or a new path.")
     with temporary(target.parent, needed=needed) as name:

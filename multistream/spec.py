@@ -39,7 +39,7 @@ INSTANCE = "<instance>"
 """What a recipe and a plan write for a stream that was given as an instance: no file can hold it."""
 
 OUR_NAMES = frozenset({"none", "streams", "branches", "index"})
-"""`--freeze none|streams|branches` speaks of no stream, and a batch's `index` holds the images' numbers."""
+"""`--freeze none|streams|branches` names no stream, and a batch's `index` holds the images' numbers."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Columns: what stands in a batch of arrays, as photos and as what streams read besides."""
+"""The columns of a batch of arrays: photos, and the vectors and maps of streams."""
 
 from __future__ import annotations
 
@@ -94,6 +94,6 @@ def in_groups(outcomes: Sequence[ReadPhoto | str]) -> list[tuple[NDArray[np.int6
 
 
 def kept_columns(batch: Columns, inputs: Mapping[str, Input]) -> dict[str, NDArray[Any]]:
-    """The columns that go on: all but the photos and what the streams read."""
+    """The columns that are passed on: all but photos, vectors and maps."""
     read = {*PHOTOS, *(name for key, each in inputs.items() for name in (key, each.name))}
     return {name: np.asarray(column) for name, column in batch.items() if name not in read}

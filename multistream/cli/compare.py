@@ -22,7 +22,7 @@ class Format(StrEnum):
 
 
 class Against(StrEnum):
-    """Which row the others are held against."""
+    """The row that the others are compared with."""
 
     first = "first"
     best = "best"

@@ -84,7 +84,7 @@ class ComparedRow:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows in the order given, all held against the row `reference`."""
+    """Rows in the given order, all compared with the row `reference`."""
 
     rows: tuple[ComparedRow, ...]
     reference: int

@@ -182,7 +182,7 @@ class Decoder:
         """Opens a file's content, and reduces it while it is decoded where that can be done."""
         with Image.open(io.BytesIO(data), formats=ALLOWED) as image:
             size = image.size
-            # Before the limit is held against it: a JPEG of 108 megapixels decoded at 1/8 takes the memory of 1.7.
+            # Before the limit is checked: a JPEG of 108 megapixels decoded at 1/8 takes the memory of 1.7.
             drafted = image.draft("RGB", (self.size, self.size)) if self.draft else None
             self._check_size(size, image.size, path)
             image.load()

@@ -1,4 +1,4 @@
-"""Groups: photos that must not be parted, near-duplicates or photos of one person say."""
+"""Groups: photos that must stay in one split, for example near-duplicates or photos of one person."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Listing:
 
 @dataclass
 class _Walk:
-    """A walk through a folder as it goes on."""
+    """The state of a walk through a folder."""
 
     real: str
     allow_outside: bool

@@ -102,7 +102,7 @@ def _batch(photos: Photos, entries: list[tuple[int, Future[Item]]], *, pin: bool
             if photos.on_bad_image == "report":
                 photos.bad[index] = error.reason
         except TooLate as error:
-            if future.done():  # then the reader itself said so
+            if future.done():  # then the reader itself raised it
                 raise
             where = printable(str(photos.table.path(index)))
             what = f"it is still being read after {timeout:g} s."
@@ -114,7 +114,7 @@ def _batch(photos: Photos, entries: list[tuple[int, Future[Item]]], *, pin: bool
 
 
 def _stacked(arrays: list[NDArray[Any]], *, pin: bool) -> Tensor:
-    """(B, ...) of B arrays of one shape, copied once, straight into pinned memory where that is wanted."""
+    """(B, ...) of B arrays of one shape, copied once, directly into pinned memory if `pin`."""
     first = torch.from_numpy(arrays[0][None][:0])  # its type and shape, none of its numbers
     stacked = torch.empty((len(arrays), *first.shape[1:]), dtype=first.dtype, pin_memory=pin)
     np.stack(arrays, out=stacked.numpy())

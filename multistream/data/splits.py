@@ -51,7 +51,7 @@ def split(
     each class gets its share to within an image.
 
     With `folds`, test is fold number `fold` (the first, if none is named) of all photos, and validation its share of
-    the others. `groups` names what must not be parted (`multistream.data.groups`).
+    the others. `groups` names the photos that must stay together (`multistream.data.groups`).
     """
     shares = dict(zip(NAMES, _shares(fractions), strict=True))
     together = photo_groups(table, groups)

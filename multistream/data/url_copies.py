@@ -28,7 +28,7 @@ STAMPS: Final = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified
 def local_copy(url: str) -> Path:
     """A copy of the file at a URL, or of the folder with all files below it.
 
-    Only what is new or has changed there is copied; a copy that was interrupted goes on. Raises DataError.
+    Only new and changed files are copied; an interrupted copy is continued. Raises DataError.
     """
     from filelock import FileLock  # takes 50 ms, which few calls need
 

@@ -132,7 +132,7 @@ class Decomposer:
         maps: Maps,
         vectors: Mapping[str, Tensor],
     ) -> Decomposition:
-        """The decomposition, with the sums that are declared exact held against the logits."""
+        """The decomposition, after comparing the sums that are declared exact with the logits."""
         kinds, residuals, faults, remainder = self.kinds, {}, [], dict(constant)
         for target, keys in self.targets.items():
             if self.kind(target) != "exact":

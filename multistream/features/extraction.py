@@ -1,4 +1,4 @@
-"""Extraction through the cache: what is there is read, what is missing is computed and kept."""
+"""Extraction through the cache: cached features are read, missing ones are computed and stored."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class ShardIndex:
 
     @property
     def names(self) -> set[str]:
-        """The shards that are there."""
+        """The existing shards."""
         return {name for number, name in enumerate(self.shards) if number not in self.gone}
 
     def add(self, shard: str, files: Sequence[str]) -> None:

@@ -72,7 +72,7 @@ class FeatureStore:
         self.writable = False
 
     def refresh(self) -> int:
-        """Finds what is there, also what another process has added; returns how many shards are gone."""
+        """Finds all features, also those that another process has added; returns the number of missing shards."""
         known, there = self.index.names, {path.name for path in self.folder.glob(f"*{ENDING}")}
         lost = known - there
         self.index.forget(lost)

@@ -191,7 +191,7 @@ def _measure(
     precision: str,
     console: Console,
 ) -> _PolicyOutputs:
-    """Runs the streams that are there over the photos, and fuses them under the policy."""
+    """Runs the available streams over the photos, and fuses them under the policy."""
     settings = replace(model.recipe.data, on_bad_image="report")
     runtime = resolve_again(model.recipe, device=device, precision=precision)
     network = runtime.place(model.network).freeze(*model.recipe.network.freeze)  # so far the cache knows its streams

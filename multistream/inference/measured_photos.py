@@ -1,4 +1,4 @@
-"""Which photos are measured: a run's own, or another data set without what the run has learnt from."""
+"""Which photos are measured: a run's own, or another data set without the photos that the run was trained on."""
 
 from __future__ import annotations
 

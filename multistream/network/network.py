@@ -174,7 +174,7 @@ class MultiStream(nn.Module):
     def freeze(self, *what: str) -> Self:
         """Freezes `streams`, `branches`, a stream by KEY or its first stages by KEY:n; `none` frees nothing either.
 
-        Entries add up. Raises UsageError, and freezes nothing, where one of them cannot be meant.
+        Entries add up. Raises UsageError, and freezes nothing, if one of them is not valid.
         """
         depths = {entry: self._frozen_stages(entry) for entry in what}
         for stages in depths.values():

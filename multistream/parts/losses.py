@@ -36,7 +36,7 @@ class Focal(Loss):
 
 
 class LogitAdjusted(CrossEntropy):
-    """Cross entropy of logits + tau * log(prior): rare classes are learnt as if all were equally frequent.
+    """Cross entropy of logits + tau * log(prior): rare classes are learned as if all were equally frequent.
 
     Menon et al. 2021, equation 10. The prior is that of the training split, `counts` (K,). Predictions use the logits
     themselves.

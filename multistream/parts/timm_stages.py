@@ -54,7 +54,7 @@ class Cut:
 def cut(model: nn.Module, *, sizes: Sequence[int]) -> Cut:
     """Takes the model apart, and compares with its own `forward_features` on a picture of the first size that it reads.
 
-    Stages end where timm's `feature_info` says; the last goes on to the end of `forward_features`, final norm
+    Stages end at the modules of timm's `feature_info`; the last contains the rest of `forward_features`, final norm
     included. Modules are re-used, and `model` must not be used afterwards. Raises CannotCut.
     """
     with evaluating(model), torch.no_grad():

@@ -14,7 +14,7 @@ NOUNS = {bool: "true or false", int: "an integer", float: "a number", str: "a st
 
 
 class Wrong(Exception):
-    """A value that cannot be meant: `what` it is, what would be `right`, and in which entry of a table or list."""
+    """An invalid value: `what` is wrong, what would be `right`, and in which entry of a table or list."""
 
     def __init__(self, what: str, right: str, *, path: tuple[str, ...] = ()) -> None:
         self.what, self.right, self.path = what, right, path

@@ -64,7 +64,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         streams = self.network.streams
-        if not streams:  # nothing to hold the keys against yet: --streams is still to come
+        if not streams:  # the keys cannot be checked yet: --streams is still to come
             return
         for where, keys in self._keyed():
             for key in keys:
@@ -218,7 +218,7 @@ def _names(section: str) -> list[str]:
 
 
 def _set(tree: Tree, path: list[str], value: Any) -> None:
-    """Sets the entry at `path`, which ends at a setting, or goes on into a table."""
+    """Sets the entry at `path`, which ends at a setting or at an entry of a table."""
     if path[0] in SECTIONS and len(path) == 1:
         raise UsageError("recipe", f"{path[0]} is a section.", right=f"It has {', '.join(_names(path[0]))}.")
     section, name, *inner = path if len(path) > 1 else ("", path[0])

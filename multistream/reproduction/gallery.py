@@ -37,7 +37,7 @@ def reproduce_gallery(run: Path, folder: Path, *, console: Console) -> Reproduce
 
 
 def _kept(folder: Path, sha256: str) -> ReproducedGallery | None:
-    """The galleries that are there, if all are and they are of this model."""
+    """The existing galleries, if they are complete and of this model."""
     file = folder / FILE
     if not file.is_file():
         return None

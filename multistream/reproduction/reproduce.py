@@ -144,7 +144,7 @@ class _Work:
         return reproduce_gallery(run, self.request.out / GALLERY, console=self.console)
 
     def curves(self) -> tuple[ReproducedCurve, ...]:
-        """Figure 4 of the streams that are there."""
+        """Figure 4 of the available streams."""
         found = []
         for curve in curves_needed(self.request, self.paper):
             row = self.paper.rows[curve.row]

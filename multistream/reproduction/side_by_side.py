@@ -16,7 +16,7 @@ from multistream.training.planned_run import PlannedRun
 
 
 def train_side_by_side(missing: Sequence[PlannedRun], engine: Engine, *, request: Request, console: Console) -> None:
-    """Trains the runs, and the folds of runs, on an engine; rows that join others come when these are there."""
+    """Trains the runs and their folds on an engine; rows that fuse others are trained after them."""
     for joins in (False, True):
         chosen = [each for each in missing if ("branches" in each.recipe.network.freeze) is joins]
         planned = [run for each in chosen for run in _runs_of(each, request.out / "runs")]

@@ -12,7 +12,7 @@ from multistream.recipe import Recipe
 from multistream.spec import Spec
 
 NO_PATHS = ("hub", "random")
-"""What `--weights KEY=` takes besides paths."""
+"""Values of `--weights KEY=` that are not paths."""
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
@@ -37,6 +37,6 @@ def _absolute_spec(text: str, key: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    """An absolute path to what is there; a name that is not a path (a CSV's column of maps) stays."""
+    """The absolute path of an existing file; a name that is not a path (a CSV's column of maps) is unchanged."""
     there = Path(path).expanduser()
     return os.path.abspath(there) if there.exists() else path

@@ -174,7 +174,7 @@ def with_distributions(recipe: Recipe) -> Recipe:
 
 
 def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Recipe:
-    """Refuses a stream that could be pretrained and was given nothing; on the demo set it is random, and said so."""
+    """Refuses a stream with published weights that got none; on the demo set it is random, and the recipe says so."""
     weights = dict(recipe.network.weights)
     for key, branch in network.branches.items():
         stream = branch.stream

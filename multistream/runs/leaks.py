@@ -14,11 +14,11 @@ from multistream.runs.split_file import read_split, sha256_of_files
 from multistream.spec import Spec
 
 SEEN = ("train", "val")
-"""Parts that a run has learnt from: weights from the one, the best epoch from the other."""
+"""Splits that a run has learned from: weights from the first, the best epoch from the second."""
 
 
 def check_leaks(recipe: Recipe, table: Table, parts: Parts, *, digests: Mapping[int, str] | None = None) -> None:
-    """Refuses test images that a run has learnt from whose branch or weights are used; compares the files' bytes.
+    """Refuses test images on which a run with a used branch or weights was trained; compares the files' bytes.
 
     `digests` are the photos' sha256 by index, where they are known already.
     """
@@ -69,7 +69,7 @@ def _runs_named(recipe: Recipe) -> dict[str, Path]:
 
 
 def seen_in(split: Path) -> frozenset[str]:
-    """sha256 of all images that the run of this split.csv has learnt from."""
+    """The sha256 of all training and validation images of this split.csv."""
     return frozenset(row.sha256 for row in read_split(split) if row.part in SEEN)
 
 

@@ -131,7 +131,7 @@ def processes() -> Iterator[Ranks]:
     """Joins the process group described by the environment, and leaves it at the end; yields ALONE where there is one.
 
     An error on one rank ends all: the rank where it happened raises it, the others leave without a word. Raises
-    UsageError for an environment that cannot be meant, MemoryExhausted (exit 71) where another rank was killed.
+    UsageError for an invalid environment, MemoryExhausted (exit 71) where another rank was killed.
     """
     ranks = ranks_of(os.environ)
     if ranks.size == 1 or dist.is_initialized():

@@ -38,7 +38,7 @@ class Parity:
 
 
 def settle(settings: RuntimeSettings, network: MultiStream, *, say: Say) -> Runtime:
-    """Resolves the settings and places the network; a faster format that `auto` chose has to prove itself, aloud.
+    """Resolves the settings and places the network; a faster format chosen by `auto` is checked and the result printed.
 
     The pictures are made here and are always the same, so that one network gives one answer on one machine.
     """

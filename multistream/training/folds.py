@@ -139,7 +139,7 @@ def _branches_of_fold(recipe: Recipe, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _same_recipe(folder: Path, recipe: Recipe) -> Recipe:
-    """The recipe of a run to go on with; CannotResume where another one is asked for."""
+    """The recipe of the run to resume; CannotResume if the given recipe differs."""
     stored = Recipe.load(folder)
     changed = [name for name, *_ in differences(stored, recipe)] if recipe.data.folds else []
     if changed:
@@ -149,14 +149,14 @@ def _same_recipe(folder: Path, recipe: Recipe) -> Recipe:
 
 
 def _train_one(run: PlannedRun, *, streams: Mapping[str, Stream] | None, console: Console, stop: Stop | None) -> None:
-    """One fold, unless it is finished; one that was stopped goes on."""
+    """Trains one fold, or resumes it, unless it is finished."""
     state = run.state
     if state == "finished":
         return
     if state == "new" and run.folder.is_dir():  # stopped before it had written what it is
         shutil.rmtree(run.folder)
     train_once(
-        run.recipe if state == "new" else Recipe(),  # a run that goes on has its own recipe, with nothing open
+        run.recipe if state == "new" else Recipe(),  # a resumed run has its own, complete recipe
         out=run.folder if state == "new" else None,
         resume=None if state == "new" else run.folder,
         streams=streams,

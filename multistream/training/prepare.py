@@ -37,7 +37,7 @@ a short time (benchmarks/README.md)."""
 
 @dataclass(frozen=True)
 class Prepared:
-    """A recipe with nothing left open, and what it speaks of."""
+    """A complete recipe, and the data, network and machine settings that it describes."""
 
     recipe: Recipe
     table: Table

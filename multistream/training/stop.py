@@ -20,7 +20,7 @@ class Stop:
 
 
 class Interrupted(Exception):
-    """Work was asked to stop by `signal` and has left things in order; `resume` says how to go on."""
+    """The work was stopped by `signal` and its state is saved; `resume` is the command that continues it."""
 
     def __init__(self, number: int, resume: str) -> None:
         self.signal, self.resume = number, resume

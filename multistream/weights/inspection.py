@@ -32,7 +32,7 @@ ARCHITECTURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("conv_dw_1.weight",), "Keras", "MobileNet"),
     (("mean",), "Caffe", "a mean image"),
 )
-"""Keys that give away whose names a file uses, and what for; the first of which all are there counts."""
+"""Keys that identify the library and architecture of a file; the first entry whose keys are all present counts."""
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """Ends of the names of batch norm's state, which is not a parameter."""

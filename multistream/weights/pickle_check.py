@@ -53,7 +53,7 @@ RECORDS = frozenset(
         *(f"datetime {name}" for name in ("datetime", "date", "timedelta")),
     }
 )
-"""What training scripts save besides tensors: arguments, NumPy numbers, paths. None of it is made, only passed over."""
+"""Objects that training scripts save with tensors: arguments, NumPy numbers, paths. They are skipped, never created."""
 
 NUMPY_TYPES = "numpy.dtypes "
 
@@ -109,7 +109,7 @@ class Outline:
 
     def _read(self, file: Readable) -> Any:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pickletools decodes old texts with odd escapes, aloud
+            warnings.simplefilter("ignore")  # pickletools warns of odd escapes in old texts
             return self._run(file)
 
     def _run(self, file: Readable) -> Any:

@@ -58,7 +58,7 @@ def _part_folders(listing: Listing) -> Mapping[str, str]:
 
 
 def _check_level(path: Path, listing: Listing) -> None:
-    """Refuses photos straight in part folders, and a folder that holds the folders of the classes."""
+    """Refuses photos directly in part folders, and a folder that holds the folders of the classes."""
     where = printable(str(path))
     direct = {image_id.split("/")[0] for image_id in listing.ids if image_id.count("/") == 1}
     inner: dict[str, set[str]] = {}

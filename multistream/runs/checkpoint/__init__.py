@@ -1,4 +1,4 @@
-"""Checkpoints: all that a training needs to go on, in folders that are either complete or not there.
+"""Checkpoints: the complete state of a training, in folders that are either complete or absent.
 
     checkpoints/step-N/   model.safetensors, optimizer.safetensors, ...   one file for each group of tensors
                           state.json                                      how far the training has come

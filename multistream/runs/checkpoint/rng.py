@@ -34,7 +34,7 @@ def rng_tensors() -> dict[str, Tensor]:
 def restore_rng(tensors: Mapping[str, Tensor]) -> None:
     """Sets the generators to what `rng_tensors` returned; for anything else CannotResume, and none is changed.
 
-    A CUDA device that is not here is passed over: a run may go on on another device.
+    A CUDA device that does not exist is skipped: a run may be resumed on another device.
     """
     devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     try:

@@ -123,7 +123,7 @@ def _remove(path: Path) -> None:
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether all files are there in their sizes; contents were verified when they were written."""
+    """Whether all files exist with their sizes; contents were verified when they were written."""
     try:
         read_manifest(path)
     except CannotResume:
