@@ -15,7 +15,7 @@ SCALINGS = ("auto", "none", "log", "zscore")
 FLOOR = 1e-6
 """The least score that `log` tells from zero."""
 SUM = 0.05
-"""How far the mean sum of a photo's scores may be from one for the scores to count as probabilities."""
+"""How far the sums of photos' scores may be from a whole number for the scores to count as probabilities."""
 
 
 class ANP(Stream):
@@ -23,7 +23,8 @@ class ANP(Stream):
 
     `scaling` is what is done to them first: nothing, the logarithm (scores below 1e-6 count as 1e-6), or `zscore`,
     which gives pairs that never vary the value 0. `auto` takes the logarithm where the training split's scores are
-    probabilities (not negative, sum about one), else nothing. `fit` chooses; what it fitted are buffers, so a model
+    probabilities of one softmax or of several side by side (not negative; every photo's sum is about one, two, ...), else
+    nothing. `fit` chooses; what it fitted are buffers, so a model
     file is complete. `hidden` are the widths of the MLP that classifies them (paper section 1: D-1024-512-K).
 
     >>> ANP(width=3, scaling="log")(torch.ones(1, 3))["vector"]
@@ -70,9 +71,13 @@ class ANP(Stream):
                 do="Use scaling 'zscore' or 'none'.",
             )
         if self.scaling == "auto":
-            self.takes_log.fill_(_are_probabilities(vectors))
-            if self.takes_log:
-                return "the scores sum to about one, so their logarithms are used (scaling = none keeps them)"
+            softmaxes = _softmaxes(vectors)
+            self.takes_log.fill_(softmaxes > 0)
+            if softmaxes:
+                return (
+                    f"every photo's scores sum to about {softmaxes}, as those of a softmax do, so their logarithms are "
+                    "used (scaling = none keeps them)"
+                )
         if self.scaling == "zscore":
             mean = vectors.double().mean(0)
             deviation = vectors.double().std(0, correction=0)
@@ -89,9 +94,10 @@ class ANP(Stream):
         return nn.Sequential(*layers, nn.Linear(self.hidden[-1] if self.hidden else width, classes))
 
 
-def _are_probabilities(scores: Tensor) -> bool:
-    """Whether scores (N, D) are not negative and the photos' sums are about one."""
+def _softmaxes(scores: Tensor) -> int:
+    """How many softmaxes scores (N, D) may come from, by the sum that all photos share; 0 where they share none."""
     if not len(scores) or scores.shape[1] < 2 or scores.min() < 0:
-        return False
+        return 0
     sums = scores.double().sum(1)
-    return bool((sums.mean() - 1).abs() < SUM and sums.std(correction=0) < SUM)
+    whole = round(float(sums.mean()))
+    return whole if (sums.mean() - whole).abs() < SUM and sums.std(correction=0) < SUM else 0

@@ -50,6 +50,35 @@ def test_log_is_finite_at_zero_and_refuses_negative_scores() -> None:
         stream.fit(torch.tensor([[-0.3, 0.5]]))
 
 
+def softmaxes(*widths: int) -> torch.Tensor:
+    """Probabilities of 40 photos by softmaxes of these widths, side by side."""
+    chance = torch.Generator().manual_seed(1)
+    return torch.cat([torch.randn(40, width, generator=chance).mul(3).softmax(1) for width in widths], 1)
+
+
+@pytest.mark.parametrize(
+    ("scores", "total"),
+    [
+        (softmaxes(6), 1),
+        (softmaxes(1000, 365), 2),
+        (torch.rand(40, 1365, generator=torch.Generator().manual_seed(2)), 0),
+        (softmaxes(6) * 0.7, 0),
+        (softmaxes(6) - 1e-3, 0),
+        (torch.zeros(40, 6), 0),
+    ],
+)
+def test_logarithms_are_taken_of_probabilities(scores: torch.Tensor, total: int) -> None:
+    """Of one softmax or of several, as the scores of an object and a scene classifier side by side; of nothing else."""
+    stream = ANP(width=scores.shape[1])
+    said = stream.fit(scores)
+    expected = scores.clamp_min(1e-6).log() if total else scores
+    assert torch.equal(stream(scores)["vector"], expected)
+    assert (said or "").startswith(f"every photo's scores sum to about {total}," if total else "")
+    kept = ANP(width=scores.shape[1], scaling="none")
+    assert kept.fit(scores) is None
+    assert torch.equal(kept(scores)["vector"], scores)
+
+
 def test_head_is_the_papers_mlp() -> None:
     head = ANP(width=2089).make_head(2089, 8)
     assert [m.weight.shape[::-1] for m in head if isinstance(m, nn.Linear)] == [(2089, 1024), (1024, 512), (512, 8)]
