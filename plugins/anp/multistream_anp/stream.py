@@ -23,7 +23,7 @@ class ANP(Stream):
 
     `scaling` is what is done to them first: nothing, the logarithm (scores below 1e-6 count as 1e-6), or `zscore`,
     which gives pairs that never vary the value 0. `auto` takes the logarithm where the training split's scores are
-    probabilities (not negative; every photo's sum is about one, or two for two softmaxes side by side, ...), else nothing.
+    probabilities (not negative, every photo sums to about one; or two, of two softmaxes side by side), else nothing.
     `fit` chooses; what it fitted are buffers, so a model file is complete. `hidden` are the widths of the MLP that
     classifies them (paper section 1: D-1024-512-K).
 
