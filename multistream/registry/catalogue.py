@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal
 
 from multistream.errors import MultistreamError, PluginError, UsageError
@@ -236,4 +237,5 @@ def _unknown(where: str, name: str, kinds: tuple[Kind, ...]) -> UnknownPart:
     guess = f"Did you mean {near[0]!r}? " if near else ""
     words = {row.name: row.name if row.status == "ok" else f"{row.name} ({row.status})" for row in rows}
     known = dict.fromkeys(words[row.name] for row in rows if row.kind in kinds)
-    return UnknownPart(where, what, right=f"{guess}Known: {', '.join(known) or 'none'}.")
+    do = f"A run's path has a slash: ./{name}." if "stream" in kinds and (Path(name) / "recipe.toml").is_file() else ""
+    return UnknownPart(where, what, right=f"{guess}Known: {', '.join(known) or 'none'}.", do=do)

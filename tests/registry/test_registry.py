@@ -109,6 +109,13 @@ class TestMappings:
             fusions["earli"]
         assert str(error.value) == "fusions: 'earli' is unknown. Did you mean 'early'? Known: early, gated, late."
 
+    def test_a_run_without_a_slash_is_pointed_to(self, tmp_path, monkeypatch):
+        (tmp_path / "frozen").mkdir()
+        (tmp_path / "frozen" / "recipe.toml").touch()
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(UsageError, match=r"'frozen' is unknown\. Known: .* A run's path has a slash: \./frozen\."):
+            find("stream", "frozen")
+
     def test_a_name_of_another_kind_says_so(self, installed):
         installed()
         with pytest.raises(UsageError, match=r"'concat' is a temporal, not a fusion"):
