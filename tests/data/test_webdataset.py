@@ -78,7 +78,7 @@ def test_it_is_unpacked_once_and_again_where_a_shard_changes(tmp_path: Path) -> 
         ([("1.png", photo(1)), ("1.json", json.dumps({"label": 1.5}).encode())], r"1\.5 is not a label"),
         ([("1.png", photo(1)), ("1.cls", b" ")], r"' ' is not a label"),
         ([("../1.png", photo(1)), ("../1.cls", b"awe")], r"leads outside the archive"),
-        ([*samples(0, 2), ("0000.json", b"{}")], r"sample 0000: its files do not lie in a row"),
+        ([*samples(0, 2), ("0000.json", b"{}")], r"sample 0000: the files of one photo are not next to each other"),
     ],
 )
 def test_what_cannot_be_used_is_named(tmp_path: Path, members: Sequence[tuple[str, bytes]], says: str) -> None:
