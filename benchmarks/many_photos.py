@@ -28,7 +28,7 @@ from multistream.inference.model import Model
 from multistream.recipe import Recipe
 
 FILES = 64
-CHUNK = 1024
+CHUNK = 512
 """Photos of one measurement."""
 
 
