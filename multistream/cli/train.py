@@ -40,6 +40,7 @@ from multistream.errors import UsageError
 from multistream.recipe import Recipe
 
 if TYPE_CHECKING:
+    from multistream.inference.metrics import Measures
     from multistream.training.folds import FoldsRun
     from multistream.training.train import Run
 
@@ -168,22 +169,27 @@ def described(run: Run) -> str:
     """A finished run in a few lines."""
     lines = []
     for name, measured in run.parts.items():
-        low, high = measured.accuracy_ci95
-        lines.append(
-            f"{name:5}  accuracy {100 * measured.accuracy:.1f} %  [{100 * low:.1f}, {100 * high:.1f}]"
-            f"  macro-F1 {100 * measured.macro_f1:.1f}  n {measured.n:,}"
-        )
+        lines.append(f"{name:5}  {_measured(measured)}")
     where = f"{run.data['name']}, {run.epochs} epochs, best {run.best_epoch + 1}, {run.seconds:.0f} s"
     return "\n".join([*lines, where, f"run {run.folder}"])
 
 
+def _measured(found: Measures) -> str:
+    """The main numbers: accuracy, or where images may have several labels the mean average precision."""
+    from multistream.label_set_metrics import LabelSetMetrics
+
+    title, value, (low, high) = "accuracy", found.accuracy, found.accuracy_ci95
+    if isinstance(found, LabelSetMetrics):
+        title, value, (low, high) = "mAP", found.map, found.map_ci95
+    interval = f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{title} {100 * value:.1f} %  {interval}  macro-F1 {100 * found.macro_f1:.1f}  n {found.n:,}"
+
+
 def folds_described(run: FoldsRun) -> str:
     """A finished run on folds in a few lines."""
-    low, high = run.test.accuracy_ci95
     each = ", ".join(f"{100 * fold['accuracy']:.1f}" for fold in run.folds)
     lines = [
-        f"out of fold  accuracy {100 * run.test.accuracy:.1f} %  [{100 * low:.1f}, {100 * high:.1f}]"
-        f"  macro-F1 {100 * run.test.macro_f1:.1f}  n {run.test.n:,}",
+        f"out of fold  {_measured(run.test)}",
         f"folds        {each}",
     ]
     if len(run.accuracies) > 1:

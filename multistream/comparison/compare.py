@@ -246,6 +246,8 @@ def _notes(rows: Sequence[ComparedRow], reference: int, against: Against) -> tup
     notes = [f"reference: {rows[reference].name}"] if found else []
     if found and against == "best":
         notes.append("the best was chosen on the test photos, so its accuracy is biased upwards")
+    if any(row.label_sets for row in rows):
+        notes.append("accuracy: images with all their labels and no other (exact match)")
     notes += [_TESTS[test] for test in used]
     if any(each.p_resampled is not None for _, each in found):
         notes.append("p resampled: corrected t test over splits (Nadeau, Bengio 2003), since random splits overlap")
