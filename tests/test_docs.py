@@ -107,7 +107,7 @@ def test_commands_in_the_docs_exist(page: Path) -> None:
             for word in words:
                 assert not word.startswith("--") or word in known, f"{page.name}: {line}: {word}"
             for setting in [value for flag, value in itertools.pairwise(words) if flag == "--set"]:
-                Recipe().with_settings(["network.streams.object=object", setting])
+                Recipe().with_settings(["network.streams.object=object", "network.streams.anp=anp", setting])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
