@@ -28,32 +28,39 @@ if TYPE_CHECKING:
     from multistream.label_set_metrics import LabelSetMetrics
 
 
+LabelledPhotos = Annotated[
+    str, typer.Option("--data", metavar="PATH", help="Other photos with labels; default: the test split of the run.")
+]
+Part = Annotated[
+    str,
+    typer.Option(
+        metavar="train|val|test|all", help="Split to evaluate. Default: the run's test split, or all of --data."
+    ),
+]
+ClassMap = Annotated[
+    str, typer.Option(metavar="FILE|NAME", help="File that maps the run's classes to the data's classes.")
+]
+Protocols = Annotated[
+    bool,
+    typer.Option(
+        "--protocols",
+        help="WebEmo's protocols: strict, reachable classes, polarity, linear probe (--data webemo:PATH).",
+    ),
+]
+PredictionsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions as CSV.")]
+
+
 def evaluate(
     run: Run,
-    data: Annotated[
-        str, typer.Option(metavar="PATH", help="Other photos with labels; default: the test split of the run.")
-    ] = "",
-    part: Annotated[
-        str,
-        typer.Option(
-            metavar="train|val|test|all", help="Split to evaluate. Default: the run's test split, or all of --data."
-        ),
-    ] = "",
+    data: LabelledPhotos = "",
+    part: Part = "",
     label: Label = "",
-    class_map: Annotated[
-        str, typer.Option(metavar="FILE|NAME", help="File that maps the run's classes to the data's classes.")
-    ] = "",
-    protocols: Annotated[
-        bool,
-        typer.Option(
-            "--protocols",
-            help="WebEmo's protocols: strict, reachable classes, polarity, linear probe (--data webemo:PATH).",
-        ),
-    ] = False,
+    class_map: ClassMap = "",
+    protocols: Protocols = False,
     input: Inputs = None,
     missing: Missing = "",
     without: Without = None,
-    predictions: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions as CSV.")] = None,
+    predictions: PredictionsFile = None,
     plot: Plot = None,
     device: Device = "auto",
     precision: Precision = "auto",
