@@ -93,17 +93,17 @@ def test_intervals_over_classes_are_scipys_bootstrap(name: str, function: str) -
 
 
 def test_the_intervals_cover() -> None:
-    """Of 200 samples from a known truth, some 95 % have an interval of the log-likelihood that holds it."""
+    """Of 100 samples from a known truth, some 95 % have an interval of the log-likelihood that holds it."""
     rng = np.random.default_rng(0)
     table = rng.dirichlet(np.ones(3), size=50)
     truth = -np.mean(np.sum(table * np.log(table), axis=1))  # labels drawn from the probabilities themselves
     held = 0
-    for seed in range(200):
+    for seed in range(100):
         rows = table[rng.integers(50, size=250)]
         labels = (rows.cumsum(axis=1) < rng.random((250, 1))).sum(axis=1).clip(max=2)
         low, high = metrics(rows, labels, FI[:3], seed=seed).nll_ci95
         held += low <= truth <= high
-    assert 178 <= held <= 199
+    assert 88 <= held <= 99  # binomial limits: 99.8 % of the cases, if 95 % hold it
 
 
 def test_json_has_the_designs_keys_and_no_tuples() -> None:

@@ -108,7 +108,10 @@ SHA = "0" * 64
         (HEAD + f"a,{SHA},awe,awe,1,0\nb,{SHA},,awe,1,0\n", "p.csv:3: the label is missing."),
         (HEAD + f'"a,{SHA},awe,awe,1,0\n', "it cannot be read"),
         (VOTED + f"a,{SHA},awe,awe,1,0,0.5,0.4\n", "p.csv:2: these are not fractions of votes."),
-        (VOTED.replace("votes_awe", "votes_joy"), "p.csv:1: the votes are of other classes"),
+        (
+            VOTED.replace("votes_awe", "votes_joy"),
+            "p.csv:1: votes_ columns are of other classes than the probabilities",
+        ),
         ("caf\udce9", "it cannot be read"),
     ],
 )

@@ -25,9 +25,18 @@ from multistream.testing import FusionContract, StreamContract, TapContract, Tem
 from multistream.testing.base import Contract
 
 
+WIDE = ("places", "deepsentibank")
+"""Streams of seconds a check; the plugins' own tests check them too."""
+
+
 @pytest.mark.parametrize(
-    "name", [name for name in streams if name not in ("timm", "text")]
-)  # these need a model or a bank
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in WIDE else name
+        for name in streams
+        if name not in ("timm", "text")  # these need a model or a bank
+    ],
+)
 def test_our_streams(name: str) -> None:
     assert len(check("stream", name)) >= 12
 
