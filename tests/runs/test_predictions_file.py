@@ -110,7 +110,7 @@ SHA = "0" * 64
         (VOTED + f"a,{SHA},awe,awe,1,0,0.5,0.4\n", "p.csv:2: these are not fractions of votes."),
         (
             VOTED.replace("votes_awe", "votes_joy"),
-            "p.csv:1: votes_ columns are of other classes than the probabilities",
+            "p.csv:1: votes_ columns are of other classes than",
         ),
         ("caf\udce9", "it cannot be read"),
     ],

@@ -24,7 +24,6 @@ from multistream import (
 from multistream.testing import FusionContract, StreamContract, TapContract, TemporalContract, check
 from multistream.testing.base import Contract
 
-
 WIDE = ("places", "deepsentibank")
 """Streams of seconds a check; the plugins' own tests check them too."""
 
