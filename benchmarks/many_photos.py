@@ -1,8 +1,8 @@
-"""predict on 20,000 small photos: its memory, and its rate against decoding and computing by turns.
+"""predict on 20,000 photos: its memory, and its rate against decoding in one thread and decoding ahead.
 
-    python -m benchmarks.many_photos [--photos 20000] [--pairs 9] [--size 64]
+    python -m benchmarks.many_photos [--photos 20000] [--pairs 9] [--size 32]
 
-The photos are 64 JPEGs of 640 x 480, listed again and again; the network is a random `object` at few pixels, so that
+The photos are 64 JPEGs of 1600 x 1200, listed again and again; the network is a random `object` at few pixels, so that
 decoding dominates. All ways run in one process, one after the other, on chunks of the same list.
 """
 
@@ -41,11 +41,11 @@ def random_model(size: int) -> Model:
 
 
 WAYS: dict[str, Callable[[], AbstractContextManager[object]]] = {
-    "overlapped": nullcontext,
-    "by turns, one thread": lambda: mock.patch.object(prediction, "available_workers", return_value=0),
-    "by turns, a thread a core": lambda: mock.patch.object(prediction, "AHEAD", 0),
+    "predict": nullcontext,
+    "one thread": lambda: mock.patch.object(prediction, "available_workers", return_value=0),
+    "decoding ahead": lambda: mock.patch.object(prediction, "groups_ahead", return_value=prediction.AHEAD),
 }
-"""What `predict` does; photos decoded where the network runs; groups decoded in threads, none ahead."""
+"""What `predict` does; photos decoded where the network runs; groups decoded while one is computed, as on a GPU."""
 
 
 def photos(folder: Path, count: int) -> Iterator[str]:
@@ -66,22 +66,22 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=int, default=20_000)
     parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--size", type=int, default=32)
     options = parser.parse_args()
     model = random_model(options.size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(FILES):
-            write_photo(folder / f"{number:02}.jpg", (640, 480), seed=number)
-        for way in [way for way in WAYS if way != "overlapped"]:
+            write_photo(folder / f"{number:02}.jpg", (1600, 1200), seed=number)
+        for way in [way for way in WAYS if way != "predict"]:
             count = min(CHUNK, options.photos)
             found = interleaved(
-                lambda count=count: run(model, folder, count, "overlapped"),
+                lambda count=count: run(model, folder, count, "predict"),
                 lambda count=count, way=way: run(model, folder, count, way),
                 pairs=options.pairs,
                 warmup=1,
             )
-            print(f"overlapped against {way}: {found}; {count / found.ours:,.0f} photos/s", flush=True)
+            print(f"predict against {way}: {found}; {count / found.ours:,.0f} photos/s", flush=True)
         began, memory, seen = time.perf_counter(), [], 0
         for _ in model.predict(photos(folder, options.photos)):
             seen += 1
