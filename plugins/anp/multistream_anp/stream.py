@@ -88,10 +88,12 @@ class ANP(Stream):
 
     def make_head(self, width: int, classes: int) -> nn.Module:
         """The MLP D-1024-512-K with ReLU, (B, width) -> logits (B, classes) (paper section 1)."""
+        if not self.hidden:
+            return nn.Linear(width, classes)
         layers: list[nn.Module] = []
         for wide, narrow in pairwise((width, *self.hidden)):
             layers += [nn.Linear(wide, narrow), nn.ReLU()]
-        return nn.Sequential(*layers, nn.Linear(self.hidden[-1] if self.hidden else width, classes))
+        return nn.Sequential(*layers, nn.Linear(self.hidden[-1], classes))
 
 
 def _softmaxes(scores: Tensor) -> int:
