@@ -44,7 +44,7 @@ Protocols = Annotated[
     bool,
     typer.Option(
         "--protocols",
-        help="WebEmo's protocols: strict, reachable classes, polarity, linear probe (--data webemo:PATH).",
+        help="WebEMO's protocols: strict, reachable classes, polarity, linear probe (--data webemo:PATH).",
     ),
 ]
 PredictionsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions as CSV.")]
@@ -109,7 +109,7 @@ def evaluate(
 
 
 def _print_protocols(run: Path, data: str, *, input: list[str] | None, device: str, json: bool, quiet: bool) -> None:
-    """Measures a run by the four protocols of WebEmo, and prints a line for each."""
+    """Measures a run by the four protocols of WebEMO, and prints a line for each."""
     from multistream.console import Console
     from multistream.reproduction.webemo import webemo_protocols
 
@@ -125,7 +125,7 @@ def _print_protocols(run: Path, data: str, *, input: list[str] | None, device: s
             f"{row.protocol:28} {100 * row.accuracy:8.2f} % {interval:>16} {100 * row.majority:8.2f} % {row.n:8,}"
         )
     if found.published is not None:
-        typer.echo(f"published (FI to WebEmo, 7 classes): {100 * found.published:.2f} %")
+        typer.echo(f"published (FI to WebEMO, 7 classes): {100 * found.published:.2f} %")
 
 
 def policies(result: Evaluation) -> str:

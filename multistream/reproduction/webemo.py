@@ -1,9 +1,9 @@
-"""WebEmo, on which the paper tests what was trained on FI, by four protocols: it does not say how 8 classes meet 7.
+"""WebEMO, on which the paper tests what was trained on FI, by four protocols: it does not say how 8 classes meet 7.
 
 - strict: all photos of the 7 classes; those of classes that the run does not know (love, confusion) are always wrong;
 - reachable: without the photos of those classes;
 - polarity: positive or negative;
-- linear probe: a linear classifier on the run's frozen streams, fitted to WebEmo on 5 folds and tested out of fold.
+- linear probe: a linear classifier on the run's frozen streams, fitted to WebEMO on 5 folds and tested out of fold.
 
 Probabilities are added up through a class map (`multistream.inference.emotions`). Awe may be surprise or joy: both are
 measured. The accuracy of always saying the most frequent class stands next to each.
@@ -72,14 +72,14 @@ def webemo_protocols(
     device: str = "auto",
     console: Console | None = None,
 ) -> WebEmoResult:
-    """Measures a run that knows FI's classes (or some of them) on WebEmo (`webemo:PATH`) by all protocols.
+    """Measures a run that knows FI's classes (or some of them) on WebEMO (`webemo:PATH`) by all protocols.
 
     Photos that the run was trained on are left out. Raises UsageError for another layout and for a run without any of
     FI's classes, and what `evaluate` and `train` raise.
     """
     console = console or Console(quiet=True)
     if data.partition(":")[0] != "webemo":
-        raise UsageError("--protocols", f"they are WebEmo's, and the data are {data!r}.", right="--data webemo:PATH.")
+        raise UsageError("--protocols", f"they are WebEMO's, and the data are {data!r}.", right="--data webemo:PATH.")
     common: dict[str, Any] = {"data": data, "inputs": inputs, "device": device, "console": console}
     rows: list[ProtocolResult] = []
     with TemporaryDirectory(prefix="multistream-webemo-") as temporary:

@@ -508,7 +508,7 @@ def test_webemo_lists(photos: Photos) -> None:
     assert labelled(table) == {"x/a.jpg": "cheerfulness", "b.jpg": "irritability"}
     assert in_parts(table) == {"x/a.jpg": "train", "b.jpg": "test"}
     (root / "test25.txt").write_text("http://example.org/y/b.jpg 25\n")
-    with pytest.raises(DataError, match=r"test25.txt:1: .* is not a line of WebEmo"):
+    with pytest.raises(DataError, match=r"test25.txt:1: .* is not a line of WebEMO"):
         webemo(root)
 
 

@@ -1,4 +1,4 @@
-"""WebEmo's protocols on a small copy of its layout: folders of numbers below images/test25."""
+"""WebEMO's protocols on a small copy of its layout: folders of numbers below images/test25."""
 
 from __future__ import annotations
 

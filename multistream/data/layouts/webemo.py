@@ -1,4 +1,4 @@
-"""WebEmo (Panda et al., ECCV 2018): 25 emotions, which make 7, which make 2 (paper section 4)."""
+"""WebEMO (Panda et al., ECCV 2018): 25 emotions, which make 7, which make 2 (paper section 4)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NUMBERED = sorted(_OF_25)
 
 
 def webemo(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
-    """WebEmo at the level of 7 classes (as the paper tests it), or with `label` of 25 or 2 (negative, positive).
+    """WebEMO at the level of 7 classes (as the paper tests it), or with `label` of 25 or 2 (negative, positive).
 
     Either `url label` lines in `<part>*.txt`, or folders `images/test25/<0..24>/` named by number or emotion.
     """
@@ -80,7 +80,7 @@ def _from_lists(lists: Iterable[Path], finder: Finder, counts: Counter[str]) -> 
             if len(row.cells) != 2 or fine is None:
                 right = "It must be a URL and a label, 0 to 24 or an emotion."
                 raise DataError(
-                    where(file, row), f"{printable(' '.join(row.cells))!r} is not a line of WebEmo.", right=right
+                    where(file, row), f"{printable(' '.join(row.cells))!r} is not a line of WebEMO.", right=right
                 )
             image_id = finder.find(row.cells[0])
             if image_id is None:
