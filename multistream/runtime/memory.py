@@ -15,8 +15,12 @@ from torch import nn
 from multistream.errors import MemoryExhausted
 from multistream.system_errors import memory_error
 
-RESERVE: Final = 0.9
-"""Fraction of the free memory that a step on the CPU may use: a process that exceeds it is killed without an error."""
+USABLE: Final = 0.8
+"""Fraction of the free memory that a trial step on the CPU may use.
+
+A process that exceeds the rest is killed without an error, and a training also holds photos, a checkpoint and gaps
+between its tensors.
+"""
 
 SMALLER: Final = (
     "Freeze more of the network (--freeze streams), or use smaller images, for example --set data.image_size=128."
@@ -59,7 +63,7 @@ def largest_that_fits(sizes: Sequence[int], attempt: Callable[[int], int], *, fr
     """
     tried: list[tuple[int, int]] = []
     for size in sizes:
-        if tried and _expected(size, tried) > free * RESERVE:
+        if tried and _expected(size, tried) > free * USABLE:
             break
         try:
             tried.append((size, attempt(size)))
@@ -89,10 +93,11 @@ class Gauge:
         self.before = _held(device)
 
     def free(self) -> int:
-        """Usable bytes: on a CPU of the machine and the control group, elsewhere of the device."""
+        """Usable bytes: on a CPU of the machine, the control group and the process, elsewhere of the device."""
         if self.device.type != "cpu":
             return 2**63 - 1
-        return min(_available(Path("/proc/meminfo")), _group_limit(Path("/sys/fs/cgroup")))
+        process = _address_space(Path("/proc/self"))
+        return min(_available(Path("/proc/meminfo")), _group_limit(Path("/sys/fs/cgroup")), process)
 
     def reset(self) -> None:
         """Begins a new height."""
@@ -153,3 +158,12 @@ def _group_limit(folder: Path) -> int:
     except (OSError, ValueError):
         return 2**63 - 1  # no Linux, no group, or version 1
     return int(limit) - current + int(stat.get("file", 0)) if limit.strip().isdecimal() else 2**63 - 1
+
+
+def _address_space(process: Path) -> int:
+    """What is left of the address space that a process may have (`ulimit -v`)."""
+    limits = process / "limits"
+    for line in limits.read_text().splitlines() if limits.is_file() else ():
+        if line.startswith("Max address space") and (soft := line.split()[3]).isdecimal():
+            return int(soft) - _status(process / "status").get("VmSize", 0)
+    return 2**63 - 1

@@ -53,7 +53,7 @@ def test_what_would_not_fit_is_not_tried(extra: int) -> None:
 
     def attempt(size: int) -> int:
         tried.append(size)
-        assert extra + AN_IMAGE * size <= 300 * memory.RESERVE, "killed"
+        assert extra + AN_IMAGE * size <= 300 * memory.USABLE, "killed"
         return extra + AN_IMAGE * size
 
     assert largest_that_fits(pieces_of(64), attempt, free=300) == 16
@@ -92,6 +92,15 @@ def test_the_gauge_sees_what_is_taken() -> None:
     gauge.reset()
     assert gauge.taken() < 100e6
     assert gauge.free() > taken
+
+
+def test_a_limit_of_the_address_space_is_heeded(tmp_path: Path) -> None:
+    """As `ulimit -v` sets it, on the login nodes of clusters."""
+    (tmp_path / "status").write_text("VmSize:\t   2000 kB\n")
+    for soft, left in (("4096000", 4_096_000 - 2_048_000), ("unlimited", 2**63 - 1)):
+        (tmp_path / "limits").write_text(f"Max address space         {soft}              unlimited            bytes\n")
+        assert memory._address_space(tmp_path) == left
+    assert memory._address_space(tmp_path / "not Linux") == 2**63 - 1
 
 
 def test_control_groups_are_heeded(tmp_path: Path) -> None:
