@@ -47,11 +47,11 @@ def check_checksum(path: Path) -> None:
     try:
         found = sha256_file(path)
     except OSError as error:
-        raise DataError(str(path), f"it cannot be read: {reason(error)}.", do="Restore it.") from error
+        raise DataError(path, f"it cannot be read: {reason(error)}.", do="Restore it.") from error
     if found != wanted:
         right = f"Its sha256 must be the one in {SUMS}."
         do = f"Restore the file; if the change was intended, remove its line from {SUMS}."
-        raise DataError(str(path), "it has changed since the training ended.", right=right, do=do)
+        raise DataError(path, "it has changed since the training ended.", right=right, do=do)
 
 
 def _read(run: Path) -> dict[str, str]:
@@ -73,4 +73,4 @@ def _read(run: Path) -> dict[str, str]:
 
 def _damaged(path: Path) -> DataError:
     right = "Each line must be a sha256, two spaces and a file name."
-    return DataError(str(path), "it is damaged.", right=right, do="Delete it if the run's files are correct.")
+    return DataError(path, "it is damaged.", right=right, do="Delete it if the run's files are correct.")

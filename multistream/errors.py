@@ -1,11 +1,13 @@
 """Errors that the user can fix, with their exit codes.
 
-Messages are one line: *where: what is wrong, with the value. What is allowed. What to do.* The command line prints it
-and exits with the error's exit code. All other exceptions are shown with a traceback.
+Messages are one line: *where: what is wrong, with the value. What is allowed. What to do.* What cannot be printed in it
+is escaped, so that no file's name breaks a line or a terminal. The command line prints it and exits with the error's
+exit code. All other exceptions are shown with a traceback.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
@@ -20,9 +22,9 @@ class MultistreamError(Exception):
 
     exit_code: ClassVar[int] = 2
 
-    def __init__(self, where: str, what: str, *, right: str = "", do: str = "") -> None:
-        self.where = where
-        super().__init__(" ".join(part for part in (f"{where}: {what}", right, do) if part))
+    def __init__(self, where: str | os.PathLike[str], what: str, *, right: str = "", do: str = "") -> None:
+        self.where, self.what, self.right, self.do = str(where), what, right, do
+        super().__init__(printable(" ".join(filter(None, (f"{where}: {what}", right, do)))))
 
 
 class MultistreamWarning(UserWarning):
@@ -91,3 +93,28 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     near = get_close_matches(word, names, n=1)
     guess = f"Did you mean {near[0]!r}? " if near else ""
     return f"{guess}Known: {', '.join(names) or 'none'}."
+
+
+def printable(name: str) -> str:
+    """`name` on one line for people to read: what cannot be printed (newlines, bytes that are not UTF-8) is escaped.
+
+    >>> print(printable("a\\nb.jpg"))
+    a\\nb.jpg
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
+
+
+def some_of(names: Iterable[object], shown: int = 3) -> str:
+    """The first names for a message, and how many more there are.
+
+    >>> some_of(["a.jpg", "b.jpg", "c.jpg", "d.jpg"])
+    'a.jpg, b.jpg, c.jpg and 1 more'
+    """
+    texts = list(map(str, names))
+    more = f" and {len(texts) - shown:,} more" if len(texts) > shown else ""
+    return printable(", ".join(texts[:shown])) + more
+
+
+def said_by(error: BaseException) -> str:
+    """What an exception of another library says, on one line and without a full stop."""
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

@@ -220,5 +220,5 @@ def _folder(run: Path) -> Path:
 def recipe_of(run: Path) -> Recipe:
     """The recipe of a run, given its folder or its model file; UsageError where there is none."""
     if not (_folder(run) / runs.RECIPE).is_file():
-        raise UsageError(str(run), f"it has no {runs.RECIPE}.", right="Every run folder has one.")
+        raise UsageError(run, f"it has no {runs.RECIPE}.", right="Every run folder has one.")
     return Recipe.load(_folder(run))

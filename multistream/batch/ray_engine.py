@@ -78,7 +78,7 @@ def extract_with_ray(
     dataset, done = _dataset([data], say), {path for path, _ in _statuses_in(out)}
     if IN_MEMORY in done:
         what = "its photos have no paths, by which a call could continue."
-        raise DataError(str(out), what, right="Such data have a column `path`.", do="Give another --out folder.")
+        raise DataError(out, what, right="Such data have a column `path`.", do="Give another --out folder.")
     if done:
         say(f"extract: {len(done):,} photos are already done")
         dataset = dataset.filter(lambda row: str(row[PATH]) not in done)
@@ -97,7 +97,7 @@ def _statuses_in(out: Path) -> list[tuple[str, str]]:
         try:
             held = parquet.read_table(file, columns=[PATH, STATUS]).to_pydict()
         except (pyarrow.ArrowException, OSError, KeyError) as error:
-            raise DataError(str(file), "it is damaged, or not written by extract.", do="Remove it.") from error
+            raise DataError(file, "it is damaged, or not written by extract.", do="Remove it.") from error
         found += zip(held[PATH], held[STATUS], strict=True)
     return found
 

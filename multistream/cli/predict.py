@@ -80,7 +80,7 @@ def _refuse_for_ray(*, input: list[str] | None, out: Path | None, device: str, p
 
 
 def _print(results: Iterator[Prediction], *, json: bool, quiet: bool) -> None:
-    from multistream.data.filenames import printable
+    from multistream.errors import printable
 
     statuses: Counter[str] = Counter()
     for result in results:

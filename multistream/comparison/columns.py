@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multistream.comparison.compare import ComparedRow
-from multistream.data.filenames import printable
-from multistream.errors import UsageError, did_you_mean
+from multistream.errors import UsageError, did_you_mean, printable
 from multistream.statistics import Interval
 from multistream.vote_distances import VOTE_MEASURES
 

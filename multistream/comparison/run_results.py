@@ -94,12 +94,12 @@ def read_result(run: Path) -> Result:
     """Reads a run's folder (or the one that its model file lies in)."""
     folder = run.parent if run.is_file() else run
     if not folder.is_dir():
-        raise UsageError(str(run), "no such folder.", right="A run is a folder written by multistream train.")
+        raise UsageError(run, "no such folder.", right="A run is a folder written by multistream train.")
     summary = runs.read_summary(folder)
     predictions = read_predictions(folder / runs.PREDICTIONS)
     if predictions.labels is None or not len(predictions):
         what = f"{runs.PREDICTIONS} has no photo with a label."
-        raise DataError(str(run), what, do="Train it on data with a test split.")
+        raise DataError(run, what, do="Train it on data with a test split.")
     data, parameters = _of_summary(folder, summary)
     return Result(str(run), Recipe.load(folder), predictions, data, parameters)
 

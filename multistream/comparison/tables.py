@@ -19,7 +19,7 @@ from multistream.comparison.columns import (
 )
 from multistream.comparison.compare import Comparison
 from multistream.comparison.published_numbers import Published
-from multistream.data.filenames import printable
+from multistream.errors import printable
 
 Lines = list[list[str]]
 

@@ -74,19 +74,19 @@ def read_bank(path: str | Path) -> ConceptBank:
     """Reads what `write_bank` wrote; WeightsError (exit 69) where that is missing, damaged or something else."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise WeightsError(str(path), "there is no bank of concepts.", do=MAKE)
+        raise WeightsError(path, "there is no bank of concepts.", do=MAKE)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a mapping
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(str(path), f"it cannot be read: {error}.", do=MAKE) from error
+        raise WeightsError(path, f"it cannot be read: {error}.", do=MAKE) from error
     if ABOUT not in metadata:
-        raise WeightsError(str(path), "it is not a bank of concepts.", do=MAKE)
+        raise WeightsError(path, "it is not a bank of concepts.", do=MAKE)
     about = json_object(metadata[ABOUT], where=str(path), error=WeightsError)
     if about.get("format") != FORMAT:
         what = f"its format is {str(about.get('format'))[:20]!r}."
-        raise WeightsError(str(path), what, right=f"This version reads {FORMAT}.", do=MAKE)
+        raise WeightsError(path, what, right=f"This version reads {FORMAT}.", do=MAKE)
     try:
         return ConceptBank(
             names=_texts(about["names"]),
@@ -99,7 +99,7 @@ def read_bank(path: str | Path) -> ConceptBank:
             templates=_texts(about["templates"]),
         )
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise WeightsError(str(path), f"it is malformed ({type(error).__name__}: {error}).", do=MAKE) from error
+        raise WeightsError(path, f"it is malformed ({type(error).__name__}: {error}).", do=MAKE) from error
 
 
 def _texts(values: Sequence[str]) -> tuple[str, ...]:

@@ -21,13 +21,13 @@ def read_names(path: str | Path) -> tuple[str, ...]:
         text = path.read_text(encoding="utf-8-sig")
         names = _names_in(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(str(path), f"it cannot be read: {error}.", right=RIGHT) from error
+        raise DataError(path, f"it cannot be read: {error}.", right=RIGHT) from error
     if not names:
-        raise DataError(str(path), "it holds no names.", right=RIGHT)
+        raise DataError(path, "it holds no names.", right=RIGHT)
     seen: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
         if first := seen.get(shown(name).casefold()):
-            raise DataError(str(path), f"{name!r} occurs twice, as names {first} and {number}.", do="Remove one.")
+            raise DataError(path, f"{name!r} occurs twice, as names {first} and {number}.", do="Remove one.")
         seen[shown(name).casefold()] = number
     return names
 

@@ -20,8 +20,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from multistream.data import png
 from multistream.data.color_modes import CannotConvert, to_rgb
 from multistream.data.file_formats import ALLOWED, recognise
-from multistream.data.filenames import printable
-from multistream.errors import DataError, UsageError
+from multistream.errors import DataError, UsageError, printable
 
 RULES = 1
 """Raise this where a change here may change a pixel: feature caches carry it."""

@@ -1,4 +1,4 @@
-"""File names as text: one that cannot break a line, a terminal or a spreadsheet, and the way back."""
+"""File names as text: one that cannot break a line or a spreadsheet, and the way back; and the ends of paths."""
 
 from __future__ import annotations
 
@@ -7,15 +7,6 @@ import re
 _ESCAPE = re.compile(r"\\(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}|\\|[=+\-@'])")
 _NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]+)?")
 _FORMULA = ("=", "+", "-", "@", "'")
-
-
-def printable(name: str) -> str:
-    """`name` on one line for people to read: what cannot be printed (newlines, bytes that are not UTF-8) is escaped.
-
-    >>> print(printable("a\\nb.jpg"))
-    a\\nb.jpg
-    """
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name)
 
 
 def escape(name: str) -> str:
@@ -51,3 +42,13 @@ def _escaped(character: str) -> str:
 
 def _unescaped(escaped: str) -> str:
     return chr(int(escaped[1:], 16)) if escaped[0] in "xuU" else escaped
+
+
+def path_ends(path: str) -> list[str]:
+    """The ends of a path in whole components, longest first.
+
+    >>> path_ends("set/joy/1.jpg")
+    ['set/joy/1.jpg', 'joy/1.jpg', '1.jpg']
+    """
+    pieces = [piece for piece in path.replace("\\", "/").split("/") if piece not in ("", ".")]
+    return ["/".join(pieces[start:]) for start in range(len(pieces))]

@@ -14,10 +14,9 @@ from PIL import Image
 from PIL.Image import Image as Picture
 
 from multistream.data.decoding import BadImage, Decoder
-from multistream.data.filenames import printable
 from multistream.data.image_files import list_images
 from multistream.data.urls import is_url, photos_at, read_url
-from multistream.errors import DataError, MultistreamError, UsageError
+from multistream.errors import DataError, MultistreamError, UsageError, printable
 
 PhotoLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Picture | NDArray[np.uint8]
 """One photo; a path or a URL may also be a folder's."""

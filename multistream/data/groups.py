@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.filenames import printable
 from multistream.data.layouts.delimited_text import read_rows
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError, did_you_mean
@@ -44,12 +43,12 @@ def _read(path: Path) -> dict[str, str]:
     names = [cell.strip().lower() for cell in rows[0].cells] if rows else []
     if "path" not in names or "group" not in names:
         right = "Its first line must name the columns path and group."
-        raise DataError(f"{printable(str(path))}:1", f"the columns are {', '.join(names) or 'missing'}.", right=right)
+        raise DataError(f"{path}:1", f"the columns are {', '.join(names) or 'missing'}.", right=right)
     place, group = names.index("path"), names.index("group")
     found = {}
     for row in rows[1:]:
         if len(row.cells) != len(names):
             what = f"{len(row.cells)} cells for {len(names)} columns."
-            raise DataError(f"{printable(str(path))}:{row.line}", what)
+            raise DataError(f"{path}:{row.line}", what)
         found[row.cells[place]] = row.cells[group]
     return found

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from multistream.data.file_formats import SUFFIXES
-from multistream.data.filenames import printable
 from multistream.errors import DataError
 
 HIDDEN = "hidden or system files and folders"
@@ -62,7 +61,7 @@ class _Walk:
                     self._take(entry, prefix + entry.name, above)
         except OSError as error:
             if self.strict or not prefix:
-                raise DataError(printable(str(folder)), f"the folder cannot be read: {error.strerror}.") from error
+                raise DataError(folder, f"the folder cannot be read: {error.strerror}.") from error
             self.ignored[UNREADABLE] += 1
 
     def _take(self, entry: os.DirEntry[str], name: str, above: frozenset[tuple[int, int]]) -> None:
@@ -94,7 +93,7 @@ def list_images(root: Path, *, allow_outside: bool = False, strict: bool = True)
     try:
         status = root.stat()
     except OSError as error:
-        raise DataError(printable(str(root)), f"the folder cannot be read: {error.strerror}.") from error
+        raise DataError(root, f"the folder cannot be read: {error.strerror}.") from error
     walk = _Walk(os.path.realpath(root), allow_outside, strict)
     walk.enter(root, "", frozenset([(status.st_dev, status.st_ino)]))
     return Listing(root, tuple(sorted(walk.ids)), tuple(sorted(walk.folders)), dict(walk.ignored))

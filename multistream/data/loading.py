@@ -16,9 +16,8 @@ from torch.utils.data import Dataset
 
 from multistream.data.decode_pool import Pool
 from multistream.data.decoding import BadImage, Decoder
-from multistream.data.filenames import printable
 from multistream.data.table import Table
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 from multistream.recipe.sections import OnBadImage
 
 Item = dict[str, NDArray[Any]]

@@ -16,9 +16,8 @@ from PIL import Image, ImageOps
 from multistream.data import png
 from multistream.data.decoding import BadImage
 from multistream.data.file_formats import ALLOWED
-from multistream.data.filenames import printable
 from multistream.data.table import Table
-from multistream.errors import DataError, did_you_mean
+from multistream.errors import DataError, did_you_mean, printable
 
 EXTENSIONS = (".png", ".npy", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp")
 """Endings of the files that `read_map` reads."""
@@ -44,13 +43,13 @@ def find_some_maps(table: Table, source: str, *, may_lack: bool) -> tuple[Path |
     if name in table.maps:
         return _existing([table.root / path for path in table.maps[name]], table, source, may_lack=may_lack)
     if source.startswith(COLUMN):
-        what = f"{table.name} has no column of paths called {printable(name)!r}."
+        what = f"{table.name} has no column of paths called {name!r}."
         raise DataError("maps", what, right=did_you_mean(name, table.maps))
     folder = Path(source).expanduser()
     if not folder.is_dir():
         columns = f", nor a column (there are {', '.join(map(printable, table.maps))})" if table.maps else ""
         do = "Give a folder that mirrors the images: joy/1.png for joy/1.jpg."
-        raise DataError("maps", f"{printable(source)!r} is not a folder{columns}.", do=do)
+        raise DataError("maps", f"{source!r} is not a folder{columns}.", do=do)
     return _mirrored(table, folder, may_lack=may_lack)
 
 
@@ -127,7 +126,7 @@ def _mirrored(table: Table, folder: Path, *, may_lack: bool) -> tuple[Path | Non
     missing = [image for image, stem in stems if stem not in held]
     if missing and not (may_lack and len(missing) < len(table)):
         stem = str(PurePosixPath(missing[0]).with_suffix(""))
-        right = f"The first is to be {printable(stem)}.png, or another of {', '.join(EXTENSIONS)}."
+        right = f"The first is to be {stem}.png, or another of {', '.join(EXTENSIONS)}."
         _refuse("have no map", missing, len(table), folder, right=right)
     return tuple(held[stem][0] if stem in held else None for _, stem in stems)
 
@@ -147,9 +146,9 @@ def _existing(paths: Sequence[Path], table: Table, source: str, *, may_lack: boo
 
 
 def _refuse(what: str, images: Sequence[str], total: int, place: Path, *, right: str) -> None:
-    shown = ", ".join(repr(printable(image)) for image in images[:_SHOWN])
+    shown = ", ".join(repr(image) for image in images[:_SHOWN])
     more = ", ..." if len(images) > _SHOWN else ""
-    raise DataError(printable(str(place)), f"{len(images):,} of {total:,} images {what}: {shown}{more}.", right=right)
+    raise DataError(place, f"{len(images):,} of {total:,} images {what}: {shown}{more}.", right=right)
 
 
 def _from_npy(path: Path, data: bytes) -> NDArray[Any]:

@@ -41,7 +41,7 @@ class MapReader:
         array = self.wanted.read(path)
         if array.ndim != 3 or array.shape[0] != self.wanted.channels:
             right = f"{self.wanted.name} needs (C, H, W) with C={self.wanted.channels}."
-            raise DataError(str(path), f"the map has shape {array.shape}.", right=right)
+            raise DataError(path, f"the map has shape {array.shape}.", right=right)
         return fit_map(array, self.wanted.size, self.resize)
 
 

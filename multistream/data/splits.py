@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 
-from multistream.data.filenames import printable
 from multistream.data.folds import fold_rows
 from multistream.data.groups import photo_groups
 from multistream.data.table import Table
-from multistream.errors import UsageError
+from multistream.errors import UsageError, printable
 
 __all__ = ["Parts", "split"]
 

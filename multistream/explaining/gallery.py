@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from multistream.data.filenames import printable
-from multistream.errors import DataError, UsageError
+from multistream.errors import DataError, UsageError, printable
 from multistream.explaining.explanation import Explanation, entry_name
 from multistream.explaining.overlays import AGAINST, FOR, blended, draw_bars, draw_scale, photo_pixels, save, short_name
 from multistream.explaining.pipeline import Explainer

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from multistream.data.filenames import printable
 from multistream.data.maps import find_maps, fit_map, read_map
 from multistream.data.table import Table
 from multistream.errors import DataError
@@ -132,8 +131,8 @@ def masks_of(table: Table, source: str | Path, *, size: int, resize: str) -> Rea
     boxes = _read_boxes(path)
     missing = [name for name in table.ids if name not in boxes]
     if missing:
-        what = f"{len(missing):,} of {len(table):,} photos have no box, for example {printable(missing[0])}."
-        raise DataError(str(path), what, right="The column path must hold the photos' ids, as in predictions.csv.")
+        what = f"{len(missing):,} of {len(table):,} photos have no box, for example {missing[0]}."
+        raise DataError(path, what, right="The column path must hold the photos' ids, as in predictions.csv.")
 
     def read(index: int) -> Mask:
         with Image.open(table.path(index)) as image:
@@ -150,7 +149,7 @@ def _fitted(mask: Mask, size: int, resize: str, path: Path) -> Mask:
     """The mask as the network sees the photo: a pixel belongs to it that lies in it by half."""
     fitted: Mask = fit_map(mask[None].astype(np.float32), size, resize)[0] >= 0.5
     if not fitted.any():
-        raise DataError(printable(str(path)), "its mask is empty after resizing to the network's input.")
+        raise DataError(path, "its mask is empty after resizing to the network's input.")
     return fitted
 
 
@@ -161,13 +160,13 @@ def _read_boxes(path: Path) -> dict[str, list[Box]]:
             reader = csv.DictReader(file)
             if missing := set(COLUMNS) - set(reader.fieldnames or ()):
                 what = f"the columns {', '.join(sorted(missing))} are missing."
-                raise DataError(str(path), what, right=f"Columns: {', '.join(COLUMNS)}.")
+                raise DataError(path, what, right=f"Columns: {', '.join(COLUMNS)}.")
             for row in reader:
                 boxes.setdefault(row["path"], []).append(_box(row, f"{path}, line {reader.line_num}"))
     except OSError as error:
-        raise DataError(str(path), f"it cannot be read: {error.strerror}.") from error
+        raise DataError(path, f"it cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
-        raise DataError(str(path), "it is not text in UTF-8.") from error
+        raise DataError(path, "it is not text in UTF-8.") from error
     return boxes
 
 

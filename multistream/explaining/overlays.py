@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from multistream.data.filenames import printable
+from multistream.errors import printable
 from multistream.explaining.explanation import Explanation, ExplanationArrays
 from multistream.files import write_atomic
 from multistream.nn.nested import map_stages

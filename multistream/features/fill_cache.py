@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from multistream.console import Console
-from multistream.data.filenames import printable
 from multistream.data.loading import skipped_lines
 from multistream.data.views import IDENTITY, parse_views
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 from multistream.features.export import columns_of, write_features
 from multistream.features.extraction import exchange
 from multistream.features.subject import ExtractionRequest, Subject, subject_of

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multistream.data.filenames import printable
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 from multistream.features.pooled_groups import Features, empty_features, pooled_groups
 from multistream.features.store import SHARD
 from multistream.features.subject import Subject

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.filenames import printable
 from multistream.data.layouts.delimited_text import read_rows, read_text
-from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.errors import DataError, UsageError, did_you_mean, printable
 from multistream.inference.emotions import SHIPPED
 
 ClassMap = Mapping[str, str]
@@ -65,7 +64,7 @@ def match_classes(
     unreachable = tuple(name for name in target_classes if name not in goes_to)
     if unreachable and not mapping:
         names = ", ".join(map(printable, unreachable))
-        right = f"It knows {', '.join(map(printable, classes))}."
+        right = f"It knows {', '.join(classes)}."
         do = 'Map them: --class-map FILE with a line OURS = "THEIRS" for each class of the run.'
         raise DataError("classes", f"the photos have {names}, but the run does not.", right=right, do=do)
     reached = (*target_classes, *lacking)
@@ -75,10 +74,10 @@ def match_classes(
 def _check_names(mapping: ClassMap, classes: Sequence[str], target_classes: Sequence[str]) -> None:
     for ours, theirs in mapping.items():
         if ours not in classes:
-            what = f"{printable(ours)!r} is not a class of the run."
+            what = f"{ours!r} is not a class of the run."
             raise UsageError("--class-map", what, right=did_you_mean(ours, classes))
         if theirs not in target_classes:
-            what = f"{printable(theirs)!r} is not a class of the photos."
+            what = f"{theirs!r} is not a class of the photos."
             raise UsageError("--class-map", what, right=did_you_mean(theirs, target_classes))
 
 
@@ -92,16 +91,14 @@ def read_class_map(source: str | Path) -> ClassMap:
         return SHIPPED[str(source)]
     path = Path(source).expanduser()
     if not path.is_file():
-        what = f"{printable(str(source))!r} is neither a file nor a shipped class map."
+        what = f"{str(source)!r} is neither a file nor a shipped class map."
         raise UsageError("--class-map", what, right=did_you_mean(str(source), SHIPPED))
     if path.suffix.lower() not in _READERS:
-        raise UsageError(
-            printable(str(path)), "this is not a class map.", right=f"It must end in {', '.join(_READERS)}."
-        )
+        raise UsageError(path, "this is not a class map.", right=f"It must end in {', '.join(_READERS)}.")
     found = _READERS[path.suffix.lower()](path)
     if not isinstance(found, dict) or not all(isinstance(theirs, str) for theirs in found.values()):
         right = "It must give each class of the run a class of the photos, by name."
-        raise DataError(printable(str(path)), "this is not a class map.", right=right)
+        raise DataError(path, "this is not a class map.", right=right)
     return found
 
 
@@ -109,14 +106,14 @@ def _from_toml(path: Path) -> Any:
     try:
         return tomllib.loads(read_text(path))
     except tomllib.TOMLDecodeError as error:
-        raise DataError(printable(str(path)), f"this is not valid TOML: {error}.") from error
+        raise DataError(path, f"this is not valid TOML: {error}.") from error
 
 
 def _from_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path), object_pairs_hook=lambda pairs: _once(pairs, path))
     except json.JSONDecodeError as error:
-        raise DataError(printable(str(path)), f"this is not valid JSON: {error}.") from error
+        raise DataError(path, f"this is not valid JSON: {error}.") from error
 
 
 def _from_csv(path: Path) -> Any:
@@ -124,7 +121,7 @@ def _from_csv(path: Path) -> Any:
     for row in rows:
         if len(row.cells) != 2:
             right = "Each line must be OURS,THEIRS."
-            raise DataError(f"{printable(str(path))}:{row.line}", f"it has {len(row.cells)} cells.", right=right)
+            raise DataError(f"{path}:{row.line}", f"it has {len(row.cells)} cells.", right=right)
     return _once([(row.cells[0].strip(), row.cells[1].strip()) for row in rows], path)
 
 
@@ -134,7 +131,7 @@ def _once(pairs: Sequence[tuple[str, Any]], path: Path) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(printable(str(path)), f"{printable(twice)!r} is mapped twice.", do="Keep one of them.")
+        raise DataError(path, f"{twice!r} is mapped twice.", do="Keep one of them.")
     return found
 
 

@@ -92,9 +92,9 @@ class Recipe:
                 "recipe", f"{str(source)!r} is not a file, a run or a shipped recipe.", right=right
             ) from error
         except UnicodeDecodeError as error:
-            raise UsageError(str(path), "the file is not UTF-8.", right="A recipe must be a TOML file.") from error
+            raise UsageError(path, "the file is not UTF-8.", right="A recipe must be a TOML file.") from error
         except OSError as error:
-            raise UsageError(str(path), f"it cannot be read: {error.strerror}.") from error
+            raise UsageError(path, f"it cannot be read: {error.strerror}.") from error
 
     @classmethod
     def loads(cls, toml: str, *, where: str = "recipe") -> Self:

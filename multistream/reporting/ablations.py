@@ -100,7 +100,7 @@ def _read(path: Path) -> AblationFile:
         )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         right = "It must be the output of ablate --json."
-        raise DataError(str(path), f"this is not an ablation ({error!r}).", right=right) from error
+        raise DataError(path, f"this is not an ablation ({error!r}).", right=right) from error
 
 
 def _about(content: Mapping[str, Any], fusion: str) -> str:

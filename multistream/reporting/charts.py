@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from multistream.data.filenames import printable
+from multistream.errors import printable
 from multistream.reporting.results import CalibrationBin
 from multistream.statistics import Interval
 

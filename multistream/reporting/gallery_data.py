@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.data.filenames import printable
+from multistream.errors import printable
 from multistream.explaining.decomposition import Decomposer, Decomposition
 from multistream.explaining.forward import ForwardPass, forward_pass
 from multistream.interfaces import VECTOR

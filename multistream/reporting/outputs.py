@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.console import Console
-from multistream.data.filenames import printable
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos, loaded
 from multistream.data.photos import make_photos
@@ -142,7 +141,7 @@ def _test_split(model: Model, predictions: Predictions) -> Table:
     index = {name: i for i, name in enumerate(table.ids)}
     missing = [name for name in predictions.paths if name not in index]
     if missing:
-        what = f"{len(missing):,} of {len(predictions):,} test images are missing, for example {printable(missing[0])}."
+        what = f"{len(missing):,} of {len(predictions):,} test images are missing, for example {missing[0]}."
         raise DataError(settings.source, what, do="Use --photos 0 for a report without images.")
     return table.select([index[name] for name in predictions.paths])
 

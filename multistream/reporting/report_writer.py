@@ -116,7 +116,7 @@ def _refuse_folds(run: Path) -> None:
     if is_fold_run(run):
         first = min((run / runs.FOLDS).iterdir(), default=run / runs.FOLDS)
         what = "this run consists of folds and has no single model."
-        raise UsageError(str(run), what, do=f"Report one of its folds: multistream report {first}")
+        raise UsageError(run, what, do=f"Report one of its folds: multistream report {first}")
 
 
 @dataclass(frozen=True)

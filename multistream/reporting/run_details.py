@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from multistream import runs
 from multistream._version import __version__
 from multistream.comparison.run_results import Result, read_result
-from multistream.data.filenames import printable
 from multistream.errors import DataError
 from multistream.files import sha256_file
 from multistream.inference.metrics import Metrics, metrics, without_temperature
@@ -97,7 +96,7 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
     result = read_result(folder)
     predictions = result.predictions
     if unknown := set(predictions.labels or ()) - set(predictions.classes):
-        what = f"the label {printable(min(unknown))!r} is not among its classes."
+        what = f"the label {min(unknown)!r} is not among its classes."
         raise DataError(str(folder / runs.PREDICTIONS), what, do="Restore the file.")
     log = folder / runs.METRICS
     lines = runs.read_lines(log) if log.is_file() else []

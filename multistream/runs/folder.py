@@ -53,7 +53,7 @@ def read_summary(run: Path) -> dict[str, Any]:
     path = run / SUMMARY
     if not path.is_file():
         raise UsageError(
-            str(run), f"it has no {SUMMARY}.", right="Every finished run has one.", do="Resume it, or train it."
+            run, f"it has no {SUMMARY}.", right="Every finished run has one.", do="Resume it, or train it."
         )
     return json_object(_checked(path), where=str(path))
 
@@ -90,4 +90,4 @@ def _checked(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DataError(str(path), f"it cannot be read: {reason(error)}.", do="Restore it.") from error
+        raise DataError(path, f"it cannot be read: {reason(error)}.", do="Restore it.") from error

@@ -97,7 +97,7 @@ def load_model(path: str | Path, *, streams: Mapping[str, Stream] | None = None)
     _check_distributions(metadata.distributions, file)
     tensors = _read_tensors(file)
     if digest_of(metadata.text, tensors) != metadata.digest:
-        raise WeightsError(str(file), "it is damaged: its sha256 differs from the one it was saved with.", do=RETRAIN)
+        raise WeightsError(file, "it is damaged: its sha256 differs from the one it was saved with.", do=RETRAIN)
     _check_finite(tensors, file)
     network = _recomposed(metadata, tensors, file, streams)
     network.load_state_dict(tensors)
@@ -124,11 +124,9 @@ def model_file(path: Path) -> Path:
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file() and (path / FOLDS).is_dir():
         right = f"Each fold has a model, for example {path / FOLDS / '1-1'}."
-        raise WeightsError(str(path), "it is a run on folds, which has no single model.", right=right)
+        raise WeightsError(path, "it is a run on folds, which has no single model.", right=right)
     if not file.is_file():
-        raise WeightsError(
-            str(path), "no model was found.", right=f"Give a run's folder with a {MODEL_FILE}, or that file."
-        )
+        raise WeightsError(path, "no model was found.", right=f"Give a run's folder with a {MODEL_FILE}, or that file.")
     return file
 
 
@@ -146,12 +144,12 @@ def _read_metadata(file: Path) -> ModelMetadata:
     metadata = _header(file)
     if ABOUT not in metadata:
         raise WeightsError(
-            str(file), "it is not a multistream model.", do="For pretrained weights of a stream use --weights."
+            file, "it is not a multistream model.", do="For pretrained weights of a stream use --weights."
         )
     about = json_object(metadata[ABOUT], where=str(file), error=WeightsError)
     if about.get("format") != FORMAT:
         raise WeightsError(
-            str(file),
+            file,
             f"its format is {str(about.get('format'))[:20]!r}.",
             right=f"This version reads {FORMAT}.",
             do="Train again.",
@@ -168,7 +166,7 @@ def _read_metadata(file: Path) -> ModelMetadata:
     # A file may hold anything here, and each part of the recipe and the plan raises its own errors.
     except (MultistreamError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         detail = f"{type(error).__name__}: {str(error)[:200]}"
-        raise WeightsError(str(file), f"its metadata is malformed ({detail}).", do=RETRAIN) from error
+        raise WeightsError(file, f"its metadata is malformed ({detail}).", do=RETRAIN) from error
     return ModelMetadata(
         plan, recipe, trained, temperature, distributions, metadata[ABOUT], metadata.get(DIGEST, ""), about
     )
@@ -183,7 +181,7 @@ def _header(file: Path) -> dict[str, str]:
         with safe_open(file, framework="numpy") as stored:
             return dict(stored.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(str(file), f"it cannot be read: {error}.", do=RETRAIN) from error
+        raise WeightsError(file, f"it cannot be read: {error}.", do=RETRAIN) from error
 
 
 def _read_tensors(file: Path) -> dict[str, Tensor]:
@@ -192,13 +190,13 @@ def _read_tensors(file: Path) -> dict[str, Tensor]:
             # Copies: what the library gives may lie in the mapped file, and goes if that is cut under us.
             return {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118  it is not a mapping
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
-        raise WeightsError(str(file), f"it cannot be read: {error}.", do=RETRAIN) from error
+        raise WeightsError(file, f"it cannot be read: {error}.", do=RETRAIN) from error
 
 
 def _check_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise WeightsError(str(file), f"{name} holds a NaN or an infinity.", right="All weights must be finite.")
+            raise WeightsError(file, f"{name} holds a NaN or an infinity.", right="All weights must be finite.")
 
 
 def _recomposed(
@@ -214,10 +212,10 @@ def _recomposed(
     except MultistreamError as error:  # an option that a part refuses, too
         if streams is not None or any(branch.is_instance for branch in metadata.plan.branches.values()):
             raise  # about instances, which the caller gives
-        raise WeightsError(str(file), f"its composition cannot be rebuilt: {error}", do=RETRAIN) from error
+        raise WeightsError(file, f"its composition cannot be rebuilt: {error}", do=RETRAIN) from error
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         detail = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-        raise WeightsError(str(file), f"its composition cannot be rebuilt ({detail}).", do=RETRAIN) from error
+        raise WeightsError(file, f"its composition cannot be rebuilt ({detail}).", do=RETRAIN) from error
     _check_shapes(network, tensors, file)
     return network
 
@@ -228,7 +226,7 @@ def _check_shapes(network: MultiStream, tensors: Mapping[str, Tensor], file: Pat
     wrong = [n for n in {**own, **tensors} if n not in own or n not in tensors or own[n].shape != tensors[n].shape]
     if wrong:
         names = ", ".join(wrong[:4])
-        raise WeightsError(str(file), f"{len(wrong)} tensors do not fit its composition: {names}.", do=RETRAIN)
+        raise WeightsError(file, f"{len(wrong)} tensors do not fit its composition: {names}.", do=RETRAIN)
 
 
 def distributions_of(plan: NetworkPlan) -> dict[str, str]:
@@ -250,9 +248,7 @@ def _check_distributions(wanted: Mapping[str, str], file: Path) -> None:
     here = {name: _version(name) for name in wanted}
     missing = [f"{name} {wanted[name]}" for name, installed in here.items() if installed is None]
     if missing:
-        raise WeightsError(
-            str(file), f"it needs {', '.join(missing)}, which is not installed.", do="Install it with pip."
-        )
+        raise WeightsError(file, f"it needs {', '.join(missing)}, which is not installed.", do="Install it with pip.")
     others = [f"{name} {wanted[name]} (installed: {here[name]})" for name in wanted if here[name] != wanted[name]]
     if others:
         text = f"{file}: it was trained with {', '.join(others)}; results may differ"

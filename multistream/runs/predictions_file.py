@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.checksums import check_checksum
-from multistream.data.filenames import escape, printable, unescape
+from multistream.data.filenames import escape, unescape
 from multistream.data.table import Table
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 from multistream.files import write_atomic
 from multistream.label_set_metrics import THRESHOLD
 from multistream.runs.split_file import sha256_of_files

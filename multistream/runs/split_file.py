@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.checksums import check_checksum
-from multistream.data.filenames import escape, printable, unescape
+from multistream.data.filenames import escape, unescape
 from multistream.data.table import Table
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 from multistream.files import sha256_file, write_atomic
 
 HEADER = ("path", "label", "part", "sha256")
@@ -49,7 +49,7 @@ def _sha256(path: Path) -> str:
     try:
         return sha256_file(path)
     except OSError as error:
-        raise DataError(printable(str(path)), f"it cannot be read: {error.strerror}.") from error
+        raise DataError(path, f"it cannot be read: {error.strerror}.") from error
 
 
 def split_rows(table: Table, parts: NamedSplits, *, digests: Mapping[int, str] | None = None) -> tuple[SplitRow, ...]:
@@ -99,17 +99,13 @@ def read_split(path: Path) -> tuple[SplitRow, ...]:
         with path.open(encoding="utf-8", newline="") as file:
             records = list(csv.reader(file, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(printable(str(path)), f"it cannot be read: {error}.") from error
+        raise DataError(path, f"it cannot be read: {error}.") from error
     if not records or tuple(records[0]) != HEADER:
-        raise DataError(
-            f"{printable(str(path))}:1", "this is not a split file.", right=f"The header must be {','.join(HEADER)}."
-        )
+        raise DataError(f"{path}:1", "this is not a split file.", right=f"The header must be {','.join(HEADER)}.")
     for line, record in enumerate(records[1:], 2):  # an escaped name holds no line end, so records are lines
         if len(record) != len(HEADER) or record[2] not in ("train", "val", "test"):
             right = "It must be path,label,part,sha256 with part train, val or test."
-            raise DataError(
-                f"{printable(str(path))}:{line}", f"{','.join(record)!r} is not a row of a split file.", right=right
-            )
+            raise DataError(f"{path}:{line}", f"{','.join(record)!r} is not a row of a split file.", right=right)
     return tuple(SplitRow(unescape(p), unescape(label), part, digest) for p, label, part, digest in records[1:])
 
 

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.console import Console
-from multistream.data.filenames import printable
 from multistream.data.loading import skipped_lines
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 from multistream.features import GROUP, Extracted, extract
 from multistream.nn.nested import take_rows
 from multistream.runs.split_file import sha256_of_files

@@ -10,7 +10,6 @@ import torch
 from numpy.typing import NDArray
 
 from multistream.console import Say
-from multistream.data.filenames import printable
 from multistream.data.layouts.data_source import VOTES, open_table
 from multistream.data.loading import Photos
 from multistream.data.photos import make_photos
@@ -93,7 +92,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     for note in table.notes:
         say(f"data: {note}")
     if len(table.classes) < 2:
-        what = f"all photos have one class, {printable(table.classes[0])!r}."
+        what = f"all photos have one class, {table.classes[0]!r}."
         raise DataError(table.name, what, right="Training needs at least two classes.")
     image_size = recipe.data.image_size or table.image_size
     recipe = recipe.updated({"data": {"image_size": image_size}})

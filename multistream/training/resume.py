@@ -69,7 +69,7 @@ def check_origin(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any],
     for name, version in saved["distributions"].items():
         if (here := now["distributions"].get(name)) != version:
             what = f"it was trained with {name} {version}, and {f'{name} {here}' if here else 'none'} is installed."
-            raise PluginError(str(folder), what, do=f"pip install {name}=={version}, or train a new run.")
+            raise PluginError(folder, what, do=f"pip install {name}=={version}, or train a new run.")
     if saved["classes"] != now["classes"]:
         what = f"its classes are {', '.join(saved['classes'])}, those of the photos {', '.join(now['classes'])}."
         raise CannotResume(str(folder), what, do="Train a new run instead.")

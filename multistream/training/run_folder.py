@@ -15,7 +15,6 @@ from torch import Tensor
 from multistream import runs
 from multistream._version import __version__
 from multistream.console import Console
-from multistream.data.filenames import printable
 from multistream.errors import CannotResume
 from multistream.features import Extracted
 from multistream.files import clean, write_atomic
@@ -85,7 +84,7 @@ def write_head(folder: Path, prepared: Prepared, rows: Sequence[SplitRow]) -> No
     if (folder / runs.SPLIT).is_file():
         if changed := set(read_split(folder / runs.SPLIT)) ^ set(rows):
             paths = sorted({row.path for row in changed})
-            what = f"{len(paths):,} photos have changed since the run started, for example {printable(paths[0])}."
+            what = f"{len(paths):,} photos have changed since the run started, for example {paths[0]}."
             raise CannotResume(str(folder), what, do="Train a new run instead.")
     else:
         write_rows(folder / runs.SPLIT, rows)

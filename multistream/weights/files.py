@@ -79,14 +79,14 @@ def read_tensors(path: str | Path) -> WeightFile:
     except MoreThanTensors as error:
         what = f"this {name} file holds {error.name!r}, which is not a tensor: loading it could run arbitrary code."
         do = "Save only the tensors: torch.save(model.state_dict(), FILE)."
-        raise WeightsError(str(path), what, do=do) from error
+        raise WeightsError(path, what, do=do) from error
     except Unsupported as error:
-        raise WeightsError(str(path), f"this {name} file is not supported: {error}.") from error
+        raise WeightsError(path, f"this {name} file is not supported: {error}.") from error
     except Malformed as error:
         do = "Download it again, or save only a state_dict: torch.save(model.state_dict(), FILE)."
-        raise WeightsError(str(path), f"this is not a {name} file, or it is damaged: {error}.", do=do) from error
+        raise WeightsError(path, f"this is not a {name} file, or it is damaged: {error}.", do=do) from error
     except OSError as error:
-        raise WeightsError(str(path), f"it cannot be read: {error.strerror or error}.", do="Check the path.") from error
+        raise WeightsError(path, f"it cannot be read: {error.strerror or error}.", do="Check the path.") from error
 
 
 def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -102,12 +102,10 @@ def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 def _size(path: Path) -> int:
     """The size of a regular file, in bytes."""
     if not path.is_file():
-        raise WeightsError(
-            str(path), "no such file." if not path.exists() else "it is not a file.", do="Check the path."
-        )
+        raise WeightsError(path, "no such file." if not path.exists() else "it is not a file.", do="Check the path.")
     size = path.stat().st_size
     if size > MOST_BYTES:
-        raise WeightsError(str(path), f"it has {size:,} bytes.", right=f"The limit is {MOST_BYTES:,}.")
+        raise WeightsError(path, f"it has {size:,} bytes.", right=f"The limit is {MOST_BYTES:,}.")
     return size
 
 
@@ -124,7 +122,7 @@ def _reader(path: Path) -> tuple[str, FormatReader]:
     if head[8:9] == b"{":
         return BY_SUFFIX[".safetensors"]
     right = ".safetensors, .pth, .pt, .pth.tar, .caffemodel, .binaryproto and .h5 are read."
-    raise WeightsError(str(path), "its format is unknown.", right=right)
+    raise WeightsError(path, "its format is unknown.", right=right)
 
 
 def _check(contents: Contents, size: int) -> None:

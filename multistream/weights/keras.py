@@ -52,7 +52,7 @@ def read_keras(path: Path) -> Contents:
         h5py: Any = import_module("h5py")  # an extra, with no types of its own
     except ImportError as error:
         do = "Install it: pip install 'multistream[keras]'."
-        raise WeightsError(str(path), "reading Keras files needs h5py.", do=do) from error
+        raise WeightsError(path, "reading Keras files needs h5py.", do=do) from error
     tensors: dict[str, Tensor] = {}
     try:
         with h5py.File(path, "r", locking=False) as file:

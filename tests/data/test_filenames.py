@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multistream.data.filenames import escape, printable, unescape
+from multistream.data.filenames import escape, unescape
+from multistream.errors import printable
 
 NUMBER = re.compile(r"[+-]?[0-9]+([.][0-9]+)?")
 NAMES = [

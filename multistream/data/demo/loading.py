@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from multistream.data.demo.pictures import SIDE
 from multistream.data.demo.storage import CUES, VECTORS, stored
-from multistream.data.filenames import printable
 from multistream.data.table import Table
 from multistream.data.vectors import read_vectors
 from multistream.errors import DataError
@@ -73,7 +72,7 @@ def demo_cues(table: Table) -> Cues:
     path = table.root / CUES
     if not path.is_file():
         what = "no cues are recorded: only the demo set has them."
-        raise DataError(printable(str(table.root)), what, do="Leave --data out.")
+        raise DataError(table.root, what, do="Leave --data out.")
     with np.load(path, allow_pickle=False) as held:
         place = {name: row for row, name in enumerate(held["ids"].tolist())}
         rows = np.array([place[name] for name in table.ids], dtype=np.int64)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from multistream.data.filenames import printable
 from multistream.data.image_files import list_images
 from multistream.data.layouts.assemble import Entry, Finder, assemble, choose, counted, emotion, folder_of
 from multistream.data.layouts.delimited_text import read_rows
@@ -29,7 +28,7 @@ def abstract(path: Path, *, label: str = "", allow_outside: bool = False) -> Tab
     classes = [emotion(cell) for cell in rows[0].cells[1:]] if rows else []
     if len(classes) < 2 or any(name.isdigit() or not name for name in classes):
         right = "The first line must name the columns: the image, then the emotions."
-        raise DataError(f"{printable(str(file))}:1", "the first line names no emotions.", right=right)
+        raise DataError(f"{file}:1", "the first line names no emotions.", right=right)
     finder = Finder(list_images(root, allow_outside=allow_outside))
     entries = []
     counts: Counter[str] = Counter()

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.filenames import printable
 from multistream.data.image_files import Listing
 from multistream.data.table import Table
-from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.errors import DataError, UsageError, did_you_mean, printable
 
 MIKELS = ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")
 """The eight emotions of FI, EmoSet, ArtPhoto, Abstract and LDL, alphabetical (paper section 2)."""
@@ -105,19 +104,19 @@ def doubtful_labels(classes: Sequence[str]) -> tuple[str, ...]:
     for name in classes:
         alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
     notes = [
-        f"classes {' and '.join(repr(printable(name)) for name in names)} look the same"
+        f"classes {' and '.join(repr(name) for name in names)} look the same"
         for names in alike.values()
         if len(names) > 1
     ]
     several = [name for name in classes if set(re.split(r"\s*[,;|]\s*", name)) & set(classes) - {name}]
     if several:
-        notes.append(f"{len(several):,} classes look like several labels joined together: {printable(several[0])!r}")
+        notes.append(f"{len(several):,} classes look like several labels joined together: {several[0]!r}")
     decimals = [name for name in classes if re.fullmatch(r"[+-]?\d*\.\d+", name)]
     if decimals:
         notes.append(f"{len(decimals):,} classes are numbers with decimals, such as {decimals[0]}: are these scores?")
     quoted = [name for name in classes if name[:1] in "\"'" and len(name) > 1]
     if quoted:
-        notes.append(f"class {printable(quoted[0])!r} begins with a quote: is there a space before it in the file?")
+        notes.append(f"class {quoted[0]!r} begins with a quote: is there a space before it in the file?")
     return tuple(notes)
 
 
@@ -140,7 +139,7 @@ def folder_of(path: Path, *names: str) -> Path:
         if (path / name).is_dir():
             return path / name
     if not path.is_dir():
-        raise DataError(printable(str(path)), "no such folder.", do="Give the data set's folder.")
+        raise DataError(path, "no such folder.", do="Give the data set's folder.")
     return path
 
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multistream.data.filenames import printable, unescape
+from multistream.data.filenames import unescape
 from multistream.data.layouts.assemble import PARTS, Entry, assemble
 from multistream.data.layouts.delimited_text import Row, read_rows
 from multistream.data.layouts.image_paths import BadPlace, Root
 from multistream.data.layouts.label_sets import LabelColumns
 from multistream.data.layouts.votes import shares, winners
 from multistream.data.table import Table
-from multistream.errors import DataError, UsageError
+from multistream.errors import DataError, UsageError, printable
 
 PATH = ("path", "image", "file", "filename", "file_name", "file_path", "filepath", "image_path", "file_link", "img")
 LABEL = ("label", "class", "emotion", "category", "target", "class_name")
@@ -86,12 +86,12 @@ def _columns(path: Path, rows: Sequence[Row], *, label: str) -> tuple[str, ...]:
     UsageError for a label that is asked for and that it lacks.
     """
     if not rows:
-        raise DataError(printable(str(path)), "it is empty.", right="It needs a header line: path,label.")
+        raise DataError(path, "it is empty.", right="It needs a header line: path,label.")
     columns = tuple(cell.strip() for cell in rows[0].cells)
     where = f"{printable(str(path))}:{rows[0].line}"
     has_votes, sets = any(column.startswith(VOTES) for column in columns), LabelColumns.parse(label)
     if label and sets is None and label not in columns and not (label == "votes" and has_votes):
-        what = f"{printable(str(path))} has no column {label!r}."
+        what = f"{path!s} has no column {label!r}."
         right = f"votes needs columns {VOTES}CLASS; several labels are COLUMN,COLUMN,... or COLUMN[SEPARATOR]."
         raise UsageError("data.label", what, right=right)
     needs_label = sets is None and not has_votes
@@ -103,7 +103,7 @@ def _columns(path: Path, rows: Sequence[Row], *, label: str) -> tuple[str, ...]:
             raise DataError(where, f"none of the columns {shown} is the {role}.", right=right, do=do)
     twice = sorted({name for name in columns if columns.count(name) > 1 and name})
     if twice:
-        raise DataError(where, f"two columns are called {printable(twice[0])!r}.", do="Rename one.")
+        raise DataError(where, f"two columns are called {twice[0]!r}.", do="Rename one.")
     return columns
 
 
@@ -127,7 +127,7 @@ class _Reading:
         if not cells or not all(cell.isdecimal() for cell in cells):
             return ()
         del self.roles["part"]
-        return (f"column {printable(column)!r} holds numbers instead of train, val or test, and is ignored",)
+        return (f"column {column!r} holds numbers instead of train, val or test, and is ignored",)
 
     def records(self, rows: Sequence[Row]) -> list[CsvRecord]:
         """The checked records; DataError with the first faulty line and the numbers of some others."""
@@ -136,7 +136,7 @@ class _Reading:
             line, what, do = self.faults[0]
             others = [str(other) for other, _, _ in self.faults[1:]]
             more = f" {len(others):,} other lines have errors too: {', '.join(others[:_SHOWN])}." if others else ""
-            raise DataError(f"{printable(str(self.path))}:{line}", what, do=f"{do}{more}")
+            raise DataError(f"{self.path!s}:{line}", what, do=f"{do}{more}")
         return records
 
     def _record(self, row: Row) -> CsvRecord | None:
@@ -212,9 +212,9 @@ def _missing(
     first = next(record for record in records if record.line not in there)
     name, count = printable(first.entry.id), len(records) - len(present)
     if strict or not present:
-        what = f"{name!r} is not a file below {printable(str(path.parent))}; {count:,} of {len(records):,} are missing."
+        what = f"{name!r} is not a file below {path.parent!s}; {count:,} of {len(records):,} are missing."
         do = "Paths are relative to the folder of the CSV."
-        raise DataError(f"{printable(str(path))}:{first.line}", what, do=do)
+        raise DataError(f"{path}:{first.line}", what, do=do)
     return (
         f"left out {count:,} of {len(records):,} images whose files are missing, {name!r} (line {first.line}) first",
     )
@@ -236,9 +236,7 @@ def _maps(
         else:
             line = records[found.index(None)].line
             count = found.count(None)
-            notes.append(
-                f"column {printable(column)!r} holds no maps: {count:,} files are missing, first on line {line} first"
-            )
+            notes.append(f"column {column!r} holds no maps: {count:,} files are missing, first on line {line} first")
     return maps, tuple(notes)
 
 

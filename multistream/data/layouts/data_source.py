@@ -7,13 +7,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from multistream.data.filenames import printable
 from multistream.data.layouts.csv_table import sheet
 from multistream.data.layouts.folders import folders
 from multistream.data.table import Table
 from multistream.data.url_copies import local_copy
 from multistream.data.urls import is_url
-from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.errors import DataError, UsageError, did_you_mean, printable
 from multistream.registry import datasets, find, owner_of, signature
 from multistream.spec import Spec
 
@@ -41,7 +40,7 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
     if source in datasets and not path.exists():
         return _called(source, None, options)
     if label and not path.is_file():
-        what = f"{printable(source)} has one label per image, so {label!r} cannot be chosen."
+        what = f"{source} has one label per image, so {label!r} cannot be chosen."
         raise UsageError("data.label", what, do="Omit --label, or name the layout, for example emotion6:PATH.")
     return _unnamed(path, label=label, allow_outside=allow_outside, strict=strict)
 

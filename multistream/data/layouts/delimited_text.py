@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from multistream.data.filenames import printable
 from multistream.errors import DataError
 
 _MARKS = (
@@ -33,7 +32,7 @@ def read_text(path: Path) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise DataError(printable(str(path)), f"it cannot be read: {error.strerror}.") from error
+        raise DataError(path, f"it cannot be read: {error.strerror}.") from error
     text = _decoded(path, data)
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
@@ -47,7 +46,7 @@ def _decoded(path: Path, data: bytes) -> str:
             except UnicodeDecodeError as error:
                 do = "Save the file as UTF-8."
                 raise DataError(
-                    printable(str(path)), f"it starts with a {encoding} byte order mark but is not {encoding}.", do=do
+                    path, f"it starts with a {encoding} byte order mark but is not {encoding}.", do=do
                 ) from error
     return data.decode("utf-8", "surrogateescape")
 
@@ -72,7 +71,7 @@ def read_rows(path: Path, *, delimiter: str = "") -> list[Row]:
             line = reader.line_num + 1
     except csv.Error as error:
         do = "Look for an unclosed quote, or a quote inside a cell that is not doubled."
-        raise DataError(f"{printable(str(path))}:{line}", f"the line cannot be read: {error}.", do=do) from error
+        raise DataError(f"{path}:{line}", f"the line cannot be read: {error}.", do=do) from error
     return rows
 
 
@@ -85,4 +84,4 @@ def words(path: Path) -> Iterator[Row]:
 
 def where(path: Path, row: Row) -> str:
     """FILE:LINE, as an error names a row."""
-    return f"{printable(str(path))}:{row.line}"
+    return f"{path}:{row.line}"

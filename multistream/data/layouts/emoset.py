@@ -7,13 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from multistream.data.filenames import printable
 from multistream.data.layouts.assemble import PARTS, Entry, assemble, counted, folder_of
 from multistream.data.layouts.delimited_text import read_text
 from multistream.data.layouts.folders import folders
 from multistream.data.layouts.image_paths import BadPlace, Root
 from multistream.data.table import Table
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 
 
 def emoset(path: Path, *, allow_outside: bool = False) -> Table:
@@ -34,8 +33,8 @@ def emoset(path: Path, *, allow_outside: bool = False) -> Table:
             entry = _entry(file, number, row, part, root)
             other = entries.setdefault(entry.id, entry)
             if other != entry:
-                what = f"{printable(entry.id)!r} is {entry.label} in {part}, and was {other.label} in {other.part}."
-                raise DataError(f"{printable(str(file))}, row {number}", what, do="Keep one row per image.")
+                what = f"{entry.id!r} is {entry.label} in {part}, and was {other.label} in {other.part}."
+                raise DataError(f"{file!s}, row {number}", what, do="Keep one row per image.")
     present = [entry for entry in entries.values() if root.exists(entry.id)]
     counts["images left out: missing files"] = len(entries) - len(present)
     return assemble("emoset", path, present, notes=counted(counts))
@@ -45,11 +44,9 @@ def _rows(file: Path) -> list[Any]:
     try:
         rows = json.loads(read_text(file))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(printable(str(file)), f"it is not valid JSON: {error}.") from error
+        raise DataError(file, f"it is not valid JSON: {error}.") from error
     if not isinstance(rows, list):
-        raise DataError(
-            printable(str(file)), "it is not a list of rows.", right="It must be [[label, id, image, ...], ...]."
-        )
+        raise DataError(file, "it is not a list of rows.", right="It must be [[label, id, image, ...], ...].")
     return rows
 
 

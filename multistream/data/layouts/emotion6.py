@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from multistream.data.filenames import printable
 from multistream.data.image_files import list_images
 from multistream.data.layouts.assemble import Entry, assemble, choose, counted, folder_of
 from multistream.data.layouts.delimited_text import read_rows
@@ -55,7 +54,7 @@ def _votes(path: Path) -> dict[str, dict[str, float]]:
     names = [match[1] for cell in rows[0].cells if (match := _VOTE.fullmatch(cell.strip()))] if rows else []
     if len(names) < 2:
         right = "The first line must be [image_filename] [valence] [arousal] [prob. anger] ..., with tabs."
-        raise DataError(f"{printable(str(path))}:1", "this is not the ground truth file of Emotion6.", right=right)
+        raise DataError(f"{path}:1", "this is not the ground truth file of Emotion6.", right=right)
     first = len(rows[0].cells) - len(names)
     return {
         row.cells[0].strip(): dict(zip(names, shares(path, row, row.cells[first:], classes=names), strict=True))

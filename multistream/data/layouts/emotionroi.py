@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from multistream.data.filenames import printable
 from multistream.data.image_files import list_images
 from multistream.data.layouts.assemble import PARTS, Entry, assemble, counted, emotion, folder_of
 from multistream.data.layouts.delimited_text import read_text
@@ -30,8 +29,8 @@ def emotionroi(path: Path, *, allow_outside: bool = False) -> Table:
         for line, text in enumerate(read_text(file).split("\n"), 1):
             name, part = text.strip().replace("\\", "/"), PARTS[file.stem.lower()]
             if name and part_of.setdefault(name, part) != part:
-                where = f"{printable(str(file))}:{line}"
-                raise DataError(where, f"{printable(name)!r} is already in {part_of[name]}.", do="Keep one of them.")
+                where = f"{file}:{line}"
+                raise DataError(where, f"{name!r} is already in {part_of[name]}.", do="Keep one of them.")
     listing = list_images(root, allow_outside=allow_outside)
     entries = [Entry(i, emotion(i.split("/")[0]), part_of[i]) for i in listing.ids if i in part_of and "/" in i]
     counts = Counter(

@@ -6,13 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from multistream.data.filenames import printable
 from multistream.data.image_files import list_images
 from multistream.data.layouts.assemble import PARTS, Entry, Finder, assemble, choose, counted, emotion, folder_of
 from multistream.data.layouts.delimited_text import Row, read_rows, where
 from multistream.data.layouts.folders import folders
 from multistream.data.table import Table
-from multistream.errors import DataError, UsageError
+from multistream.errors import DataError, UsageError, printable
 
 RULES = ("majority", "three")
 """When an image of the release is kept: more agree than disagree, or at least three of the five agree."""
@@ -55,7 +54,7 @@ def _from_lists(path: Path, lists: Sequence[Path], finder: Finder) -> Table:
             ).label != emotion(name):
                 raise DataError(
                     where(file, row),
-                    f"{printable(image_id)!r} has a different label on an earlier line.",
+                    f"{image_id!r} has a different label on an earlier line.",
                     do="Keep one of them.",
                 )
     return assemble("fi", path, entries.values(), notes=(*finder.listing.notes, *counted(counts)))
@@ -66,7 +65,7 @@ def _list(file: Path) -> list[tuple[Row, str, str]]:
     header = [cell.strip().lower() for cell in rows[0].cells] if rows else []
     if not set(_LIST_COLUMNS) <= set(header):
         right = f"It must name the columns {','.join(_LIST_COLUMNS)}."
-        raise DataError(f"{printable(str(file))}:1", f"the first line is {','.join(header)!r}.", right=right)
+        raise DataError(f"{file}:1", f"the first line is {','.join(header)!r}.", right=right)
     link, name = (header.index(column) for column in _LIST_COLUMNS)
     for row in rows[1:]:
         if len(row.cells) != len(header):

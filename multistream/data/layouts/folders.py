@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from multistream.data.filenames import printable
 from multistream.data.image_files import Listing, list_images
 from multistream.data.layouts.assemble import PARTS, Entry, assemble
 from multistream.data.table import Table
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 """What Hugging Face's imagefolder keeps labels in."""
@@ -36,7 +35,7 @@ def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, na
         _refuse(listing, notes)
     empty = [note for note in notes if note.startswith("class ")]
     if strict and empty:
-        raise DataError(printable(str(path)), f"{empty[0]}.", do="Remove the folder, or set data.strict to false.")
+        raise DataError(path, f"{empty[0]}.", do="Remove the folder, or set data.strict to false.")
     return assemble(name, path, entries, notes=(*listing.notes, *notes))
 
 
@@ -49,7 +48,7 @@ def _part_folders(listing: Listing) -> Mapping[str, str]:
     others = sorted((direct | nested) - set(parts))
     if parts and others:
         raise DataError(
-            printable(str(listing.root)),
+            listing.root,
             f"{', '.join(map(printable, parts))} look like splits, but there are images in {printable(others[0])} too.",
             right="Either all folders with images are splits (train, val, test), or all are classes.",
             do="Move that folder elsewhere.",
@@ -76,9 +75,9 @@ def _check_level(path: Path, listing: Listing) -> None:
     shown = ", ".join(sorted(map(printable, set().union(*inner.values())))[:_SHOWN])
     if len(inner) == 1:
         (only,) = inner
-        what = f"one folder, {printable(only)}, holds all photos, in folders inside it ({shown})."
+        what = f"one folder, {only}, holds all photos, in folders inside it ({shown})."
         right = "Give the folder that holds the classes."
-        raise DataError(where, what, right=right, do=f"Write {where}/{printable(only)}.")
+        raise DataError(where, what, right=right, do=f"Write {where}/{only}.")
     if len({frozenset(names) for names in inner.values()}) == 1 and len(next(iter(inner.values()))) > 1:
         tops = " and ".join(sorted(map(printable, inner))[:_SHOWN])
         what = f"{tops} contain the same folders ({shown}), so these look like the classes."
@@ -95,7 +94,7 @@ def _of_classes(listing: Listing) -> tuple[list[Entry], list[str]]:
         notes.append(f"{len(deeper):,} folders inside class folders are counted as that class: {shown}")
     filled = {entry.label for entry in entries}
     tops = [folder for folder in listing.folders if "/" not in folder]
-    return entries, notes + [f"class {printable(t)!r} has no images and is ignored" for t in tops if t not in filled]
+    return entries, notes + [f"class {t!r} has no images and is ignored" for t in tops if t not in filled]
 
 
 def _of_parts(listing: Listing, parts: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
@@ -106,7 +105,7 @@ def _of_parts(listing: Listing, parts: Mapping[str, str]) -> tuple[list[Entry], 
     for folder in (folder for folder in listing.folders if folder.count("/") == 1):
         top, label = folder.split("/")
         if top in parts and (parts[top], label) not in filled:
-            notes.append(f"class {printable(label)!r} has no images in {printable(top)}")
+            notes.append(f"class {label!r} has no images in {printable(top)}")
     return entries, notes
 
 

@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from multistream.data.filenames import printable
 from multistream.data.layouts.assemble import PARTS, Entry, assemble, choose
 from multistream.data.layouts.delimited_text import read_rows, read_text
 from multistream.data.layouts.image_paths import BadPlace, Root
 from multistream.data.layouts.label_sets import LabelColumns
 from multistream.data.table import Table
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 FILE = "file_name"
@@ -30,7 +29,7 @@ def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> 
     found = [(folder, folder / name) for folder in _folders(path) for name in METADATA if (folder / name).is_file()]
     if not found:
         right = f"It needs {' or '.join(METADATA)} with {FILE} and a label, in this folder or in train, val and test."
-        raise DataError(printable(str(path)), "there is no metadata file.", right=right)
+        raise DataError(path, "there is no metadata file.", right=right)
     root, entries = Root(path, allow_outside=allow_outside), []
     missing = 0
     for folder, file in found:
@@ -50,7 +49,7 @@ def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> 
 
 def _folders(path: Path) -> list[Path]:
     if not path.is_dir():
-        raise DataError(printable(str(path)), "no such folder.", do="Give the data set's folder.")
+        raise DataError(path, "no such folder.", do="Give the data set's folder.")
     return [path, *sorted(each for each in path.iterdir() if each.is_dir() and each.name.lower() in PARTS)]
 
 
@@ -84,7 +83,7 @@ def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _label_column(record: dict[str, Any], label: str, where: str) -> str:
     if FILE not in record:
-        raise DataError(where, f"there is no {FILE}, but {', '.join(map(printable, record))}.")
+        raise DataError(where, f"there is no {FILE}, but {', '.join(record)}.")
     known = [name for name in record if name not in NOT_LABELS]
     if not known:
         raise DataError(where, "there is no label.", right="A column must hold it, for example label.")
@@ -98,7 +97,7 @@ def _label_column(record: dict[str, Any], label: str, where: str) -> str:
 
 def _labels(record: dict[str, Any], sets: LabelColumns, where: str) -> tuple[str, ...]:
     if FILE not in record:
-        raise DataError(where, f"there is no {FILE}, but {', '.join(map(printable, record))}.")
+        raise DataError(where, f"there is no {FILE}, but {', '.join(record)}.")
     sets.check(list(record))
     try:
         return sets.of(record)

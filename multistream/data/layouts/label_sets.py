@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multistream.data.filenames import printable
 from multistream.data.layouts.image_paths import BadPlace
 from multistream.errors import UsageError, did_you_mean
 
@@ -47,7 +46,7 @@ class LabelColumns:
         """UsageError for a column that is not there."""
         for name in self.names:
             if name not in columns:
-                what = f"there is no column {printable(name)!r}."
+                what = f"there is no column {name!r}."
                 raise UsageError("data.label", what, right=did_you_mean(name, columns))
 
     def of(self, cells: Mapping[str, Any], names: Sequence[str] = ()) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from multistream.data.filenames import printable
 from multistream.data.image_files import list_images
 from multistream.data.layouts.assemble import Entry, Finder, assemble, choose, counted, folder_of
 from multistream.data.layouts.delimited_text import Row, words
@@ -50,7 +49,7 @@ def _votes_file(folder: Path) -> Path:
         return found[0]
     what = f"{len(found)} text files with votes were found." if found else "there is no text file with votes."
     do = "Give the file itself: ldl:FOLDER/FILE.txt."
-    raise DataError(printable(str(folder)), what, right="Each line must be: name v0 .. v7, without a header.", do=do)
+    raise DataError(folder, what, right="Each line must be: name v0 .. v7, without a header.", do=do)
 
 
 def _is_vote(row: Row | None) -> bool:

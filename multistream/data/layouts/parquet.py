@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multistream.data.filenames import printable
 from multistream.data.layouts.assemble import PARTS, assemble, choose
 from multistream.data.layouts.image_paths import BadPlace
 from multistream.data.layouts.label_sets import LabelColumns
 from multistream.data.layouts.unpacked import Packed, unpacked
 from multistream.data.table import Table
-from multistream.errors import DataError, PluginError
+from multistream.errors import DataError, PluginError, printable
 
 IMAGES = ("image", "img", "bytes", "photo", "picture")
 BATCH = 256
@@ -40,7 +39,7 @@ def parquet(path: Path, *, label: str = "") -> Table:
     arrow = _arrow()
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     if not files:
-        raise DataError(printable(str(path)), "there is no .parquet file.", do="Give one, or a folder of them.")
+        raise DataError(path, "there is no .parquet file.", do="Give one, or a folder of them.")
     described = [_described(arrow, file, path) for file in files]
 
     def rows(file: _File) -> Iterator[dict[str, Any]]:
@@ -61,7 +60,7 @@ def huggingface(path: Path, *, label: str = "") -> Table:
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # its readers raise whatever a damaged folder makes them stumble over
-        raise DataError(printable(str(path)), f"it cannot be read: {' '.join(str(error).split())[:200]}.") from error
+        raise DataError(path, f"it cannot be read: {' '.join(str(error).split())[:200]}.") from error
     splits = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
     described, sets = [], {}
     for name, each in splits.items():
@@ -95,9 +94,7 @@ def _described(arrow: Any, file: Path, root: Path) -> _File:
     try:
         schema = arrow.parquet.read_schema(file)
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(
-            printable(str(file)), f"it is not valid parquet: {' '.join(str(error).split())[:200]}."
-        ) from error
+        raise DataError(file, f"it is not valid parquet: {' '.join(str(error).split())[:200]}.") from error
     held = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
         features = json.loads(held).get("info", {}).get("features", {})
@@ -156,7 +153,7 @@ def _photos(
             if isinstance(problem, DataError):
                 raise
             message = " ".join(str(problem).split())[:200]
-            raise DataError(printable(str(file.path)), f"it cannot be read: {message}.") from problem
+            raise DataError(file.path, f"it cannot be read: {message}.") from problem
 
 
 def _labels(

@@ -10,11 +10,10 @@ from itertools import groupby
 from pathlib import Path
 
 from multistream.data.file_formats import SUFFIXES
-from multistream.data.filenames import printable
 from multistream.data.layouts.assemble import PARTS, assemble
 from multistream.data.layouts.unpacked import Packed, unpacked
 from multistream.data.table import Table
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 LABELS = ("cls", "json", "txt")
@@ -57,7 +56,7 @@ def _photos(files: list[Path], root: Path, label: str) -> Iterator[Packed]:
             ending = next((each for each in members if f".{each}" in SUFFIXES), None)
             if ending is None:
                 right = f"One file must end with {', '.join(sorted(SUFFIXES))}."
-                raise DataError(where, f"no photo is among {', '.join(map(printable, members))}.", right=right)
+                raise DataError(where, f"no photo is among {', '.join(members)}.", right=right)
             yield Packed(f"{shard}/{key}.{ending}", members[ending], _label(members, label, where), part)
 
 
@@ -71,7 +70,7 @@ def _samples(file: Path) -> Iterator[Sample]:
             )
     except (tarfile.TarError, EOFError, OSError) as error:
         message = " ".join(str(error).split())[:200]
-        raise DataError(printable(str(file)), f"it cannot be read as tar: {message}.") from error
+        raise DataError(file, f"it cannot be read as tar: {message}.") from error
 
 
 def _members(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -83,7 +82,7 @@ def _members(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, str, b
             continue
         key = f"{folder}/{stem}" if folder not in ("", ".") else stem
         if key.startswith("/") or ".." in key.split("/") or "\\" in key or "\0" in key:
-            raise DataError(printable(str(file)), f"{printable(member.name)!r} leads outside the archive.")
+            raise DataError(file, f"{member.name!r} leads outside the archive.")
         content = archive.extractfile(member)
         assert content is not None, "of plain files there is always one"
         yield key.removeprefix("./"), ending.lower(), content.read()

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from multistream.data.filenames import printable
 from multistream.data.image_files import list_images
 from multistream.data.layouts.assemble import PARTS, Entry, Finder, assemble, choose, counted, folder_of
 from multistream.data.layouts.delimited_text import where, words
@@ -79,16 +78,14 @@ def _from_lists(lists: Iterable[Path], finder: Finder, counts: Counter[str]) -> 
             fine = _fine(row.cells[-1])
             if len(row.cells) != 2 or fine is None:
                 right = "It must be a URL and a label, 0 to 24 or an emotion."
-                raise DataError(
-                    where(file, row), f"{printable(' '.join(row.cells))!r} is not a line of WebEMO.", right=right
-                )
+                raise DataError(where(file, row), f"{' '.join(row.cells)!r} is not a line of WebEMO.", right=right)
             image_id = finder.find(row.cells[0])
             if image_id is None:
                 counts["images left out: listed, but no file"] += 1
             elif entries.setdefault(image_id, entry := Entry(image_id, fine, _part(file))) != entry:
                 raise DataError(
                     where(file, row),
-                    f"{printable(image_id)!r} has a different label on an earlier line.",
+                    f"{image_id!r} has a different label on an earlier line.",
                     do="Keep one of them.",
                 )
     return entries.values()

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.filenames import printable
 from multistream.data.table import VectorTable
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 
 _SHOWN = 3
 CONCEPTS = "bi-concepts"
@@ -55,7 +54,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
         return Scores(tuple(name for name, _ in pairs), np.array([value for _, value in pairs], dtype=np.float64))
     repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
     if repeated:
-        raise ValueError(f"{printable(repeated[0])!r} occurs twice")
+        raise ValueError(f"{repeated[0]!r} occurs twice")
     return dict(pairs)
 
 
@@ -71,7 +70,7 @@ def _images(content: Any, where: str) -> dict[str, Scores]:
     found = {image: _scores(entry) for image, entry in content.items()}
     without = [image for image, scores in found.items() if scores is None]
     if without:
-        what = f"{len(without):,} of {len(found):,} images have no scores by name, {printable(without[0])!r} first."
+        what = f"{len(without):,} of {len(found):,} images have no scores by name, {without[0]!r} first."
         raise DataError(where, what, right=right)
     return {image: scores for image, scores in found.items() if scores is not None}
 
@@ -92,7 +91,7 @@ def _check(found: Mapping[str, Scores], vocabulary: tuple[str, ...], where: str)
     """Refuses names that occur twice, and images with other names than the first."""
     if len(set(vocabulary)) < len(vocabulary):
         name = next(name for name, times in Counter(vocabulary).items() if times > 1)
-        what = f"{printable(name)!r} occurs twice among the scores of an image."
+        what = f"{name!r} occurs twice among the scores of an image."
         raise DataError(where, what, right="Each score needs a name of its own.")
     known = set(vocabulary)
     unlike = [image for image, scores in found.items() if set(scores.names) != known or len(scores.names) != len(known)]

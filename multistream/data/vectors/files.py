@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from multistream.data.filenames import printable
 from multistream.data.table import VectorTable
 from multistream.data.vectors.formats import FORMS
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 from multistream.files import replacing
 
 
@@ -42,7 +41,7 @@ def read_vectors(path: Path) -> VectorTable:
 def write_vectors(path: Path, vectors: VectorTable) -> None:
     """Writes an .npz that `read_vectors` reads, whole or not at all."""
     if path.suffix.lower() != ".npz":
-        raise DataError(printable(str(path)), f"{printable(path.suffix)!r} is not written.", right="It must be .npz.")
+        raise DataError(path, f"{path.suffix!r} is not written.", right="It must be .npz.")
     with replacing(path, needed=vectors.features.nbytes) as file:
         np.savez(
             file,

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from multistream.data.filenames import printable
 from multistream.data.layouts.delimited_text import read_text
 from multistream.data.table import VectorTable
 from multistream.data.vectors.deepsentibank import from_scores
 from multistream.data.vectors.text import ID_COLUMNS, first_column, from_lines
-from multistream.errors import DataError, PluginError
+from multistream.errors import DataError, PluginError, printable
 
 _SHOWN = 5
 
@@ -69,7 +68,7 @@ def from_npy(path: Path) -> VectorTable:
     with _readable(path):
         features = np.load(path, allow_pickle=False)
     if not isinstance(features, np.ndarray):
-        raise DataError(printable(str(path)), "it is an archive.", do="Give it the extension .npz.")
+        raise DataError(path, "it is an archive.", do="Give it the extension .npz.")
     return VectorTable(_ids_beside(path), features, _vocabulary_beside(path))
 
 
@@ -151,7 +150,7 @@ def _readable(path: Path) -> Iterator[None]:
     except (*DAMAGED, SafetensorError) as error:
         message = printable(" ".join(str(error).split())) or type(error).__name__
         do = "Save text with dtype=str: arrays of objects are pickles." if "pickle" in message else ""
-        raise DataError(printable(str(path)), f"it cannot be read: {message.rstrip('.')}.", do=do) from error
+        raise DataError(path, f"it cannot be read: {message.rstrip('.')}.", do=do) from error
 
 
 def _check_unpacked(path: Path, archive: zipfile.ZipFile | None) -> None:
@@ -161,7 +160,7 @@ def _check_unpacked(path: Path, archive: zipfile.ZipFile | None) -> None:
     if unpacked > MAX_UNPACKED and unpacked > MAX_RATIO * packed:
         what = f"it unpacks to {unpacked:,} bytes, {unpacked // max(packed, 1):,} times its compressed size."
         do = "If the file is trusted, save it without compression: np.savez."
-        raise DataError(printable(str(path)), what, right=f"At most {MAX_RATIO} times.", do=do)
+        raise DataError(path, what, right=f"At most {MAX_RATIO} times.", do=do)
 
 
 def _check_names(path: Path, found: Iterable[str], held: Iterable[str]) -> None:
@@ -169,7 +168,7 @@ def _check_names(path: Path, found: Iterable[str], held: Iterable[str]) -> None:
         names = sorted(map(printable, held))
         more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
         what = f"it holds no {' and no '.join(lacking)}, but {', '.join(names[:_SHOWN]) or 'nothing'}{more}."
-        raise DataError(printable(str(path)), what, right="ids (N,), features (N, D), vocabulary (D,) if known.")
+        raise DataError(path, what, right="ids (N,), features (N, D), vocabulary (D,) if known.")
 
 
 def _texts(path: Path, array: NDArray[Any] | None) -> tuple[str, ...]:
@@ -178,7 +177,7 @@ def _texts(path: Path, array: NDArray[Any] | None) -> tuple[str, ...]:
         return ()
     if array.ndim != 1 or array.dtype.kind not in "USiu":
         what = f"names are an array {array.shape} of {array.dtype}."
-        raise DataError(printable(str(path)), what, right="They must be a 1-D array of strings.")
+        raise DataError(path, what, right="They must be a 1-D array of strings.")
     if array.dtype.kind == "S":
         return tuple(name.decode("utf-8", "surrogateescape") for name in array.tolist())
     return tuple(map(str, array.tolist()))
@@ -203,9 +202,7 @@ def _ids_beside(path: Path) -> tuple[str, ...]:
         return first_column(table)
     looked = ", ".join(printable(place.name) for place in (lines, array, table))
     what = "it holds only numbers, and there is no file of ids next to it."
-    raise DataError(
-        printable(str(path)), what, right=f"Looked for {looked}.", do="Create one of them, with one id per row."
-    )
+    raise DataError(path, what, right=f"Looked for {looked}.", do="Create one of them, with one id per row.")
 
 
 def _vocabulary_beside(path: Path) -> tuple[str, ...]:

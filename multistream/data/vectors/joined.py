@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.filenames import printable
 from multistream.data.table import VectorTable
 from multistream.data.vectors.path_match import Matched, match
 from multistream.errors import DataError
@@ -74,13 +73,13 @@ def _counted(names: Sequence[str], what: str) -> str:
     """The number of images, what is wrong with them, and the first ones; nothing for none."""
     if not names:
         return ""
-    shown = ", ".join(repr(printable(name)) for name in names[:_SHOWN])
+    shown = ", ".join(repr(name) for name in names[:_SHOWN])
     return f"{len(names):,} images {what} ({shown}{', ...' if len(names) > _SHOWN else ''})"
 
 
 def _refuse(ids: Sequence[str], vectors: VectorTable, message: Sequence[str], where: str, *, some: bool) -> None:
     what = f"of {len(ids):,} images there are {' and '.join(message)}."
-    right = f"The {len(vectors.ids):,} ids of the file are paths such as {printable(vectors.ids[0])!r}."
+    right = f"The {len(vectors.ids):,} ids of the file are paths such as {vectors.ids[0]!r}."
     do = "Set data.missing_vectors to skip, mean or zero to continue with the others." if some else "Check both."
     raise DataError(where, what, right=right, do=do)
 
@@ -92,6 +91,6 @@ def repeated_ids(vectors: VectorTable, where: str) -> tuple[str, ...]:
     features = vectors.features
     unlike = [name for name, row in again if not np.array_equal(features[first[name]], features[row], equal_nan=True)]
     if unlike:
-        what = f"{len(unlike):,} ids occur twice with different numbers, {printable(unlike[0])!r} first."
+        what = f"{len(unlike):,} ids occur twice with different numbers, {unlike[0]!r} first."
         raise DataError(where, what, do="Keep one vector per image.")
     return (f"{len(again):,} ids occur twice with the same vector",) if again else ()

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.filenames import printable
 from multistream.errors import DataError
 
 _SHOWN = 3
@@ -93,4 +92,4 @@ def _refuse(unclear: Sequence[tuple[list[str], list[str]]], images: int, where: 
 
 def _shown(names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(printable(name)) for name in names[:_SHOWN]) + more
+    return ", ".join(repr(name) for name in names[:_SHOWN]) + more

@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.filenames import printable
 from multistream.data.layouts.csv_table import PATH
 from multistream.data.layouts.delimited_text import delimiter_of
 from multistream.data.table import VectorTable
-from multistream.errors import DataError
+from multistream.errors import DataError, printable
 
 ID_COLUMNS = ("", "id", "ids", "name", "image_id", "index", *PATH)
 """What the first column is called, in small letters; "" is how pandas writes an index."""
@@ -42,7 +41,7 @@ def from_lines(path: Path) -> VectorTable:
         if len(cells) - 1 != width or not width:
             faults.append((line, f"{len(cells) - 1:,} numbers after the id, {width:,} on the first line"))
         elif isinstance(values, str):
-            faults.append((line, f"{printable(values)!r} is not a number"))
+            faults.append((line, f"{values!r} is not a number"))
         else:
             ids.append(cells[0].strip())
             numbers.append(values)
