@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.layouts.delimited_text import read_rows
+from multistream.data.layouts.delimited_text import read_columns
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError, did_you_mean
 
@@ -25,7 +25,8 @@ def photo_groups(table: Table, source: str) -> Groups | None:
     if source in table.columns:
         cells = table.columns[source]
     elif Path(source).expanduser().is_file():
-        named = _read(Path(source).expanduser())
+        rows = read_columns(Path(source).expanduser(), ("path", "group"))
+        named = {name: group for _, (name, group) in rows}
         cells = tuple(named.get(name, "") for name in table.ids)
         if not any(cells):
             raise DataError(source, "it contains none of the photos.", right=f"Paths look like {table.ids[0]!r}.")
@@ -35,20 +36,3 @@ def photo_groups(table: Table, source: str) -> Groups | None:
         raise UsageError("data.groups", f"{source!r} is neither a column nor a file.", right=right, do=do)
     keys = [cell.strip() or f"\0{i}" for i, cell in enumerate(cells)]  # no name of a file or a cell holds a NUL
     return np.unique(keys, return_inverse=True)[1].astype(np.int64)
-
-
-def _read(path: Path) -> dict[str, str]:
-    """{id: group} of a CSV file."""
-    rows = read_rows(path)
-    names = [cell.strip().lower() for cell in rows[0].cells] if rows else []
-    if "path" not in names or "group" not in names:
-        right = "Its first line must name the columns path and group."
-        raise DataError(f"{path}:1", f"the columns are {', '.join(names) or 'missing'}.", right=right)
-    place, group = names.index("path"), names.index("group")
-    found = {}
-    for row in rows[1:]:
-        if len(row.cells) != len(names):
-            what = f"{len(row.cells)} cells for {len(names)} columns."
-            raise DataError(f"{path}:{row.line}", what)
-        found[row.cells[place]] = row.cells[group]
-    return found

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from multistream.data.image_files import list_images
-from multistream.data.layouts.assemble import Entry, Finder, assemble, choose, counted, emotion, folder_of
+from multistream.data.layouts.assemble import Finder, choose, emotion, folder_of
 from multistream.data.layouts.delimited_text import read_rows
-from multistream.data.layouts.votes import LABELS, shares, winners
+from multistream.data.layouts.votes import LABELS, voted_table, votes_of
 from multistream.data.table import Table
 from multistream.errors import DataError
 
@@ -29,18 +28,6 @@ def abstract(path: Path, *, label: str = "", allow_outside: bool = False) -> Tab
     if len(classes) < 2 or any(name.isdigit() or not name for name in classes):
         right = "The first line must name the columns: the image, then the emotions."
         raise DataError(f"{file}:1", "the first line names no emotions.", right=right)
+    votes = ((row.cells[0].strip().strip("'\""), votes_of(row, row.cells[1:], classes)) for row in rows[1:])
     finder = Finder(list_images(root, allow_outside=allow_outside))
-    entries = []
-    counts: Counter[str] = Counter()
-    for row in rows[1:]:
-        values = shares(file, row, row.cells[1:], classes=classes)
-        best = winners(values, classes)
-        image_id = finder.find(row.cells[0].strip().strip("'\""))
-        if image_id is None:
-            counts["images left out: votes but no file"] += 1
-        elif len(best) > 1 and chosen == "vote":
-            counts["images left out: tied vote"] += 1
-        else:
-            entries.append(Entry(image_id, best[0], votes=dict(zip(classes, values, strict=True))))
-    notes, known = (*finder.listing.notes, *counted(counts)), classes if chosen == "votes" else ()
-    return assemble("abstract", root, entries, notes=notes, known=known)
+    return voted_table("abstract", votes, finder, label=chosen, classes=classes)

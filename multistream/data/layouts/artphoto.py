@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from multistream.data.image_files import list_images
 from multistream.data.layouts.assemble import MIKELS, Entry, assemble, counted, emotion, folder_of
@@ -17,7 +16,7 @@ def artphoto(path: Path, *, allow_outside: bool = False) -> Table:
     """ArtPhoto, classes from the file names; `sad` and `content` are written in full."""
     root = folder_of(path, "testImages_artphoto")
     listing = list_images(root, allow_outside=allow_outside)
-    named = {i: match[1] for i in listing.ids if (match := _NAME.fullmatch(i.rsplit("/", 1)[-1]))}
+    named = {i: match[1] for i in listing.ids if (match := _NAME.fullmatch(PurePosixPath(i).name))}
     entries = [Entry(i, emotion(name)) for i, name in named.items() if emotion(name) in MIKELS]
-    counts = Counter({"images ignored: name is not CLASS_NUMBER": len(listing.ids) - len(entries)})
+    counts = {"images ignored: name is not CLASS_NUMBER": len(listing.ids) - len(entries)}
     return assemble("artphoto", root, entries, notes=(*listing.notes, *counted(counts)))

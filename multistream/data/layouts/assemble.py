@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multistream.data.filenames import path_ends
 from multistream.data.image_files import Listing
 from multistream.data.table import Table
-from multistream.errors import DataError, UsageError, did_you_mean, printable
+from multistream.errors import DataError, UsageError, did_you_mean
 
 MIKELS = ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")
 """The eight emotions of FI, EmoSet, ArtPhoto, Abstract and LDL, alphabetical (paper section 2)."""
@@ -58,12 +60,11 @@ def assemble(
     chosen = list(entries)
     if not chosen:
         detail = f" ({'; '.join(notes)})" if notes else ""
-        where = printable(str(root))
-        raise DataError(where, f"no image of {name} can be used{detail}.", do="Check the path and the expected layout.")
+        raise DataError(root, f"no image of {name} can be used{detail}.", do="Check the path and the expected layout.")
     own = {entry.label for entry in chosen}.union(*(entry.labels for entry in chosen))
     classes = tuple(sorted({*known, *own}))
     place = {label: number for number, label in enumerate(classes)}
-    parts = tuple(entry.part or "train" for entry in chosen) if any(entry.part for entry in chosen) else None
+    parts = tuple(entry.part or "train" for entry in chosen)
     return Table(
         name=name,
         root=root,
@@ -72,10 +73,18 @@ def assemble(
         classes=classes,
         votes=_distributions(chosen, classes),
         label_sets=_label_sets(chosen, place),
-        parts=parts,
+        parts=parts if any(entry.part for entry in chosen) else None,
         notes=(*notes, *doubtful_labels(classes)),
         **more,
     )
+
+
+def add_entry(entries: dict[str, Entry], entry: Entry, where: str) -> None:
+    """Adds an entry under its id; DataError where the image has another label or part already."""
+    other = entries.setdefault(entry.id, entry)
+    if other != entry:
+        what = f"{entry.id!r} has a different label or split on an earlier line: {other.label}, {other.part}."
+        raise DataError(where, what, do="Keep one of them.")
 
 
 def _distributions(entries: Sequence[Entry], classes: Sequence[str]) -> NDArray[np.float64] | None:
@@ -100,23 +109,19 @@ def _label_sets(entries: Sequence[Entry], place: Mapping[str, int]) -> NDArray[n
 
 def doubtful_labels(classes: Sequence[str]) -> tuple[str, ...]:
     """Notes on classes that look like one, or like something else than a class."""
-    alike: dict[str, list[str]] = {}
+    alike: dict[str, list[str]] = defaultdict(list)
     for name in classes:
-        alike.setdefault(" ".join(unicodedata.normalize("NFKC", name).casefold().split()), []).append(name)
-    notes = [
-        f"classes {' and '.join(repr(name) for name in names)} look the same"
-        for names in alike.values()
-        if len(names) > 1
-    ]
-    several = [name for name in classes if set(re.split(r"\s*[,;|]\s*", name)) & set(classes) - {name}]
-    if several:
-        notes.append(f"{len(several):,} classes look like several labels joined together: {several[0]!r}")
+        alike[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+    notes = [f"classes {' and '.join(map(repr, names))} look the same" for names in alike.values() if len(names) > 1]
+    joined = [name for name in classes if set(re.split(r"\s*[,;|]\s*", name)) & set(classes) - {name}]
     decimals = [name for name in classes if re.fullmatch(r"[+-]?\d*\.\d+", name)]
-    if decimals:
-        notes.append(f"{len(decimals):,} classes are numbers with decimals, such as {decimals[0]}: are these scores?")
     quoted = [name for name in classes if name[:1] in "\"'" and len(name) > 1]
-    if quoted:
-        notes.append(f"class {quoted[0]!r} begins with a quote: is there a space before it in the file?")
+    doubts = (
+        (joined, "{count:,} classes look like several labels joined together: {first!r}"),
+        (decimals, "{count:,} classes are numbers with decimals, such as {first}: are these scores?"),
+        (quoted, "class {first!r} begins with a quote: is there a space before it in the file?"),
+    )
+    notes += [text.format(count=len(names), first=names[0]) for names, text in doubts if names]
     return tuple(notes)
 
 
@@ -135,12 +140,20 @@ def emotion(name: str) -> str:
 
 def folder_of(path: Path, *names: str) -> Path:
     """The first folder of these names below `path`, else `path` itself; DataError if that is not a folder."""
-    for name in names:
-        if (path / name).is_dir():
-            return path / name
-    if not path.is_dir():
+    folder = next((path / name for name in names if (path / name).is_dir()), path)
+    if not folder.is_dir():
         raise DataError(path, "no such folder.", do="Give the data set's folder.")
-    return path
+    return folder
+
+
+def part_files(folder: Path, pattern: str) -> list[tuple[Path, str]]:
+    """The files that are named after a part, such as train.json, each with that part."""
+    return [(file, PARTS[file.stem.lower()]) for file in sorted(folder.glob(pattern)) if file.stem.lower() in PARTS]
+
+
+def part_in(name: str) -> str | None:
+    """The part that a word of a file's name is, such as train-00000-of-00002.parquet; None where none is."""
+    return next((PARTS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in PARTS), None)
 
 
 class Finder:
@@ -153,24 +166,16 @@ class Finder:
         self.listing = listing
         self._by_end: dict[str, str | None] = {}
         for image_id in listing.ids:
-            for end in _ends(image_id):
+            for end in path_ends(image_id):
                 self._by_end[end] = None if end in self._by_end else image_id
         self._by_end |= {image_id: image_id for image_id in listing.ids}
 
     def find(self, name: str) -> str | None:
         """The id of the image, None if there is none or if several end alike."""
         plain = name.split("?")[0] if "://" in name else name
-        for end in _ends(plain.replace("\\", "/").strip("/")):
-            if end in self._by_end:
-                return self._by_end[end]
-        return None
+        return next((self._by_end[end] for end in path_ends(plain) if end in self._by_end), None)
 
 
 def counted(counts: Mapping[str, int]) -> tuple[str, ...]:
     """Notes "N images ...", where N is not 0."""
     return tuple(f"{count:,} {what}" for what, count in counts.items() if count)
-
-
-def _ends(path: str) -> list[str]:
-    pieces = path.split("/")
-    return ["/".join(pieces[start:]) for start in range(len(pieces))]

@@ -9,9 +9,9 @@ from pathlib import Path
 from multistream.data.filenames import unescape
 from multistream.data.layouts.assemble import PARTS, Entry, assemble
 from multistream.data.layouts.delimited_text import Row, read_rows
-from multistream.data.layouts.image_paths import BadPlace, Root
+from multistream.data.layouts.image_paths import Root
 from multistream.data.layouts.label_sets import LabelColumns
-from multistream.data.layouts.votes import shares, winners
+from multistream.data.layouts.votes import Votes, votes_of, winners
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError, printable
 
@@ -38,6 +38,57 @@ class CsvRecord:
     cells: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class _Header:
+    """The columns of a sheet: which one is the path, the label and the part, where the votes are, where label sets."""
+
+    where: str
+    columns: tuple[str, ...]
+    roles: Mapping[str, str]
+    votes: tuple[str, ...]
+    sets: LabelColumns | None
+
+    @classmethod
+    def of(cls, row: Row, label: str) -> _Header:
+        """The header in this row, with what `data.label` says."""
+        columns = tuple(cell.strip() for cell in row.cells)
+        votes = tuple(column for column in columns if column.startswith(VOTES))
+        return cls(row.where, columns, _roles(columns, label), votes, LabelColumns.parse(label))
+
+    @property
+    def further(self) -> list[str]:
+        """The columns that are neither path, label, part nor votes."""
+        known = {"", *self.roles.values(), *self.votes, *(self.sets.names if self.sets else ())}
+        return [name for name in self.columns if name not in known]
+
+    def check(self, path: Path, label: str) -> None:
+        """UsageError for a label that is asked for and not there; DataError for a faulty header."""
+        if label and not (self.sets or label in self.columns or (label == "votes" and self.votes)):
+            right = f"votes needs columns {VOTES}CLASS; several labels are COLUMN,COLUMN,... or COLUMN[SEPARATOR]."
+            raise UsageError("data.label", f"{path} has no column {label!r}.", right=right)
+        needed = {"path": PATH} if self.sets or self.votes else {"path": PATH, "label": LABEL}
+        for role, names in needed.items():
+            if role not in self.roles:
+                what = f"none of the columns {', '.join(self.columns)} is the {role}."
+                right = f"A column must be called {names[0]} (or {', '.join(names[1:4])}...)."
+                do = "If the first line is already an image, add the header path,label above it."
+                raise DataError(self.where, what, right=right, do=do)
+        twice = sorted(name for name in {*self.columns} - {""} if self.columns.count(name) > 1)
+        if twice:
+            raise DataError(self.where, f"two columns are called {twice[0]!r}.", do="Rename one.")
+        if self.sets:
+            self.sets.check(self.columns)
+
+
+def _roles(columns: Sequence[str], label: str) -> dict[str, str]:
+    """Which column is the path, the label and the part: {role: column}; `label` may be the name of the label's."""
+    named = {column.lower(): column for column in reversed(columns)}
+    labels = (label.lower(),) if label in columns else LABEL
+    roles = {"path": PATH, "label": labels, "part": PART}
+    found = {role: [named[name] for name in names if name in named] for role, names in roles.items()}
+    return {role: columns[0] for role, columns in found.items() if columns}
+
+
 def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: bool = False) -> Table:
     """A Table of the images that a CSV names; paths are relative to the folder it lies in.
 
@@ -49,157 +100,100 @@ def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: b
     out and reported, unless `strict`. A further column in which every cell is the path of a file holds Maps.
     """
     rows = read_rows(path)
-    sets = LabelColumns.parse(label)
-    columns = _columns(path, rows, label=label)
-    known = [column.removeprefix(VOTES) for column in columns if column.startswith(VOTES)] if label == "votes" else []
-    if sets is not None:
-        sets.check(columns)
-        known = list(sets.classes)
+    if not rows:
+        raise DataError(path, "it is empty.", right="It needs a header line: path,label.")
+    header = _Header.of(rows[0], label)
+    header.check(path, label)
     root = Root(path.parent, allow_outside=allow_outside)
-    reading = _Reading(path, root, columns, label, sets)
-    numbered = reading.leave_out_numbers(rows[1:])
-    records = reading.records(rows[1:])
+    part, numbered = _part_column(header, rows[1:])
+    records = _Reading(root, header, part).records(rows[1:])
     present = [record for record in records if root.exists(record.entry.id)]
-    notes = _missing(path, records, present, strict=strict)
-    roles = [*_roles(columns, label).values(), *(sets.names if sets else ())]
-    further = [name for name in columns if name and name not in roles and not name.startswith(VOTES)]
-    maps, on_maps = _maps(root, present, further)
+    missing = _missing(path, records, present, strict=strict)
+    maps, on_maps = _maps(root, present, header.further)
     entries = [record.entry for record in present]
-    cells = {name: tuple(record.cells[name] for record in present) for name in further if name not in maps}
-    notes = (*numbered, *notes, *on_maps)
+    cells = {name: tuple(record.cells[name] for record in present) for name in header.further if name not in maps}
+    notes = (*numbered, *missing, *on_maps)
+    known = header.sets.classes if header.sets else _classes(header.votes) if label == "votes" else ()
     return assemble(printable(path.stem), path.parent, entries, notes=notes, known=known, maps=maps, columns=cells)
 
 
-def _roles(columns: Sequence[str], label: str) -> dict[str, str]:
-    """Which column is the path, the label and the part: {role: column}; `label` may be the name of the label's."""
-    named = {column.strip().lower(): column for column in reversed(columns)}
-    labels = (label.lower(),) if label in columns else LABEL
-    roles = {"path": PATH, "label": labels, "part": PART}
-    return {
-        role: named[next(n for n in names if n in named)] for role, names in roles.items() if set(names) & set(named)
-    }
+def _classes(votes: Sequence[str]) -> list[str]:
+    return [column.removeprefix(VOTES) for column in votes]
 
 
-def _columns(path: Path, rows: Sequence[Row], *, label: str) -> tuple[str, ...]:
-    """The header's names; DataError where it lacks a path or a label, or names a column twice.
-
-    UsageError for a label that is asked for and that it lacks.
-    """
-    if not rows:
-        raise DataError(path, "it is empty.", right="It needs a header line: path,label.")
-    columns = tuple(cell.strip() for cell in rows[0].cells)
-    where = f"{printable(str(path))}:{rows[0].line}"
-    has_votes, sets = any(column.startswith(VOTES) for column in columns), LabelColumns.parse(label)
-    if label and sets is None and label not in columns and not (label == "votes" and has_votes):
-        what = f"{path!s} has no column {label!r}."
-        right = f"votes needs columns {VOTES}CLASS; several labels are COLUMN,COLUMN,... or COLUMN[SEPARATOR]."
-        raise UsageError("data.label", what, right=right)
-    needs_label = sets is None and not has_votes
-    for role, names in (("path", PATH), ("label", LABEL)):
-        if role not in _roles(columns, label) and (role == "path" or needs_label):
-            shown = ", ".join(map(printable, columns))
-            right = f"A column must be called {names[0]} (or {', '.join(names[1:4])}...)."
-            do = "If the first line is already an image, add the header path,label above it."
-            raise DataError(where, f"none of the columns {shown} is the {role}.", right=right, do=do)
-    twice = sorted({name for name in columns if columns.count(name) > 1 and name})
-    if twice:
-        raise DataError(where, f"two columns are called {twice[0]!r}.", do="Rename one.")
-    return columns
+def _part_column(header: _Header, rows: Sequence[Row]) -> tuple[str | None, tuple[str, ...]]:
+    """The column of the parts. One of numbers is none (folds of a cross-validation), which a note says."""
+    column = header.roles.get("part")
+    if column is None or column.lower() == PART[0]:
+        return column, ()
+    place = header.columns.index(column)
+    cells = {row.cells[place].strip() for row in rows if len(row.cells) == len(header.columns)}
+    if not cells or not all(cell.isdecimal() for cell in cells):
+        return column, ()
+    return None, (f"column {column!r} holds numbers instead of train, val or test, and is ignored",)
 
 
 class _Reading:
     """The rows of a sheet read one by one, faults gathered."""
 
-    def __init__(self, path: Path, root: Root, columns: Sequence[str], label: str, sets: LabelColumns | None) -> None:
-        self.path, self.root, self.columns, self.sets = path, root, columns, sets
-        self.roles = _roles(columns, label)
-        self.is_ours = tuple(columns) == SPLIT_HEADER
+    def __init__(self, root: Root, header: _Header, part: str | None) -> None:
+        self.root, self.header, self.part = root, header, part
+        self.is_ours = header.columns == SPLIT_HEADER
         self.lines: dict[str, int] = {}
-        self.faults: list[tuple[int, str, str]] = []
-
-    def leave_out_numbers(self, rows: Sequence[Row]) -> tuple[str, ...]:
-        """Takes a column of numbers for no part (folds of a cross-validation), and says so."""
-        column = self.roles.get("part")
-        if column is None or column.strip().lower() == PART[0]:
-            return ()
-        place = self.columns.index(column)
-        cells = {row.cells[place].strip() for row in rows if len(row.cells) == len(self.columns)}
-        if not cells or not all(cell.isdecimal() for cell in cells):
-            return ()
-        del self.roles["part"]
-        return (f"column {column!r} holds numbers instead of train, val or test, and is ignored",)
 
     def records(self, rows: Sequence[Row]) -> list[CsvRecord]:
         """The checked records; DataError with the first faulty line and the numbers of some others."""
-        records = [record for row in rows if (record := self._record(row))]
-        if self.faults:
-            line, what, do = self.faults[0]
-            others = [str(other) for other, _, _ in self.faults[1:]]
-            more = f" {len(others):,} other lines have errors too: {', '.join(others[:_SHOWN])}." if others else ""
-            raise DataError(f"{self.path!s}:{line}", what, do=f"{do}{more}")
-        return records
+        records, faults = [], []
+        for row in rows:
+            try:
+                records.append(self._record(row))
+            except DataError as fault:
+                faults.append((row.line, fault))
+        if not faults:
+            return records
+        first, lines = faults[0][1], [str(line) for line, _ in faults[1:]]
+        more = f" {len(lines):,} other lines have errors too: {', '.join(lines[:_SHOWN])}." if lines else ""
+        raise DataError(first.where, first.what, right=first.right, do=f"{first.do}{more}") from first
 
-    def _record(self, row: Row) -> CsvRecord | None:
-        try:
-            if len(row.cells) != len(self.columns):
-                what = f"{len(row.cells)} cells for {len(self.columns)} columns."
-                raise BadPlace(what, "Quote cells that contain the delimiter with double quotes.")
-            cells = dict(zip(self.columns, row.cells, strict=True))
-            if self.is_ours:  # written by `data split`, which escapes what a spreadsheet would run
-                cells = {name: unescape(cell) for name, cell in cells.items()}
-            if self.sets is not None:
-                labels = tuple(map(_utf8, self.sets.of(cells)))
-                entry = Entry(self._image(row, cells), labels[0], self._part(cells), labels=labels)
-                return CsvRecord(row.line, entry, cells)
-            votes = self._votes(row, cells)
-            entry = Entry(self._image(row, cells), self._label(cells, votes), self._part(cells), votes)
-            return CsvRecord(row.line, entry, cells)
-        except BadPlace as fault:
-            self.faults.append((row.line, fault.what, fault.do))
-            return None
+    def _record(self, row: Row) -> CsvRecord:
+        cells = row.by_column(self.header.columns)
+        if self.is_ours:  # written by `data split`, which escapes what a spreadsheet would run
+            cells = {name: unescape(cell) for name, cell in cells.items()}
+        image_id, sets, columns = self._image(row, cells), self.header.sets, self.header.votes
+        votes = votes_of(row, [cells[name] for name in columns], _classes(columns)) if columns else None
+        labels = sets.of(cells, row.where) if sets else (self._label(row, cells, votes),)
+        if any("\udc80" <= character <= "\udcff" for character in "".join(labels)):
+            raise DataError(row.where, f"the label {labels[0]!r} is not UTF-8.", do="Save the file as UTF-8.")
+        entry = Entry(image_id, labels[0], self._part(row, cells), votes, labels if sets else ())
+        return CsvRecord(row.line, entry, cells)
 
     def _image(self, row: Row, cells: Mapping[str, str]) -> str:
-        image_id = self.root.image_id(cells[self.roles["path"]])
+        image_id = self.root.image_id(cells[self.header.roles["path"]], row.where)
         first = self.lines.setdefault(image_id, row.line)
         if first != row.line:
-            raise BadPlace(f"{image_id!r} already occurs on line {first}.", "Keep one line per image.")
+            raise DataError(row.where, f"{image_id!r} already occurs on line {first}.", do="Keep one line per image.")
         return image_id
 
-    def _votes(self, row: Row, cells: Mapping[str, str]) -> dict[str, float] | None:
-        """The votes of each class; DataError where a cell is not a number."""
-        names = [name for name in self.columns if name.startswith(VOTES)]
-        if not names:
-            return None
-        classes = [name.removeprefix(VOTES) for name in names]
-        return dict(zip(classes, shares(self.path, row, [cells[name] for name in names], classes=classes), strict=True))
-
-    def _label(self, cells: Mapping[str, str], votes: Mapping[str, float] | None) -> str:
-        best = winners([*votes.values()], [*votes]) if votes else []
-        if best and "label" not in self.roles:
+    def _label(self, row: Row, cells: Mapping[str, str], votes: Votes | None) -> str:
+        best = winners(votes) if votes else []
+        column = self.header.roles.get("label")
+        if column is None:
             return best[0]
-        label = cells[self.roles["label"]].strip()
+        label = cells[column].strip()
         if best and label not in best:
-            raise BadPlace(
-                f"the label is {label!r}, and most votes are for {best[0]!r}.", "Leave the label column out."
-            )
+            what = f"the label is {label!r}, and most votes are for {best[0]!r}."
+            raise DataError(row.where, what, do="Leave the label column out.")
         if not label:
-            raise BadPlace("the label is empty.", "Fill it in, or remove the line.")
-        return _utf8(label)
+            raise DataError(row.where, "the label is empty.", do="Fill it in, or remove the line.")
+        return label
 
-    def _part(self, cells: Mapping[str, str]) -> str | None:
-        if "part" not in self.roles:
+    def _part(self, row: Row, cells: Mapping[str, str]) -> str | None:
+        if self.part is None:
             return None
-        part = cells[self.roles["part"]].strip()
+        part = cells[self.part].strip()
         if part.lower() not in PARTS:
-            raise BadPlace(f"{part!r} is not a part.", "Write train, val or test.")
+            raise DataError(row.where, f"{part!r} is not a part.", do="Write train, val or test.")
         return PARTS[part.lower()]
-
-
-def _utf8(label: str) -> str:
-    """The label; BadPlace where it holds bytes that are not text."""
-    if any("\udc80" <= character <= "\udcff" for character in label):
-        raise BadPlace(f"the label {label!r} is not UTF-8.", "Save the file as UTF-8.")
-    return label
 
 
 def _missing(
@@ -210,11 +204,10 @@ def _missing(
         return ()
     there = {record.line for record in present}
     first = next(record for record in records if record.line not in there)
-    name, count = printable(first.entry.id), len(records) - len(present)
+    name, count = first.entry.id, len(records) - len(present)
     if strict or not present:
-        what = f"{name!r} is not a file below {path.parent!s}; {count:,} of {len(records):,} are missing."
-        do = "Paths are relative to the folder of the CSV."
-        raise DataError(f"{path}:{first.line}", what, do=do)
+        what = f"{name!r} is not a file below {path.parent}; {count:,} of {len(records):,} are missing."
+        raise DataError(f"{path}:{first.line}", what, do="Paths are relative to the folder of the CSV.")
     return (
         f"left out {count:,} of {len(records):,} images whose files are missing, {name!r} (line {first.line}) first",
     )
@@ -222,28 +215,26 @@ def _missing(
 
 def _maps(
     root: Root, records: Sequence[CsvRecord], columns: Sequence[str]
-) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """The columns whose every cell is the path of a file, as ids; and notes on columns of which only some are."""
     maps: dict[str, tuple[str, ...]] = {}
     notes = []
     for column in columns:
-        found = [_file(root, record.cells[column]) for record in records[:1]]
-        if not any(found):
+        if not records or not _file(root, records[0], column):
             continue
-        found = [_file(root, record.cells[column]) for record in records]
-        if all(found):
-            maps[column] = tuple(name for name in found if name)
+        files = tuple(_file(root, record, column) for record in records)
+        if all(files):
+            maps[column] = files
         else:
-            line = records[found.index(None)].line
-            count = found.count(None)
-            notes.append(f"column {column!r} holds no maps: {count:,} files are missing, first on line {line} first")
-    return maps, tuple(notes)
+            line, count = records[files.index("")].line, files.count("")
+            notes.append(f"column {column!r} holds no maps: {count:,} files are missing, first on line {line}")
+    return maps, notes
 
 
-def _file(root: Root, cell: str) -> str | None:
-    """The id of the file that a cell names; None if it names none that may be used."""
+def _file(root: Root, record: CsvRecord, column: str) -> str:
+    """The id of the file that a cell names; "" if it names none that may be used."""
     try:
-        name = root.image_id(cell)
-    except BadPlace:
-        return None
-    return name if root.exists(name) else None
+        name = root.image_id(record.cells[column], column)
+    except DataError:
+        return ""
+    return name if root.exists(name) else ""

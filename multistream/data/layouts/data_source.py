@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
+from inspect import Parameter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from multistream.data.layouts.folders import folders
 from multistream.data.table import Table
 from multistream.data.url_copies import local_copy
 from multistream.data.urls import is_url
-from multistream.errors import DataError, UsageError, did_you_mean, printable
+from multistream.errors import DataError, UsageError, did_you_mean
 from multistream.registry import datasets, find, owner_of, signature
 from multistream.spec import Spec
 
@@ -30,19 +32,25 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
     """
     options = {"label": label, "allow_outside": allow_outside, "strict": strict}
     if not source:
-        return _called(DEMO, None, options)
+        return _of_layout(DEMO, None, options)
     name, colon, rest = source.partition(":")
-    if colon and name.partition("@")[0] in datasets:
-        return _called(name, _path(rest) if rest else None, options)
+    if colon and _is_layout(name):
+        return _of_layout(name, _path(rest) if rest else None, options)
     path = _path(source)
     if not is_url(source) and colon and re.fullmatch(r"\w+(@[\w.-]+)?", name) and not path.exists():
         raise UsageError("data", f"{name!r} is not a layout.", right=did_you_mean(name, datasets))
     if source in datasets and not path.exists():
-        return _called(source, None, options)
-    if label and not path.is_file():
+        return _of_layout(source, None, options)
+    if path.is_file():
+        return sheet(path, label=label, allow_outside=allow_outside, strict=strict)
+    if label:
         what = f"{source} has one label per image, so {label!r} cannot be chosen."
         raise UsageError("data.label", what, do="Omit --label, or name the layout, for example emotion6:PATH.")
-    return _unnamed(path, label=label, allow_outside=allow_outside, strict=strict)
+    if path.is_dir():
+        return folders(path, allow_outside=allow_outside, strict=strict)
+    if path.exists():
+        raise DataError(path, "it is neither a folder nor a regular file.", do="Give a folder of photos, or a CSV.")
+    raise DataError(path, "no such file or folder.", do="Give a folder of photos by class, or a CSV.")
 
 
 def absolute_source(source: str) -> str:
@@ -54,10 +62,15 @@ def absolute_source(source: str) -> str:
     name, colon, rest = source.partition(":")
     if not source or "://" in source:
         return source
-    if colon and name.partition("@")[0] in datasets:
+    if colon and _is_layout(name):
         return f"{name}:{os.path.abspath(Path(rest).expanduser())}" if rest else source
     path = Path(source).expanduser()
     return source if source in datasets and not path.exists() else os.path.abspath(path)
+
+
+def _is_layout(name: str) -> bool:
+    """Whether a name, perhaps NAME@DISTRIBUTION, is that of a layout."""
+    return name.partition("@")[0] in datasets
 
 
 def _path(text: str) -> Path:
@@ -68,30 +81,13 @@ def _path(text: str) -> Path:
     return local_copy(folder) / name if name.lower().endswith((".csv", ".tsv")) else local_copy(text)
 
 
-def _unnamed(path: Path, *, label: str, allow_outside: bool, strict: bool) -> Table:
-    where = printable(str(path))
-    if path.is_dir():
-        return folders(path, allow_outside=allow_outside, strict=strict)
-    if path.is_file():
-        return sheet(path, label=label, allow_outside=allow_outside, strict=strict)
-    if path.exists():
-        raise DataError(where, "it is neither a folder nor a regular file.", do="Give a folder of photos, or a CSV.")
-    raise DataError(where, "no such file or folder.", do="Give a folder of photos by class, or a CSV.")
-
-
-def _called(text: str, path: Path | None, options: dict[str, Any]) -> Table:
+def _of_layout(text: str, path: Path | None, options: Mapping[str, Any]) -> Table:
     """The table of a layout; it gets what its signature names of `options`, and must know a label that is asked for."""
     name, _, distribution = text.partition("@")
     part = find("dataset", name, distribution=distribution or None)
     factory = part.resolve()
     parameters = signature(part, factory).parameters
-    first = next(iter(parameters.values()), None)
-    if path is None and first is not None and first.name == "path" and first.default is first.empty:
-        raise UsageError("data", f"{name!r} needs a path.", right=f"Write {name}:PATH.")
-    if path is not None and "path" not in parameters:
-        raise UsageError("data", f"{name!r} does not take a path.", right=f"Write {name} alone.")
-    if options["label"] and "label" not in parameters:
-        raise UsageError("data.label", f"{name!r} has one label per image.", do="Omit --label.")
+    _check_use(name, path, options["label"], parameters)
     given = {key: value for key, value in options.items() if key in parameters and (key != "label" or value)}
     owner = owner_of("dataset", Spec.parse(text, key="data", where="data"), where="data")
     with owner.running():
@@ -103,3 +99,14 @@ def _called(text: str, path: Path | None, options: dict[str, Any]) -> Table:
     if options["label"] == VOTES and table.votes is None:
         raise owner.broken(f"its label {VOTES!r} has no votes; the Table must hold them")
     return table
+
+
+def _check_use(name: str, path: Path | None, label: str, parameters: Mapping[str, Parameter]) -> None:
+    """UsageError for a path that is missing or not taken, and for a label that a layout does not know."""
+    first = next(iter(parameters.values()), None)
+    if path is None and first is not None and first.name == "path" and first.default is first.empty:
+        raise UsageError("data", f"{name!r} needs a path.", right=f"Write {name}:PATH.")
+    if path is not None and "path" not in parameters:
+        raise UsageError("data", f"{name!r} does not take a path.", right=f"Write {name} alone.")
+    if label and "label" not in parameters:
+        raise UsageError("data.label", f"{name!r} has one label per image.", do="Omit --label.")

@@ -5,26 +5,35 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from multistream.errors import DataError
 
-_MARKS = (
-    (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF16_LE, "utf-16-le"),
-    (codecs.BOM_UTF16_BE, "utf-16-be"),
-)
+_MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _DELIMITERS = (",", ";", "\t", "|")
 
 
 @dataclass(frozen=True)
 class Row:
-    """The cells of one record, and the line on which it begins (1 is the first)."""
+    """The cells of one record of a file, and the line on which it begins (1 is the first)."""
 
+    path: Path
     line: int
     cells: tuple[str, ...]
+
+    @property
+    def where(self) -> str:
+        """FILE:LINE, as an error names a row."""
+        return f"{self.path}:{self.line}"
+
+    def by_column(self, columns: Sequence[str]) -> dict[str, str]:
+        """{column: cell}; DataError where there are more or fewer cells than columns."""
+        if len(self.cells) != len(columns):
+            what = f"{len(self.cells)} cells for {len(columns)} columns."
+            raise DataError(self.where, what, do="Quote cells that contain the delimiter with double quotes.")
+        return dict(zip(columns, self.cells, strict=True))
 
 
 def read_text(path: Path) -> str:
@@ -33,22 +42,14 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(path, f"it cannot be read: {error.strerror}.") from error
-    text = _decoded(path, data)
+    mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
+    encoding = _MARKS.get(mark, "utf-8")
+    try:
+        text = data[len(mark) :].decode(encoding, "surrogateescape" if encoding == "utf-8" else "strict")
+    except UnicodeDecodeError as error:
+        what = f"it starts with a {encoding} byte order mark but is not {encoding}."
+        raise DataError(path, what, do="Save the file as UTF-8.") from error
     return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _decoded(path: Path, data: bytes) -> str:
-    for mark, encoding in _MARKS:
-        if data.startswith(mark):
-            errors = "surrogateescape" if encoding == "utf-8" else "strict"
-            try:
-                return data[len(mark) :].decode(encoding, errors)
-            except UnicodeDecodeError as error:
-                do = "Save the file as UTF-8."
-                raise DataError(
-                    path, f"it starts with a {encoding} byte order mark but is not {encoding}.", do=do
-                ) from error
-    return data.decode("utf-8", "surrogateescape")
 
 
 def delimiter_of(line: str) -> str:
@@ -67,7 +68,7 @@ def read_rows(path: Path, *, delimiter: str = "") -> list[Row]:
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                rows.append(Row(line, tuple(cells)))
+                rows.append(Row(path, line, tuple(cells)))
             line = reader.line_num + 1
     except csv.Error as error:
         do = "Look for an unclosed quote, or a quote inside a cell that is not doubled."
@@ -75,13 +76,20 @@ def read_rows(path: Path, *, delimiter: str = "") -> list[Row]:
     return rows
 
 
+def read_columns(path: Path, columns: Sequence[str]) -> Iterator[tuple[Row, list[str]]]:
+    """Each record with its cells in these columns, which the first line must name, in any case."""
+    rows = read_rows(path)
+    header = [cell.strip().lower() for cell in rows[0].cells] if rows else []
+    if not set(columns) <= set(header):
+        right = f"The first line must name the columns {' and '.join(columns)}."
+        raise DataError(f"{path}:1", f"the columns are {', '.join(header) or 'missing'}.", right=right)
+    for row in rows[1:]:
+        cells = row.by_column(header)
+        yield row, [cells[column].strip() for column in columns]
+
+
 def words(path: Path) -> Iterator[Row]:
     """The lines of a file as words between blanks, blank lines left out."""
     for line, text in enumerate(read_text(path).split("\n"), 1):
         if cells := tuple(text.split()):
-            yield Row(line, cells)
-
-
-def where(path: Path, row: Row) -> str:
-    """FILE:LINE, as an error names a row."""
-    return f"{path}:{row.line}"
+            yield Row(path, line, cells)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 from multistream.data.image_files import list_images
-from multistream.data.layouts.assemble import PARTS, Entry, assemble, counted, emotion, folder_of
+from multistream.data.layouts.assemble import Entry, assemble, counted, emotion, folder_of, part_files
 from multistream.data.layouts.delimited_text import read_text
 from multistream.data.layouts.folders import folders
 from multistream.data.table import Table
@@ -21,22 +20,24 @@ def emotionroi(path: Path, *, allow_outside: bool = False) -> Table:
     Without these lists, its class folders.
     """
     root = folder_of(path, "images")
-    files = [file for file in sorted((path / LISTS).glob("*.txt")) if file.stem.lower() in PARTS]
-    if not files:
+    part_of = _listed_parts(path / LISTS)
+    if not part_of:
         return folders(root, allow_outside=allow_outside, name="emotionroi")
-    part_of: dict[str, str] = {}
-    for file in files:
-        for line, text in enumerate(read_text(file).split("\n"), 1):
-            name, part = text.strip().replace("\\", "/"), PARTS[file.stem.lower()]
-            if name and part_of.setdefault(name, part) != part:
-                where = f"{file}:{line}"
-                raise DataError(where, f"{name!r} is already in {part_of[name]}.", do="Keep one of them.")
     listing = list_images(root, allow_outside=allow_outside)
     entries = [Entry(i, emotion(i.split("/")[0]), part_of[i]) for i in listing.ids if i in part_of and "/" in i]
-    counts = Counter(
-        {
-            f"images ignored: not in {LISTS}": len(listing.ids) - len(entries),
-            "images left out: listed, but not in the folder": len(set(part_of) - set(listing.ids)),
-        }
-    )
+    counts = {
+        f"images ignored: not in {LISTS}": len(listing.ids) - len(entries),
+        "images left out: listed, but not in the folder": len(set(part_of) - set(listing.ids)),
+    }
     return assemble("emotionroi", root, entries, notes=(*listing.notes, *counted(counts)))
+
+
+def _listed_parts(folder: Path) -> dict[str, str]:
+    """{image: part}; DataError for an image in two parts."""
+    part_of: dict[str, str] = {}
+    for file, part in part_files(folder, "*.txt"):
+        for line, text in enumerate(read_text(file).split("\n"), 1):
+            name = text.strip().replace("\\", "/")
+            if name and part_of.setdefault(name, part) != part:
+                raise DataError(f"{file}:{line}", f"{name!r} is already in {part_of[name]}.", do="Keep one of them.")
+    return part_of

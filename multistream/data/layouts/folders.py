@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from multistream.data.image_files import Listing, list_images
 from multistream.data.layouts.assemble import PARTS, Entry, assemble
 from multistream.data.table import Table
-from multistream.errors import DataError, printable
+from multistream.errors import DataError, printable, some_of
 
 METADATA = ("metadata.csv", "metadata.jsonl")
 """What Hugging Face's imagefolder keeps labels in."""
 
 _DO = "Put the photos of each class into a folder with its name, or give a CSV with the columns path and label."
-_SHOWN = 3
 
 
 def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, name: str = "") -> Table:
@@ -24,99 +24,95 @@ def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, na
     is an error.
     """
     listing = list_images(path, allow_outside=allow_outside)
-    name = name or printable(path.resolve().name)
-    _check_level(path, listing)
-    parts = _part_folders(listing)
-    if parts:
-        entries, notes = _of_parts(listing, parts)
-    else:
-        entries, notes = _of_classes(listing)
+    direct, inner = _levels(listing)
+    _refuse_photos_in_parts(path, direct, inner)
+    if not direct and inner and not set(map(str.lower, inner)) <= set(PARTS):
+        _refuse_folder_above(path, inner)
+    parts = _part_folders(path, direct, inner)
+    depth = 2 if parts else 1  # folders above an image: its part and class, or its class alone
+    split = [(image_id, image_id.split("/")) for image_id in listing.ids]
+    entries = [Entry(i, pieces[depth - 1], parts.get(pieces[0])) for i, pieces in split if len(pieces) > depth]
+    empty = _empty_classes(listing, parts, depth)
+    notes = [*_ignored(len(listing.ids) - len(entries), inner, is_split=bool(parts)), *empty]
     if not entries:
-        _refuse(listing, notes)
-    empty = [note for note in notes if note.startswith("class ")]
+        raise _without_images(listing, notes)
     if strict and empty:
         raise DataError(path, f"{empty[0]}.", do="Remove the folder, or set data.strict to false.")
-    return assemble(name, path, entries, notes=(*listing.notes, *notes))
+    return assemble(name or printable(path.resolve().name), path, entries, notes=(*listing.notes, *notes))
 
 
-def _part_folders(listing: Listing) -> Mapping[str, str]:
+def _levels(listing: Listing) -> tuple[set[str], dict[str, set[str]]]:
+    """The top folders that hold images themselves; and those that hold some in folders, with the names of these."""
+    direct: set[str] = set()
+    inner: dict[str, set[str]] = defaultdict(set)
+    for image_id in listing.ids:
+        match image_id.split("/"):
+            case [top, _]:
+                direct.add(top)
+            case [top, below, *_]:
+                inner[top].add(below)
+    return direct, inner
+
+
+def _part_folders(path: Path, direct: set[str], inner: Mapping[str, set[str]]) -> dict[str, str]:
     """{folder: part} where the top folders are parts: by name, with images in subfolders and none next to them."""
-    tops = [folder for folder in listing.folders if "/" not in folder]
-    direct = {image_id.split("/")[0] for image_id in listing.ids if image_id.count("/") == 1}
-    nested = {image_id.split("/")[0] for image_id in listing.ids if image_id.count("/") > 1}
-    parts = {top: PARTS[top.lower()] for top in tops if top.lower() in PARTS and top in nested - direct}
-    others = sorted((direct | nested) - set(parts))
+    parts = {top: PARTS[top.lower()] for top in sorted(inner) if top.lower() in PARTS and top not in direct}
+    others = sorted((direct | set(inner)) - set(parts))
     if parts and others:
         raise DataError(
-            listing.root,
-            f"{', '.join(map(printable, parts))} look like splits, but there are images in {printable(others[0])} too.",
+            path,
+            f"{', '.join(parts)} look like splits, but there are images in {others[0]} too.",
             right="Either all folders with images are splits (train, val, test), or all are classes.",
             do="Move that folder elsewhere.",
         )
     return parts
 
 
-def _check_level(path: Path, listing: Listing) -> None:
-    """Refuses photos directly in part folders, and a folder that holds the folders of the classes."""
-    where = printable(str(path))
-    direct = {image_id.split("/")[0] for image_id in listing.ids if image_id.count("/") == 1}
-    inner: dict[str, set[str]] = {}
-    for image_id in listing.ids:
-        if image_id.count("/") > 1:
-            top, below, _ = image_id.split("/", 2)
-            inner.setdefault(top, set()).add(below)
-    if direct and not inner and all(top.lower() in PARTS for top in direct):
-        what = f"photos lie directly in {' and '.join(sorted(map(printable, direct)))}, which are splits, not classes."
-        has_metadata = any((path / top / name).is_file() for top in direct for name in METADATA)
-        do = f"Write imagefolder:{where} if a metadata file has the labels." if has_metadata else _DO
-        raise DataError(where, what, right="A split contains one folder per class.", do=do)
-    if direct or not inner or set(map(str.lower, inner)) <= set(PARTS):
+def _refuse_photos_in_parts(path: Path, direct: set[str], inner: Mapping[str, set[str]]) -> None:
+    """DataError where all photos lie directly in folders that are named after parts."""
+    if inner or not direct or not set(map(str.lower, direct)) <= set(PARTS):
         return
-    shown = ", ".join(sorted(map(printable, set().union(*inner.values())))[:_SHOWN])
-    if len(inner) == 1:
+    what = f"photos lie directly in {' and '.join(sorted(direct))}, which are splits, not classes."
+    has_metadata = any((path / top / name).is_file() for top in direct for name in METADATA)
+    do = f"Write imagefolder:{path} if a metadata file has the labels." if has_metadata else _DO
+    raise DataError(path, what, right="A split contains one folder per class.", do=do)
+
+
+def _refuse_folder_above(path: Path, inner: Mapping[str, set[str]]) -> None:
+    """DataError where the classes seem to lie a level deeper: in one folder, or the same ones in each."""
+    first, *others = inner.values()
+    shown = some_of(sorted(set().union(*inner.values())))
+    if not others:
         (only,) = inner
         what = f"one folder, {only}, holds all photos, in folders inside it ({shown})."
-        right = "Give the folder that holds the classes."
-        raise DataError(where, what, right=right, do=f"Write {where}/{only}.")
-    if len({frozenset(names) for names in inner.values()}) == 1 and len(next(iter(inner.values()))) > 1:
-        tops = " and ".join(sorted(map(printable, inner))[:_SHOWN])
-        what = f"{tops} contain the same folders ({shown}), so these look like the classes."
+        raise DataError(path, what, right="Give the folder that holds the classes.", do=f"Write {path}/{only}.")
+    if len(first) > 1 and all(names == first for names in others):
+        what = f"{some_of(sorted(inner))} contain the same folders ({shown}), so these look like the classes."
         do = "Name the outer folders train, val and test, or give one of them."
-        raise DataError(where, what, right="The folders of the classes lie one level deeper.", do=do)
+        raise DataError(path, what, right="The folders of the classes lie one level deeper.", do=do)
 
 
-def _of_classes(listing: Listing) -> tuple[list[Entry], list[str]]:
-    entries = [Entry(i, i.split("/")[0]) for i in listing.ids if "/" in i]
-    notes = _beside(len(listing.ids) - len(entries), "the class folders")
-    deeper = sorted({"/".join(i.split("/")[:2]) for i in listing.ids if i.count("/") > 1})
-    if deeper:
-        shown = ", ".join(map(printable, deeper[:_SHOWN]))
-        notes.append(f"{len(deeper):,} folders inside class folders are counted as that class: {shown}")
-    filled = {entry.label for entry in entries}
-    tops = [folder for folder in listing.folders if "/" not in folder]
-    return entries, notes + [f"class {t!r} has no images and is ignored" for t in tops if t not in filled]
-
-
-def _of_parts(listing: Listing, parts: Mapping[str, str]) -> tuple[list[Entry], list[str]]:
-    split = [(image_id, image_id.split("/")) for image_id in listing.ids]
-    entries = [Entry(i, pieces[1], parts[pieces[0]]) for i, pieces in split if len(pieces) > 2]
-    notes = _beside(len(listing.ids) - len(entries), "the class folders")
-    filled = {(entry.part, entry.label) for entry in entries}
-    for folder in (folder for folder in listing.folders if folder.count("/") == 1):
-        top, label = folder.split("/")
-        if top in parts and (parts[top], label) not in filled:
-            notes.append(f"class {label!r} has no images in {printable(top)}")
-    return entries, notes
-
-
-def _beside(count: int, what: str) -> list[str]:
-    return [f"images outside {what}: {count:,} ignored"] if count else []
-
-
-def _refuse(listing: Listing, notes: Sequence[str]) -> None:
-    where = printable(str(listing.root))
-    do = _DO
+def _without_images(listing: Listing, notes: Sequence[str]) -> DataError:
     if listing.ids:
-        raise DataError(where, f"{len(listing.ids):,} images are not in a class folder.", do=do)
-    message = "; ".join((*listing.notes, *notes))
-    raise DataError(where, f"there are no images{f' ({message})' if message else ''}.", do=do)
+        return DataError(listing.root, f"{len(listing.ids):,} images are not in a class folder.", do=_DO)
+    detail = "; ".join((*listing.notes, *notes))
+    return DataError(listing.root, f"there are no images{f' ({detail})' if detail else ''}.", do=_DO)
+
+
+def _ignored(outside: int, inner: Mapping[str, set[str]], *, is_split: bool) -> list[str]:
+    """Notes on images outside the class folders, and on folders inside them."""
+    notes = [f"images outside the class folders: {outside:,} ignored"] if outside else []
+    deeper = [] if is_split else sorted(f"{top}/{below}" for top, names in inner.items() for below in names)
+    if deeper:
+        notes.append(f"{len(deeper):,} folders inside class folders are counted as that class: {some_of(deeper)}")
+    return notes
+
+
+def _empty_classes(listing: Listing, parts: Mapping[str, str], depth: int) -> list[str]:
+    """Notes on class folders without images."""
+    filled = {"/".join(image_id.split("/")[:depth]) for image_id in listing.ids}
+    empty = [each for each in listing.folders if each.count("/") == depth - 1 and each not in filled]
+    if not parts:
+        return [f"class {name!r} has no images and is ignored" for name in empty]
+    split = [folder.split("/") for folder in empty]
+    return [f"class {name!r} has no images in {printable(top)}" for top, name in split if top in parts]

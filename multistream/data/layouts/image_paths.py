@@ -7,14 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from multistream.data.image_files import is_inside
 from multistream.data.urls import is_url
-
-
-class BadPlace(Exception):
-    """A path that cannot be used: `what` is wrong with it, and what to `do`."""
-
-    def __init__(self, what: str, do: str) -> None:
-        super().__init__(what)
-        self.what, self.do = what, do
+from multistream.errors import DataError
 
 
 class Root:
@@ -24,24 +17,26 @@ class Root:
         self.folder, self.allow_outside = folder, allow_outside
         self._real = os.path.realpath(folder)
 
-    def image_id(self, text: str) -> str:
-        """The id (relative to the root, with slashes) of the path `text`; BadPlace if it is not to be used.
+    def image_id(self, text: str, where: str) -> str:
+        """The id (relative to the root, with slashes) of the path `text`; DataError if it is not to be used.
 
         The file system is only consulted to recognise trailing spaces and Windows' slashes.
         """
         name = text if self.exists(text) else text.strip()
-        if not name:
-            raise BadPlace("the path is empty.", "Fill it in, or remove the line.")
-        if is_url(name):
-            raise BadPlace(f"{name!r} is a URL.", "Download the images, and give their paths.")
-        if "\0" in name:
-            raise BadPlace(f"{name!r} holds a NUL.", "Save the file as UTF-8.")
-        if "\\" in name and not self.exists(name):
+        faults = (
+            (not name, "the path is empty.", "Fill it in, or remove the line."),
+            (is_url(name), f"{name!r} is a URL.", "Download the images, and give their paths."),
+            ("\0" in name, f"{name!r} holds a NUL.", "Save the file as UTF-8."),
+        )
+        for is_wrong, what, do in faults:
+            if is_wrong:
+                raise DataError(where, what, do=do)
+        if not self.exists(name):
             name = name.replace("\\", "/")
         absolute = os.path.normpath(os.path.join(self.folder, name))
         if not self.allow_outside and not self._holds(absolute):
             do = f"Move it below {self.folder}, or set data.allow_outside = true."
-            raise BadPlace(f"{name!r} leads outside the folder of the data set.", do)
+            raise DataError(where, f"{name!r} leads outside the folder of the data set.", do=do)
         return PurePosixPath(os.path.relpath(absolute, os.path.normpath(self.folder))).as_posix()
 
     def exists(self, name: str) -> bool:

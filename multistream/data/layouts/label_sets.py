@@ -1,18 +1,18 @@
-"""Label sets: images that may have several labels, in several columns of 0 and 1 or all in one column.
+"""Labels in columns: one label an image, or label sets in several columns of 0 and 1 or all in one column.
 
 `data.label` says where they are: `joy,fear,anger` names a column for each class, `tags[;]` one column whose classes are
-separated by `;`, and `tags[]` one that holds a list, as JSON lines and parquet files can.
+separated by `;`, and `tags[]` one that holds a list, as JSON lines and parquet files can. Any other text names a column
+with one label an image.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multistream.data.layouts.image_paths import BadPlace
-from multistream.errors import UsageError, did_you_mean
+from multistream.errors import DataError, UsageError, did_you_mean
 
 _YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 _ONE_COLUMN = re.compile(r"(?P<column>.+)\[(?P<separator>.?)\]")
@@ -46,40 +46,52 @@ class LabelColumns:
         """UsageError for a column that is not there."""
         for name in self.names:
             if name not in columns:
-                what = f"there is no column {name!r}."
-                raise UsageError("data.label", what, right=did_you_mean(name, columns))
+                raise UsageError("data.label", f"there is no column {name!r}.", right=did_you_mean(name, columns))
 
-    def of(self, cells: Mapping[str, Any], names: Sequence[str] = ()) -> tuple[str, ...]:
-        """The classes of one image; `names` are what numbers in a list stand for. BadPlace where there is none."""
+    def of(self, cells: Mapping[str, Any], where: str, names: Sequence[str] = ()) -> tuple[str, ...]:
+        """The classes of one image; `names` are what numbers in a list stand for. DataError where there is none."""
         if self.separator is None:
-            found = [name for name in self.names if self._applies(name, cells[name])]
+            found = [name for name in self.names if _applies(name, cells[name], where)]
         elif self.separator:
             found = [part.strip() for part in str(cells[self.names[0]]).split(self.separator)]
         else:
-            found = [_class(each, names) for each in self._listed(cells[self.names[0]])]
-        classes = tuple(dict.fromkeys(name for name in found if name))
+            found = [class_name(each, where, names) for each in self._listed(cells[self.names[0]], where)]
+        classes = tuple(dict.fromkeys(filter(None, found)))
         if not classes:
-            raise BadPlace("the image has no label.", "Every image needs at least one: leave the others out.")
+            raise DataError(
+                where, "the image has no label.", do="Every image needs at least one: leave the others out."
+            )
         return classes
 
-    def _applies(self, name: str, cell: Any) -> bool:
-        text = str(cell).strip().lower()
-        if text not in (*_YES, *_NO):
-            raise BadPlace(f"{name} is {str(cell)[:80]!r}.", "Write 1 where the class applies, else 0.")
-        return text in _YES
-
-    def _listed(self, value: Any) -> Iterable[Any]:
+    def _listed(self, value: Any, where: str) -> Sequence[Any]:
         if not isinstance(value, list | tuple):
             do = f"Name the separator, as in data.label = {self.names[0]}[;]."
-            raise BadPlace(f"{self.names[0]} holds no list but {str(value)[:80]!r}.", do)
+            raise DataError(where, f"{self.names[0]} holds no list but {str(value)[:80]!r}.", do=do)
         return value
 
 
-def _class(value: Any, names: Sequence[str]) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and names:
-        if not 0 <= value < len(names):
-            raise BadPlace(f"label {value} is none of {len(names)} classes.", "Check the file.")
-        return names[value]
-    if isinstance(value, bool | float) or not isinstance(value, str | int):
-        raise BadPlace(f"{value!r} is not a label.", "Labels are text or integers.")
-    return str(value).strip()
+def labels_of(
+    column: str | LabelColumns, cells: Mapping[str, Any], where: str, names: Mapping[str, Sequence[str]] | None = None
+) -> tuple[str, ...]:
+    """The label of one image in a column, or its label set; `names` are what a column's numbers stand for."""
+    if isinstance(column, LabelColumns):
+        return column.of(cells, where, (names or {}).get(column.names[0], ()))
+    return (class_name(cells[column], where, (names or {}).get(column, ())),)
+
+
+def class_name(value: Any, where: str, names: Sequence[str] = ()) -> str:
+    """The class that a value means: a text or an integer, which counts `names` where there are any."""
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise DataError(where, f"{value!r} is not a label.", right="It must be text or an integer.")
+    if isinstance(value, str) or not names:
+        return str(value).strip()
+    if not 0 <= value < len(names):
+        raise DataError(where, f"label {value} is none of {len(names)} classes.", do="Check the file.")
+    return names[value]
+
+
+def _applies(name: str, cell: Any, where: str) -> bool:
+    text = str(cell).strip().lower()
+    if text not in (*_YES, *_NO):
+        raise DataError(where, f"{name} is {str(cell)[:80]!r}.", do="Write 1 where the class applies, else 0.")
+    return text in _YES

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multistream.data.layouts.assemble import PARTS, assemble, choose
-from multistream.data.layouts.image_paths import BadPlace
-from multistream.data.layouts.label_sets import LabelColumns
+from multistream.data.layouts.assemble import PARTS, Entry, assemble, choose, part_in
+from multistream.data.layouts.label_sets import LabelColumns, labels_of
 from multistream.data.layouts.unpacked import Packed, unpacked
 from multistream.data.table import Table
-from multistream.errors import DataError, PluginError, printable
+from multistream.errors import DataError, PluginError, printable, said_by
 
 IMAGES = ("image", "img", "bytes", "photo", "picture")
 BATCH = 256
@@ -29,6 +28,7 @@ class _File:
     part: str | None
     columns: tuple[str, ...]
     names: Mapping[str, tuple[str, ...]]
+    rows: Callable[[], Iterable[Mapping[str, Any]]]
 
 
 def parquet(path: Path, *, label: str = "") -> Table:
@@ -36,18 +36,12 @@ def parquet(path: Path, *, label: str = "") -> Table:
 
     The photos are unpacked once, below the user's cache: everything else works on files. `label` chooses the column.
     """
-    arrow = _arrow()
+    arrow = pyarrow_for("data")
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     if not files:
         raise DataError(path, "there is no .parquet file.", do="Give one, or a folder of them.")
     described = [_described(arrow, file, path) for file in files]
-
-    def rows(file: _File) -> Iterator[dict[str, Any]]:
-        reader = arrow.parquet.ParquetFile(file.path)
-        for batch in reader.iter_batches(batch_size=BATCH):
-            yield from batch.to_pylist()
-
-    return _table(path, described, rows, label=label, error=arrow.ArrowException)
+    return _table(path, described, files, label=label, error=arrow.ArrowException)
 
 
 def huggingface(path: Path, *, label: str = "") -> Table:
@@ -60,131 +54,102 @@ def huggingface(path: Path, *, label: str = "") -> Table:
     try:
         loaded = datasets.load_from_disk(str(path))
     except Exception as error:  # its readers raise whatever a damaged folder makes them stumble over
-        raise DataError(path, f"it cannot be read: {' '.join(str(error).split())[:200]}.") from error
+        raise DataError(path, f"it cannot be read: {said_by(error)}.") from error
     splits = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
-    described, sets = [], {}
-    for name, each in splits.items():
-        undecoded = {
-            column: each.cast_column(column, datasets.Image(decode=False)).features[column]
-            for column, feature in each.features.items()
-            if isinstance(feature, datasets.Image)
-        }
-        for column in undecoded:
-            each = each.cast_column(column, datasets.Image(decode=False))
-        labels = {c: getattr(f, "feature", f) for c, f in each.features.items()}  # of a list, what it lists
-        names = {c: tuple(f.names) for c, f in labels.items() if isinstance(f, datasets.ClassLabel)}
-        file = _File(path / name, PARTS.get(name.lower()), tuple(each.column_names), names)
-        described.append(file)
-        sets[file.path] = each
-    return _table(path, described, lambda file: iter(sets[file.path]), label=label, error=ValueError)
+    described = [_of_split(datasets, path, name, split) for name, split in splits.items()]
+    return _table(path, described, sorted(path.rglob("*.arrow")), label=label, error=ValueError)
 
 
-def _arrow() -> Any:
+def _of_split(datasets: Any, path: Path, name: str, split: Any) -> _File:
+    """A split of a saved data set, its photos as the bytes that they are."""
+    for column in [name for name, feature in split.features.items() if isinstance(feature, datasets.Image)]:
+        split = split.cast_column(column, datasets.Image(decode=False))
+    labels = {c: getattr(f, "feature", f) for c, f in split.features.items()}  # of a list, what it lists
+    names = {c: tuple(f.names) for c, f in labels.items() if isinstance(f, datasets.ClassLabel)}
+    return _File(path / name, PARTS.get(name.lower()), tuple(split.column_names), names, lambda: split)
+
+
+def pyarrow_for(where: str | Path) -> Any:
+    """The module pyarrow; PluginError where it is not installed."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
         do = "Install it: pip install 'multistream[datasets]'."
-        raise PluginError("data", "parquet needs pyarrow, which is not installed.", do=do) from error
+        raise PluginError(where, "parquet needs pyarrow, which is not installed.", do=do) from error
     return pyarrow
 
 
 def _described(arrow: Any, file: Path, root: Path) -> _File:
     """A file's part, columns and classes; DataError if it is not valid parquet."""
+
+    def rows() -> Iterator[dict[str, Any]]:
+        for batch in arrow.parquet.ParquetFile(file).iter_batches(batch_size=BATCH):
+            yield from batch.to_pylist()
+
     try:
         schema = arrow.parquet.read_schema(file)
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(file, f"it is not valid parquet: {' '.join(str(error).split())[:200]}.") from error
-    held = (schema.metadata or {}).get(b"huggingface", b"{}")
+        raise DataError(file, f"it is not valid parquet: {said_by(error)}.") from error
+    part = part_in(str(file.relative_to(root)) if root.is_dir() else file.name)
+    return _File(file, part, tuple(schema.names), _class_names(schema.metadata or {}), rows)
+
+
+def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
+    """The names of the classes by column, as `datasets` notes them; {} where the note is another program's."""
     try:
-        features = json.loads(held).get("info", {}).get("features", {})
-        # of a column of lists, what they list
-        labels = {c: f.get("feature", f) for c, f in features.items() if isinstance(f, dict)}
-        named = {c: tuple(f["names"]) for c, f in labels.items() if isinstance(f, dict) and "names" in f}
-    except (ValueError, AttributeError, TypeError):
-        named = {}  # the note of another program: the column's own values are the labels then
-    words = re.split(r"[^a-z]+", "/".join(file.relative_to(root).parts if root.is_dir() else (file.name,)).lower())
-    part = next((PARTS[word] for word in words if word in PARTS), None)
-    return _File(file, part, tuple(schema.names), named)
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        labels = {
+            c: f.get("feature", f) for c, f in features.items() if isinstance(f, dict)
+        }  # of a list, what it lists
+        return {c: tuple(f["names"]) for c, f in labels.items() if "names" in f}
+    except (ValueError, LookupError, AttributeError, TypeError):
+        return {}
 
 
-def _table(path: Path, files: Sequence[_File], rows: Any, *, label: str, error: type[Exception]) -> Table:
-    where = printable(str(path))
-    first = files[0]
-    image = next((name for name in IMAGES if name in first.columns), None)
+def _table(path: Path, files: Sequence[_File], held: Sequence[Path], *, label: str, error: type[Exception]) -> Table:
+    """The table of these files, which lie on the disk as `held`; `error` is what reading them raises."""
+    columns = files[0].columns
+    image = next((name for name in IMAGES if name in columns), None)
     if image is None:
         right = f"One must be called {', '.join(IMAGES)}."
-        raise DataError(where, f"no column of photos is among {', '.join(map(printable, first.columns))}.", right=right)
-    known = [name for name in first.columns if name != image]
+        raise DataError(path, f"no column of photos is among {', '.join(columns)}.", right=right)
+    known = [name for name in columns if name != image]
     if not known:
-        raise DataError(where, "there is no column of labels.", right="One must be called label.")
-    sets, column = LabelColumns.parse(label), ""
+        raise DataError(path, "there is no column of labels.", right="One must be called label.")
+    sets = LabelColumns.parse(label)
     if sets is not None:
         sets.check(known)
-    elif label:
-        column = choose("parquet", label, known)
+        column, classes = label, sets.classes
     else:
-        column = next((name for name in ("label", "labels") if name in known), known[0])
-    held = [file.path for file in files] if files[0].path.is_file() else sorted(path.rglob("*.arrow"))
-    place, entries = unpacked(
-        held, [image, label if sets else column], _photos(files, rows, image, sets or column, error)
-    )
+        common = next(name for name in ("label", "labels", *known) if name in known)
+        column, classes = choose("parquet", label, known) if label else common, ()
+    place, entries = unpacked(held, [image, column], _photos(files, image, sets or column, error))
     notes = (f"photos are unpacked in {place}",)
-    return assemble(printable(path.resolve().stem), place, entries, notes=notes, known=sets.classes if sets else ())
+    return assemble(printable(path.resolve().stem), place, entries, notes=notes, known=classes)
 
 
-def _photos(
-    files: Sequence[_File], rows: Any, image: str, column: str | LabelColumns, error: type[Exception]
-) -> Iterator[Packed]:
+def _photos(files: Sequence[_File], image: str, column: str | LabelColumns, error: type[Exception]) -> Iterator[Packed]:
     """Each row's photo, with the label in its column or the labels in its columns."""
     for number, file in enumerate(files):
         try:
-            for row_number, row in enumerate(rows(file)):
-                where = f"{printable(str(file.path))}, row {row_number}"
-                name = f"{file.part or 'all'}-{number:04d}/{row_number:07d}{_ending(row[image])}"
-                content = _content(row[image], where, image)
-                if isinstance(column, LabelColumns):
-                    labels = _labels(row, column, file.names, where)
-                    yield Packed(name, content, labels[0], file.part, labels)
-                else:
-                    label = _label(row[column], file.names.get(column, ()), where, column)
-                    yield Packed(name, content, label, file.part)
+            for row_number, row in enumerate(file.rows()):
+                where = f"{file.path}, row {row_number}"
+                content, ending = _photo(row[image], where, image)
+                labels = labels_of(column, row, where, file.names)
+                name = f"{file.part or 'all'}-{number:04d}/{row_number:07d}{ending}"
+                several = labels if isinstance(column, LabelColumns) else ()
+                yield Entry(name, labels[0], file.part, labels=several), content
         except (error, KeyError, OSError) as problem:
-            if isinstance(problem, DataError):
-                raise
-            message = " ".join(str(problem).split())[:200]
-            raise DataError(file.path, f"it cannot be read: {message}.") from problem
+            raise DataError(file.path, f"it cannot be read: {said_by(problem)}.") from problem
 
 
-def _labels(
-    row: Mapping[str, Any], sets: LabelColumns, names: Mapping[str, Sequence[str]], where: str
-) -> tuple[str, ...]:
-    try:
-        return sets.of(row, names.get(sets.names[0], ()))
-    except BadPlace as error:
-        raise DataError(where, error.what, do=error.do) from error
-
-
-def _content(value: Any, where: str, column: str) -> bytes:
-    if isinstance(value, Mapping):
-        value = value.get("bytes")
-    if not isinstance(value, bytes) or not value:
-        right = f"{column} must hold the bytes of a file, or {{bytes, path}}."
-        raise DataError(where, "there is no photo.", right=right)
-    return value
-
-
-def _ending(value: Any) -> str:
-    """The file's extension if it is given; photos are recognised by their content."""
-    name = str(value.get("path") or "") if isinstance(value, Mapping) else ""
-    return Path(name).suffix.lower() if re.fullmatch(r"\.\w{1,5}", Path(name).suffix) else ".img"
-
-
-def _label(value: Any, names: Sequence[str], where: str, column: str) -> str:
-    if isinstance(value, int) and names:
-        if not 0 <= value < len(names):
-            raise DataError(where, f"label {value} is none of {len(names)} classes.")
-        return names[value]
-    if isinstance(value, bool | float) or not isinstance(value, str | int) or not str(value).strip():
-        raise DataError(where, f"{value!r} is not a label.", right=f"{column} must hold text or an integer.")
-    return str(value).strip()
+def _photo(value: Any, where: str, column: str) -> tuple[bytes, str]:
+    """The bytes of a photo's file, and the ending of its name if it has one: photos are recognised by their content."""
+    held = value if isinstance(value, Mapping) else {"bytes": value}
+    content, suffix = held.get("bytes"), Path(str(held.get("path") or "")).suffix.lower()
+    if not isinstance(content, bytes) or not content:
+        raise DataError(
+            where, "there is no photo.", right=f"{column} must hold the bytes of a file, or {{bytes, path}}."
+        )
+    return content, suffix if re.fullmatch(r"\.\w{1,5}", suffix) else ".img"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from multistream.data.layouts.assemble import Entry
@@ -14,17 +13,8 @@ from multistream.files import cache_root, write_atomic
 DONE = "complete"
 """The list of all photos of a folder: written last, so that one without it was interrupted."""
 
-
-@dataclass(frozen=True)
-class Packed:
-    """One photo: the name that its file gets, the file's bytes, its label, and its part where there is one."""
-
-    name: str
-    content: bytes
-    label: str
-    part: str | None = None
-    labels: tuple[str, ...] = ()
-    """All its labels, where a photo may have several."""
+Packed = tuple[Entry, bytes]
+"""One photo, whose id is the name that its file gets, and the file's bytes."""
 
 
 def unpacked(files: Sequence[Path], about: Sequence[str], photos: Iterator[Packed]) -> tuple[Path, list[Entry]]:
@@ -38,8 +28,8 @@ def unpacked(files: Sequence[Path], about: Sequence[str], photos: Iterator[Packe
     index = place / DONE
     if not index.is_file():
         listed = []
-        for photo in photos:
-            write_atomic(place / photo.name, photo.content)
-            listed.append(json.dumps([photo.name, photo.label, photo.part, None, photo.labels]) + "\n")
+        for entry, content in photos:
+            write_atomic(place / entry.id, content)
+            listed.append(json.dumps([entry.id, entry.label, entry.part, None, entry.labels]) + "\n")
         write_atomic(index, "".join(listed))
     return place, [Entry(*json.loads(line)) for line in index.read_text(encoding="utf-8").splitlines()]

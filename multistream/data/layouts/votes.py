@@ -3,30 +3,57 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
-from multistream.data.layouts.delimited_text import Row, where
+from multistream.data.layouts.assemble import Entry, Finder, assemble, counted
+from multistream.data.layouts.delimited_text import Row
+from multistream.data.table import Table
 from multistream.errors import DataError
 
 LABELS = ("vote", "votes")
 """`data.label` of layouts whose labels are votes: the class with the most, or the distribution."""
 
+Votes = Mapping[str, float]
+"""{class: how many people, or which fraction of them, gave it}"""
 
-def shares(path: Path, row: Row, cells: Sequence[str], *, classes: Sequence[str]) -> tuple[float, ...]:
+
+def votes_of(row: Row, cells: Sequence[str], classes: Sequence[str]) -> Votes:
     """The numbers in `cells`, one a class; DataError with the line where they are not that."""
     right = f"There must be {len(classes)} numbers: {', '.join(classes)}."
     try:
-        values = tuple(float(cell) for cell in cells)
+        values = tuple(map(float, cells))
     except ValueError as error:
-        raise DataError(where(path, row), f"the votes cannot be read: {error}.", right=right) from error
+        raise DataError(row.where, f"the votes cannot be read: {error}.", right=right) from error
     if len(values) != len(classes):
-        raise DataError(where(path, row), f"there are {len(values)} votes.", right=right)
-    if not all(math.isfinite(value) and value >= 0 for value in values) or not sum(values):
-        raise DataError(where(path, row), f"the votes are {values}.", right="They must be 0 or more, and not all 0.")
-    return values
+        raise DataError(row.where, f"there are {len(values)} votes.", right=right)
+    if not math.isfinite(sum(values)) or min(values) < 0 or not sum(values):
+        raise DataError(row.where, f"the votes are {values}.", right="They must be 0 or more, and not all 0.")
+    return dict(zip(classes, values, strict=True))
 
 
-def winners(values: Sequence[float], classes: Sequence[str]) -> list[str]:
+def winners(votes: Votes) -> list[str]:
     """The classes with the most votes: one, or several that share the first place."""
-    return [name for name, value in zip(classes, values, strict=True) if value == max(values)]
+    return [name for name, value in votes.items() if value == max(votes.values())]
+
+
+def voted_table(
+    name: str, votes: Iterable[tuple[str, Votes]], finder: Finder, *, label: str, classes: Sequence[str]
+) -> Table:
+    """The images that people voted on, by the names that a list gives them, each with the class of the most votes.
+
+    A tied image is left out where `label` is "vote"; where it is "votes" its label is the first of the tied classes.
+    """
+    entries: dict[str, Entry] = {}
+    counts: Counter[str] = Counter()
+    for listed, own in votes:
+        best, image_id = winners(own), finder.find(listed)
+        if image_id is None:
+            counts["images left out: votes but no file"] += 1
+        elif len(best) > 1 and label == "vote":
+            counts["images left out: tied vote"] += 1
+        elif entries.setdefault(image_id, Entry(image_id, best[0], votes=own)).label != best[0]:
+            counts["later lines ignored: different label for the same image"] += 1
+    notes = (*finder.listing.notes, *counted(counts))
+    known = classes if label == "votes" else ()
+    return assemble(name, finder.listing.root, entries.values(), notes=notes, known=known)

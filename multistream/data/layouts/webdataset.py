@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from multistream.data.file_formats import SUFFIXES
-from multistream.data.layouts.assemble import PARTS, assemble
+from multistream.data.layouts.assemble import Entry, assemble, part_in
+from multistream.data.layouts.label_sets import class_name
 from multistream.data.layouts.unpacked import Packed, unpacked
 from multistream.data.table import Table
-from multistream.errors import DataError, printable
+from multistream.errors import DataError, printable, said_by
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 LABELS = ("cls", "json", "txt")
@@ -29,10 +30,9 @@ def webdataset(path: Path, *, label: str = "") -> Table:
     A .cls or .txt file holds the label; of a .json file, the field that `label` names, else `label`. The photos are
     unpacked once, below the user's cache; an id is SHARD/KEY with the photo's ending.
     """
-    where = printable(str(path))
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*.t*") if each.name.endswith(SHARDS))
     if not files:
-        raise DataError(where, "there is no .tar file.", do="Give one, or a folder of them.")
+        raise DataError(path, "there is no .tar file.", do="Give one, or a folder of them.")
     root = path if path.is_dir() else path.parent
     place, entries = unpacked(files, ["webdataset", label], _photos(files, root, label))
     return assemble(printable(path.resolve().stem), place, entries, notes=(f"photos are unpacked in {place}",))
@@ -42,35 +42,28 @@ def _photos(files: list[Path], root: Path, label: str) -> Iterator[Packed]:
     """All photos; DataError names shard and sample of one that cannot be used."""
     for file in files:
         shard = file.relative_to(root).as_posix().removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar")
-        part = next((PARTS[word] for word in re.split(r"[^a-z]+", shard.lower()) if word in PARTS), None)
         seen: set[str] = set()
         for key, members in _samples(file):
-            where = f"{printable(str(file))}, sample {printable(key)}"
+            where = f"{file}, sample {key}"
             if key in seen:
-                raise DataError(
-                    where,
-                    "the files of one photo are not next to each other.",
-                    right="WebDataset needs them sorted by key.",
-                )
+                what = "the files of one photo are not next to each other."
+                raise DataError(where, what, right="WebDataset needs them sorted by key.")
             seen.add(key)
             ending = next((each for each in members if f".{each}" in SUFFIXES), None)
             if ending is None:
                 right = f"One file must end with {', '.join(sorted(SUFFIXES))}."
                 raise DataError(where, f"no photo is among {', '.join(members)}.", right=right)
-            yield Packed(f"{shard}/{key}.{ending}", members[ending], _label(members, label, where), part)
+            yield Entry(f"{shard}/{key}.{ending}", _label(members, label, where), part_in(shard)), members[ending]
 
 
 def _samples(file: Path) -> Iterator[Sample]:
     """The samples of a shard in order; members that are not plain files are left out."""
     try:
         with tarfile.open(file) as archive:
-            yield from (
-                (key, {ending: content for _, ending, content in members})
-                for key, members in groupby(_members(archive, file), key=lambda member: member[0])
-            )
+            for key, members in groupby(_members(archive, file), key=lambda member: member[0]):
+                yield key, {ending: content for _, ending, content in members}
     except (tarfile.TarError, EOFError, OSError) as error:
-        message = " ".join(str(error).split())[:200]
-        raise DataError(file, f"it cannot be read as tar: {message}.") from error
+        raise DataError(file, f"it cannot be read as tar: {said_by(error)}.") from error
 
 
 def _members(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -90,15 +83,14 @@ def _members(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, str, b
 
 def _label(members: Mapping[str, bytes], label: str, where: str) -> str:
     """A sample's label; of JSON the field `label`, or the one that is asked for."""
-    found = ("json",) if label and "json" in members else tuple(each for each in LABELS if each in members)
-    if not found:
+    order = ("json", *LABELS) if label else LABELS
+    kind = next((each for each in order if each in members), None)
+    if kind is None:
         raise DataError(where, "there is no label.", right=f"One file must end with {', '.join(LABELS)}.")
     try:
-        text = members[found[0]].decode("utf-8")
-        value = json.loads(text)[label or "label"] if found[0] == "json" else text
+        text = members[kind].decode("utf-8")
+        value: Any = json.loads(text)[label or "label"] if kind == "json" else text
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         right = f"A text, or JSON with the field {label or 'label'}."
-        raise DataError(where, f"its .{found[0]} file holds no label.", right=right) from error
-    if isinstance(value, bool | float) or not isinstance(value, str | int) or not str(value).strip():
-        raise DataError(where, f"{value!r} is not a label.", right="It must be a text or a whole number.")
-    return str(value).strip()
+        raise DataError(where, f"its .{kind} file holds no label.", right=right) from error
+    return class_name(value, where)

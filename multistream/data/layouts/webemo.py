@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from multistream.data.image_files import list_images
-from multistream.data.layouts.assemble import PARTS, Entry, Finder, assemble, choose, counted, folder_of
-from multistream.data.layouts.delimited_text import where, words
+from multistream.data.layouts.assemble import PARTS, Entry, Finder, add_entry, assemble, choose, counted, folder_of
+from multistream.data.layouts.delimited_text import words
 from multistream.data.table import Table
 from multistream.errors import DataError
 
@@ -26,10 +26,12 @@ SEVEN = {
 POSITIVE = frozenset(("joy", "love", "surprise"))
 LEVELS = ("7", "25", "2")
 _OF_25 = {fine: coarse for coarse, group in SEVEN.items() for fine in group}
-_RELEASED = {"cheerfullness": "cheerfulness", "irritabilty": "irritability"}
-"""As the release spells them."""
-_NUMBERED = sorted(_OF_25)
-"""The release's numbers 0..24 go by the alphabet."""
+_BY_NAME = {
+    **{name: name for name in _OF_25},
+    **{"cheerfullness": "cheerfulness", "irritabilty": "irritability"},  # as the release spells them
+    **{str(number): name for number, name in enumerate(sorted(_OF_25))},  # its numbers go by the alphabet
+}
+"""The 25 emotions by the names and numbers of the release."""
 
 
 def webemo(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
@@ -40,11 +42,12 @@ def webemo(path: Path, *, label: str = "", allow_outside: bool = False) -> Table
     level = choose("webemo", label, LEVELS)
     root = folder_of(path, "images")
     listing = list_images(root, allow_outside=allow_outside)
-    lists = [file for file in sorted(path.glob("*.txt")) if _part(file)]
+    lists = [file for file in sorted(path.glob("*.txt")) if _part(file.name)]
     counts: Counter[str] = Counter()
-    entries = list(_from_lists(lists, Finder(listing), counts) if lists else _from_folders(listing.ids, counts))
+    found = _from_lists(lists, Finder(listing), counts) if lists else _from_folders(listing.ids, counts)
+    entries = [Entry(each.id, at_level(each.label, level), each.part) for each in found]
     notes = (f"label: {level} classes", *listing.notes, *counted(counts))
-    return assemble("webemo", root, [Entry(e.id, at_level(e.label, level), e.part) for e in entries], notes=notes)
+    return assemble("webemo", root, entries, notes=notes)
 
 
 def at_level(fine: str, level: str) -> str:
@@ -60,15 +63,12 @@ def at_level(fine: str, level: str) -> str:
 def _fine(text: str) -> str | None:
     """The emotion that a number or a name means; None if it means none."""
     word = text.strip().lower()
-    if word.isdigit():
-        return _NUMBERED[int(word)] if int(word) < len(_NUMBERED) else None
-    word = _RELEASED.get(word, word)
-    return word if word in _OF_25 else None
+    return _BY_NAME.get(str(int(word)) if word.isdecimal() else word)
 
 
-def _part(file: Path) -> str | None:
-    """The part that a list's name begins with: train25.txt, test_25.txt."""
-    return next((part for word, part in PARTS.items() if file.stem.lower().startswith(word)), None)
+def _part(name: str) -> str | None:
+    """The part that a list's or folder's name begins with: train25.txt, test_25."""
+    return next((part for word, part in PARTS.items() if name.lower().startswith(word)), None)
 
 
 def _from_lists(lists: Iterable[Path], finder: Finder, counts: Counter[str]) -> Iterable[Entry]:
@@ -78,24 +78,20 @@ def _from_lists(lists: Iterable[Path], finder: Finder, counts: Counter[str]) -> 
             fine = _fine(row.cells[-1])
             if len(row.cells) != 2 or fine is None:
                 right = "It must be a URL and a label, 0 to 24 or an emotion."
-                raise DataError(where(file, row), f"{' '.join(row.cells)!r} is not a line of WebEMO.", right=right)
+                raise DataError(row.where, f"{' '.join(row.cells)!r} is not a line of WebEMO.", right=right)
             image_id = finder.find(row.cells[0])
             if image_id is None:
                 counts["images left out: listed, but no file"] += 1
-            elif entries.setdefault(image_id, entry := Entry(image_id, fine, _part(file))) != entry:
-                raise DataError(
-                    where(file, row),
-                    f"{image_id!r} has a different label on an earlier line.",
-                    do="Keep one of them.",
-                )
+            else:
+                add_entry(entries, Entry(image_id, fine, _part(file.name)), row.where)
     return entries.values()
 
 
 def _from_folders(ids: Iterable[str], counts: Counter[str]) -> Iterable[Entry]:
     """Images whose folder is a number or an emotion; a folder above it may be named after a part (test25)."""
     for image_id in ids:
-        *above, folder, _ = ("", *image_id.split("/"))
+        *_, above, folder, _ = ("", "", *image_id.split("/"))
         if fine := _fine(folder):
-            yield Entry(image_id, fine, _part(Path(f"{above[-1]}.txt")) if above and above[-1] else None)
+            yield Entry(image_id, fine, _part(above))
         else:
             counts["images ignored: folder is neither a number 0..24 nor an emotion"] += 1
