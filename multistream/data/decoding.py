@@ -201,7 +201,7 @@ class Decoder:
         return image.resize(
             (self.size, self.size),
             Image.Resampling.BILINEAR,
-            box=_central_square(box) if self.resize == "crop" else box,
+            box=central_square(*box[2:]) if self.resize == "crop" else box,
             reducing_gap=3.0 if self.draft else None,
         )
 
@@ -213,9 +213,8 @@ class Decoder:
         return canvas
 
 
-def _central_square(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-    """The square in the middle of a picture of (0, 0, width, height)."""
-    _, _, width, height = box
+def central_square(width: float, height: float) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the square in the middle of a picture."""
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side

@@ -34,10 +34,10 @@ def fold_rows(
 
 
 def _check_classes(table: Table, folds: int) -> None:
-    counts = np.bincount(table.labels, minlength=len(table.classes))
-    few = [name for name, count in zip(table.classes, counts.tolist(), strict=True) if 0 < count < folds]
+    counts = np.bincount(table.labels, minlength=len(table.classes)).tolist()
+    few = [(name, count) for name, count in zip(table.classes, counts, strict=True) if 0 < count < folds]
     if few:
-        what = f"{folds} folds need {folds} photos of every class; {few[0]} has {counts[table.classes.index(few[0])]}."
+        what = f"{folds} folds need {folds} photos of every class; {few[0][0]} has {few[0][1]}."
         raise UsageError("data.folds", what, do="Ask for fewer folds, or leave the class out.")
 
 
@@ -48,9 +48,8 @@ def _pieces(
     maker: Any = StratifiedKFold if groups is None else StratifiedGroupKFold
     own = None if groups is None else groups[rows]
     if own is not None and len(np.unique(own)) < count:
-        raise UsageError(
-            "data.groups", f"there are {len(np.unique(own))} groups.", right=f"{count} folds need {count}."
-        )
+        what = f"there are {len(np.unique(own))} groups."
+        raise UsageError("data.groups", what, right=f"{count} folds need {count}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes with fewer members than pieces, in validation
         drawn = list(maker(count, shuffle=True, random_state=seed).split(rows, table.labels[rows], own))
@@ -67,9 +66,22 @@ def _held_back(
         pieces = min(max(2, round(1 / fraction)), len(np.unique(groups[rows])))
         return _pieces(table, rows, pieces, seed, groups)[0]
     size = max(1, round(len(rows) * fraction))
-    counts = np.unique(table.labels[rows], return_counts=True)[1]
-    stratified = size >= len(counts) and counts.min() >= 2
-    train, val = train_test_split(
-        rows, test_size=size, random_state=seed, stratify=table.labels[rows] if stratified else None
+    return stratified_cut(table, rows, len(rows) - size, seed=seed, name="val", notes=[])
+
+
+def stratified_cut(
+    table: Table, rows: Indices, size: int, *, seed: int, name: str, notes: list[str]
+) -> tuple[Indices, Indices]:
+    """`size` of these rows and the others, drawn class by class where each side has room for every class."""
+    others = len(rows) - size
+    if not size or not others:
+        return rows[:size], rows[size:]
+    labels = table.labels[rows]
+    counts = np.unique(labels, return_counts=True)[1]
+    by_class = min(size, others) >= len(counts) and counts.min() >= 2
+    if not by_class:
+        notes.append(f"too few images for a stratified {name} split: {size:,} and {others:,} are drawn at random")
+    first, second = train_test_split(
+        rows, train_size=size, test_size=others, random_state=seed, stratify=labels if by_class else None
     )
-    return train, val
+    return first, second

@@ -14,17 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from multistream.data import png
-from multistream.data.decoding import BadImage
+from multistream.data.decoding import BadImage, central_square
 from multistream.data.file_formats import ALLOWED
+from multistream.data.filenames import path_ends
 from multistream.data.table import Table
-from multistream.errors import DataError, did_you_mean, printable
+from multistream.errors import DataError, did_you_mean, said_by, some_of
 
 EXTENSIONS = (".png", ".npy", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp")
 """Endings of the files that `read_map` reads."""
 
 COLUMN = "column:"
-
-_SHOWN = 3
 
 
 def find_maps(table: Table, source: str) -> tuple[Path, ...]:
@@ -41,16 +40,19 @@ def find_some_maps(table: Table, source: str, *, may_lack: bool) -> tuple[Path |
     """
     name = source.removeprefix(COLUMN)
     if name in table.maps:
-        return _existing([table.root / path for path in table.maps[name]], table, source, may_lack=may_lack)
+        paths = [table.root / path for path in table.maps[name]]
+        found = [path if path.is_file() else None for path in paths]
+        return _checked(found, table, source, may_lack=may_lack, right="Paths are relative to the folder of the CSV.")
     if source.startswith(COLUMN):
         what = f"{table.name} has no column of paths called {name!r}."
         raise DataError("maps", what, right=did_you_mean(name, table.maps))
     folder = Path(source).expanduser()
     if not folder.is_dir():
-        columns = f", nor a column (there are {', '.join(map(printable, table.maps))})" if table.maps else ""
+        columns = f", nor a column (there are {', '.join(table.maps)})" if table.maps else ""
         do = "Give a folder that mirrors the images: joy/1.png for joy/1.jpg."
         raise DataError("maps", f"{source!r} is not a folder{columns}.", do=do)
-    return _mirrored(table, folder, may_lack=may_lack)
+    right = f"A map is called like its image, but ends in {', '.join(EXTENSIONS)}."
+    return _checked(_mirrored(table, folder), table, str(folder), may_lack=may_lack, right=right)
 
 
 def read_map(path: Path) -> NDArray[np.float32]:
@@ -63,15 +65,14 @@ def read_map(path: Path) -> NDArray[np.float32]:
     except OSError as error:
         raise BadImage(path, "cannot be read", error.strerror or "") from error
     array = _from_npy(path, data) if path.suffix.lower() == ".npy" else _from_picture(path, data)
-    if array.dtype.kind in "ub":
-        bits = 1 if array.dtype.kind == "b" else 8 * array.dtype.itemsize
-        array = array.astype(np.float32) / np.float32(2**bits - 1)
-    elif array.dtype.kind != "f":
+    if array.dtype.kind not in "ubf":
         raise BadImage(path, f"{array.dtype} has no known scale")
     if array.ndim not in (2, 3) or not array.size:
         raise BadImage(path, "no map", f"its shape is {array.shape}, it must be (H, W) or (C, H, W)")
     if not np.isfinite(array).all():
         raise BadImage(path, "NaN or Inf", f"{(~np.isfinite(array)).sum():,} of {array.size:,} values")
+    if array.dtype.kind == "u":
+        array = array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
     return np.ascontiguousarray(array if array.ndim == 3 else array[None], dtype=np.float32)
 
 
@@ -88,9 +89,7 @@ def fit_map(
         raise ValueError(f"resize={resize!r} is unknown. It must be 'squash' or 'crop'.")
     if height == width == size:
         return np.ascontiguousarray(map_CHW, dtype=np.float32)
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side) if resize == "crop" else (0, 0, width, height)
+    box = central_square(width, height) if resize == "crop" else (0, 0, width, height)
     channels = [
         Image.fromarray(np.ascontiguousarray(channel, dtype=np.float32)).resize(
             (size, size), Image.Resampling.BILINEAR, box=box
@@ -111,51 +110,46 @@ def find_map_files(folder: Path) -> dict[str, list[Path]]:
     return dict(held)
 
 
-def _mirrored(table: Table, folder: Path, *, may_lack: bool) -> tuple[Path | None, ...]:
-    """The files below `folder` whose ids are the images' but for the extension."""
+def _mirrored(table: Table, folder: Path) -> list[Path | None]:
+    """The files below `folder` whose ids are the images' but for the extension; DataError where they are not unique."""
     held = find_map_files(folder)
-    stems = [(image, _stem(image, held)) for image in table.ids]
-    several = [image for image, stem in stems if len(held.get(stem, ())) > 1]
-    if several:
-        shown = ", ".join(path.name for path in held[_stem(several[0], held)])
-        _refuse("have several maps", several, len(table), folder, right=f"The first has {printable(shown)}.")
-    counts = Counter(stem for _, stem in stems)
-    shared = [image for image, stem in stems if counts[stem] > 1]
-    if shared:
-        _refuse("share a map with another one of the same name", shared, len(table), folder, right="Rename one.")
-    missing = [image for image, stem in stems if stem not in held]
-    if missing and not (may_lack and len(missing) < len(table)):
-        stem = str(PurePosixPath(missing[0]).with_suffix(""))
-        right = f"The first is to be {stem}.png, or another of {', '.join(EXTENSIONS)}."
-        _refuse("have no map", missing, len(table), folder, right=right)
-    return tuple(held[stem][0] if stem in held else None for _, stem in stems)
+    stems = {image: _stem(image, held) for image in table.ids}
+    counts = Counter(stems.values())
+    several = [image for image, stem in stems.items() if len(held.get(stem, ())) > 1]
+    _refuse(several, "have several maps", len(table), folder, right="Keep one of each.")
+    shared = [image for image, stem in stems.items() if counts[stem] > 1]
+    _refuse(shared, "share a map with another one of the same name", len(table), folder, right="Rename one.")
+    return [held[stem][0] if stem in held else None for stem in stems.values()]
 
 
 def _stem(image: str, held: Mapping[str, object]) -> str:
     """The image's id without extension, or its longest suffix that a map has: photos to predict come with any path."""
-    parts = PurePosixPath(image).with_suffix("").parts
-    suffixes = ["/".join(parts[start:]) for start in range(len(parts))]
-    return next((suffix for suffix in suffixes if suffix in held), str(PurePosixPath(image).with_suffix("")))
+    whole = PurePosixPath(image).with_suffix("").as_posix()
+    return next((end for end in path_ends(whole) if end in held), whole)
 
 
-def _existing(paths: Sequence[Path], table: Table, source: str, *, may_lack: bool) -> tuple[Path | None, ...]:
-    missing = [image for image, path in zip(table.ids, paths, strict=True) if not path.is_file()]
-    if missing and not (may_lack and len(missing) < len(table)):
-        _refuse("have no map", missing, len(table), Path(source), right="Paths are relative to the folder of the CSV.")
-    return tuple(path if path.is_file() else None for path in paths)
+def _checked(
+    found: Sequence[Path | None], table: Table, place: str, *, may_lack: bool, right: str
+) -> tuple[Path | None, ...]:
+    """The maps found; DataError if some are missing and none may, or if all are."""
+    missing = [image for image, path in zip(table.ids, found, strict=True) if path is None]
+    if not may_lack or len(missing) == len(table):
+        _refuse(missing, "have no map", len(table), place, right=right)
+    return tuple(found)
 
 
-def _refuse(what: str, images: Sequence[str], total: int, place: Path, *, right: str) -> None:
-    shown = ", ".join(repr(image) for image in images[:_SHOWN])
-    more = ", ..." if len(images) > _SHOWN else ""
-    raise DataError(place, f"{len(images):,} of {total:,} images {what}: {shown}{more}.", right=right)
+def _refuse(images: Sequence[str], what: str, total: int, place: Path | str, *, right: str) -> None:
+    """DataError if there are such images."""
+    if images:
+        shown = some_of(map(repr, images))
+        raise DataError(place, f"{len(images):,} of {total:,} images {what}: {shown}.", right=right)
 
 
 def _from_npy(path: Path, data: bytes) -> NDArray[Any]:
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
     except (OSError, EOFError, ValueError, MemoryError) as error:
-        raise BadImage(path, "damaged", str(error).partition("\n")[0]) from error
+        raise BadImage(path, "damaged", said_by(error)) from error
     if not isinstance(array, np.ndarray):
         raise BadImage(path, "no map", "it is an archive of arrays")
     return array
@@ -171,7 +165,7 @@ def _from_picture(path: Path, data: bytes) -> NDArray[Any]:
             upright = ImageOps.exif_transpose(image)
     # Pillow's decoders raise whatever a damaged file makes them stumble over: struct.error, KeyError, zlib.error...
     except Exception as error:
-        raise BadImage(path, "damaged", str(error).partition("\n")[0]) from error
+        raise BadImage(path, "damaged", said_by(error)) from error
     if upright.mode == "P":
         upright = upright.convert("RGB")
     if upright.mode not in ("1", "L", "RGB", "F") and not upright.mode.startswith("I;16"):

@@ -13,12 +13,11 @@ from math import floor
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import train_test_split
 
-from multistream.data.folds import fold_rows
+from multistream.data.folds import fold_rows, stratified_cut
 from multistream.data.groups import photo_groups
 from multistream.data.table import Table
-from multistream.errors import UsageError, printable
+from multistream.errors import UsageError, some_of
 
 __all__ = ["Parts", "split"]
 
@@ -57,17 +56,20 @@ def split(
     if folds or together is not None:
         return _whole(table, shares, seed=seed, groups=together, folds=folds, fold=fold)
     chosen = np.array(table.parts or ["train"] * len(table), dtype="U5")
-    wanted = {name: share for name, share in shares.items() if name == "train" or not (chosen == name).any()}
-    notes = []
-    if table.parts is not None:
-        carved = [name for name in NAMES[1:] if wanted.get(name) and (chosen == "train").any()]
-        source = f", {' and '.join(carved)} drawn from its training split" if carved else ""
-        notes.append(f"predefined splits{source}")
+    wanted = {name: share for name, share in shares.items() if name == "train" or name not in chosen}
+    notes = _note_on_predefined(table, wanted) if table.parts else []
     pool = np.flatnonzero(chosen == "train")
     for name, rows in _drawn(table, pool[np.argsort(np.array(table.ids)[pool])], wanted, seed, notes).items():
         chosen[rows] = name
     parts = {name: np.flatnonzero(chosen == name).astype(np.int64) for name in NAMES}
     return Parts(**parts, notes=(*notes, *_missing_classes(table, parts)))
+
+
+def _note_on_predefined(table: Table, wanted: Mapping[str, Fraction]) -> list[str]:
+    """That the data set itself splits, and which parts are drawn all the same."""
+    drawn = [name for name in NAMES[1:] if wanted.get(name) and "train" in (table.parts or ())]
+    source = f", {' and '.join(drawn)} drawn from its training split" if drawn else ""
+    return [f"predefined splits{source}"]
 
 
 def _whole(
@@ -106,13 +108,11 @@ def _sizes(n: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
     total = sum(shares[name] for name in names)
     exact = {name: n * shares[name] / total for name in names}
     sizes = {name: floor(exact[name]) for name in names}
-    by_remainder = sorted(names, key=lambda name: exact[name] - sizes[name], reverse=True)
-    for name in by_remainder[: n - sum(sizes.values())]:
+    for name in sorted(names, key=lambda name: sizes[name] - exact[name])[: n - sum(sizes.values())]:
         sizes[name] += 1
-    for name in names:
-        if not sizes[name] and n >= len(names):
-            sizes[name] += 1
-            sizes[max(names, key=lambda other: sizes[other])] -= 1
+    for name in [name for name in names if not sizes[name] and n >= len(names)]:
+        sizes[name] += 1
+        sizes[max(names, key=lambda other: sizes[other])] -= 1
     return sizes
 
 
@@ -129,28 +129,9 @@ def _drawn(
     rare = np.isin(labels, np.flatnonzero(np.bincount(labels) < 3))
     rare &= rare.sum() < sizes["train"]  # where nearly all are rare, rarity keeps nothing back
     aside, rows = rows[rare], rows[~rare]
-    sizes["train"] -= len(aside)
-    parts: dict[str, Indices] = {}
-    for name in [name for name in NAMES if name in sizes]:
-        others = sum(size for other, size in sizes.items() if other not in (*parts, name))
-        if not others or not sizes[name]:
-            parts[name], rows = (rows, rows[:0]) if not others else (rows[:0], rows)
-            continue
-        classes = np.unique(table.labels[rows], return_counts=True)[1]
-        stratified = min(sizes[name], others) >= len(classes) and classes.min() >= 2
-        if not stratified:
-            notes.append(
-                f"too few images for a stratified {name} split: {sizes[name]:,} and {others:,} are drawn at random"
-            )
-        parts[name], rows = train_test_split(
-            rows,
-            train_size=sizes[name],
-            test_size=others,
-            random_state=seed,
-            stratify=table.labels[rows] if stratified else None,
-        )
-    parts["train"] = np.concatenate([parts["train"], aside])
-    return parts
+    train, rest = stratified_cut(table, rows, sizes["train"] - len(aside), seed=seed, name="train", notes=notes)
+    val, test = stratified_cut(table, rest, sizes.get("val", 0), seed=seed, name="val", notes=notes)
+    return {"train": np.concatenate([train, aside]), "val": val, "test": test}
 
 
 def _missing_classes(table: Table, parts: Mapping[str, Indices]) -> list[str]:
@@ -158,10 +139,9 @@ def _missing_classes(table: Table, parts: Mapping[str, Indices]) -> list[str]:
     counts = {name: np.bincount(table.labels[rows], minlength=len(table.classes)) for name, rows in parts.items()}
     whole = np.sum(list(counts.values()), axis=0)
     notes = []
-    for name, rows in parts.items():
-        lacking = np.flatnonzero((counts[name] == 0) & (whole > 0)) if len(rows) else ()
+    for name in [name for name, rows in parts.items() if len(rows)]:
+        lacking = np.flatnonzero((counts[name] == 0) & (whole > 0))
         if len(lacking):
-            some = ", ".join(f"{printable(table.classes[k])} (has {whole[k]:,})" for k in lacking[:5])
-            more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
-            notes.append(f"the {name} split has no image of {some}{more}")
+            some = some_of((f"{table.classes[k]} (has {whole[k]:,})" for k in lacking), shown=5)
+            notes.append(f"the {name} split has no image of {some}")
     return notes

@@ -51,52 +51,51 @@ class Table:
 
     def fault(self) -> str:
         """What is wrong with the table itself, for its layout's author; empty if nothing is."""
-        if len(set(self.ids)) != len(self.ids):
-            return f"{len(self.ids) - len(set(self.ids))} ids occur twice"
-        if len(set(self.classes)) != len(self.classes):
-            return f"its classes {list(self.classes)} are not distinct"
-        if self.labels.shape != (len(self.ids),):
-            return f"its labels have the shape {self.labels.shape} for {len(self.ids)} ids"
-        strange = int(((self.labels < 0) | (self.labels >= len(self.classes))).sum())
-        if strange:
-            return f"{strange} label{'s are' if strange > 1 else ' is'} not among its {len(self.classes)} classes"
-        if self.votes is not None and (wrong_votes := self._fault_of_votes(self.votes)):
-            return wrong_votes
-        if self.label_sets is not None and (wrong_sets := self._fault_of_sets(self.label_sets)):
-            return wrong_sets
-        columns = {"parts": self.parts, **{f"maps[{name!r}]": paths for name, paths in self.maps.items()}}
-        for name, column in columns.items():
-            if column is not None and len(column) != len(self.ids):
-                return f"{name} has {len(column)} entries for {len(self.ids)} ids"
-        if self.parts is not None and (wrong := set(self.parts) - {"train", "val", "test"}):
-            return f"parts holds {sorted(wrong)}; they are train, val and test"
-        return ""
+        size, kinds = len(self.ids), len(self.classes)
+        strange = int(((self.labels < 0) | (self.labels >= kinds)).sum())
+        found = _first_fault(
+            (len(set(self.ids)) < size, f"{size - len(set(self.ids))} ids occur twice"),
+            (len(set(self.classes)) < kinds, f"its classes {list(self.classes)} are not distinct"),
+            (self.labels.shape != (size,), f"its labels have the shape {self.labels.shape} for {size} ids"),
+            (strange > 0, f"{strange} label{'s are' if strange > 1 else ' is'} not among its {kinds} classes"),
+        )
+        return found or self._fault_of_votes() or self._fault_of_sets() or self._fault_of_columns()
 
     def path(self, index: int) -> Path:
         """Where the image with this index lies."""
         return self.root / self.ids[index]
 
-    def _fault_of_votes(self, votes: NDArray[np.float64]) -> str:
-        """What is wrong with the votes; empty if nothing is."""
-        wanted = (len(self.ids), len(self.classes))
+    def _fault_of_votes(self) -> str:
+        if self.votes is None:
+            return ""
+        votes, wanted = self.votes, (len(self.ids), len(self.classes))
         if votes.shape != wanted:
             return f"its votes have the shape {votes.shape}; they must be {wanted}"
-        if not (np.isfinite(votes).all() and (votes >= 0).all() and np.allclose(votes.sum(1), 1)):
-            return "its votes are not distributions: each row must be 0 or more and sum to 1"
-        if (votes[np.arange(len(votes)), self.labels] < votes.max(1, initial=0)).any():
-            return "a label is not the class with the most votes"
-        return ""
+        is_distribution = (votes >= 0).all() and np.allclose(votes.sum(1), 1)  # a NaN is neither
+        is_lower = votes[np.arange(len(votes)), self.labels] < votes.max(1, initial=0)
+        return _first_fault(
+            (not is_distribution, "its votes are not distributions: each row must be 0 or more and sum to 1"),
+            (is_lower.any(), "a label is not the class with the most votes"),
+        )
 
-    def _fault_of_sets(self, sets: NDArray[np.bool_]) -> str:
-        """What is wrong with the label sets; empty if nothing is."""
-        wanted = (len(self.ids), len(self.classes))
+    def _fault_of_sets(self) -> str:
+        if self.label_sets is None:
+            return ""
+        sets, wanted = self.label_sets, (len(self.ids), len(self.classes))
         if sets.shape != wanted or sets.dtype != np.bool_:
             return f"its label sets are {sets.dtype} of the shape {sets.shape}; they must be bool of {wanted}"
-        if self.votes is not None:
-            return "it has votes and label sets; an image has one or the other"
-        if not sets[np.arange(len(sets)), self.labels].all():
-            return "a label is not in its image's set"
-        return ""
+        return _first_fault(
+            (self.votes is not None, "it has votes and label sets; an image has one or the other"),
+            (not sets[np.arange(len(sets)), self.labels].all(), "a label is not in its image's set"),
+        )
+
+    def _fault_of_columns(self) -> str:
+        size = len(self.ids)
+        columns = {} if self.parts is None else {"parts": self.parts}
+        columns |= {f"maps[{name!r}]": paths for name, paths in self.maps.items()}
+        lengths = [(len(c) != size, f"{name} has {len(c)} entries for {size} ids") for name, c in columns.items()]
+        wrong = sorted(set(columns.get("parts", ())) - {"train", "val", "test"})
+        return _first_fault(*lengths, (bool(wrong), f"parts holds {wrong}; they are train, val and test"))
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Table:
         """The images with these indices, in this order; vectors stay whole, they are joined by id."""
@@ -111,3 +110,8 @@ class Table:
             maps={name: tuple(paths[i] for i in chosen) for name, paths in self.maps.items()},
             columns={name: tuple(cells[i] for i in chosen) for name, cells in self.columns.items()},
         )
+
+
+def _first_fault(*checks: tuple[bool | np.bool_, str]) -> str:
+    """The message of the first check that found something; empty if none did."""
+    return next((message for is_wrong, message in checks if is_wrong), "")
