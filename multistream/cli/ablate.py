@@ -8,30 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multistream.cli.figures import Plot, save_figure
-from multistream.cli.options import (
-    DataAsForTrain,
-    DeviceSet,
-    EngineOptions,
-    Epochs,
-    Fusion,
-    Inputs,
-    Json,
-    Plan,
-    PrecisionSet,
-    Quiet,
-    RecipeWithoutRun,
-    RunOrNone,
-    Settings,
-    StreamsWithoutRun,
-    Temporal,
-    TrainingEngine,
-    Weights,
-    chosen_engine,
-    print_json,
-    print_plan,
-)
-from multistream.cli.recipe_options import check_run_or_streams, network_options, with_options
+from multistream.cli import options, output
 from multistream.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -63,59 +40,57 @@ Csv = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows a
 
 
 def ablate(
-    run: RunOrNone = None,
+    run: options.RunOrNone = None,
     axis: AxisName = Axis.depth,
     cut: Cut = "",
     seeds: Seeds = 1,
     splits: Splits = 1,
-    streams: StreamsWithoutRun = "",
-    data: DataAsForTrain = "",
-    temporal: Temporal = "",
-    fusion: Fusion = "",
-    weights: Weights = None,
-    input: Inputs = None,
-    epochs: Epochs = None,
+    streams: options.StreamsWithoutRun = "",
+    data: options.DataAsForTrain = "",
+    temporal: options.Temporal = "",
+    fusion: options.Fusion = "",
+    weights: options.Weights = None,
+    input: options.Inputs = None,
+    epochs: options.Epochs = None,
     seed: FirstSeed = None,
-    device: DeviceSet = "",
-    precision: PrecisionSet = "",
-    recipe: RecipeWithoutRun = "",
-    set_: Settings = None,
+    device: options.DeviceSet = "",
+    precision: options.PrecisionSet = "",
+    recipe: options.RecipeWithoutRun = "",
+    set_: options.Settings = None,
     verify: Verify = False,
     out: Out = None,
     csv: Csv = None,
-    plot: Plot = None,
-    engine: TrainingEngine = "",
-    engine_option: EngineOptions = None,
-    plan: Plan = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    plot: options.Plot = None,
+    engine: options.TrainingEngine = "",
+    engine_option: options.EngineOptions = None,
+    plan: options.Plan = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Retrain the composition without stages, taps or streams, and print accuracy and cost."""
-    check_run_or_streams("ablate", run, streams, recipe)
-    options: dict[str, dict[str, Any]] = {
-        "data": {"source": data},
-        "network": network_options(streams, weights=weights, inputs=input, temporal=temporal, fusion=fusion),
-        "training": {"epochs": epochs, "seed": seed},
-        "runtime": {"device": device, "precision": precision},
-    }
+    options.check_run_or_streams("ablate", run, streams, recipe)
     from multistream.ablation import ablate as run_ablation
     from multistream.ablation.runner import planned, recipe_of
     from multistream.ablation.table import table
     from multistream.console import Console
 
-    base = recipe_of(run.expanduser()) if run is not None else Recipe.load(recipe or "default")
-    settled, console = with_options(base, options, set_), Console(quiet=quiet)
+    settled = options.with_options(
+        recipe_of(run.expanduser()) if run is not None else Recipe.load(recipe or "default"),
+        set_,
+        data={"source": data},
+        network=options.network_options(streams, weights=weights, inputs=input, temporal=temporal, fusion=fusion),
+        training={"epochs": epochs, "seed": seed},
+        runtime={"device": device, "precision": precision},
+    )
+    console = Console(quiet=quiet)
     what: dict[str, Any] = {"axis": axis.value, "seeds": seeds, "splits": splits, "cut": cut, "run": run, "out": out}
-    chosen = chosen_engine(engine, engine_option)
+    chosen = options.chosen_engine(engine, engine_option)
     if plan:
-        print_plan(planned(settled, **what, console=console), json=json)
+        output.print_plan(planned(settled, **what, console=console), json=json)
         return
     result = run_ablation(settled, **what, verify=verify, console=console, engine=chosen)
     _save(result, csv=csv, plot=plot, say=console.say)
-    if json:
-        print_json(result.to_dict())
-    else:
-        typer.echo(table(result))
+    output.print_result(result, table, json=json)
 
 
 def _save(result: Ablation, *, csv: Path | None, plot: Path | None, say: Say) -> None:
@@ -126,5 +101,5 @@ def _save(result: Ablation, *, csv: Path | None, plot: Path | None, say: Say) ->
     if csv is not None:
         write_csv(result, csv)
     if plot is not None:
-        save_figure(draw(result), plot)
+        output.save_figure(draw(result), plot)
         say(f"figure: {plot}")

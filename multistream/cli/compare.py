@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from multistream.cli.figures import Plot, save_figure
-from multistream.cli.options import Json, Quiet, items, pairs, print_json
+from multistream.cli import options, output
 
 
 class Format(StrEnum):
@@ -44,9 +43,9 @@ def compare(
         bool, typer.Option("--published", help="Add the published numbers on FI, marked as such.")
     ] = False,
     format: Annotated[Format, typer.Option(help="Format of the table.")] = Format.table,
-    plot: Plot = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    plot: options.Plot = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Compare runs: what differs, accuracy with interval, paired tests; several seeds or splits are one row."""
     from multistream.comparison.compare import compare as compare_runs
@@ -54,16 +53,14 @@ def compare(
     from multistream.console import Console
 
     console = Console(quiet=quiet)
-    shown = items(columns)
-    comparison = compare_runs(runs, against=against.value, names=pairs(name, "--name"), with_published=published)
-    if json:
-        print_json(comparison.to_dict())
-    else:
-        typer.echo(FORMATS[format](comparison, shown))
-        for note in all_notes(comparison) if format is Format.csv else ():
+    shown, names = options.items(columns), options.pairs(name, "--name")
+    comparison = compare_runs(runs, against=against.value, names=names, with_published=published)
+    output.print_result(comparison, lambda found: FORMATS[format](found, shown), json=json)
+    if format is Format.csv and not json:
+        for note in all_notes(comparison):
             console.say(note)
     if plot is not None:
         from multistream.comparison.figure import draw
 
-        save_figure(draw(comparison), plot)
+        output.save_figure(draw(comparison), plot)
         console.say(f"figure: {plot}")

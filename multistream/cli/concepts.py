@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from multistream.cli.options import Device, Json, Quiet, print_json
+from multistream.cli import options, output
 
 
 def concepts(
@@ -35,9 +35,9 @@ def concepts(
             show_default="a photo of {}",
         ),
     ] = None,
-    device: Device = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
+    device: options.Device = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Embed a list of concepts with the text tower of a vision-language model; `--streams KEY=text:FILE` reads it."""
     from multistream.concepts.bank import write_bank
@@ -63,7 +63,7 @@ def concepts(
     write_bank(bank, out)
     if json:
         size = {"concepts": len(bank.names), "width": bank.embeddings.shape[1]}
-        print_json({"out": str(out), "image_model": bank.image_model, "logit_scale": bank.logit_scale, **size})
+        output.print_json({"out": str(out), "image_model": bank.image_model, "logit_scale": bank.logit_scale, **size})
     else:
         typer.echo(f"{out}: {len(bank.names):,} concepts x {bank.embeddings.shape[1]}, image tower {bank.image_model}")
     part = str(out) if "/" in str(out) or str(out).endswith(".safetensors") else f"./{out}"

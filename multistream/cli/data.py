@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multistream.cli.options import Groups, Json, Label, Quiet, print_json
+from multistream.cli import options, output
 
 if TYPE_CHECKING:
     from multistream.data.scan import Scan
@@ -19,7 +19,7 @@ SHOWN = 10
 
 
 @app.command()
-def scan(data: Source, label: Label = "", json: Json = False, quiet: Quiet = False) -> None:
+def scan(data: Source, label: options.Label = "", json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Decode every file, and list damaged files, duplicates and placeholder pictures."""
     from multistream.console import Console
     from multistream.data.decoding import Decoder
@@ -32,10 +32,7 @@ def scan(data: Source, label: Label = "", json: Json = False, quiet: Quiet = Fal
     decoder = Decoder(64, max_pixels=settings.max_pixels, min_side=settings.min_side)
     with Console(quiet=quiet).progress(len(table), "scan") as bar:
         found = look_through(table, decoder, tick=bar.advance)
-    if json:
-        print_json(found.to_dict())
-    else:
-        typer.echo(described(found))
+    output.print_result(found, described, json=json)
 
 
 @app.command()
@@ -44,9 +41,9 @@ def split(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The CSV to write: path, label, part, sha256.")],
     fractions: Annotated[str, typer.Option(help="train/val/test in percent.")] = "80/5/15",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 18,
-    groups: Groups = "",
-    label: Label = "",
-    json: Json = False,
+    groups: options.Groups = "",
+    label: options.Label = "",
+    json: options.Json = False,
 ) -> None:
     """Write the split of every photo (train, val, test) with the file's sha256."""
     from multistream.data.layouts.data_source import open_table
@@ -59,19 +56,19 @@ def split(
         typer.echo(note, err=True)
     sizes = {name: len(rows) for name, rows in parts.named().items()}
     if json:
-        print_json(sizes)
+        output.print_json(sizes)
     else:
         typer.echo(", ".join(f"{name} {size:,}" for name, size in sizes.items()))
 
 
 @app.command()
-def demo(json: Json = False) -> None:
+def demo(json: options.Json = False) -> None:
     """Create the demo set if it is missing, and print its folder."""
     from multistream.data.layouts.data_source import open_table
 
     table = open_table("")
     if json:
-        print_json({"path": str(table.root), "images": len(table), "classes": list(table.classes)})
+        output.print_json({"path": str(table.root), "images": len(table), "classes": list(table.classes)})
     else:
         typer.echo(f"{table.root}: {len(table):,} pictures of {len(table.classes)} classes")
 

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multistream.cli.figures import Plot, save_figure
-from multistream.cli.options import (
-    Device,
-    Inputs,
-    Json,
-    Label,
-    Missing,
-    Precision,
-    Quiet,
-    Run,
-    Without,
-    pairs,
-    print_json,
-)
+from multistream.cli import options, output
+from multistream.errors import UsageError
 
 if TYPE_CHECKING:
     from multistream.inference.evaluate import Evaluation
     from multistream.inference.metrics import Measures, Metrics
     from multistream.label_set_metrics import LabelSetMetrics
+    from multistream.reproduction.webemo import WebEmoResult
+    from multistream.statistics import Interval
 
 
 LabelledPhotos = Annotated[
@@ -51,28 +42,32 @@ PredictionsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Writ
 
 
 def evaluate(
-    run: Run,
+    run: options.Run,
     data: LabelledPhotos = "",
     part: Part = "",
-    label: Label = "",
+    label: options.Label = "",
     class_map: ClassMap = "",
     protocols: Protocols = False,
-    input: Inputs = None,
-    missing: Missing = "",
-    without: Without = None,
+    input: options.Inputs = None,
+    missing: options.Missing = "",
+    without: options.Without = None,
     predictions: PredictionsFile = None,
-    plot: Plot = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
+    plot: options.Plot = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Evaluate a run: accuracy with its interval, metrics by class, calibration."""
     from multistream.console import Console
     from multistream.inference.evaluate import evaluate as measure
 
+    inputs, console = options.pairs(input, "--input"), Console(quiet=quiet)
     if protocols:
-        _print_protocols(run, data, input=input, device=device, json=json, quiet=quiet)
+        from multistream.reproduction.webemo import webemo_protocols
+
+        by_protocol = webemo_protocols(run, data, inputs=inputs, device=device, console=console)
+        output.print_result(by_protocol, protocols_text, json=json)
         return
     result = measure(
         run,
@@ -80,52 +75,49 @@ def evaluate(
         part=part,
         label=label,
         class_map=class_map,
-        inputs=pairs(input, "--input"),
+        inputs=inputs,
         missing=missing,
         without=without or (),
         predictions=predictions,
         device=device,
         precision=precision,
-        console=Console(quiet=quiet),
+        console=console,
     )
     if plot is not None:
-        from multistream.errors import UsageError
-        from multistream.inference.confusion_figure import draw_confusion
-        from multistream.inference.metrics import Metrics
-
-        if not isinstance(result.metrics, Metrics):
-            what = "a confusion matrix needs one label per image, and these may have several."
-            raise UsageError("--plot", what, do="Omit it.")
-        save_figure(draw_confusion(result.metrics.confusion, result.metrics.classes), plot)
-    if json:
-        print_json(result.to_dict())
-    else:
-        typer.echo(table(result.metrics))
-        if result.reachable:
-            typer.echo(f"\nwithout {', '.join(result.unreachable)}, which the run cannot predict:\n")
-            typer.echo(table(result.reachable))
-        if result.policies:
-            typer.echo(f"\n{policies(result)}")
+        _save_confusion(result.metrics, plot)
+    output.print_result(result, evaluation_text, json=json)
 
 
-def _print_protocols(run: Path, data: str, *, input: list[str] | None, device: str, json: bool, quiet: bool) -> None:
-    """Measures a run by the four protocols of WebEMO, and prints a line for each."""
-    from multistream.console import Console
-    from multistream.reproduction.webemo import webemo_protocols
+def _save_confusion(metrics: Measures, plot: Path) -> None:
+    from multistream.inference.confusion_figure import draw_confusion
+    from multistream.inference.metrics import Metrics
 
-    found = webemo_protocols(run, data, inputs=pairs(input, "--input"), device=device, console=Console(quiet=quiet))
-    if json:
-        print_json(found.to_dict())
-        return
-    typer.echo(f"{'protocol':28} {'accuracy':>10} {'95 %':>16} {'majority':>10} {'n':>8}")
-    for row in found.rows:
-        low, high = (100 * end for end in row.accuracy_ci95)
-        interval = f"[{low:.2f}, {high:.2f}]"
-        typer.echo(
-            f"{row.protocol:28} {100 * row.accuracy:8.2f} % {interval:>16} {100 * row.majority:8.2f} % {row.n:8,}"
-        )
-    if found.published is not None:
-        typer.echo(f"published (FI to WebEMO, 7 classes): {100 * found.published:.2f} %")
+    if not isinstance(metrics, Metrics):
+        what = "a confusion matrix needs one label per image, and these may have several."
+        raise UsageError("--plot", what, do="Omit it.")
+    output.save_figure(draw_confusion(metrics.confusion, metrics.classes), plot)
+
+
+def protocols_text(result: WebEmoResult) -> str:
+    """WebEMO's protocols, a line for each."""
+    lines = [f"{'protocol':28} {'accuracy':>10} {'95 %':>16} {'majority':>10} {'n':>8}"]
+    for row in result.rows:
+        numbers = f"{100 * row.accuracy:8.2f} % {_interval(row.accuracy_ci95):>16} {100 * row.majority:8.2f} %"
+        lines.append(f"{row.protocol:28} {numbers} {row.n:8,}")
+    if result.published is not None:
+        lines.append(f"published (FI to WebEMO, 7 classes): {100 * result.published:.2f} %")
+    return "\n".join(lines)
+
+
+def evaluation_text(result: Evaluation) -> str:
+    """The metrics, those of the classes that the run can predict, and accuracies by policy for missing streams."""
+    texts = [table(result.metrics)]
+    if result.reachable:
+        unreachable = ", ".join(result.unreachable)
+        texts += [f"without {unreachable}, which the run cannot predict:", table(result.reachable)]
+    if result.policies:
+        texts.append(policies(result))
+    return "\n\n".join(texts)
 
 
 def policies(result: Evaluation) -> str:
@@ -135,8 +127,7 @@ def policies(result: Evaluation) -> str:
     lacking = ", ".join(f"{count:,} lack {key}" for key, count in result.missing.items())
     lines = [f"missing streams: {lacking} of {result.metrics.n:,} photos"]
     for name, found in result.policies.items():
-        low, high = (100 * limit for limit in found.accuracy_ci95)
-        lines.append(f"{POLICIES[name]:18} {100 * found.accuracy:6.2f} %  [{low:.2f}, {high:.2f}]  n {found.n:,}")
+        lines.append(f"{_percent(POLICIES[name], found.accuracy, found.accuracy_ci95)}  n {found.n:,}")
     return "\n".join(lines)
 
 
@@ -153,11 +144,6 @@ def distances(metrics: Metrics) -> list[str]:
     return lines
 
 
-def before(metrics: Metrics) -> str:
-    """The calibration error before the temperature, printed after the error."""
-    return "" if metrics.ece_before is None else f"     before the temperature {metrics.ece_before:.3f}"
-
-
 def table(metrics: Measures) -> str:
     """Metrics as lines to read."""
     from multistream.inference.metrics import Metrics
@@ -166,46 +152,49 @@ def table(metrics: Measures) -> str:
 
 
 def _of_label_sets(metrics: LabelSetMetrics) -> str:
-    def line(title: str, value: float, interval: tuple[float, float], end: str = "") -> str:
-        return f"{title:18} {100 * value:6.2f} %  [{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]{end}"
-
     lines = [
-        line("mAP", metrics.map, metrics.map_ci95, f"  n {metrics.n:,}"),
-        line("micro-F1", metrics.micro_f1, metrics.micro_f1_ci95),
-        line("macro-F1", metrics.macro_f1, metrics.macro_f1_ci95),
-        line("exact match", metrics.accuracy, metrics.accuracy_ci95),
+        f"{_percent('mAP', metrics.map, metrics.map_ci95)}  n {metrics.n:,}",
+        _percent("micro-F1", metrics.micro_f1, metrics.micro_f1_ci95),
+        _percent("macro-F1", metrics.macro_f1, metrics.macro_f1_ci95),
+        _percent("exact match", metrics.accuracy, metrics.accuracy_ci95),
         f"negative log-lik.  {metrics.nll:6.3f}",
         f"labels per image   {metrics.labels_per_photo:6.2f}",
         "",
         f"{'class':20} {'n':>6} {'AP':>8} {'precision':>10} {'recall':>8} {'f1':>8}",
     ]
     for name, row in metrics.per_class.items():
-        lines.append(
-            f"{name:20} {row['n']:6,} {row['average_precision']:8.3f} {row['precision']:10.3f} {row['recall']:8.3f}"
-            f" {row['f1']:8.3f}"
-        )
+        lines.append(f"{name:20} {row['n']:6,} {row['average_precision']:8.3f} {_class_scores(row)}")
     return "\n".join(lines)
 
 
 def _of_labels(metrics: Metrics) -> str:
-    low, high = metrics.accuracy_ci95
     lines = [
-        f"accuracy           {100 * metrics.accuracy:6.2f} %  [{100 * low:.2f}, {100 * high:.2f}]  n {metrics.n:,}",
-        f"majority           {100 * metrics.majority:6.2f} %",
-        f"balanced accuracy  {100 * metrics.balanced_accuracy:6.2f} %",
-        f"macro-F1           {100 * metrics.macro_f1:6.2f} %",
+        f"{_percent('accuracy', metrics.accuracy, metrics.accuracy_ci95)}  n {metrics.n:,}",
+        _percent("majority", metrics.majority),
+        _percent("balanced accuracy", metrics.balanced_accuracy),
+        _percent("macro-F1", metrics.macro_f1),
         f"negative log-lik.  {metrics.nll:6.3f}",
         f"Brier score        {metrics.brier:6.3f}",
-        f"calibration error  {metrics.ece:6.3f}" + before(metrics),
-        *(
-            []
-            if metrics.polarity_accuracy is None
-            else [f"polarity           {100 * metrics.polarity_accuracy:6.2f} %"]
-        ),
-        *distances(metrics),
-        "",
-        f"{'class':20} {'n':>6} {'precision':>10} {'recall':>8} {'f1':>8}",
+        f"calibration error  {metrics.ece:6.3f}",
     ]
+    if metrics.ece_before is not None:
+        lines[-1] += f"     before the temperature {metrics.ece_before:.3f}"
+    if metrics.polarity_accuracy is not None:
+        lines.append(_percent("polarity", metrics.polarity_accuracy))
+    lines += [*distances(metrics), "", f"{'class':20} {'n':>6} {'precision':>10} {'recall':>8} {'f1':>8}"]
     for name, row in metrics.per_class.items():
-        lines.append(f"{name:20} {row['n']:6,} {row['precision']:10.3f} {row['recall']:8.3f} {row['f1']:8.3f}")
+        lines.append(f"{name:20} {row['n']:6,} {_class_scores(row)}")
     return "\n".join(lines)
+
+
+def _percent(title: str, fraction: float, interval: Interval | None = None) -> str:
+    line = f"{title:18} {100 * fraction:6.2f} %"
+    return f"{line}  {_interval(interval)}" if interval else line
+
+
+def _interval(interval: Interval) -> str:
+    return f"[{100 * interval[0]:.2f}, {100 * interval[1]:.2f}]"
+
+
+def _class_scores(row: Mapping[str, float]) -> str:
+    return f"{row['precision']:10.3f} {row['recall']:8.3f} {row['f1']:8.3f}"

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from multistream.cli import options
 from multistream.cli.explain_text import explanation_text
-from multistream.cli.options import Device, Inputs, Json, Label, LabelledData, Quiet, Run, listed_paths, pairs
 from multistream.errors import UsageError
 
 if TYPE_CHECKING:
-    from multistream.explaining import Explainer, Explanation
+    from multistream.explaining import Explainer, Explanation, ExplanationRequest
+    from multistream.inference.model import Model
 
 Photos = Annotated[
     list[str] | None,
@@ -49,10 +50,10 @@ class ExplainCommand(TyperCommand):
 
 
 def explain(
-    run: Run,
+    run: options.Run,
     paths: Photos = None,
-    data: LabelledData = "",
-    label: Label = "",
+    data: options.LabelledData = "",
+    label: options.Label = "",
     target: Class = "predicted",
     against: Annotated[str, typer.Option(metavar="CLASS", help="Explain the difference to this class.")] = "",
     method: Annotated[
@@ -77,29 +78,41 @@ def explain(
     colour_scale: Annotated[
         str, typer.Option(help="Colour scale of overlays: shared by all streams and stages, or one for each map.")
     ] = "shared",
-    input: Inputs = None,
-    device: Device = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
+    input: options.Inputs = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Attribution: what each stream, stage, pixel and vector entry contributes to a class's logit."""
     from multistream.console import Console
-    from multistream.explaining import Explainer, ExplanationRequest, Target
+    from multistream.explaining import ExplanationRequest, Target
     from multistream.inference.model import load
 
     every = _choice("--classes", classes, {"auto": None, "all": True, "target": False})
     scale_of_colours = _choice("--colour-scale", colour_scale, {"shared": "shared", "map": "map"})
-    explainer = Explainer(
-        load(run),
-        list(listed_paths(paths)) if paths else None,
-        request=ExplanationRequest(Target(target, against, scale), method, baseline, every),
-        data=data,
-        label=label,
-        inputs=pairs(input, "--input"),
-        device=device,
-        console=Console(quiet=quiet),
+    request = ExplanationRequest(Target(target, against, scale), method, baseline, every)
+    explainer = _explainer(
+        load(run), paths, request, data=data, label=label, input=input, device=device, console=Console(quiet=quiet)
     )
-    _explain_all(explainer, npz=npz, overlays=_writable(overlays), colour_scale=scale_of_colours, json=json)
+    folder = options.writable_folder(overlays) if overlays else None
+    _explain_all(explainer, npz=npz, overlays=folder, colour_scale=scale_of_colours, json=json)
+
+
+def fused_explainer(model: Model, paths: list[str] | None, target: str, **settings: Any) -> Explainer:
+    """Explains photos by the exact sum where there is one, else by integrated gradients: for maps, not for numbers."""
+    from multistream.explaining import ExplanationRequest, Target
+
+    request = ExplanationRequest(Target(target), method="fused", every_class=False)
+    return _explainer(model, paths, request, **settings)
+
+
+def _explainer(
+    model: Model, paths: list[str] | None, request: ExplanationRequest, *, input: list[str] | None, **settings: Any
+) -> Explainer:
+    from multistream.explaining import Explainer
+
+    photos = list(options.listed_paths(paths)) if paths else None
+    return Explainer(model, photos, request=request, inputs=options.pairs(input, "--input"), **settings)
 
 
 def _explain_all(
@@ -128,17 +141,6 @@ def _choice(option: str, value: str, choices: dict[str, Any]) -> Any:
         *some, last = choices
         raise UsageError(option, f"{value!r} is unknown.", right=f"{', '.join(some)} or {last}.")
     return choices[value]
-
-
-def _writable(folder: Path | None) -> Path | None:
-    """The folder, made if missing; refused before any photo is explained where nothing can be written."""
-    from multistream.files import temporary
-
-    if folder is not None:
-        folder = folder.expanduser()
-        with temporary(folder) as name:
-            name.touch()
-    return folder
 
 
 def _print(found: Explanation, *, first: bool, json: bool) -> None:

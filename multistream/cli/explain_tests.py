@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from multistream.cli.explain import Class, Photos
+from multistream.cli import options, output
+from multistream.cli.explain import Class, Photos, fused_explainer
 from multistream.cli.explain_text import photo_tests_text, self_test_text
-from multistream.cli.options import (
-    Device,
-    Inputs,
-    Json,
-    Label,
-    LabelledData,
-    Quiet,
-    Run,
-    given_names,
-    listed_paths,
-    pairs,
-    print_json,
-)
 from multistream.errors import UsageError
 
 RunSelfTest = Annotated[
@@ -35,60 +23,53 @@ Masks = Annotated[
 
 
 def explanation_tests(
-    run: Run,
+    run: options.Run,
     paths: Photos = None,
     self_test: RunSelfTest = False,
     faithfulness: Faithfulness = False,
     masks: Masks = "",
-    data: LabelledData = "",
-    label: Label = "",
+    data: options.LabelledData = "",
+    label: options.Label = "",
     target: Class = "predicted",
-    input: Inputs = None,
-    device: Device = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
+    input: options.Inputs = None,
+    device: options.Device = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Test explanations: --self-test (the default; a minute or more), --faithfulness and --masks on photos.
 
     Exit code 1 if a check of the self-test fails.
     """
     from multistream.console import Console
-    from multistream.explaining import Explainer, ExplanationRequest, Target, photo_tests, selftest
+    from multistream.explaining import photo_tests, selftest
     from multistream.inference.model import load
 
     on_photos = faithfulness or bool(masks)
-    about_photos = {
-        "PATHS": paths,
-        "--data": data,
-        "--label": label,
-        "--input": input,
-        "--target": target != "predicted",
-    }
-    if not on_photos and (unused := given_names(about_photos)):
+    another = target if target != "predicted" else ""
+    about_photos = {"PATHS": paths, "--data": data, "--label": label, "--input": input, "--target": another}
+    if not on_photos and (unused := options.given_names(about_photos)):
         raise UsageError(unused[0], "the self-test reads no photos.", do="Add --faithfulness or --masks.")
     console, model = Console(quiet=quiet), load(run)
-    tested, measured = None, None
+    results: dict[str, Any] = {"photos": None, "self_test": None}
+    texts = []
     if on_photos:
-        explainer = Explainer(
-            model,
-            list(listed_paths(paths)) if paths else None,
-            request=ExplanationRequest(Target(target), method="fused", every_class=False),
-            data=data,
-            label=label,
-            inputs=pairs(input, "--input"),
-            device=device,
-            console=console,
+        explainer = fused_explainer(
+            model, paths, target, data=data, label=label, input=input, device=device, console=console
         )
         with console.progress(len(explainer.selection), "photos") as bar:
             measured = photo_tests.measure_on_photos(
                 explainer, faithfulness=faithfulness, masks=masks, tick=bar.advance
             )
+        results["photos"] = measured.to_dict()
+        texts.append(photo_tests_text(measured))
+    passed = True
     if self_test or not on_photos:
         tested = selftest.self_test_model(model, device=device, say=console.say)
+        results["self_test"], passed = tested.to_dict(), tested.passed
+        texts.append(self_test_text(tested))
     if json:
-        print_json({name: each and each.to_dict() for name, each in (("photos", measured), ("self_test", tested))})
+        output.print_json(results)
     else:
-        texts = [photo_tests_text(measured) if measured else "", self_test_text(tested) if tested else ""]
-        typer.echo("\n\n".join(text for text in texts if text))
-    if tested and not tested.passed:
+        typer.echo("\n\n".join(texts))
+    if not passed:
         raise typer.Exit(1)

@@ -8,26 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multistream.cli.options import (
-    DataAsForTrain,
-    DeviceSet,
-    Engine,
-    Inputs,
-    Json,
-    Label,
-    PrecisionSet,
-    Quiet,
-    RecipeWithoutRun,
-    RunOrNone,
-    Settings,
-    StreamsWithoutRun,
-    Weights,
-    given_names,
-    items,
-    pairs,
-    print_json,
-)
-from multistream.cli.recipe_options import check_run_or_streams, network_options, with_options
+from multistream.cli import options, output
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
 
@@ -55,28 +36,28 @@ SampleSeed = Annotated[int | None, typer.Option(help="Random seed of weights and
 
 
 def extract(
-    run: RunOrNone = None,
-    streams: StreamsWithoutRun = "",
-    data: DataAsForTrain = "",
-    label: Label = "",
-    weights: Weights = None,
-    input: Inputs = None,
+    run: options.RunOrNone = None,
+    streams: options.StreamsWithoutRun = "",
+    data: options.DataAsForTrain = "",
+    label: options.Label = "",
+    weights: options.Weights = None,
+    input: options.Inputs = None,
     views: Views = "identity",
     stages: Stages = "",
     out: Out = None,
     verify: Verify = False,
     sample: Sample = 64,
     seed: SampleSeed = None,
-    engine: Engine = "local",
-    device: DeviceSet = "",
-    precision: PrecisionSet = "",
-    recipe: RecipeWithoutRun = "",
-    set_: Settings = None,
-    json: Json = False,
-    quiet: Quiet = False,
+    engine: options.Engine = "local",
+    device: options.DeviceSet = "",
+    precision: options.PrecisionSet = "",
+    recipe: options.RecipeWithoutRun = "",
+    set_: options.Settings = None,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Compute the features of frozen streams into the cache, verify them, or write them to a file."""
-    check_run_or_streams("extract", run, streams, recipe)
+    options.check_run_or_streams("extract", run, streams, recipe)
     if run is not None and (set_ or weights):
         raise UsageError("extract", "a RUN has its own settings and weights.", do="Omit --set and --weights.")
     if engine == "ray":
@@ -85,23 +66,27 @@ def extract(
             **{"--seed": seed, "--set": set_, "--precision": precision, "--device": device not in ("", "auto", "cpu")},
             "--views": views != "identity",
         }
-        _extract_with_ray(run or streams, data, out, weights, given_names(refused), json=json, quiet=quiet)
+        _extract_with_ray(run or streams, data, out, weights, options.given_names(refused), json=json, quiet=quiet)
         return
     if engine != "local":
         raise UsageError("--engine", f"{engine!r} is unknown.", right="It must be local or ray.")
-    options = {"network": network_options(streams, weights=weights), "training": {"seed": seed}}
-    source = run if run is not None else with_options(Recipe.load(recipe or "default"), options, set_)
+    source: Path | Recipe | None = run
+    if source is None:
+        network = options.network_options(streams, weights=weights)
+        base = Recipe.load(recipe or "default")
+        source = options.with_options(base, set_, network=network, training={"seed": seed})
     from multistream.console import Console
     from multistream.data.views import parse_views
     from multistream.features.fill_cache import extract as fill
+    from multistream.runtime.distributed import ranks_of
 
     found = fill(
         source,
         data=data,
         label=label,
-        inputs=pairs(input, "--input"),
+        inputs=options.pairs(input, "--input"),
         views=parse_views(views),
-        stages=items(stages),
+        stages=options.items(stages),
         out=out,
         sample=sample if verify else None,
         seed=seed or 0,
@@ -109,19 +94,8 @@ def extract(
         precision=precision,
         console=Console(quiet=quiet),
     )
-    _print_result(found, json=json)
-
-
-def _print_result(found: Extraction, *, json: bool) -> None:
-    """Prints the result; of several processes only the first one prints."""
-    from multistream.runtime.distributed import ranks_of
-
-    if not ranks_of(os.environ).is_first:
-        return
-    if json:
-        print_json(found.to_dict())
-    else:
-        typer.echo(described(found))
+    if ranks_of(os.environ).is_first:
+        output.print_result(found, described, json=json)
 
 
 def _extract_with_ray(
@@ -144,10 +118,10 @@ def _extract_with_ray(
     if not data or out is None:
         right = "Photos: a folder, parquet or a URL. Features: a folder of parquet files."
         raise UsageError("--engine", "ray needs --data and --out.", right=right)
-    options = {"weights": pairs(weights, "--weights")} if weights else {}
-    statuses = extract_with_ray(source, data, out, options=options, say=Console(quiet=quiet).say)
+    changes = {"weights": options.pairs(weights, "--weights")} if weights else {}
+    statuses = extract_with_ray(source, data, out, options=changes, say=Console(quiet=quiet).say)
     if json:
-        print_json({"out": str(out), "statuses": dict(statuses)})
+        output.print_json({"out": str(out), "statuses": dict(statuses)})
         return
     typer.echo("\n".join(f"{count:10,} {status}" for status, count in statuses.most_common()))
     typer.echo(f"features {out}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from multistream.errors import UsageError
+from multistream.files import temporary
+from multistream.recipe import Recipe
+from multistream.spec import parse_specs
 
 if TYPE_CHECKING:
     from multistream.training.engines import Engine as RunEngine
-    from multistream.training.planned_run import PlannedRun
 
 Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Suppress progress and messages.")]
@@ -122,12 +123,27 @@ RunOrNone = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its model.safetensors.")]
 
+FIGURES = (".pdf", ".svg", ".png")
+
+
+def _figure_file(path: Path | None) -> Path | None:
+    """Refuses a file of an unknown kind before any work is done for it."""
+    if path is not None and path.suffix.lower() not in FIGURES:
+        raise UsageError("--plot", f"{path} has an unknown format.", right=f"It must end in {', '.join(FIGURES)}.")
+    return path
+
+
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE.pdf|svg|png", help="Save a figure (PDF, SVG or PNG).", callback=_figure_file),
+]
+
 
 def chosen_engine(name: str, options: Sequence[str] | None) -> RunEngine | None:
     """The engine of --engine and --engine-option; None without --engine."""
+    if options and not name:
+        raise UsageError("--engine-option", "it needs an engine.", do="Give --engine local, slurm or ray.")
     if not name:
-        if options:
-            raise UsageError("--engine-option", "it needs an engine.", do="Give --engine local, slurm or ray.")
         return None
     from multistream.training.engines import Engine
 
@@ -165,34 +181,57 @@ def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
     return found
 
 
-def print_json(data: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 2) -> None:
-    """One JSON value on stdout; on one line with `indent` None."""
-    text = json.dumps(data, ensure_ascii=False, indent=indent)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # a file's name that is not text, or a terminal that cannot show it
-        text = json.dumps(data, indent=indent)
-    typer.echo(text)
-
-
-def print_plan(planned: Sequence[PlannedRun], *, json: bool) -> None:
-    """What --plan prints: the runs with their states, a line or a JSON object each."""
-    if json:
-        print_json([run.to_dict() for run in planned])
-    else:
-        typer.echo("\n".join(map(str, planned)))
-
-
 def listed_paths(paths: Sequence[str]) -> Iterator[str]:
     """The paths of a command as they come; `-` means those on stdin, one per line, in any bytes that name files."""
     for path in paths:
-        if path == "-":
-            yield from _lines_of_stdin()
-        else:
-            yield path
+        yield from _lines_of_stdin() if path == "-" else (path,)
 
 
 def _lines_of_stdin() -> Iterator[str]:
     for line in sys.stdin.buffer:
         if line.strip():
             yield os.fsdecode(line.removesuffix(b"\n").removesuffix(b"\r"))
+
+
+def writable_folder(folder: Path) -> Path:
+    """The folder, made if missing; refused before any photo is explained where nothing can be written."""
+    folder = folder.expanduser()
+    with temporary(folder) as name:
+        name.touch()
+    return folder
+
+
+NOT_GIVEN: tuple[Any, ...] = ("", None, {}, [])
+
+
+def check_run_or_streams(command: str, run: Path | None, streams: str, recipe: str) -> None:
+    """Refuses neither and both of RUN and --streams or --recipe."""
+    if (run is None) == (not streams and not recipe):
+        raise UsageError(command, "give a RUN, or --streams or --recipe.", right="Give exactly one of them.")
+
+
+def with_options(recipe: Recipe, settings: Sequence[str] | None = None, **options: Mapping[str, Any]) -> Recipe:
+    """The recipe with a command's options by section, then with --set; options that were not given change nothing."""
+    given = {
+        section: {name: value for name, value in values.items() if value not in NOT_GIVEN}
+        for section, values in options.items()
+    }
+    return recipe.updated(given).with_settings(settings or [])
+
+
+def network_options(
+    streams: str,
+    *,
+    weights: Sequence[str] | None = None,
+    inputs: Sequence[str] | None = None,
+    freeze: str = "",
+    **parts: str,
+) -> dict[str, Any]:
+    """The section `network` from --streams, --weights, --input, --freeze, and the names of tap, temporal and fusion."""
+    return {
+        "streams": {spec.key: spec.part for spec in parse_specs(streams)} if streams else {},
+        "weights": pairs(weights, "--weights"),
+        "inputs": pairs(inputs, "--input"),
+        "freeze": freeze.split(",") if freeze else [],
+        **parts,
+    }

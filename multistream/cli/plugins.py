@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from multistream.cli.options import Json, Quiet, print_json
+from multistream.cli import options, output
 from multistream.errors import PluginError, UsageError
 from multistream.registry import PLURALS, Kind, Part, PartInfo, find, find_any, parts
 from multistream.registry.describing import Description, describe
@@ -26,28 +27,28 @@ OneKind = Annotated[Kind | None, typer.Option("--kind", help="Needed if parts of
 def listing(
     context: typer.Context,
     load: Annotated[bool, typer.Option("--load", help="Import every part: slower, but finds all errors.")] = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """List every part: its kind, whose it is, and whether it works."""
     if context.invoked_subcommand is not None:
         return
     rows = parts(imported=load)
     if as_json:
-        print_json([asdict(row) for row in rows])
+        output.print_json([asdict(row) for row in rows])
         return
     typer.echo(as_table(rows))
-    broken = sum(row.status == "broken" for row in rows)
+    broken = [row.status for row in rows].count("broken")
     if broken and not quiet:
         typer.echo(f"{broken} of {len(rows)} parts are broken; the others still work.", err=True)
 
 
 @app.command()
-def show(name: Name, kind: OneKind = None, as_json: Json = False) -> None:
+def show(name: Name, kind: OneKind = None, as_json: options.Json = False) -> None:
     """Show a part: factory, options, variants, and the source of its weights."""
     shown = [describe(part) for part in _parts(name, kind)]
     if as_json:
-        print_json([asdict(each) for each in shown])
+        output.print_json([asdict(each) for each in shown])
     else:
         typer.echo("\n\n".join(map(as_text, shown)))
 
@@ -56,30 +57,31 @@ def show(name: Name, kind: OneKind = None, as_json: Json = False) -> None:
 def check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="NAME[:VARIANT][@DISTRIBUTION], or NAME:PATH.")],
     kind: OneKind = None,
-    options: Annotated[
+    settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the part; repeatable.")
     ] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Test a part against the contract of its kind; exit 69 if a check fails."""
     from multistream import testing  # it imports torch
 
-    given = dict(map(_option, options or ()))
-    kept = []
+    given = dict(map(_option, settings or ()))
+    kept: list[dict[str, str]] = []
+
+    def report(kind: Kind, promises: Sequence[str]) -> None:
+        kept.extend({"kind": kind, "promise": promise} for promise in promises)
+        if not as_json:
+            typer.echo("\n".join(f"ok  {kind}: {promise}" for promise in promises))
+
     for part in _parts(name, kind):
         spec, path = (name, "") if part.kind != "dataset" else (part.name, name.partition(":")[2])
-        broken = None
         try:
-            promises = testing.check(part.kind, spec, options=given, path=path)
+            report(part.kind, testing.check(part.kind, spec, options=given, path=path))
         except testing.BrokenPromise as error:
-            promises, broken = error.kept, error
-        kept += [{"kind": part.kind, "promise": promise} for promise in promises]
-        if not as_json:
-            typer.echo("\n".join(f"ok  {part.kind}: {promise}" for promise in promises))
-        if broken is not None:
-            raise PluginError(PLURALS[part.kind], f"{name!r} breaks its contract: {broken}") from broken
+            report(part.kind, error.kept)
+            raise PluginError(PLURALS[part.kind], f"{name!r} breaks its contract: {error}") from error
     if as_json:
-        print_json(kept)
+        output.print_json(kept)
 
 
 def _option(text: str) -> tuple[str, Any]:
@@ -98,13 +100,13 @@ def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The part's name: a-z, 0-9 and _.")],
     kind: Annotated[NewKind, typer.Option("--kind", help="What the plugin offers.")] = "stream",
     out: Annotated[Path | None, typer.Option("--out", help="A new folder; by default multistream-NAME.")] = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Create a minimal working plugin."""
     written = new_plugin(name, kind=kind, out=out.expanduser() if out else None)
     if as_json:
-        print_json([str(path) for path in written])
+        output.print_json([str(path) for path in written])
     else:
         typer.echo("\n".join(map(str, written)))
     if not quiet:
@@ -125,11 +127,9 @@ def as_table(rows: tuple[PartInfo, ...]) -> str:
     cells = [("NAME", "KIND", "DISTRIBUTION", "VERSION", "STATUS")]
     cells += [(row.name, row.kind or "?", row.distribution, row.version, row.status) for row in rows]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cells]
-    for place in range(len(rows), 0, -1):
-        if rows[place - 1].error:
-            lines.insert(place + 1, f"    {rows[place - 1].error}")
-    return "\n".join(lines)
+    head, *lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
+    errors = [f"\n    {row.error}" if row.error else "" for row in rows]
+    return "\n".join([head, *map(str.__add__, lines, errors)])
 
 
 def as_text(shown: Description) -> str:

@@ -9,41 +9,34 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from multistream.cli.options import (
-    Device,
-    Engine,
-    Inputs,
-    Json,
-    Missing,
-    Precision,
-    Quiet,
-    Run,
-    Without,
-    listed_paths,
-    pairs,
-    print_json,
-)
+from multistream.cli import options, output
 from multistream.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from multistream.inference.predict import Prediction
 
 
+MATCHING = (
+    "Vectors and maps are matched by exact id: the path as given, relative to the given folder or to the run's data "
+    "set. Use --missing drop or --missing mean to predict without them."
+)
+
+
 def predict(
-    run: Run,
+    run: options.Run,
     paths: Annotated[list[str], typer.Argument(metavar="PATHS", help="Files and folders; - reads a list on stdin.")],
-    input: Inputs = None,
-    missing: Missing = "",
-    without: Without = None,
+    input: options.Inputs = None,
+    missing: options.Missing = "",
+    without: options.Without = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write .jsonl, or .parquet (a folder); a repeated call continues."),
     ] = None,
-    engine: Engine = "local",
-    device: Device = "auto",
-    precision: Precision = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
+    engine: options.Engine = "local",
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Predict class probabilities, one line per photo; a damaged file gets a status."""
     from multistream.console import Console
@@ -53,19 +46,19 @@ def predict(
         _refuse_for_ray(input=input, out=out, device=device, precision=precision)
         from multistream.batch.ray_engine import predict_with_ray
 
-        _print(predict_with_ray(run, listed_paths(paths), **common), json=json, quiet=quiet)
+        _print(predict_with_ray(run, options.listed_paths(paths), **common), json=json, quiet=quiet)
         return
     if engine != "local":
         raise UsageError("--engine", f"{engine!r} is unknown.", right="It must be local or ray.")
     from multistream.inference.model import load
     from multistream.inference.prediction_writer import write_predictions_of
 
-    common |= {"inputs": pairs(input, "--input"), "device": device, "precision": precision}
+    common |= {"inputs": options.pairs(input, "--input"), "device": device, "precision": precision}
     model = load(run)
     if out is None:
-        _print(model.predict(listed_paths(paths), **common), json=json, quiet=quiet)
+        _print(model.predict(options.listed_paths(paths), **common), json=json, quiet=quiet)
     else:
-        written = write_predictions_of(model, listed_paths(paths), out, options=common, say=common["say"])
+        written = write_predictions_of(model, options.listed_paths(paths), out, options=common, say=common["say"])
         _sum_up(written, quiet=quiet)
 
 
@@ -86,29 +79,31 @@ def _print(results: Iterator[Prediction], *, json: bool, quiet: bool) -> None:
     for result in results:
         statuses[result.status] += 1
         if json:
-            print_json(result.to_dict(), indent=None)
-        elif result.label is None:
-            typer.echo(f"{printable(result.path)}\t{result.status}")
-        elif result.labels is not None:
-            named = ", ".join(f"{printable(name)} {100 * result.probabilities[name]:.1f} %" for name in result.labels)
-            typer.echo(f"{printable(result.path)}\t{named or '-'}")
+            output.print_json(result.to_dict(), indent=None)
         else:
-            typer.echo(
-                f"{printable(result.path)}\t{printable(result.label)}\t{100 * result.probabilities[result.label]:.1f} %"
-            )
+            typer.echo(f"{printable(result.path)}\t{_outcome(result)}")
     _sum_up(statuses, quiet=quiet)
+
+
+def _outcome(result: Prediction) -> str:
+    """The label with its probability; where there may be several, all that are predicted; else the status."""
+    from multistream.data.filenames import printable
+
+    if result.label is None:
+        return result.status
+    probabilities = {name: f"{100 * p:.1f} %" for name, p in result.probabilities.items()}
+    if result.labels is None:
+        return f"{printable(result.label)}\t{probabilities[result.label]}"
+    return ", ".join(f"{printable(name)} {probabilities[name]}" for name in result.labels) or "-"
 
 
 def _sum_up(statuses: Counter[str], *, quiet: bool) -> None:
     """Tells how many photos could not be used, and why; a DataError (exit 65) where none could."""
+    if not statuses:
+        raise DataError("predict", "there are no photos.", do="Give photos, folders of photos, or a list on stdin.")
     bad = statuses.total() - statuses["ok"]
     message = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common() if status != "ok")
-    do = ""
-    if {"no vector", "no map"} & set(statuses):
-        do = "Vectors and maps are matched by exact id: the path as given, relative to the given folder or to the "
-        do += "run's data set. Use --missing drop or --missing mean to predict without them."
-    if not bad and not statuses["ok"]:
-        raise DataError("predict", "there are no photos.", do="Give photos, folders of photos, or a list on stdin.")
+    do = MATCHING if {"no vector", "no map"} & set(statuses) else ""
     if not statuses["ok"]:
         raise DataError("predict", f"none of {bad:,} photos could be used: {message}.", do=do)
     if bad and not quiet:

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multistream.cli.figures import Plot, save_figure
-from multistream.cli.options import Device, Fusion, Json, Precision, Quiet, Tap, Temporal, print_json
-from multistream.cli.recipe_options import network_options, with_options
+from multistream.cli import options, output
 from multistream.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,9 +20,9 @@ def profile(
         Path | None, typer.Argument(metavar="RUN", help="A run's folder or model; without one give --streams.")
     ] = None,
     streams: Annotated[str, typer.Option(metavar="SPEC,...", help="Profile an untrained composition.")] = "",
-    tap: Tap = "gap:64",
-    temporal: Temporal = "concat",
-    fusion: Fusion = "early",
+    tap: options.Tap = "gap:64",
+    temporal: options.Temporal = "concat",
+    fusion: options.Fusion = "early",
     classes: Annotated[int, typer.Option(min=2, max=1_000_000, help="Number of classes, if there is no run.")] = 8,
     set_: Annotated[
         list[str] | None,
@@ -33,11 +31,11 @@ def profile(
     batch: Annotated[int, typer.Option(min=1, max=1_000_000, help="Batch size of the timings.")] = 1,
     repeats: Annotated[int, typer.Option(min=2, max=100_000, help="Number of timed calls.")] = 10,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a timeline for Perfetto.")] = None,
-    plot: Plot = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
+    plot: options.Plot = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Cost by stage: shapes, parameters, multiply-adds, time, memory. Weights are never needed."""
     from multistream.console import Console
@@ -59,11 +57,8 @@ def profile(
     if plot is not None:
         from multistream.profiling.figure import draw
 
-        save_figure(draw(found), plot)
-    if json:
-        print_json(found.to_dict())
-    else:
-        typer.echo(table(found))
+        output.save_figure(draw(found), plot)
+    output.print_result(found, table, json=json)
 
 
 def table(found: Profile) -> str:
@@ -76,11 +71,9 @@ def table(found: Profile) -> str:
     peak = found.roofline
     lines += ["", "total: sum of all rows; cached: what remains to compute with cached features."]
     lines += ["", "batch  ms p50     p95   images/s   peak MiB"]
-    lines += [
-        f"{s['batch']:5}  {s['ms_p50']:7.2f} {s['ms_p95']:7.2f} {s['images_per_second']:9.1f} "
-        f"{s['peak_bytes'] / 2**20:10.1f}"
-        for s in found.sweep
-    ]
+    for row in found.sweep:
+        times = f"{row['batch']:5}  {row['ms_p50']:7.2f} {row['ms_p95']:7.2f}"
+        lines.append(f"{times} {row['images_per_second']:9.1f} {row['peak_bytes'] / 2**20:10.1f}")
     lines.append(
         f"\nmachine: {peak.macs_per_second / 1e9:.0f} G multiply-adds/s in a matrix product, "
         f"{peak.bytes_per_second / 1e9:.0f} GB/s in a copy; {found.runtime}. "
@@ -100,17 +93,8 @@ def _line(row: StageCost) -> str:
 
 def _composed(streams: str, tap: str, temporal: str, fusion: str, classes: int, settings: list[str]) -> MultiStream:
     from multistream.recipe import Recipe
-    from multistream.runs.composition import compose
+    from multistream.runs.composition import compose_recipe
 
-    options = {"network": network_options(streams, tap=tap, temporal=temporal, fusion=fusion)}
-    recipe = with_options(Recipe(), options, settings)
-    return compose(
-        recipe.network.streams,
-        classes=[f"class {number}" for number in range(1, classes + 1)],
-        tap=recipe.network.tap,
-        temporal=recipe.network.temporal,
-        fusion=recipe.network.fusion,
-        options=vars(recipe.options),
-        depth=recipe.network.depth,
-        image_size=recipe.data.image_size,
-    )
+    network = options.network_options(streams, tap=tap, temporal=temporal, fusion=fusion)
+    recipe = options.with_options(Recipe(), settings, network=network)
+    return compose_recipe(recipe, classes=[f"class {number}" for number in range(1, classes + 1)])

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from multistream.cli.options import Device, Json, Precision, Quiet, Run, print_json
+from multistream.cli import options, output
 
 
 def report(
-    run: Run,
+    run: options.Run,
     photos: Annotated[int, typer.Option(metavar="N", help="Number of test images to explain; 0 reads no images.")] = 24,
     against: Annotated[
         list[Path] | None,
@@ -20,10 +20,10 @@ def report(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The file to write; default RUN/report.html.")
     ] = None,
-    device: Device = "auto",
-    precision: Precision = "auto",
-    json: Json = False,
-    quiet: Quiet = False,
+    device: options.Device = "auto",
+    precision: options.Precision = "auto",
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write one HTML page about a run: data, results, attribution, ablation, cost, checks."""
     from multistream.console import Console
@@ -36,7 +36,6 @@ def report(
     for check in written.checks:
         if not check.passed:
             console.warn(f"check failed: {check.name}: {check.measured:.2g}, limit {check.limit:.2g}; {check.about}")
-    if json:
-        print_json(written.to_dict())
-    else:
-        typer.echo(f"{written.path}  {written.bytes / 1e6:.2f} MB, {written.photos} images")
+    output.print_result(
+        written, lambda page: f"{page.path}  {page.bytes / 1e6:.2f} MB, {page.photos} images", json=json
+    )

@@ -7,24 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multistream.cli.figures import save_figure
-from multistream.cli.options import (
-    DataAsForTrain,
-    DeviceSet,
-    EngineOptions,
-    Inputs,
-    Json,
-    Label,
-    Plan,
-    Quiet,
-    Settings,
-    TrainingEngine,
-    Weights,
-    chosen_engine,
-    pairs,
-    print_json,
-    print_plan,
-)
+from multistream.cli import options, output
 from multistream.errors import UsageError
 from multistream.files import write_atomic
 
@@ -46,24 +29,24 @@ Out = Annotated[Path, typer.Option(help="Folder for tables, figures and runs; ex
 
 def reproduce(
     targets: Targets,
-    data: DataAsForTrain = "",
-    label: Label = "",
+    data: options.DataAsForTrain = "",
+    label: options.Label = "",
     streams: PaperStreams = "object=object,places=places,anp=anp",
-    weights: Weights = None,
-    input: Inputs = None,
+    weights: options.Weights = None,
+    input: options.Inputs = None,
     folds: Folds = 5,
     repeats: Repeats = 1,
     splits: Splits = 1,
     seeds: Seeds = 1,
     recipe: TrainingRecipe = "default",
-    set_: Settings = None,
-    device: DeviceSet = "",
+    set_: options.Settings = None,
+    device: options.DeviceSet = "",
     out: Out = Path("reproduction"),
-    engine: TrainingEngine = "",
-    engine_option: EngineOptions = None,
-    plan: Plan = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    engine: options.TrainingEngine = "",
+    engine_option: options.EngineOptions = None,
+    plan: options.Plan = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Reproduce the paper's table 1 and figures 3 to 5 on your photos; finished trainings are reused."""
     from multistream.console import Console
@@ -72,6 +55,7 @@ def reproduce(
     from multistream.reproduction.paper import the_paper
     from multistream.reproduction.plan import TARGETS, Request, all_planned, stream_places
     from multistream.reproduction.reproduce import reproduce as run
+    from multistream.reproduction.tables import as_markdown
 
     if folds == 1 or (folds and splits > 1):
         raise UsageError("--folds", "folds are the splits.", right="Give --folds 2 or more, or --folds 0 --splits N.")
@@ -83,52 +67,48 @@ def reproduce(
     request = Request(
         recipe=settled,
         streams=stream_places(streams, the_paper()),
-        weights=pairs(weights, "--weights"),
-        inputs=pairs(input, "--input"),
+        weights=options.pairs(weights, "--weights"),
+        inputs=options.pairs(input, "--input"),
         out=out.expanduser(),
         splits=splits,
         seeds=seeds,
-        engine=chosen_engine(engine, engine_option),
+        engine=options.chosen_engine(engine, engine_option),
     )
     chosen = TARGETS if "all" in targets else targets
     if plan:
-        print_plan(all_planned(request, the_paper(), chosen), json=json)
+        output.print_plan(all_planned(request, the_paper(), chosen), json=json)
         return
     console = Console(quiet=quiet)
     found = run(chosen, request, console=console)
     for file in written(found, request.out):
         console.say(f"reproduce: {file}")
     if json:
-        print_json(found.to_dict())
+        output.print_json(found.to_dict())
     elif found.rows:
-        from multistream.reproduction.tables import as_markdown
-
         typer.echo(as_markdown(found), nl=False)
 
 
 def written(found: Reproduction, out: Path) -> list[Path]:
     """Writes the tables and figures of what was asked for, and returns their files."""
-    import json
-
     from multistream.inference.confusion_figure import draw_confusion
     from multistream.reproduction.figures import draw_truncation
     from multistream.reproduction.reproduce import GALLERY
     from multistream.reproduction.tables import as_latex, as_markdown
+    from multistream.runs import write_json
 
     files = [out / "reproduction.json"]
-    write_atomic(files[0], json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    write_json(files[0], found.to_dict())
     if found.rows:
         files += [out / "table1.md", out / "table1.tex"]
         write_atomic(files[-2], as_markdown(found))
         write_atomic(files[-1], as_latex(found))
-    if found.confusion:
+    if known := found.confusion:
         files.append(out / "fig3.pdf")
-        known = found.confusion
         figure = draw_confusion(known.counts, known.classes, published_recalls=known.published_recalls)
-        save_figure(figure, files[-1])
+        output.save_figure(figure, files[-1])
     if found.curves:
         files.append(out / "fig4.pdf")
-        save_figure(draw_truncation(found.curves), files[-1])
+        output.save_figure(draw_truncation(found.curves), files[-1])
     if found.gallery:
         files += [out / GALLERY / name for name in found.gallery.files]
     return files

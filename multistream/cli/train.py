@@ -4,38 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multistream.cli.options import (
-    BatchSize,
-    DeviceSet,
-    EngineOptions,
-    Epochs,
-    Freeze,
-    Fusion,
-    Groups,
-    Inputs,
-    Json,
-    LabelColumn,
-    Plan,
-    PrecisionSet,
-    Quiet,
-    RecipeName,
-    Seed,
-    Settings,
-    Streams,
-    Tap,
-    Temporal,
-    TrainingData,
-    TrainingEngine,
-    Weights,
-    chosen_engine,
-    print_json,
-    print_plan,
-)
-from multistream.cli.recipe_options import network_options, with_options
+from multistream.cli import options, output
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
 
@@ -58,49 +31,49 @@ Resume = Annotated[
 
 
 def train(
-    streams: Streams = "",
-    data: TrainingData = "",
-    label: LabelColumn = "",
-    tap: Tap = "",
-    temporal: Temporal = "",
-    fusion: Fusion = "",
-    weights: Weights = None,
-    input: Inputs = None,
-    freeze: Freeze = "",
-    epochs: Epochs = None,
-    batch_size: BatchSize = "",
+    streams: options.Streams = "",
+    data: options.TrainingData = "",
+    label: options.LabelColumn = "",
+    tap: options.Tap = "",
+    temporal: options.Temporal = "",
+    fusion: options.Fusion = "",
+    weights: options.Weights = None,
+    input: options.Inputs = None,
+    freeze: options.Freeze = "",
+    epochs: options.Epochs = None,
+    batch_size: options.BatchSize = "",
     folds: Folds = None,
     repeats: Repeats = None,
-    groups: Groups = "",
-    seed: Seed = None,
-    device: DeviceSet = "",
-    precision: PrecisionSet = "",
-    recipe: RecipeName = "default",
-    set_: Settings = None,
+    groups: options.Groups = "",
+    seed: options.Seed = None,
+    device: options.DeviceSet = "",
+    precision: options.PrecisionSet = "",
+    recipe: options.RecipeName = "default",
+    set_: options.Settings = None,
     print_recipe: PrintRecipe = False,
     out: Out = None,
     resume: Resume = None,
-    engine: TrainingEngine = "",
-    engine_option: EngineOptions = None,
-    plan: Plan = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    engine: options.TrainingEngine = "",
+    engine_option: options.EngineOptions = None,
+    plan: options.Plan = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train a composition; without --data, on the demo set."""
-    network = network_options(
-        streams, weights=weights, inputs=input, freeze=freeze, tap=tap, temporal=temporal, fusion=fusion
+    settled = options.with_options(
+        _base_recipe(recipe, resume=resume, out=out),
+        set_,
+        data={"source": data, "label": label, "folds": folds, "repeats": repeats, "groups": groups},
+        network=options.network_options(
+            streams, weights=weights, inputs=input, freeze=freeze, tap=tap, temporal=temporal, fusion=fusion
+        ),
+        training={"epochs": epochs, "batch_size": images_a_step(batch_size), "seed": seed},
+        runtime={"device": device, "precision": precision, "fit_batch": True if batch_size == "auto" else None},
     )
-    options: dict[str, dict[str, Any]] = {
-        "data": {"source": data, "label": label, "folds": folds, "repeats": repeats, "groups": groups},
-        "network": network,
-        "training": {"epochs": epochs, "batch_size": images_a_step(batch_size), "seed": seed},
-        "runtime": {"device": device, "precision": precision, "fit_batch": True if batch_size == "auto" else None},
-    }
-    settled = with_options(_base_recipe(recipe, resume=resume, out=out), options, set_)
     if print_recipe:
         typer.echo(settled.dumps(), nl=False)
         return
-    chosen = chosen_engine(engine, engine_option)
+    chosen = options.chosen_engine(engine, engine_option)
     if plan:
         _print_plan(settled, resume or out, json=json)
         return
@@ -133,11 +106,11 @@ def _print_result(result: Run | FoldsRun, *, json: bool, quiet: bool) -> None:
 
     if not ranks_of(os.environ).is_first:
         return
-    if json:
-        print_json(result.to_dict())
-    else:
-        typer.echo(folds_described(result) if isinstance(result, FoldsRun) else described(result))
-    if not quiet and not isinstance(result, FoldsRun):
+    if isinstance(result, FoldsRun):
+        output.print_result(result, folds_described, json=json)
+        return
+    output.print_result(result, described, json=json)
+    if not quiet:
         typer.echo(next_commands(result), err=True)
 
 
@@ -149,7 +122,7 @@ def _print_plan(recipe: Recipe, folder: Path | None, *, json: bool) -> None:
         raise UsageError("--plan", "this is one training.", do="--folds N makes a list; --print-recipe prints one.")
     if folder is None:
         raise UsageError("--plan", "the runs have no folder yet.", do="Give --out FOLDER, or --resume RUN.")
-    print_plan(fold_runs(recipe, folder.expanduser()), json=json)
+    output.print_plan(fold_runs(recipe, folder.expanduser()), json=json)
 
 
 def images_a_step(text: str) -> int | None:
@@ -167,9 +140,7 @@ def images_a_step(text: str) -> int | None:
 
 def described(run: Run) -> str:
     """A finished run in a few lines."""
-    lines = []
-    for name, measured in run.parts.items():
-        lines.append(f"{name:5}  {_measured(measured)}")
+    lines = [f"{name:5}  {_measured(measured)}" for name, measured in run.parts.items()]
     where = f"{run.data['name']}, {run.epochs} epochs, best {run.best_epoch + 1}, {run.seconds:.0f} s"
     return "\n".join([*lines, where, f"run {run.folder}"])
 
@@ -188,10 +159,7 @@ def _measured(found: Measures) -> str:
 def folds_described(run: FoldsRun) -> str:
     """A finished run on folds in a few lines."""
     each = ", ".join(f"{100 * fold['accuracy']:.1f}" for fold in run.folds)
-    lines = [
-        f"out of fold  {_measured(run.test)}",
-        f"folds        {each}",
-    ]
+    lines = [f"out of fold  {_measured(run.test)}", f"folds        {each}"]
     if len(run.accuracies) > 1:
         lines.append(f"repeats      {', '.join(f'{100 * accuracy:.1f}' for accuracy in run.accuracies)}")
     return "\n".join([*lines, f"run {run.folder}"])
@@ -200,5 +168,4 @@ def folds_described(run: FoldsRun) -> str:
 def next_commands(run: Run) -> str:
     """The commands to type next."""
     demo = " (the demo set; --data PATH trains on your own photos)" if not run.recipe.data.source else ""
-    commands = [f"multistream evaluate {run.folder}", f"multistream predict {run.folder} PHOTO..."]
-    return "\n".join([f"next{demo}:", *(f"  {command}" for command in commands)])
+    return f"next{demo}:\n  multistream evaluate {run.folder}\n  multistream predict {run.folder} PHOTO..."

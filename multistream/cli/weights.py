@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multistream.cli.options import Json, Quiet, print_json
+from multistream.cli import options, output
 
 if TYPE_CHECKING:
     from multistream.weights import Inspection
@@ -32,16 +32,13 @@ class Library(StrEnum):
 def inspect_command(
     file: File,
     all_: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
-    json: Json = False,
+    json: options.Json = False,
 ) -> None:
     """Show the tensors of a weight file, and which library's names it uses."""
     from multistream.weights import inspect
 
     found = inspect(file)
-    if json:
-        print_json(found.to_dict())
-    else:
-        typer.echo(described(found, every=all_))
+    output.print_result(found, lambda shown: described(shown, every=all_), json=json)
 
 
 @app.command("convert")
@@ -55,22 +52,19 @@ def convert_command(
     rgb: Annotated[
         bool, typer.Option("--rgb", help="Convert the first layer of a Caffe VGG16 from BGR to RGB (not for `places`).")
     ] = False,
-    json: Json = False,
-    quiet: Quiet = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write a weight file as safetensors; Caffe's VGG16 gets torchvision's names."""
     from multistream.weights import convert
 
     found = convert(file, out, names=names.value if names else None, rgb=rgb)
-    if json:
-        print_json(found.to_dict())
-    else:
-        typer.echo(described(found, every=False))
+    output.print_result(found, described, json=json)
     if not quiet and (channels := found.metadata.get("channels")):
         typer.echo(f"It reads {', '.join(channels)}, 0-255, minus the mean (Caffe's weights).", err=True)
 
 
-def described(found: Inspection, *, every: bool) -> str:
+def described(found: Inspection, *, every: bool = False) -> str:
     """An inspection as lines to read."""
     types = ", ".join(f"{count} {name}" for name, count in found.dtypes.items())
     guess = f"{found.architecture} in the names of {found.style}" if found.style else "unknown names"

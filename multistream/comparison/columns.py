@@ -73,15 +73,16 @@ def _accuracy(row: ComparedRow) -> str:
 
 
 def _of_difference(name: str) -> Callable[[ComparedRow], Any]:
-    return lambda row: getattr(row.difference, name) if row.difference else None
+    return lambda row: getattr(row.difference, name, None)
 
 
 def _of_label_sets(name: str) -> Callable[[ComparedRow], float | None]:
-    return lambda row: None if row.label_sets is None else row.label_sets[name]
+    return lambda row: (row.label_sets or {}).get(name)
 
 
 def _ends(name: str, interval: Interval | None) -> dict[str, float | None]:
-    return {f"{name}_low": interval[0] if interval else None, f"{name}_high": interval[1] if interval else None}
+    low, high = interval or (None, None)
+    return {f"{name}_low": low, f"{name}_high": high}
 
 
 def _fraction(title: str, name: str, *, get: Callable[[ComparedRow], Any], bold: bool = False) -> Column:
@@ -95,11 +96,11 @@ def _probability(title: str, name: str) -> Column:
 
 def _distance(name: str, title: str) -> Column:
     """One measure of how near the predictions are to the votes; empty where there are no votes."""
-
-    def text(row: ComparedRow) -> str:
-        return "" if row.votes is None else f"{row.votes[name]:.4f}"
-
-    return Column(title, text, lambda row: {name: None if row.votes is None else row.votes[name]})
+    return Column(
+        title,
+        lambda row: f"{row.votes[name]:.4f}" if row.votes else "",
+        lambda row: {name: (row.votes or {}).get(name)},
+    )
 
 
 _difference, _difference_ci95 = _of_difference("value"), _of_difference("ci95")

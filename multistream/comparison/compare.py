@@ -15,13 +15,14 @@ from multistream.comparison.photo_counts import count_photos, shared_photos
 from multistream.comparison.published_numbers import Published, published
 from multistream.comparison.run_results import Result, read_result
 from multistream.errors import UsageError
+from multistream.records import Record
 from multistream.statistics import Interval, holm, oracle_any
 
 Against = Literal["first", "best"]
 
 
 @dataclass(frozen=True)
-class ComparedRow:
+class ComparedRow(Record):
     """A run, or several that are equal but for their seeds: then each measure is the mean over runs."""
 
     name: str
@@ -61,29 +62,14 @@ class ComparedRow:
         return f"{count} {'seeds' if self.splits == 1 else 'splits' if self.splits == count else 'runs'}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {
-            "name": self.name,
-            "runs": list(self.runs),
-            "data": self.data,
-            "settings": {name: list(v) if isinstance(v, tuple) else v for name, v in self.settings.items()},
-            "n": list(self.n),
-            "splits": self.splits,
-            "accuracies": list(self.accuracies),
-            "accuracy": self.accuracy,
-            "accuracy_ci95": list(self.accuracy_ci95),
-            "deviation": self.deviation,
-            "macro_f1": self.macro_f1,
-            "balanced_accuracy": self.balanced_accuracy,
-            "votes": None if self.votes is None else dict(self.votes),
-            **({} if self.label_sets is None else self.label_sets),
-            "parameters": dict(self.parameters),
-            "difference": self.difference.to_dict() if self.difference else None,
-        }
+        """As JSON has it: the measures of label sets next to the others."""
+        values = super().to_dict()
+        label_sets = values.pop("label_sets")
+        return values | (label_sets or {})
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Record):
     """Rows in the given order, all compared with the row `reference`."""
 
     rows: tuple[ComparedRow, ...]
@@ -93,16 +79,6 @@ class Comparison:
     published: tuple[Published, ...]
     notes: tuple[str, ...]
     """What a reader must know to read the numbers."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `compare --json` prints."""
-        return {
-            "rows": [row.to_dict() for row in self.rows],
-            "reference": self.reference,
-            "oracle": self.oracle,
-            "published": [each.to_dict() for each in self.published],
-            "notes": list(self.notes),
-        }
 
 
 def compare(
@@ -178,7 +154,6 @@ def compared_row(
 ) -> ComparedRow:
     """The measures of one row."""
     accuracies = tuple(result.accuracy for result in group)
-    balanced = [each for result in group if (each := result.balanced_accuracy) is not None]
     return ComparedRow(
         name=name,
         runs=tuple(result.name for result in group),
@@ -191,12 +166,17 @@ def compared_row(
         accuracy_ci95=count_photos(group).accuracy_ci95,
         deviation=float(np.std(accuracies, ddof=1)) if len(group) > 1 else None,
         macro_f1=float(np.mean([result.macro_f1 for result in group])),
-        balanced_accuracy=float(np.mean(balanced)) if len(balanced) == len(group) else None,
+        balanced_accuracy=_mean([result.balanced_accuracy for result in group]),
         parameters=group[0].parameters,
         difference=difference,
         votes=_means([result.distances for result in group]),
         label_sets=_means([result.label_set_measures for result in group]),
     )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean over runs; None unless all runs have a value."""
+    return None if None in values else float(np.mean(np.array(values)))
 
 
 def _means(measures: Sequence[Mapping[str, float] | None]) -> dict[str, float] | None:
@@ -209,11 +189,8 @@ def _means(measures: Sequence[Mapping[str, float] | None]) -> dict[str, float] |
 
 def with_holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
     """The differences with Holm's p values over all that were tested."""
-    tested = [(i, each, each.p_value) for i, each in enumerate(differences) if each and each.p_value is not None]
-    adjusted = list(differences)
-    for (i, each, _), p in zip(tested, holm([p for *_, p in tested]), strict=True):
-        adjusted[i] = replace(each, p_holm=p)
-    return adjusted
+    adjusted = iter(holm([each.p_value for each in differences if each and each.p_value is not None]))
+    return [replace(each, p_holm=next(adjusted)) if each and each.p_value is not None else each for each in differences]
 
 
 def _oracle(groups: Groups) -> float | None:
@@ -231,28 +208,36 @@ def _oracle(groups: Groups) -> float | None:
     return oracle_any(np.stack(correct))
 
 
-_TESTS = {
-    "mcnemar": "p: McNemar's test, exact, two-sided, on the photos that both rows tested; intervals of differences:"
-    " bootstrap of photos",
-    "photos": "p of rows with several runs: t test over photos. A photo counts once, however many runs tested it:"
-    " seeds are not independent samples",
-}
+MCNEMAR = (
+    "p: McNemar's test, exact, two-sided, on the photos that both rows tested; intervals of differences: bootstrap of "
+    "photos"
+)
+OVER_PHOTOS = (
+    "p of rows with several runs: t test over photos. A photo counts once, however many runs tested it: seeds are not "
+    "independent samples"
+)
 
 
 def _notes(rows: Sequence[ComparedRow], reference: int, against: Against) -> tuple[str, ...]:
-    found = [(row, row.difference) for row in rows if row.difference]
-    used = dict.fromkeys(each.test for _, each in found if each.test)
-    tested = sum(each.p_value is not None for _, each in found)
-    notes = [f"reference: {rows[reference].name}"] if found else []
-    if found and against == "best":
-        notes.append("the best was chosen on the test photos, so its accuracy is biased upwards")
-    if any(row.label_sets for row in rows):
-        notes.append("accuracy: images with all their labels and no other (exact match)")
-    notes += [_TESTS[test] for test in used]
-    if any(each.p_resampled is not None for _, each in found):
-        notes.append("p resampled: corrected t test over splits (Nadeau, Bengio 2003), since random splits overlap")
-    notes += [f"Holm: over the table's {tested} tests"] if tested > 1 else []
-    notes += [f"{row.name}: {each.note}" for row, each in found if each.note]
-    if any(each.smallest_detectable for _, each in found):
-        notes.append("detectable: true difference detected with 80 % power at this number of photos")
-    return tuple(notes)
+    named = [(row.name, row.difference) for row in rows if row.difference]
+    found = [each for _, each in named]
+    tests = {each.test for each in found}
+    tested = len(found) - [each.p_value for each in found].count(None)
+    notes = [
+        (found, f"reference: {rows[reference].name}"),
+        (found and against == "best", "the best was chosen on the test photos, so its accuracy is biased upwards"),
+        (any(row.label_sets for row in rows), "accuracy: images with all their labels and no other (exact match)"),
+        ("mcnemar" in tests, MCNEMAR),
+        ("photos" in tests, OVER_PHOTOS),
+        (
+            any(each.p_resampled is not None for each in found),
+            "p resampled: corrected t test over splits (Nadeau, Bengio 2003), since random splits overlap",
+        ),
+        (tested > 1, f"Holm: over the table's {tested} tests"),
+        *((each.note, f"{name}: {each.note}") for name, each in named),
+        (
+            any(each.smallest_detectable for each in found),
+            "detectable: true difference detected with 80 % power at this number of photos",
+        ),
+    ]
+    return tuple(note for holds, note in notes if holds)

@@ -48,18 +48,22 @@ def what_differs(groups: Groups) -> dict[str, tuple[Any, ...]]:
     Where groups have other streams, `streams` names them, and settings of a stream that some lack do not count.
     """
     recipes = [group[0].recipe for group in groups]
-    first, columns = recipes[0], {}
     streams = [tuple(recipe.network.streams) for recipe in recipes]
+    columns: dict[str, tuple[Any, ...]] = {}
     if len(set(streams)) > 1:
-        columns["streams"] = tuple("+".join(keys) for keys in streams)
-    found = [{name: (a, b) for name, a, b in _meant(first, recipe)} for recipe in recipes]
-    for name in sorted({name for each in found for name in each}):
-        of_first = next(each[name][0] for each in found if name in each)
-        values = [each[name][1] if name in each else of_first for each in found]
+        columns["streams"] = tuple(map("+".join, streams))
+    for name, values in _differing_values(recipes).items():
         having = [value for value, keys in zip(values, streams, strict=True) if _concerns(name, keys)]
-        if any(value != having[0] for value in having):
-            columns[name] = tuple(values)
+        if having.count(having[0]) < len(having):
+            columns[name] = values
     return columns | _seeds(groups)
+
+
+def _differing_values(recipes: Sequence[Recipe]) -> dict[str, tuple[Any, ...]]:
+    """{setting: its value in every recipe}, for settings that some recipe means differently than the first."""
+    found = [{name: (left, right) for name, left, right in _meant(recipes[0], recipe)} for recipe in recipes]
+    of_first = {name: left for each in found for name, (left, _) in each.items()}
+    return {name: tuple(each.get(name, (left, left))[1] for each in found) for name, left in sorted(of_first.items())}
 
 
 def _meant(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:

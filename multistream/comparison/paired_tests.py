@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,12 @@ import numpy as np
 
 from multistream.comparison.photo_counts import count_photos, shared_photos
 from multistream.comparison.run_results import Result
+from multistream.records import Record
 from multistream.statistics import Agreement, Interval, agreement, corrected_t, paired_test
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(Record):
     """Accuracy of a row less that of the reference; what could not be tested has no p value, and a note says why."""
 
     value: float
@@ -33,26 +35,11 @@ class Difference:
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        values = {
-            "value": self.value,
-            "ci95": list(self.ci95) if self.ci95 else None,
-            "test": self.test,
-            "p_value": self.p_value,
-            "p_holm": self.p_holm,
-            "p_resampled": self.p_resampled,
-            "n": self.n,
-            "smallest_detectable": self.smallest_detectable,
-            "note": self.note,
-        }
-        if self.agreement:
-            values |= {
-                "only_first": self.agreement.only_first,
-                "only_second": self.agreement.only_second,
-                "disagreement": self.agreement.disagreement,
-                "double_fault": self.agreement.double_fault,
-                "oracle": self.agreement.oracle,
-            }
+        """As JSON has it: the agreement's numbers next to the others."""
+        values = super().to_dict()
+        if agreed := values.pop("agreement"):
+            names = ("only_first", "only_second", "disagreement", "double_fault", "oracle")
+            values |= {name: getattr(agreed, name) for name in names}
         return values
 
 
@@ -63,8 +50,7 @@ def difference(reference: Sequence[Result], other: Sequence[Result]) -> Differen
     if isinstance(rows, str):
         return Difference(_mean(other) - _mean(reference), note=f"not paired: {rows}")
     right, tested = (first.right[rows[0]], second.right[rows[1]]), (first.tested[rows[0]], second.tested[rows[1]])
-    equal = bool((tested[0] == tested[1]).all())
-    if equal:
+    if np.array_equal(*tested):
         found = paired_test(*right, tested_N=tested[0])
     else:  # one row has more runs: the share of each photo's tests that were right
         found = paired_test(right[0] / tested[0], right[1] / tested[1])
@@ -93,8 +79,10 @@ def _resampled(reference: Sequence[Result], other: Sequence[Result]) -> float | 
 
 def _by_split(results: Sequence[Result]) -> dict[int, float]:
     """Mean accuracy by split seed."""
-    splits = dict.fromkeys(result.recipe.data.split_seed for result in results)
-    return {split: _mean([r for r in results if r.recipe.data.split_seed == split]) for split in splits}
+    by_split: dict[int, list[Result]] = defaultdict(list)
+    for result in results:
+        by_split[result.recipe.data.split_seed].append(result)
+    return {split: _mean(group) for split, group in by_split.items()}
 
 
 def _mean(group: Sequence[Result]) -> float:

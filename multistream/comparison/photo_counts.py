@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.comparison.run_results import Result
-from multistream.runs.predictions_file import PhotoKey, photo_keys
+from multistream.runs.predictions_file import PhotoKey, pair_keys, photo_keys
 from multistream.statistics import Interval, percentile_interval, resampled_means, wilson
 
 
@@ -53,12 +53,11 @@ def count_photos(results: Sequence[Result]) -> PhotoCounts:
 
 def shared_photos(first: PhotoCounts, second: PhotoCounts) -> tuple[NDArray[np.int64], NDArray[np.int64]] | str:
     """Indices into both of the photos that both tested; or, in words, why they cannot be paired."""
-    places = {key: i for i, key in enumerate(second.labels)}
-    pairs = [(i, places[key]) for i, key in enumerate(first.labels) if key in places]
-    if not pairs:
+    rows = pair_keys(first.labels, second.labels)
+    common = len(rows[0])
+    if not common:
         return "they have no test photo in common"
-    common = [key for key in first.labels if key in places]
-    if other := sum(first.labels[key] != second.labels[key] for key in common):
-        return f"{other:,} of {len(common):,} common photos have different labels"
-    rows = np.array(pairs, dtype=np.int64)
-    return rows[:, 0], rows[:, 1]
+    labels = np.array(list(first.labels.values()))[rows[0]], np.array(list(second.labels.values()))[rows[1]]
+    if other := int((labels[0] != labels[1]).sum()):
+        return f"{other:,} of {common:,} common photos have different labels"
+    return rows

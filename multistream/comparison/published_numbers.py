@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from multistream.comparison.run_results import Result
 from multistream.errors import UsageError
+from multistream.records import Record
 from multistream.statistics import Interval, wilson
 
 PAPER, BEFORE, LATER = "Lim et al. 2020, table 1", "as Lim et al. 2020 cite it", "later, another split"
@@ -37,18 +37,13 @@ _PERCENT = (
 
 
 @dataclass(frozen=True)
-class Published:
+class Published(Record):
     """An accuracy that others report; its interval where their N is known."""
 
     name: str
     source: str
     accuracy: float
     accuracy_ci95: Interval | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        interval = list(self.accuracy_ci95) if self.accuracy_ci95 else None
-        return {"name": self.name, "source": self.source, "accuracy": self.accuracy, "accuracy_ci95": interval}
 
 
 def published(results: Iterable[Result]) -> tuple[Published, ...]:

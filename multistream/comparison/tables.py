@@ -29,7 +29,9 @@ def as_table(comparison: Comparison, columns: Sequence[str] = ()) -> str:
     parts = [aligned(cells(comparison, columns))]
     if comparison.published:
         parts.append(aligned(_published(comparison.published)))
-    return "\n\n".join([*parts, *(["\n".join(all_notes(comparison))] if all_notes(comparison) else [])])
+    if notes := all_notes(comparison):
+        parts.append("\n".join(notes))
+    return "\n\n".join(parts)
 
 
 def as_markdown(comparison: Comparison, columns: Sequence[str] = ()) -> str:
@@ -47,7 +49,9 @@ def as_latex(comparison: Comparison, columns: Sequence[str] = ()) -> str:
     shown = _columns(comparison, columns or FOR_LATEX)
     parts = [f"% {printable(note)}" for note in all_notes(comparison)]
     parts.append(tabular(cells(comparison, columns or FOR_LATEX), bold=_best(comparison, shown)))
-    return "\n".join(parts + ([tabular(_published(comparison.published))] if comparison.published else []))
+    if comparison.published:
+        parts.append(tabular(_published(comparison.published)))
+    return "\n".join(parts)
 
 
 def as_csv(comparison: Comparison, columns: Sequence[str] = ()) -> str:
@@ -56,11 +60,10 @@ def as_csv(comparison: Comparison, columns: Sequence[str] = ()) -> str:
     writer = csv.writer(text, lineterminator="\n")
     shown = chosen_columns(columns or (SETTINGS, *MEASURES), comparison.rows)
     values = [{k: v for each in shown.values() for k, v in each.values(row).items()} for row in comparison.rows]
-    named = any(row.name not in row.runs for row in comparison.rows)
-    writer.writerow([*(["name"] if named else []), "run", *values[0]])
+    skipped = 0 if any(row.name not in row.runs for row in comparison.rows) else 1  # names, where some are given
+    writer.writerow(["name", "run", *values[0]][skipped:])
     for row, numbers in zip(comparison.rows, values, strict=True):
-        first = [*([row.name] if named else []), " ".join(row.runs)]
-        writer.writerow([*map(_for_spreadsheet, first), *map(_csv_cell, numbers.values())])
+        writer.writerow([*map(_csv_cell, (row.name, " ".join(row.runs), *numbers.values()))][skipped:])
     return text.getvalue().rstrip("\n")
 
 
@@ -85,9 +88,11 @@ def _columns(comparison: Comparison, columns: Sequence[str]) -> dict[str, Column
 
 def _best(comparison: Comparison, columns: Mapping[str, Column]) -> list[tuple[int, int]]:
     """(row, column) of the largest value of each column that has a best one; row 0 and column 0 are headings."""
+    if len(comparison.rows) < 2:
+        return []
     found = []
     for place, column in enumerate(columns.values(), 1):
-        if column.bold and len(comparison.rows) > 1:
+        if column.bold:
             values = [next(iter(column.values(row).values())) for row in comparison.rows]
             found += [(i, place) for i, value in enumerate(values, 1) if value == max(values)]
     return found
@@ -102,24 +107,21 @@ def all_notes(comparison: Comparison) -> tuple[str, ...]:
 
 
 def _published(rows: Sequence[Published]) -> Lines:
-    head = ["published on FI, not measured here", "source", "accuracy %", "95 %"]
-    return [
-        head,
-        *([each.name, each.source, percent(each.accuracy), interval_text(each.accuracy_ci95)] for each in rows),
-    ]
+    lines = [["published on FI, not measured here", "source", "accuracy %", "95 %"]]
+    for each in rows:
+        lines.append([each.name, each.source, percent(each.accuracy), interval_text(each.accuracy_ci95)])
+    return lines
 
 
 def aligned(lines: Lines) -> str:
     """Columns in line: texts to the left, numbers to the right."""
-    columns = list(zip(*lines, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    right = [_is_number(column) for column in columns]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(w) if number else cell.ljust(w) for cell, w, number in zip(line, widths, right, strict=True)
-        ).rstrip()
-        for line in lines
-    )
+    columns = [_justified(column) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
+
+
+def _justified(column: Sequence[str]) -> list[str]:
+    width, mark = max(map(len, column)), ">" if _is_number(column) else "<"
+    return [f"{cell:{mark}{width}}" for cell in column]
 
 
 def _is_number(column: Sequence[str]) -> bool:
@@ -164,10 +166,7 @@ def _for_markdown(cell: str) -> str:
     return "".join({"<": "&lt;", ">": "&gt;"}.get(c, f"\\{c}" if c in "\\|*_`[" else c) for c in cell)
 
 
-def _for_spreadsheet(cell: str) -> str:
-    """A cell that no spreadsheet runs as a formula."""
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@")) and len(cell) > 1 else cell
-
-
 def _csv_cell(value: object) -> object:
-    return "" if value is None else _for_spreadsheet(value) if isinstance(value, str) else value
+    """A cell that no spreadsheet runs as a formula; csv writes None as an empty one."""
+    is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@")) and len(value) > 1
+    return f"'{value}" if is_formula else value

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from multistream import runs
 from multistream.console import Console
 from multistream.explaining import Explainer, ExplanationRequest, Target
 from multistream.explaining.gallery import make_gallery
-from multistream.files import json_object, write_atomic
+from multistream.files import json_object
 from multistream.inference.model import load
 from multistream.reproduction.results import ReproducedGallery
 
@@ -32,7 +31,7 @@ def reproduce_gallery(run: Path, folder: Path, *, console: Console) -> Reproduce
         drawn = make_gallery(explainer, folder, kind=KIND, tick=bar.advance)
     names = tuple(path.name for path in drawn.files)
     found = ReproducedGallery(drawn.n, {str(name): count for name, count in drawn.outcomes.items()}, names)
-    write_atomic(folder / FILE, json.dumps({"model": model.sha256, **found.to_dict()}, indent=2) + "\n")
+    runs.write_json(folder / FILE, {"model": model.sha256, **found.to_dict()})
     return found
 
 

@@ -16,7 +16,7 @@ class PaperRow:
 
     key: str
     name: str
-    published: float | None
+    published: float
     streams: tuple[str, ...] = ()
     temporal: str = "concat"
     fusion: str = ""
@@ -51,18 +51,10 @@ def the_paper() -> Paper:
     """Reads the shipped file."""
     text = files("multistream.reproduction").joinpath("paper.toml").read_text(encoding="utf-8")
     found = tomllib.loads(text)
-    rows = [_row(row) for row in found["row"]]
-    curves = tuple(PaperCurve(c["row"], c["name"], tuple(c["published"])) for c in found["curve"])
-    return Paper({row.key: row for row in rows}, curves, found["recalls"])
+    rows = {row["key"]: PaperRow(**_with_tuples(row)) for row in found["row"]}
+    curves = tuple(PaperCurve(**_with_tuples(curve)) for curve in found["curve"])
+    return Paper(rows, curves, found["recalls"])
 
 
-def _row(row: dict[str, Any]) -> PaperRow:
-    return PaperRow(
-        key=row["key"],
-        name=row["name"],
-        published=row["published"],
-        streams=tuple(row.get("streams", ())),
-        temporal=row.get("temporal", "concat"),
-        fusion=row.get("fusion", ""),
-        branches=tuple(row.get("branches", ())),
-    )
+def _with_tuples(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in table.items()}

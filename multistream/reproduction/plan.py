@@ -43,10 +43,9 @@ def stream_places(text: str, paper: Paper) -> dict[str, str]:
     """{place: spec} from `object=object,places=scenes,anp=anp`; UsageError for a place that the paper has not."""
     known = tuple(dict.fromkeys(stream for row in paper.rows.values() for stream in row.streams))
     found = {spec.key: spec.part for spec in parse_specs(text)}
-    for key in found:
-        if key not in known:
-            right = f"The paper's streams are {', '.join(known)}: write, for example, object={found[key]}."
-            raise UsageError("--streams", f"{key!r} is not a stream of the paper.", right=right)
+    if unknown := [key for key in found if key not in known]:
+        right = f"The paper's streams are {', '.join(known)}: write, for example, object={found[unknown[0]]}."
+        raise UsageError("--streams", f"{unknown[0]!r} is not a stream of the paper.", right=right)
     return found
 
 
@@ -71,10 +70,10 @@ def rows_needed(targets: Sequence[str], paper: Paper, places: Mapping[str, str])
 def all_planned(request: Request, paper: Paper, targets: Sequence[str]) -> tuple[PlannedRun, ...]:
     """Every training that the targets need: the rows, and for figure 4 the truncated networks."""
     found = planned(request, paper, rows_needed(targets, paper, request.streams))
-    if "fig4" in targets:
-        for curve in curves_needed(request, paper):
-            row = paper.rows[curve.row]
-            found += planned_depths(request, paper, row, len(stages_of(request, paper, row)))
+    for curve in curves_needed(request, paper) if "fig4" in targets else ():
+        row = paper.rows[curve.row]
+        for depth in range(1, len(stages_of(request, paper, row))):
+            found += planned(request, paper, [row], depth=depth)
     return found
 
 
@@ -94,25 +93,18 @@ def stages_of(request: Request, paper: Paper, row: PaperRow) -> tuple[str, ...]:
     return tuple(branch.stream.stages)
 
 
-def planned(request: Request, paper: Paper, rows: Sequence[PaperRow]) -> tuple[PlannedRun, ...]:
-    """Every training of these rows, for each split and seed."""
-    return tuple(
-        PlannedRun(row.name, _recipe(request, paper, row, unit), request.out / "runs" / row.key / unit.name)
-        for row in rows
-        for unit in _units(request)
-    )
-
-
-def planned_depths(request: Request, paper: Paper, row: PaperRow, stages: int) -> tuple[PlannedRun, ...]:
-    """The truncated trainings of a row: 1 to `stages` - 1 stages kept (all of them is the row itself)."""
-    (key,) = row.streams
+def planned(request: Request, paper: Paper, rows: Sequence[PaperRow], *, depth: int = 0) -> tuple[PlannedRun, ...]:
+    """Every training of these rows, for each split and seed; `depth` keeps the first stages, 0 all of them."""
     found = []
-    for depth in range(1, stages):
-        name = f"{row.name}, GAP {'1' if depth == 1 else f'1-{depth}'}"  # as figure 4 has it
+    for row in rows:
+        name, folder, network = row.name, request.out / "runs" / row.key, {}
+        if depth:
+            name += ", GAP 1" if depth == 1 else f", GAP 1-{depth}"  # as figure 4 has it
+            folder = folder.with_name(f"{row.key}_gap{depth}")
+            network = {"depth": dict.fromkeys(row.streams, depth)}
         for unit in _units(request):
-            recipe = _recipe(request, paper, row, unit).updated({"network": {"depth": {key: depth}}})
-            folder = request.out / "runs" / f"{row.key}_gap{depth}" / unit.name
-            found.append(PlannedRun(name, recipe, folder))
+            recipe = _recipe(request, paper, row, unit).updated({"network": network})
+            found.append(PlannedRun(name, recipe, folder / unit.name))
     return tuple(found)
 
 

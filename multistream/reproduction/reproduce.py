@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,7 +27,6 @@ from multistream.reproduction.plan import (
     all_planned,
     curves_needed,
     planned,
-    planned_depths,
     rows_needed,
     stages_of,
 )
@@ -37,6 +38,9 @@ from multistream.reproduction.results import (
     Reproduction,
 )
 from multistream.training.planned_run import PlannedRun
+
+if TYPE_CHECKING:
+    from multistream.training.engines import Engine
 
 GALLERY = "fig5"
 """The folder of figure 5."""
@@ -58,19 +62,17 @@ def reproduce(targets: Sequence[str], request: Request, *, console: Console | No
         _check_same_request(request)
         work = _Work(request, paper, console)
         work.train(all_planned(request, paper, targets))
-        curves = work.curves() if "fig4" in targets else ()
-        table = work.table([row for row in rows if row in paper.rows.values()]) if "table1" in targets else ((), "")
-        fused = next((row for row in rows if row.key == FUSED), None)
-        shown = work.results(fused) if fused and "fig3" in targets else []
-        any_result = work.results(rows[0])[0]
+        wanted = set(targets) if paper.rows[FUSED] in rows else set(targets) - {"fig3", "fig5"}
+        table, reference = work.table(rows) if "table1" in wanted else ((), "")
+        tested = work.results(rows[0])
         return Reproduction(
-            data=any_result.data,
-            n=len({path for result in work.results(rows[0]) for path in result.predictions.paths}),
-            rows=table[0],
-            reference=table[1],
-            curves=curves,
-            confusion=_confusion(shown, paper) if shown else None,
-            gallery=work.gallery(fused) if fused and "fig5" in targets else None,
+            data=tested[0].data,
+            n=len(set().union(*(result.predictions.paths for result in tested))),
+            reference=reference,
+            rows=table,
+            curves=work.curves() if "fig4" in wanted else (),
+            confusion=work.confusion() if "fig3" in wanted else None,
+            gallery=work.gallery() if "fig5" in wanted else None,
             trained=work.trained,
             seconds=round(time.monotonic() - started, 1),
             notes=_notes(request, paper, rows, targets),
@@ -86,37 +88,51 @@ class _Work:
 
     def train(self, plan: Sequence[PlannedRun]) -> None:
         """Trains what is not there; says before how much that is, and after each training how long the rest takes."""
-        from multistream.training.folds import train  # torch: not for what only reads
-
         missing = [each for each in plan if each.state != "finished"]
-        count = sum(each.trainings for each in missing)
-        there = sum(each.trainings for each in plan) - count
-        self.console.say(f"reproduce: {count:,} trainings to run, {there:,} already finished")
+        self.trained = sum(each.trainings for each in missing)
+        there = sum(each.trainings for each in plan) - self.trained
+        self.console.say(f"reproduce: {self.trained:,} trainings to run, {there:,} already finished")
         if self.request.engine:
-            from multistream.reproduction.side_by_side import train_side_by_side  # torch, as above
-
-            train_side_by_side(missing, self.request.engine, request=self.request, console=self.console)
+            self._train_on_engine(missing, self.request.engine)
         started, done = time.monotonic(), 0
         for each in missing:
-            began = each.state == "stopped"
             self.console.say(f"reproduce: {each.name}: {each.folder}")
-            train(
-                Recipe() if began and not each.recipe.data.folds else each.recipe,
-                out=None if began else each.folder,
-                resume=each.folder if began else None,
-                console=self.console,
-            )
+            self._train_or_resume(each)
             done += each.trainings
-            left = (time.monotonic() - started) / done * (count - done)
-            self.console.say(f"reproduce: {done:,} of {count:,} trainings done; about {left / 60:.0f} min left")
-        self.trained += count
+            left = (time.monotonic() - started) / done * (self.trained - done)
+            self.console.say(f"reproduce: {done:,} of {self.trained:,} trainings done; about {left / 60:.0f} min left")
+
+    def _train_or_resume(self, run: PlannedRun) -> None:
+        from multistream.training.folds import train  # torch: not for what only reads
+
+        if run.state != "stopped":
+            train(run.recipe, out=run.folder, console=self.console)
+        else:
+            recipe = run.recipe if run.recipe.data.folds else Recipe()
+            train(recipe, resume=run.folder, console=self.console)
+
+    def _train_on_engine(self, missing: Sequence[PlannedRun], engine: Engine) -> None:
+        """Trains the runs, or the folds of each, on an engine; rows that fuse others are trained after them."""
+        from multistream.training.engines import run_all  # torch, as above
+
+        for joins in (False, True):
+            chosen = [each for each in missing if ("branches" in each.recipe.network.freeze) is joins]
+            single = [run for each in chosen for run in self._single_runs(each)]
+            run_all(single, engine, place=self.request.out, console=self.console)
+
+    def _single_runs(self, training: PlannedRun) -> list[PlannedRun]:
+        """The one run of a training, or its folds, for which its folder is made a run that can be resumed."""
+        from multistream.training.folds import fold_runs  # torch, as above
+
+        name = training.folder.relative_to(self.request.out / "runs").as_posix()
+        if not training.recipe.data.folds:
+            return [replace(training, name=name)]
+        write_atomic(training.folder / runs.RECIPE, training.recipe.dumps())
+        return [replace(run, name=f"{name}/{run.name}") for run in fold_runs(training.recipe, training.folder)]
 
     def results(self, row: PaperRow, depth: int = 0) -> list[Result]:
         """The runs of a row, read."""
-        plan = planned(self.request, self.paper, [row])
-        if depth:
-            plan = planned_depths(self.request, self.paper, row, depth + 1)[-len(plan) :]
-        return [read_result(each.folder) for each in plan]
+        return [read_result(each.folder) for each in planned(self.request, self.paper, [row], depth=depth)]
 
     def table(self, rows: Sequence[PaperRow]) -> tuple[tuple[ReproducedRow, ...], str]:
         """The rows of table 1 in the paper's order, compared with the best single stream; and that one's name."""
@@ -127,20 +143,25 @@ class _Work:
         found = with_holm(
             [difference(results[best.key], results[row.key]) if row is not best else None for row in ordered]
         )
-        return tuple(
-            ReproducedRow(
-                row.key,
-                compared_row(results[row.key], name=row.name, settings={}, difference=found[i]),
-                None if row.published is None else row.published / 100,
-            )
-            for i, row in enumerate(ordered)
-        ), best.name
+        reproduced = []
+        for row, each in zip(ordered, found, strict=True):
+            measured = compared_row(results[row.key], name=row.name, settings={}, difference=each)
+            reproduced.append(ReproducedRow(row.key, measured, row.published / 100))
+        return tuple(reproduced), best.name
 
-    def gallery(self, row: PaperRow) -> ReproducedGallery:
-        """Figure 5 of a row's first run."""
+    def confusion(self) -> ReproducedConfusion:
+        """Figure 3 of the early fusion, over all of its runs."""
+        results = self.results(self.paper.rows[FUSED])
+        counts = np.sum([result.confusion for result in results], axis=0)
+        classes, recalls = results[0].predictions.classes, self.paper.recalls
+        known = recalls if set(recalls) <= set(classes) else {}
+        return ReproducedConfusion(classes, tuple(map(tuple, counts.tolist())), dict(known))
+
+    def gallery(self) -> ReproducedGallery:
+        """Figure 5 of the early fusion's first run."""
         from multistream.reproduction.gallery import reproduce_gallery
 
-        run = Path(self.results(row)[0].name)
+        run = Path(self.results(self.paper.rows[FUSED])[0].name)
         return reproduce_gallery(run, self.request.out / GALLERY, console=self.console)
 
     def curves(self) -> tuple[ReproducedCurve, ...]:
@@ -149,11 +170,8 @@ class _Work:
         for curve in curves_needed(self.request, self.paper):
             row = self.paper.rows[curve.row]
             stages = stages_of(self.request, self.paper, row)
-            levels = [*range(1, len(stages)), 0]
-            measured = [
-                compared_row(self.results(row, depth), name=curve.name, settings={}, difference=None)
-                for depth in levels
-            ]
+            results = [self.results(row, depth) for depth in (*range(1, len(stages)), 0)]
+            measured = [compared_row(each, name=curve.name, settings={}, difference=None) for each in results]
             found.append(
                 ReproducedCurve(
                     curve.name,
@@ -172,38 +190,35 @@ def _check_same_request(request: Request) -> None:
     asked = request.recipe.updated(
         {"network": {"streams": request.streams, "weights": request.weights, "inputs": request.inputs}}
     )
-    if file.is_file():
-        changed = [name for name, *_ in differences(Recipe.load(file), asked) if not name.startswith("runtime.")]
-        if changed:
-            what = f"{request.out} holds a reproduction with other settings: {', '.join(changed[:4])}."
-            raise UsageError("--out", what, do="Give another folder, or the same settings.")
-    else:
+    if not file.is_file():
         write_atomic(file, asked.dumps())
-
-
-def _confusion(results: Sequence[Result], paper: Paper) -> ReproducedConfusion:
-    counts = np.sum([result.confusion for result in results], axis=0)
-    classes = results[0].predictions.classes
-    known = {name: paper.recalls[name] for name in classes if name in paper.recalls}
-    return ReproducedConfusion(
-        classes, tuple(tuple(row) for row in counts.tolist()), known if len(known) == len(paper.recalls) else {}
-    )
+        return
+    changed = [name for name, *_ in differences(Recipe.load(file), asked) if not name.startswith("runtime.")]
+    if changed:
+        what = f"{request.out} holds a reproduction with other settings: {', '.join(changed[:4])}."
+        raise UsageError("--out", what, do="Give another folder, or the same settings.")
 
 
 def _notes(request: Request, paper: Paper, rows: Sequence[PaperRow], targets: Sequence[str]) -> tuple[str, ...]:
-    data = request.recipe.data
-    cut = f"{data.folds} folds" if data.folds else f"{request.splits} splits of {data.split}"
-    repeats = f", drawn {data.repeats} times" if data.folds and data.repeats > 1 else ""
-    notes = [f"{cut}{repeats}, {request.seeds} training seed{'s' if request.seeds > 1 else ''}"]
-    for place, spec in request.streams.items():
-        if spec.partition(":")[0] != place:
-            notes.append(f"{spec} replaces {place}")
-    left_out = [row.name for row in paper.rows.values() if row not in rows]
-    figures = [name for name in ("fig3", "fig5") if name in targets]
-    if figures and paper.rows[FUSED] not in rows:
-        needed = ", ".join(paper.streams_of(paper.rows[FUSED]))
-        notes.append(f"{' and '.join(figures)} are left out: {paper.rows[FUSED].name} needs {needed}")
-    if "table1" in targets and left_out:
-        notes.append(f"rows omitted because a stream is missing: {', '.join(left_out)}")
-    notes.append("published numbers: on FI (22,260 photos), not on these photos, unless noted")
-    return tuple(notes)
+    fused = paper.rows[FUSED]
+    left_out = ", ".join(row.name for row in paper.rows.values() if row not in rows)
+    figures = " and ".join(name for name in ("fig3", "fig5") if name in targets)
+    notes = [
+        (True, _trainings(request)),
+        *((spec.partition(":")[0] != place, f"{spec} replaces {place}") for place, spec in request.streams.items()),
+        (
+            figures and fused not in rows,
+            f"{figures} are left out: {fused.name} needs {', '.join(paper.streams_of(fused))}",
+        ),
+        ("table1" in targets and left_out, f"rows omitted because a stream is missing: {left_out}"),
+        (True, "published numbers: on FI (22,260 photos), not on these photos, unless noted"),
+    ]
+    return tuple(note for holds, note in notes if holds)
+
+
+def _trainings(request: Request) -> str:
+    data, seeds = request.recipe.data, f"{request.seeds} training seed{'s' if request.seeds > 1 else ''}"
+    if not data.folds:
+        return f"{request.splits} splits of {data.split}, {seeds}"
+    repeats = f", drawn {data.repeats} times" if data.repeats > 1 else ""
+    return f"{data.folds} folds{repeats}, {seeds}"

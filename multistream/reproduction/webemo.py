@@ -22,9 +22,10 @@ from multistream.console import Console
 from multistream.data.layouts.data_source import open_table
 from multistream.errors import UsageError
 from multistream.inference.emotions import SHIPPED
-from multistream.inference.evaluate import Evaluation, evaluate
+from multistream.inference.evaluate import evaluate
 from multistream.inference.metrics import Metrics
 from multistream.recipe import Recipe
+from multistream.records import Record, plain
 from multistream.runs.model_file import model_file, read_about
 from multistream.statistics import Interval
 from multistream.training.folds import train_folds
@@ -37,7 +38,7 @@ PUBLISHED: Mapping[tuple[str, ...], float] = {("object",): 0.4645, ("places",): 
 
 
 @dataclass(frozen=True)
-class ProtocolResult:
+class ProtocolResult(Record):
     """One protocol's accuracy on n photos, next to the accuracy of always saying the most frequent class."""
 
     protocol: str
@@ -46,13 +47,9 @@ class ProtocolResult:
     majority: float
     n: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {**vars(self), "accuracy_ci95": list(self.accuracy_ci95)}
-
 
 @dataclass(frozen=True)
-class WebEmoResult:
+class WebEmoResult(Record):
     """A run's results by all protocols; `published` is the paper's accuracy for a run of these streams."""
 
     run: str
@@ -61,7 +58,7 @@ class WebEmoResult:
 
     def to_dict(self) -> dict[str, Any]:
         """What `evaluate --protocols --json` prints."""
-        return {"run": self.run, "protocols": [row.to_dict() for row in self.rows], "published": self.published}
+        return {"run": self.run, "protocols": plain(self.rows), "published": self.published}
 
 
 def webemo_protocols(
@@ -80,32 +77,27 @@ def webemo_protocols(
     console = console or Console(quiet=True)
     if data.partition(":")[0] != "webemo":
         raise UsageError("--protocols", f"they are WebEMO's, and the data are {data!r}.", right="--data webemo:PATH.")
+    path = Path(run).expanduser()
+    folder = path if path.is_dir() else path.parent
     common: dict[str, Any] = {"data": data, "inputs": inputs, "device": device, "console": console}
     rows: list[ProtocolResult] = []
     with TemporaryDirectory(prefix="multistream-webemo-") as temporary:
         for name, shipped in MAPS.items():
             found = evaluate(run, class_map=_own_part(run, data, shipped, Path(temporary)), **common)
             rows.append(_row(f"strict, {name}", found.metrics))
-            rows += _reachable(name, found)
+            if found.reachable:
+                rows.append(_row(f"reachable, {name}", found.reachable))
         polarity = _own_part(run, data, "fi-polarity", Path(temporary), label="2")
         rows.append(_row("polarity", evaluate(run, label="2", class_map=polarity, **common).metrics))
-        rows.append(_row("linear probe", _probe(run, data, Path(temporary), inputs, device, console)))
-    streams = tuple(_recipe_of(run).network.streams)
-    return WebEmoResult(str(run), tuple(rows), PUBLISHED.get(streams))
+        recipe = _probe_recipe(folder, data, inputs, device)
+        probe = train_folds(recipe, out=Path(temporary, "probe"), console=console)
+        rows.append(_row("linear probe", probe.test))
+    return WebEmoResult(str(run), tuple(rows), PUBLISHED.get(tuple(recipe.network.streams)))
 
 
 def _row(protocol: str, found: Any) -> ProtocolResult:
     assert isinstance(found, Metrics)
     return ProtocolResult(protocol, found.accuracy, found.accuracy_ci95, found.majority, found.n)
-
-
-def _reachable(name: str, found: Evaluation) -> list[ProtocolResult]:
-    return [_row(f"reachable, {name}", found.reachable)] if found.reachable else []
-
-
-def _recipe_of(run: str | Path) -> Recipe:
-    path = Path(run).expanduser()
-    return Recipe.load(path if path.is_dir() else path.parent)
 
 
 def _own_part(run: str | Path, data: str, shipped: str, folder: Path, *, label: str = "") -> str:
@@ -120,17 +112,14 @@ def _own_part(run: str | Path, data: str, shipped: str, folder: Path, *, label: 
     return str(file)
 
 
-def _probe(
-    run: str | Path, data: str, folder: Path, inputs: Mapping[str, str] | None, device: str, console: Console
-) -> Any:
-    """The out-of-fold metrics of a linear classifier on the pooled features of the run's streams."""
-    own = _recipe_of(run)
-    source = Path(run).expanduser()
-    recipe = own.updated(
+def _probe_recipe(run: Path, data: str, inputs: Mapping[str, str] | None, device: str) -> Recipe:
+    """A linear classifier on the pooled features of the run's streams, on folds of the photos."""
+    own = Recipe.load(run)
+    return own.updated(
         {
             "data": {"source": data, "label": "", "folds": FOLDS, "repeats": 1, "fold": 0, "groups": ""},
             "network": {
-                "weights": dict.fromkeys(own.network.streams, str(source if source.is_dir() else source.parent)),
+                "weights": dict.fromkeys(own.network.streams, str(run)),
                 "inputs": dict(inputs or {}),
                 "freeze": ["streams"],
                 "temporal": "concat",
@@ -140,4 +129,3 @@ def _probe(
             "runtime": {"device": device},
         }
     )
-    return train_folds(recipe, out=folder / "probe", console=console).test

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -137,9 +138,19 @@ def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Strea
     named = {key: text for key, text in given.items() if isinstance(text, str)}
     with torch.random.fork_rng(devices=[]):  # telling what a stream reads may take building it
         known = known_of_vectors(named, table, recipe.network.inputs, options=recipe.options.streams)
+    label_sets = table.label_sets is not None
+    return compose_recipe(
+        recipe, classes=table.classes, streams=given, known=known, seed=recipe.training.seed, label_sets=label_sets
+    )
+
+
+def compose_recipe(
+    recipe: Recipe, *, classes: Sequence[str], streams: Mapping[str, str | Stream] | None = None, **settled: Any
+) -> MultiStream:
+    """The recipe's network over these classes; `settled` are further arguments of `compose`."""
     return compose(
-        given,
-        classes=table.classes,
+        streams or recipe.network.streams,
+        classes=classes,
         tap=recipe.network.tap,
         temporal=recipe.network.temporal,
         fusion=recipe.network.fusion,
@@ -147,9 +158,7 @@ def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Strea
         options=vars(recipe.options),
         depth=recipe.network.depth,
         image_size=recipe.data.image_size,
-        known=known,
-        seed=recipe.training.seed,
-        label_sets=table.label_sets is not None,
+        **settled,
     )
 
 

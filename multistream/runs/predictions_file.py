@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -203,8 +203,13 @@ def photo_keys(predictions: Predictions) -> Iterator[PhotoKey]:
 
 def pair_photos(first: Predictions, second: Predictions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows of both with the same photo, (n,) and (n,), in the order of the first."""
-    places = {key: i for i, key in enumerate(photo_keys(second))}
-    found = [(i, places[key]) for i, key in enumerate(photo_keys(first)) if key in places]
+    return pair_keys(photo_keys(first), photo_keys(second))
+
+
+def pair_keys(first: Iterable[PhotoKey], second: Iterable[PhotoKey]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Places in both of the keys that both have, (n,) and (n,), in the order of the first."""
+    places = {key: i for i, key in enumerate(second)}
+    found = [(i, places[key]) for i, key in enumerate(first) if key in places]
     rows = np.array(found, dtype=np.int64).reshape(-1, 2)
     return rows[:, 0], rows[:, 1]
 

@@ -1,0 +1,66 @@
+"""What commands print on stdout, and the figures that they save."""
+
+from __future__ import annotations
+
+import io
+import json as jsonlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import typer
+
+from multistream.files import write_atomic
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from multistream.training.planned_run import PlannedRun
+
+
+class Result(Protocol):
+    """What a command's function returns."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+AnyResult = TypeVar("AnyResult", bound=Result)
+
+
+def print_result(result: AnyResult, text: Callable[[AnyResult], str], *, json: bool) -> None:
+    """The result as JSON, or as the `text` of it that people read."""
+    if json:
+        print_json(result.to_dict())
+    else:
+        typer.echo(text(result))
+
+
+def print_json(data: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 2) -> None:
+    """One JSON value on stdout; on one line with `indent` None."""
+    text = jsonlib.dumps(data, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a file's name that is not text, or a terminal that cannot show it
+        text = jsonlib.dumps(data, indent=indent)
+    typer.echo(text)
+
+
+def print_plan(planned: Sequence[PlannedRun], *, json: bool) -> None:
+    """What --plan prints: the runs with their states, a line or a JSON object each."""
+    if json:
+        print_json([run.to_dict() for run in planned])
+    else:
+        typer.echo("\n".join(map(str, planned)))
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure, whole or not at all; the same figure gives the same bytes."""
+    import matplotlib
+
+    kind = path.suffix.lower()
+    content = io.BytesIO()
+    metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(kind)  # a date makes every file another
+    with matplotlib.rc_context({"svg.hashsalt": "multistream", "pdf.fonttype": 42}):
+        figure.savefig(content, format=kind[1:], dpi=200, metadata=metadata)
+    write_atomic(path.expanduser(), content.getvalue())

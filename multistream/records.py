@@ -1,0 +1,31 @@
+"""Records: frozen dataclasses that are results, as JSON has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+
+class Record:
+    """A base of dataclasses of numbers, texts and paths, and of mappings, tuples and records of these."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `--json` prints: the fields by name, tuples as lists and paths as texts."""
+        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}  # type: ignore[arg-type]  # see above
+
+
+def plain(value: Any) -> Any:
+    """A field's value as JSON has it.
+
+    >>> plain({"range": (0, 1), "run": Path("runs/a")})
+    {'range': [0, 1], 'run': 'runs/a'}
+    """
+    if isinstance(value, Record):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {name: plain(entry) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(entry) for entry in value]
+    return str(value) if isinstance(value, Path) else value
