@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multistream.errors import DataError
+from multistream.records import Record
 from multistream.statistics import Interval, percentile_interval, resampled_means, wilson
 
 THRESHOLD = 0.5
@@ -22,7 +23,7 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class LabelSetMetrics:
+class LabelSetMetrics(Record):
     """How good independent probabilities of K classes are on n photos that may have several of them.
 
     Intervals are Wilson's for accuracy and percentile bootstraps of photos for the rest. Means over classes leave out
@@ -48,11 +49,6 @@ class LabelSetMetrics:
     classes: tuple[str, ...]
     per_class: Mapping[str, Mapping[str, Any]]
     """{class: {n, average_precision, precision, recall, f1}}"""
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: tuples are lists."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
 def label_set_metrics(

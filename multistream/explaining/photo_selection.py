@@ -12,7 +12,7 @@ from multistream.data.given_photos import given_photos
 from multistream.data.layouts.data_source import open_table
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
-from multistream.inference.measured_photos import own_test_part
+from multistream.inference.measured_photos import own_part
 from multistream.inference.model import Model
 from multistream.inputs import Image
 
@@ -51,7 +51,7 @@ def find_photos(
         return _checked(PhotoSelection(_in_our_classes(table, model.classes), table.ids, given), labelled)
     recipes = {**model.recipe.network.inputs, **given}
     if images is None:
-        table = own_test_part(model, "explain", label=label)
+        table, _ = own_part(model, "explain", label=label)
         return _checked(PhotoSelection(_in_our_classes(table, model.classes), table.ids, recipes), labelled)
     paths = tuple(Path(photo.path) for photo in given_photos(images, limit=0))
     names = tuple(map(str, paths))

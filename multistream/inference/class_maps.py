@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.data.layouts.delimited_text import read_rows, read_text
-from multistream.errors import DataError, UsageError, did_you_mean, printable
+from multistream.errors import DataError, UsageError, did_you_mean
 from multistream.inference.emotions import SHIPPED
 
 ClassMap = Mapping[str, str]
@@ -63,7 +64,7 @@ def match_classes(
     lacking = tuple(dict.fromkeys(name for name in goes_to if name not in target_classes))
     unreachable = tuple(name for name in target_classes if name not in goes_to)
     if unreachable and not mapping:
-        names = ", ".join(map(printable, unreachable))
+        names = ", ".join(unreachable)
         right = f"It knows {', '.join(classes)}."
         do = 'Map them: --class-map FILE with a line OURS = "THEIRS" for each class of the run.'
         raise DataError("classes", f"the photos have {names}, but the run does not.", right=right, do=do)
@@ -72,13 +73,11 @@ def match_classes(
 
 
 def _check_names(mapping: ClassMap, classes: Sequence[str], target_classes: Sequence[str]) -> None:
-    for ours, theirs in mapping.items():
-        if ours not in classes:
-            what = f"{ours!r} is not a class of the run."
-            raise UsageError("--class-map", what, right=did_you_mean(ours, classes))
-        if theirs not in target_classes:
-            what = f"{theirs!r} is not a class of the photos."
-            raise UsageError("--class-map", what, right=did_you_mean(theirs, target_classes))
+    for names, known, owner in ((mapping, classes, "run"), (mapping.values(), target_classes, "photos")):
+        for name in names:
+            if name not in known:
+                what = f"{name!r} is not a class of the {owner}."
+                raise UsageError("--class-map", what, right=did_you_mean(name, known))
 
 
 def read_class_map(source: str | Path) -> ClassMap:
@@ -90,12 +89,16 @@ def read_class_map(source: str | Path) -> ClassMap:
     if str(source) in SHIPPED:
         return SHIPPED[str(source)]
     path = Path(source).expanduser()
+    suffix = path.suffix.lower()
     if not path.is_file():
         what = f"{str(source)!r} is neither a file nor a shipped class map."
         raise UsageError("--class-map", what, right=did_you_mean(str(source), SHIPPED))
-    if path.suffix.lower() not in _READERS:
+    if suffix not in _READERS:
         raise UsageError(path, "this is not a class map.", right=f"It must end in {', '.join(_READERS)}.")
-    found = _READERS[path.suffix.lower()](path)
+    try:
+        found = _READERS[suffix](path)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise DataError(path, f"this is not valid {suffix[1:].upper()}: {error}.") from error
     if not isinstance(found, dict) or not all(isinstance(theirs, str) for theirs in found.values()):
         right = "It must give each class of the run a class of the photos, by name."
         raise DataError(path, "this is not a class map.", right=right)
@@ -103,17 +106,11 @@ def read_class_map(source: str | Path) -> ClassMap:
 
 
 def _from_toml(path: Path) -> Any:
-    try:
-        return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(path, f"this is not valid TOML: {error}.") from error
+    return tomllib.loads(read_text(path))
 
 
 def _from_json(path: Path) -> Any:
-    try:
-        return json.loads(read_text(path), object_pairs_hook=lambda pairs: _once(pairs, path))
-    except json.JSONDecodeError as error:
-        raise DataError(path, f"this is not valid JSON: {error}.") from error
+    return json.loads(read_text(path), object_pairs_hook=lambda pairs: _once(pairs, path))
 
 
 def _from_csv(path: Path) -> Any:
@@ -127,12 +124,10 @@ def _from_csv(path: Path) -> Any:
 
 def _once(pairs: Sequence[tuple[str, Any]], path: Path) -> dict[str, Any]:
     """The pairs as a dict; a class that is named twice is a DataError."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(path, f"{twice!r} is mapped twice.", do="Keep one of them.")
-    return found
+    (name, count), *_ = Counter(name for name, _ in pairs).most_common(1) or [("", 0)]
+    if count > 1:
+        raise DataError(path, f"{name!r} is mapped twice.", do="Keep one of them.")
+    return dict(pairs)
 
 
 _READERS = {".toml": _from_toml, ".json": _from_json, ".csv": _from_csv}

@@ -27,6 +27,7 @@ from multistream.inputs import Image, Input
 from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, MissingVectors
+from multistream.records import plain
 from multistream.runs.model_file import require_trained
 from multistream.runs.predictions_file import as_predictions, label_sets_over, votes_over, write_predictions
 from multistream.runtime.device import available_workers, resolve_again
@@ -56,17 +57,17 @@ class Evaluation:
         """What `evaluate --json` prints."""
         about: dict[str, Any] = {"run": self.run, "data": self.data, "left_out": dict(self.left_out)}
         if self.temperature != 1:
-            about |= {"temperature": self.temperature}
+            about["temperature"] = self.temperature
         if self.reachable:
             about |= {"unreachable": list(self.unreachable), "reachable": self.reachable.to_dict()}
         if self.missing:
-            about |= {"missing": dict(self.missing), "policies": {k: vars(p) for k, p in self.policies.items()}}
+            about |= {"missing": dict(self.missing), "policies": plain(self.policies)}
         return {**self.metrics.to_dict(), **about}
 
 
 @dataclass(frozen=True)
 class _PolicyOutputs:
-    """Probabilities (N, K) by policy, the one asked for first; `valid` (N,) rows; `present` (N,) by key."""
+    """Probabilities (N, K) by policy; `valid` (N,) rows; `present` (N,) by key."""
 
     probabilities: Mapping[MissingStream, NDArray[np.float64]]
     valid: NDArray[np.bool_]
@@ -104,34 +105,39 @@ def evaluate(
     match = match_classes(model.classes, table.classes, mapping=read_class_map(class_map) if class_map else None)
     reasons = "".join(f"; left out: {count:,} {reason}" for reason, count in left_out.items())
     console.say(f"evaluate: {table.name}, {len(table):,} images{reasons}")
-    sources = {**model.recipe.network.inputs, **(inputs or {})} if not data else dict(inputs or {})
+    sources = dict(inputs or {}) if data else {**model.recipe.network.inputs, **(inputs or {})}
     measured = _measure(model, table, sources, policy, device=device, precision=precision, console=console)
     rows = np.flatnonzero(measured.valid)
     if not len(rows):
         raise DataError("evaluate", "no photo could be used.", do="Run multistream data scan.")
     if bad := len(table) - len(rows):
         left_out = {**left_out, "cannot be used": bad}
-    by_policy = {name: match.apply(each[rows]) for name, each in measured.probabilities.items()}
-    labels, probabilities = table.labels[rows], next(iter(by_policy.values()))
+    raw_by_policy = {name: each[rows] for name, each in measured.probabilities.items()}
+    by_policy = {name: match.apply(each) for name, each in raw_by_policy.items()}
+    probabilities, labels = by_policy[policy.policy], table.labels[rows]
     if predictions is not None:
         write_predictions(predictions, as_predictions(table, rows, probabilities, classes=match.classes))
-    lacking = _lacking(measured.present, rows)
-    raw = without_temperature(next(iter(measured.probabilities.values()))[rows], model.network.temperature)
+    present = {key: there[rows] for key, there in measured.present.items() if not there[rows].all()}
+    temperature = model.network.temperature
+    raw = without_temperature(raw_by_policy[policy.policy], temperature)
+    label_sets = label_sets_over(table, rows, classes=match.classes)
     return Evaluation(
         str(run),
         table.name,
-        _metrics(probabilities, table, rows, match, raw=raw),
+        measures(
+            probabilities,
+            labels,
+            match.classes,
+            label_sets=label_sets,
+            votes=votes_over(table, rows, classes=match.classes),
+            uncalibrated=None if raw is None else match.apply(raw),
+        ),
         left_out,
-        temperature=model.network.temperature,
+        temperature=temperature,
         unreachable=match.unreachable,
         reachable=_reachable_metrics(probabilities, labels, match),
-        missing=lacking,
-        policies=policy_accuracies(
-            by_policy,
-            labels,
-            {key: measured.present[key][rows] for key in lacking},
-            label_sets=label_sets_over(table, rows, classes=match.classes),
-        ),
+        missing={key: int((~there).sum()) for key, there in present.items()},
+        policies=policy_accuracies(by_policy, labels, present, label_sets=label_sets),
     )
 
 
@@ -144,31 +150,6 @@ def _check_label_sets(network: MultiStream, table: Table, class_map: str) -> Non
         raise UsageError("--label", f"{table.name} has {what}", right=right)
     if network.label_sets and class_map:
         raise UsageError("--class-map", "probabilities of several labels cannot be added up.", do="Omit it.")
-
-
-def _lacking(present: Mapping[str, NDArray[np.bool_]], rows: NDArray[np.int64]) -> dict[str, int]:
-    """How many of these photos lack each stream, of the streams that some of them lack."""
-    counts = {key: int((~there[rows]).sum()) for key, there in present.items()}
-    return {key: count for key, count in counts.items() if count}
-
-
-def _metrics(
-    probabilities: NDArray[np.float64],
-    table: Table,
-    rows: NDArray[np.int64],
-    match: ClassMatch,
-    *,
-    raw: NDArray[np.float64] | None,
-) -> Measures:
-    """The metrics of these rows of the table; `raw` (N, K) are the run's probabilities without the temperature."""
-    return measures(
-        probabilities,
-        table.labels[rows],
-        match.classes,
-        label_sets=label_sets_over(table, rows, classes=match.classes),
-        votes=votes_over(table, rows, classes=match.classes),
-        uncalibrated=None if raw is None else match.apply(raw),
-    )
 
 
 def _reachable_metrics(
@@ -197,16 +178,15 @@ def _measure(
     network = runtime.place(model.network).freeze(*model.recipe.network.freeze)  # so far the cache knows its streams
     policy = policy.leaving_out(network, _without_source(policy, network.inputs, sources, table))
     kept = {key: each for key, each in network.inputs.items() if key not in policy.without}
-    side_inputs = _gather(table, kept, _known(kept, sources), policy, network, settings)
+    side_inputs = _gather(table, kept, sources, policy, network, settings)
     for note in side_inputs.notes:
         console.say(f"data: {note}")
     photos = make_photos(table, kept, side_inputs, settings)
-    present = {
-        **{key: there for key, there in side_inputs.present.items() if policy.fills and not there.all()},
-        **{key: np.zeros(len(table), dtype=np.bool_) for key in sorted(policy.without)},
-    }
-    has_one = np.logical_or.reduce([present.get(key, np.ones(len(table), bool)) for key in network.branches])
-    usable = side_inputs.usable & (has_one if policy.policy == "drop" else True)
+    present = {key: there for key, there in side_inputs.present.items() if policy.fills and not there.all()}
+    present |= {key: np.zeros(len(table), dtype=np.bool_) for key in sorted(policy.without)}
+    usable = side_inputs.usable
+    if policy.policy == "drop" and set(present) == set(network.branches):
+        usable = usable & np.logical_or.reduce(list(present.values()))
     what = f"a batch of photos does not fit into the memory of {runtime}."
     with (
         console.progress(len(table), "features") as bar,
@@ -239,12 +219,6 @@ def _without_source(
     return frozenset(key for key, each in side.items() if not {key, each.name} & known)
 
 
-def _known(inputs: Mapping[str, Input], sources: Mapping[str, str]) -> dict[str, str]:
-    """The sources of streams that are not left out."""
-    names = {name for key, each in inputs.items() for name in (key, each.name)}
-    return {name: path for name, path in sources.items() if name in names}
-
-
 def _gather(
     table: Table,
     inputs: Mapping[str, Input],
@@ -256,10 +230,11 @@ def _gather(
     """Vectors and maps; what is missing is filled in, for the policy to put the right thing in its place."""
     own: MissingVectors = "error" if policy.is_asked_for else settings.missing_vectors
     missing: Mapping[str, MissingVectors] = {"error": own, "zero": "zero"}
+    names = {*inputs, *(each.name for each in inputs.values())}
     return gather(
         table,
         inputs,
-        sources,
+        {name: path for name, path in sources.items() if name in names},  # not those of streams that are left out
         missing=missing.get(policy.policy, "mean"),
         means=network.raw_means,
         maps_may_lack=policy.fills_maps,

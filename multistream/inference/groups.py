@@ -52,39 +52,38 @@ class GroupReader:
         missing: MissingPolicy = REFUSE,
     ) -> None:
         self.missing, self.inputs = missing, dict(inputs)
+        self.side_inputs = {key: each for key, each in inputs.items() if not isinstance(each, Image)}
         self.runtime = resolve_again(recipe, device=device, precision=precision)
         self.network = self.runtime.place(network).eval()
         self.means = self.network.raw_means
         self.decoder = make_decoder(self.inputs, recipe.data)
+        self.zeros = {key: np.zeros(_shape(each), dtype=np.float32) for key, each in self.side_inputs.items()}
 
     def check_lookups(self, lookups: Mapping[str, Lookup]) -> None:
         """Refuses a stream without a source of vectors or maps, unless the policy does without them."""
-        for key, each in self.inputs.items():
-            if not isinstance(each, Image) and key not in lookups and not self.missing.fills:
-                kind, place = ("vectors", "FILE") if isinstance(each, Vector) else ("maps", "FOLDER")
-                do = f"Give them: --input {key}={place}; or continue without them: --missing drop."
-                raise DataError(f"input.{key}", f"the stream reads {kind}, but none are given.", do=do)
+        unknown = [key for key in self.side_inputs if key not in lookups]
+        for key in unknown if not self.missing.fills else ():
+            kind, place = ("vectors", "FILE") if isinstance(self.inputs[key], Vector) else ("maps", "FOLDER")
+            do = f"Give them: --input {key}={place}; or continue without them: --missing drop."
+            raise DataError(f"input.{key}", f"the stream reads {kind}, but none are given.", do=do)
 
     def read(self, photo: GivenPhoto, lookups: Mapping[str, Lookup], index: int) -> ReadPhoto | str:
         """The arrays of a photo, number `index` of all; or in a few words why it cannot be used."""
         arrays: dict[str, NDArray[np.generic]] = {}
-        lacking: set[str] = set()
-        for key, each in self.inputs.items():
-            if isinstance(each, Image):
-                continue
+        for key, each in self.side_inputs.items():
             try:
                 found = lookups.get(key, Nothing())(photo.ids, index)
             except BadImage as error:
                 return f"map {error.reason}"
             if found is None and isinstance(each, Vector):
-                found = self._filled(key, each)
+                found = self._filled(key)
             if found is not None:
                 arrays[key] = found
-            else:
-                lacking.add(key)
-            is_last = self.missing.policy == "drop" and len(lacking) == len(self.inputs)
-            if key in lacking and (is_last or not self.missing.fills_maps):
-                return f"no {noun_of(self.network, key)}"
+        lacking = [key for key in self.side_inputs if key not in arrays]
+        if lacking and not self.missing.fills_maps:
+            return f"no {noun_of(self.network, lacking[0])}"
+        if self.missing.policy == "drop" and len(lacking) == len(self.inputs):
+            return f"no {noun_of(self.network, lacking[-1])}"
         try:
             if self.decoder is not None:
                 arrays["image"] = photo.pixels(self.decoder)
@@ -92,10 +91,10 @@ class GroupReader:
         except BadImage as error:
             return error.reason
 
-    def _filled(self, key: str, wanted: Vector) -> NDArray[np.float32] | None:
+    def _filled(self, key: str) -> NDArray[np.float32] | None:
         """What a photo without a vector is given to read, where the policy gives it something."""
         if self.missing.policy == "zero":
-            return np.zeros(wanted.width, dtype=np.float32)
+            return self.zeros[key]
         return self.means[key] if self.missing.policy == "mean" else None
 
     @torch.no_grad()
@@ -112,23 +111,10 @@ class GroupReader:
 
     def _batch(self, rows: Sequence[ReadPhoto]) -> dict[str, Tensor]:
         """What the streams read, by name; zeros where a photo has none."""
-        arrays = {name: np.stack([self._array(name, row) for row in rows]) for name in self._names()}
+        arrays = {key: np.stack([row.arrays.get(key, self.zeros[key]) for row in rows]) for key in self.side_inputs}
+        if self.decoder:
+            arrays["image"] = np.stack([row.arrays["image"] for row in rows])
         return self.runtime.send({name: torch.from_numpy(array) for name, array in arrays.items()})
-
-    def _names(self) -> list[str]:
-        side = [key for key, each in self.inputs.items() if not isinstance(each, Image)]
-        return [*side, *(["image"] if self.decoder else [])]
-
-    def _array(self, name: str, row: ReadPhoto) -> NDArray[np.generic]:
-        if name in row.arrays:
-            return row.arrays[name]
-        match self.inputs[name]:
-            case Vector(width=width):
-                return np.zeros(width, dtype=np.float32)
-            case Map(channels=channels, size=size):
-                return np.zeros((channels, size, size), dtype=np.float32)
-            case Image():
-                raise AssertionError("a photo without pixels is not run")
 
 
 class GroupPredictor(GroupReader):
@@ -159,12 +145,13 @@ class GroupPredictor(GroupReader):
 
     def _present(self, rows: Sequence[ReadPhoto]) -> dict[str, Tensor]:
         """{key: (n,) bool} of the streams that some photos lack."""
-        lacking = {key for row in rows for key in row.lacking} | self.missing.without
-        device = self.runtime.device
-        return {
-            key: torch.tensor([key not in row.lacking | self.missing.without for row in rows], device=device)
-            for key in lacking
-        }
+        without, device = self.missing.without, self.runtime.device
+        lacking = without.union(*(row.lacking for row in rows))
+        return {key: torch.tensor([key not in row.lacking | without for row in rows], device=device) for key in lacking}
+
+
+def _shape(each: Vector | Map) -> tuple[int, ...]:
+    return (each.width,) if isinstance(each, Vector) else (each.channels, each.size, each.size)
 
 
 def filled_up(photos: Sequence[ReadPhoto]) -> list[ReadPhoto]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+import numpy as np
+
 from multistream import runs
 from multistream.console import Console
 from multistream.data.layouts.data_source import open_table
@@ -39,13 +41,17 @@ def photos_to_measure(
             right="For the run's own photos: train, val or test.",
         )
     table, rows = own_part(model, "evaluate", part=part or "test", label=label)
-    digests = sha256_of_files([table.path(i) for i in range(len(table))])
-    changed = [i for i, (row, digest) in enumerate(zip(rows, digests, strict=True)) if row.sha256 != digest]
-    if not changed:
+    changed = np.array(_digests(table)) != np.array([row.sha256 for row in rows])
+    count = int(changed.sum())
+    if not count:
         return table, {}
-    first = table.ids[changed[0]]
-    console.warn(f"evaluate: {len(changed):,} photos have changed since the training and are left out, first {first}")
-    return table.select(sorted(set(range(len(table))) - set(changed))), {CHANGED: len(changed)}
+    first = table.ids[int(changed.argmax())]
+    console.warn(f"evaluate: {count:,} photos have changed since the training and are left out, first {first}")
+    return table.select(np.flatnonzero(~changed)), {CHANGED: count}
+
+
+def _digests(table: Table) -> tuple[str, ...]:
+    return sha256_of_files([table.path(i) for i in range(len(table))])
 
 
 def _other_photos(
@@ -53,20 +59,19 @@ def _other_photos(
 ) -> tuple[Table, Mapping[str, int]]:
     table = open_table(data, label=label, allow_outside=model.recipe.data.allow_outside)
     table = _of_part(table, part, console)
+    splits = list(splits_used(model.recipe).values())
+    unknown = [f"{where}: {path} has no {runs.SPLIT}" for where, path in unknown_origins(model.recipe).items()]
     split = model.path.parent / runs.SPLIT
-    splits = [*([split] if split.is_file() else []), *splits_used(model.recipe).values()]
-    if not split.is_file():
-        what = f"{model.path} has no {runs.SPLIT} next to it, so photos used in its training cannot be excluded"
-        console.warn(f"evaluate: {what}")
-    for where, path in unknown_origins(model.recipe).items():
-        console.warn(
-            f"evaluate: {where}: {path} has no {runs.SPLIT}, so photos used in its training cannot be excluded"
-        )
+    if split.is_file():
+        splits.append(split)
+    else:
+        unknown.insert(0, f"{model.path} has no {runs.SPLIT} next to it")
+    for what in unknown:
+        console.warn(f"evaluate: {what}, so photos used in its training cannot be excluded")
     if not splits:
         return table, {}
     seen = frozenset[str]().union(*map(seen_in, splits))
-    digests = sha256_of_files([table.path(i) for i in range(len(table))])
-    kept = [i for i, digest in enumerate(digests) if digest not in seen]
+    kept = [i for i, digest in enumerate(_digests(table)) if digest not in seen]
     if not kept:
         raise DataError(table.name, f"the run was trained on all of these {len(table):,} photos.", do="Give others.")
     return table.select(kept), {LEARNT: len(table) - len(kept)}
@@ -74,18 +79,14 @@ def _other_photos(
 
 def _of_part(table: Table, part: str, console: Console) -> Table:
     """The images of this part of a set that has parts; all of them together otherwise, which is said."""
-    if table.parts is None:
-        if part not in ("", ALL):
-            raise UsageError("--part", f"{table.name} has no predefined splits.", do="Omit --part.")
-        return table
     counts = Counter(table.parts)
     message = ", ".join(f"{name} {counts[name]:,}" for name in PARTS if counts[name])
+    if not part and len(counts) > 1:
+        console.say(f"evaluate: all splits of the set together ({message}); --part test evaluates only the test split")
     if part in ("", ALL):
-        if len(counts) > 1 and not part:
-            console.say(
-                f"evaluate: all splits of the set together ({message}); --part test evaluates only the test split"
-            )
         return table
+    if table.parts is None:
+        raise UsageError("--part", f"{table.name} has no predefined splits.", do="Omit --part.")
     if not counts[part]:
         raise DataError(table.name, f"it has no {part} split.", right=f"It has {message}.")
     return table.select([i for i, name in enumerate(table.parts) if name == part])
@@ -110,8 +111,3 @@ def own_part(
         what = f"{len(missing):,} of {len(rows):,} {part} images are missing, for example {missing[0]}."
         raise DataError(settings.source or "data", what, do="Restore them, or give --data PATH.")
     return table.select([index_of[row.path] for row in rows]), rows
-
-
-def own_test_part(model: LoadedModel, command: str, *, label: str = "") -> Table:
-    """The photos of the run's own test split."""
-    return own_part(model, command, label=label)[0]

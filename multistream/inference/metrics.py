@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from multistream.errors import DataError
 from multistream.inference.emotions import polarities
 from multistream.label_set_metrics import LabelSetMetrics, label_set_metrics
+from multistream.records import Record
 from multistream.statistics import (
     Interval,
     balanced_accuracy,
@@ -33,7 +34,7 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Metrics:
+class Metrics(Record):
     """How good probabilities over K classes are on n photos; shares between 0 and 1, all in float64.
 
     Intervals are Wilson's for shares of photos and percentile bootstraps for the rest. Means over classes leave out
@@ -58,15 +59,15 @@ class Metrics:
     ece_ci95: Interval
     majority: float
     """The accuracy of always saying the most frequent class."""
-    polarity_accuracy: float | None
-    """The share of photos whose predicted class has the label's polarity; None unless all classes are emotions."""
-    polarity_accuracy_ci95: Interval | None
     n: int
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
     """[label][predicted]"""
     per_class: Mapping[str, Mapping[str, Any]]
     """{class: {n, precision, recall, recall_ci95, f1}}"""
+    polarity_accuracy: float | None = None
+    """The share of photos whose predicted class has the label's polarity; None unless all classes are emotions."""
+    polarity_accuracy_ci95: Interval | None = None
     votes: Mapping[str, Any] | None = None
     """Distances to the votes, where people voted (`multistream.vote_distances`)."""
     ece_before: float | None = None
@@ -76,9 +77,8 @@ class Metrics:
     nll_before_ci95: Interval | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: tuples are lists, and what is not known is left out."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: _plain(value) for name, value in values.items() if value is not None}
+        """As JSON has it; what is not known is left out."""
+        return {name: value for name, value in super().to_dict().items() if value is not None}
 
 
 def metrics(
@@ -102,15 +102,13 @@ def metrics(
     every, predicted = np.arange(len(classes)), exact.argmax(axis=1)
     confusion = confusion_matrix(labels, predicted, labels=every).astype(np.int64)
     n, right = len(labels), int(np.trace(confusion))
-    polar = _polarity(confusion, classes)
     return Metrics(
         accuracy=right / n,
         accuracy_ci95=wilson(right, n),
         **_over_classes(confusion, seed=seed),
         **_of_probabilities(exact, labels, predicted, seed=seed),
         majority=float(confusion.sum(axis=1).max()) / n,
-        polarity_accuracy=None if polar is None else polar / n,
-        polarity_accuracy_ci95=None if polar is None else wilson(polar, n),
+        **_polarity(confusion, classes),
         n=n,
         classes=tuple(classes),
         confusion=tuple(tuple(row) for row in confusion.tolist()),
@@ -147,7 +145,7 @@ def _check(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> N
         raise ValueError(f"{n} labels and {k} classes need probabilities of shape {(n, k)}, not {probabilities.shape}.")
     if not np.isfinite(probabilities).all():
         raise ValueError(f"{int((~np.isfinite(probabilities)).sum())} probabilities are not finite.")
-    if labels.min() < 0 or labels.max() >= k:
+    if not 0 <= labels.min() <= labels.max() < k:
         raise ValueError(f"labels run from {labels.min()} to {labels.max()}; {k} classes are 0 to {k - 1}.")
 
 
@@ -213,13 +211,14 @@ def _calibration_gaps(confidences: Floats, correct: NDArray[np.bool_]) -> Floats
     return gaps
 
 
-def _polarity(confusion: Integers, classes: Sequence[str]) -> int | None:
-    """How many photos got a class of the label's polarity, if that is known of every class."""
+def _polarity(confusion: Integers, classes: Sequence[str]) -> dict[str, Any]:
+    """The share of photos that got a class of the label's polarity, if that is known of every class."""
     positive = polarities(classes)
     if positive is None:
-        return None
+        return {}
     signs = np.array(positive)
-    return int(confusion[signs[:, None] == signs[None, :]].sum())
+    n, right = int(confusion.sum()), int(confusion[signs[:, None] == signs[None, :]].sum())
+    return {"polarity_accuracy": right / n, "polarity_accuracy_ci95": wilson(right, n)}
 
 
 def _per_class(
@@ -237,9 +236,3 @@ def _per_class(
         }
         for k, (name, precision, recall, f1, n) in enumerate(zip(classes, *rows, strict=True))
     }
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _plain(entry) for name, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, tuple) else value

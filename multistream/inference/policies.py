@@ -14,20 +14,15 @@ from multistream.inference.missing import MissingPolicy, MissingStream
 from multistream.label_set_metrics import THRESHOLD
 from multistream.network.network import MultiStream, Pooled
 from multistream.nn.nested import take_rows
+from multistream.records import Record
 from multistream.statistics import wilson
 
-POLICIES = {
-    "complete": "nothing missing",
-    "drop": "drop",
-    "mean": "mean",
-    "zero": "zero",
-    "error": "as trained",
-}
+POLICIES = {"complete": "nothing missing", "drop": "drop", "mean": "mean", "zero": "zero", "error": "as trained"}
 """What the rows of `policy_accuracies` are called."""
 
 
 @dataclass(frozen=True)
-class PolicyAccuracy:
+class PolicyAccuracy(Record):
     """Accuracy with its 95 % interval on n photos, under one policy for missing streams."""
 
     n: int
@@ -60,17 +55,19 @@ def policy_accuracies(
     if not present:
         return {}
     complete = np.all(np.stack(list(present.values())), axis=0)
-    first = next(iter(by_policy.values()))
-    chosen: dict[str, tuple[NDArray[np.float64], NDArray[np.bool_]]] = {"complete": (first, complete)}
-    chosen |= {name: (each, np.asarray(np.isfinite(each).all(1))) for name, each in sorted(by_policy.items())}
-
-    def correct(probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
-        if label_sets is None:
-            return np.asarray(probabilities.argmax(1) == labels)
-        return np.asarray(((probabilities >= THRESHOLD) == label_sets).all(1))
-
-    right = {name: correct(each)[rows] for name, (each, rows) in chosen.items()}
+    right = {"complete": _correct(next(iter(by_policy.values())), labels, label_sets)[complete]}
+    for name, probabilities in sorted(by_policy.items()):
+        predicted = np.isfinite(probabilities).all(1)
+        right[name] = _correct(probabilities, labels, label_sets)[predicted]
     return {name: _accuracy(each) for name, each in right.items() if len(each)}
+
+
+def _correct(
+    probabilities: NDArray[np.float64], labels: NDArray[np.int64], label_sets: NDArray[np.bool_] | None
+) -> NDArray[np.bool_]:
+    if label_sets is None:
+        return np.asarray(probabilities.argmax(1) == labels)
+    return np.asarray(((probabilities >= THRESHOLD) == label_sets).all(1))
 
 
 def _accuracy(right_N: NDArray[np.bool_]) -> PolicyAccuracy:
@@ -83,10 +80,9 @@ def _probabilities(
 ) -> NDArray[np.float64]:
     """Under one policy; NaN where drop leaves a photo no stream."""
     count = len(next(iter(next(iter(features.values())).values())))
-    device = network.prior.device
-    has_one = torch.ones(count, dtype=torch.bool, device=device)
+    has_one = torch.ones(count, dtype=torch.bool, device=network.prior.device)
     if policy.policy == "drop" and set(present) == set(network.branches):
-        has_one = torch.stack([there.to(device) for there in present.values()]).any(0)
+        has_one = torch.stack(list(present.values())).any(0)
     rows = torch.nonzero(has_one).squeeze(1)
     pooled = take_rows(features, rows)
     logits = policy.logits(network, pooled, {key: there[rows] for key, there in present.items()})

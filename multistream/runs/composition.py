@@ -69,12 +69,21 @@ def compose(
     _check_keys(specs, {"weights": weights, "depth": depth, "options.streams": options.get("streams", {})})
     branches: dict[str, Branch] = {}
     loaded: dict[str, nn.Module | None] = {}
+    tap, temporal = _pinned("tap", tap), _pinned("temporal", temporal)
     for key, given in specs.items():
         if isinstance(given, Spec) and given.run is not None:
             branches[key], loaded[key] = branch_of_run(given.run, key)
             continue
-        plan = _branch_plan(
-            key, given, tap=tap, temporal=temporal, options=options, depth=depth, image_size=image_size, known=known
+        plan = BranchPlan(
+            stream=_stream_text(key, given),
+            stream_options=options.get("streams", {}).get(key, {}),
+            tap=tap,
+            tap_options=options.get("tap", {}),
+            temporal=temporal,
+            temporal_options=options.get("temporal", {}),
+            depth=depth.get(key, 0),
+            image_size=image_size,
+            known=known.get(key, {}),
         )
         branches[key] = _new_branch(key, given, plan, weights=weights.get(key, "random"), seed=seed)
     fusion, fusion_options = _pinned("fusion", fusion), options.get("fusion", {})
@@ -186,20 +195,24 @@ def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Re
     """Refuses a stream with published weights that got none; on the demo set it is random, and the recipe says so."""
     weights = dict(recipe.network.weights)
     for key, branch in network.branches.items():
-        stream = branch.stream
-        if key in weights or key in network.loaded_branches or not stream.weights:
+        if key in weights or key in network.loaded_branches or not branch.stream.weights:
             continue
         if not is_demo:
-            source = stream.source
-            about = f"{source.trained_on}, {source.size}, licence {source.licence}" if source else "its own"
-            raise WeightsError(
-                f"weights.{key}",
-                "this stream needs pretrained weights, and none are given.",
-                right=f"Pretrained weights: {source.file if source else 'a file'} ({about}).",
-                do=f"Give --weights {key}=FILE, {key}=hub to download them, or {key}=random to train from scratch.",
-            )
+            raise _without_weights(key, branch.stream)
         weights[key] = "random"
     return recipe.updated({"network": {"weights": weights}})
+
+
+def _without_weights(key: str, stream: Stream) -> WeightsError:
+    right = "Pretrained weights: a file (its own)."
+    if source := stream.source:
+        right = f"Pretrained weights: {source.file} ({source.trained_on}, {source.size}, licence {source.licence})."
+    return WeightsError(
+        f"weights.{key}",
+        "this stream needs pretrained weights, and none are given.",
+        right=right,
+        do=f"Give --weights {key}=FILE, {key}=hub to download them, or {key}=random to train from scratch.",
+    )
 
 
 def _check_keys(specs: Mapping[str, Spec | Stream], by_key: Mapping[str, Mapping[str, object]]) -> None:
@@ -210,32 +223,14 @@ def _check_keys(specs: Mapping[str, Spec | Stream], by_key: Mapping[str, Mapping
                 raise UsageError(where, f"the composition has no stream {key!r}.", right=did_you_mean(key, specs))
 
 
-def _branch_plan(
-    key: str,
-    given: Spec | Stream,
-    *,
-    tap: str,
-    temporal: str,
-    options: Mapping[str, Options],
-    depth: Mapping[str, int],
-    image_size: int,
-    known: Mapping[str, Options],
-) -> BranchPlan:
-    """The plan of one new branch; UsageError where a recipe names an instance that was not given again."""
-    if isinstance(given, Spec) and given.is_instance:
+def _stream_text(key: str, given: Spec | Stream) -> str:
+    """A stream as a plan names it; UsageError where a recipe names an instance that was not given again."""
+    if isinstance(given, Stream):
+        return INSTANCE
+    if given.is_instance:
         what = f"{key!r} was given as a Python object, which cannot be saved in a recipe."
         raise UsageError("streams", what, do=f"Pass it again: streams={{{key!r}: ...}}.")
-    return BranchPlan(
-        stream=pinned("stream", given).part if isinstance(given, Spec) else INSTANCE,
-        stream_options=options.get("streams", {}).get(key, {}),
-        tap=_pinned("tap", tap),
-        tap_options=options.get("tap", {}),
-        temporal=_pinned("temporal", temporal),
-        temporal_options=options.get("temporal", {}),
-        depth=depth.get(key, 0),
-        image_size=image_size,
-        known=known.get(key, {}),
-    )
+    return pinned("stream", given).part
 
 
 def _new_branch(key: str, given: Spec | Stream, plan: BranchPlan, *, weights: str, seed: int) -> Branch:

@@ -29,18 +29,22 @@ FOLDS = "folds"
 def new_run(out: str | Path | None, recipe: Recipe) -> Path:
     """The folder of a new run: `out`, which must be empty or not exist, or the next free `runs/KEYS-FUSION-N`."""
     if out is None:
-        keys = list(recipe.network.streams)
-        name = "-".join([*keys, recipe.network.fusion.partition(":")[0]] if len(keys) > 1 else keys)
-        free = (Path("runs") / f"{name}-{n}" for n in itertools.count(1))
-        folder = next(path for path in free if not path.exists())
-    else:
-        folder = Path(out).expanduser()
-        with writing(folder):
-            is_used = os.path.lexists(folder) and (not folder.is_dir() or any(p.name != LOCK for p in folder.iterdir()))
-        if is_used:
-            right = "A run needs a new or empty folder."
-            raise UsageError("--out", f"{folder} is not empty.", right=right, do=f"To continue it: --resume {folder}.")
+        return make_folder(_free_folder(recipe))
+    folder = Path(out).expanduser()
+    with writing(folder):
+        is_used = os.path.lexists(folder) and (not folder.is_dir() or any(p.name != LOCK for p in folder.iterdir()))
+    if is_used:
+        right = "A run needs a new or empty folder."
+        raise UsageError("--out", f"{folder} is not empty.", right=right, do=f"To continue it: --resume {folder}.")
     return make_folder(folder)
+
+
+def _free_folder(recipe: Recipe) -> Path:
+    names = list(recipe.network.streams)
+    if len(names) > 1:
+        names.append(recipe.network.fusion.partition(":")[0])
+    free = (Path("runs") / f"{'-'.join(names)}-{n}" for n in itertools.count(1))
+    return next(path for path in free if not path.exists())
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:
@@ -52,9 +56,8 @@ def read_summary(run: Path) -> dict[str, Any]:
     """A finished run's summary.json; DataError where it is damaged."""
     path = run / SUMMARY
     if not path.is_file():
-        raise UsageError(
-            run, f"it has no {SUMMARY}.", right="Every finished run has one.", do="Resume it, or train it."
-        )
+        what, right = f"it has no {SUMMARY}.", "Every finished run has one."
+        raise UsageError(run, what, right=right, do="Resume it, or train it.")
     return json_object(_checked(path), where=str(path))
 
 

@@ -23,9 +23,8 @@ class LargestTensor(TorchDispatchMode):
         self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Every operation of torch; those that make tensors take their size first."""
-        size = args[0] if args else None
-        if isinstance(size, list | tuple) and all(isinstance(length, int) for length in size):
-            numbers = prod(size)
-            if size and numbers > self.limit:
-                raise ValueError(f"a tensor of {numbers:,} numbers is requested, but the file holds far fewer")
+        size: Any = args[0] if args else None
+        is_size = isinstance(size, list | tuple) and all(isinstance(length, int) for length in size)
+        if is_size and prod(size) > self.limit:
+            raise ValueError(f"a tensor of {prod(size):,} numbers is requested, but the file holds far fewer")
         return function(*args, **(kwargs or {}))

@@ -10,7 +10,7 @@ from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.recipe import Recipe
 from multistream.runs.folder import RECIPE, SPLIT
-from multistream.runs.split_file import read_split, sha256_of_files
+from multistream.runs.split_file import digests_of, read_split
 from multistream.spec import Spec
 
 SEEN = ("train", "val")
@@ -25,10 +25,9 @@ def check_leaks(recipe: Recipe, table: Table, parts: Parts, *, digests: Mapping[
     used = splits_used(recipe)
     if not used:
         return
-    if digests is None:
-        hashes = sha256_of_files([table.path(i) for i in parts.test])
-        digests = dict(zip(parts.test.tolist(), hashes, strict=True))
-    test = {digests[i] for i in parts.test.tolist()}
+    places = parts.test.tolist()
+    digests = digests or digests_of(table, places)
+    test = {digests[i] for i in places}
     for where, split in used.items():
         if leaked := len(test & seen_in(split)):
             raise DataError(
@@ -45,20 +44,14 @@ def splits_used(recipe: Recipe) -> dict[str, Path]:
     Runs that those runs were made of count too: `streams.a streams.b` is the run of b in the run of a. A model file
     that was copied away from its run has none: its training images are unknown.
     """
-    splits: dict[str, Path] = {}
+    named: dict[Path, str] = {}
     to_look = list(_runs_named(recipe).items())
-    seen: set[Path] = set()
-    while to_look:
-        where, run = to_look.pop(0)
+    for where, run in to_look:  # the list grows meanwhile
         folder = (run if run.is_dir() else run.parent).resolve()
-        if folder in seen:
-            continue
-        seen.add(folder)
-        if (folder / SPLIT).is_file():
-            splits[where] = folder / SPLIT
-        if (folder / RECIPE).is_file():
+        if folder not in named and (folder / RECIPE).is_file():
             to_look += [(f"{where} {inner}", path) for inner, path in _runs_named(Recipe.load(folder)).items()]
-    return splits
+        named.setdefault(folder, where)
+    return {where: folder / SPLIT for folder, where in named.items() if (folder / SPLIT).is_file()}
 
 
 def _runs_named(recipe: Recipe) -> dict[str, Path]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from multistream.data.table import Table
 from multistream.errors import DataError, printable
 from multistream.files import write_atomic
 from multistream.label_set_metrics import THRESHOLD
-from multistream.runs.split_file import sha256_of_files
+from multistream.runs.split_file import digests_of
 
 COLUMNS = ("path", "sha256", "label", "predicted")
 PROBABILITY = "p_"
@@ -53,13 +52,12 @@ class Predictions:
     def __post_init__(self) -> None:
         n, k = len(self.paths), len(self.classes)
         lengths = {len(self.sha256), n if self.labels is None else len(self.labels)}
-        if lengths != {n} or self.probabilities.shape != (n, k):
-            what = f"sha256 and labels {sorted(lengths)}, probabilities {self.probabilities.shape}"
-            raise ValueError(f"{n} paths and {k} classes need as many rows and columns, but there are {what}.")
-        if self.votes is not None and self.votes.shape != (n, k):
-            raise ValueError(f"{n} paths and {k} classes need votes of as many; they are {self.votes.shape}.")
-        if self.label_sets is not None and self.label_sets.shape != (n, k):
-            raise ValueError(f"{n} paths and {k} classes need label sets of as many, not {self.label_sets.shape}.")
+        if lengths != {n}:
+            raise ValueError(f"{n} paths and {k} classes need as many sha256 and labels, not {sorted(lengths)}.")
+        for noun in ("probabilities", "votes", "label_sets"):
+            array = getattr(self, noun)
+            if array is not None and array.shape != (n, k):
+                raise ValueError(f"{n} paths and {k} classes need {noun} of as many, not {array.shape}.")
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -90,22 +88,14 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
     """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    numbers_NC, prefixes = predictions.probabilities.astype(np.float64), [PROBABILITY]
-    if predictions.votes is not None:
-        numbers_NC, prefixes = np.hstack([numbers_NC, predictions.votes.astype(np.float64)]), [PROBABILITY, VOTES]
-    if predictions.label_sets is not None:
-        numbers_NC, prefixes = np.hstack([numbers_NC, predictions.label_sets]), [PROBABILITY, LABEL_SETS]
-    rows.writerow([*COLUMNS, *(prefix + escape(name) for prefix in prefixes for name in predictions.classes)])
-    labels = predictions.labels or ("",) * len(predictions)
-    for place, digest, label, predicted, numbers in zip(
-        predictions.paths,
-        predictions.sha256,
-        labels,
-        predictions.predicted,
-        numbers_NC.tolist(),
-        strict=True,
-    ):
-        rows.writerow([escape(place), digest, escape(label), escape(predicted), *map(repr, numbers)])
+    blocks = {PROBABILITY: predictions.probabilities, VOTES: predictions.votes, LABEL_SETS: predictions.label_sets}
+    arrays = {prefix: block.astype(np.float64) for prefix, block in blocks.items() if block is not None}
+    rows.writerow([*COLUMNS, *(prefix + escape(name) for prefix in arrays for name in predictions.classes)])
+    labels = map(escape, predictions.labels or ("",) * len(predictions))
+    paths, predicted = map(escape, predictions.paths), map(escape, predictions.predicted)
+    numbers_NC = np.hstack(list(arrays.values())).tolist()
+    for *cells, numbers in zip(paths, predictions.sha256, labels, predicted, numbers_NC, strict=True):
+        rows.writerow([*cells, *map(repr, numbers)])
     write_atomic(path, text.getvalue())
 
 
@@ -121,17 +111,16 @@ def read_predictions(path: str | Path) -> Predictions:
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, strict=True)
-            header = next(reader, [])
-            classes, further = _classes(header, where)
-            rows = [_Row(cells, line=reader.line_num, where=where, header=header) for cells in reader if cells]
+            classes, further = _classes(next(reader, []), where)
+            rows = [_Row(cells, f"{where}:{reader.line_num}", len(classes), further) for cells in reader if cells]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(where, f"it cannot be read: {error}.", do="Evaluate the run again.") from error
-    k, columns = len(classes), len(header) - len(COLUMNS)
-    numbers = np.array([row.numbers for row in rows], dtype=np.float64).reshape(len(rows), columns)
+    k = len(classes)
+    numbers = np.array([row.numbers for row in rows], dtype=np.float64).reshape(len(rows), 2 * k if further else k)
     return Predictions(
         paths=tuple(row.path for row in rows),
         sha256=tuple(row.sha256 for row in rows),
-        labels=_labels(rows, where),
+        labels=_labels(rows),
         probabilities=numbers[:, :k],
         classes=classes,
         votes=numbers[:, k:] if further == VOTES else None,
@@ -140,12 +129,13 @@ def read_predictions(path: str | Path) -> Predictions:
 
 
 class _Row:
-    """One line, checked."""
+    """One line at `where` of predictions over k classes, checked; `further` begins the names of the last k columns."""
 
-    def __init__(self, cells: Sequence[str], *, line: int, where: str, header: Sequence[str]) -> None:
-        self.line, where = line, f"{where}:{line}"
-        if len(cells) != len(header):
-            raise DataError(where, f"it has {len(cells)} cells.", right=f"The first line has {len(header)}.")
+    def __init__(self, cells: Sequence[str], where: str, k: int, further: str) -> None:
+        self.where = where
+        columns = len(COLUMNS) + (2 * k if further else k)
+        if len(cells) != columns:
+            raise DataError(where, f"it has {len(cells)} cells.", right=f"The first line has {columns}.")
         if not SHA256.fullmatch(cells[1]):
             raise DataError(where, f"{cells[1][:80]!r} is not a sha256.", right="A sha256 has 64 hexadecimal digits.")
         self.path, self.sha256, self.label = unescape(cells[0]), cells[1], unescape(cells[2])
@@ -153,34 +143,37 @@ class _Row:
             self.numbers = [float(cell) for cell in cells[len(COLUMNS) :]]
         except ValueError as error:
             raise DataError(where, f"{error}.", right="Probabilities must be decimal numbers.") from error
-        own = sum(name.startswith(PROBABILITY) for name in header[len(COLUMNS) :])
-        if any(name.startswith(LABEL_SETS) for name in header[-1:]):
-            if not all(0 <= number <= 1 for number in self.numbers) or set(self.numbers[own:]) - {0.0, 1.0}:
+        first, others = np.array(self.numbers[:k]), np.array(self.numbers[k:])
+        if further == LABEL_SETS:
+            if not (((first >= 0) & (first <= 1)).all() and np.isin(others, (0, 1)).all()):
                 right = f"{PROBABILITY}CLASS must be between 0 and 1, {LABEL_SETS}CLASS 0 or 1."
                 raise DataError(where, "these are not probabilities and labels.", right=right)
             return
-        for noun, numbers in (("probabilities", self.numbers[:own]), ("fractions of votes", self.numbers[own:])):
-            if not all(0 <= number <= 1 + 1e-6 for number in numbers) or (
-                numbers and abs(math.fsum(numbers) - 1) > 1e-3
-            ):
-                raise DataError(where, f"these are not {noun}.", right="They must be between 0 and 1, and sum to 1.")
+        _check_fractions(first, "probabilities", where)
+        if further:
+            _check_fractions(others, "fractions of votes", where)
+
+
+def _check_fractions(numbers: NDArray[np.float64], noun: str, where: str) -> None:
+    if not (abs(numbers.sum() - 1) <= 1e-3 and numbers.min() >= 0 and numbers.max() <= 1 + 1e-6):
+        raise DataError(where, f"these are not {noun}.", right="They must be between 0 and 1, and sum to 1.")
 
 
 def _classes(header: Sequence[str], where: str) -> tuple[tuple[str, ...], str]:
     """The classes of the probabilities, and what the columns after them begin with: those are of the same classes."""
-    names = header[len(COLUMNS) :]
-    further = next((prefix for prefix in (VOTES, LABEL_SETS) if names and names[-1].startswith(prefix)), "")
-    others = [name.removeprefix(further) for name in names if further and name.startswith(further)]
-    names = names[: len(names) - len(others)]
-    if others and [name.removeprefix(PROBABILITY) for name in names] != others:
+    names = [name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)]
+    others = header[len(COLUMNS) + len(names) :]
+    further = next((prefix for prefix in (VOTES, LABEL_SETS) if others and others[0].startswith(prefix)), "")
+    if further and others != [further + name for name in names]:
         right = f"After the columns {PROBABILITY}CLASS there is one {further}CLASS for each, in the same order."
         raise DataError(f"{where}:1", f"{further} columns are of other classes than the probabilities.", right=right)
-    if tuple(header[: len(COLUMNS)]) != COLUMNS or not names or not all(n.startswith(PROBABILITY) for n in names):
+    if not names or header != [*COLUMNS, *(PROBABILITY + name for name in names), *(others if further else ())]:
         right = f"It must be {','.join(COLUMNS)},{PROBABILITY}CLASS,..."
         raise DataError(f"{where}:1", "this is not the first line of a predictions.csv.", right=right)
-    classes = tuple(unescape(name.removeprefix(PROBABILITY)) for name in names)
-    if twice := [name for name, count in Counter(classes).items() if count > 1]:
-        raise DataError(f"{where}:1", f"the class {twice[0]!r} has two columns.", right="Each class has one column.")
+    classes = tuple(map(unescape, names))
+    if len(set(classes)) < len(classes):
+        twice = Counter(classes).most_common(1)[0][0]
+        raise DataError(f"{where}:1", f"the class {twice!r} has two columns.", right="Each class has one column.")
     return classes, further
 
 
@@ -214,13 +207,15 @@ def pair_keys(first: Iterable[PhotoKey], second: Iterable[PhotoKey]) -> tuple[ND
     return rows[:, 0], rows[:, 1]
 
 
-def _labels(rows: Sequence[_Row], where: str) -> tuple[str, ...] | None:
+def _labels(rows: Sequence[_Row]) -> tuple[str, ...] | None:
     """The labels, or None if no photo has one; some with and some without is a mistake."""
     labels = tuple(row.label for row in rows)
-    if any(labels) and not all(labels):
-        line = rows[labels.index("")].line
-        raise DataError(f"{where}:{line}", "the label is missing.", right="Either all photos have a label, or none.")
-    return labels if any(labels) else None
+    if not any(labels):
+        return None
+    if not all(labels):
+        where = rows[labels.index("")].where
+        raise DataError(where, "the label is missing.", right="Either all photos have a label, or none.")
+    return labels
 
 
 def as_predictions(
@@ -235,15 +230,13 @@ def as_predictions(
 
     `digests` are the photos' sha256 by index; without them every file is read once.
     """
-    if digests is None:
-        hashes = sha256_of_files([table.path(int(i)) for i in rows])
-    else:
-        hashes = tuple(digests[int(i)] for i in rows)
+    places = rows.tolist()
+    digests = digests or digests_of(table, places)
     sets = label_sets_over(table, rows, classes=classes)
-    labels = tuple(table.classes[table.labels[i]] for i in rows)
+    labels = tuple(table.classes[k] for k in table.labels[rows])
     return Predictions(
-        paths=tuple(table.ids[i] for i in rows),
-        sha256=hashes,
+        paths=tuple(table.ids[i] for i in places),
+        sha256=tuple(digests[i] for i in places),
         labels=labels if sets is None else joined_names(sets, classes),
         probabilities=probabilities,
         classes=tuple(classes),

@@ -45,6 +45,11 @@ def sha256_of_files(paths: Iterable[Path]) -> tuple[str, ...]:
         return tuple(pool.map(_sha256, paths))
 
 
+def digests_of(table: Table, indices: Sequence[int]) -> dict[int, str]:
+    """{index: sha256} of these photos; every file is read once."""
+    return dict(zip(indices, sha256_of_files([table.path(i) for i in indices]), strict=True))
+
+
 def _sha256(path: Path) -> str:
     try:
         return sha256_file(path)
@@ -59,8 +64,7 @@ def split_rows(table: Table, parts: NamedSplits, *, digests: Mapping[int, str] |
     """
     part_of = {int(i): name for name, rows in parts.named().items() for i in rows}
     chosen = sorted(part_of)
-    if digests is None:
-        digests = dict(zip(chosen, sha256_of_files([table.path(i) for i in chosen]), strict=True))
+    digests = digests or digests_of(table, chosen)
     return tuple(SplitRow(table.ids[i], table.classes[table.labels[i]], part_of[i], digests[i]) for i in chosen)
 
 
@@ -100,7 +104,7 @@ def read_split(path: Path) -> tuple[SplitRow, ...]:
             records = list(csv.reader(file, strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(path, f"it cannot be read: {error}.") from error
-    if not records or tuple(records[0]) != HEADER:
+    if records[:1] != [list(HEADER)]:
         raise DataError(f"{path}:1", "this is not a split file.", right=f"The header must be {','.join(HEADER)}.")
     for line, record in enumerate(records[1:], 2):  # an escaped name holds no line end, so records are lines
         if len(record) != len(HEADER) or record[2] not in ("train", "val", "test"):

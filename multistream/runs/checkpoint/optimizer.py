@@ -27,11 +27,17 @@ def optimizer_tensors(optimizer: Optimizer, names: Mapping[str, nn.Parameter]) -
     for parameter, slots in optimizer.state.items():
         for slot, value in slots.items():
             (tensors if isinstance(value, Tensor) else values)[f"{name_of[parameter]}/{slot}"] = value
+    settings = map(_settings, optimizer.param_groups)
     groups = [
-        {"names": [name_of[p] for p in group["params"]], "settings": _settings(group)}
-        for group in optimizer.param_groups
+        {"names": own, "settings": values} for own, values in zip(_group_names(optimizer, names), settings, strict=True)
     ]
     return tensors, {"kind": type(optimizer).__name__, "groups": groups, "values": values}
+
+
+def _group_names(optimizer: Optimizer, names: Mapping[str, nn.Parameter]) -> list[list[str]]:
+    """The names of the parameters of each group."""
+    name_of = {parameter: name for name, parameter in names.items()}
+    return [[name_of[p] for p in group["params"]] for group in optimizer.param_groups]
 
 
 def restore_optimizer(
@@ -73,12 +79,11 @@ def _check_kind(optimizer: Optimizer, names: Mapping[str, nn.Parameter], json: J
     kind, groups, settings = _recorded(json)
     if kind != type(optimizer).__name__:
         raise _differs(f"it is of {kind}, not of {type(optimizer).__name__}")
-    name_of = {parameter: name for name, parameter in names.items()}
-    own = [[name_of[p] for p in group["params"]] for group in optimizer.param_groups]
+    own = _group_names(optimizer, names)
     if groups != own:
-        before, now = {n for group in groups for n in group}, {n for group in own for n in group}
-        differing = ", ".join(sorted(before ^ now)[:4]) or "in a different order or different groups"
-        raise _differs(f"its parameters differ from the current ones: {differing}")
+        differing = sorted(set().union(*groups) ^ set().union(*own))[:4]
+        what = ", ".join(differing) or "in a different order or different groups"
+        raise _differs(f"its parameters differ from the current ones: {what}")
     for saved, group in zip(settings, optimizer.param_groups, strict=True):
         if other := set(_settings(group)) - saved:  # some optimizers add a count to their groups with the first step
             raise _differs(f"its groups have different settings: {', '.join(sorted(other))}")
