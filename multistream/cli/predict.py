@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from multistream.cli import options, output
-from multistream.errors import DataError, UsageError
+from multistream.errors import DataError, UsageError, printable
 
 if TYPE_CHECKING:
     from multistream.inference.predict import Prediction
@@ -73,8 +73,6 @@ def _refuse_for_ray(*, input: list[str] | None, out: Path | None, device: str, p
 
 
 def _print(results: Iterator[Prediction], *, json: bool, quiet: bool) -> None:
-    from multistream.errors import printable
-
     statuses: Counter[str] = Counter()
     for result in results:
         statuses[result.status] += 1
@@ -87,8 +85,6 @@ def _print(results: Iterator[Prediction], *, json: bool, quiet: bool) -> None:
 
 def _outcome(result: Prediction) -> str:
     """The label with its probability; where there may be several, all that are predicted; else the status."""
-    from multistream.data.filenames import printable
-
     if result.label is None:
         return result.status
     probabilities = {name: f"{100 * p:.1f} %" for name, p in result.probabilities.items()}
