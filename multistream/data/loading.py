@@ -91,25 +91,27 @@ def loaded(
 
 
 def _batch(photos: Photos, entries: list[tuple[int, Future[Item]]], *, pin: bool, timeout: float) -> dict[str, Tensor]:
-    rows: list[tuple[int, Item]] = []
-    for index, future in entries:
-        try:
-            rows.append((index, future.result(timeout)))
-        except BadImage as error:
-            if photos.on_bad_image == "error":
-                raise
-            if photos.on_bad_image == "report":
-                photos.bad[index] = error.reason
-        except TooLate as error:
-            if future.done():  # then the reader itself raised it
-                raise
-            where = printable(str(photos.table.path(index)))
-            what = f"it is still being read after {timeout:g} s."
-            raise DataError(
-                where, what, do="Is its disk still mounted? multistream data scan reads every file."
-            ) from error
+    outcomes = [(index, _outcome(photos, index, future, timeout)) for index, future in entries]
+    rows = [(index, item) for index, item in outcomes if item is not None]
     batch = {name: _stacked([item[name] for _, item in rows], pin=pin) for name in (rows[0][1] if rows else {})}
     return {**batch, "index": torch.tensor([index for index, _ in rows], dtype=torch.int64)}
+
+
+def _outcome(photos: Photos, index: int, future: Future[Item], timeout: float) -> Item | None:
+    """What was read of an image; None for one that is left out."""
+    try:
+        return future.result(timeout)
+    except BadImage as error:
+        if photos.on_bad_image == "error":
+            raise
+        if photos.on_bad_image == "report":
+            photos.bad[index] = error.reason
+        return None
+    except TooLate as error:
+        if future.done():  # then the reader itself raised it
+            raise
+        do = "Is its disk still mounted? multistream data scan reads every file."
+        raise DataError(photos.table.path(index), f"it is still being read after {timeout:g} s.", do=do) from error
 
 
 def _stacked(arrays: list[NDArray[Any]], *, pin: bool) -> Tensor:

@@ -94,20 +94,23 @@ def scan(
     """
     seen, unreadable = _read_all(table, decoder, workers=workers, tick=tick)
     part_of = dict(enumerate(table.parts or ())) | {int(i): name for name, rows in (parts or {}).items() for i in rows}
-    same_bytes = _groups({i: each.sha256 for i, each in seen.items()}, at_least=2)
-    remarks = Counter(note for each in seen.values() for note in each.notes)
+    same_bytes = _same_bytes(seen)
     flat = [i for i, each in seen.items() if each.deviation < FLAT]
     looks = {i: each.looks for i, each in seen.items() if each.deviation >= FLAT}
-    named = _namer(table)
+    remarks = Counter(note for each in seen.values() for note in each.notes)
     counts = np.bincount(table.labels, minlength=len(table.classes))
+
+    def named(groups: Iterable[list[int]]) -> tuple[tuple[str, ...], ...]:
+        return tuple(tuple(table.ids[i] for i in group) for group in groups)
+
     return Scan(
         name=table.name,
         images=len(table),
         classes=dict(zip(table.classes, counts.tolist(), strict=True)),
         unreadable=unreadable,
         duplicates=named(same_bytes),
-        across_parts=named(group for group in same_bytes if len({part_of.get(i) for i in group}) > 1),
-        contradictory=named(group for group in same_bytes if len({int(table.labels[i]) for i in group}) > 1),
+        across_parts=named(group for group in same_bytes if len(set(map(part_of.get, group))) > 1),
+        contradictory=named(group for group in same_bytes if len(set(table.labels[group].tolist())) > 1),
         same_picture=named(_alike(looks)),
         one_colour=tuple(table.ids[i] for i in flat),
         remarks=dict(sorted(remarks.items())),
@@ -169,13 +172,9 @@ def _alike(looks: Mapping[int, NDArray[np.float32]]) -> list[list[int]]:
     return sorted(groups, key=len, reverse=True)
 
 
-def _groups(marks: Mapping[int, object], *, at_least: int) -> list[list[int]]:
-    """Indices that bear the same mark, where there are `at_least` so many, largest group first."""
-    groups: defaultdict[object, list[int]] = defaultdict(list)
-    for index, mark in marks.items():
-        groups[mark].append(index)
-    return sorted((group for group in groups.values() if len(group) >= at_least), key=len, reverse=True)
-
-
-def _namer(table: Table) -> Callable[[Iterable[list[int]]], tuple[tuple[str, ...], ...]]:
-    return lambda groups: tuple(tuple(table.ids[i] for i in group) for group in groups)
+def _same_bytes(seen: Mapping[int, _Seen]) -> list[list[int]]:
+    """Indices of files with the same bytes, largest group first."""
+    groups: defaultdict[str, list[int]] = defaultdict(list)
+    for index, each in seen.items():
+        groups[each.sha256].append(index)
+    return sorted((group for group in groups.values() if len(group) > 1), key=len, reverse=True)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.maps import find_some_maps, fit_map
+from multistream.data.maps import COLUMN, find_some_maps, fit_map
 from multistream.data.table import Table, VectorTable
-from multistream.data.vectors import align, join, read_vectors
+from multistream.data.vectors import Joined, align, join, read_vectors
 from multistream.errors import DataError, did_you_mean
 from multistream.inputs import Input, Map, Vector
 from multistream.recipe import MissingVectors
 from multistream.registry import Spec, build, find, signature
+
+T = TypeVar("T")
 
 ReadMap = Callable[[int], NDArray[np.float32]]
 
@@ -28,6 +30,11 @@ class MapReader:
     paths: tuple[Path | None, ...]
     wanted: Map
     resize: str
+
+    @property
+    def present(self) -> NDArray[np.bool_]:
+        """(N,) which images have a map."""
+        return np.array([path is not None for path in self.paths])
 
     def __call__(self, index: int) -> NDArray[np.float32]:
         """The map of one image, (C, size, size); zeros for an image that has none."""
@@ -83,35 +90,53 @@ def gather(
     `maps_may_lack` gives images without a map zeros, in place of a DataError.
     """
     check_sources(sources, inputs)
-    vectors: dict[str, NDArray[np.float32]] = {}
-    maps: dict[str, ReadMap] = {}
-    notes: list[str] = []
-    usable = np.ones(len(table), dtype=bool)
-    present: dict[str, NDArray[np.bool_]] = {}
+    joined: dict[str, Joined] = {}
+    maps: dict[str, MapReader] = {}
     for key, each in inputs.items():
         if isinstance(each, Vector):
-            found = align(
-                find_vectors(table, sources, key, each.name), each.vocabulary, width=each.width, where=f"input.{key}"
-            )
-            joined = join(table.ids, found, missing=missing)
-            vectors[key], present[key] = joined.rows, joined.present
-            usable &= joined.present if missing == "skip" else True
-            notes += [f"{key}: {note}" for note in joined.notes]
+            found = find_vectors(table, sources, key, each.name)
+            found = align(found, each.vocabulary, width=each.width, where=f"input.{key}")
+            joined[key] = join(table.ids, found, missing=missing)
         elif isinstance(each, Map):
             paths = find_some_maps(table, _source(sources, key, each.name, table), may_lack=maps_may_lack)
-            maps[key], present[key] = MapReader(paths, each, resize), np.array([path is not None for path in paths])
-            notes.append(f"{key}: {present[key].sum():,} of {len(table):,} maps found")
-    gathered = SideInputs(vectors, maps, usable, tuple(notes), present)
+            maps[key] = MapReader(paths, each, resize)
+    gathered = SideInputs(
+        vectors={key: each.rows for key, each in joined.items()},
+        maps=maps,
+        usable=_usable(len(table), joined if missing == "skip" else {}),
+        notes=tuple(_notes(joined, maps)),
+        present={key: each.present for key, each in (joined | maps).items()},
+    )
     return gathered.filled(means) if means and missing == "mean" else gathered
+
+
+def _usable(rows: int, joined: Mapping[str, Joined]) -> NDArray[np.bool_]:
+    """(rows,) the images that have all of these vectors."""
+    usable = np.ones(rows, dtype=np.bool_)
+    for each in joined.values():
+        usable &= each.present
+    return usable
+
+
+def _notes(joined: Mapping[str, Joined], maps: Mapping[str, MapReader]) -> Iterator[str]:
+    for key, vectors in joined.items():
+        yield from (f"{key}: {note}" for note in vectors.notes)
+    for key, reader in maps.items():
+        yield f"{key}: {reader.present.sum():,} of {len(reader.paths):,} maps found"
+
+
+def named(entries: Mapping[str, T], key: str, name: str) -> T | None:
+    """What there is under a stream's key or, failing that, under its input's name; None for neither."""
+    return next((entries[label] for label in (key, name) if label in entries), None)
 
 
 def check_sources(sources: Iterable[str], inputs: Mapping[str, Input]) -> None:
     """DataError for the key or name of a source that no Vector or Map of these inputs has."""
-    names = {name for key, each in inputs.items() if isinstance(each, Vector | Map) for name in (key, each.name)}
-    for name in sources:
-        if name not in names:
-            right = did_you_mean(name, names)
-            raise DataError(f"input.{name}", "no stream of this network reads this input.", right=right)
+    readers = {key: each for key, each in inputs.items() if isinstance(each, Vector | Map)}
+    names = {*readers, *(each.name for each in readers.values())}
+    for name in set(sources) - names:
+        right = did_you_mean(name, names)
+        raise DataError(f"input.{name}", "no stream of this network reads this input.", right=right)
 
 
 def known_of_vectors(
@@ -147,22 +172,20 @@ def _asks_for_vectors(spec: Spec, options: Mapping[str, Any]) -> bool:
 
 def find_vectors(table: Table, sources: Mapping[str, str], key: str, name: str) -> VectorTable:
     """The vectors of a stream: from the file given for its key or its input's name, or from the data set itself."""
-    for label in (key, name):
-        if label in sources:
-            return read_vectors(Path(sources[label]).expanduser())
-        if label in table.vectors:
-            return table.vectors[label]
-    raise DataError(
-        f"input.{key}", "the stream reads vectors, but none are given.", do=f"Give them: --input {key}=FILE."
-    )
+    if source := named(sources, key, name):
+        return read_vectors(Path(source).expanduser())
+    found = named(table.vectors, key, name)
+    if found is None:
+        what = "the stream reads vectors, but none are given."
+        raise DataError(f"input.{key}", what, do=f"Give them: --input {key}=FILE.")
+    return found
 
 
 def _source(sources: Mapping[str, str], key: str, name: str, table: Table) -> str:
-    for label in (key, name):
-        if label in sources:
-            return sources[label]
-        if label in table.maps:
-            return f"column:{label}"
-    raise DataError(
-        f"input.{key}", "the stream reads maps, but none are given.", do=f"Give them: --input {key}=FOLDER."
-    )
+    """The folder or column of a stream's maps."""
+    columns = {label: f"{COLUMN}{label}" for label in table.maps}
+    source = named(sources, key, name) or named(columns, key, name)
+    if source is None:
+        what = "the stream reads maps, but none are given."
+        raise DataError(f"input.{key}", what, do=f"Give them: --input {key}=FOLDER.")
+    return source

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.data.maps import EXTENSIONS, find_map_files
-from multistream.data.side_inputs import MapReader, check_sources
+from multistream.data.side_inputs import MapReader, check_sources, named
 from multistream.data.table import Table, VectorTable
 from multistream.data.vectors import align, read_vectors, repeated_ids
 from multistream.errors import DataError, UsageError
@@ -57,9 +57,8 @@ class ByOrder:
             return None
         array = np.asarray(self.arrays[index], dtype=np.float32)
         if array.shape != self.shape:
-            raise DataError(
-                self.where, f"number {index} has the shape {array.shape}.", right=f"It must be {self.shape}."
-            )
+            what = f"number {index} has the shape {array.shape}."
+            raise DataError(self.where, what, right=f"It must be {self.shape}.")
         return array if np.isfinite(array).all() else None
 
 
@@ -98,23 +97,19 @@ def side_lookups(
     for key, each in inputs.items():
         if not isinstance(each, Vector | Map):
             continue
-        label = next((label for label in (key, each.name) if label in given), "")
-        source = given[label] if label else _own(own, key, each)
+        source = named(given, key, each.name)
+        source = _own(own, key, each) if source is None and own is not None else source
         if source is not None:
             lookups[key] = _vectors(key, each, source) if isinstance(each, Vector) else _maps(key, each, source, resize)
     return lookups
 
 
-def _own(own: Table | None, key: str, each: Vector | Map) -> SideSource | None:
+def _own(own: Table, key: str, each: Vector | Map) -> SideSource | None:
     """The vectors of the run's own data set, or the files of its maps by image id."""
-    if own is None:
-        return None
-    for label in (key, each.name):
-        if isinstance(each, Vector) and label in own.vectors:
-            return own.vectors[label]
-        if isinstance(each, Map) and label in own.maps:
-            return {name: own.root / path for name, path in zip(own.ids, own.maps[label], strict=True)}
-    return None
+    if isinstance(each, Vector):
+        return named(own.vectors, key, each.name)
+    column = named(own.maps, key, each.name)
+    return None if column is None else {i: own.root / path for i, path in zip(own.ids, column, strict=True)}
 
 
 def _vectors(key: str, wanted: Vector, source: SideSource) -> Lookup:

@@ -7,9 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from multistream.data.table import VectorTable
-from multistream.errors import DataError
-
-_SHOWN = 3
+from multistream.errors import DataError, some_of
 
 
 def align(
@@ -42,17 +40,15 @@ def _check_names(expected: Sequence[str], given: Sequence[str], where: str) -> N
     """Refuses a vocabulary that lacks names, or repeats one more or less often, which is ambiguous."""
     wanted, had = Counter(expected), Counter(given)
     if lacking := [name for name in wanted if name not in had]:
-        shown = ", ".join(repr(name) for name in lacking[:_SHOWN])
-        what = f"{len(lacking):,} of the {len(wanted):,} names that the stream reads are missing: {shown}"
+        what = f"{len(lacking):,} of the {len(wanted):,} names that the stream reads are missing: "
         right = f"The file has {len(given):,} names, such as {given[0]!r}."
         do = "Give vectors with the vocabulary used in training."
-        raise DataError(where, f"{what}{', ...' if len(lacking) > _SHOWN else '.'}", right=right, do=do)
+        raise DataError(where, f"{what}{some_of(map(repr, lacking))}.", right=right, do=do)
     if unlike := [name for name in wanted if wanted[name] != had[name]]:
         name = unlike[0]
         what = f"{name!r} is {had[name]} of the file's names, but {wanted[name]} of the expected names"
-        raise DataError(
-            where, f"{what} ({len(unlike):,} such names).", right="Each name must occur equally often in both."
-        )
+        right = "Each name must occur equally often in both."
+        raise DataError(where, f"{what} ({len(unlike):,} such names).", right=right)
 
 
 def _numbered(names: Sequence[str]) -> Iterator[tuple[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.data.table import VectorTable
-from multistream.errors import DataError, printable
+from multistream.errors import DataError, some_of
 
-_SHOWN = 3
 CONCEPTS = "bi-concepts"
 
 
@@ -26,6 +25,11 @@ class Scores:
     names: tuple[str, ...]
     values: NDArray[np.float64]
 
+    @classmethod
+    def of(cls, pairs: Sequence[Sequence[Any]]) -> Scores:
+        """The scores in (name, score) pairs."""
+        return cls(tuple(name for name, _ in pairs), np.array([score for _, score in pairs], dtype=np.float64))
+
 
 def from_scores(path: Path) -> VectorTable:
     """{image: {name: score}}, also below "images" and with the scores below "bi-concepts", or as [name, score] pairs.
@@ -33,14 +37,13 @@ def from_scores(path: Path) -> VectorTable:
     The vocabulary is the names in alphabetical order. Every image must have the same ones, each once: in sorted
     scores only the name identifies each score.
     """
-    where = printable(str(path))
     try:
         content = json.loads(path.read_bytes(), object_pairs_hook=_object)
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(where, f"it cannot be read: {error}.") from error
-    found = _images(content, where)
+        raise DataError(path, f"it cannot be read: {error}.") from error
+    found = _images(content, path)
     vocabulary = tuple(sorted(next(iter(found.values())).names))
-    _check(found, vocabulary, where)
+    _check(found, vocabulary, path)
     column = {name: place for place, name in enumerate(vocabulary)}
     features = np.empty((len(found), len(vocabulary)))
     for row, scores in enumerate(found.values()):
@@ -51,52 +54,53 @@ def from_scores(path: Path) -> VectorTable:
 def _object(pairs: list[tuple[str, Any]]) -> Any:
     """JSON objects of numbers become Scores at once: 2,089 Python numbers an image would be a gigabyte."""
     if pairs and all(isinstance(value, int | float) for _, value in pairs):
-        return Scores(tuple(name for name, _ in pairs), np.array([value for _, value in pairs], dtype=np.float64))
-    repeated = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
-    if repeated:
+        return Scores.of(pairs)
+    if repeated := _repeated(name for name, _ in pairs):
         raise ValueError(f"{repeated[0]!r} occurs twice")
     return dict(pairs)
 
 
-def _images(content: Any, where: str) -> dict[str, Scores]:
+def _images(content: Any, path: Path) -> dict[str, Scores]:
     """The scores by image id, wherever this file keeps them."""
     right = 'It must be {"image.jpg": {"sunny day": 0.1, ...}, ...}.'
     if isinstance(content, Mapping) and isinstance(content.get("images"), Mapping):
         content = content["images"]
-    if isinstance(content, Scores):
-        raise DataError(where, "it holds scores, but no images.", right=right)
     if not isinstance(content, Mapping) or not content:
-        raise DataError(where, "it holds no images with scores.", right=right)
-    found = {image: _scores(entry) for image, entry in content.items()}
-    without = [image for image, scores in found.items() if scores is None]
-    if without:
-        what = f"{len(without):,} of {len(found):,} images have no scores by name, {without[0]!r} first."
-        raise DataError(where, what, right=right)
-    return {image: scores for image, scores in found.items() if scores is not None}
+        raise DataError(path, "it holds no images with scores.", right=right)
+    read = {image: _scores(entry) for image, entry in content.items()}
+    found = {image: scores for image, scores in read.items() if scores is not None}
+    if len(found) < len(read):
+        first = next(image for image in read if image not in found)
+        what = f"{len(read) - len(found):,} of {len(read):,} images have no scores by name, {first!r} first."
+        raise DataError(path, what, right=right)
+    return found
 
 
 def _scores(entry: Any) -> Scores | None:
-    if isinstance(entry, Mapping):
-        entry = entry.get(CONCEPTS)
-    if isinstance(entry, list) and entry and all(_is_pair(pair) for pair in entry):
-        return Scores(tuple(name for name, _ in entry), np.array([score for _, score in entry], dtype=np.float64))
-    return entry if isinstance(entry, Scores) else None
+    held = entry.get(CONCEPTS) if isinstance(entry, Mapping) else entry
+    if isinstance(held, list) and held and all(map(_is_pair, held)):
+        return Scores.of(held)
+    return held if isinstance(held, Scores) else None
 
 
 def _is_pair(pair: Any) -> bool:
-    return isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) and isinstance(pair[1], int | float)
+    match pair:
+        case [str(), int() | float()]:
+            return True
+    return False
 
 
-def _check(found: Mapping[str, Scores], vocabulary: tuple[str, ...], where: str) -> None:
+def _check(found: Mapping[str, Scores], vocabulary: tuple[str, ...], path: Path) -> None:
     """Refuses names that occur twice, and images with other names than the first."""
-    if len(set(vocabulary)) < len(vocabulary):
-        name = next(name for name, times in Counter(vocabulary).items() if times > 1)
-        what = f"{name!r} occurs twice among the scores of an image."
-        raise DataError(where, what, right="Each score needs a name of its own.")
-    known = set(vocabulary)
-    unlike = [image for image, scores in found.items() if set(scores.names) != known or len(scores.names) != len(known)]
+    if repeated := _repeated(vocabulary):
+        what = f"{repeated[0]!r} occurs twice among the scores of an image."
+        raise DataError(path, what, right="Each score needs a name of its own.")
+    unlike = [image for image, scores in found.items() if sorted(scores.names) != list(vocabulary)]
     if unlike:
-        shown = ", ".join(printable(image) for image in unlike[:_SHOWN])
-        what = f"{len(unlike):,} of {len(found):,} images have other score names than the first one ({shown})."
-        right = f"All must have the same {len(known):,} names."
-        raise DataError(where, what, right=right, do="Write all scores, not only the highest.")
+        what = f"{len(unlike):,} of {len(found):,} images have other score names than the first one"
+        right = f"All must have the same {len(vocabulary):,} names."
+        raise DataError(path, f"{what} ({some_of(unlike)}).", right=right, do="Write all scores, not only the highest.")
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    return [name for name, times in Counter(names).items() if times > 1]

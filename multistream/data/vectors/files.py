@@ -9,7 +9,7 @@ import numpy as np
 
 from multistream.data.table import VectorTable
 from multistream.data.vectors.formats import FORMS
-from multistream.errors import DataError, printable
+from multistream.errors import DataError
 from multistream.files import replacing
 
 
@@ -21,19 +21,15 @@ def read_vectors(path: Path) -> VectorTable:
     the scores by name; .parquet an id and a list, or a column a number. DataError where the file is none of these, is
     damaged or does not fit itself.
     """
-    where = printable(str(path))
     read = FORMS.get(path.suffix.lower())
-    if read is None:
-        right = f"Vectors are read from {', '.join(FORMS)} files."
-        ending = (
-            f"its ending {printable(path.suffix)} is not a known vector format" if path.suffix else "it has no ending"
-        )
-        what = "it is a folder." if path.is_dir() else f"{ending}."
-        raise DataError(where, what, right=right, do="" if path.is_dir() else "Convert it.")
+    if path.is_dir() or read is None:
+        ending = f"its ending {path.suffix} is not a known vector format" if path.suffix else "it has no ending"
+        what = "it is a folder" if path.is_dir() else ending
+        raise DataError(path, f"{what}.", right=f"Vectors are read from {', '.join(FORMS)} files.")
     if not path.is_file():
-        raise DataError(where, "no such file.", do="Check the path.")
+        raise DataError(path, "no such file.", do="Check the path.")
     found = read(path)
-    _check(found, where)
+    _check(found, path)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes Inf, which `join` counts
         return replace(found, features=np.ascontiguousarray(found.features, dtype=np.float32))
 
@@ -51,7 +47,7 @@ def write_vectors(path: Path, vectors: VectorTable) -> None:
         )
 
 
-def _check(found: VectorTable, where: str) -> None:
+def _check(found: VectorTable, where: Path) -> None:
     """Refuses arrays that do not belong together."""
     features = found.features
     if features.dtype.kind not in "fiub":

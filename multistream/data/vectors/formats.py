@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from multistream.data.layouts.delimited_text import read_text
+from multistream.data.layouts.parquet import pyarrow_for
 from multistream.data.table import VectorTable
 from multistream.data.vectors.deepsentibank import from_scores
 from multistream.data.vectors.text import ID_COLUMNS, first_column, from_lines
-from multistream.errors import DataError, PluginError, printable
+from multistream.errors import DataError, said_by, some_of
 
 _SHOWN = 5
 
@@ -85,48 +86,37 @@ def from_dat(path: Path) -> VectorTable:
 
 def from_parquet(path: Path) -> VectorTable:
     """A column of ids, and either one column of lists (D,) or D columns of numbers, whose names are the vocabulary."""
-    where = printable(str(path))
-    table = _parquet_table(path, where)
+    arrow = pyarrow_for(path)
+    try:
+        table = arrow.parquet.read_table(path)
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(path, f"it is not valid parquet: {said_by(error)}.") from error
     ids = next((name for name in table.column_names if name.lower() in ID_COLUMNS), None)
     if ids is None:
         right = f"One must be called {', '.join(sorted(ID_COLUMNS)[1:5])}..."
-        raise DataError(where, f"no column of ids is among {', '.join(table.column_names[:_SHOWN])}.", right=right)
-    names = tuple(str(name) for name in table.column(ids).to_pylist())
+        raise DataError(path, f"no column of ids is among {some_of(table.column_names, _SHOWN)}.", right=right)
+    names = tuple(map(str, table.column(ids).to_pylist()))
     others = [name for name in table.column_names if name != ids]
     lists = [name for name in others if table.schema.field(name).type.num_fields]
     if len(lists) == 1:
-        return VectorTable(names, _rows_of_lists(table.column(lists[0]).to_pylist(), where))
+        return VectorTable(names, _rows_of_lists(table.column(lists[0]).to_pylist(), path))
     if lists or not others:
         right = "Store one list per row, or one column per number."
-        raise DataError(where, f"{len(lists)} columns contain lists.", right=right)
+        raise DataError(path, f"{len(lists)} columns contain lists.", right=right)
     try:
         columns = [np.asarray(table.column(name).to_numpy(), dtype=np.float32) for name in others]
     except (ValueError, TypeError) as error:
         right = "All columns except the ids must be numbers."
-        raise DataError(where, f"a column holds no numbers: {error}.", right=right) from error
+        raise DataError(path, f"a column holds no numbers: {error}.", right=right) from error
     return VectorTable(names, np.stack(columns, axis=1), tuple(others))
 
 
-def _parquet_table(path: Path, where: str) -> Any:
-    """The pyarrow.Table of a file."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        do = "Install it: pip install 'multistream[datasets]'."
-        raise PluginError(where, "parquet needs pyarrow, which is not installed.", do=do) from error
-    try:
-        return pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(where, f"it is not valid parquet: {' '.join(str(error).split())[:200]}.") from error
-
-
-def _rows_of_lists(rows: Sequence[list[float] | None], where: str) -> NDArray[np.float32]:
+def _rows_of_lists(rows: Sequence[list[float] | None], path: Path) -> NDArray[np.float32]:
     """One list per row as (N, D); DataError names the first row that is missing or of another length."""
-    width = len(rows[0]) if rows and rows[0] else 0
-    wrong = next((i for i, row in enumerate(rows) if not isinstance(row, list) or len(row) != width), None)
+    lengths = [-1 if row is None else len(row) for row in rows]
+    wrong = next((i for i, length in enumerate(lengths) if length != max(lengths[0], 0)), None)
     if wrong is not None:
-        raise DataError(f"{where}, row {wrong}", "its list has another length than the first.")
+        raise DataError(f"{path}, row {wrong}", "its list has another length than the first.")
     return np.array(rows, dtype=np.float32).reshape(len(rows), -1)
 
 
@@ -148,9 +138,9 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (*DAMAGED, SafetensorError) as error:
-        message = printable(" ".join(str(error).split())) or type(error).__name__
+        message = said_by(error)
         do = "Save text with dtype=str: arrays of objects are pickles." if "pickle" in message else ""
-        raise DataError(path, f"it cannot be read: {message.rstrip('.')}.", do=do) from error
+        raise DataError(path, f"it cannot be read: {message}.", do=do) from error
 
 
 def _check_unpacked(path: Path, archive: zipfile.ZipFile | None) -> None:
@@ -165,9 +155,7 @@ def _check_unpacked(path: Path, archive: zipfile.ZipFile | None) -> None:
 
 def _check_names(path: Path, found: Iterable[str], held: Iterable[str]) -> None:
     if lacking := sorted({"ids", "features"} - set(found), reverse=True):
-        names = sorted(map(printable, held))
-        more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-        what = f"it holds no {' and no '.join(lacking)}, but {', '.join(names[:_SHOWN]) or 'nothing'}{more}."
+        what = f"it holds no {' and no '.join(lacking)}, but {some_of(sorted(held), _SHOWN) or 'nothing'}."
         raise DataError(path, what, right="ids (N,), features (N, D), vocabulary (D,) if known.")
 
 
@@ -192,19 +180,25 @@ def _listed(text: str) -> tuple[str, ...]:
 
 def _ids_beside(path: Path) -> tuple[str, ...]:
     """The ids of a file that holds numbers alone: a line each, an array of text, or the first column of a CSV."""
-    lines, array, table = (path.with_name(path.stem + ending) for ending in (".ids.txt", "_ids.npy", ".csv"))
-    if lines.is_file():
-        return tuple(read_text(lines).removesuffix("\n").split("\n"))
-    if array.is_file():
-        with _readable(array):
-            return _texts(array, np.load(array, allow_pickle=False))
-    if table.is_file():
-        return first_column(table)
-    looked = ", ".join(printable(place.name) for place in (lines, array, table))
+    readers = {".ids.txt": _lines, "_ids.npy": _text_array, ".csv": first_column}
+    files = {path.with_name(path.stem + ending): read for ending, read in readers.items()}
+    for file, read in files.items():
+        if file.is_file():
+            return read(file)
     what = "it holds only numbers, and there is no file of ids next to it."
-    raise DataError(path, what, right=f"Looked for {looked}.", do="Create one of them, with one id per row.")
+    right = f"Looked for {', '.join(file.name for file in files)}."
+    raise DataError(path, what, right=right, do="Create one of them, with one id per row.")
 
 
 def _vocabulary_beside(path: Path) -> tuple[str, ...]:
     names = path.with_name(VOCABULARY.format(path.stem))
-    return tuple(read_text(names).removesuffix("\n").split("\n")) if names.is_file() else ()
+    return _lines(names) if names.is_file() else ()
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    return tuple(read_text(path).removesuffix("\n").split("\n"))
+
+
+def _text_array(path: Path) -> tuple[str, ...]:
+    with _readable(path):
+        return _texts(path, np.load(path, allow_pickle=False))

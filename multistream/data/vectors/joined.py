@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multistream.data.table import VectorTable
 from multistream.data.vectors.path_match import Matched, match
-from multistream.errors import DataError
+from multistream.errors import DataError, some_of
 from multistream.recipe import MissingVectors
 
 _DONE = {"mean": "given the mean of the training split", "zero": "given zeros", "skip": "left out"}
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ def join(
     found = matched.rows >= 0
     finite = np.asarray(np.isfinite(vectors.features).all(axis=1))
     present = found & finite[matched.rows]
-    faults = [
-        _counted(_where(ids, ~found), "without a vector"),
-        _counted(_where(ids, found & ~present), "with NaN or Inf in their vector"),
-    ]
-    message = [fault for fault in faults if fault]
+    faults = (
+        _counted(list(compress(ids, ~found)), "without a vector"),
+        _counted(list(compress(ids, found & ~present)), "with NaN or Inf in their vector"),
+    )
+    message = list(filter(None, faults))
     if message and (missing == "error" or not present.any()):
         _refuse(ids, vectors, message, where, some=bool(present.any()))
     rows = np.zeros((len(ids), vectors.features.shape[1]), np.float32)
@@ -65,16 +65,9 @@ def _summary(matched: Matched, present: NDArray[np.bool_]) -> str:
     return f"{present.sum():,} of {len(present):,} images joined with a vector{how}"
 
 
-def _where(ids: Sequence[str], mask: NDArray[np.bool_]) -> list[str]:
-    return [name for name, chosen in zip(ids, mask.tolist(), strict=True) if chosen]
-
-
 def _counted(names: Sequence[str], what: str) -> str:
     """The number of images, what is wrong with them, and the first ones; nothing for none."""
-    if not names:
-        return ""
-    shown = ", ".join(repr(name) for name in names[:_SHOWN])
-    return f"{len(names):,} images {what} ({shown}{', ...' if len(names) > _SHOWN else ''})"
+    return f"{len(names):,} images {what} ({some_of(map(repr, names))})" if names else ""
 
 
 def _refuse(ids: Sequence[str], vectors: VectorTable, message: Sequence[str], where: str, *, some: bool) -> None:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.errors import DataError
-
-_SHOWN = 3
+from multistream.data.filenames import path_ends
+from multistream.errors import DataError, some_of
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,13 @@ def _by_suffix(images: Sequence[str], names: Sequence[str], *, common_folder: bo
 
     One must hold the other whole; with `common_folder` a suffix with a folder in it will do.
     """
-    of_images = _by_longest_end(images, {end for name in names for end in _ends(name)})
-    of_names = _by_longest_end(names, {end for image in images for end in _ends(image)})
+    of_images = _by_longest_end(images, {end for name in names for end in path_ends(name)})
+    of_names = _by_longest_end(names, {end for image in images for end in path_ends(image)})
     both = [
         (left, of_names[end])
         for end, left in of_images.items()
         if end in of_names
-        and ((common_folder and "/" in end) or any(_ends(path)[0] == end for path in (*left, *of_names[end])))
+        and ((common_folder and "/" in end) or any(path_ends(path)[0] == end for path in (*left, *of_names[end])))
     ]
     unclear = [(left, right) for left, right in both if len(left) > 1 or len(right) > 1]
     if unclear:
@@ -68,19 +67,9 @@ def _by_longest_end(paths: Iterable[str], ends: set[str]) -> Mapping[str, list[s
     """The paths under the longest of `ends` that each has."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        if (end := next((end for end in _ends(path) if end in ends), None)) is not None:
+        if (end := next((end for end in path_ends(path) if end in ends), None)) is not None:
             found[end].append(path)
     return found
-
-
-def _ends(path: str) -> list[str]:
-    """The suffixes of a path in whole components, longest first.
-
-    >>> _ends("set/joy/1.jpg")
-    ['set/joy/1.jpg', 'joy/1.jpg', '1.jpg']
-    """
-    pieces = [piece for piece in path.replace("\\", "/").split("/") if piece not in ("", ".")]
-    return ["/".join(pieces[start:]) for start in range(len(pieces))]
 
 
 def _refuse(unclear: Sequence[tuple[list[str], list[str]]], images: int, where: str) -> None:
@@ -91,5 +80,4 @@ def _refuse(unclear: Sequence[tuple[list[str], list[str]]], images: int, where: 
 
 
 def _shown(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(repr(name) for name in names[:_SHOWN]) + more
+    return some_of(map(repr, names))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +14,10 @@ from numpy.typing import NDArray
 from multistream.data.layouts.csv_table import PATH
 from multistream.data.layouts.delimited_text import delimiter_of
 from multistream.data.table import VectorTable
-from multistream.errors import DataError, printable
+from multistream.errors import DataError, some_of
 
 ID_COLUMNS = ("", "id", "ids", "name", "image_id", "index", *PATH)
 """What the first column is called, in small letters; "" is how pandas writes an index."""
-
-_SHOWN = 3
 
 
 def from_lines(path: Path) -> VectorTable:
@@ -27,18 +26,16 @@ def from_lines(path: Path) -> VectorTable:
     The first line is a header if its first cell is called like an id, or if a further one is not a number. Numbers
     0 to D - 1 as names are what pandas writes where there are none.
     """
+    records = _records(path)
+    first = next(records, (0, [""]))  # an empty file is a header without names
+    has_header, width = _is_header(first[1]), len(first[1]) - 1
+    vocabulary = tuple(cell.strip() for cell in first[1][1:]) if has_header else ()
     ids: list[str] = []
     numbers: list[NDArray[np.float32]] = []
     faults: list[tuple[int, str]] = []
-    vocabulary: tuple[str, ...] = ()
-    width = 0
-    for line, cells in _records(path):
-        is_first, width = not width, width or len(cells) - 1
-        if is_first and _is_header(cells):
-            vocabulary = tuple(cell.strip() for cell in cells[1:])
-            continue
+    for line, cells in records if has_header else chain([first], records):
         values = _numbers(cells[1:])
-        if len(cells) - 1 != width or not width:
+        if len(cells) - 1 != width or width < 1:
             faults.append((line, f"{len(cells) - 1:,} numbers after the id, {width:,} on the first line"))
         elif isinstance(values, str):
             faults.append((line, f"{values!r} is not a number"))
@@ -46,9 +43,8 @@ def from_lines(path: Path) -> VectorTable:
             ids.append(cells[0].strip())
             numbers.append(values)
     _refuse(path, faults, has_rows=bool(ids))
-    if vocabulary == tuple(map(str, range(width))):
-        vocabulary = ()
-    return VectorTable(tuple(ids), np.stack(numbers), vocabulary)
+    is_counted = vocabulary == tuple(map(str, range(width)))
+    return VectorTable(tuple(ids), np.stack(numbers), () if is_counted else vocabulary)
 
 
 def first_column(path: Path) -> tuple[str, ...]:
@@ -59,7 +55,6 @@ def first_column(path: Path) -> tuple[str, ...]:
 
 def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line numbers and cells, blank lines left out; a line at a time, for such files are large."""
-    where = printable(str(path))
     line = 0
     try:
         with path.open(encoding=_encoding(path), errors="surrogateescape", newline="") as file:
@@ -71,7 +66,7 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
                 if any(cell.strip() for cell in cells):
                     yield line, cells
     except (OSError, UnicodeError, csv.Error) as error:
-        raise DataError(f"{where}:{line + 1}", f"the line cannot be read: {error}.") from error
+        raise DataError(f"{path}:{line + 1}", f"the line cannot be read: {error}.") from error
 
 
 def _encoding(path: Path) -> str:
@@ -91,10 +86,8 @@ def _numbers(cells: Sequence[str]) -> NDArray[np.float32] | str:
         return np.array(cells, dtype=np.float64).astype(np.float32)
     except ValueError:
         filled = [cell if cell.strip() else "nan" for cell in cells]
-    try:
-        return np.array(filled, dtype=np.float64).astype(np.float32)
-    except ValueError:
-        return next(cell for cell in filled if not _is_number(cell))
+    wrong = next((cell for cell in filled if not _is_number(cell)), None)
+    return np.array(filled, dtype=np.float64).astype(np.float32) if wrong is None else wrong
 
 
 def _is_number(cell: str) -> bool:
@@ -106,11 +99,10 @@ def _is_number(cell: str) -> bool:
 
 
 def _refuse(path: Path, faults: Sequence[tuple[int, str]], *, has_rows: bool) -> None:
-    where = printable(str(path))
+    right = "Each line must be an id and the same D numbers."
     if faults:
-        line, what = faults[0]
-        others = ", ".join(str(other) for other, _ in faults[1 : _SHOWN + 1])
-        more = f"{len(faults) - 1:,} other lines have errors too: {others}." if others else ""
-        raise DataError(f"{where}:{line}", f"{what}.", right="Each line must be an id and the same D numbers.", do=more)
+        (line, what), *others = faults
+        more = f"{len(others):,} other lines have errors too: {some_of(each for each, _ in others)}." if others else ""
+        raise DataError(f"{path}:{line}", f"{what}.", right=right, do=more)
     if not has_rows:
-        raise DataError(where, "it holds no vectors.", right="Each line must be an id and the same D numbers.")
+        raise DataError(path, "it holds no vectors.", right=right)
