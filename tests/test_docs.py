@@ -52,6 +52,8 @@ def rendered() -> str:
             if names:
                 rows.append(f"| {names} | {(getattr(parameter, 'help', '') or '').replace('|', chr(92) + '|')} |")
         lines += ["| option | meaning |", "|---|---|", *rows, ""] if rows else []
+        if command.epilog:  # type: ignore[attr-defined]
+            lines += ["```console", command.epilog.removeprefix("Example: "), "```", ""]  # type: ignore[attr-defined]
     lines += [
         "## Exit codes",
         "",
@@ -67,10 +69,10 @@ def settings_page() -> str:
     recipe = (ROOT / "multistream" / "recipe" / "default.toml").read_text()
     return (
         "# Settings\n\n"
-        "A recipe is a TOML file of these sections. `--set SECTION.NAME=VALUE` sets one on the command line, "
-        "`--recipe` takes a file, a run or one of the shipped recipes `default`, `paper` and `paper-code`, and "
-        "`--print-recipe` prints the outcome. Options win over `--set`, which wins over the "
-        "recipe.\n\nThe defaults:\n\n"
+        "A recipe is a TOML file with the sections below. `--set SECTION.NAME=VALUE` overrides one setting on the "
+        "command line, `--recipe` takes a file, a run or one of the built-in recipes `default`, `paper` and "
+        "`paper-code`, and `--print-recipe` prints the resulting recipe. `--set` takes precedence over command-line "
+        "options, which take precedence over the recipe.\n\nThe defaults:\n\n"
         f"```toml\n{recipe}```\n"
     )
 

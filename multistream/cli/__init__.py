@@ -34,27 +34,49 @@ from multistream.system_errors import known_error
 
 app = typer.Typer(
     name="multistream",
-    help="Compose, train and dissect image classifiers made of several streams.",
+    help="Compose, train and dissect image classifiers made of several streams.\n\n"
+    "A stream is a pretrained network or a vector of scores. Taps read it after its stages, a temporal module combines "
+    "the taps' tokens, and a fusion combines the streams. `multistream train` writes a run: a folder with the trained "
+    "network, its recipe (all settings) and its results.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(train)
-app.command()(evaluate)
-app.command()(predict)
-app.command()(compare)
-app.command(cls=ExplainCommand)(explain)
-app.command()(gallery)
-app.command("test-explanation")(explanation_tests)
-app.command()(profile)
-app.command()(ablate)
-app.command()(extract)
-app.command()(concepts)
-app.command()(report)
-app.command()(reproduce)
-app.add_typer(data, name="data")
-app.add_typer(plugins, name="plugins")
-app.add_typer(weights, name="weights")
+TRAIN, DISSECT, PREPARE = "Train, predict and compare", "Dissect", "Data, features, weights and plugins"
+RUN = "runs/object-anp-early-1"
+
+
+def _example(arguments: str) -> str:
+    """The last line of a command's help."""
+    return f"Example: multistream {arguments}"
+
+
+app.command(
+    rich_help_panel=TRAIN,
+    epilog=_example("train --data photos --streams object,anp --weights object=hub --input anp=anp.npz"),
+)(train)
+app.command(rich_help_panel=TRAIN, epilog=_example(f"evaluate {RUN} --data other-photos"))(evaluate)
+app.command(rich_help_panel=TRAIN, epilog=_example(f"predict {RUN} holiday --missing mean"))(predict)
+app.command(rich_help_panel=TRAIN, epilog=_example(f"compare runs/object-1 {RUN}"))(compare)
+app.command(rich_help_panel=TRAIN, epilog=_example(f"report {RUN} --against runs/object-1"))(report)
+app.command(rich_help_panel=TRAIN, epilog=_example("reproduce table1 --data fi:FOLDER --weights object=hub"))(reproduce)
+app.command(
+    cls=ExplainCommand, rich_help_panel=DISSECT, epilog=_example(f"explain {RUN} --target true --overlays overlays")
+)(explain)
+app.command(rich_help_panel=DISSECT, epilog=_example(f"gallery {RUN} --format pdf"))(gallery)
+app.command("test-explanation", rich_help_panel=DISSECT, epilog=_example(f"test-explanation {RUN} --faithfulness"))(
+    explanation_tests
+)
+app.command(rich_help_panel=DISSECT, epilog=_example(f"ablate {RUN} --axis depth --seeds 5"))(ablate)
+app.command(rich_help_panel=DISSECT, epilog=_example("profile --streams object,places"))(profile)
+app.add_typer(data, name="data", rich_help_panel=PREPARE)
+app.command(rich_help_panel=PREPARE, epilog=_example(f"extract {RUN} --out features.npz"))(extract)
+app.command(
+    rich_help_panel=PREPARE,
+    epilog=_example("concepts pairs.txt --model hf-hub:timm/ViT-B-16-SigLIP --out pairs.safetensors"),
+)(concepts)
+app.add_typer(weights, name="weights", rich_help_panel=PREPARE)
+app.add_typer(plugins, name="plugins", rich_help_panel=PREPARE)
 
 
 def _version(asked: bool) -> None:
@@ -69,7 +91,7 @@ def multistream(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Compose, train and dissect image classifiers made of several streams."""
+    """The options of the program itself."""
 
 
 def main() -> None:

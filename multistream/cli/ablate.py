@@ -27,16 +27,20 @@ class Axis(StrEnum):
 AxisName = Annotated[
     Axis, typer.Option(help="What to vary: depth of the streams, subsets of taps, or subsets of streams.")
 ]
-Cut = Annotated[str, typer.Option(metavar="KEY", help="Ablate only this stream.", show_default="each")]
-Seeds = Annotated[int, typer.Option(min=1, max=1000, help="Number of seeds; the first is the recipe's.")]
-Splits = Annotated[int, typer.Option(min=1, max=1000, help="Number of splits; the first is the recipe's.")]
-FirstSeed = Annotated[int | None, typer.Option(help="The first seed.", show_default="the recipe's")]
+Cut = Annotated[str, typer.Option(metavar="KEY", help="Ablate only this stream. Default: each stream in turn.")]
+Seeds = Annotated[int, typer.Option(min=1, max=1000, help="Number of random seeds, starting from the recipe's.")]
+Splits = Annotated[int, typer.Option(min=1, max=1000, help="Number of random splits, starting from the recipe's.")]
+FirstSeed = Annotated[int | None, typer.Option(help="First random seed. Default: the recipe's.")]
 Verify = Annotated[
     bool,
-    typer.Option("--verify", help="Also train one row alone; exit 1 if its probabilities differ by more than 1e-5."),
+    typer.Option(
+        "--verify",
+        help="Also train one configuration on its own and compare; exit 1 if any probability differs by more than "
+        "1e-5.",
+    ),
 ]
-Out = Annotated[Path | None, typer.Option(help="Output folder.", show_default="RUN/ablations")]
-Csv = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows as CSV.")]
+Out = Annotated[Path | None, typer.Option(help="Output folder. Default: RUN/ablations.")]
+Csv = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the table to a CSV file.")]
 
 
 def ablate(
@@ -67,7 +71,7 @@ def ablate(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Retrain the composition without stages, taps or streams, and print accuracy and cost."""
+    """Retrain the network with some stages, taps or streams removed, and print accuracy and cost."""
     options.check_run_or_streams("ablate", run, streams, recipe)
     from multistream.ablation import ablate as run_ablation
     from multistream.ablation.runner import planned, recipe_of

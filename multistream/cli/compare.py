@@ -29,25 +29,31 @@ class Against(StrEnum):
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Folders of finished runs.")],
-    against: Annotated[Against, typer.Option(help="Reference run for the differences.")] = Against.first,
-    name: Annotated[list[str] | None, typer.Option(metavar="RUN=NAME", help="Name of a run's row; repeatable.")] = None,
+    against: Annotated[
+        Against, typer.Option(help="Reference row: each difference is the row minus the reference.")
+    ] = Against.first,
+    name: Annotated[
+        list[str] | None, typer.Option(metavar="RUN=NAME", help="Label of a run in the table; repeatable.")
+    ] = None,
     columns: Annotated[
         str,
         typer.Option(
             metavar="COLUMN,...",
-            help="Columns in this order: accuracy, interval, macro_f1, p_holm, ..., settings, or a setting's name.",
-            show_default="all that apply",
+            help="Columns to show, in this order: accuracy, interval, macro_f1, p_holm, ..., settings, or a setting's "
+            "name. Default: all that apply.",
         ),
     ] = "",
     published: Annotated[
-        bool, typer.Option("--published", help="Add the published numbers on FI, marked as such.")
+        bool, typer.Option("--published", help="Add the results published for the FI data set, marked as such.")
     ] = False,
     format: Annotated[Format, typer.Option(help="Format of the table.")] = Format.table,
     plot: options.Plot = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Compare runs: what differs, accuracy with interval, paired tests; several seeds or splits are one row."""
+    """Compare runs: settings that differ, accuracy with a 95 % confidence interval, paired tests.
+
+    Runs that differ only in their seed or split are combined into one row."""
     from multistream.comparison.compare import compare as compare_runs
     from multistream.comparison.tables import FORMATS, all_notes
     from multistream.console import Console

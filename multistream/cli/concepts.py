@@ -12,34 +12,46 @@ from multistream.cli import options, output
 
 def concepts(
     names: Annotated[
-        Path, typer.Argument(metavar="NAMES", help="One name per line, a JSON list, or SentiBank's list of pairs.")
+        Path,
+        typer.Argument(
+            metavar="NAMES", help="One name per line, a JSON list, or SentiBank's list of adjective-noun pairs."
+        ),
     ],
     model: Annotated[
         str,
-        typer.Option(metavar="MODEL", help="A model of open_clip: ViT-B-16, hf-hub:OWNER/NAME, or local-dir:FOLDER."),
+        typer.Option(metavar="MODEL", help="An open_clip model: ViT-B-16, hf-hub:OWNER/NAME, or local-dir:FOLDER."),
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The bank of concepts to write (.safetensors).")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE", help="Output file for the concept bank: names and their embeddings (.safetensors)."
+        ),
+    ],
     weights: Annotated[
         str,
-        typer.Option(metavar="TAG|FILE", help="A tag of open_clip (downloaded), or a file; hf-hub: models need none."),
+        typer.Option(
+            metavar="TAG|FILE",
+            help="An open_clip pretrained tag (downloaded) or a weight file; not needed for hf-hub models.",
+        ),
     ] = "",
     image_model: Annotated[
         str,
-        typer.Option(metavar="MODEL.TAG", help="Name of the image tower in timm.", show_default="that of the model"),
+        typer.Option(metavar="MODEL.TAG", help="Name of the image tower in timm. Default: the image tower of --model."),
     ] = "",
     template: Annotated[
         list[str] | None,
         typer.Option(
             metavar="TEXT",
-            help="A sentence with {} for the name; repeatable: the embeddings are averaged.",
-            show_default="a photo of {}",
+            help="A sentence with {} for the name; repeatable: the embeddings are averaged. Default: a photo of {}.",
         ),
     ] = None,
     device: options.Device = "auto",
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Embed a list of concepts with the text tower of a vision-language model; `--streams KEY=text:FILE` reads it."""
+    """Embed a list of concepts with the text tower of a vision-language model.
+
+    Use the result with `--streams KEY=text:FILE`."""
     from multistream.concepts.bank import write_bank
     from multistream.concepts.names import read_names
     from multistream.concepts.text_tower import TEMPLATE, embed_concepts

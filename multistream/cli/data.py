@@ -20,7 +20,7 @@ SHOWN = 10
 
 @app.command()
 def scan(data: Source, label: options.Label = "", json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """Decode every file, and list damaged files, duplicates and placeholder pictures."""
+    """Decode every file, and list damaged files, duplicates and placeholder images ("photo not available")."""
     from multistream.console import Console
     from multistream.data.decoding import Decoder
     from multistream.data.layouts.data_source import open_table
@@ -38,14 +38,14 @@ def scan(data: Source, label: options.Label = "", json: options.Json = False, qu
 @app.command()
 def split(
     data: Source,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The CSV to write: path, label, part, sha256.")],
-    fractions: Annotated[str, typer.Option(help="train/val/test in percent.")] = "80/5/15",
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output CSV (columns path, label, part, sha256).")],
+    fractions: Annotated[str, typer.Option(help="train/val/test percentages.")] = "80/5/15",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 18,
     groups: options.Groups = "",
     label: options.Label = "",
     json: options.Json = False,
 ) -> None:
-    """Write the split of every photo (train, val, test) with the file's sha256."""
+    """Assign each photo to train, val or test, and write a CSV with the assignment and the file's SHA-256."""
     from multistream.data.layouts.data_source import open_table
     from multistream.data.splits import split as draw
     from multistream.runs.split_file import write_split
@@ -63,14 +63,14 @@ def split(
 
 @app.command()
 def demo(json: options.Json = False) -> None:
-    """Create the demo set if it is missing, and print its folder."""
+    """Create the demo set if it is missing, and print its folder and size."""
     from multistream.data.layouts.data_source import open_table
 
     table = open_table("")
     if json:
         output.print_json({"path": str(table.root), "images": len(table), "classes": list(table.classes)})
     else:
-        typer.echo(f"{table.root}: {len(table):,} pictures of {len(table.classes)} classes")
+        typer.echo(f"{table.root}: {len(table):,} images in {len(table.classes)} classes")
 
 
 def described(found: Scan) -> str:

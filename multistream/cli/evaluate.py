@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 LabelledPhotos = Annotated[
-    str, typer.Option("--data", metavar="PATH", help="Other photos with labels; default: the test split of the run.")
+    str, typer.Option("--data", metavar="PATH", help="Labelled data set to evaluate on. Default: the run's test split.")
 ]
 Part = Annotated[
     str,
@@ -29,16 +29,22 @@ Part = Annotated[
     ),
 ]
 ClassMap = Annotated[
-    str, typer.Option(metavar="FILE|NAME", help="File that maps the run's classes to the data's classes.")
+    str,
+    typer.Option(
+        metavar="FILE|NAME",
+        help="File, or name of a built-in mapping (fi-webemo7, fi-polarity, ...), that maps the run's "
+        "classes to those of the data set.",
+    ),
 ]
 Protocols = Annotated[
     bool,
     typer.Option(
         "--protocols",
-        help="WebEMO's protocols: strict, reachable classes, polarity, linear probe (--data webemo:PATH).",
+        help="Evaluate with the four WebEMO protocols instead: strict, reachable classes, polarity and linear probe "
+        "(--data webemo:PATH).",
     ),
 ]
-PredictionsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions as CSV.")]
+PredictionsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Write the predictions to a CSV file.")]
 
 
 def evaluate(
@@ -58,7 +64,7 @@ def evaluate(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Evaluate a run: accuracy with its interval, metrics by class, calibration."""
+    """Evaluate a run: accuracy with a 95 % confidence interval, per-class metrics, calibration."""
     from multistream.console import Console
     from multistream.inference.evaluate import evaluate as measure
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Photos = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="PATHS", help="Files and folders; - reads a list on stdin. Default: the test split of the run."
+        metavar="PATHS", help="Files and folders; - reads a list from stdin. Default: the run's test split."
     ),
 ]
 Class = Annotated[str, typer.Option("--target", metavar="CLASS", help="predicted, true, or a class by name.")]
@@ -55,35 +55,50 @@ def explain(
     data: options.LabelledData = "",
     label: options.Label = "",
     target: Class = "predicted",
-    against: Annotated[str, typer.Option(metavar="CLASS", help="Explain the difference to this class.")] = "",
+    against: Annotated[
+        str,
+        typer.Option(
+            metavar="CLASS", help="Explain the difference between the logit of the target and the logit of this class."
+        ),
+    ] = "",
     method: Annotated[
         str,
         typer.Option(
-            help="decomposition (exact sum), grad-cam (each stage through its own tap), grad-cam-total (through deeper "
-            "stages too), grad-cam-last (last stage), integrated-gradients; auto: the exact sum if there is one."
+            help="decomposition (exact sum), grad-cam (gradient through each stage's own tap only), grad-cam-total "
+            "(also through deeper stages), grad-cam-last (last stage only), integrated-gradients; auto: "
+            "decomposition where it is exact, otherwise grad-cam."
         ),
     ] = "auto",
     scale: Annotated[str, typer.Option(help="logit or probability.")] = "logit",
     baseline: Annotated[
-        str, typer.Option(help="What replaces an absent stream in Shapley values: mean, zero or drop.")
+        str, typer.Option(help="What replaces an absent stream when computing Shapley values: mean, zero or drop.")
     ] = "mean",
     npz: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write logits, maps, vectors and Shapley values as .npz.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write logits, attribution maps, vectors and Shapley values to an .npz file."
+        ),
     ] = None,
     classes: Annotated[
         str,
-        typer.Option(help="Classes in the .npz: all, target, or auto (all classes for exact sums of up to 32 photos)."),
+        typer.Option(
+            help="Classes in the .npz file: all, target, or auto (all classes for exact sums of up to 32 photos)."
+        ),
     ] = "auto",
-    overlays: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Write a PNG for each photo.")] = None,
+    overlays: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Save an overlay of the attribution maps (PNG) for each photo."),
+    ] = None,
     colour_scale: Annotated[
-        str, typer.Option(help="Colour scale of overlays: shared by all streams and stages, or one for each map.")
+        str,
+        typer.Option(help="Colour scale of overlays: shared by all streams and stages, or one for each map."),
     ] = "shared",
     input: options.Inputs = None,
     device: options.Device = "auto",
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Attribution: what each stream, stage, pixel and vector entry contributes to a class's logit."""
+    """Show how much each stream, stage, pixel and vector entry contributes to the logit of a class."""
     from multistream.console import Console
     from multistream.explaining import ExplanationRequest, Target
     from multistream.inference.model import load

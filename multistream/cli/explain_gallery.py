@@ -18,9 +18,7 @@ KINDS = ("png", "pdf", "svg")
 def gallery(
     run: options.Run,
     paths: Photos = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Output folder.", show_default="gallery in the run's folder")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Output folder. Default: RUN/gallery.")] = None,
     format: Annotated[str, typer.Option(help="png, pdf or svg.")] = "png",
     data: options.LabelledData = "",
     label: options.Label = "",
@@ -30,7 +28,10 @@ def gallery(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Galleries: photos that all, some or no streams classify correctly, mean maps by class, entries of vectors."""
+    """Save galleries: photos that all, some or none of the streams classify correctly.
+
+    Also the mean attribution map of each class, and the vector entries with the largest contributions.
+    """
     from multistream.console import Console
     from multistream.explaining.gallery import make_gallery
     from multistream.inference.model import load

@@ -12,13 +12,24 @@ from multistream.cli.explain_text import photo_tests_text, self_test_text
 from multistream.errors import UsageError
 
 RunSelfTest = Annotated[
-    bool, typer.Option("--self-test", help="Train the composition on planted evidence and check that it is found.")
+    bool,
+    typer.Option(
+        "--self-test", help="Train the network on data with planted cues, and check that the explanations find them."
+    ),
 ]
 Faithfulness = Annotated[
-    bool, typer.Option("--faithfulness", help="Deletion and insertion of the maps' pixels, against maps of noise.")
+    bool,
+    typer.Option(
+        "--faithfulness",
+        help="Run deletion and insertion tests with the attribution maps, and compare them with noise maps.",
+    ),
 ]
 Masks = Annotated[
-    str, typer.Option(metavar="FOLDER|CSV", help="Object masks or boxes: pointing game, and energy inside them.")
+    str,
+    typer.Option(
+        metavar="FOLDER|CSV",
+        help="Object masks or boxes, for the pointing game and the fraction of attribution inside them.",
+    ),
 ]
 
 
@@ -36,7 +47,9 @@ def explanation_tests(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Test explanations: --self-test (the default; a minute or more), --faithfulness and --masks on photos.
+    """Test the explanations: a self-test on planted cues (the default, a minute or more), or tests on your photos.
+
+    The tests on photos are --faithfulness and --masks.
 
     Exit code 1 if a check of the self-test fails.
     """

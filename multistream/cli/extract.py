@@ -17,22 +17,28 @@ if TYPE_CHECKING:
 
 
 Views = Annotated[
-    str, typer.Option(metavar="VIEW,...", help="Views of each photo: identity, hflip, top_left, centre+hflip, ...")
+    str,
+    typer.Option(
+        metavar="VIEW,...",
+        help="Augmented views to extract for each photo: identity, hflip, top_left, centre+hflip, ...",
+    ),
 ]
 Stages = Annotated[
-    str, typer.Option(metavar="STAGE,...", help="Stages that --out writes: STAGE or KEY/STAGE.", show_default="all")
+    str, typer.Option(metavar="STAGE,...", help="Stages to write to --out: STAGE or KEY/STAGE. Default: all.")
 ]
 Out = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE.npz", help="Write ids, features and vocabulary for --input; with ray, a folder of parquet."
+        metavar="FILE.npz",
+        help="Write ids, features and vocabulary to a file that --input accepts; with --engine ray, a "
+        "folder of Parquet files.",
     ),
 ]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Recompute a sample and compare it with the cache, bit for bit.")
 ]
 Sample = Annotated[int, typer.Option(min=0, help="Number of images that --verify recomputes; 0: all.")]
-SampleSeed = Annotated[int | None, typer.Option(help="Random seed of weights and sample.", show_default="0")]
+SampleSeed = Annotated[int | None, typer.Option(help="Random seed for the weights and the sample. Default: 0.")]
 
 
 def extract(

@@ -18,64 +18,96 @@ from multistream.spec import parse_specs
 if TYPE_CHECKING:
     from multistream.training.engines import Engine as RunEngine
 
-Json = Annotated[bool, typer.Option("--json", help="Print only JSON on stdout.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON only, to stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Suppress progress and messages.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
-DeviceSet = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.", show_default="auto")]
-PrecisionSet = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.", show_default="auto")]
+DeviceSet = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps. Default: auto.")]
+PrecisionSet = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16. Default: auto.")]
 """Where "" leaves the recipe's setting as it is."""
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
-        "--input", metavar="NAME=PATH", help="A stream's vectors (.npz, .csv, ...) or folder of maps; repeatable."
+        "--input",
+        metavar="NAME=PATH",
+        help="Extra input NAME of a stream: a file of vectors (.npz, .csv, ...), or a folder of input maps such as "
+        "depth images; repeatable.",
     ),
 ]
 Streams = Annotated[
-    str, typer.Option(metavar="SPEC,...", help="Streams, as [KEY=]NAME[:VARIANT], or KEY=RUN for a run's branch.")
+    str,
+    typer.Option(
+        metavar="SPEC,...",
+        help="Streams, as [KEY=]NAME[:VARIANT], or KEY=RUN to reuse stream KEY of a finished run. Built in: object "
+        "(trained on ImageNet), places (scenes of Places365), anp (scores of adjective-noun pairs); "
+        "`multistream plugins` lists all.",
+    ),
 ]
-StreamsWithoutRun = Annotated[str, typer.Option(metavar="SPEC,...", help="Streams, if there is no RUN.")]
-Tap = Annotated[str, typer.Option(help="Tap: turns the map of a stage into a token.", show_default="gap:64")]
+StreamsWithoutRun = Annotated[str, typer.Option(metavar="SPEC,...", help="Streams to use when no RUN is given.")]
+Tap = Annotated[
+    str,
+    typer.Option(
+        help="How to turn the feature map of a stage into a token: gap[:WIDTH], last, cls, embed, or a plugin's. "
+        "Default: gap:64."
+    ),
+]
 Temporal = Annotated[
-    str, typer.Option(help="Temporal: combines a stream's tokens into one vector.", show_default="concat")
+    str,
+    typer.Option(
+        help="How to combine the tokens of a stream into one vector: concat, average, bigru, bigru+att, or a plugin's. "
+        "Default: concat."
+    ),
 ]
-Fusion = Annotated[str, typer.Option(help="Fusion: combines the streams.", show_default="early")]
+Fusion = Annotated[
+    str, typer.Option(help="How to combine the streams: early, late, gated, or a plugin's. Default: early.")
+]
 TrainingData = Annotated[
     str, typer.Option(metavar="PATH", help="Class folders, a CSV, or LAYOUT:PATH. Default: the demo set.")
 ]
 DataAsForTrain = Annotated[
-    str, typer.Option(metavar="PATH", help="The data set, as for train.", show_default="the run's, or the demo set")
+    str,
+    typer.Option(
+        metavar="PATH", help="Data set (same formats as for train --data). Default: the run's, or the demo set."
+    ),
 ]
-LabelledData = Annotated[str, typer.Option("--data", metavar="PATH", help="Another labelled data set, as for train.")]
+LabelledData = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="PATH", help="Use this labelled data set instead (same formats as for train --data)."
+    ),
+]
 LabelColumn = Annotated[
     str,
-    typer.Option(metavar="COLUMN", help="Label to use if there are several: a CSV column, or a label of the layout."),
+    typer.Option(
+        metavar="COLUMN",
+        help="Which label to use if the data set defines more than one: a CSV column, or a label of the layout.",
+    ),
 ]
-Label = Annotated[str, typer.Option("--label", help="Label to use if the data set has several.")]
+Label = Annotated[str, typer.Option("--label", help="Which label to use if the data set defines more than one.")]
 Groups = Annotated[
     str,
     typer.Option(
-        metavar="COLUMN|FILE", help="Groups that must not be split: a CSV column, or a CSV file with path,group."
+        metavar="COLUMN|FILE",
+        help="Groups to keep together in one split: a CSV column, or a CSV file with the columns path and group.",
     ),
 ]
 Missing = Annotated[
     str,
     typer.Option(
         metavar="error|drop|mean",
-        help="Photos without a vector or map: report an error, drop the stream, or use the training mean.",
-        show_default="as in training",
+        help="What to do with photos that lack a vector or map: report an error, ignore that stream, or use the "
+        "training mean. Default: as in training.",
     ),
 ]
 Engine = Annotated[
-    str, typer.Option(metavar="local|ray", help="ray: run on Ray Data; photos may then be parquet files or URLs.")
+    str, typer.Option(metavar="local|ray", help="ray: run on Ray Data; PATHS may then also be Parquet files or URLs.")
 ]
 TrainingEngine = Annotated[
     str,
     typer.Option(
         "--engine",
         metavar="local|slurm|ray",
-        help="Train the runs in parallel, with this engine.",
-        show_default="one after the other",
+        help="Train several runs in parallel using this engine. Default: one after the other.",
     ),
 ]
 EngineOptions = Annotated[
@@ -83,45 +115,53 @@ EngineOptions = Annotated[
     typer.Option(
         "--engine-option",
         metavar="NAME=VALUE",
-        help="local: parallel; slurm: those of submitit (timeout_min, ...); ray: num_cpus, num_gpus. Repeatable.",
+        help="local: parallel; slurm: any submitit parameter (timeout_min, ...); ray: num_cpus, num_gpus. Repeatable.",
     ),
 ]
-Plan = Annotated[
-    bool, typer.Option("--plan", "--dry-run", help="Print the list of trainings and their states, and exit.")
-]
-Without = Annotated[list[str] | None, typer.Option(metavar="KEY", help="Leave this stream out; repeatable.")]
+Plan = Annotated[bool, typer.Option("--plan", "--dry-run", help="List the planned runs and their status, then exit.")]
+Without = Annotated[list[str] | None, typer.Option(metavar="KEY", help="Ignore this stream; repeatable.")]
 Weights = Annotated[
-    list[str] | None, typer.Option(metavar="KEY=FILE|RUN|hub|random", help="A stream's pretrained weights; repeatable.")
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=FILE|RUN|hub|random",
+        help="Weights of stream KEY: a file, another run, hub (download the pretrained weights) or random; repeatable.",
+    ),
 ]
 Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting of the recipe; repeatable.")
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Override one setting of the recipe; repeatable."),
 ]
 Freeze = Annotated[
-    str, typer.Option(metavar="WHAT,...", help="none, streams, branches, KEY or KEY:STAGES.", show_default="auto")
+    str,
+    typer.Option(
+        metavar="WHAT,...",
+        help="What to freeze: none, streams (the backbones), branches (streams with their taps and temporal modules), "
+        "one stream (KEY) or its first stages (KEY:NUMBER). Default: streams that have pretrained weights, and "
+        "branches that come from runs.",
+    ),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Maximum number of epochs.", show_default="30, or the recipe's")]
+Epochs = Annotated[int | None, typer.Option(help="Maximum number of epochs. Default: 30, or the recipe's.")]
 BatchSize = Annotated[
     str,
     typer.Option(
         metavar="N|auto",
-        help="Images per batch; auto: the largest that fits into memory, with gradient accumulation.",
-        show_default="64",
+        help="Images per batch; auto: the largest that fits in memory, with gradient accumulation. Default: 64.",
     ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Random seed.", show_default="0")]
+Seed = Annotated[int | None, typer.Option(help="Random seed. Default: 0.")]
 RecipeName = Annotated[
     str,
     typer.Option(
-        metavar="FILE|RUN|NAME", help="Settings: a file, a run, or a shipped recipe: default, paper, paper-code."
+        metavar="FILE|RUN|NAME", help="Settings: a file, a run, or a built-in recipe: default, paper, paper-code."
     ),
 ]
 RecipeWithoutRun = Annotated[
-    str, typer.Option(metavar="FILE|RUN|NAME", help="Settings, if there is no RUN.", show_default="default")
+    str, typer.Option(metavar="FILE|RUN|NAME", help="Recipe to use when no RUN is given. Default: default.")
 ]
 RunOrNone = Annotated[
-    Path | None, typer.Argument(metavar="RUN", help="A run's folder; without one give --streams or --recipe.")
+    Path | None, typer.Argument(metavar="RUN", help="Folder of a run; if omitted, --streams or --recipe is required.")
 ]
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, or its model.safetensors.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its model.safetensors.")]
 
 FIGURES = (".pdf", ".svg", ".png")
 
@@ -142,7 +182,7 @@ Plot = Annotated[
 def chosen_engine(name: str, options: Sequence[str] | None) -> RunEngine | None:
     """The engine of --engine and --engine-option; None without --engine."""
     if options and not name:
-        raise UsageError("--engine-option", "it needs an engine.", do="Give --engine local, slurm or ray.")
+        raise UsageError("--engine-option", "it needs an engine.", do="Pass --engine local, slurm or ray.")
     if not name:
         return None
     from multistream.training.engines import Engine
@@ -182,7 +222,7 @@ def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
 
 
 def listed_paths(paths: Sequence[str]) -> Iterator[str]:
-    """The paths of a command as they come; `-` means those on stdin, one per line, in any bytes that name files."""
+    """The paths of a command as they come; `-` means those from stdin, one per line, in any bytes that name files."""
     for path in paths:
         yield from _lines_of_stdin() if path == "-" else (path,)
 
@@ -207,7 +247,7 @@ NOT_GIVEN: tuple[Any, ...] = ("", None, {}, [])
 def check_run_or_streams(command: str, run: Path | None, streams: str, recipe: str) -> None:
     """Refuses neither and both of RUN and --streams or --recipe."""
     if (run is None) == (not streams and not recipe):
-        raise UsageError(command, "give a RUN, or --streams or --recipe.", right="Give exactly one of them.")
+        raise UsageError(command, "pass a RUN, or --streams or --recipe.", right="Pass exactly one of them.")
 
 
 def with_options(recipe: Recipe, settings: Sequence[str] | None = None, **options: Mapping[str, Any]) -> Recipe:

@@ -19,18 +19,22 @@ from multistream.registry.scaffold import NewKind, new_plugin
 
 app = typer.Typer(help="List, show, check and create plugins.")
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A part's name, or NAME@DISTRIBUTION.")]
-OneKind = Annotated[Kind | None, typer.Option("--kind", help="Needed if parts of several kinds have this name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of a component, or NAME@DISTRIBUTION.")]
+OneKind = Annotated[
+    Kind | None, typer.Option("--kind", help="Required if components of different kinds share this name.")
+]
 
 
 @app.callback(invoke_without_command=True)
 def listing(
     context: typer.Context,
-    load: Annotated[bool, typer.Option("--load", help="Import every part: slower, but finds all errors.")] = False,
+    load: Annotated[
+        bool, typer.Option("--load", help="Import every component; slower, but catches all import errors.")
+    ] = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """List every part: its kind, whose it is, and whether it works."""
+    """List every component: its kind, its distribution, and whether it works."""
     if context.invoked_subcommand is not None:
         return
     rows = parts(imported=load)
@@ -40,12 +44,12 @@ def listing(
     typer.echo(as_table(rows))
     broken = [row.status for row in rows].count("broken")
     if broken and not quiet:
-        typer.echo(f"{broken} of {len(rows)} parts are broken; the others still work.", err=True)
+        typer.echo(f"{broken} of {len(rows)} components are broken; the others still work.", err=True)
 
 
 @app.command()
 def show(name: Name, kind: OneKind = None, as_json: options.Json = False) -> None:
-    """Show a part: factory, options, variants, and the source of its weights."""
+    """Show a component: factory, options, variants, and the source of its weights."""
     shown = [describe(part) for part in _parts(name, kind)]
     if as_json:
         output.print_json([asdict(each) for each in shown])
@@ -58,11 +62,12 @@ def check(
     name: Annotated[str, typer.Argument(metavar="NAME", help="NAME[:VARIANT][@DISTRIBUTION], or NAME:PATH.")],
     kind: OneKind = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="OPTION=VALUE", help="An option of the part; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="OPTION=VALUE", help="Set an option of the component; repeatable."),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Test a part against the contract of its kind; exit 69 if a check fails."""
+    """Test a component against the contract of its kind; exit 69 if a check fails."""
     from multistream import testing  # it imports torch
 
     given = dict(map(_option, settings or ()))
@@ -97,9 +102,9 @@ def _option(text: str) -> tuple[str, Any]:
 
 @app.command()
 def new(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The part's name: a-z, 0-9 and _.")],
-    kind: Annotated[NewKind, typer.Option("--kind", help="What the plugin offers.")] = "stream",
-    out: Annotated[Path | None, typer.Option("--out", help="A new folder; by default multistream-NAME.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the component: a-z, 0-9 and _.")],
+    kind: Annotated[NewKind, typer.Option("--kind", help="Kind of component the plugin provides.")] = "stream",
+    out: Annotated[Path | None, typer.Option("--out", help="Folder to create. Default: multistream-NAME.")] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:

@@ -24,13 +24,17 @@ MATCHING = (
 
 def predict(
     run: options.Run,
-    paths: Annotated[list[str], typer.Argument(metavar="PATHS", help="Files and folders; - reads a list on stdin.")],
+    paths: Annotated[list[str], typer.Argument(metavar="PATHS", help="Files and folders; - reads a list from stdin.")],
     input: options.Inputs = None,
     missing: options.Missing = "",
     without: options.Without = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write .jsonl, or .parquet (a folder); a repeated call continues."),
+        typer.Option(
+            metavar="FILE",
+            help="Write predictions to a .jsonl file or a .parquet folder; rerun the same command to continue after "
+            "an interruption.",
+        ),
     ] = None,
     engine: options.Engine = "local",
     device: options.Device = "auto",
@@ -38,7 +42,7 @@ def predict(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Predict class probabilities, one line per photo; a damaged file gets a status."""
+    """Predict class probabilities, one line per photo; files that cannot be used are listed with a status instead."""
     from multistream.console import Console
 
     common: dict[str, Any] = {"missing": missing, "without": without or (), "say": Console(quiet=quiet).say}
@@ -96,7 +100,7 @@ def _outcome(result: Prediction) -> str:
 def _sum_up(statuses: Counter[str], *, quiet: bool) -> None:
     """Tells how many photos could not be used, and why; a DataError (exit 65) where none could."""
     if not statuses:
-        raise DataError("predict", "there are no photos.", do="Give photos, folders of photos, or a list on stdin.")
+        raise DataError("predict", "there are no photos.", do="Pass photos, folders of photos, or a list on stdin.")
     bad = statuses.total() - statuses["ok"]
     message = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common() if status != "ok")
     do = MATCHING if {"no vector", "no map"} & set(statuses) else ""

@@ -17,18 +17,27 @@ if TYPE_CHECKING:
 
 def profile(
     run: Annotated[
-        Path | None, typer.Argument(metavar="RUN", help="A run's folder or model; without one give --streams.")
+        Path | None,
+        typer.Argument(
+            metavar="RUN", help="Folder of a run, or its model.safetensors; if omitted, --streams is required."
+        ),
     ] = None,
-    streams: Annotated[str, typer.Option(metavar="SPEC,...", help="Profile an untrained composition.")] = "",
+    streams: Annotated[
+        str, typer.Option(metavar="SPEC,...", help="Profile an untrained network with these streams.")
+    ] = "",
     tap: options.Tap = "gap:64",
     temporal: options.Temporal = "concat",
     fusion: options.Fusion = "early",
-    classes: Annotated[int, typer.Option(min=2, max=1_000_000, help="Number of classes, if there is no run.")] = 8,
+    classes: Annotated[
+        int, typer.Option(min=2, max=1_000_000, help="Number of classes to use when no RUN is given.")
+    ] = 8,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="One setting, for example options.streams.anp.width=2089."),
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Override one setting, for example options.streams.anp.width=2089."
+        ),
     ] = None,
-    batch: Annotated[int, typer.Option(min=1, max=1_000_000, help="Batch size of the timings.")] = 1,
+    batch: Annotated[int, typer.Option(min=1, max=1_000_000, help="Batch size for timing.")] = 1,
     repeats: Annotated[int, typer.Option(min=2, max=100_000, help="Number of timed calls.")] = 10,
     trace: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a timeline for Perfetto.")] = None,
     plot: options.Plot = None,
@@ -37,7 +46,7 @@ def profile(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Cost by stage: shapes, parameters, multiply-adds, time, memory. Weights are never needed."""
+    """Show the cost of each stage: output shape, parameters, multiply-adds, time, memory. No weights are needed."""
     from multistream.console import Console
     from multistream.profiling.profile import profile as measure
     from multistream.recipe import RuntimeSettings

@@ -12,20 +12,20 @@ from multistream.cli import options, output
 
 def report(
     run: options.Run,
-    photos: Annotated[int, typer.Option(metavar="N", help="Number of test images to explain; 0 reads no images.")] = 24,
+    photos: Annotated[
+        int, typer.Option(metavar="N", help="Number of test images to explain; 0: do not read any images.")
+    ] = 24,
     against: Annotated[
         list[Path] | None,
-        typer.Option(metavar="RUN", help="A run with the same test split to compare with; repeatable."),
+        typer.Option(metavar="RUN", help="Another run to compare with (must have the same test split); repeatable."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The file to write; default RUN/report.html.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Output file. Default: RUN/report.html.")] = None,
     device: options.Device = "auto",
     precision: options.Precision = "auto",
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write one HTML page about a run: data, results, attribution, ablation, cost, checks."""
+    """Write a single-page HTML report on a run: data, results, attribution, ablation, cost, checks."""
     from multistream.console import Console
     from multistream.reporting import report as write
 

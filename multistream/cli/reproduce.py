@@ -17,19 +17,22 @@ if TYPE_CHECKING:
 
 Targets = Annotated[list[str], typer.Argument(metavar="TARGET", help="table1, fig3, fig4, fig5, or all.")]
 PaperStreams = Annotated[
-    str, typer.Option(metavar="PLACE=SPEC,...", help="Streams to use for the paper's object, places and anp.")
+    str,
+    typer.Option(
+        metavar="ROLE=SPEC,...", help="Streams to use in the roles of the paper's object, places and anp streams."
+    ),
 ]
 Folds = Annotated[int, typer.Option(min=0, max=1000, help="Number of cross-validation folds; 0: use --splits.")]
 Repeats = Annotated[int, typer.Option(min=1, max=1000, help="Number of repetitions of the folds.")]
-Splits = Annotated[int, typer.Option(min=1, max=1000, help="Number of random splits (data.split), with --folds 0.")]
-Seeds = Annotated[int, typer.Option(min=1, max=1000, help="Training seeds.")]
-TrainingRecipe = Annotated[str, typer.Option(metavar="FILE|NAME", help="Settings of the trainings.")]
+Splits = Annotated[int, typer.Option(min=1, max=1000, help="Number of random splits (data.split) with --folds 0.")]
+Seeds = Annotated[int, typer.Option(min=1, max=1000, help="Number of training seeds.")]
+TrainingRecipe = Annotated[str, typer.Option(metavar="FILE|NAME", help="Settings for all training runs.")]
 Out = Annotated[Path, typer.Option(help="Folder for tables, figures and runs; existing results are reused.")]
 
 
 def reproduce(
     targets: Targets,
-    data: options.DataAsForTrain = "",
+    data: options.TrainingData = "",
     label: options.Label = "",
     streams: PaperStreams = "object=object,places=places,anp=anp",
     weights: options.Weights = None,
@@ -48,7 +51,9 @@ def reproduce(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Reproduce the paper's table 1 and figures 3 to 5 on your photos; finished trainings are reused."""
+    """Reproduce Table 1 and Figures 3 to 5 of Lim et al. (ICIP 2020) on your photos or the demo set.
+
+    Completed runs are reused."""
     from multistream.console import Console
     from multistream.data.layouts.label_sets import LabelColumns
     from multistream.recipe import Recipe
@@ -58,7 +63,7 @@ def reproduce(
     from multistream.reproduction.tables import as_markdown
 
     if folds == 1 or (folds and splits > 1):
-        raise UsageError("--folds", "folds are the splits.", right="Give --folds 2 or more, or --folds 0 --splits N.")
+        raise UsageError("--folds", "folds are the splits.", right="Pass --folds 2 or more, or --folds 0 --splits N.")
     if LabelColumns.parse(label):
         raise UsageError("--label", "the paper's photos have one label each.", do="Use multistream train and compare.")
     base = Recipe.load(recipe).with_settings(set_ or [])

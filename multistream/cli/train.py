@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 
 Folds = Annotated[
     int | None,
-    typer.Option(help="Cross-validation with this many folds: every photo is tested once.", show_default="0"),
+    typer.Option(
+        help="Number of cross-validation folds; each photo is tested exactly once. Default: 0, a single split."
+    ),
 ]
-Repeats = Annotated[int | None, typer.Option(help="Number of repetitions of the folds.", show_default="1")]
+Repeats = Annotated[int | None, typer.Option(help="Number of repetitions of the folds. Default: 1.")]
 PrintRecipe = Annotated[bool, typer.Option("--print-recipe", help="Print the settings and exit.")]
-Out = Annotated[Path | None, typer.Option(help="Folder of the run, new or empty.", show_default="runs/KEYS-FUSION-N")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder to write the run to; must not exist or must be empty. Default: runs/KEYS-FUSION-N."),
+]
 Resume = Annotated[
-    Path | None, typer.Option(metavar="RUN", help="Resume an interrupted run, or extend a finished one.")
+    Path | None,
+    typer.Option(metavar="RUN", help="Resume an interrupted run, or train a finished one for more --epochs."),
 ]
 
 
@@ -59,7 +65,7 @@ def train(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train a composition; without --data, on the demo set."""
+    """Train a network on your data, or on the built-in demo set if --data is not given."""
     settled = options.with_options(
         _base_recipe(recipe, resume=resume, out=out),
         set_,
@@ -115,13 +121,15 @@ def _print_result(result: Run | FoldsRun, *, json: bool, quiet: bool) -> None:
 
 
 def _print_plan(recipe: Recipe, folder: Path | None, *, json: bool) -> None:
-    """The trainings of a run on folds; of one training there is no list."""
+    """The training runs of a run on folds; a single training run has no list."""
     from multistream.training.folds import fold_runs
 
     if not recipe.data.folds or recipe.data.fold:
-        raise UsageError("--plan", "this is one training.", do="--folds N makes a list; --print-recipe prints one.")
+        raise UsageError(
+            "--plan", "this is a single training run.", do="Pass --folds N, or print its settings with --print-recipe."
+        )
     if folder is None:
-        raise UsageError("--plan", "the runs have no folder yet.", do="Give --out FOLDER, or --resume RUN.")
+        raise UsageError("--plan", "the runs have no folder yet.", do="Pass --out FOLDER, or --resume RUN.")
     output.print_plan(fold_runs(recipe, folder.expanduser()), json=json)
 
 

@@ -34,7 +34,7 @@ def inspect_command(
     all_: Annotated[bool, typer.Option("--all", help="List every tensor.")] = False,
     json: options.Json = False,
 ) -> None:
-    """Show the tensors of a weight file, and which library's names it uses."""
+    """Show the tensors of a weight file, and which library's naming scheme they follow."""
     from multistream.weights import inspect
 
     found = inspect(file)
@@ -44,10 +44,10 @@ def inspect_command(
 @app.command("convert")
 def convert_command(
     file: File,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The .safetensors to write.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output .safetensors file.")],
     names: Annotated[
         Library | None,
-        typer.Option(help="Names to write; for MobileNetV2, VGG16 and ResNet."),
+        typer.Option(help="Naming scheme of the output; MobileNetV2, VGG16 and ResNet only."),
     ] = None,
     rgb: Annotated[
         bool, typer.Option("--rgb", help="Convert the first layer of a Caffe VGG16 from BGR to RGB (not for `places`).")
@@ -55,7 +55,7 @@ def convert_command(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Write a weight file as safetensors; Caffe's VGG16 gets torchvision's names."""
+    """Convert a weight file to safetensors; the tensors of a Caffe VGG16 are renamed to torchvision's names."""
     from multistream.weights import convert
 
     found = convert(file, out, names=names.value if names else None, rgb=rgb)
