@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -42,19 +43,17 @@ class FeatureColumn:
 
 def columns_of(subject: Subject, views: Sequence[str], stages: Sequence[str]) -> list[FeatureColumn]:
     """The columns of these views, of `stages` (STAGE or KEY/STAGE) or of all, shallow to deep."""
-    known = [(key, stage) for key, branch in subject.pictures.items() for stage in branch.taps]
+    known = {f"{key}/{stage}": (key, stage) for key, branch in subject.pictures.items() for stage in branch.taps}
     for name in stages:
-        if not any(name in (stage, f"{key}/{stage}") for key, stage in known):
-            right = did_you_mean(name, [f"{key}/{stage}" for key, stage in known])
-            raise UsageError("--stages", f"no tap reads {name!r}.", right=right)
-    chosen = [(key, s) for key, s in known if not stages or s in stages or f"{key}/{s}" in stages]
+        if name not in known and name not in {stage for _, stage in known.values()}:
+            raise UsageError("--stages", f"no tap reads {name!r}.", right=did_you_mean(name, known))
+    chosen = [place for name, place in known.items() if not stages or {name, place[1]} & set(stages)]
     columns, start = [], 0
-    for view in views:
-        for key, stage in chosen:
-            width = subject.pictures[key].taps[stage].pooled_width
-            names = subject.pictures[key].stream.channel_names(stage)
-            columns.append(FeatureColumn(view, key, stage, start, start + width, names))
-            start += width
+    for view, (key, stage) in product(views, chosen):
+        branch = subject.pictures[key]
+        stop = start + branch.taps[stage].pooled_width
+        columns.append(FeatureColumn(view, key, stage, start, stop, branch.stream.channel_names(stage)))
+        start = stop
     return columns
 
 
@@ -63,25 +62,22 @@ def write_features(path: Path, columns: Sequence[FeatureColumn], tasks: Sequence
 
     The features pass through a file, shard by shard: they need not fit into memory.
     """
-    rows = [i for i in range(len(photos)) if i not in photos.bad]
-    if not rows:
+    rows = np.setdiff1d(np.arange(len(photos)), list(photos.bad))
+    if not len(rows):
         raise DataError("extract", "no photo could be decoded.", do="Run multistream data scan.")
-    width = columns[-1].stop
-    if any(task.store is not None and not task.store.writable for task in tasks):
+    if not all(task.cache.writable for task in tasks):
         do = "Set MULTISTREAM_CACHE to a writable folder."
         raise DiskFull("--out", "extracted features are written to the cache, but the cache is not writable.", do=do)
+    width = columns[-1].stop
     with temporary(path.absolute().parent, needed=8 * len(rows) * width) as name:
         reserve(name, size=4 * len(rows) * width)
         features = np.memmap(name, dtype=np.float32, mode="r+", shape=(len(rows), width))
         shared = torch.from_numpy(features)
         for task in tasks:
-            own = [column for column in columns if (column.view, column.key) == (task.view, task.key)]
-            into = {column.stage: shared[:, column.start : column.stop] for column in own}
-            assert task.store is not None
-            if into and task.store.read([task.digests[i] for i in rows], into, range(len(rows))):
-                raise DataError(
-                    str(task.store.folder), "cached features were removed during the run.", do="Extract again."
-                )
+            own = [column for column in columns if (column.view, column.key) == task.id]
+            if own:
+                task.read_all(rows, {column.stage: shared[:, column.start : column.stop] for column in own})
         names = tuple(text for column in columns for text in column.names)
-        write_vectors(path, VectorTable(tuple(photos.table.ids[i] for i in rows), features, names))
+        ids = tuple(photos.table.ids[i] for i in rows.tolist())
+        write_vectors(path, VectorTable(ids, features, names))
     return width

@@ -12,7 +12,7 @@ from multistream.console import Say
 from multistream.data.loading import Photos
 from multistream.data.views import IDENTITY
 from multistream.features.pooled_groups import Extracted, Features, empty_features
-from multistream.features.tasks import Rows, Task, plan_tasks, run_tasks
+from multistream.features.tasks import Rows, Task, plan_tasks, run_tasks, union
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
@@ -51,22 +51,21 @@ def extract(
         task.read(memory[task.view][task.key])
         if task.store is not None:
             say(task.progress_note())
-    lacking = np.unique(np.concatenate([*(task.missing for task in tasks), np.zeros(0, dtype=np.int64)]))
-    tick(len(np.setdiff1d(indices, lacking)))
+    tick(len(np.setdiff1d(indices, union(task.missing for task in tasks))))
 
     def keep(task: Task, chosen: Tensor, pooled: Mapping[str, Tensor]) -> None:
         for stage, values in pooled.items():
             memory[task.view][task.key][stage][chosen] = values
 
-    valid = torch.zeros(len(photos), dtype=torch.bool)
-    valid[torch.from_numpy(indices)] = True
     with evaluating(network):
         bad = run_tasks(tasks, photos, runtime=runtime, workers=workers, tick=tick, sink=keep)
         exchange(memory, photos, ranks)
-        valid[[i for each in ranks.gather(bad.tolist()) for i in each]] = False
+        every = union(np.array(each, dtype=np.int64) for each in ranks.gather(bad.tolist()))
         read = _vectors(vectors, photos, indices, runtime)
     features = memory.pop(IDENTITY) | read
-    return Extracted({key: features[key] for key in branches}, valid, turned=memory)
+    valid = np.zeros(len(photos), dtype=np.bool_)
+    valid[np.setdiff1d(indices, every)] = True
+    return Extracted({key: features[key] for key in branches}, torch.from_numpy(valid), turned=memory)
 
 
 def exchange(memory: Mapping[str, Features], photos: Photos, ranks: Ranks) -> None:

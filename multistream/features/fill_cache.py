@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from multistream.errors import DataError, printable
 from multistream.features.export import columns_of, write_features
 from multistream.features.extraction import exchange
 from multistream.features.subject import ExtractionRequest, Subject, subject_of
-from multistream.features.tasks import Task, own_rows, plan_tasks, run_tasks
+from multistream.features.tasks import Task, own_rows, plan_tasks, run_tasks, union
 from multistream.features.verify import Verified, chosen_rows, verify
 from multistream.interfaces import Stream
 from multistream.nn.eval_mode import evaluating
@@ -124,28 +125,28 @@ def _fill(
     ranks.from_first(None)  # no rank writes before all have counted what was there
     for task in whole:
         console.say(task.progress_note())
-    missing = np.unique(np.concatenate([task.missing for task in tasks]))
     started = time.perf_counter()
     label = "features" if ranks.size == 1 else f"features, part 1 of {ranks.size}"
     workers = max(1, available_workers() // ranks.local_size)
-    with console.progress(len(missing), label) as bar, evaluating(subject.network):
+    with (
+        console.progress(len(union(task.missing for task in tasks)), label) as bar,
+        evaluating(subject.network),
+    ):
         bad = run_tasks(tasks, photos, runtime=runtime, workers=workers, tick=bar.advance, sink=lambda *_: None)
-    every = {i for each in ranks.gather(bad.tolist()) for i in each}
+    every = set(chain.from_iterable(ranks.gather(bad.tolist())))
     exchange({}, photos, ranks)
     seconds = time.perf_counter() - started
     for task in whole:
-        if task.store is not None:
-            task.store.refresh()  # what the other ranks have written
+        task.cache.refresh()  # what the other ranks have written
     for line in skipped_lines(photos.table, {i: photos.bad[i] for i in every}):
         console.warn(line)
-    computed = len(np.unique(np.concatenate([task.missing for task in whole]))) - len(every)
-    return [_filled(task, every) for task in whole], whole, round(computed / seconds, 1) if computed > 0 else 0.0
+    computed = len(union(task.missing for task in whole)) - len(every)
+    return [_filled(task, every) for task in whole], whole, round(max(computed, 0) / seconds, 1)
 
 
 def _filled(task: Task, bad: set[int]) -> Filled:
-    assert task.store is not None
     computed = len(set(task.missing.tolist()) - bad)
-    return Filled(task.key, task.view, len(task.rows) - len(task.missing), computed, str(task.store.folder))
+    return Filled(task.key, task.view, len(task.rows) - len(task.missing), computed, str(task.cache.folder))
 
 
 def _verify(tasks: Sequence[Task], subject: Subject, sample: int, seed: int, console: Console) -> Verified:

@@ -71,32 +71,25 @@ def pooling_of(tap: Tap, branch: Branch) -> str:
 
 def why_not_cached(branch: Branch, photos: Photos) -> str:
     """Why a branch's features cannot be taken from the cache; empty where they can."""
-    if branch.reads_vector:
-        return "its vectors are already given"
-    if not branch.stream.is_frozen:
-        return "it is not frozen"
-    if branch.plan is None or branch.plan.is_instance:
-        return "it was given as a Python object, so its settings are unknown"
-    if not all(tap.cacheable for tap in branch.taps.values()):
-        return "its taps are not cacheable"
-    if any(_file_of(name) is None for name in _modules_of(branch)):
-        return "its code is not in a file, so changes cannot be detected"
-    if isinstance(branch.stream.input, Map):
-        reader = map_reader(branch, photos)
-        if reader is None:
-            return "its maps come from a function, not from files"
-        if not _is_plain(reader.wanted.read) or _file_of(reader.wanted.read.__module__) is None:
-            return "its maps are read by a function whose changes cannot be detected"
-    return ""
+    plan, wanted = branch.plan, branch.stream.input
+    of_function = isinstance(wanted, Map) and map_reader(branch, photos) is None
+    of_unknown = isinstance(wanted, Map) and not _is_known(wanted.read)
+    checks = (
+        (branch.reads_vector, "its vectors are already given"),
+        (not branch.stream.is_frozen, "it is not frozen"),
+        (plan is None or plan.is_instance, "it was given as a Python object, so its settings are unknown"),
+        (not all(tap.cacheable for tap in branch.taps.values()), "its taps are not cacheable"),
+        (None in map(_file_of, _modules_of(branch)), "its code is not in a file, so changes cannot be detected"),
+        (of_function, "its maps come from a function, not from files"),
+        (of_unknown, "its maps are read by a function whose changes cannot be detected"),
+    )
+    return next((why for holds, why in checks if holds), "")
 
 
 def map_reader(branch: Branch, photos: Photos) -> MapReader | None:
     """The reader of a branch's maps if they are files, else None."""
-    for key in photos.maps:
-        reader = photos.maps[key]
-        if isinstance(reader, MapReader) and reader.wanted is branch.stream.input:
-            return reader
-    return None
+    readers = (reader for reader in photos.maps.values() if isinstance(reader, MapReader))
+    return next((reader for reader in readers if reader.wanted is branch.stream.input), None)
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -120,15 +113,14 @@ def code_of(branch: Branch) -> dict[str, str]:
 
 def package_version(name: str) -> str:
     """A library's version and, for a package that depends on multistream or is in no distribution, its files' hash."""
-    owners = [] if any(_root(claim.module) == name for claim in discover()) else _distributions_of(name)
-    if owners and not any(_is_plugin(owner) for owner in owners):
-        return " ".join(f"{owner} {version(owner)}" for owner in sorted(set(owners)))
+    owners = set() if any(_root(claim.module) == name for claim in discover()) else set(_distributions_of(name))
+    if owners and not any(map(_is_plugin, owners)):
+        return " ".join(f"{owner} {version(owner)}" for owner in sorted(owners))
     file = _file_of(name)
     if file is not None and file.name != "__init__.py":
         return sha256_file(file)
-    folders = [Path(folder) for folder in getattr(sys.modules.get(name), "__path__", ())]
     digest = hashlib.sha256()
-    for folder in folders:
+    for folder in map(Path, getattr(sys.modules.get(name), "__path__", ())):
         for path in sorted(path for path in folder.rglob("*") if path.suffix in CODE):
             digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
     return digest.hexdigest()
@@ -193,7 +185,7 @@ def _root(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _is_plain(function: Any) -> bool:
-    """Whether a function is what its module calls by its name: no lambda, no closure, no partial."""
-    name = getattr(function, "__qualname__", "<none>")
-    return getattr(sys.modules.get(str(function.__module__)), name, None) is function
+def _is_known(function: Any) -> bool:
+    """Whether a function is what its module, which has a file, calls by its name: no lambda, closure or partial."""
+    module, name = str(function.__module__), getattr(function, "__qualname__", "<none>")
+    return getattr(sys.modules.get(module), name, None) is function and _file_of(module) is not None

@@ -37,7 +37,7 @@ class Extracted:
 
     def to(self, device: torch.device) -> Mapping[str, Mapping[str, Tensor]]:
         """The features on a device."""
-        return _moved(self.features, device)
+        return map_stages(self.features, lambda f: f.to(device))
 
     def views_to(self, device: torch.device) -> Mapping[str, Mapping[str, Tensor]]:
         """The features on a device with those of the further views below, (views * N, P); vectors are the same in all.
@@ -97,10 +97,6 @@ def _needed(photos: Photos, branches: Mapping[str, Branch]) -> Photos:
     needed = Photos(photos.table, photos.decoder if has_image else None, maps=maps, on_bad_image=photos.on_bad_image)
     needed.bad = photos.bad
     return needed
-
-
-def _moved(features: Mapping[str, Mapping[str, Tensor]], device: torch.device) -> dict[str, dict[str, Tensor]]:
-    return map_stages(features, lambda f: f.to(device))
 
 
 def _padded(tensor: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from multistream.console import Say
-from multistream.errors import DiskFull
+from multistream.errors import DiskFull, said_by
 from multistream.features.index import INDEX, UNSAVED, IndexDamaged, ShardIndex, files_of
 from multistream.files import clean, write_atomic
 
@@ -98,24 +98,20 @@ class FeatureStore:
         Every shard that is needed is read whole and checked, one after another, also where `into` is empty.
         """
         numbers, places = self.index.find(hashes)
-        targets = np.asarray(rows)
         order = np.argsort(numbers, kind="stable")
-        missing = []
+        missing: list[int] = []
         for positions in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
-            if not len(positions) or numbers[positions[0]] < 0:
+            number = numbers[positions[0]] if len(positions) else -1
+            held = self._shard(self.index.shards[number], into) if number >= 0 else None
+            if held is None:
                 missing += positions.tolist()
                 continue
-            shard = self.folder / self.index.shards[numbers[positions[0]]]
-            read = self._tensors(shard, into)
-            if read is None:
-                missing += positions.tolist()
-                continue
-            files, tensors = read
+            files, tensors = held
             right = np.array([files[places[p] : places[p] + 1] == [hashes[p]] for p in positions])
             missing += positions[~right].tolist()  # two files whose sha256 begin alike: the other one is here
-            source, target = torch.from_numpy(places[positions[right]]), torch.from_numpy(targets[positions[right]])
+            source, target = places[positions[right]], np.asarray(rows)[positions[right]]
             for stage, values in into.items():
-                values[target] = tensors[stage][source]
+                values[torch.from_numpy(target)] = tensors[stage][torch.from_numpy(source)]
         return sorted(missing)
 
     def add(self, hashes: Sequence[str], features: Mapping[str, Tensor]) -> None:
@@ -133,22 +129,21 @@ class FeatureStore:
         self.index.add(path.name, hashes)
         self._save_index(due=max(UNSAVED, len(self.index.shards) // 8))  # so that all writing stays linear
 
-    def _tensors(self, shard: Path, wanted: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Tensor]] | None:
+    def _shard(self, name: str, wanted: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Tensor]] | None:
         """A shard's files and tensors; None, and it is removed, where its bytes are not those that were written."""
+        shard = self.folder / name
         try:
             content = shard.read_bytes()
+            if hashlib.sha256(content).hexdigest() != shard.stem:
+                raise ValueError("its bytes have changed")
+            tensors = load(content)
+            if not set(wanted) <= set(tensors):  # written whole, but not by this code
+                raise ValueError("it is missing a stage")
         except FileNotFoundError:  # another process found it damaged, or the user emptied the cache
-            self.index.forget([shard.name])
+            self.index.forget([name])
             return None
-        except OSError as error:
-            self._damaged(shard, error.strerror or type(error).__name__)
-            return None
-        if hashlib.sha256(content).hexdigest() != shard.stem:
-            self._damaged(shard, "its bytes have changed")
-            return None
-        tensors = load(content)
-        if any(stage not in tensors for stage in wanted):  # written whole, but not by this code
-            self._damaged(shard, "it is missing a stage")
+        except (OSError, ValueError) as error:
+            self._damaged(shard, error)
             return None
         length = int.from_bytes(content[:8], "little")  # safetensors: the header's length, then the header
         files: list[str] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["files"])
@@ -161,10 +156,11 @@ class FeatureStore:
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
-            self._damaged(shard, str(error) or type(error).__name__)
+            self._damaged(shard, error)
 
-    def _damaged(self, shard: Path, why: str) -> None:
+    def _damaged(self, shard: Path, error: Exception) -> None:
         """Says so, and takes the shard away: what it held is computed again."""
+        why = getattr(error, "strerror", None) or said_by(error)
         self.warn(f"features: {shard} is damaged ({why}); its features are computed again")
         with contextlib.suppress(OSError):  # a cache that cannot be written stays as it is
             shard.unlink(missing_ok=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from torch import Tensor
 from multistream.console import Say
 from multistream.data.loading import Photos
 from multistream.data.views import IDENTITY
+from multistream.errors import DataError
 from multistream.features.key import identity, map_reader, why_not_cached
 from multistream.features.pooled_groups import pooled_groups
 from multistream.features.store import FeatureStore, Shards
@@ -31,6 +33,11 @@ Sink = Callable[["Task", Tensor, Mapping[str, Tensor]], None]
 """Takes a task's features {stage: (n, P)} of the images with these indices (n,)."""
 
 
+def union(rows: Iterable[Rows]) -> Rows:
+    """All of these rows, each once, ascending."""
+    return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *rows]))
+
+
 @dataclass
 class Task:
     """One stream in one view over `rows`, ascending. `store` is None where it cannot be cached."""
@@ -44,13 +51,31 @@ class Task:
     """sha256 of the file that the stream reads, by image."""
     missing: Rows = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
+    @property
+    def id(self) -> tuple[str, str]:
+        """View and key."""
+        return self.view, self.key
+
+    @property
+    def cache(self) -> FeatureStore:
+        """The store of a task that can be cached."""
+        assert self.store is not None
+        return self.store
+
     def read(self, into: Mapping[str, Tensor]) -> None:
         """Copies what the cache holds into {stage: (N, P)}; the rest is `missing`. Reads and checks in any case."""
-        if self.store is None:
-            self.missing = self.rows
-        else:
-            rows = self.rows.tolist()
-            self.missing = self.rows[self.store.read([self.digests[i] for i in rows], into, rows)]
+        self.missing = self.rows
+        if self.store is not None:
+            self.missing = self.rows[self.lacking(self.rows, into, self.rows.tolist())]
+
+    def lacking(self, rows: Rows, into: Mapping[str, Tensor], targets: Sequence[int]) -> list[int]:
+        """Copies images' cached features into {stage: (n, P)} at `targets`; returns the positions that it lacks."""
+        return self.cache.read([self.digests[i] for i in rows.tolist()], into, targets)
+
+    def read_all(self, rows: Rows, into: Mapping[str, Tensor]) -> None:
+        """Copies the cached features of n images into {stage: (n, P)}; DataError where some are no longer there."""
+        if self.lacking(rows, into, range(len(rows))):
+            raise DataError(self.cache.folder, "cached features were removed during the run.", do="Extract again.")
 
     @property
     def label(self) -> str:
@@ -81,18 +106,19 @@ def plan_tasks(
     `digests` are the photos' sha256 by index, where they are known. Of many ranks each gets the rows of its own part:
     by the file's sha256 where features are cached, so that no two compute or write the same.
     """
-    every = np.unique(np.concatenate([*wanted.values(), np.zeros(0, dtype=np.int64)]))
+    every = union(wanted.values())
     tasks = []
-    hashes: dict[str, Mapping[int, str]] = {"image": digests} if digests is not None else {}
+    hashes: dict[str, Mapping[int, str]] = {} if digests is None else {"image": digests}
     for key, branch in branches.items():
         why = why_not_cached(branch, photos) if cache else ""
         if why:
             say(f"features: {key} is not cached: {why}")
-        known = identity(branch, photos, runtime, view="") if cache and not why else None
-        files = _digests(branch, photos, every, hashes) if known else {}
+        is_cached = cache and not why
+        known = identity(branch, photos, runtime, view="") if is_cached else {}
+        files = _digests(branch, photos, every, hashes) if is_cached else {}
         for view, rows in wanted.items():
             task = Task(view, key, branch, own_rows(np.sort(rows), files, ranks), digests=files)
-            if known:
+            if is_cached:
                 task.store = FeatureStore.open(cache_root() / "features", {**known, "view": view}, warn=say)
             tasks.append(task)
     return tasks
@@ -120,41 +146,41 @@ def run_tasks(
 
     A photo is decoded once for all the tasks that miss it. What was computed is kept also if an exception ends it.
     """
-    shards = {(task.view, task.key): Shards(task.store) for task in tasks if task.store is not None}
-    bad = [np.zeros(0, dtype=np.int64)]
+    shards = {task.id: Shards(task.store) for task in tasks if task.store is not None}
+
+    def keep(task: Task, chosen: Tensor, features: Mapping[str, Tensor]) -> None:
+        sink(task, chosen, features)
+        if task.id in shards:
+            shards[task.id].add([task.digests[i] for i in chosen.tolist()], features)
+
+    bad = []
     try:
         for some, rows in _together(tasks):
-            branches = {(task.view, task.key): task.branch for task in some}
+            branches = {task.id: task.branch for task in some}
             filled = []
             for chosen, pooled in pooled_groups(branches, photos, rows, runtime=runtime, workers=workers):
-                indices = chosen.tolist()
-                filled += indices
                 for task in some:
-                    features = pooled[task.view, task.key]
-                    sink(task, chosen, features)
-                    if task.store is not None:
-                        shards[task.view, task.key].add([task.digests[i] for i in indices], features)
-                tick(len(indices))
+                    keep(task, chosen, pooled[task.id])
+                filled += chosen.tolist()
+                tick(len(chosen))
             bad.append(np.setdiff1d(rows, filled))
     finally:
         for each in shards.values():
             each.flush()
             each.store.refresh()  # writes the index
-    return np.concatenate(bad)
+    return union(bad)
 
 
 def _together(tasks: Sequence[Task]) -> list[tuple[list[Task], Rows]]:
     """The images that some tasks miss, by which tasks those are."""
     missing = [task for task in tasks if len(task.missing)]
+    rows = union(task.missing for task in missing)
     if not missing:
         return []
-    rows = np.unique(np.concatenate([task.missing for task in missing]))
     table = np.stack([np.isin(rows, task.missing) for task in missing], axis=1)
     patterns, which = np.unique(table, axis=0, return_inverse=True)
-    which = which.reshape(-1)
     return [
-        ([task for task, has in zip(missing, pattern, strict=True) if has], rows[which == number])
-        for number, pattern in enumerate(patterns)
+        (list(compress(missing, pattern)), rows[which.reshape(-1) == number]) for number, pattern in enumerate(patterns)
     ]
 
 
@@ -162,12 +188,10 @@ def _digests(branch: Branch, photos: Photos, rows: Rows, known: dict[str, Mappin
     """sha256 of the files that a stream reads for these images: the photos, once for all streams, or its own maps."""
     if isinstance(branch.stream.input, Image):
         if "image" not in known:
-            paths = [photos.table.path(int(i)) for i in rows]
+            paths = [photos.table.path(i) for i in rows.tolist()]
             known["image"] = dict(zip(rows.tolist(), sha256_of_files(paths), strict=True))
         return known["image"]
     reader = map_reader(branch, photos)
     assert reader is not None
-    paths_of = {int(i): path for i in rows if (path := reader.paths[int(i)]) is not None}
-    return dict(zip(paths_of, sha256_of_files(paths_of.values()), strict=True)) | {
-        int(i): NO_MAP for i in rows if int(i) not in paths_of
-    }
+    held = {i: path for i in rows.tolist() if (path := reader.paths[i]) is not None}
+    return dict.fromkeys(rows.tolist(), NO_MAP) | dict(zip(held, sha256_of_files(held.values()), strict=True))

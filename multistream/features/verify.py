@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from multistream.errors import DataError, printable
+from multistream.errors import DataError
 from multistream.features.pooled_groups import Features, empty_features, pooled_groups
 from multistream.features.store import SHARD
 from multistream.features.subject import Subject
@@ -30,18 +30,17 @@ def verify(
     """Computes `sample` images again (0: all), drawn with `seed`; DataError names the first that differs."""
     photos = subject.photos
     rows = chosen_rows(subject, sample, seed=seed)
-    branches = {(task.view, task.key): task.branch for task in tasks}
+    branches = {task.id: task.branch for task in tasks}
     numbers = 0
     for start in range(0, len(rows), SHARD):  # so much is held at once
         block = rows[start : start + SHARD]
-        held = {(task.view, task.key): _held(task, block) for task in tasks}
-        place = {int(index): position for position, index in enumerate(block)}
+        held = {task.id: _held(task, block) for task in tasks}
         for chosen, pooled in pooled_groups(branches, photos, block, runtime=subject.runtime, workers=workers):
-            positions = torch.tensor([place[i] for i in chosen.tolist()])
+            positions = torch.from_numpy(np.searchsorted(block, chosen.numpy()))
+            names = [photos.table.ids[i] for i in chosen.tolist()]
             for task in tasks:
-                for stage, values in pooled[task.view, task.key].items():
-                    kept = held[task.view, task.key][stage][positions]
-                    _compare(task, stage, kept, values, [photos.table.ids[i] for i in chosen.tolist()])
+                for stage, values in pooled[task.id].items():
+                    _compare(task, stage, held[task.id][stage][positions], values, names)
                     numbers += values.numel()
             tick(len(chosen))
     return Verified(len(rows), numbers)
@@ -57,10 +56,8 @@ def chosen_rows(subject: Subject, sample: int, *, seed: int) -> Rows:
 
 def _held(task: Task, rows: Rows) -> dict[str, Tensor]:
     """The cached features of these images, {stage: (n, P)}."""
-    assert task.store is not None
     features: Features = empty_features({task.key: task.branch}, len(rows))
-    if task.store.read([task.digests[int(i)] for i in rows], features[task.key], range(len(rows))):
-        raise DataError(str(task.store.folder), "cached features were removed during the run.", do="Extract again.")
+    task.read_all(rows, features[task.key])
     return features[task.key]
 
 
@@ -70,10 +67,9 @@ def _compare(task: Task, stage: str, kept: Tensor, computed: Tensor, names: Sequ
     if unlike.any():
         row = int(unlike.int().argmax())
         difference = float((kept[row] - computed[row]).abs().max())
-        assert task.store is not None
         raise DataError(
             f"features of {task.label}",
-            f"{printable(names[row])} differs from the cache at {stage}, by up to {difference:.3g}.",
+            f"{names[row]} differs from the cache at {stage}, by up to {difference:.3g}.",
             right="They must be bit-identical.",
-            do=f"Remove {task.store.folder} and extract again.",
+            do=f"Remove {task.cache.folder} and extract again.",
         )
