@@ -72,6 +72,17 @@ def percentile_interval(draws: NDArray[Any], *, level: float = 0.95) -> Interval
     return float(low), float(high)
 
 
+def tested_interval(right_N: NDArray[np.int64], tested_N: NDArray[np.int64]) -> Interval:
+    """95 % interval of an accuracy: in how many of its tests each photo was right.
+
+    Wilson's where each photo was tested once, else a bootstrap of photos with all their tests.
+    """
+    if tested_N.max() <= 1:
+        return wilson(int(right_N.sum()), int(tested_N.sum()))
+    means = resampled_means(np.stack([right_N, tested_N], axis=1).astype(np.float64))
+    return percentile_interval(means[:, 0] / means[:, 1])
+
+
 def paired_bootstrap(differences_N: Floats, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95) -> Interval:
     """Interval of the mean difference of two classifiers' scores on the same N photos."""
     means = resampled_means(np.asarray(differences_N, dtype=np.float64)[:, None], draws=draws, seed=seed)

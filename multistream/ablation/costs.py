@@ -36,10 +36,8 @@ def costs(base: MultiStream, networks: Sequence[MultiStream], *, runtime: Runtim
     Stages are counted and timed once, on `base`; what lies above the pooling, for each network.
     """
     with evaluating(base), torch.no_grad():
-        macs = _stage_macs(base, runtime)
-        times = {
-            place: taken.p50 for place, taken in time_pieces(base, runtime=runtime, batch=1, repeats=REPEATS).items()
-        }
+        macs, pieces = _stage_macs(base, runtime), time_pieces(base, runtime=runtime, batch=1, repeats=REPEATS)
+        times = {place: taken.p50 for place, taken in pieces.items()}
         return [_cost(network, macs, times, runtime) for network in networks]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import log10
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -32,10 +33,12 @@ def draw(result: Ablation) -> Figure:
         axes.plot([_x(row)] * 2, [100 * end for end in row.accuracy_ci95], color=color, linewidth=1.0, alpha=0.6)
         axes.plot(_x(row), _y(row), "o", color=color, markersize=5)
     best = sorted((_x(row), _y(row)) for row in rows if row.pareto)
-    axes.step([x for x, _ in best], [y for _, y in best], where="post", color=BEST, linewidth=0.8, linestyle=":")
+    axes.step(*zip(*best, strict=True), where="post", color=BEST, linewidth=0.8, linestyle=":")
     _scale(axes, rows)
     few = len(rows) <= MOST_NAMED
-    _name(axes, [row for row in rows if few or row.pareto or row is result.whole], result.whole)
+    named = [row for row in rows if few or row.pareto or row is result.whole]
+    _number(axes, named)
+    _name(axes, named, result.whole)
     axes.set_xlabel("multiply-adds of one image, millions")
     axes.set_ylabel("accuracy on test photos, % (95 % interval)")
     axes.spines[["top", "right"]].set_visible(False)
@@ -65,32 +68,28 @@ def _scale(axes: Axes, rows: Sequence[VariantResult]) -> None:
     axes.set_xlim(_x(rows[0]) / 10 ** (0.05 * decades + 0.03), _x(rows[-1]) * 10 ** (0.1 * decades + 0.05))
 
 
-def _name(axes: Axes, named: Sequence[VariantResult], whole: VariantResult) -> None:
-    """Numbers next to the dots, and names next to the axes; dots that nearly coincide get one label."""
+def _number(axes: Axes, named: Sequence[VariantResult]) -> None:
+    """Numbers next to the dots; dots that nearly coincide get one label."""
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
-    places: list[tuple[float, float, float, float, list[str]]] = []
+    dots: dict[tuple[float, float], tuple[VariantResult, list[str]]] = {}
+    for number, row in enumerate(named, start=1):
+        place = log10(_x(row) / left) / log10(right / left), (_y(row) - bottom) / (top - bottom)
+        near = next((other for other in dots if max(abs(np.subtract(other, place))) < NEAR), place)
+        dots.setdefault(near, (row, []))[1].append(str(number))
+    for (across, _), (row, numbers) in dots.items():
+        offset, side = ((-5, 4), "right") if across > RIGHT else ((5, 4), "left")  # away from the names
+        place = _x(row), _y(row)
+        axes.annotate(", ".join(numbers), place, xytext=offset, textcoords="offset points", ha=side, fontsize=7)
+
+
+def _name(axes: Axes, named: Sequence[VariantResult], whole: VariantResult) -> None:
+    """Names next to the axes."""
     handles = []
     for number, row in enumerate(named, start=1):
-        across, up = log10(_x(row) / left) / log10(right / left), (_y(row) - bottom) / (top - bottom)
-        near = next((p for p in places if abs(p[0] - across) < NEAR and abs(p[1] - up) < NEAR), None)
-        if near is None:
-            places.append((across, up, _x(row), _y(row), [str(number)]))
-        else:
-            near[4].append(str(number))
         name = f"{number}  {row.label}" + (" (all)" if row is whole else "")
         color = BEST if row.pareto else OURS
         handles.append(Line2D([], [], marker="o", linestyle="", markersize=4, color=color, label=name))
-    for across, _, x, y, numbers in places:
-        side = -1 if across > RIGHT else 1  # away from the names
-        axes.annotate(
-            ", ".join(numbers),
-            (x, y),
-            xytext=(5 * side, 4),
-            textcoords="offset points",
-            ha="left" if side > 0 else "right",
-            fontsize=7,
-        )
     legend = axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=7)
     for text in legend.get_texts():
         text.set_parse_math(False)

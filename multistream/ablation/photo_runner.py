@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,8 @@ class PhotoRunner:
         console: Console,
         engine: Engine | None = None,
     ) -> None:
-        self.plan, self.folder, self.streams, self.console, self.engine = plan, folder, streams, console, engine
+        self.plan, self.folder, self.console, self.engine = plan, folder, console, engine
+        self.streams = streams or {}
         if engine and streams:
             what = "streams that are given as instances cannot be sent to other processes."
             raise UsageError("engine", what, do="Leave engine out, or name the streams by specs.")
@@ -61,22 +62,24 @@ class PhotoRunner:
         """Who was right; the first networks, one a variant; and the seconds of training."""
         plan = self.plan
         tally = Tally(len(plan.variants), len(plan.prepared.table))
-        started, networks = time.perf_counter(), []
+        started, networks = time.perf_counter(), list[MultiStream]()
         if self.engine:
             run_all(plan.trainings(self.folder), self.engine, place=self.folder, console=self.console)
-        for split_seed in plan.split_seeds:
-            for seed in plan.seeds:
-                answers = []
-                for number, variant in enumerate(plan.variants):
-                    given = {key: stream for key, stream in (self.streams or {}).items() if key in variant.keep}
-                    training = plan.photo_training(number, seed=seed, split_seed=split_seed, folder=self.folder)
-                    run = self._train(training, given)
-                    answers.append(self._answers(run))
-                    if (seed, split_seed) == (plan.seeds[0], plan.split_seeds[0]):
-                        networks.append(load_model(run, streams=given).network)
-                rows = np.array(sorted(set.intersection(*(set(answer) for answer in answers))), dtype=np.int64)
-                tally.add(rows, np.array([[answer[i] for i in rows.tolist()] for answer in answers]))
+        for split_seed, seed in product(plan.split_seeds, plan.seeds):
+            answers = []
+            for number in range(len(plan.variants)):
+                training = plan.photo_training(number, seed=seed, split_seed=split_seed, folder=self.folder)
+                run = self._train(training, self._given(number))
+                answers.append(self._answers(run))
+                if len(networks) == number:
+                    networks.append(load_model(run, streams=self._given(number)).network)
+            rows = sorted(set.intersection(*map(set, answers)))
+            tally.add(np.array(rows, dtype=np.int64), np.array([[answer[i] for i in rows] for answer in answers]))
         return tally, networks, round(time.perf_counter() - started, 3)
+
+    def _given(self, number: int) -> dict[str, Stream]:
+        """The streams of a variant that were given as instances."""
+        return {key: stream for key, stream in self.streams.items() if key in self.plan.variants[number].keep}
 
     def _train(self, run: PlannedRun, given: Mapping[str, Stream]) -> Path:
         """Trains what is not finished, and gives its folder."""

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import count
+from itertools import count, product
 from pathlib import Path
-
-import numpy as np
 
 from multistream import runs
 from multistream.ablation.results import result_path
@@ -17,7 +15,7 @@ from multistream.console import Say
 from multistream.data.splits import Parts
 from multistream.errors import DataError, UsageError, did_you_mean
 from multistream.interfaces import Stream
-from multistream.recipe import Recipe
+from multistream.recipe import DataSettings, Recipe
 from multistream.training.folds import fold_recipes
 from multistream.training.planned_run import PlannedRun
 from multistream.training.prepare import Prepared, draw_parts, prepare, usable
@@ -49,21 +47,28 @@ class AblationPlan:
     @cached_property
     def splits(self) -> list[Parts]:
         """The parts of every split; a data set that brings its own has no others."""
-        prepared = self.prepared
-        if prepared.recipe.data.folds and not prepared.recipe.data.fold:
+        if self.is_on_folds:
             return self._folds()
-        found = [prepared.parts]
-        for seed in self.split_seeds[1:]:
-            parts = draw_parts(prepared.table, replace(prepared.recipe.data, split_seed=seed))
-            found.append(usable(parts, prepared.side_inputs, prepared.table))
-        if len(found) > 1 and all(np.array_equal(p.test, found[0].test) for p in found[1:]):
+        prepared = self.prepared
+        drawn = [self._drawn(replace(prepared.recipe.data, split_seed=seed)) for seed in self.split_seeds[1:]]
+        tests = {tuple(parts.test.tolist()) for parts in (prepared.parts, *drawn)}
+        if drawn and len(tests) == 1:
             right = "It has predefined splits, or test photos only."
             what = f"{prepared.table.name} has a fixed test split."
             raise UsageError("--splits", what, right=right, do="Omit --splits.")
-        if not all(len(parts.test) for parts in found):
+        if () in tests:
             what = f"with data.split = {prepared.recipe.data.split} it has no test split, which rows are compared on."
             raise DataError(prepared.table.name, what, do="Give --set data.split=80/10/10.")
-        return found
+        return [prepared.parts, *drawn]
+
+    @property
+    def is_on_folds(self) -> bool:
+        """Whether the recipe's folds are the splits."""
+        data = self.prepared.recipe.data
+        return bool(data.folds and not data.fold)
+
+    def _drawn(self, settings: DataSettings) -> Parts:
+        return usable(draw_parts(self.prepared.table, settings), self.prepared.side_inputs, self.prepared.table)
 
     def _folds(self) -> list[Parts]:
         """The parts of every fold and repeat of a recipe on folds: each photo is tested once a repeat."""
@@ -73,31 +78,28 @@ class AblationPlan:
         if not self.prepared.network.is_cacheable:
             what = "folds need frozen streams, whose features are computed once."
             raise UsageError("ablate", what, do="Give --set data.folds=0, or --freeze streams.")
-        settings = [recipe.data for recipe in fold_recipes(self.prepared.recipe).values()]
-        drawn = [draw_parts(self.prepared.table, each) for each in settings]
-        return [usable(parts, self.prepared.side_inputs, self.prepared.table) for parts in drawn]
+        return [self._drawn(recipe.data) for recipe in fold_recipes(self.prepared.recipe).values()]
 
     def trainings(self, folder: Path) -> list[PlannedRun]:
         """Every training, in the order in which they run; `folder` is that of the result."""
         if self.is_pooled:
             return self._pooled_trainings(result_path(folder, self.axis, cut=self.cut))
+        numbers = range(len(self.variants))
         return [
             self.photo_training(number, seed=seed, split_seed=split_seed, folder=folder)
-            for split_seed in self.split_seeds
-            for seed in self.seeds
-            for number in range(len(self.variants))
+            for split_seed, seed, number in product(self.split_seeds, self.seeds, numbers)
         ]
 
     def _pooled_trainings(self, file: Path) -> list[PlannedRun]:
         """Trainings on pooled features have no folders: the file of the result stands for them."""
         recipe = self.prepared.recipe
-        on_folds = recipe.data.folds and not recipe.data.fold
-        recipes = fold_recipes(recipe) if on_folds else {str(seed): recipe for seed in self.split_seeds}
+        if self.is_on_folds:
+            recipes = {f"fold {name}": own for name, own in fold_recipes(recipe).items()}
+        else:
+            recipes = {f"split {seed}": recipe for seed in self.split_seeds}
         return [
-            PlannedRun(f"{self._label(variant)}, seed {seed}, {'fold' if on_folds else 'split'} {name}", own, file)
-            for name, own in recipes.items()
-            for seed in self.seeds
-            for variant in self.variants
+            PlannedRun(f"{self._label(variant)}, seed {seed}, {split}", recipes[split], file)
+            for split, seed, variant in product(recipes, self.seeds, self.variants)
         ]
 
     def photo_training(self, number: int, *, seed: int, split_seed: int, folder: Path) -> PlannedRun:
@@ -158,11 +160,10 @@ def _is_of(run: Path, recipe: Recipe) -> bool:
 
 def recipe_of(variant: Variant, prepared: Prepared, axis: Axis) -> Recipe:
     """The recipe that trains a variant alone."""
-    recipe = prepared.recipe
+    recipe, key = prepared.recipe, variant.about
+    if axis == "depth" and not key:
+        return recipe
     if axis == "depth":
-        key = variant.about
-        if not key:
-            return recipe
         depth = list(prepared.network.branches[key].stream.stages).index(variant.keep[key][-1]) + 1
         return recipe.updated({"network": {"depth": {**recipe.network.depth, key: depth}}})
     streams = {key: spec for key, spec in recipe.network.streams.items() if key in variant.keep}

@@ -92,9 +92,10 @@ class PooledRunner:
             if number == 0:
                 networks = grid[0]
                 verified = self._verify(data, initial, grid) if check else None
-        certificate = (
-            RidgeCertificate(sum(n for n, _ in certificates), max(d for _, d in certificates)) if ridge else None
-        )
+        certificate = None
+        if ridge:
+            checked, differences = zip(*certificates, strict=True)
+            certificate = RidgeCertificate(sum(checked), max(differences))
         return PooledAblation(
             tally, masked, probed, certificate, verified, networks, self.base, self.batched, round(self.seconds, 3)
         )
@@ -157,18 +158,23 @@ class PooledRunner:
         initial = InitialNetworks(self.base, self.prepared.recipe, fusions=self._fusions())
         grid = [[initial.network(variant, seed=seed) for variant in self.variants] for seed in self.seeds]
         started = time.perf_counter()
-        convex = self.prepared.recipe.training.solver == "lbfgs"
-        fitted = [v for v, network in enumerate(grid[0]) if convex and is_convex(network)]
-        others = [v for v in range(len(self.variants)) if v not in fitted]
+        if self.prepared.recipe.training.solver == "lbfgs":
+            self._fit_or_train(grid, data)
+        else:
+            self._train_rows(grid, data)
+        self.seconds += time.perf_counter() - started
+        return grid, initial
+
+    def _fit_or_train(self, grid: Grid, data: RowData) -> None:
+        fitted = [network for network in grid[0] if is_convex(network)]
+        others = [v for v, network in enumerate(grid[0]) if network not in fitted]
         if fitted:
-            self._solve(data, [grid[0][v] for v in fitted])
+            self._solve(data, fitted)
         if fitted and others:
             names = ", ".join(dict.fromkeys(self.variants[v].fusion for v in others))
             self.console.say(f"ablate: {len(others)} rows are not convex ({names}) and are trained step by step")
         if others:
             self._train_rows([[networks[v] for v in others] for networks in grid], data)
-        self.seconds += time.perf_counter() - started
-        return grid, initial
 
     def _fusions(self) -> dict[str, tuple[MakeFusion, Options]]:
         """The factory and options of every fusion of the rows; only the recipe's own has options."""
@@ -205,11 +211,8 @@ class PooledRunner:
         found = []
         for variant in self.variants:
             present = frozenset(variant.keep) if set(variant.keep) != set(whole.branches) else None
-            missing = {
-                key: [stage for stage in branch.taps if stage not in variant.keep[key]]
-                for key, branch in whole.branches.items()
-                if key in variant.keep
-            }
+            taps = {key: whole.branches[key].taps for key in variant.keep}
+            missing = {key: [stage for stage in taps[key] if stage not in kept] for key, kept in variant.keep.items()}
             found.append(_right(data, rows, whole.mask({k: s for k, s in missing.items() if s}), present))
         return np.stack(found)
 

@@ -5,30 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from multistream.files import write_atomic
+from multistream.runs import write_json
 from multistream.statistics import Interval
 
 COLUMNS = (
-    "keep",
-    "fusion",
-    "accuracy",
-    "accuracy_low",
-    "accuracy_high",
-    "delta",
-    "p_value",
-    "p_holm",
-    "masked_accuracy",
-    "ridge_accuracy",
-    "params",
-    "macs",
-    "ms_p50",
-    "pareto",
+    *("keep", "fusion", "accuracy", "accuracy_low", "accuracy_high", "delta", "p_value", "p_holm"),
+    *("masked_accuracy", "ridge_accuracy", "params", "macs", "ms_p50", "pareto"),
 )
 
 
@@ -165,7 +153,7 @@ class Ablation:
 def save_result(result: Ablation, folder: Path, *, cut: str = "") -> Path:
     """Writes the result as JSON and CSV below `folder`, under the next free name; returns the JSON's path."""
     path = result_path(folder, result.axis, cut=cut)
-    write_atomic(path, json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n")
+    write_json(path, result.to_dict())
     write_csv(result, path.with_suffix(".csv"))
     return path
 
@@ -192,4 +180,4 @@ def _cells(row: VariantResult) -> list[object]:
     keep = " ".join(f"{key}:{'+'.join(stages)}" for key, stages in row.keep.items())
     low, high = row.accuracy_ci95
     found = {**vars(row), "keep": keep, "accuracy_low": low, "accuracy_high": high, "pareto": int(row.pareto)}
-    return ["" if found[name] is None else found[name] for name in COLUMNS]
+    return [found[name] for name in COLUMNS]  # csv writes None as an empty cell

@@ -109,10 +109,11 @@ class _AblationRun:
 
     def _check(self, folder: Path | None, *, verify: bool) -> None:
         """Refuses options that have no meaning for this composition."""
-        if self.plan.prepared.recipe.training.solver == "lbfgs" and (len(self.plan.seeds) > 1 or verify):
-            option = "--verify" if verify else "--seeds"
-            what = "lbfgs fits each row to its optimum, which does not depend on the seed."
-            raise UsageError(option, what, do=f"Omit {option}; --splits tests on other photos.")
+        is_convex = self.plan.prepared.recipe.training.solver == "lbfgs"
+        for option, is_given in {"--verify": verify, "--seeds": len(self.plan.seeds) > 1}.items():
+            if is_convex and is_given:
+                what = "lbfgs fits each row to its optimum, which does not depend on the seed."
+                raise UsageError(option, what, do=f"Omit {option}; --splits tests on other photos.")
         if self.engine and self.plan.is_pooled:
             what = "its streams are frozen, so all rows are trained in one pass over pooled features in this process."
             raise UsageError("--engine", what, do="Leave it out.")
@@ -120,7 +121,7 @@ class _AblationRun:
             raise UsageError("--engine", "the runs need a folder.", do="Give --out FOLDER.")
         if verify and not self.plan.is_pooled:
             right = (
-                "--verify compares rows trained in one batch with rows trained alone; here each row is trained alone."
+                "--verify compares rows trained in one batch with those trained alone; here each row is trained alone."
             )
             raise UsageError("--verify", "no rows are trained in a batch.", right=right)
 
@@ -154,11 +155,10 @@ class _AblationRun:
         self, scores: RowScores, spent: Sequence[Cost], found: PooledAblation | None
     ) -> tuple[VariantResult, ...]:
         last = len(self.plan.variants) - 1
-        p_values = [scores.p_value(v, last) for v in range(last)]
-        corrected: list[float | None] = [*holm(p_values), None]
+        tested = [scores.p_value(v, last) for v in range(last)]
+        p_values, corrected = [*tested, None], [*holm(tested), None]  # the whole is not compared with itself
         best = pareto(scores.accuracy.tolist(), [cost.macs for cost in spent])
-        masked = found.masked.scores().accuracy if found else None
-        ridge = found.ridge.scores().accuracy if found and found.ridge else None
+        masked, ridge = self._masked_accuracies(found), self._ridge_accuracies(found)
         labels, classes = self.plan.prepared.table.labels, self.plan.prepared.table.classes
         return tuple(
             VariantResult(
@@ -168,19 +168,29 @@ class _AblationRun:
                 accuracy=float(scores.accuracy[v]),
                 accuracy_ci95=scores.interval(v),
                 delta=float(scores.accuracy[v] - scores.accuracy[last]),
-                p_value=p_values[v] if v < last else None,
+                p_value=p_values[v],
                 p_holm=corrected[v],
                 params=spent[v].params,
                 macs=spent[v].macs,
                 ms_p50=spent[v].ms,
                 accuracies=tuple(scores.accuracies[v].tolist()),
-                masked_accuracy=float(masked[v]) if masked is not None and self._can_mask(variant) else None,
-                ridge_accuracy=float(ridge[v]) if ridge is not None and probed_key(self.plan.variants, v) else None,
+                masked_accuracy=masked.get(v),
+                ridge_accuracy=ridge.get(v),
                 pareto=best[v],
                 per_class=scores.per_class(v, last, labels, classes),
             )
             for v, variant in enumerate(self.plan.variants)
         )
+
+    def _masked_accuracies(self, found: PooledAblation | None) -> dict[int, float]:
+        """The accuracy of the masked whole, for each variant whose parts it holds."""
+        accuracy = found.masked.scores().accuracy.tolist() if found else ()
+        return {v: each for v, each in enumerate(accuracy) if self._can_mask(self.plan.variants[v])}
+
+    def _ridge_accuracies(self, found: PooledAblation | None) -> dict[int, float]:
+        """The accuracy of the ridge probe, for each variant that has one."""
+        accuracy = found.ridge.scores().accuracy.tolist() if found and found.ridge else ()
+        return {v: each for v, each in enumerate(accuracy) if probed_key(self.plan.variants, v)}
 
     def _can_mask(self, variant: Variant) -> bool:
         """Whether the whole holds all that the variant keeps, under the same fusion."""

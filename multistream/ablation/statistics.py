@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -21,9 +21,7 @@ from multistream.statistics import (
     agreement,
     mcnemar,
     oracle_any,
-    percentile_interval,
-    resampled_means,
-    wilson,
+    tested_interval,
 )
 
 Counts = NDArray[np.int64]
@@ -48,12 +46,8 @@ class RowScores:
 
     def interval(self, v: int) -> Interval:
         """95 %: Wilson's where each photo was tested once, else a bootstrap of photos with all their trainings."""
-        if self.tried.max() <= 1:
-            return wilson(int(self.right[v].sum()), int(self.tried.sum()))
         tested = self.tried > 0
-        columns = np.stack([self.right[v, tested], self.tried[tested]], axis=1).astype(np.float64)
-        means = resampled_means(columns)
-        return percentile_interval(means[:, 0] / means[:, 1])
+        return tested_interval(self.right[v, tested], self.tried[tested])
 
     def p_value(self, v: int, reference: int) -> float:
         """Exact McNemar. A photo has one vote however many trainings tested it: for who was right on it more often.
@@ -103,14 +97,19 @@ def complement(variants: Sequence[Variant], scores: RowScores) -> StreamCompleme
     for first, second in combinations(keys, 2):
         both = agreement(right[first], right[second])
         pairs.append(PairOfStreams(first, second, both.disagreement, both.double_fault, both.oracle))
-    left = []
-    for fusion in dict.fromkeys(v.fusion for v in variants if len(v.keep) > 1):
-        full = scores.accuracy[number[keys, fusion]]
+    accuracies = {kept: float(scores.accuracy[i]) for kept, i in number.items()}
+    return StreamComplement(tuple(pairs), _left_out(keys, accuracies), oracle_any(np.stack(list(right.values()))))
+
+
+def _left_out(keys: tuple[str, ...], accuracies: Mapping[tuple[tuple[str, ...], str], float]) -> tuple[LeftOut, ...]:
+    """Each fusion of all streams without one of them; `accuracies` are by streams and fusion."""
+    found = []
+    for fusion in dict.fromkeys(fusion for _, fusion in accuracies if fusion):
         for key in keys:
             rest = tuple(k for k in keys if k != key)
-            own = scores.accuracy[number[rest, fusion if len(rest) > 1 else ""]]
-            left.append(LeftOut(fusion, key, float(own), float(own - full)))
-    return StreamComplement(tuple(pairs), tuple(left), oracle_any(np.stack([right[key] for key in keys])))
+            own = accuracies[rest, fusion if len(rest) > 1 else ""]
+            found.append(LeftOut(fusion, key, own, own - accuracies[keys, fusion]))
+    return tuple(found)
 
 
 def tap_values(
@@ -128,8 +127,7 @@ def tap_values(
         table = torch.zeros(2 ** len(stages), scores.accuracies.shape[1], dtype=torch.float64)
         table[0] = torch.from_numpy(_nothing(variants, scores, key, labels=labels, splits=splits, seeds=seeds))
         for mask in range(1, len(table)):
-            subset = tuple(stage for bit, stage in enumerate(stages) if mask >> bit & 1)
-            keep = {k: subset if k == key else s for k, s in whole.keep.items()}
+            keep = {**whole.keep, key: tuple(stage for bit, stage in enumerate(stages) if mask >> bit & 1)}
             table[mask] = torch.from_numpy(scores.accuracies[number[tuple(keep.items())]])
         values = shapley(table)
         deviations = values.std(1).tolist() if values.shape[1] > 1 else [None] * len(stages)

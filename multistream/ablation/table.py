@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from multistream.ablation.results import LARGEST_DIFFERENCE, Ablation, VariantResult
+from multistream.ablation.results import LARGEST_DIFFERENCE, Ablation, StreamComplement, VariantResult
 
 MOST_ROWS = 24
 """With more rows, the differences by class are left to the files."""
@@ -47,13 +47,13 @@ def _by_class(result: Ablation, width: int) -> Iterator[str]:
     classes = list(result.whole.per_class)
     if len(result.rows) > MOST_ROWS or len(classes) > MOST_CLASSES:
         return
-    columns = [max(6, len(name)) for name in classes]
-    names = " ".join(f"{name:>{column}}" for name, column in zip(classes, columns, strict=True))
+    columns = {name: max(6, len(name)) for name in classes}
+    names = " ".join(f"{name:>{column}}" for name, column in columns.items())
     yield f"\n  {'by class: difference to the complete composition':{width}}  {names}"
     for row in result.rows[:-1]:
-        deltas = [f"{100 * row.per_class[name]['delta']:+{c}.1f}" for name, c in zip(classes, columns, strict=True)]
+        deltas = [f"{100 * row.per_class[name]['delta']:+{column}.1f}" for name, column in columns.items()]
         yield f"  {row.label:{width}}  {' '.join(deltas)}"
-    own = [f"{100 * result.whole.per_class[name]['accuracy']:{c}.1f}" for name, c in zip(classes, columns, strict=True)]
+    own = [f"{100 * result.whole.per_class[name]['accuracy']:{column}.1f}" for name, column in columns.items()]
     yield f"  {'accuracy of the complete composition':{width}}  {' '.join(own)}"
 
 
@@ -76,20 +76,23 @@ def _further(result: Ablation) -> Iterator[str]:
             f"at most {result.ridge.largest_difference:.1e}"
         )
     if result.streams:
-        yield "\nstreams, each trained alone: disagreement, both wrong, at least one right"
-        for pair in result.streams.pairs:
-            yield (
-                f"  {pair.first} and {pair.second}  {100 * pair.disagreement:.1f} %  {100 * pair.double_fault:.1f} %  "
-                f"{100 * pair.oracle:.1f} %"
-            )
-        yield f"  at least one of all right: {100 * result.streams.oracle_any:.1f} %"
-        for left in result.streams.leave_one_out:
-            yield f"  {left.fusion} without {left.stream}: {100 * left.accuracy:.1f} % ({100 * left.delta:+.1f})"
-    if result.verified:
-        found = result.verified
+        yield from _complement(result.streams)
+    if found := result.verified:
         yield (
             f"verified: {found.label}, seed {found.seed}: probabilities differ by at most "
             f"{found.largest_difference:.1e} from the row trained alone "
             f"and by at most {found.difference_to_train:.1e} from "
             f"train's own loop ({LARGEST_DIFFERENCE:.0e} allowed)"
         )
+
+
+def _complement(found: StreamComplement) -> Iterator[str]:
+    yield "\nstreams, each trained alone: disagreement, both wrong, at least one right"
+    for pair in found.pairs:
+        yield (
+            f"  {pair.first} and {pair.second}  {100 * pair.disagreement:.1f} %  {100 * pair.double_fault:.1f} %  "
+            f"{100 * pair.oracle:.1f} %"
+        )
+    yield f"  at least one of all right: {100 * found.oracle_any:.1f} %"
+    for left in found.leave_one_out:
+        yield f"  {left.fusion} without {left.stream}: {100 * left.accuracy:.1f} % ({100 * left.delta:+.1f})"

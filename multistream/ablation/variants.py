@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import Literal
+from itertools import chain, combinations
+from typing import Literal, TypeVar
 
 from multistream.errors import UsageError, did_you_mean
+from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
 
+Item = TypeVar("Item")
 Axis = Literal["depth", "taps", "streams"]
 AXES: tuple[Axis, ...] = ("depth", "taps", "streams")
 FUSIONS = ("early", "late", "gated")
@@ -62,34 +64,23 @@ def variants(network: MultiStream, axis: Axis, *, cut: str = "") -> tuple[Varian
     """All variants of an axis, the whole composition last; `cut` names the one stream to be cut, else each is."""
     full = whole(network)
     if axis == "streams":
-        if len(full.keep) < 2:
-            right = "Leave-one-out needs at least two streams; with one, use --axis depth or --axis taps."
-            raise UsageError(
-                "--axis", "--axis streams needs several streams, but the composition has one.", right=right
-            )
         found = list(_stream_subsets(full))
+    elif axis == "depth":
+        found = [variant for key in _cuttable(network, cut) for variant in _depths(full, key, network.branches[key])]
     else:
-        found = [v for key in _cuttable(network, cut) for v in _cuts(full, key, axis, network)]
-    rest = [variant for variant in dict.fromkeys(map(_Keyed, found)) if variant != _Keyed(full)]
-    return (*(each.variant for each in rest), full)
+        found = [
+            variant for key in _cuttable(network, cut) for variant in _tap_subsets(full, key, network.branches[key])
+        ]
+    different: dict[object, Variant] = {}
+    for variant in found:
+        different.setdefault(_identity(variant), variant)
+    different.pop(_identity(full), None)
+    return (*different.values(), full)
 
 
-@dataclass(frozen=True)
-class _Keyed:
-    """A variant that can be put into a set: equal where the same is kept under the same fusion."""
-
-    variant: Variant
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Keyed) and self._key == other._key
-
-    @property
-    def _key(self) -> tuple[object, ...]:
-        fusion = self.variant.fusion if len(self.variant.keep) > 1 else ""
-        return (tuple(self.variant.keep.items()), fusion)
+def _identity(variant: Variant) -> tuple[object, ...]:
+    """What is kept, under which fusion: of one stream there is none."""
+    return (*variant.keep.items(), variant.fusion if len(variant.keep) > 1 else "")
 
 
 def _cuttable(network: MultiStream, cut: str) -> Sequence[str]:
@@ -102,39 +93,43 @@ def _cuttable(network: MultiStream, cut: str) -> Sequence[str]:
     return [cut] if cut else keys
 
 
-def _cuts(full: Variant, key: str, axis: Axis, network: MultiStream) -> Iterator[Variant]:
-    """One stream's depths, or the subsets of its taps; the others whole."""
-    branch = network.branches[key]
+def _depths(full: Variant, key: str, branch: Branch) -> Iterator[Variant]:
+    """One stream's depths, the others whole."""
     names = tuple(branch.stream.stages)
-    if axis == "depth":
-        last_only = next(iter(branch.taps.values())).last_only
-        for depth in range(1, len(names) + 1):
-            kept = names[depth - 1 : depth] if last_only else names[:depth]
-            yield Variant({**full.keep, key: kept}, full.fusion, about=key)
-        return
+    last_only = next(iter(branch.taps.values())).last_only
+    for depth in range(1, len(names) + 1):
+        kept = names[depth - 1 : depth] if last_only else names[:depth]
+        yield Variant({**full.keep, key: kept}, full.fusion, about=key)
+
+
+def _tap_subsets(full: Variant, key: str, branch: Branch) -> Iterator[Variant]:
+    """The subsets of one stream's taps, the others whole; first without the stream: the empty coalition of the game."""
+    names = tuple(branch.stream.stages)
     if tuple(branch.taps) != names:
-        raise UsageError(
-            "--axis",
-            f"not all stages of {key} are tapped.",
-            right="--axis taps needs a tap at every stage, such as gap:64.",
-        )
+        right = "--axis taps needs a tap at every stage, such as gap:64."
+        raise UsageError("--axis", f"not all stages of {key} are tapped.", right=right)
     if len(names) > MOST_TAPS:
         what = f"{key} has {len(names)} taps, which make {2 ** len(names):,} subsets."
         raise UsageError("--axis", what, right=f"At most {MOST_TAPS} taps are allowed.")
     others = {k: v for k, v in full.keep.items() if k != key}
-    if others:  # the empty coalition of the game
+    if others:
         yield Variant(others, full.fusion, about=key)
-    for size in range(1, len(names) + 1):
-        for subset in combinations(names, size):
-            yield Variant({**full.keep, key: subset}, full.fusion, about=key)
+    for subset in _subsets(names, smallest=1):
+        yield Variant({**full.keep, key: subset}, full.fusion, about=key)
 
 
 def _stream_subsets(full: Variant) -> Iterator[Variant]:
     """Every stream alone, then all larger subsets under each fusion."""
+    if len(full.keep) < 2:
+        right = "Leave-one-out needs at least two streams; with one, use --axis depth or --axis taps."
+        raise UsageError("--axis", "--axis streams needs several streams, but the composition has one.", right=right)
     names = {spec.partition(":")[0].partition("@")[0]: spec for spec in (*FUSIONS, full.fusion)}
     for key, stages in full.keep.items():
         yield Variant({key: stages}, full.fusion)
     for fusion in names.values():
-        for size in range(2, len(full.keep) + 1):
-            for subset in combinations(full.keep.items(), size):
-                yield Variant(dict(subset), fusion)
+        for subset in _subsets(tuple(full.keep.items()), smallest=2):
+            yield Variant(dict(subset), fusion)
+
+
+def _subsets(items: Sequence[Item], *, smallest: int) -> Iterator[tuple[Item, ...]]:
+    return chain.from_iterable(combinations(items, size) for size in range(smallest, len(items) + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -78,18 +79,20 @@ def described(found: Scan) -> str:
     classes = ", ".join(f"{name} {count:,}" for name, count in found.classes.items())
     lines = [f"{found.name}: {found.images:,} images ({classes})", *found.notes]
     lines += _some("cannot be used", [f"{bad.id}: {bad.reason}" for bad in found.unreadable])
-    lines += _some("groups of identical files", [", ".join(group) for group in found.duplicates])
-    lines += _some("of them in several splits", [", ".join(group) for group in found.across_parts])
-    lines += _some("of them with several labels", [", ".join(group) for group in found.contradictory])
+    lines += _some("groups of identical files", map(", ".join, found.duplicates))
+    lines += _some("of them in several splits", map(", ".join, found.across_parts))
+    lines += _some("of them with several labels", map(", ".join, found.contradictory))
     lines += _some("groups of visually identical files", [", ".join(group[:4]) for group in found.same_picture])
-    lines += _some("files of nearly one colour", list(found.one_colour))
+    lines += _some("files of nearly one colour", found.one_colour)
     lines += [f"{count:,} files: {remark}" for remark, count in found.remarks.items()]
     return "\n".join([*lines, "clean" if found.is_clean else "check these before training"])
 
 
-def _some(what: str, entries: list[str]) -> list[str]:
+def _some(what: str, found: Iterable[str]) -> Iterator[str]:
     """How many, and the first of them."""
-    if not entries:
-        return []
-    more = [f"  and {len(entries) - SHOWN:,} more (--json lists all)"] if len(entries) > SHOWN else []
-    return [f"{len(entries):,} {what}:", *(f"  {entry}" for entry in entries[:SHOWN]), *more]
+    entries = list(found)
+    if entries:
+        yield f"{len(entries):,} {what}:"
+        yield from (f"  {entry}" for entry in entries[:SHOWN])
+    if len(entries) > SHOWN:
+        yield f"  and {len(entries) - SHOWN:,} more (--json lists all)"

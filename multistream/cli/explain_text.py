@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,34 +24,40 @@ def explanation_text(found: Explanation) -> str:
         f"{found.path}: {found.predicted}{label}",
         f"for {found.subject}, {100 * found.probability:.1f} %; {found.settings}",
     ]
+    return "\n".join([*lines, *_streams(found), *_sums(found), *_games(found)])
+
+
+def _streams(found: Explanation) -> Iterator[str]:
     for key, stages in found.stages.items():
-        lines.append(_line(key, sum(stages.values()), stages, MARKS[found.kinds[key]]))
+        yield _line(key, sum(stages.values()), stages, MARKS[found.kinds[key]])
     for key, value in found.vectors.items():
-        lines.append(_line(key, value, dict(found.entries[key][:5]), MARKS[found.kinds[key]]))
-    lines += _sums(found)
-    lines.append(f"  Shapley    {_values(found.shapley)}")
-    for key, values in found.shapley_stages.items():
-        lines.append(f"    {key:8} {_values(values)}")
-    if found.interactions:
-        lines.append(f"  interaction {_values(found.interactions)}")
-    for key, values in found.attention.items():
-        lines.append(f"  attention  {key}: " + "  ".join(f"{stage} {value:.2f}" for stage, value in values.items()))
-    return "\n".join(lines)
+        yield _line(key, value, dict(found.entries[key][:5]), MARKS[found.kinds[key]])
 
 
-def _sums(found: Explanation) -> list[str]:
+def _sums(found: Explanation) -> Iterator[str]:
     """Bias and residual where there is a sum; what there is instead where there is none."""
     if found.method == "decomposition":
-        lines = [
-            f"  {name:10} {part:+8.3f}   {whose}: logit {found.logits[whose]:+.3f}"
-            for name, parts in (("bias", found.bias), ("remainder", found.remainder))
-            for whose, part in parts.items()
-        ]
-        residual = [] if found.residual is None else [f"  residual   {found.residual:.1e} of the logit is missing"]
-        return [*lines, *residual, *(f"  warning    {warning}" for warning in found.warnings)]
-    if found.method == "integrated-gradients":
-        return [f"  gap        {found.gap:.1e}: all sum to the {found.scale} minus that of the average training photo"]
-    return [f"  {'':10} gradients of the {found.scale} ({found.value:+.3f}): no exact sum"]
+        for name, parts in (("bias", found.bias), ("remainder", found.remainder)):
+            for whose, part in parts.items():
+                yield f"  {name:10} {part:+8.3f}   {whose}: logit {found.logits[whose]:+.3f}"
+        if found.residual is not None:
+            yield f"  residual   {found.residual:.1e} of the logit is missing"
+        yield from (f"  warning    {warning}" for warning in found.warnings)
+    elif found.method == "integrated-gradients":
+        yield f"  gap        {found.gap:.1e}: all sum to the {found.scale} minus that of the average training photo"
+    else:
+        yield f"  {'':10} gradients of the {found.scale} ({found.value:+.3f}): no exact sum"
+
+
+def _games(found: Explanation) -> Iterator[str]:
+    """Shapley values and what the fusion attends to."""
+    yield f"  Shapley    {_values(found.shapley)}"
+    for key, values in found.shapley_stages.items():
+        yield f"    {key:8} {_values(values)}"
+    if found.interactions:
+        yield f"  interaction {_values(found.interactions)}"
+    for key, values in found.attention.items():
+        yield f"  attention  {key}: " + "  ".join(f"{stage} {value:.2f}" for stage, value in values.items())
 
 
 def _line(key: str, total: float, parts: Mapping[str, float], mark: str) -> str:

@@ -76,18 +76,13 @@ def extract(
         return
     if engine != "local":
         raise UsageError("--engine", f"{engine!r} is unknown.", right="It must be local or ray.")
-    source: Path | Recipe | None = run
-    if source is None:
-        network = options.network_options(streams, weights=weights)
-        base = Recipe.load(recipe or "default")
-        source = options.with_options(base, set_, network=network, training={"seed": seed})
     from multistream.console import Console
     from multistream.data.views import parse_views
     from multistream.features.fill_cache import extract as fill
     from multistream.runtime.distributed import ranks_of
 
     found = fill(
-        source,
+        run or _recipe(recipe or "default", streams, weights, seed, set_),
         data=data,
         label=label,
         inputs=options.pairs(input, "--input"),
@@ -102,6 +97,11 @@ def extract(
     )
     if ranks_of(os.environ).is_first:
         output.print_result(found, described, json=json)
+
+
+def _recipe(name: str, streams: str, weights: list[str] | None, seed: int | None, settings: list[str] | None) -> Recipe:
+    network = options.network_options(streams, weights=weights)
+    return options.with_options(Recipe.load(name), settings, network=network, training={"seed": seed})
 
 
 def _extract_with_ray(
@@ -136,11 +136,11 @@ def _extract_with_ray(
 def described(found: Extraction) -> str:
     """The result in a few lines."""
     lines = [f"{'stream':10} {'view':10} {'found':>10} {'computed':>10}  cache"]
-    lines += [
-        f"{row.stream:10} {row.view:10} {row.found:10,} {row.computed:10,}  {row.folder}" for row in found.streams
-    ]
-    speed = f", {found.images_per_second:,.0f} images/s" if found.images_per_second else ""
-    lines.append(f"{found.data}, {found.images:,} images, {found.seconds:.1f} s{speed}")
+    for row in found.streams:
+        lines.append(f"{row.stream:10} {row.view:10} {row.found:10,} {row.computed:10,}  {row.folder}")
+    lines.append(f"{found.data}, {found.images:,} images, {found.seconds:.1f} s")
+    if found.images_per_second:
+        lines[-1] += f", {found.images_per_second:,.0f} images/s"
     if found.bad:
         lines.append(f"{len(found.bad):,} photos cannot be decoded and are skipped")
     if found.out:

@@ -74,10 +74,11 @@ def described(found: Inspection, *, every: bool = False) -> str:
         f"sha256 {found.sha256}",
         *found.notes,
     ]
-    shown = list(found.shapes.items()) if every else list(found.shapes.items())[:SHOWN]
-    lines += [f"  {_plain(name):50} {' x '.join(map(str, shape)) or 'scalar'}" for name, shape in shown]
-    if len(shown) < found.tensors:
-        lines.append(f"  and {found.tensors - len(shown):,} more (--all)")
+    shown = found.tensors if every else SHOWN
+    for name, shape in list(found.shapes.items())[:shown]:
+        lines.append(f"  {_plain(name):50} {' x '.join(map(str, shape)) or 'scalar'}")
+    if shown < found.tensors:
+        lines.append(f"  and {found.tensors - shown:,} more (--all)")
     return "\n".join(lines)
 
 

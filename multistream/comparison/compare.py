@@ -98,16 +98,8 @@ def compare(
     given = _names_of_runs(names or {}, paths)
     results = [read_result(path) for path in paths]
     groups = grouped(results)
-    means = [float(np.mean([result.accuracy for result in group])) for group in groups]
-    reference = int(np.argmax(means)) if against == "best" else 0
-    found = with_holm([difference(groups[reference], g) if i != reference else None for i, g in enumerate(groups)])
-    columns = what_differs(groups)
-    rows = tuple(
-        compared_row(
-            group, name=_name(group, given), settings={k: v[i] for k, v in columns.items()}, difference=found[i]
-        )
-        for i, group in enumerate(groups)
-    )
+    reference = _best(groups) if against == "best" else 0
+    rows = _rows(groups, reference, given)
     return Comparison(
         rows=rows,
         reference=reference,
@@ -117,26 +109,37 @@ def compare(
     )
 
 
+def _best(groups: Groups) -> int:
+    return int(np.argmax([np.mean([result.accuracy for result in group]) for group in groups]))
+
+
+def _rows(groups: Groups, reference: int, given: Mapping[str, str]) -> tuple[ComparedRow, ...]:
+    differences = [difference(groups[reference], g) if i != reference else None for i, g in enumerate(groups)]
+    columns, rows = what_differs(groups), []
+    for i, (group, each) in enumerate(zip(groups, with_holm(differences), strict=True)):
+        settings = {name: values[i] for name, values in columns.items()}
+        rows.append(compared_row(group, name=_name(group, given), settings=settings, difference=each))
+    return tuple(rows)
+
+
 def _check_once(paths: Sequence[Path]) -> None:
     if not paths:
         raise UsageError("compare", "no run is given.", right="Give the folders of one or more runs.")
-    resolved = [path.resolve() for path in paths]
-    for i, path in enumerate(paths):
-        if resolved[i] in resolved[:i]:
+    seen: set[Path] = set()
+    for path in paths:
+        if path.resolve() in seen:
             raise UsageError("compare", f"{path} is given twice.")
+        seen.add(path.resolve())
 
 
 def _names_of_runs(names: Mapping[str, str], paths: Sequence[Path]) -> dict[str, str]:
     """{run as given: its row's name}; UsageError for a name whose run is not among the compared runs."""
     known = {path.resolve(): str(path) for path in paths}
-    found = {}
-    for run, name in names.items():
-        path = Path(run).expanduser().resolve()
-        if path not in known:
-            right = f"It must be one of {', '.join(map(str, paths))}."
-            raise UsageError("--name", f"{run} is not among the compared runs.", right=right)
-        found[known[path]] = name
-    return found
+    named = {run: Path(run).expanduser().resolve() for run in names}
+    if unknown := [run for run, path in named.items() if path not in known]:
+        right = f"It must be one of {', '.join(map(str, paths))}."
+        raise UsageError("--name", f"{unknown[0]} is not among the compared runs.", right=right)
+    return {known[named[run]]: name for run, name in names.items()}
 
 
 def _name(group: Sequence[Result], given: Mapping[str, str]) -> str:
@@ -195,16 +198,17 @@ def with_holm(differences: Sequence[Difference | None]) -> list[Difference | Non
 
 def _oracle(groups: Groups) -> float | None:
     """What choosing the right run for each photo would reach."""
-    if len(groups) < 2 or any(len(group) > 1 for group in groups):
+    if len(groups) < 2 or max(map(len, groups)) > 1:
         return None
-    first, *others = (count_photos(group) for group in groups)
-    correct = [first.right > 0]
-    for other in others:
-        rows = shared_photos(first, other)
-        repeated = max(first.tested.max(), other.tested.max()) > 1
-        if isinstance(rows, str) or repeated or not len(rows[0]) == len(first.right) == len(other.right):
+    counts = [count_photos(group) for group in groups]
+    if max(int(each.tested.max()) for each in counts) > 1:
+        return None
+    correct = []
+    for each in counts:
+        rows = shared_photos(counts[0], each)
+        if isinstance(rows, str) or not len(rows[0]) == len(counts[0].right) == len(each.right):
             return None
-        correct.append(other.right[rows[1]] > 0)  # rows[0] is 0 .. N-1: every photo of the first is there
+        correct.append(each.right[rows[1]] > 0)  # rows[0] is 0 .. N-1: every photo of the first is there
     return oracle_any(np.stack(correct))
 
 

@@ -95,7 +95,11 @@ def _seeds(groups: Groups) -> dict[str, tuple[Any, ...]]:
     """The seeds of each group, where there is more than one seed in all."""
     columns = {}
     for index, name in enumerate(SEEDS):
-        values = [tuple(dict.fromkeys(result.seeds[index] for result in group)) for group in groups]
-        if len({seed for seeds in values for seed in seeds}) > 1:
-            columns[name] = tuple(seeds[0] if len(seeds) == 1 else seeds for seeds in values)
+        values = [list(dict.fromkeys(result.seeds[index] for result in group)) for group in groups]
+        if len(set().union(*values)) > 1:
+            columns[name] = tuple(map(_one_or_all, values))
     return columns
+
+
+def _one_or_all(seeds: Sequence[int]) -> int | tuple[int, ...]:
+    return seeds[0] if len(seeds) == 1 else tuple(seeds)

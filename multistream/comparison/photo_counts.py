@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from multistream.comparison.run_results import Result
 from multistream.runs.predictions_file import PhotoKey, pair_keys, photo_keys
-from multistream.statistics import Interval, percentile_interval, resampled_means, wilson
+from multistream.statistics import Interval, tested_interval
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,7 @@ class PhotoCounts:
     @property
     def accuracy_ci95(self) -> Interval:
         """Wilson's interval where each photo was tested once, else a bootstrap of photos with all their tests."""
-        if self.tested.max() <= 1:
-            return wilson(int(self.right.sum()), len(self.right))
-        means = resampled_means(np.stack([self.right, self.tested], axis=1).astype(np.float64))
-        return percentile_interval(means[:, 0] / means[:, 1])
+        return tested_interval(self.right, self.tested)
 
 
 def count_photos(results: Sequence[Result]) -> PhotoCounts:

@@ -18,6 +18,7 @@ def draw_confusion(
 
     `published_recalls` are printed below the fractions of the diagonal.
     """
+    recalls = published_recalls or {}
     table = np.array(counts, dtype=np.float64)
     totals = table.sum(axis=1, keepdims=True)
     fractions = np.divide(table, totals, out=np.zeros_like(table), where=totals > 0)
@@ -25,12 +26,10 @@ def draw_confusion(
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.subplots()
     axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1)
-    for i, row in enumerate(fractions):
-        for j, value in enumerate(row):
-            text = f"{value:.2f}"
-            if i == j and published_recalls and classes[i] in published_recalls:
-                text += f"\n({published_recalls[classes[i]]:.2f})"
-            axes.text(j, i, text, ha="center", va="center", color="white" if value > DARK else "black", fontsize=8)
+    published = {(i, i): f"\n({recalls[name]:.2f})" for i, name in enumerate(classes) if name in recalls}
+    for (i, j), value in np.ndenumerate(fractions):
+        text, color = f"{value:.2f}{published.get((i, j), '')}", "white" if value > DARK else "black"
+        axes.text(j, i, text, ha="center", va="center", color=color, fontsize=8)
     places = range(len(classes))
     labels = [f"{name} ({int(n):,})" for name, n in zip(classes, totals[:, 0], strict=True)]
     axes.set_yticks(places, labels, parse_math=False)

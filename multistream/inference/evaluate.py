@@ -103,8 +103,7 @@ def evaluate(
     table, left_out = photos_to_measure(model, data=data, part=part, label=label, console=console)
     _check_label_sets(model.network, table, class_map)
     match = match_classes(model.classes, table.classes, mapping=read_class_map(class_map) if class_map else None)
-    reasons = "".join(f"; left out: {count:,} {reason}" for reason, count in left_out.items())
-    console.say(f"evaluate: {table.name}, {len(table):,} images{reasons}")
+    console.say(f"evaluate: {table.name}, {len(table):,} images{_reasons(left_out)}")
     sources = dict(inputs or {}) if data else {**model.recipe.network.inputs, **(inputs or {})}
     measured = _measure(model, table, sources, policy, device=device, precision=precision, console=console)
     rows = np.flatnonzero(measured.valid)
@@ -112,32 +111,46 @@ def evaluate(
         raise DataError("evaluate", "no photo could be used.", do="Run multistream data scan.")
     if bad := len(table) - len(rows):
         left_out = {**left_out, "cannot be used": bad}
-    raw_by_policy = {name: each[rows] for name, each in measured.probabilities.items()}
-    by_policy = {name: match.apply(each) for name, each in raw_by_policy.items()}
+    by_policy = {name: match.apply(each[rows]) for name, each in measured.probabilities.items()}
     probabilities, labels = by_policy[policy.policy], table.labels[rows]
     if predictions is not None:
         write_predictions(predictions, as_predictions(table, rows, probabilities, classes=match.classes))
     present = {key: there[rows] for key, there in measured.present.items() if not there[rows].all()}
-    temperature = model.network.temperature
-    raw = without_temperature(raw_by_policy[policy.policy], temperature)
-    label_sets = label_sets_over(table, rows, classes=match.classes)
+    raw = without_temperature(measured.probabilities[policy.policy][rows], model.network.temperature)
     return Evaluation(
         str(run),
         table.name,
-        measures(
-            probabilities,
-            labels,
-            match.classes,
-            label_sets=label_sets,
-            votes=votes_over(table, rows, classes=match.classes),
-            uncalibrated=None if raw is None else match.apply(raw),
-        ),
+        _metrics(probabilities, table, rows, match, uncalibrated=None if raw is None else match.apply(raw)),
         left_out,
-        temperature=temperature,
+        temperature=model.network.temperature,
         unreachable=match.unreachable,
         reachable=_reachable_metrics(probabilities, labels, match),
         missing={key: int((~there).sum()) for key, there in present.items()},
-        policies=policy_accuracies(by_policy, labels, present, label_sets=label_sets),
+        policies=policy_accuracies(
+            by_policy, labels, present, label_sets=label_sets_over(table, rows, classes=match.classes)
+        ),
+    )
+
+
+def _reasons(left_out: Mapping[str, int]) -> str:
+    return "".join(f"; left out: {count:,} {reason}" for reason, count in left_out.items())
+
+
+def _metrics(
+    probabilities: NDArray[np.float64],
+    table: Table,
+    rows: NDArray[np.int64],
+    match: ClassMatch,
+    *,
+    uncalibrated: NDArray[np.float64] | None,
+) -> Measures:
+    return measures(
+        probabilities,
+        table.labels[rows],
+        match.classes,
+        label_sets=label_sets_over(table, rows, classes=match.classes),
+        votes=votes_over(table, rows, classes=match.classes),
+        uncalibrated=uncalibrated,
     )
 
 

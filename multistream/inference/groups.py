@@ -55,9 +55,12 @@ class GroupReader:
         self.side_inputs = {key: each for key, each in inputs.items() if not isinstance(each, Image)}
         self.runtime = resolve_again(recipe, device=device, precision=precision)
         self.network = self.runtime.place(network).eval()
-        self.means = self.network.raw_means
         self.decoder = make_decoder(self.inputs, recipe.data)
         self.zeros = {key: np.zeros(_shape(each), dtype=np.float32) for key, each in self.side_inputs.items()}
+        fillings = {"mean": self.network.raw_means, "zero": self.zeros}.get(missing.policy, {})
+        vectors = [key for key, each in self.side_inputs.items() if isinstance(each, Vector)]
+        self.filling: dict[str, NDArray[np.generic]] = {key: fillings[key] for key in vectors if key in fillings}
+        """What a photo without a vector is given to read, where the policy gives it something."""
 
     def check_lookups(self, lookups: Mapping[str, Lookup]) -> None:
         """Refuses a stream without a source of vectors or maps, unless the policy does without them."""
@@ -69,33 +72,21 @@ class GroupReader:
 
     def read(self, photo: GivenPhoto, lookups: Mapping[str, Lookup], index: int) -> ReadPhoto | str:
         """The arrays of a photo, number `index` of all; or in a few words why it cannot be used."""
-        arrays: dict[str, NDArray[np.generic]] = {}
-        for key, each in self.side_inputs.items():
-            try:
-                found = lookups.get(key, Nothing())(photo.ids, index)
-            except BadImage as error:
-                return f"map {error.reason}"
-            if found is None and isinstance(each, Vector):
-                found = self._filled(key)
-            if found is not None:
-                arrays[key] = found
-        lacking = [key for key in self.side_inputs if key not in arrays]
-        if lacking and not self.missing.fills_maps:
+        try:
+            found = {key: lookups.get(key, Nothing())(photo.ids, index) for key in self.side_inputs}
+        except BadImage as error:
+            return f"map {error.reason}"
+        arrays = {**self.filling, **{key: array for key, array in found.items() if array is not None}}
+        lacking = [key for key in found if key not in arrays]
+        is_refused = not self.missing.fills_maps or (self.missing.policy == "drop" and len(lacking) == len(self.inputs))
+        if lacking and is_refused:
             return f"no {noun_of(self.network, lacking[0])}"
-        if self.missing.policy == "drop" and len(lacking) == len(self.inputs):
-            return f"no {noun_of(self.network, lacking[-1])}"
         try:
             if self.decoder is not None:
                 arrays["image"] = photo.pixels(self.decoder)
             return ReadPhoto(arrays, frozenset(lacking))
         except BadImage as error:
             return error.reason
-
-    def _filled(self, key: str) -> NDArray[np.float32] | None:
-        """What a photo without a vector is given to read, where the policy gives it something."""
-        if self.missing.policy == "zero":
-            return self.zeros[key]
-        return self.means[key] if self.missing.policy == "mean" else None
 
     @torch.no_grad()
     def pooled(self, photos: Sequence[ReadPhoto], *, fill_up: bool = True) -> dict[str, dict[str, Tensor]]:

@@ -96,14 +96,8 @@ def own_part(
     model: LoadedModel, command: str, *, part: str = "test", label: str = ""
 ) -> tuple[Table, tuple[SplitRow, ...]]:
     """The photos of one part of the run's own split, with their rows of split.csv; `command` asks for them."""
-    split, settings = model.path.parent / runs.SPLIT, model.recipe.data
-    if not split.is_file():
-        what = f"{split.parent} has no {runs.SPLIT}, so its {part} split is unknown."
-        raise UsageError(command, what, do="Give photos with labels: --data PATH.")
-    rows = tuple(row for row in read_split(split) if row.part == part)
-    if not rows:
-        what = f"the run has no {part} split (data.split = {settings.split})."
-        raise DataError(command, what, do="Give photos with labels: --data PATH.")
+    settings = model.recipe.data
+    rows = _rows_of_part(model, command, part)
     table = open_table(settings.source, label=label or settings.label, allow_outside=settings.allow_outside)
     index_of = {name: i for i, name in enumerate(table.ids)}
     missing = [row.path for row in rows if row.path not in index_of]
@@ -111,3 +105,14 @@ def own_part(
         what = f"{len(missing):,} of {len(rows):,} {part} images are missing, for example {missing[0]}."
         raise DataError(settings.source or "data", what, do="Restore them, or give --data PATH.")
     return table.select([index_of[row.path] for row in rows]), rows
+
+
+def _rows_of_part(model: LoadedModel, command: str, part: str) -> tuple[SplitRow, ...]:
+    split, do = model.path.parent / runs.SPLIT, "Give photos with labels: --data PATH."
+    if not split.is_file():
+        raise UsageError(command, f"{split.parent} has no {runs.SPLIT}, so its {part} split is unknown.", do=do)
+    rows = tuple(row for row in read_split(split) if row.part == part)
+    if not rows:
+        what = f"the run has no {part} split (data.split = {model.recipe.data.split})."
+        raise DataError(command, what, do=do)
+    return rows

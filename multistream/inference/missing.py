@@ -35,19 +35,13 @@ class MissingPolicy:
         cls, network: MultiStream, settings: DataSettings, *, missing: str = "", without: Collection[str] = ()
     ) -> MissingPolicy:
         """The policy asked for, else the recipe's; UsageError for unknown names and where no stream is left."""
-        keys = set(network.branches)
-        for key in without:
-            if key not in keys:
-                raise UsageError("--without", f"no stream {key!r}.", right=did_you_mean(key, keys))
-        if without and keys == set(without):
-            raise UsageError("--without", "all streams are left out.", right="At least one stream must remain.")
+        _check_without(set(network.branches), without)
         if missing and missing not in ASKED_FOR:
             raise UsageError("--missing", f"{missing!r} is unknown.", right=f"It must be {', '.join(ASKED_FOR)}.")
         if without and missing == "error":
             do = "Use --missing drop or --missing mean."
             raise UsageError("--without", "--without leaves a stream out, but --missing is error.", do=do)
-        recipe = settings.missing_vectors
-        own = recipe if recipe in ("mean", "zero") else "error"
+        own = {"mean": "mean", "zero": "zero"}.get(settings.missing_vectors, "error")
         policy = missing or ("drop" if without else own)
         return cls(policy, frozenset(without), is_asked_for=bool(missing))  # type: ignore[arg-type]  # checked above
 
@@ -71,20 +65,25 @@ class MissingPolicy:
 
     def logits(self, network: MultiStream, pooled: Pooled, present: Mapping[str, Tensor]) -> Tensor:
         """Logits (B, K) of pooled features; `present` is {key: (B,) bool} for the streams that some photos lack."""
-        if not present or all(bool(mask.all()) for mask in present.values()):
+        if all(bool(mask.all()) for mask in present.values()):
             return network.classify(pooled)
-        if self.policy != "drop":
-            vectors = {k: m for k, m in present.items() if k not in self.without and network.branches[k].reads_vector}
-            apart = {key: mask for key, mask in present.items() if key not in vectors}
-            if self.policy == "mean":
-                pooled = fill_with_raw_means(network, pooled, vectors)
-            return network.classify(fill_with_means(network, pooled, apart))
-        filled = fill_with_means(network, pooled, present)
-        rows = len(next(iter(present.values())))
-        device = next(iter(present.values())).device
-        everywhere = torch.ones(rows, dtype=torch.bool, device=device)
-        present_BS = torch.stack([present.get(key, everywhere) for key in network.branches], dim=1)
-        return fuse_present(network, filled, present_BS).logits
+        if self.policy == "drop":
+            everywhere = torch.ones_like(next(iter(present.values())))
+            present_BS = torch.stack([present.get(key, everywhere) for key in network.branches], dim=1)
+            return fuse_present(network, fill_with_means(network, pooled, present), present_BS).logits
+        vectors = {k: m for k, m in present.items() if k not in self.without and network.branches[k].reads_vector}
+        others = {key: mask for key, mask in present.items() if key not in vectors}
+        if self.policy == "mean":
+            pooled = fill_with_raw_means(network, pooled, vectors)
+        return network.classify(fill_with_means(network, pooled, others))
+
+
+def _check_without(keys: Collection[str], without: Collection[str]) -> None:
+    for key in without:
+        if key not in keys:
+            raise UsageError("--without", f"no stream {key!r}.", right=did_you_mean(key, keys))
+    if set(without) == set(keys):
+        raise UsageError("--without", "all streams are left out.", right="At least one stream must remain.")
 
 
 def absent_pooled(network: MultiStream, keys: Collection[str], rows: int) -> dict[str, dict[str, Tensor]]:

@@ -15,6 +15,7 @@ from multistream.files import write_atomic, writing
 from multistream.inference.groups import GROUP
 from multistream.inference.model import Model
 from multistream.inference.predict import Prediction, as_photos, predict
+from multistream.records import plain
 
 PART = 256 * GROUP
 """Rows of one parquet file."""
@@ -43,32 +44,21 @@ def write_predictions_of(
 def _check_same(model: Model, out: Path, options: Mapping[str, Any]) -> None:
     """Holds what the file was begun with against what is asked now."""
     names = ("missing", "without", "inputs")
-    now = {"model": model.sha256, **{name: _plain(options.get(name)) for name in names}}
+    now = {"model": model.sha256, **{name: plain(options.get(name)) for name in names}}
     about = out.with_name(out.name + ".about.json")
-    if not out.exists() or not about.is_file():
-        if out.exists():
-            raise CannotResume(
-                str(out),
-                f"{about.name} is missing, so the options of the first call are unknown.",
-                do="Choose a new file.",
-            )
-        with writing(out.parent):
-            out.parent.mkdir(parents=True, exist_ok=True)
+    if not out.exists():
         write_atomic(about, json.dumps(now) + "\n")
         return
+    if not about.is_file():
+        what = f"{about.name} is missing, so the options of the first call are unknown."
+        raise CannotResume(out, what, do="Choose a new file.")
     try:
         before = json.loads(about.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CannotResume(str(about), "it is damaged.", do="Choose a new file.") from error
+        raise CannotResume(about, "it is damaged.", do="Choose a new file.") from error
     if before != now:
         changed = [name for name in now if not isinstance(before, dict) or before.get(name) != now[name]]
-        raise CannotResume(str(out), f"it was started with another {', '.join(changed)}.", do="Choose a new file.")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: str(path) for key, path in value.items()}
-    return list(value) if isinstance(value, tuple | list) else value
+        raise CannotResume(out, f"it was started with another {', '.join(changed)}.", do="Choose a new file.")
 
 
 def _same_photos(out: Path, done: Iterable[str], photos: Iterator[GivenPhoto]) -> int:
@@ -155,12 +145,9 @@ def _parquet(
 
 def _table(arrow: Any, rows: list[Prediction], classes: tuple[str, ...]) -> Any:
     """Columns path, status, label, and a float64 column p_CLASS each."""
-    columns = {
-        "path": arrow.array([row.path for row in rows], arrow.string()),
-        "status": arrow.array([row.status for row in rows], arrow.string()),
-        "label": arrow.array([row.label for row in rows], arrow.string()),
-    }
+    types = {"path": arrow.string(), "status": arrow.string(), "label": arrow.string()}
     if any(row.labels is not None for row in rows):
-        columns["labels"] = arrow.array([row.labels for row in rows], arrow.list_(arrow.string()))
+        types["labels"] = arrow.list_(arrow.string())
+    columns = {name: arrow.array([getattr(row, name) for row in rows], kind) for name, kind in types.items()}
     columns |= {f"p_{k}": arrow.array([row.probabilities.get(k) for row in rows], arrow.float64()) for k in classes}
     return arrow.table(columns)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from multistream.reproduction.results import ReproducedCurve
@@ -16,16 +17,12 @@ def draw_truncation(curves: Sequence[ReproducedCurve]) -> Figure:
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes = figure.subplots()
     for curve, color in zip(curves, COLORS, strict=False):
-        places = list(range(1, len(curve.accuracies) + 1))
-        ours = [100 * accuracy for accuracy in curve.accuracies]
-        errors = [
-            [100 * (accuracy - low) for accuracy, (low, _) in zip(curve.accuracies, curve.intervals, strict=True)],
-            [100 * (high - accuracy) for accuracy, (_, high) in zip(curve.accuracies, curve.intervals, strict=True)],
-        ]
+        places = np.arange(len(curve.accuracies)) + 1
+        ours, (low, high) = 100 * np.array(curve.accuracies), 100 * np.array(curve.intervals).T
+        errors = [ours - low, high - ours]
         axes.errorbar(places, ours, yerr=errors, color=color, marker="o", markersize=4, capsize=2, label=curve.name)
         if len(curve.published) == len(places):
-            published = [100 * accuracy for accuracy in curve.published]
-            label = f"{curve.name}, published on FI"
+            published, label = 100 * np.array(curve.published), f"{curve.name}, published on FI"
             axes.plot(places, published, color=color, linestyle="--", linewidth=0.9, label=label)
     most = max(len(curve.accuracies) for curve in curves)
     axes.set_xticks(range(1, most + 1), [f"1-{n}" if n > 1 else "1" for n in range(1, most + 1)])

@@ -51,16 +51,10 @@ def stream_places(text: str, paper: Paper) -> dict[str, str]:
 
 def rows_needed(targets: Sequence[str], paper: Paper, places: Mapping[str, str]) -> tuple[PaperRow, ...]:
     """The rows whose streams are all there, those that others join first; UsageError where none is left."""
-    wanted: dict[str, PaperRow] = {}
-    if "table1" in targets:
-        wanted |= paper.rows
-    if "fig4" in targets:
-        wanted |= {curve.row: paper.rows[curve.row] for curve in paper.curves}
-    if {"fig3", "fig5"} & set(targets):
-        wanted |= {key: paper.rows[key] for key in (*paper.rows[FUSED].branches, FUSED)}
-    for row in list(wanted.values()):
-        wanted |= {key: paper.rows[key] for key in row.branches}
-    found = [row for row in wanted.values() if set(paper.streams_of(row)) <= set(places)]
+    keys = {"table1": list(paper.rows), "fig3": [FUSED], "fig4": [each.row for each in paper.curves], "fig5": [FUSED]}
+    wanted = [paper.rows[key] for target in targets for key in keys.get(target, ())]
+    joined = [paper.rows[key] for row in wanted for key in row.branches]
+    found = [row for row in dict.fromkeys([*wanted, *joined]) if set(paper.streams_of(row)) <= set(places)]
     if not found:
         what = f"no row of {', '.join(targets)} has all of its streams."
         raise UsageError("--streams", what, right="Write object=SPEC,places=SPEC,anp=SPEC.")
@@ -125,14 +119,22 @@ def _units(request: Request) -> Iterator[_Unit]:
 
 
 def _recipe(request: Request, paper: Paper, row: PaperRow, unit: _Unit) -> Recipe:
-    network: dict[str, Any] = {"temporal": row.temporal, "streams": {key: request.streams[key] for key in row.streams}}
-    if row.fusion:
-        branches = {stream: key for key in row.branches for stream in paper.rows[key].streams}
-        folders = {stream: request.out / "runs" / key / unit.name for stream, key in branches.items()}
-        streams = {stream: str(folder.resolve()) for stream, folder in folders.items()}
-        network = {"fusion": row.fusion, "streams": streams, "freeze": ["branches"]}
-    else:
-        network["weights"] = {key: request.weights[key] for key in row.streams if key in request.weights}
+    network = _joined(request, paper, row, unit) if row.fusion else _alone(request, row)
     network["inputs"] = {key: path for key, path in request.inputs.items() if key in network["streams"]}
     own = {"data": {"split_seed": unit.split_seed}, "training": {"seed": unit.seed}, "network": network}
     return request.recipe.updated(own)
+
+
+def _joined(request: Request, paper: Paper, row: PaperRow, unit: _Unit) -> dict[str, Any]:
+    """The network of a row that joins the trained branches of others."""
+    branches = {stream: key for key in row.branches for stream in paper.rows[key].streams}
+    folders = {stream: request.out / "runs" / key / unit.name for stream, key in branches.items()}
+    streams = {stream: str(folder.resolve()) for stream, folder in folders.items()}
+    return {"fusion": row.fusion, "streams": streams, "freeze": ["branches"]}
+
+
+def _alone(request: Request, row: PaperRow) -> dict[str, Any]:
+    """The network of a row of one stream."""
+    weights = {key: request.weights[key] for key in row.streams if key in request.weights}
+    streams = {key: request.streams[key] for key in row.streams}
+    return {"temporal": row.temporal, "streams": streams, "weights": weights}

@@ -67,24 +67,15 @@ def compose(
     seed = drawn_seed() if seed is None else seed
     specs = _by_key(streams)
     _check_keys(specs, {"weights": weights, "depth": depth, "options.streams": options.get("streams", {})})
+    tap, temporal = _pinned("tap", tap), _pinned("temporal", temporal)
     branches: dict[str, Branch] = {}
     loaded: dict[str, nn.Module | None] = {}
-    tap, temporal = _pinned("tap", tap), _pinned("temporal", temporal)
     for key, given in specs.items():
         if isinstance(given, Spec) and given.run is not None:
             branches[key], loaded[key] = branch_of_run(given.run, key)
             continue
-        plan = BranchPlan(
-            stream=_stream_text(key, given),
-            stream_options=options.get("streams", {}).get(key, {}),
-            tap=tap,
-            tap_options=options.get("tap", {}),
-            temporal=temporal,
-            temporal_options=options.get("temporal", {}),
-            depth=depth.get(key, 0),
-            image_size=image_size,
-            known=known.get(key, {}),
-        )
+        new = BranchPlan(tap=tap, temporal=temporal, stream=_stream_text(key, given), image_size=image_size)
+        plan = _with_options(new, key, options=options, depth=depth, known=known)
         branches[key] = _new_branch(key, given, plan, weights=weights.get(key, "random"), seed=seed)
     fusion, fusion_options = _pinned("fusion", fusion), options.get("fusion", {})
     network = MultiStream(
@@ -221,6 +212,24 @@ def _check_keys(specs: Mapping[str, Spec | Stream], by_key: Mapping[str, Mapping
         for key in named:
             if key not in specs:
                 raise UsageError(where, f"the composition has no stream {key!r}.", right=did_you_mean(key, specs))
+
+
+def _with_options(
+    plan: BranchPlan,
+    key: str,
+    *,
+    options: Mapping[str, Options],
+    depth: Mapping[str, int],
+    known: Mapping[str, Options],
+) -> BranchPlan:
+    return replace(
+        plan,
+        stream_options=options.get("streams", {}).get(key, {}),
+        tap_options=options.get("tap", {}),
+        temporal_options=options.get("temporal", {}),
+        depth=depth.get(key, 0),
+        known=known.get(key, {}),
+    )
 
 
 def _stream_text(key: str, given: Spec | Stream) -> str:
