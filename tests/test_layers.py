@@ -21,7 +21,7 @@ LAYERS = (
     ("_version", "errors", "inputs", "hookspecs", "nn", "console", "records", "statistics"),
     ("spec", "system_errors", "vote_distances", "label_set_metrics"),
     ("files",),
-    ("checksums", "folder_lock"),
+    ("checksums", "figures", "folder_lock"),
     ("concepts", "recipe", "registry", "weights"),
     ("interfaces",),
     ("parts", "data"),

@@ -121,7 +121,7 @@ class _AblationRun:
             raise UsageError("--engine", "the runs need a folder.", do="Give --out FOLDER.")
         if verify and not self.plan.is_pooled:
             right = (
-                "--verify compares rows trained in one batch with those trained alone; here each row is trained alone."
+                "--verify compares rows trained in one batch with rows trained alone; here each row is trained alone."
             )
             raise UsageError("--verify", "no rows are trained in a batch.", right=right)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from multistream.cli import options, output
+from multistream.figures import save_figure
 from multistream.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -105,5 +106,5 @@ def _save(result: Ablation, *, csv: Path | None, plot: Path | None, say: Say) ->
     if csv is not None:
         write_csv(result, csv)
     if plot is not None:
-        output.save_figure(draw(result), plot)
+        save_figure(draw(result), plot)
         say(f"figure: {plot}")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from multistream.cli import options, output
+from multistream.figures import save_figure
 
 
 class Format(StrEnum):
@@ -68,5 +69,5 @@ def compare(
     if plot is not None:
         from multistream.comparison.figure import draw
 
-        output.save_figure(draw(comparison), plot)
+        save_figure(draw(comparison), plot)
         console.say(f"figure: {plot}")

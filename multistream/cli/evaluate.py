@@ -10,6 +10,7 @@ import typer
 
 from multistream.cli import options, output
 from multistream.errors import UsageError
+from multistream.figures import save_figure
 
 if TYPE_CHECKING:
     from multistream.inference.evaluate import Evaluation
@@ -101,7 +102,7 @@ def _save_confusion(metrics: Measures, plot: Path) -> None:
     if not isinstance(metrics, Metrics):
         what = "a confusion matrix needs one label per image, and these may have several."
         raise UsageError("--plot", what, do="Omit it.")
-    output.save_figure(draw_confusion(metrics.confusion, metrics.classes), plot)
+    save_figure(draw_confusion(metrics.confusion, metrics.classes), plot)
 
 
 def protocols_text(result: WebEmoResult) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from multistream.errors import UsageError
+from multistream.figures import FORMATS
 from multistream.files import temporary
 from multistream.recipe import Recipe
 from multistream.spec import parse_specs
@@ -163,13 +164,11 @@ RunOrNone = Annotated[
 ]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or its model.safetensors.")]
 
-FIGURES = (".pdf", ".svg", ".png")
-
 
 def _figure_file(path: Path | None) -> Path | None:
     """Refuses a file of an unknown kind before any work is done for it."""
-    if path is not None and path.suffix.lower() not in FIGURES:
-        raise UsageError("--plot", f"{path} has an unknown format.", right=f"It must end in {', '.join(FIGURES)}.")
+    if path is not None and path.suffix.lower() not in FORMATS:
+        raise UsageError("--plot", f"{path} has an unknown format.", right=f"It must end in {', '.join(FORMATS)}.")
     return path
 
 

@@ -1,21 +1,15 @@
-"""What commands print on stdout, and the figures that they save."""
+"""What commands print on stdout."""
 
 from __future__ import annotations
 
-import io
 import json as jsonlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import typer
 
-from multistream.files import write_atomic
-
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from multistream.training.planned_run import PlannedRun
 
 
@@ -52,15 +46,3 @@ def print_plan(planned: Sequence[PlannedRun], *, json: bool) -> None:
         print_json([run.to_dict() for run in planned])
     else:
         typer.echo("\n".join(map(str, planned)))
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure, whole or not at all; the same figure gives the same bytes."""
-    import matplotlib
-
-    kind = path.suffix.lower()
-    content = io.BytesIO()
-    metadata = {".pdf": {"CreationDate": None}, ".svg": {"Date": None}}.get(kind)  # a date makes every file another
-    with matplotlib.rc_context({"svg.hashsalt": "multistream", "pdf.fonttype": 42}):
-        figure.savefig(content, format=kind[1:], dpi=200, metadata=metadata)
-    write_atomic(path.expanduser(), content.getvalue())

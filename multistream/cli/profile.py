@@ -9,6 +9,7 @@ import typer
 
 from multistream.cli import options, output
 from multistream.errors import UsageError
+from multistream.figures import save_figure
 
 if TYPE_CHECKING:
     from multistream.network.network import MultiStream
@@ -66,7 +67,7 @@ def profile(
     if plot is not None:
         from multistream.profiling.figure import draw
 
-        output.save_figure(draw(found), plot)
+        save_figure(draw(found), plot)
     output.print_result(found, table, json=json)
 
 

@@ -9,6 +9,7 @@ import typer
 
 from multistream.cli import options, output
 from multistream.errors import UsageError
+from multistream.figures import save_figure
 from multistream.files import write_atomic
 
 if TYPE_CHECKING:
@@ -110,10 +111,10 @@ def written(found: Reproduction, out: Path) -> list[Path]:
     if known := found.confusion:
         files.append(out / "fig3.pdf")
         figure = draw_confusion(known.counts, known.classes, published_recalls=known.published_recalls)
-        output.save_figure(figure, files[-1])
+        save_figure(figure, files[-1])
     if found.curves:
         files.append(out / "fig4.pdf")
-        output.save_figure(draw_truncation(found.curves), files[-1])
+        save_figure(draw_truncation(found.curves), files[-1])
     if found.gallery:
         files += [out / GALLERY / name for name in found.gallery.files]
     return files

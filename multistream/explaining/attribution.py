@@ -53,13 +53,9 @@ class ExplanationRequest:
         self.target.check(network.classes)
         if network.label_sets:
             self.target.check_label_sets()
-        for option, value, known in (
-            ("--method", self.method, ("auto", *METHODS, "fused")),
-            ("--baseline", self.baseline, BASELINES),
-        ):
-            if value not in known:
-                names = [name for name in known if name != "fused"]
-                raise UsageError(option, f"{value!r} is unknown.", right=f"{', '.join(names[:-1])} or {names[-1]}.")
+        if self.method != "fused":
+            _check_known("--method", self.method, ("auto", *METHODS))
+        _check_known("--baseline", self.baseline, BASELINES)
         method = self._method(network)
         every = method == "decomposition" if self.every_class is None else self.every_class
         return ResolvedRequest(
@@ -82,6 +78,12 @@ class ExplanationRequest:
             what = f"there is no exact sum: {reason}."
             raise UsageError("--method", what, do="Choose grad-cam or integrated-gradients.")
         return "grad-cam" if reason else "decomposition"
+
+
+def _check_known(option: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        *some, last = known
+        raise UsageError(option, f"{value!r} is unknown.", right=f"{', '.join(some)} or {last}.")
 
 
 @dataclass(frozen=True)

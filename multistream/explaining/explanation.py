@@ -14,7 +14,7 @@ from multistream.explaining.attribution import Attribution, ResolvedRequest
 from multistream.explaining.decomposition import ContributionKind
 from multistream.explaining.forward import ForwardPass
 from multistream.explaining.games import ShapleyValues
-from multistream.nn.nested import map_stages
+from multistream.nn.nested import map_stages, take_rows
 
 TOP = 8
 """Vector entries that are named."""
@@ -147,10 +147,6 @@ class ExplainedBatch:
         made, columns = self.attribution, self.attribution.columns
         target = int(columns.rows[place])
         logits = self.forward.output.logits
-
-        def number(values: Mapping[str, Tensor]) -> dict[str, float]:
-            return {name or "fused": float(made.of_target(value)[place]) for name, value in values.items()}
-
         vectors = {key: vector[place] for key, vector in made.target_vectors.items()}
         return Explanation(
             path=path,
@@ -165,9 +161,9 @@ class ExplainedBatch:
             flow=self.request.flow,
             scale=columns.scale,
             baseline=self.request.baseline,
-            logits=number(made.logits),
-            bias=number(made.bias),
-            remainder=number(made.remainder),
+            logits=self._numbers(made.logits, place),
+            bias=self._numbers(made.bias, place),
+            remainder=self._numbers(made.remainder, place),
             stages=self._stages(place),
             vectors={key: float(vector.sum(dtype=torch.float64)) for key, vector in vectors.items()},
             entries={key: _largest(vector, self.vocabularies.get(key, ())) for key, vector in vectors.items()},
@@ -181,6 +177,10 @@ class ExplainedBatch:
             **self._games(place),  # type: ignore[arg-type]  # four mappings, named below
         )
 
+    def _numbers(self, values: Mapping[str, Tensor], place: int) -> dict[str, float]:
+        """What belongs to the target, by classifier."""
+        return {name or "fused": float(self.attribution.of_target(v)[place]) for name, v in values.items()}
+
     def _games(self, place: int) -> dict[str, dict[str, object]]:
         """The Shapley values of streams and stages, the interactions of pairs, and the attention."""
         values, pick = self.shapley, self.attribution.columns.pick
@@ -189,16 +189,14 @@ class ExplainedBatch:
         return {
             "shapley": dict(zip(values.keys, pick(values.streams)[place].tolist(), strict=True)),
             "shapley_stages": {
-                key: dict(zip(stages[key], pick(part)[place].tolist(), strict=True))
+                key: _by_stage(stages[key], pick(part)[place])
                 for key, part in values.stages.items()
                 if len(stages[key]) > 1
             },
             "interactions": {
                 f"{a}+{b}": float(pairs[i, j]) for (i, a), (j, b) in combinations(enumerate(values.keys), 2)
             },
-            "attention": {
-                key: dict(zip(stages[key], part[place].tolist(), strict=True)) for key, part in self.attention.items()
-            },
+            "attention": {key: _by_stage(stages[key], part[place]) for key, part in self.attention.items()},
         }
 
     def _stages(self, place: int) -> dict[str, dict[str, float]]:
@@ -208,9 +206,6 @@ class ExplainedBatch:
     def _arrays(self, place: int, *, aspect: float) -> ExplanationArrays:
         made, columns = self.attribution, self.attribution.columns
         image = self.batch.get("image")
-
-        def of_photo(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            return {name: value[place] for name, value in values.items()}
 
         def all_or_target(values_BK: Tensor) -> Tensor:
             """All K of this photo, or the target alone, on the CPU."""
@@ -222,16 +217,16 @@ class ExplainedBatch:
             aspect=aspect,
             inputs={key: self.forward.pooled[key][stage][place].cpu() for key, stage in self._vector_stages().items()},
             columns=(int(columns.rows[place]), against) if made.every_class else (0, None),
-            logits=of_photo(made.logits),
-            bias=of_photo(made.bias),
-            remainder=of_photo(made.remainder),
+            logits=_row(made.logits, place),
+            bias=_row(made.bias, place),
+            remainder=_row(made.remainder, place),
             probabilities={
                 key: self.forward.probabilities_of(own[place : place + 1])[0].cpu()
                 for key, own in self.forward.output.streams.items()
             },
-            maps={key: of_photo(stages) for key, stages in made.maps.items()},
-            vectors=of_photo(made.vectors),
-            tokens=of_photo(made.tokens),
+            maps=take_rows(made.maps, place),
+            vectors=_row(made.vectors, place),
+            tokens=_row(made.tokens, place),
             shapley=all_or_target(self.shapley.streams),
             shapley_stages={key: all_or_target(part) for key, part in self.shapley.stages.items()},
             interactions=all_or_target(self.shapley.interactions),
@@ -241,6 +236,14 @@ class ExplainedBatch:
     def _vector_stages(self) -> dict[str, str]:
         """The one stage of each stream that reads a vector."""
         return {key: next(iter(self.forward.pooled[key])) for key in self.attribution.vectors}
+
+
+def _row(values: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
+    return {name: value[place] for name, value in values.items()}
+
+
+def _by_stage(stages: Sequence[str], values_T: Tensor) -> dict[str, float]:
+    return dict(zip(stages, values_T.tolist(), strict=True))
 
 
 def _largest(values_D: Tensor, vocabulary: Sequence[str]) -> list[tuple[str, float]]:

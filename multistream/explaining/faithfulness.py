@@ -8,8 +8,8 @@ curve falls and the insertion curve rises early: the area below the first is sma
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from multistream.explaining.gradients import Score
 from multistream.inputs import Image
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
+from multistream.records import Record
 from multistream.runtime.device import Runtime
 from multistream.statistics import Interval, paired_bootstrap
 
@@ -124,7 +125,7 @@ MapsByStream = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class CurveArea:
+class CurveArea(Record):
     """The mean area below a curve over N photos, that of maps of noise, and the paired difference (map - noise)."""
 
     value: float
@@ -135,7 +136,7 @@ class CurveArea:
 
 
 @dataclass(frozen=True)
-class Faithfulness:
+class Faithfulness(Record):
     """How the probability of the explained class follows a map's pixels, for `n` photos.
 
     Deletion: lower is better, its difference to noise below 0. Insertion: higher is better, its difference above 0.
@@ -147,10 +148,6 @@ class Faithfulness:
     steps: int
     deletion: CurveArea
     insertion: CurveArea
-
-    def to_dict(self) -> dict[str, Any]:
-        """An object of `test-explanation --json`."""
-        return asdict(self)
 
 
 class FaithfulnessMeter:

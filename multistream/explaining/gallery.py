@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,8 +15,10 @@ from torch.nn import functional
 
 from multistream.errors import DataError, UsageError, printable
 from multistream.explaining.explanation import Explanation, entry_name
-from multistream.explaining.overlays import AGAINST, FOR, blended, draw_bars, draw_scale, photo_pixels, save, short_name
+from multistream.explaining.overlays import AGAINST, FOR, blended, draw_bars, draw_scale, photo_pixels, short_name
 from multistream.explaining.pipeline import Explainer
+from multistream.figures import save_figure
+from multistream.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -122,7 +125,7 @@ class GalleryCollector:
 
 
 @dataclass(frozen=True)
-class Gallery:
+class Gallery(Record):
     """The files of `multistream gallery`, and in how many of `n` photos all, some or no streams are correct."""
 
     n: int
@@ -130,16 +133,6 @@ class Gallery:
     method: str
     outcomes: Mapping[Outcome, int]
     files: tuple[Path, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The object of `gallery --json`."""
-        return {
-            "n": self.n,
-            "left_out": self.left_out,
-            "method": self.method,
-            "outcomes": dict(self.outcomes),
-            "files": [str(path) for path in self.files],
-        }
 
 
 def make_gallery(
@@ -173,20 +166,19 @@ def how_made(method: str, *, own_heads: bool) -> str:
 def write_galleries(found: GalleryCollector, folder: Path, *, how: str, kind: str = "png") -> list[Path]:
     """Writes what there is: all-right, some-right, none-right, mean-maps, and one figure for each vector."""
     total = sum(found.counts.values())
+    examples = {outcome: photos for outcome in OUTCOMES if (photos := found.examples(outcome))}
     pages: dict[str, Figure] = {}
-    for outcome in OUTCOMES:
-        if photos := found.examples(outcome):
-            title = f"{TITLES[outcome]}: {found.counts[outcome]:,} of {total:,} photos"
-            pages[f"{outcome}-right"] = draw_photos(photos, title=title, how=how)
+    for outcome, photos in examples.items():
+        title = f"{TITLES[outcome]}: {found.counts[outcome]:,} of {total:,} photos"
+        pages[f"{outcome}-right"] = draw_photos(photos, title=title, how=how)
     if differences := found.differences():
         pages["mean-maps"] = draw_means(differences, found.numbers)
-    every = [photo for outcome in OUTCOMES for photo in found.examples(outcome)[:2]]
-    for key in dict.fromkeys(key for photo in every for key in photo.entries):
-        pages[key if key not in pages else f"{key}-vector"] = draw_entries(every, key)
-    paths = {name: folder / f"{name}.{kind}" for name in pages}
+    some = [photo for photos in examples.values() for photo in photos[:2]]
+    for key in dict.fromkeys(chain.from_iterable(photo.entries for photo in some)):
+        pages[key if key not in pages else f"{key}-vector"] = draw_entries(some, key)
     for name, figure in pages.items():
-        save(figure, paths[name])
-    return list(paths.values())
+        save_figure(figure, folder / f"{name}.{kind}", dpi=110)
+    return [folder / f"{name}.{kind}" for name in pages]
 
 
 def draw_photos(photos: Sequence[GalleryPhoto], *, title: str, how: str) -> Figure:

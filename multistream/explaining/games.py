@@ -208,8 +208,7 @@ def shapley_values(
 
     2^S runs of the fusion, and 2^(S-1) x 2^T for the taps of each stream: the streams do not run again.
     """
-    if baseline == "drop" and stages:
-        stages = False  # a fusion can run without a stream, but no temporal without a step
+    stages = stages and baseline != "drop"  # a fusion can run without a stream, but no temporal without a step
     if baseline not in ("mean", "zero", "drop"):
         raise UsageError("baseline", f"{baseline!r} is unknown.", right="mean, zero or drop.")
     keys = tuple(network.branches)

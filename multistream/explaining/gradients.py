@@ -77,12 +77,8 @@ def integrated_gradients(
     points, weights = np.polynomial.legendre.leggauss(steps)
     with evaluating(network):
         with torch.no_grad():
-            ends = {key: b.tokens(forward.pooled[key]) for key, b in network.branches.items()}
-            means = {
-                k: {s: t.baseline.expand_as(forward.pooled[k][s]) for s, t in b.taps.items()}
-                for k, b in network.branches.items()
-            }
-            starts = {key: b.tokens(means[key]) for key, b in network.branches.items()}
+            ends = {key: branch.tokens(forward.pooled[key]) for key, branch in network.branches.items()}
+            starts = _tokens_of_means(network, forward)
         slopes = {key: torch.zeros_like(end) for key, end in ends.items()}
         for low in range(0, steps, chunk):
             some = torch.tensor((points[low : low + chunk] + 1) / 2, dtype=torch.float64)
@@ -95,6 +91,15 @@ def integrated_gradients(
     given = {key: (ends[key] - starts[key]) * slopes[key] for key in ends}
     total = torch.stack([p.flatten(1).sum(1) for stages in pixels.values() for p in stages.values()]).sum(0)
     return IntegratedGradients(given, pixels, (change - total).abs())
+
+
+def _tokens_of_means(network: MultiStream, forward: ForwardPass) -> dict[str, Tensor]:
+    """The tokens of the training mean, for each row of the batch."""
+    starts = {}
+    for key, branch in network.branches.items():
+        means = {stage: tap.baseline.expand_as(forward.pooled[key][stage]) for stage, tap in branch.taps.items()}
+        starts[key] = branch.tokens(means)
+    return starts
 
 
 def _at_pixels(

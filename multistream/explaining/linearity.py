@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -44,24 +45,24 @@ def nonlinear_part(network: MultiStream) -> str:
 def false_claim(network: MultiStream, forward: ForwardPass) -> str:
     """The first part whose declaration this batch contradicts, as a sentence that ends in what to do."""
     with evaluating(network):
-        for key, branch in network.branches.items():
-            for stage, tap in branch.taps.items():
-                if tap.linear and not _is_affine(tap, forward.maps[key][stage].float()):
-                    return _declares(f"the tap {_tap_name(branch)} of {key}", "linear = True")
-                if tap.linear and not branch.is_vector and not _sums_to_pooled(tap, forward, key, stage):
-                    name = f"The pixels of `locate` of the tap {_tap_name(branch)} of {key}"
-                    return f"{name} do not sum to the pooled features; fix it."
-            temporal = branch.temporal
-            if (
-                temporal is not None
-                and temporal.linear
-                and not _is_affine(temporal, branch.tokens(forward.pooled[key]))
-            ):
-                return _declares(f"the temporal {_temporal_name(branch)} of {key}", "linear = True")
-        return _false_claim_of_fusion(network, forward)
+        branches = (_false_claims_of_branch(key, branch, forward) for key, branch in network.branches.items())
+        claims = chain(chain.from_iterable(branches), _false_claims_of_fusion(network, forward))
+        return next(claims, "Every part alone matches its declaration; large contributions cancel in the sum.")
 
 
-def _false_claim_of_fusion(network: MultiStream, forward: ForwardPass) -> str:
+def _false_claims_of_branch(key: str, branch: Branch, forward: ForwardPass) -> Iterator[str]:
+    for stage, tap in branch.taps.items():
+        if tap.linear and not _is_affine(tap, forward.maps[key][stage].float()):
+            yield _declares(f"the tap {_tap_name(branch)} of {key}", "linear = True")
+        if tap.linear and not branch.is_vector and not _sums_to_pooled(tap, forward, key, stage):
+            name = f"The pixels of `locate` of the tap {_tap_name(branch)} of {key}"
+            yield f"{name} do not sum to the pooled features; fix it."
+    temporal = branch.temporal
+    if temporal is not None and temporal.linear and not _is_affine(temporal, branch.tokens(forward.pooled[key])):
+        yield _declares(f"the temporal {_temporal_name(branch)} of {key}", "linear = True")
+
+
+def _false_claims_of_fusion(network: MultiStream, forward: ForwardPass) -> Iterator[str]:
     fusion, name = network.fusion, f"the fusion {_fusion_name(network)}"
     vectors = {key: branch(forward.pooled[key]) for key, branch in network.branches.items()}
     widths = [vector.shape[1] for vector in vectors.values()]
@@ -71,13 +72,12 @@ def _false_claim_of_fusion(network: MultiStream, forward: ForwardPass) -> str:
         return logits
 
     if fusion.linear and not _is_affine(of_joined, torch.cat(list(vectors.values()), 1)):
-        return _declares(name, "linear = True")
+        yield _declares(name, "linear = True")
     for key, own in forward.output.streams.items():
         if not torch.allclose(fusion.stream_logits(key, vectors[key]), own, atol=1e-4, rtol=1e-4):
-            return f"T{name[1:]} returns other logits of {key} than its `stream_logits`; override that method."
+            yield f"T{name[1:]} returns other logits of {key} than its `stream_logits`; override that method."
         if fusion.is_linear_stream(key) and not _is_affine(partial(fusion.stream_logits, key), vectors[key]):
-            return _declares(name, f"is_linear_stream({key!r})")
-    return "Every part alone matches its declaration; large contributions cancel in the sum."
+            yield _declares(name, f"is_linear_stream({key!r})")
 
 
 def _declares(part: str, claim: str) -> str:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor
 from multistream.data.maps import find_maps, fit_map, read_map
 from multistream.data.table import Table
 from multistream.errors import DataError
+from multistream.records import Record
 from multistream.statistics import Interval, paired_bootstrap, wilson
 
 COLUMNS = ("path", "left", "top", "right", "bottom")
@@ -62,7 +62,7 @@ def _check(maps_Bhw: Tensor, masks_Bhw: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class Localisation:
+class Localisation(Record):
     """Of `n` photos: how often the largest pixel of a stream's map lies in the mask, and the energy there.
 
     `energy` is the fraction of the positive contributions that lies in the mask, over the `positive` photos that have
@@ -77,10 +77,6 @@ class Localisation:
     energy: float
     energy_ci95: Interval
     positive: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """An object of `test-explanation --masks --json`."""
-        return asdict(self)
 
 
 class LocalisationMeter:

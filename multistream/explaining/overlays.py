@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 from multistream.errors import printable
 from multistream.explaining.explanation import Explanation, ExplanationArrays
-from multistream.files import write_atomic
+from multistream.figures import save_figure
 from multistream.nn.nested import map_stages
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ CLIPPED = 0.995
 """Quantile of all magnitudes that gets the full colour: single pixels of early stages would dim the rest."""
 FOR, AGAINST = (226 / 255, 88 / 255, 12 / 255), (22 / 255, 104 / 255, 190 / 255)
 """Orange for the class, blue against it, as in the report: readable for colour-blind users and in greyscale."""
-DATES: Final = {"png": "Software", "pdf": "CreationDate", "svg": "Date"}
-"""The formats of figures, and the metadata in each that would make two equal figures differ."""
 
 Densities = dict[str, dict[str, Tensor]]
 """{key: {stage: (h, w)}}: contribution by area, so that stages of 7 x 7 and of 112 x 112 cells compare."""
@@ -62,18 +59,7 @@ def write_overlay(explanation: Explanation, path: Path, *, colour_scale: ColourS
         _draw_entries(part, explanation, key)
     caption = _caption(explanation, colour_scale)
     figure.supxlabel(caption, fontsize=7.5, color="0.3", x=0.01, ha="left", parse_math=False)
-    save(figure, path, dpi=120)
-
-
-def save(figure: Figure, path: Path, *, dpi: int = 110) -> None:
-    """Writes a figure as its name says, whole or not at all; the same figure gives the same bytes."""
-    import matplotlib
-
-    kind = path.suffix[1:].lower()
-    content = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "multistream", "pdf.fonttype": 42}):
-        figure.savefig(content, format=kind, dpi=dpi, facecolor="white", metadata={DATES[kind]: None})
-    write_atomic(path, content.getvalue())
+    save_figure(figure, path, dpi=120)
 
 
 def blended(image: Tensor | None, density: Tensor, *, limit: float, aspect: float = 1.0) -> NDArray[np.float32]:
@@ -150,15 +136,15 @@ def _draw_maps(
             axis.imshow(blended(arrays.image, density, limit=limits[key][stage], aspect=arrays.aspect))
             own = f"  (full at {limits[key][stage]:.2g})" if colour_scale == "map" else ""
             axis.set_title(f"{stage}  {explanation.stages[key][stage]:+.3g}{own}", fontsize=8.5)
-            if column == 1:
-                total = sum(explanation.stages[key].values())
-                axis.set_ylabel(f"{key}  {total:+.3g}", fontsize=9, fontweight="bold")
             drawn.append(axis)
-    if drawn:
-        full = None if colour_scale == "map" else max(max(stages.values()) for stages in limits.values())
+        total = sum(explanation.stages[key].values())
+        drawn[-len(stages)].set_ylabel(f"{key}  {total:+.3g}", fontsize=9, fontweight="bold")
+    if drawn and colour_scale == "map":
+        draw_scale(part, drawn, limit=1.0, label="fraction of each map's full colour")
+    elif drawn:
         unit = "probability" if explanation.scale == "probability" else "logit"
-        label = f"{unit} density (per whole image)" if full else "fraction of each map's full colour"
-        draw_scale(part, drawn, limit=full or 1.0, label=label)
+        shared = max(max(stages.values()) for stages in limits.values())
+        draw_scale(part, drawn, limit=shared, label=f"{unit} density (per whole image)")
 
 
 def draw_scale(part: Figure | SubFigure, axes: list[Axes], *, limit: float, label: str) -> None:
@@ -210,8 +196,8 @@ def _title(explanation: Explanation) -> str:
 
 def _outcome(explanation: Explanation) -> str:
     """The prediction, and whether it was right."""
-    lines = [f"predicted {explanation.predicted}", f"p({explanation.target}) = {100 * explanation.probability:.1f} %"]
-    return "\n".join([*lines, *([f"label {explanation.label}"] if explanation.label else [])])
+    text = f"predicted {explanation.predicted}\np({explanation.target}) = {100 * explanation.probability:.1f} %"
+    return f"{text}\nlabel {explanation.label}" if explanation.label else text
 
 
 def _caption(explanation: Explanation, colour_scale: ColourScale) -> str:

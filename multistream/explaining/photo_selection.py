@@ -46,34 +46,40 @@ def find_photos(
     given = dict(inputs or {})
     if images is not None and data:
         raise UsageError("--data", "PATHS are also given.", right="Give one of the two.")
+    if images is not None:
+        return _named_photos(model, images, given, label=label, labelled=labelled)
     if data:
         table = open_table(data, label=label, allow_outside=model.recipe.data.allow_outside)
-        return _checked(PhotoSelection(_in_our_classes(table, model.classes), table.ids, given), labelled)
-    recipes = {**model.recipe.network.inputs, **given}
-    if images is None:
-        table, _ = own_part(model, "explain", label=label)
-        return _checked(PhotoSelection(_in_our_classes(table, model.classes), table.ids, recipes), labelled)
+        return _selection(model, table, table.ids, given, labelled=labelled)
+    table, _ = own_part(model, "explain", label=label)
+    return _selection(model, table, table.ids, {**model.recipe.network.inputs, **given}, labelled=labelled)
+
+
+def _named_photos(
+    model: Model, images: Sequence[str | Path], given: Mapping[str, str], *, label: str, labelled: bool
+) -> PhotoSelection:
     paths = tuple(Path(photo.path) for photo in given_photos(images, limit=0))
     names = tuple(map(str, paths))
-    if labelled or _lacks_inputs(model, given):
-        own = _own_photos(model, paths, label)
-        if own is not None:
-            return _checked(PhotoSelection(_in_our_classes(own, model.classes), names, recipes), labelled)
+    own = _own_photos(model, paths, label) if labelled or _lacks_inputs(model, given) else None
+    if own is not None:
+        return _selection(model, own, names, {**model.recipe.network.inputs, **given}, labelled=labelled)
     if labelled:
-        raise UsageError(
-            "--target", "the target true needs labels, but these photos have none.", do="Omit PATHS, or give --data."
-        )
+        what = "the target true needs labels, but these photos have none."
+        raise UsageError("--target", what, do="Omit PATHS, or give --data.")
     unknown = np.full(len(paths), -1, dtype=np.int64)
     return PhotoSelection(Table("photos", Path(), names, unknown, model.classes), names, given)
 
 
-def _checked(selection: PhotoSelection, labelled: bool) -> PhotoSelection:
-    """Refuses photos without a label that the run knows, where labels are needed."""
-    unknown = int((selection.table.labels < 0).sum())
+def _selection(
+    model: Model, table: Table, names: tuple[str, ...], sources: Mapping[str, str], *, labelled: bool
+) -> PhotoSelection:
+    """The photos of a table in the run's classes; refuses those without a label that it knows, where it is needed."""
+    ours = _in_our_classes(table, model.classes)
+    unknown = int((ours.labels < 0).sum())
     if labelled and unknown:
-        right = f"It knows {', '.join(selection.table.classes)}."
-        raise DataError(selection.table.name, f"{unknown:,} labels are not classes of the run.", right=right)
-    return selection
+        right = f"It knows {', '.join(model.classes)}."
+        raise DataError(table.name, f"{unknown:,} labels are not classes of the run.", right=right)
+    return PhotoSelection(ours, names, sources)
 
 
 def _in_our_classes(table: Table, classes: tuple[str, ...]) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,10 +16,11 @@ from multistream.explaining.gradients import Score
 from multistream.explaining.localisation import Localisation, LocalisationMeter, ReadMask, masks_of
 from multistream.explaining.pipeline import Explainer
 from multistream.inputs import Image
+from multistream.records import Record
 
 
 @dataclass(frozen=True)
-class PhotoTests:
+class PhotoTests(Record):
     """The results of `n` photos, of which `left_out` could not be used."""
 
     n: int
@@ -27,16 +28,6 @@ class PhotoTests:
     method: str
     faithfulness: tuple[Faithfulness, ...]
     localisation: tuple[Localisation, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The object of `test-explanation --json`, under "photos"."""
-        return {
-            "n": self.n,
-            "left_out": self.left_out,
-            "method": self.method,
-            "faithfulness": [each.to_dict() for each in self.faithfulness],
-            "localisation": [each.to_dict() for each in self.localisation],
-        }
 
 
 def measure_on_photos(
@@ -49,30 +40,26 @@ def measure_on_photos(
     if explainer.model.network.label_sets:
         what = "these tests follow the probability of one class, and a photo may have several labels here."
         raise UsageError("test-explanation", what)
-    sizes = [each.size for each in explainer.model.inputs.values() if isinstance(each, Image)]
-    if not sizes:
+    size = max((each.size for each in explainer.model.inputs.values() if isinstance(each, Image)), default=0)
+    if not size:
         option = "--faithfulness" if faithfulness else "--masks"
         raise UsageError(option, "no stream of this run reads photos.", right="These tests change pixels.")
-    table, resize, size = explainer.selection.table, explainer.settings.resize, max(sizes)
-    read_mask = masks_of(table, masks, size=size, resize=resize) if masks else None
-    faithful = FaithfulnessMeter() if faithfulness else None
-    local, n = LocalisationMeter(), 0
+    faithful, local, n = FaithfulnessMeter(), LocalisationMeter(), 0
+    meters: list[Callable[[ExplainedBatch], None]] = []
+    if faithfulness:
+        meters.append(partial(_measure_faithfulness, faithful, explainer, size=size))
+    if masks:
+        read_mask = masks_of(explainer.selection.table, masks, size=size, resize=explainer.settings.resize)
+        meters.append(partial(_measure_localisation, local, explainer, read_mask=read_mask, size=size))
     for batch in explainer.batches():
-        if faithful:
-            _measure_faithfulness(faithful, explainer, batch, size=size)
-        if read_mask:
-            _measure_localisation(local, explainer, batch, read_mask, size=size)
+        for measure in meters:
+            measure(batch)
         n += len(batch.rows)
         tick(len(batch.rows))
     if not n:
         raise DataError("test-explanation", "no photo could be read.", do="multistream data scan says why.")
-    return PhotoTests(
-        n=n,
-        left_out=len(explainer.selection) - n,
-        method=explainer.request.method,
-        faithfulness=faithful.results() if faithful else (),
-        localisation=local.results() if masks else (),
-    )
+    left_out = len(explainer.selection) - n
+    return PhotoTests(n, left_out, explainer.request.method, faithful.results(), local.results())
 
 
 def _measure_faithfulness(meter: FaithfulnessMeter, explainer: Explainer, batch: ExplainedBatch, *, size: int) -> None:
@@ -92,7 +79,7 @@ def _measure_faithfulness(meter: FaithfulnessMeter, explainer: Explainer, batch:
 
 
 def _measure_localisation(
-    meter: LocalisationMeter, explainer: Explainer, batch: ExplainedBatch, read_mask: ReadMask, *, size: int
+    meter: LocalisationMeter, explainer: Explainer, batch: ExplainedBatch, *, read_mask: ReadMask, size: int
 ) -> None:
     inside = torch.from_numpy(np.stack([read_mask(row) for row in batch.rows]))
     densities = batch.attribution.densities(size)

@@ -89,47 +89,51 @@ def fit_network(
     the smallest that holds all that is read, and the rows of its probes are used again.
     """
     check_convex(network)
-    keys = tuple(network.branches)
     probes = {}
-    for read in [(key,) for key in keys] if network.fusion.averages_probabilities else [keys]:
-        if not any(p.requires_grad for key in read for p in _parts(network, key)):
-            continue  # a head that came trained and is frozen
+    for read in _classifiers(network):
         names = {name: key for key in read for name in _block_names(key, network.branches[key])}
         known = _start(starts, names)
-        rows = known.rows if known is not None and known.rows is not None else _rows(network, read, data)
+        rows = (known and known.rows) or _rows(network, read, data)
         probes[read] = rows.fit(tuple(names), penalties=penalties, groups=names, start=known)
         _write(network, read, probes[read])
     return ConvexFit(probes)
+
+
+def _classifiers(network: MultiStream) -> list[tuple[str, ...]]:
+    """The streams that each classifier reads; a head that came trained and is frozen is none."""
+    keys = tuple(network.branches)
+    reads = [(key,) for key in keys] if network.fusion.averages_probabilities else [keys]
+    return [read for read in reads if any(p.requires_grad for key in read for p in _parts(network, key))]
 
 
 def _reasons(network: MultiStream) -> Iterator[str]:
     """Why not, one reason after another."""
     if not network.is_cacheable:
         yield "a stream trains"
-    fusion = network.fusion
     for key, branch in network.branches.items():
-        if not _trains(branch):
-            continue
-        for stage, tap in branch.taps.items():
-            if not isinstance(tap.affine_layer, nn.Linear | nn.Identity):
-                yield f"the tap of {key} {stage} ({type(tap).__name__}) is not one linear layer"
-            elif isinstance(tap.affine_layer, nn.Linear) and tap.width < len(network.classes):
-                yield f"a token of {key} has {tap.width} numbers and there are {len(network.classes)} classes"
-        if branch.temporal is not None and (
-            not branch.temporal.linear or any(True for _ in branch.temporal.parameters())
-        ):
-            yield f"{key} is read by {type(branch.temporal).__name__}, which is not linear"
+        if _trains(branch):
+            yield from _reasons_of_branch(key, branch, classes=len(network.classes))
+    fusion = network.fusion
     if fusion.averages_probabilities:
-        for key in network.branches:
-            if not fusion.is_linear_stream(key):
-                yield f"the head of {key} is not linear"
+        yield from (f"the head of {key} is not linear" for key in network.branches if not fusion.is_linear_stream(key))
     elif not fusion.linear:
         yield f"{type(fusion).__name__} is not linear"
 
 
+def _reasons_of_branch(key: str, branch: Branch, *, classes: int) -> Iterator[str]:
+    for stage, tap in branch.taps.items():
+        if not isinstance(tap.affine_layer, nn.Linear | nn.Identity):
+            yield f"the tap of {key} {stage} ({type(tap).__name__}) is not one linear layer"
+        elif isinstance(tap.affine_layer, nn.Linear) and tap.width < classes:
+            yield f"a token of {key} has {tap.width} numbers and there are {classes} classes"
+    temporal = branch.temporal
+    if temporal is not None and not (temporal.linear and next(temporal.parameters(), None) is None):
+        yield f"{key} is read by {type(temporal).__name__}, which is not linear"
+
+
 def _trains(branch: Branch) -> bool:
     """Whether anything above the stream trains, so that the pooled features are what is fitted."""
-    parts = [*branch.taps.values(), *([branch.temporal] if branch.temporal is not None else [])]
+    parts = [*branch.taps.values(), branch.temporal or nn.Identity()]
     return any(p.requires_grad for part in parts for p in part.parameters())
 
 

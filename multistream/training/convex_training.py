@@ -16,6 +16,7 @@ from multistream.features import Extracted
 from multistream.interfaces import Loss
 from multistream.network.network import MultiStream, Pooled
 from multistream.nn.eval_mode import evaluating
+from multistream.nn.nested import map_stages
 from multistream.training.calibration import OutOfFold
 from multistream.training.convex import ConvexData, fit_network
 from multistream.training.feeds import as_targets
@@ -40,13 +41,16 @@ def solve(
     seconds = time.monotonic() - started
     chosen = ", ".join(f"{key} {penalty:.3g}" for key, penalty in fit.penalties.items())
     say(f"lbfgs: penalties {chosen} from {fit.fits} fits, {seconds:.1f} s")
-    train, val = (_measured(network, pooled, targets, extracted.valid, rows) for rows in (parts.train, parts.val))
+    train_loss, accuracy = _measured(network, pooled, targets, extracted.valid, parts.train)
+    val_loss = fit.held_out_loss
+    if len(parts.val):
+        val_loss, accuracy = _measured(network, pooled, targets, extracted.valid, parts.val)
     line = {
         "epoch": 0,
         "step": fit.fits,
-        "train_loss": train[0],
-        "val_loss": val[0] if len(parts.val) else fit.held_out_loss,
-        "val_accuracy": val[1] if len(parts.val) else train[1],
+        "train_loss": train_loss,
+        "val_loss": val_loss,
+        "val_accuracy": accuracy,
         "learning_rate": 0.0,
         "seconds": seconds,
         **{f"penalty/{key}": penalty for key, penalty in fit.penalties.items()},
@@ -70,7 +74,7 @@ def convex_data(
     images = rows % count
     held_out = np.arange(len(rows) - len(val), len(rows)) if len(val) else None
     own, smoothing, chosen = targets[images], criterion.label_smoothing, torch.from_numpy(rows)
-    features = {key: {s: f[chosen.to(f.device)] for s, f in stages.items()} for key, stages in pooled.items()}
+    features = map_stages(pooled, lambda rows: rows[chosen.to(rows.device)])
     if criterion.label_sets:
         return ConvexData(features, own.double().numpy(), np.ones(len(own)), images, held_out)
     own = own.double() if own.ndim == 2 else functional.one_hot(own, classes).double()
@@ -94,9 +98,7 @@ def _measured(
     if not len(chosen):
         return float("nan"), float("nan")
     with evaluating(network):
-        logits = network.classify(
-            {key: {s: f[chosen.to(f.device)] for s, f in stages.items()} for key, stages in pooled.items()}
-        ).cpu()
+        logits = network.classify(map_stages(pooled, lambda rows: rows[chosen.to(rows.device)])).cpu()
     own = targets[chosen]
     sets = network.label_sets
     return plain_loss(logits, own, label_sets=sets) / len(own), hit_count(logits, own, label_sets=sets) / len(own)

@@ -7,10 +7,12 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from multistream import runs
 from multistream.console import Console
@@ -104,13 +106,11 @@ def train_folds(
 def fold_recipes(recipe: Recipe) -> dict[str, Recipe]:
     """{`REPEAT-FOLD`: recipe of one training}; the repeats draw with one split seed after the other."""
     found = {}
-    for repeat in range(1, recipe.data.repeats + 1):
-        for fold in range(1, recipe.data.folds + 1):
-            name = f"{repeat}-{fold}"
-            seed = recipe.data.split_seed + repeat - 1
-            own = recipe.updated({"data": {"fold": fold, "repeats": 1, "split_seed": seed}})
-            branches = dict(_branches_of_fold(recipe, name))
-            found[name] = own.updated({"network": {"streams": {**recipe.network.streams, **branches}}})
+    for repeat, fold in product(range(recipe.data.repeats), range(1, recipe.data.folds + 1)):
+        name = f"{repeat + 1}-{fold}"
+        data = {"fold": fold, "repeats": 1, "split_seed": recipe.data.split_seed + repeat}
+        streams = {**recipe.network.streams, **dict(_branches_of_fold(recipe, name))}
+        found[name] = recipe.updated({"data": data, "network": {"streams": streams}})
     return found
 
 
@@ -126,43 +126,35 @@ def is_fold_run(path: Path) -> bool:
 
 def _branches_of_fold(recipe: Recipe, name: str) -> Iterator[tuple[str, str]]:
     """(key, path of its run on this fold) for streams that are runs on folds themselves."""
-    for key, spec in recipe.network.streams.items():
-        path = Path(spec).expanduser()
-        if "/" in spec and is_fold_run(path):
-            own = path / runs.FOLDS / name
-            if not own.is_dir():
-                what = f"{path} has no fold {name}."
-                raise UsageError(
-                    f"streams.{key}", what, right="Its folds and repeats must equal those of this training."
-                )
+    paths = {key: Path(spec).expanduser() for key, spec in recipe.network.streams.items() if "/" in spec}
+    for key, path in paths.items():
+        own = path / runs.FOLDS / name
+        if is_fold_run(path) and not own.is_dir():
+            right = "Its folds and repeats must equal those of this training."
+            raise UsageError(f"streams.{key}", f"{path} has no fold {name}.", right=right)
+        if own.is_dir():
             yield key, str(own)
 
 
 def _same_recipe(folder: Path, recipe: Recipe) -> Recipe:
     """The recipe of the run to resume; CannotResume if the given recipe differs."""
     stored = Recipe.load(folder)
-    changed = [name for name, *_ in differences(stored, recipe)] if recipe.data.folds else []
-    if changed:
+    changed = [name for name, *_ in differences(stored, recipe)]
+    if changed and recipe.data.folds:
         what = f"{', '.join(changed[:4])} differ from the run's recipe."
-        raise CannotResume(str(folder), what, do="Resume it with its own recipe, or train a new run.")
+        raise CannotResume(folder, what, do="Resume it with its own recipe, or train a new run.")
     return stored
 
 
 def _train_one(run: PlannedRun, *, streams: Mapping[str, Stream] | None, console: Console, stop: Stop | None) -> None:
     """Trains one fold, or resumes it, unless it is finished."""
-    state = run.state
-    if state == "finished":
-        return
-    if state == "new" and run.folder.is_dir():  # stopped before it had written what it is
-        shutil.rmtree(run.folder)
-    train_once(
-        run.recipe if state == "new" else Recipe(),  # a resumed run has its own, complete recipe
-        out=run.folder if state == "new" else None,
-        resume=None if state == "new" else run.folder,
-        streams=streams,
-        console=console,
-        stop=stop,
-    )
+    common: dict[str, Any] = {"streams": streams, "console": console, "stop": stop}
+    if run.state == "stopped":
+        train_once(Recipe(), resume=run.folder, **common)  # it has its own, complete recipe
+    elif run.state == "new":
+        if run.folder.is_dir():  # stopped before it had written what it is
+            shutil.rmtree(run.folder)
+        train_once(run.recipe, out=run.folder, **common)
 
 
 def _gathered(folder: Path, recipe: Recipe, *, seconds: float) -> FoldsRun:
@@ -170,8 +162,7 @@ def _gathered(folder: Path, recipe: Recipe, *, seconds: float) -> FoldsRun:
     names = list(fold_recipes(recipe))
     own = [read_predictions(folder / runs.FOLDS / name / runs.PREDICTIONS) for name in names]
     summaries = [runs.read_summary(folder / runs.FOLDS / name) for name in names]
-    everything = joined(own)
-    write_predictions(folder / runs.PREDICTIONS, everything)
+    write_predictions(folder / runs.PREDICTIONS, joined(own))
     k = recipe.data.folds
     repeats = [joined(own[start : start + k]) for start in range(0, len(own), k)]
     run = FoldsRun(
@@ -193,18 +184,20 @@ def _gathered(folder: Path, recipe: Recipe, *, seconds: float) -> FoldsRun:
 
 def joined(predictions: list[Predictions]) -> Predictions:
     """Predictions of the same classes, one after the other."""
-    labels = [label for each in predictions for label in each.labels or ()]
-    votes = [each.votes for each in predictions if each.votes is not None]
-    sets = [each.label_sets for each in predictions if each.label_sets is not None]
     return Predictions(
-        paths=tuple(path for each in predictions for path in each.paths),
-        sha256=tuple(digest for each in predictions for digest in each.sha256),
-        labels=tuple(labels),
+        paths=tuple(chain.from_iterable(each.paths for each in predictions)),
+        sha256=tuple(chain.from_iterable(each.sha256 for each in predictions)),
+        labels=tuple(chain.from_iterable(each.labels or () for each in predictions)),
         probabilities=np.concatenate([each.probabilities for each in predictions]),
         classes=predictions[0].classes,
-        votes=None if not votes else np.concatenate(votes),
-        label_sets=None if not sets else np.concatenate(sets),
+        votes=_concatenated([each.votes for each in predictions]),
+        label_sets=_concatenated([each.label_sets for each in predictions]),
     )
+
+
+def _concatenated(arrays: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
+    known = [array for array in arrays if array is not None]
+    return np.concatenate(known) if known else None
 
 
 def _metrics(found: Predictions, temperatures: Sequence[float], folds: Sequence[Predictions]) -> Measures:
@@ -214,15 +207,14 @@ def _metrics(found: Predictions, temperatures: Sequence[float], folds: Sequence[
     index = {name: k for k, name in enumerate(found.classes)}
     labels = np.array([index[label] for label in found.labels or ()], dtype=np.int64)
     raw = None
-    if any(temperature != 1 for temperature in temperatures):
-        raw = np.concatenate(
-            [
-                fold.probabilities if before is None else before
-                for fold, temperature in zip(folds, temperatures, strict=True)
-                for before in [without_temperature(fold.probabilities, temperature)]
-            ]
-        )
+    if set(temperatures) != {1.0}:
+        raw = np.concatenate([_uncalibrated(*each) for each in zip(folds, temperatures, strict=True)])
     return metrics(found.probabilities, labels, found.classes, votes=found.votes, uncalibrated=raw)
+
+
+def _uncalibrated(fold: Predictions, temperature: float) -> NDArray[np.floating]:
+    raw = without_temperature(fold.probabilities, temperature)
+    return fold.probabilities if raw is None else raw
 
 
 def train(

@@ -130,10 +130,11 @@ class ProbeRows:
         """The fits by which penalties are chosen, each with the rows that judge it."""
         if self.held_out is not None:
             return [(self.all_rows, HeldOut.of(self.data, self.held_out, self.all_rows))]
-        parts = [
-            (FittedRows.of(self.data, rows), held_out) for rows, held_out in inner_folds(self.data.targets, self._folds)
-        ]
-        return [(fit, HeldOut.of(self.data, held_out, fit)) for fit, held_out in parts]
+        parts = []
+        for rows, held_out in inner_folds(self.data.targets, self._folds):
+            fit = FittedRows.of(self.data, rows)
+            parts.append((fit, HeldOut.of(self.data, held_out, fit)))
+        return parts
 
     @property
     def _validation(self) -> Rows:
@@ -159,14 +160,16 @@ class ProbeRows:
         judges = [Judge(fit.subset(keys), held_out, first) for fit, held_out in self.parts]
         search = PenaltySearch(judges, groups or {key: key for key in keys}, sorted(penalties, reverse=True))
         chosen, loss = search.run(start.penalties if start else {}, per_stream=per_stream)
-        near = judges[0].found[tuple(chosen.values())]
-        fit = self.all_rows.subset(keys) if self.held_out is None else judges[0].fit
-        probe = _solved(fit, chosen, near)
-        out = None
-        if self.held_out is None:  # the parts hold every row once
-            back = np.argsort(np.concatenate([judge.held_out.rows for judge in judges]))
-            out = np.concatenate([judge.logits(chosen) for judge in judges])[back]
+        probe = _solved(self.all_rows.subset(keys), chosen, judges[0].found[tuple(chosen.values())])
+        out = _out_of_fold(judges, chosen) if self.held_out is None else None
         return replace(probe, held_out_loss=loss, fits=search.fits + 1, out_of_fold=out, rows=self)
+
+
+def _out_of_fold(judges: Sequence[Judge], penalties: Mapping[str, float]) -> Array:
+    """Every row's logits by the fit that held it out, (N, K): the judges hold every row once."""
+    back = np.argsort(np.concatenate([judge.held_out.rows for judge in judges]))
+    logits: Array = np.concatenate([judge.logits(penalties) for judge in judges])[back]
+    return logits
 
 
 def _solved(fit: FittedRows, penalties: Mapping[str, float], start: Optimum | None) -> FittedProbe:
