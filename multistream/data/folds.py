@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import warnings
 from fractions import Fraction
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, train_test_split
 
+from multistream.data.stratified import fold_numbers, two_parts
 from multistream.data.table import Table
 from multistream.errors import UsageError
 
@@ -22,7 +21,7 @@ def fold_rows(
     """Row numbers of train, val and test where fold `fold` (1 to `folds`) is the test split; class by class.
 
     `validation` is the fraction of the other folds that is held back. Photos of one group stay together: sizes are
-    then right to within a group. The order of files does not matter. Drawn by scikit-learn.
+    then right to within a group. The order of files does not matter. Drawn as scikit-learn draws.
     """
     if not 1 <= fold <= folds:
         raise UsageError("data.fold", f"{fold} is none of {folds} folds.", right=f"It must be 1 to {folds}.")
@@ -45,14 +44,19 @@ def _pieces(
     table: Table, rows: Indices, count: int, seed: int, groups: Indices | None
 ) -> list[tuple[Indices, Indices]]:
     """(the others, the piece) for each of `count` pieces of these rows."""
-    maker: Any = StratifiedKFold if groups is None else StratifiedGroupKFold
-    own = None if groups is None else groups[rows]
-    if own is not None and len(np.unique(own)) < count:
+    labels = table.labels[rows]
+    if groups is None:
+        numbers = fold_numbers(labels, folds=count, seed=seed)
+        return [(rows[numbers != number], rows[numbers == number]) for number in range(count)]
+    from sklearn.model_selection import StratifiedGroupKFold  # two seconds of import, for groups alone
+
+    own = groups[rows]
+    if len(np.unique(own)) < count:
         what = f"there are {len(np.unique(own))} groups."
         raise UsageError("data.groups", what, right=f"{count} folds need {count}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes with fewer members than pieces, in validation
-        drawn = list(maker(count, shuffle=True, random_state=seed).split(rows, table.labels[rows], own))
+        drawn = list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(rows, labels, own))
     return [(rows[others], rows[piece]) for others, piece in drawn]
 
 
@@ -81,7 +85,4 @@ def stratified_cut(
     by_class = min(size, others) >= len(counts) and counts.min() >= 2
     if not by_class:
         notes.append(f"too few images for a stratified {name} split: {size:,} and {others:,} are drawn at random")
-    first, second = train_test_split(
-        rows, train_size=size, test_size=others, random_state=seed, stratify=labels if by_class else None
-    )
-    return first, second
+    return two_parts(rows, labels if by_class else None, first=size, seed=seed)

@@ -1,7 +1,7 @@
 """Splits: which images are for training, validation and test, and the file that says so.
 
-Drawn by scikit-learn, stratified, training first and validation of the rest, from the images in the order of their
-ids: with 80/5/15 and seed 18 as in the authors' code (paper section 2). The order of files does not matter.
+Drawn as scikit-learn draws, stratified, training first and validation of the rest, from the images in the order of
+their ids: with 80/5/15 and seed 18 as in the authors' code (paper section 2). The order of files does not matter.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _sizes(n: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
 def _drawn(
     table: Table, rows: Indices, wanted: Mapping[str, Fraction], seed: int, notes: list[str]
 ) -> dict[str, Indices]:
-    """Rows for each part: training is drawn first, then validation of the rest, both stratified by scikit-learn.
+    """Rows for each part: training is drawn first, then validation of the rest, both stratified.
 
     A class of fewer than three images stays in training; where a part would be smaller than the number of classes
     nothing can be stratified, and the draw is plain. Both are noted.

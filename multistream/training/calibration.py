@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
 
 from multistream.console import Say
 from multistream.errors import DataError, UsageError
@@ -57,6 +55,9 @@ def fit_temperature(logits: NDArray[np.float64], targets: Targets) -> float:
     >>> round(float(1 / (1 + np.exp(-np.log(9) / fit_temperature(logits, np.array([0, 0, 0, 1]))))), 4)
     0.75
     """
+    from scipy.optimize import minimize_scalar  # for calibration alone: a third of the time of importing torch
+    from scipy.special import log_softmax
+
     shares = targets if targets.ndim == 2 else np.eye(logits.shape[1])[targets.astype(np.int64)]
 
     def loss(log_temperature: float) -> float:

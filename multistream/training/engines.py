@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from multistream.batch.ray_engine import start_ray
 from multistream.console import Console
 from multistream.errors import MultistreamError, PluginError, UsageError
 from multistream.recipe import Recipe
@@ -216,6 +215,8 @@ def _slurm(options: Mapping[str, int | str], place: Path, *, cluster: str = "slu
 
 def _ray(options: Mapping[str, int | str]) -> Submit:
     """Ray tasks; the options are what one run needs of a machine: num_cpus (1), num_gpus (0)."""
+    from multistream.batch.ray_engine import start_ray  # prediction's modules, for this engine alone
+
     _check_known(options, ("num_cpus", "num_gpus"), "ray")
     ray = start_ray()
     remote = ray.remote(train_in_process).options(**{"num_cpus": 1, "max_retries": 0, **options})

@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import get_blas_funcs
-from scipy.special import expit
 
 Array = NDArray[np.float64]
 """Rough results are computed in single precision."""
@@ -88,6 +87,8 @@ class LinearProblem:
 def probabilities_of(logits: Array, *, label_sets: bool, axis: int) -> Array:
     """Softmax over the axis of the classes, or the logistic function of each logit."""
     if label_sets:
+        from scipy.special import expit  # for label sets alone: a fifth of the time of importing torch
+
         independent: Array = expit(logits)
         return independent
     found: Array = logits - logits.max(axis=axis, keepdims=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.special import log_expit, log_softmax
 
 from multistream.training.lbfgs import Array
 from multistream.training.linear_classifier import ROUGH_GRADIENT, Optimum
@@ -46,9 +45,9 @@ class Judge:
     def _loss(self, logits_MK: Array) -> float:
         targets = self.held_out.targets
         if self.fit.regression.label_sets:
-            each = -(targets * log_expit(logits_MK) + (1 - targets) * log_expit(-logits_MK)).sum(1)
+            each = (targets * np.logaddexp(0, -logits_MK) + (1 - targets) * np.logaddexp(0, logits_MK)).sum(1)
         else:
-            each = -(targets * log_softmax(logits_MK, axis=1)).sum(1)
+            each = (targets * (np.logaddexp.reduce(logits_MK, axis=1, keepdims=True) - logits_MK)).sum(1)
         return float(self.held_out.weights @ each)
 
 

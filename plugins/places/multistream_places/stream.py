@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import ClassVar
 
-import timm
 import torch
 from torch import nn
 
@@ -149,6 +148,8 @@ def _initialise(vgg16: nn.Module, deviation: float) -> None:
 
 def _resnet(variant: str) -> dict[str, nn.Module]:
     """timm's ResNet, whose random residual blocks start as the identity and so keep deep maps of order 1."""
+    import timm  # with torchvision it takes as long to import as torch, and VGG16 does without
+
     model = timm.create_model(variant, pretrained=False, num_classes=0)
     return {
         stage: nn.Sequential(OrderedDict((name, model.get_submodule(name)) for name in names))
