@@ -89,6 +89,7 @@ class Object(Stream):
         ),
     }
     ignored_weights: ClassVar[tuple[str, ...]] = ("classifier.",)
+    maps_are_tested: ClassVar[bool] = True
 
     def __init__(self, *, variant: str = "mobilenetv2", end: int | None = None) -> None:
         if variant not in MODELS:
