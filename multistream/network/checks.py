@@ -41,9 +41,9 @@ def check_branch(key: str, branch: Branch) -> None:
         return
     with evaluating(branch):
         if _maps_are_tested(branch):
-            _check_branch(key, branch, _declared_maps(branch.stream))
+            _check_branch(branch, _declared_maps(branch.stream))
         else:
-            without_numbers(lambda: _check_branch(key, branch, _checked_maps(key, branch)))
+            without_numbers(lambda: _check_branch(branch, _checked_maps(key, branch)))
     if branch.plan is not None and not branch.plan.is_instance:
         _CHECKED.add(plan)
 
@@ -69,7 +69,7 @@ def _declared_maps(stream: Stream) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _check_branch(key: str, branch: Branch, maps: Mapping[str, Tensor]) -> None:
+def _check_branch(branch: Branch, maps: Mapping[str, Tensor]) -> None:
     tokens = [_checked_token(_owner("tap", branch), stage, tap, maps[stage]) for stage, tap in branch.taps.items()]
     if branch.temporal is None:
         return

@@ -1,0 +1,30 @@
+"""What a training with the features in the cache imports: its start is then little more than the import of torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = ("timm", "torchvision", "torch._dynamo", "sympy", "sklearn", "scipy.stats", "scipy.optimize", "scipy.special")
+
+SCRIPT = f"""
+import sys
+import numpy as np
+from multistream import compose
+from multistream.data.stratified import two_parts
+from multistream.inference.metrics import metrics
+from multistream.training.folds import train
+from multistream.training.solver import fit_probe
+
+compose(["object", "places"], classes=["awe", "joy"])
+rng = np.random.default_rng(0)
+probe = fit_probe({{"one": rng.normal(size=(40, 3))}}, np.arange(40) % 2)
+metrics(probe.probabilities({{"one": rng.normal(size=(40, 3))}}), np.arange(40) % 2, ["awe", "joy"])
+print([name for name in {HEAVY!r} if name in sys.modules])
+"""
+
+
+def test_a_training_imports_no_heavy_library() -> None:
+    """timm and torchvision import torch's compiler: with them a start takes twice as long."""
+    done = subprocess.run([sys.executable, "-c", SCRIPT], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
