@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +57,8 @@ def _pieces(
         raise UsageError("data.groups", what, right=f"{count} folds need {count}.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of classes with fewer members than pieces, in validation
-        drawn = list(StratifiedGroupKFold(count, shuffle=True, random_state=seed).split(rows, labels, own))
+        maker: Any = StratifiedGroupKFold
+        drawn = list(maker(count, shuffle=True, random_state=seed).split(rows, labels, own))
     return [(rows[others], rows[piece]) for others, piece in drawn]
 
 

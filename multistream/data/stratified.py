@@ -59,4 +59,5 @@ def _sizes_by_class(counts: Indices, total: int, rng: np.random.RandomState) -> 
         rounded_up = rng.choice(tied, size=min(len(tied), missing), replace=False)
         sizes[rounded_up] += 1
         missing -= len(rounded_up)
-    return sizes.astype(np.int64)
+    whole: Indices = sizes.astype(np.int64)
+    return whole

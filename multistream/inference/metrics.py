@@ -195,7 +195,8 @@ def without_temperature(probabilities: NDArray[np.floating], temperature: float)
         return None
     logs = temperature * np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float64).tiny))
     raw: Floats = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return raw / raw.sum(axis=1, keepdims=True)
+    raw /= raw.sum(axis=1, keepdims=True)
+    return raw
 
 
 def _calibration_gaps(confidences: Floats, correct: NDArray[np.bool_]) -> Floats:
