@@ -17,7 +17,7 @@ FOLDER = "ablations"
 
 @dataclass(frozen=True)
 class AblationRow:
-    """One composition of an ablation."""
+    """One network of an ablation."""
 
     name: str
     accuracy: float
@@ -34,7 +34,7 @@ class AblationRow:
 
 @dataclass(frozen=True)
 class TapValue:
-    """The Shapley value of a tap for the accuracy, with its standard deviation over the trainings."""
+    """The Shapley value of a tap for the accuracy, with its standard deviation over the training runs."""
 
     name: str
     value: float
@@ -53,7 +53,7 @@ class StreamPair:
 
 @dataclass(frozen=True)
 class WithoutStream:
-    """A fusion without one stream; `delta` is the difference to the fusion of all streams."""
+    """A fusion without one stream; `delta` is its accuracy minus that of the fusion of all streams."""
 
     fusion: str
     stream: str
@@ -63,7 +63,7 @@ class WithoutStream:
 
 @dataclass(frozen=True)
 class AblationFile:
-    """One file of RUN/ablations, as far as the page shows it."""
+    """What the page shows of one file of RUN/ablations."""
 
     axis: str
     about: str

@@ -116,9 +116,12 @@ def reliability_chart(bins: Sequence[CalibrationBin]) -> Markup:
         for b in bins:
             axes.plot([b.confidence] * 2, b.ci95, color=PRIMARY, linewidth=1, alpha=0.5)
             (dot,) = axes.plot(b.confidence, b.accuracy, "o", color=PRIMARY, markersize=5 + 8 * (b.n / most) ** 0.5)
-            _tooltip(dot, f"{b.n:,} images, confidence {b.confidence:.1%}, accuracy {b.accuracy:.1%}")
+            images = "image" if b.n == 1 else "images"
+            _tooltip(
+                dot, f"{b.n:,} {images}, confidence {_in_percent(b.confidence)}, accuracy {_in_percent(b.accuracy)}"
+            )
         _percent(axes, "confidence, %", "accuracy, %")
-    values = "; ".join(f"confidence {b.confidence:.0%}, accuracy {b.accuracy:.0%}" for b in bins)
+    values = "; ".join(f"confidence {_in_percent(b.confidence)}, accuracy {_in_percent(b.accuracy)}" for b in bins)
     return inline_svg(figure, label=f"Reliability diagram: {values}")
 
 
@@ -150,13 +153,15 @@ def curve_chart(curves: Sequence[Curve], *, ylabel: str, best: int | None, fract
             axes.set(xlabel="epoch", ylabel=ylabel)
         if len(curves) > 1:
             axes.legend(frameon=False, labelcolor=TEXT)
-    last = ", ".join(f"{curve.name} ends at {curve.points[-1][1]:.3f}" for curve in curves)
-    return inline_svg(figure, label=f"{ylabel} over {curves[0].points[-1][0]} epochs: {last}")
+    ends = [_in_percent(curve.points[-1][1]) if fraction else f"{curve.points[-1][1]:.3f}" for curve in curves]
+    names = [f"{curve.name} " for curve in curves] if len(curves) > 1 else [""]
+    last = ", ".join(f"{name}ends at {end}" for name, end in zip(names, ends, strict=True))
+    return inline_svg(figure, label=f"{ylabel.removesuffix(', %')} over {curves[0].points[-1][0]} epochs: {last}")
 
 
 @dataclass(frozen=True)
 class CostPoint:
-    """One composition: accuracy against multiply-adds; `rank` is its place on the Pareto front, from 1."""
+    """One network: accuracy against multiply-adds; `rank` is its place on the Pareto front, from 1."""
 
     name: str
     macs: float
@@ -166,7 +171,7 @@ class CostPoint:
 
 
 def pareto_chart(points: Sequence[CostPoint]) -> Markup:
-    """Accuracy against cost, the compositions on the Pareto front joined and numbered."""
+    """Accuracy against cost, the networks on the Pareto front joined and numbered."""
     front = sorted((p for p in points if p.rank), key=lambda p: p.rank or 0)
     with matplotlib.rc_context(STYLE):
         figure, axes = _square()
@@ -176,15 +181,18 @@ def pareto_chart(points: Sequence[CostPoint]) -> Markup:
             if p.ci95 and len(points) <= LABELLED_ROWS:
                 axes.plot([_millions(p)] * 2, p.ci95, color=colour, linewidth=1, alpha=0.5)
             (dot,) = axes.plot(_millions(p), p.accuracy, "o", color=colour, markersize=7)
-            _tooltip(dot, f"{p.name}: {p.accuracy:.1%}")
+            _tooltip(dot, f"{p.name}: {_in_percent(p.accuracy)}")
         _log_scale(axes, [_millions(p) for p in points])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
         axes.set(xlabel="multiply-adds for one image, millions", ylabel="accuracy, %")
         _number(axes, front)
-    names = "; ".join(f"{p.rank}: {p.name} {p.accuracy:.1%}" for p in front)
-    return inline_svg(
-        figure, label=f"Accuracy against cost, {len(points)} compositions, {len(front)} on the Pareto front: {names}"
-    )
+    names = "; ".join(f"{p.rank}: {p.name} {_in_percent(p.accuracy)}" for p in front)
+    label = f"Accuracy against cost, {len(points)} networks, {len(front)} on the Pareto front: {names}"
+    return inline_svg(figure, label=label)
+
+
+def _in_percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
 
 
 def _millions(point: CostPoint) -> float:
@@ -255,18 +263,16 @@ def inline_svg(figure: Figure, *, label: str) -> Markup:
 
 
 def _cleaned(element: ElementTree.Element, markers: Mapping[str | None, ElementTree.Element]) -> ElementTree.Element:
-    """The element with markers in the place of references to them, and attributes that need no style sheet."""
+    """The element with markers instead of references to them, and attributes that need no style sheet."""
     attributes = dict(element.attrib)
     if element.tag == "use":
         x, y = attributes.pop("x", "0"), attributes.pop("y", "0")
         element = markers[attributes.pop(XLINK)[1:]]
         attributes = {**element.attrib, **attributes, "transform": f"translate({x} {y})"}
     attributes |= _presentation(attributes.pop("style", ""))
-    identity = attributes.pop("id", "")
-    attributes.pop("clip-path", None)
-    made = ElementTree.Element(
-        element.tag, {name: LONG_NUMBER.sub(_rounded, text) for name, text in attributes.items()}
-    )
+    identity, _ = attributes.pop("id", ""), attributes.pop("clip-path", None)
+    rounded = {name: LONG_NUMBER.sub(_rounded, text) for name, text in attributes.items()}
+    made = ElementTree.Element(element.tag, rounded)
     made.text = (element.text or "").strip()
     if identity.startswith(TOOLTIP):
         ElementTree.SubElement(made, "title").text = identity.removeprefix(TOOLTIP)

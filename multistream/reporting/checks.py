@@ -29,7 +29,11 @@ class ReportCheck:
 
 def run_checks(details: RunDetails, outputs: NetworkOutputs | None, gallery: GalleryData | None) -> list[ReportCheck]:
     """All checks that what was measured allows."""
-    checks = [ReportCheck("No file is in two splits", float(len(details.shared)), 0, "by sha256, whole split")]
+    checks = [
+        ReportCheck(
+            "No file is in two splits", float(len(details.shared)), 0, "compared by SHA-256, over all three splits"
+        )
+    ]
     if outputs is not None:
         checks += _check_outputs(details, outputs)
     if gallery is not None:
@@ -47,16 +51,16 @@ def _check_outputs(details: RunDetails, outputs: NetworkOutputs) -> list[ReportC
             "The test images are unchanged",
             float(outputs.changed),
             0,
-            f"files that differ from the sha256 in split.csv, {n}",
+            f"files whose SHA-256 differs from split.csv, {n}",
         ),
         ReportCheck(
             "The network reproduces predictions.csv",
             float(np.abs(outputs.probabilities - recorded).max()),
             1e-5 if outputs.runtime.precision == "fp32" else 2e-2,
-            f"largest difference of a probability, {n}, {outputs.runtime}",
+            f"largest difference in any probability, {n}, {outputs.runtime}",
         ),
         ReportCheck(
-            "Shapley values sum to the difference between all streams and none",
+            "Shapley values sum to the logit with all streams minus the logit with none",
             float(gap),
             1e-6 * max(1.0, float(game.full.abs().max())),
             f"largest difference in logits, {n}, all classes",

@@ -207,7 +207,7 @@ def _nonlinear_part(outputs: NetworkOutputs, key: str) -> str:
     if not all(tap.linear for tap in branch.taps.values()):
         return f"the tap {settings.tap}"
     if branch.temporal is not None and not branch.temporal.linear:
-        return f"the temporal {settings.temporal}"
+        return f"the temporal module {settings.temporal}"
     return "its head" if network.fusion.heads else f"the fusion {settings.fusion}"
 
 

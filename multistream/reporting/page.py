@@ -151,7 +151,7 @@ def _ablation_charts(ablation: AblationFile) -> dict[str, Markup]:
     ]
     return {
         "pareto": charts.pareto_chart(points) if sum(p.rank is not None for p in points) > 1 else Markup(""),
-        "taps": _value_chart(taps, "Shapley values of the taps", "points of accuracy", digits=1),
+        "taps": _value_chart(taps, "Shapley values of the taps", "percentage points of accuracy", digits=1),
     }
 
 

@@ -31,7 +31,7 @@ class ResultRow:
     n: int
     p_value: float | None
     difference: float | None
-    """Accuracy of the run minus that of this row, on the same images."""
+    """Accuracy of this row minus that of the run, on the same images."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """All rows; `masked` says that rows "only KEY" are among them; `notes` say which rows are missing and why."""
+    """All rows; `masked` says that rows "KEY, others at mean" are among them; `notes` say which are missing and why."""
 
     rows: Sequence[ResultRow]
     masked: bool
@@ -62,7 +62,7 @@ def result_table(
 
     `streams` are the probabilities of each stream's own classifier, where the fusion has them; `masked` those of the
     run with all other streams at their training mean, shown where there are no own ones. UsageError for a run of
-    `against` that was measured on other images or classes.
+    `against` that was evaluated on other images or classes.
     """
     predictions, labels = details.result.predictions, details.labels
     correct = predictions.correct
@@ -73,7 +73,7 @@ def result_table(
     rows += trained_alone
     show_masked = bool(masked and not streams)
     if show_masked:
-        rows += [_row(f"only {key}", p.argmax(1) == labels, correct) for key, p in masked.items()]
+        rows += [_row(f"{key}, others at mean", p.argmax(1) == labels, correct) for key, p in masked.items()]
     for path in against:
         other = _correct_of(Path(path), predictions)
         if isinstance(other, str):
@@ -103,7 +103,7 @@ def _row(name: str, correct: NDArray[np.bool_], run: NDArray[np.bool_] | None) -
     n, hits = len(correct), int(correct.sum())
     if run is None:
         return ResultRow(name, hits / n, wilson(hits, n), n, None, None)
-    counts = agreement(correct, run)
+    counts = agreement(run, correct)
     p_value = mcnemar(counts.only_first, counts.only_second)
     return ResultRow(name, hits / n, wilson(hits, n), n, p_value, counts.difference)
 
@@ -116,7 +116,7 @@ def _correct_of(path: Path, predictions: Predictions) -> NDArray[np.bool_] | str
         return f"{path} cannot be read ({error})"
     own, theirs = pair_photos(predictions, other)
     if set(other.classes) != set(predictions.classes) or len(own) < len(predictions):
-        return f"{path} was measured on other images or classes"
+        return f"{path} was evaluated on other images or classes"
     return other.correct[theirs]
 
 

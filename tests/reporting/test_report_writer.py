@@ -217,7 +217,7 @@ def test_streams_of_an_early_fusion_stand_beside_it(early: Path, page: str, tmp_
     labels = zip(expected.argmax(1), told.labels or (), strict=True)
     right = np.mean([told.classes[k] == label for k, label in labels])
     assert found.results[1].accuracy == pytest.approx(right)
-    assert "only object" in section(page, "results")
+    assert "object, others at mean" in section(page, "results")
 
 
 def test_other_runs_stand_beside_it(early: Path, late: Path, tmp_path: Path) -> None:
@@ -225,10 +225,11 @@ def test_other_runs_stand_beside_it(early: Path, late: Path, tmp_path: Path) -> 
     (line,) = [line for line in found.results if line.name == "late"]
     ours, theirs = (read_predictions(run / "predictions.csv").correct for run in (early, late))
     assert line.accuracy == theirs.mean()
-    assert line.difference == pytest.approx(ours.mean() - theirs.mean())
+    assert line.difference == pytest.approx(theirs.mean() - ours.mean())  # the reference, this run, is subtracted
     compared = multistream.compare([early, late]).rows[1].difference
     assert compared is not None
     assert line.p_value == pytest.approx(compared.p_value)
+    assert line.difference == pytest.approx(compared.value)  # the same direction as in `compare`
     with pytest.raises(UsageError, match="--against"):
         report(early, photos=0, against=[tmp_path / "nothing"], out=tmp_path / "p.html")
 

@@ -1,6 +1,6 @@
 "use strict";
 (() => {
-  // All details are open in print.
+  // In print all collapsible sections are expanded.
   let opened = [];
   addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details:not([open])")];
@@ -26,7 +26,7 @@
   const contribution = (key, stage) => photo().sums[key][stage][state.k] - (state.reference === "mean" ? baseline(key, stage) : 0);
   const photo = () => data.photos[state.photo];
 
-  // Maps. The density of a cell is its contribution over its fraction of the image, so that coarse and fine stages compare.
+  // Maps. The density of a cell is its contribution over its fraction of the image, so that stages with coarse and fine feature maps compare.
   function density(key, stage) {
     const [rows, columns] = data.streams.find((s) => s.key === key).stages[stage];
     const [scale, text] = photo().maps[key][stage];
@@ -121,19 +121,20 @@
     for (let y = 0; y < 10; y++) for (let x = 0; x < 256; x++) image.data.set(colour((x - 127.5) / 127.5, Math.max(state.opacity, 0.05)), 4 * (y * 256 + x));
     context.putImageData(image, 0, 0);
     $("low").textContent = signed(-most, 1);
-    $("high").textContent = signed(most, 1) + " logit density (per whole image)";
+    $("high").textContent = signed(most, 1) + " logit density (the whole image has area 1)";
   }
   function describe(map) {
     let best = 0;
     map.values.forEach((value, i) => { if (value > map.values[best]) best = i; });
     const row = Math.floor(best / map.columns), column = best % map.columns;
     const third = (at, of, names) => names[Math.min(2, Math.floor(3 * (at + 0.5) / of))];
-    const place = `${third(row, map.rows, ["top", "middle", "bottom"])} ${third(column, map.columns, ["left", "centre", "right"])}`;
+    const place = `${third(row, map.rows, ["top", "middle", "bottom"])} ${third(column, map.columns, ["left", "centre", "right"])}`.replace("middle centre", "centre");
     const total = chosen().reduce((sum, [key, stage]) => sum + contribution(key, stage), 0);
     const name = data.classes[photo().classes[state.k]];
     const who = `${state.stream === ALL ? "all image streams" : state.stream}, ${state.stage === ALL ? "all stages" : state.stage}`;
     const reference = state.reference === "mean" && chosen().every(([key]) => data.baseline[key]) ? " relative to the mean training image" : "";
-    const text = `${photo().name}: ${who} contribute ${signed(total)} to the logit of ${name}${reference}. The strongest evidence for it is at the ${place}.`;
+    const contribute = chosen().length === 1 ? "contributes" : "contribute";
+    const text = `${photo().name}: ${who} ${contribute} ${signed(total)} to the logit of ${name}${reference}. The strongest evidence for this class is in the ${place} of the image.`;
     $("description").textContent = text;
     $("canvas").setAttribute("aria-label", text);
   }
@@ -172,7 +173,7 @@
       if (stream.target) rows.push(...totals(p, k, stream.target, stream.key + ": "));
     }
     if (!data.streams.some((stream) => stream.target)) rows.push(...totals(p, k, "", ""));
-    fill("contributions", `Contribution of each stage to the logit of ${name}`, ["stage", "contribution", ...(relative ? ["relative to the mean image"] : [])],
+    fill("contributions", `Contribution of each stage to the logit of ${name}`, ["stage", "contribution", ...(relative ? ["relative to the mean training image"] : [])],
       rows.map((row) => ({ ...row, cells: row.cells.slice(0, relative ? 3 : 2) })));
     fill("shapley", `Shapley value of each stream for the logit of ${name}, relative to the mean training image`, ["stream", "Shapley value"],
       data.streams.length > 1 ? data.streams.map((stream, s) => ({ cells: [stream.key, signed(p.shapley[k][s])] })) : []);
@@ -185,7 +186,7 @@
     const known = keys.every((key) => data.baseline[key]), exact = data.streams.every((stream) => stream.target !== target || stream.exact);
     const mean = keys.flatMap((key) => Object.keys(data.baseline[key] || {}).map((stage) => baseline(key, stage))).reduce((a, b) => a + b, 0);
     const bias = p.bias[target][k], logit = signed(p.logits[target][k]);
-    return [{ cells: [before + (exact ? "bias" : "remainder"), signed(bias), known ? signed(bias + mean) : ""] }, { cells: [before + "logit", logit, known ? logit : ""], chosen: true }];
+    return [{ cells: [before + (!exact ? "remainder" : relative && known ? "bias; bias + mean training image" : "bias"), signed(bias), known ? signed(bias + mean) : ""] }, { cells: [before + "logit", logit, known ? logit : ""], chosen: true }];
   }
   function part(name, value, key, stage) {
     return [name, signed(value), data.baseline[key] ? signed(value - baseline(key, stage)) : ""];
