@@ -36,7 +36,7 @@ class StreamContract(Contract):
 
     @torch.no_grad()
     def test_maps_have_the_declared_channels(self) -> None:
-        """every stage gives a map (B, C, h, w) with the channels declared"""
+        """every stage returns a map (B, C, h, w) with the declared number of channels"""
         stream, x = self.made().eval(), self.batch()
         maps = stream(x)
         assert list(maps) == list(stream.channels), f"maps {list(maps)} are not the stages {list(stream.channels)}"
@@ -48,7 +48,7 @@ class StreamContract(Contract):
 
     @torch.no_grad()
     def test_random_weights_are_alive(self) -> None:
-        """a random initialisation in eval mode keeps every map alive"""
+        """a random initialisation in eval mode does not produce a dead (constant) feature map"""
         for stage, found in self.made().eval()(self.batch()).items():
             deviation = float(found.std())
             assert deviation > 1e-4, (
@@ -173,7 +173,7 @@ class StreamContract(Contract):
             assert source.file or source.hub, f"weights[{variant!r}] must name a file or a hub"
 
     def test_its_head_classifies(self) -> None:
-        """make_head(width, classes) gives logits (B, classes)"""
+        """make_head(width, classes) returns logits (B, classes)"""
         width = self.made().channels.get(VECTOR, 24)
         logits = self.made().make_head(width, 5).eval()(torch.zeros(2, width))
         assert tuple(logits.shape) == (2, 5), f"the head gives {tuple(logits.shape)}, it must be (2, 5)"

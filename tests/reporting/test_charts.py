@@ -52,11 +52,11 @@ def test_colours_are_the_pages(elements: dict[str, ElementTree.Element]) -> None
 def test_they_say_what_they_show(elements: dict[str, ElementTree.Element]) -> None:
     assert all(svg.get("role") == "img" for svg in elements.values())
     assert "this run 64.3%" in str(elements["dots"].get("aria-label"))
-    assert "2: object 2 60.0%" in str(elements["front"].get("aria-label"))
+    assert "2: object 2 60.0 %" in str(elements["front"].get("aria-label"))
     texts = [text.text for text in elements["dots"].iter("text")]
     assert {"this run", "64.3%", "accuracy, %", "0", "50", "100"} <= set(texts)
     assert any(text and text.startswith("$x$ <b>") and text.endswith("生") for text in texts)
-    assert "object 1: 50.0%" in [title.text for title in elements["front"].iter("title")]
+    assert "object 1: 50.0 %" in [title.text for title in elements["front"].iter("title")]
 
 
 def test_the_same_values_give_the_same_bytes() -> None:
