@@ -196,9 +196,14 @@ def test_tells_the_whole_story(early: Path, page: str) -> None:
 
 
 def test_streams_of_an_early_fusion_stand_beside_it(early: Path, page: str, tmp_path: Path) -> None:
-    """Only object: by the layers themselves, with the training mean in the place of the vector."""
+    """Object, others at mean: by the layers themselves, with the training mean instead of the vector."""
     found = report(early, photos=1, out=tmp_path / "p.html", device="cpu", precision="fp32")
-    assert [line.name for line in found.results] == ["this run", "only object", "only anp", "most frequent class"]
+    assert [line.name for line in found.results] == [
+        "this run",
+        "object, others at mean",
+        "anp, others at mean",
+        "most frequent class",
+    ]
     model = multistream.load(early)
     told = read_predictions(early / "predictions.csv")
     photos = [Path(model.recipe.data.source).parent / name for name in told.paths]
