@@ -116,5 +116,5 @@ def some_of(names: Iterable[object], shown: int = 3) -> str:
 
 
 def said_by(error: BaseException) -> str:
-    """What an exception of another library says, on one line and without a full stop."""
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+    """The first line of what an exception of another library says, without a full stop."""
+    return str(error).strip().partition("\n")[0][:200].rstrip(".") or type(error).__name__

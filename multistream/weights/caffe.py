@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -70,22 +71,21 @@ def read_binaryproto(path: Path) -> Contents:
 
 def _layer(message: memoryview, layout: Layout, left: Iterator[int]) -> Iterator[tuple[str, Tensor]]:
     """The blobs of one layer by name; biases and matrices without the ones that old files put before their sizes."""
-    name, connected, is_batch_norm = "", False, False
+    name, kind = "", cast(int | bytes, b"")
     blobs: list[Tensor] = []
     for number, _, value in fields(message, left):
         if number == layout.type:
-            is_batch_norm = isinstance(value, memoryview) and bytes(value) == BATCH_NORM
-            connected = (value if isinstance(value, int) else bytes(value)) == layout.connected
+            kind = value if isinstance(value, int) else bytes(value)
         elif isinstance(value, memoryview) and number == layout.name:
             name = bytes(value).decode(errors="replace")
         elif isinstance(value, memoryview) and number == layout.blobs:
             blobs.append(_blob(value, left))
-    if is_batch_norm:
+    if kind == BATCH_NORM:
         yield from _statistics(name, blobs)
         return
     for place, tensor in enumerate(blobs):
-        kind = KINDS[place] if place < len(KINDS) else place
-        yield f"{name}.{kind}", _without_ones(tensor, is_bias=place > 0, connected=connected)
+        word = KINDS[place] if place < len(KINDS) else place
+        yield f"{name}.{word}", _without_ones(tensor, is_bias=place > 0, connected=kind == layout.connected)
 
 
 def _without_ones(tensor: Tensor, *, is_bias: bool, connected: bool) -> Tensor:
@@ -138,13 +138,18 @@ def _shape(message: memoryview, left: Iterator[int]) -> list[int]:
     """A BlobShape: its dimensions, packed or each alone."""
     found: list[int] = []
     for number, kind, value in fields(message, left):
-        if number == DIMENSIONS and kind == VARINT and isinstance(value, int):
-            found.append(value)
-        elif number == DIMENSIONS and isinstance(value, memoryview):
-            position = 0
-            while position < len(value) and len(found) <= MOST_DIMENSIONS:
-                dimension, position = varint(value, position)
-                found.append(dimension)
+        if number == DIMENSIONS:
+            found += [value] if isinstance(value, int) else _packed(value) if kind == BYTES else []
         if len(found) > MOST_DIMENSIONS:
             raise Malformed(f"a blob of more than {MOST_DIMENSIONS} dimensions")
+    return found
+
+
+def _packed(message: memoryview) -> list[int]:
+    """Numbers one after another, of which no more are read than a shape may have."""
+    found: list[int] = []
+    position = 0
+    while position < len(message) and len(found) <= MOST_DIMENSIONS:
+        dimension, position = varint(message, position)
+        found.append(dimension)
     return found

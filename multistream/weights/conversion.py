@@ -21,16 +21,14 @@ def convert(path: str | Path, out: str | Path, *, names: Names | None = None, rg
     """
     out = Path(out).expanduser()
     if out.suffix != ".safetensors":
-        raise UsageError(
-            "out", f"{str(out)!r} does not end in .safetensors.", right="The output is always safetensors."
-        )
+        what = f"{str(out)!r} does not end in .safetensors."
+        raise UsageError("out", what, right="The output is always safetensors.")
     file = read_tensors(path)
     tensors, metadata = dict(file.tensors), {**file.metadata, "converted_from": file.sha256}
     caffe = is_caffe_vgg16(tensors)
     if rgb and not caffe:
-        raise UsageError(
-            "rgb", "this is not a Caffe VGG16.", right="Only Caffe VGG16 files are known to use BGR channels."
-        )
+        right = "Only Caffe VGG16 files are known to use BGR channels."
+        raise UsageError("rgb", "this is not a Caffe VGG16.", right=right)
     if caffe:
         tensors = caffe_vgg16(tensors, rgb=rgb)
         metadata["channels"] = "RGB" if rgb else "BGR"

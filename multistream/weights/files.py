@@ -102,7 +102,7 @@ def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 def _size(path: Path) -> int:
     """The size of a regular file, in bytes."""
     if not path.is_file():
-        raise WeightsError(path, "no such file." if not path.exists() else "it is not a file.", do="Check the path.")
+        raise WeightsError(path, "it is not a file." if path.exists() else "no such file.", do="Check the path.")
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise WeightsError(path, f"it has {size:,} bytes.", right=f"The limit is {MOST_BYTES:,}.")
@@ -113,13 +113,15 @@ def _reader(path: Path) -> tuple[str, FormatReader]:
     """The format of a file, from its first bytes or, failing that, from its name."""
     with path.open("rb") as file:
         head = file.read(16)
-    for start, known in BY_HEAD.items():
-        # A safetensors file starts with its header's length, whose low byte may well be 0x80.
-        if head.startswith(start) and head[8:9] != b"{" and path.suffix not in (".caffemodel", ".binaryproto"):
-            return known
+    # A safetensors file starts with its header's length, whose low byte may well be 0x80.
+    is_safetensors = head[8:9] == b"{"
+    if not is_safetensors and path.suffix not in (".caffemodel", ".binaryproto"):
+        for start, known in BY_HEAD.items():
+            if head.startswith(start):
+                return known
     if path.suffix in BY_SUFFIX:
         return BY_SUFFIX[path.suffix]
-    if head[8:9] == b"{":
+    if is_safetensors:
         return BY_SUFFIX[".safetensors"]
     right = ".safetensors, .pth, .pt, .pth.tar, .caffemodel, .binaryproto and .h5 are read."
     raise WeightsError(path, "its format is unknown.", right=right)

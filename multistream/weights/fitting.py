@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from multistream.errors import WeightsError
+from multistream.errors import WeightsError, some_of
 
 SHOWN = 4
 """Names that an error lists; the others are counted."""
@@ -48,19 +48,17 @@ def fit(
     _check_finite(placed, where)
     own = module.state_dict()
     both = {name: (tensor, own[name]) for name, tensor in placed.items() if name in own}
+    shapes = {name: pair for name, pair in both.items() if pair[0].shape != pair[1].shape}
+    kinds = {name: pair for name, pair in both.items() if pair[0].is_floating_point() != pair[1].is_floating_point()}
     wrong = {
         "missing": [name for name in own if name not in placed and not name.endswith(COUNTER)],
         "unexpected": [name for name in placed if name not in own],
-        "with another shape": [f"{n} {_shape(a)} for {_shape(b)}" for n, (a, b) in both.items() if a.shape != b.shape],
-        "with another dtype": [
-            f"{n} {_type(a)} for {_type(b)}"
-            for n, (a, b) in both.items()
-            if a.is_floating_point() != b.is_floating_point()
-        ],
+        "with another shape": [f"{name} {_shape(a)} for {_shape(b)}" for name, (a, b) in shapes.items()],
+        "with another dtype": [f"{name} {type_name(a)} for {type_name(b)}" for name, (a, b) in kinds.items()],
     }
     if any(wrong.values()):
-        message = "; ".join(_summary(what, names) for what, names in wrong.items() if names)
-        fits = len(both) - len(wrong["with another shape"]) - len(wrong["with another dtype"])
+        message = "; ".join(f"{len(names)} {what} ({some_of(names, SHOWN)})" for what, names in wrong.items() if names)
+        fits = len(both) - len(shapes) - len(kinds)
         raise WeightsError(
             where,
             f"the file does not fit: {message}.",
@@ -74,9 +72,8 @@ def fit(
 
 def _without_lightning(module: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Without the name under which Lightning's and others' modules hold a network, where all tensors lie there."""
-    if any(name.startswith(LIGHTNING) for name in module.state_dict()):
-        return tensors  # its own word
-    if not tensors or not all(name.startswith(LIGHTNING) for name in tensors):
+    is_own = any(name.startswith(LIGHTNING) for name in module.state_dict())
+    if is_own or not tensors or not all(name.startswith(LIGHTNING) for name in tensors):
         return tensors
     return {name.removeprefix(LIGHTNING): tensor for name, tensor in tensors.items()}
 
@@ -106,14 +103,10 @@ def _placed(
     return placed, tuple(ignored)
 
 
-def _summary(what: str, names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} {what} ({', '.join(names[:SHOWN])}{more})"
-
-
 def _shape(tensor: Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "scalar"
 
 
-def _type(tensor: Tensor) -> str:
+def type_name(tensor: Tensor) -> str:
+    """A tensor's type without the library's name: float32."""
     return str(tensor.dtype).removeprefix("torch.")

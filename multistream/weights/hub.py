@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from multistream.errors import WeightsError
+from multistream.errors import WeightsError, said_by
 
 OWNER = "timm/"
 FILE = "model.safetensors"
@@ -25,7 +25,7 @@ def from_hub(name: str) -> dict[str, Tensor]:
     # Whatever a damaged file, or one of another timm, makes it stumble over.
     except Exception as error:
         do = "Upgrade timm, or remove the file so that it is downloaded again."
-        raise WeightsError("weights", f"timm cannot load {file}: {_line(error)}.", do=do) from error
+        raise WeightsError("weights", f"timm cannot load {file}: {said_by(error)}.", do=do) from error
     return dict(made.state_dict())
 
 
@@ -47,11 +47,6 @@ def _downloaded(name: str) -> str:
     except Exception as error:
         raise WeightsError(
             "weights",
-            f"{name} cannot be downloaded from the hub: {_line(error)}.",
+            f"{name} cannot be downloaded from the hub: {said_by(error)}.",
             do="Check the network, or download the file elsewhere and give --weights KEY=FILE.",
         ) from error
-
-
-def _line(error: Exception) -> str:
-    """The first line of what was said."""
-    return (str(error).strip() or type(error).__name__).partition("\n")[0][:160].rstrip(".")

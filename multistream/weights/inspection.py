@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from multistream.weights.files import WeightFile, read_tensors
+from multistream.weights.fitting import type_name
 
 ARCHITECTURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("features.1.conv.0.0.weight", "features.18.0.weight"), "torchvision", "MobileNetV2"),
@@ -72,7 +73,7 @@ def inspect(path: str | Path) -> Inspection:
         architecture=architecture,
         tensors=len(file.tensors),
         parameters=sum(t.numel() for name, t in file.tensors.items() if not name.endswith(STATISTICS)),
-        dtypes=dict(Counter(str(t.dtype).removeprefix("torch.") for t in file.tensors.values())),
+        dtypes=dict(Counter(map(type_name, file.tensors.values()))),
         bytes=file.path.stat().st_size,
         sha256=file.sha256,
         notes=_notes(file),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -53,43 +54,43 @@ def read_keras(path: Path) -> Contents:
     except ImportError as error:
         do = "Install it: pip install 'multistream[keras]'."
         raise WeightsError(path, "reading Keras files needs h5py.", do=do) from error
-    tensors: dict[str, Tensor] = {}
     try:
         with h5py.File(path, "r", locking=False) as file:
             found = _datasets(file, h5py.Dataset)
             compressed = any(dataset.compression for dataset in found.values())
-            numbered = _numbered(found)
-            for name, dataset in found.items():
-                layer, kind = numbered[name] if name in numbered else _names(name)
-                if f"{layer}.{kind}" in tensors:
-                    raise Malformed(f"two tensors are {layer}.{kind}")
-                tensors[f"{layer}.{kind}"] = _turned(dataset, layer, name)
+            tensors = _tensors(found)
     except (Malformed, Unsupported):
         raise
     # h5py hands on whatever the HDF5 library and numpy make of a damaged file.
     except Exception as error:
         raise Malformed(f"h5py cannot read it: {str(error)[:200]}") from error
     note = "kernels transposed from Keras' order to torch's"
-    if "block1_conv1.weight" in tensors and "block5_conv3.weight" in tensors:
+    if {"block1_conv1.weight", "block5_conv3.weight"} <= set(tensors):
         named = {_caffe_name(name): t for name, t in tensors.items()}
         return Contents(named, notes=(note, "VGG16 in Caffe's names"), compressed=compressed)
     return Contents(tensors, notes=(note,), compressed=compressed)
 
 
+def _tensors(found: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of these data sets under torch's names."""
+    tensors: dict[str, Tensor] = {}
+    numbered = _numbered(found)
+    for name, dataset in found.items():
+        layer, kind = numbered[name] if name in numbered else _names(name)
+        if f"{layer}.{kind}" in tensors:
+            raise Malformed(f"two tensors are {layer}.{kind}")
+        tensors[f"{layer}.{kind}"] = _turned(dataset, layer, name)
+    return tensors
+
+
 def _datasets(file: Any, kind: type[Any]) -> dict[str, Any]:
     """All tensors of layers: plain ones cannot claim more than their bytes, compressed ones no more than a limit."""
-    found: dict[str, Any] = {}
-    compressed = 0
-    for name in _names_in(file):
-        dataset = file[name]
-        if not isinstance(dataset, kind) or _is_state(name) or dataset.shape == ():
-            continue
+    found = {name: file[name] for name in _names_in(file) if not _is_state(name)}
+    found = {name: dataset for name, dataset in found.items() if isinstance(dataset, kind) and dataset.shape != ()}
+    for name, dataset in found.items():
         _check_dataset(name, dataset)
-        if dataset.chunks is not None:
-            compressed += dataset.nbytes
-        if compressed > MOST_COMPRESSED:
-            raise Malformed(f"its compressed tensors have more than {MOST_COMPRESSED:,} bytes")
-        found[name] = dataset
+    if sum(dataset.nbytes for dataset in found.values() if dataset.chunks is not None) > MOST_COMPRESSED:
+        raise Malformed(f"its compressed tensors have more than {MOST_COMPRESSED:,} bytes")
     return found
 
 
@@ -122,17 +123,14 @@ def _check_dataset(name: str, dataset: Any) -> None:
 
 def _numbered(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
     """(layer, torch's word) of Keras 3's tensors, by their paths `.../LAYER/vars/NUMBER`; {} for Keras 2."""
-    layers: dict[str, list[str]] = {}
-    for name in sorted(found, key=_place):
-        if re.search(r"(^|/)vars/\d+$", name):
-            layers.setdefault(name.rpartition("/vars/")[0], []).append(name)
+    paths = [name for name in sorted(found, key=_place) if re.search(r"(^|/)vars/\d+$", name)]
     words: dict[str, tuple[str, str]] = {}
-    for layer, names in layers.items():
+    for layer, group in groupby(paths, key=lambda name: name.rpartition("/vars/")[0]):
+        names = list(group)
         dimensions = tuple(found[name].ndim for name in names)
         kinds = BY_PLACE.get(dimensions, tuple(f"vars.{i}" for i in range(len(names))))
         plain = ".".join(part for part in layer.split("/") if part not in ("layers", "_layer_checkpoint_dependencies"))
-        for name, kind in zip(names, kinds, strict=True):
-            words[name] = (plain, KINDS.get(kind, kind))
+        words |= {name: (plain, KINDS.get(kind, kind)) for name, kind in zip(names, kinds, strict=True)}
     return words
 
 

@@ -119,15 +119,14 @@ def _vet_old(file: IO[bytes]) -> set[str]:
         if not isinstance(system, dict) or system.get("little_endian", True) is not True:
             raise Malformed("it was written by a big-endian machine")
         outline, keys = Outline(mapped), Outline(mapped).value
-        storages = outline.storages
-        if not isinstance(keys, list) or len(keys) != len(storages) or not all(_is_in(key, storages) for key in keys):
+        if not isinstance(keys, list) or sorted(map(repr, keys)) != sorted(map(repr, outline.storages)):
             raise Malformed("its list of storages does not match its tensors")
-        for key in keys:
-            if mapped.read(8) != struct.pack("<q", storages[key].count):
-                raise Malformed(f"storage {key!r} does not have the size that it claims")
-            if mapped.tell() + _bytes(storages[key]) > end:
-                raise Malformed(f"it ends inside storage {key!r}")
-            mapped.seek(_bytes(storages[key]), SEEK_CUR)
+        for storage in (outline.storages[key] for key in keys):
+            if mapped.read(8) != struct.pack("<q", storage.count):
+                raise Malformed(f"storage {storage.key!r} does not have the size that it claims")
+            if mapped.tell() + _bytes(storage) > end:
+                raise Malformed(f"it ends inside storage {storage.key!r}")
+            mapped.seek(_bytes(storage), SEEK_CUR)
         return outline.records
 
 
@@ -150,11 +149,12 @@ def _unwrapped(found: Any) -> Contents:
     notes: list[str] = []
     unused: list[str] = []
     for _ in range(MOST_WRAPPERS):
-        wrappers = [name for name in WRAPPERS if _holds(found, name)]
-        if wrappers:
-            unused += [name for name in wrappers[1:] if any(isinstance(v, Tensor) for v in found[name].values())]
-            found = found[wrappers[0]]
-            notes.append(f"taken from {wrappers[0]!r}")
+        wrapper, *others = [name for name in WRAPPERS if _holds(found, name)] or [""]
+        if not wrapper:
+            break
+        unused += [name for name in others if any(isinstance(value, Tensor) for value in found[name].values())]
+        notes.append(f"taken from {wrapper!r}")
+        found = found[wrapper]
     notes += [f"{name!r} is a second set of weights in the file and is not used" for name in unused]
     if not isinstance(found, Mapping):
         raise Malformed(f"it holds a {type(found).__name__}, not a dict of tensors")
@@ -166,7 +166,3 @@ def _unwrapped(found: Any) -> Contents:
 
 def _holds(found: Any, name: str) -> bool:
     return isinstance(found, Mapping) and isinstance(found.get(name), Mapping)
-
-
-def _is_in(key: Any, storages: Mapping[str, Storage]) -> bool:
-    return isinstance(key, str) and key in storages

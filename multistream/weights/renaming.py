@@ -45,9 +45,8 @@ def caffe_vgg16(tensors: Mapping[str, Tensor], *, rgb: bool = True) -> dict[str,
         layer, _, kind = key.rpartition(".")
         place = VGG16_LAYERS.get(layer) or ("classifier.6" if layer.startswith("fc8") else "")
         if not place:
-            raise WeightsError(
-                "weights", f"{key} is not a layer of VGG16.", right=f"Its layers are {', '.join(VGG16_LAYERS)}."
-            )
+            right = f"Its layers are {', '.join(VGG16_LAYERS)}."
+            raise WeightsError("weights", f"{key} is not a layer of VGG16.", right=right)
         renamed[f"{place}.{kind}"] = tensor.flip(1) if rgb and key == "conv1_1.weight" else tensor
     return renamed
 
@@ -76,12 +75,12 @@ def to_names(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     if "features.28.weight" in tensors:
         return _vgg16(tensors, names)
     pairs = _mobilenet_v2()
-    if "conv_stem.weight" in tensors:
+    here: Names = "timm" if "conv_stem.weight" in tensors else "torchvision"
+    if here == "timm":
         pairs = {timm: torchvision for torchvision, timm in pairs.items()}
     if not set(tensors) <= set(pairs):
         right = "Supported: MobileNetV2, VGG16 and ResNet, between the names of torchvision and timm."
         raise WeightsError("weights", "names of this architecture cannot be converted.", right=right)
-    here = "timm" if "conv_stem.weight" in tensors else "torchvision"
     return dict(tensors) if here == names else {pairs[key]: tensor for key, tensor in tensors.items()}
 
 
@@ -101,15 +100,20 @@ def _mobilenet_v2() -> dict[str, str]:
 
 def _vgg16(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
     """timm reads the first two dense layers as convolutions: the same numbers in another shape."""
-    renamed: dict[str, Tensor] = {}
-    back = {timm: torchvision for torchvision, (timm, _) in VGG16_DENSE.items()}
-    for key, tensor in tensors.items():
-        layer, _, kind = key.rpartition(".")
-        if names == "timm" and layer in VGG16_DENSE:
-            layer, kernel = VGG16_DENSE[layer]
-            tensor = tensor.unflatten(1, kernel) if kernel and kind == "weight" else tensor
-        elif names == "torchvision" and layer in back:
-            layer = back[layer]
-            tensor = tensor.flatten(1) if kind == "weight" else tensor
-        renamed[f"{layer}.{kind}"] = tensor
-    return renamed
+    if names == "torchvision":
+        back = {timm: torchvision for torchvision, (timm, _) in VGG16_DENSE.items()}
+        return dict(_flattened(key, tensor, back) for key, tensor in tensors.items())
+    return dict(_as_convolution(key, tensor) for key, tensor in tensors.items())
+
+
+def _flattened(key: str, tensor: Tensor, back: Mapping[str, str]) -> tuple[str, Tensor]:
+    layer, _, kind = key.rpartition(".")
+    if layer not in back:
+        return key, tensor
+    return f"{back[layer]}.{kind}", tensor.flatten(1) if kind == "weight" else tensor
+
+
+def _as_convolution(key: str, tensor: Tensor) -> tuple[str, Tensor]:
+    layer, _, kind = key.rpartition(".")
+    name, kernel = VGG16_DENSE.get(layer, (layer, ()))
+    return f"{name}.{kind}", tensor.unflatten(1, kernel) if kernel and kind == "weight" else tensor
