@@ -21,36 +21,37 @@ class Wrong(Exception):
         super().__init__(what, right)
 
 
-def integer(at_least: int | None = None, at_most: int | None = None) -> Reader:
+def integer(at_least: float = -math.inf, at_most: float = math.inf) -> Reader:
     """An integer within bounds, which belong to it."""
     right = f"an integer{_bounds(at_least, at_most)}"
 
     def read(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool):
             raise _type(value, right)
-        _check_range(value, right, inside=_within(value, at_least, at_most))
+        if not at_least <= value <= at_most:
+            raise _out_of_range(value, right)
         return value
 
     return read
 
 
 def number(
-    at_least: float | None = None,
-    at_most: float | None = None,
+    at_least: float = -sys.float_info.max,
+    at_most: float = sys.float_info.max,
     *,
-    above: float | None = None,
-    below: float | None = None,
+    above: float = -math.inf,
+    below: float = math.inf,
 ) -> Reader:
     """A finite number within bounds; integers become floats."""
-    words = (f" above {above:g}" if above is not None else "", f" below {below:g}" if below is not None else "")
-    bounds = " and".join(word for word in (_bounds(at_least, at_most), *words) if word)
+    words = [f" {word} {bound:g}" for word, bound in (("above", above), ("below", below)) if math.isfinite(bound)]
+    bounds = " and".join(filter(None, (_bounds(at_least, at_most), *words)))
     right = f"a number{bounds}" if bounds else "a finite number"
 
     def read(value: Any) -> float:
         if not isinstance(value, int | float) or isinstance(value, bool):
             raise _type(value, right)
-        inside = _within(value, at_least, at_most) and _within(value, above, below, strict=True)
-        _check_range(value, right, inside=abs(value) <= sys.float_info.max and inside)
+        if not (at_least <= value <= at_most and above < value < below):
+            raise _out_of_range(value, right)
         return float(value)
 
     return read
@@ -126,18 +127,17 @@ def table(reader: Reader) -> Reader:
 
 def anything(value: Any) -> Any:
     """Whatever a plugin's option may be: text, number, flag, and lists and tables of these."""
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int):
-        return integer(-(2**63), 2**63 - 1)(value)
-    if isinstance(value, float):
-        return number()(value)
-    if isinstance(value, str):
-        return text(value)
-    if isinstance(value, list | tuple):
-        return list(listing(anything)(value))
-    if isinstance(value, Mapping):
-        return table(anything)(value)
+    readers: tuple[tuple[Any, Reader], ...] = (
+        (bool, flag),
+        (int, integer(-(2**63), 2**63 - 1)),
+        (float, number()),
+        (str, text),
+        (list | tuple, lambda value: list(listing(anything)(value))),
+        (Mapping, table(anything)),
+    )
+    for kind, reader in readers:
+        if isinstance(value, kind):
+            return reader(value)
     raise _type(value, "text, a number, true or false, or a list or table of these")
 
 
@@ -169,18 +169,13 @@ def _shown(value: Any) -> str:
     return shown if len(shown) <= 200 else f"{shown[:200]}..."
 
 
-def _within(value: float, low: float | None, high: float | None, *, strict: bool = False) -> bool:
-    if strict:
-        return (low is None or value > low) and (high is None or value < high)
-    return (low is None or value >= low) and (high is None or value <= high)
+def _out_of_range(value: float, right: str) -> Wrong:
+    return Wrong(f"{_shown(value)} is out of range.", right)
 
 
-def _check_range(value: float, right: str, *, inside: bool) -> None:
-    if not inside:
-        raise Wrong(f"{_shown(value)} is out of range.", right)
-
-
-def _bounds(low: float | None, high: float | None) -> str:
-    if low is not None and high is not None:
+def _bounds(low: float, high: float) -> str:
+    """The bounds in words; the largest floats are none."""
+    is_low, is_high = -sys.float_info.max < low, high < sys.float_info.max
+    if is_low and is_high:
         return f" from {low:,} to {high:,}"
-    return f" of at least {low:,}" if low is not None else f" of at most {high:,}" if high is not None else ""
+    return f" of at least {low:,}" if is_low else f" of at most {high:,}" if is_high else ""

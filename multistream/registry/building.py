@@ -29,23 +29,37 @@ def build(
         # Only a stream has a key; bigru+att, for example, could not be one.
         spec = Spec.parse(spec, key=None if kind == "stream" else kind, where=PLURALS[kind])
     if spec.run is not None:
-        raise UsageError(
-            PLURALS[kind], f"{spec.part!r} is a branch of a run, not a {kind}.", right="Give the name of a part."
-        )
+        what = f"{spec.part!r} is a branch of a run, not a {kind}."
+        raise UsageError(PLURALS[kind], what, right="Give the name of a part.")
+    given, options = given or {}, options or {}
     part = find(kind, spec.name, distribution=spec.distribution)
     factory = part.resolve()
     parameters = signature(part, factory).parameters
-    arguments = {name: value for name, value in (given or {}).items() if name in parameters}
-    arguments |= _options(kind, spec, options or {}, known=set(parameters) - set(given or {}) - {VARIANT})
-    arguments |= _variant(kind, spec, factory, declared=VARIANT in parameters)
+    known = set(parameters) - set(given) - {VARIANT}
+    for name in [name for name in options if name not in known]:
+        raise UsageError(_where(kind, spec), f"{name!r} is unknown.", right=did_you_mean(name, known))
+    arguments = {name: value for name, value in given.items() if name in parameters}
+    arguments |= {**options, **_variant(kind, spec, factory, declared=VARIANT in parameters)}
+    _check_complete(kind, spec, factory, parameters, arguments)
+    return _called(factory, arguments, kind, spec, options)
+
+
+def _check_complete(
+    kind: Kind,
+    spec: Spec,
+    factory: Callable[..., Any],
+    parameters: Mapping[str, inspect.Parameter],
+    arguments: Mapping[str, Any],
+) -> None:
+    """UsageError for arguments that a factory needs and nobody gave."""
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
     if VARIANT in missing:
-        known = _listed(variants(factory))
+        names = variants(factory)
+        known = f" Known: {', '.join(names)}." if names else ""
         raise UsageError(PLURALS[kind], f"{spec.part!r} names no variant.", right=f"Write {spec.part}:VARIANT.{known}")
     if missing:
         right = f"Set {', '.join(f'{_where(kind, spec)}.{name}' for name in missing)}."
         raise UsageError(PLURALS[kind], f"{spec.part!r} needs {', '.join(missing)}.", right=right)
-    return _called(factory, arguments, kind, spec, options or {})
 
 
 def _called(
@@ -110,13 +124,6 @@ def _where(kind: Kind, spec: Spec) -> str:
     return f"options.streams.{spec.key}" if kind == "stream" else f"options.{kind}"
 
 
-def _options(kind: Kind, spec: Spec, options: Mapping[str, Any], *, known: set[str]) -> Mapping[str, Any]:
-    for name in options:
-        if name not in known:
-            raise UsageError(_where(kind, spec), f"{name!r} is unknown.", right=did_you_mean(name, known))
-    return options
-
-
 def _variant(kind: Kind, spec: Spec, factory: Callable[..., Any], *, declared: bool) -> dict[str, str]:
     if not spec.variant:
         return {}
@@ -127,7 +134,3 @@ def _variant(kind: Kind, spec: Spec, factory: Callable[..., Any], *, declared: b
         what = f"{spec.name!r} has no variant {spec.variant!r}."
         raise UsageError(PLURALS[kind], what, right=did_you_mean(spec.variant, known))
     return {VARIANT: spec.variant}
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return f" Known: {', '.join(names)}." if names else ""

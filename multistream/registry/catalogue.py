@@ -102,13 +102,18 @@ def find(kind: Kind, name: str, *, distribution: str | None = None) -> Part:
         claims = _of_distribution(kind, name, claims, distribution)
     # Two distributions that name one module mean one code: `pip install .` brings plugins/object, and so does its own.
     offering = {claim.module: claim for claim in reversed(claims) if kind in kinds_of(claim)}
-    if ours := {claim.module: claim for claim in offering.values() if claim.is_ours}:
-        offering = ours
-    if len(offering) > 1:
-        raise PluginError(PLURALS[kind], *_ambiguity(name, list(offering.values())[::-1]))
-    for claim in offering.values():
-        return Part(kind, name, claim.distribution, claim.version, load(claim.module).offers[kind][name])
-    raise _refusal(PLURALS[kind], name, claims, kinds=(kind,))
+    ours = [claim for claim in offering.values() if claim.is_ours]
+    chosen = ours or list(offering.values())[::-1]
+    if not chosen:
+        raise _refusal(PLURALS[kind], name, claims, kinds=(kind,))
+    if len(chosen) > 1:
+        raise PluginError(PLURALS[kind], _ambiguity(name, chosen))
+    return _part(chosen[0], kind)
+
+
+def _part(claim: Claim, kind: Kind) -> Part:
+    factory = load(claim.module).offers[kind][claim.name]
+    return Part(kind, claim.name, claim.distribution, claim.version, factory)
 
 
 def find_any(name: str, *, distribution: str | None = None) -> tuple[Part, ...]:
@@ -146,15 +151,21 @@ def unnamed() -> list[PartInfo]:
     """Parts that a module offers without an entry point, so that they cannot be found by name."""
     live = [claim for claim in discover() if not claim.disabled]
     named = {(claim.module, claim.name) for claim in live}
-    rows = []
-    for claim in {claim.module: claim for claim in reversed(live)}.values():
-        for kind, offered in load(claim.module).offers.items():
-            for name in [name for name in offered if (claim.module, name) not in named]:
-                key = name if name.replace("_", "").replace("-", "").isalnum() else f'"{name}"'
-                line = f'{key} = "{claim.module}"'
-                error = f"no entry point names it: add the line {line} to [project.entry-points.multistream]"
-                rows.append(PartInfo(name, kind, claim.distribution, claim.version, "broken", error))
-    return rows
+    modules = {claim.module: claim for claim in reversed(live)}
+    return [
+        _without_entry_point(claim, kind, name)
+        for claim in modules.values()
+        for kind, offered in load(claim.module).offers.items()
+        for name in offered
+        if (claim.module, name) not in named
+    ]
+
+
+def _without_entry_point(claim: Claim, kind: Kind, name: str) -> PartInfo:
+    key = name if name.replace("_", "").replace("-", "").isalnum() else f'"{name}"'
+    line = f'{key} = "{claim.module}"'
+    error = f"no entry point names it: add the line {line} to [project.entry-points.multistream]"
+    return PartInfo(name, kind, claim.distribution, claim.version, "broken", error)
 
 
 def _rows(claim: Claim, *, imported: bool) -> Iterator[PartInfo]:
@@ -173,14 +184,14 @@ def _verdict(claim: Claim, kind: Kind, *, imported: bool) -> tuple[Literal["ok",
     if ours and not claim.is_ours:
         return "ok", f"{claim.name!r} is {ours[0].owner}; for this one write {claim.name}@{claim.distribution}"
     if not ours and len({c.module for c in others}) > 1:
-        return "broken", " ".join(_ambiguity(claim.name, others))
+        return "broken", _ambiguity(claim.name, others)
     error = _factory_fault(claim, kind, imported=imported)
     return ("broken", error) if error else ("ok", "")
 
 
 def _factory_fault(claim: Claim, kind: Kind, *, imported: bool) -> str:
     """Why a claim's factory cannot be had, found by importing it or by reading its source; empty if it can."""
-    part = Part(kind, claim.name, claim.distribution, claim.version, load(claim.module).offers[kind][claim.name])
+    part = _part(claim, kind)
     if not imported:
         return fault_in_source(part.factory) if isinstance(part.factory, str) else ""
     try:
@@ -210,10 +221,10 @@ def _of_distribution(kind: Kind, name: str, claims: list[Claim], distribution: s
     return found
 
 
-def _ambiguity(name: str, claims: list[Claim]) -> tuple[str]:
+def _ambiguity(name: str, claims: list[Claim]) -> str:
     owners = " and ".join(claim.owner for claim in claims)
     settled = " or ".join(f"{name}@{claim.distribution}" for claim in claims)
-    return (f"{name!r} is offered by {owners}. Write {settled}, or name one of them in {DISABLED}.",)
+    return f"{name!r} is offered by {owners}. Write {settled}, or name one of them in {DISABLED}."
 
 
 def _refusal(where: str, name: str, claims: list[Claim], *, kinds: tuple[Kind, ...]) -> MultistreamError:
@@ -231,11 +242,14 @@ def _refusal(where: str, name: str, claims: list[Claim], *, kinds: tuple[Kind, .
 def _unknown(where: str, name: str, kinds: tuple[Kind, ...]) -> UnknownPart:
     """The error for an unknown name, with the nearest known one."""
     rows = parts()
-    other = [row.kind for row in rows if row.name == name and row.kind]
-    what = f"{name!r} is a {other[0]}, not a {' or '.join(kinds)}." if other else f"{name!r} is unknown."
-    near = [] if other else get_close_matches(name, [row.name for row in rows if row.kind in (*kinds, None)], n=1)
-    guess = f"Did you mean {near[0]!r}? " if near else ""
+    of_other_kind = next((row.kind for row in rows if row.name == name and row.kind), None)
     words = {row.name: row.name if row.status == "ok" else f"{row.name} ({row.status})" for row in rows}
     known = dict.fromkeys(words[row.name] for row in rows if row.kind in kinds)
-    do = f"A run's path has a slash: ./{name}." if "stream" in kinds and (Path(name) / "recipe.toml").is_file() else ""
-    return UnknownPart(where, what, right=f"{guess}Known: {', '.join(known) or 'none'}.", do=do)
+    right = f"Known: {', '.join(known) or 'none'}."
+    if of_other_kind:
+        return UnknownPart(where, f"{name!r} is a {of_other_kind}, not a {' or '.join(kinds)}.", right=right)
+    near = get_close_matches(name, [row.name for row in rows if row.kind in (*kinds, None)], n=1)
+    guess = f"Did you mean {near[0]!r}? " if near else ""
+    is_run = "stream" in kinds and (Path(name) / "recipe.toml").is_file()
+    do = f"A run's path has a slash: ./{name}." if is_run else ""
+    return UnknownPart(where, f"{name!r} is unknown.", right=f"{guess}{right}", do=do)

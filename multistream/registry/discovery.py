@@ -65,14 +65,11 @@ def forget() -> None:
 
 @functools.cache
 def _claims() -> tuple[Claim, ...]:
-    found = []
-    for entry in metadata.entry_points(group=GROUP):
-        assert entry.dist is not None, "entry_points() knows where each comes from"
-        found.append(Claim(entry.name, entry.value, entry.dist.name, entry.dist.version))
-    disabled = _disabled({normalised(claim.distribution): claim.distribution for claim in found})
+    entries = [(entry, entry.dist) for entry in metadata.entry_points(group=GROUP) if entry.dist is not None]
+    disabled = _disabled({normalised(dist.name): dist.name for _, dist in entries})
     claims = [
-        Claim(c.name, c.module, c.distribution, c.version, disabled=normalised(c.distribution) in disabled)
-        for c in found
+        Claim(entry.name, entry.value, dist.name, dist.version, disabled=normalised(dist.name) in disabled)
+        for entry, dist in entries
     ]
     return tuple(sorted(claims, key=lambda claim: (claim.name, normalised(claim.distribution))))
 

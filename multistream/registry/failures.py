@@ -63,18 +63,17 @@ def blamed(error: BaseException) -> PluginError | None:
     files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     for file in reversed(files):
         claim = next((homes[home] for home in (file, *file.parents) if home in homes), None)
-        if claim is not None and not claim.is_ours:
+        if OURS_HOME in file.parents or (claim is not None and claim.is_ours):
+            return None
+        if claim is not None:
             names = ", ".join(repr(each.name) for each in discover() if each.distribution == claim.distribution)
             owner = Owner("plugins", f"{claim.owner} ({names})", f"Fix, upgrade or uninstall {claim.distribution}.")
             return owner.broken(one_line(error))
-        if claim is not None or OURS_HOME in file.parents:
-            return None
     return None
 
 
 def _home(package: str) -> Path | None:
     """Where an imported package lies: its folder, or its file where it is one module."""
     file = getattr(sys.modules.get(package), "__file__", None)
-    if file is None:
-        return None
-    return Path(file).parent if Path(file).name == "__init__.py" else Path(file)
+    path = Path(file) if file is not None else None
+    return path.parent if path is not None and path.name == "__init__.py" else path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,10 @@ KINDS: tuple[Kind, ...] = ("stream", "tap", "temporal", "fusion", "loss", "datas
 PLURALS: Mapping[Kind, str] = {kind: "losses" if kind == "loss" else f"{kind}s" for kind in KINDS}
 HOOKS: Mapping[str, Kind] = {hook: kind for kind, hook in PLURALS.items()}
 """{hook: kind of the parts that it offers}"""
+
+_DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+_ATTRIBUTE = re.compile(f"{_DOTTED}:{_DOTTED}")
+"""module:attribute"""
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,11 @@ def load(module: str) -> Plugin:
 
 def one_line(error: BaseException) -> str:
     """An exception in one line, with the file and line that raised it."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
-    frames = [f for f in frames if f.filename not in (__file__, importlib.__file__)]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith("<frozen") and frame.filename not in (__file__, importlib.__file__)
+    ]
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no message'}{place}"
 
@@ -68,7 +76,7 @@ def quiet_stdout() -> Iterator[None]:
 
 
 def _imported(module: str) -> ModuleType:
-    if not all(part.isidentifier() for part in module.split(".")):
+    if not re.fullmatch(_DOTTED, module):
         raise Refused(
             f"the entry point {module!r} is not a module: write the module's name alone, as in sketch = 'sketch'"
         )
@@ -123,11 +131,9 @@ def _checked(hook: str, function: Callable[..., object]) -> dict[str, Factory]:
     for name, factory in parts.items():
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise Refused(f"{hook}() offers the name {name!r}; a name is letters, digits, '_', '.', '+' and '-'")
-        if isinstance(factory, str):
-            module, _, attribute = factory.partition(":")
-            if not all(word.isidentifier() for word in (*module.split("."), *attribute.split("."))):
-                raise Refused(f"{hook}() offers {name!r} as {factory!r}; a text must read 'module:attribute'")
-        elif not callable(factory):
+        if isinstance(factory, str) and not _ATTRIBUTE.fullmatch(factory):
+            raise Refused(f"{hook}() offers {name!r} as {factory!r}; a text must read 'module:attribute'")
+        if not isinstance(factory, str) and not callable(factory):
             raise Refused(f"{hook}() offers {name!r} as {_called(factory)}; it must be callable, or 'module:attribute'")
     return dict(parts)
 
