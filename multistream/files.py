@@ -38,7 +38,7 @@ def replacing(path: str | Path, *, needed: int = 0) -> Iterator[IO[bytes]]:
     """
     target = Path(os.path.realpath(path))  # a link keeps its target
     if os.path.exists(target) and not target.is_file():  # Path.exists raises for a name that is too long
-        raise UsageError(path, "it is not a regular file.", right="Give a regular file, or a new path.")
+        raise UsageError(path, "it is not a regular file.", right="Pass a regular file, or a new path.")
     with temporary(target.parent, needed=needed) as name:
         with name.open("xb") as file:
             yield file

@@ -119,7 +119,7 @@ def parse_specs(texts: str | Iterable[str], *, where: str = "streams") -> tuple[
     for spec in specs:
         if spec.key in seen:
             what = f"'{seen[spec.key]}' and '{spec}' have the same key {spec.key!r}."
-            raise UsageError(where, what, right=f"Give one of them another key: KEY={spec.part}.")
+            raise UsageError(where, what, right=f"Use another key for one of them: KEY={spec.part}.")
         seen[spec.key] = spec
     return specs
 

@@ -75,7 +75,7 @@ def test_refuses(text, message):
 def test_a_list_has_each_key_once():
     assert [spec.key for spec in parse_specs(" object, net=timm:resnet18 ")] == ["object", "net"]
     with pytest.raises(
-        UsageError, match=r"'timm:a' and 'timm:b' have the same key 'timm'. Give one of them another key: KEY=ti"
+        UsageError, match=r"'timm:a' and 'timm:b' have the same key 'timm'. Use another key for one of them: KEY=ti"
     ):
         parse_specs(["timm:a", "timm:b"])
 

@@ -49,12 +49,12 @@ class PhotoRunner:
             raise UsageError("engine", what, do="Leave engine out, or name the streams by specs.")
 
     def tell_cost(self) -> None:
-        """Says how many trainings there will be and how long they may take, from a few steps timed now."""
+        """Says how many training runs there will be and how long they may take, from a few steps timed now."""
         trainings = len(self.plan.variants) * len(self.plan.seeds) * len(self.plan.split_seeds)
         settings, photos = self.plan.prepared.recipe.training, len(self.plan.prepared.parts.train)
         seconds = self._seconds_a_photo() * BACKWARD * photos * settings.epochs * trainings
         self.console.say(
-            f"ablate: streams are trained, so every row is a full training: {trainings:,} trainings of "
+            f"ablate: streams are trained, so every row is a full training run: {trainings:,} runs of "
             f"up to {settings.epochs} epochs over {photos:,} photos, about {span(seconds)} in total"
         )
 

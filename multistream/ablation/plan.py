@@ -58,7 +58,7 @@ class AblationPlan:
             raise UsageError("--splits", what, right=right, do="Omit --splits.")
         if () in tests:
             what = f"with data.split = {prepared.recipe.data.split} it has no test split, which rows are compared on."
-            raise DataError(prepared.table.name, what, do="Give --set data.split=80/10/10.")
+            raise DataError(prepared.table.name, what, do="Pass --set data.split=80/10/10.")
         return [prepared.parts, *drawn]
 
     @property
@@ -77,7 +77,7 @@ class AblationPlan:
             raise UsageError("--splits", what, do="Omit --splits; data.repeats draws the folds again.")
         if not self.prepared.network.is_cacheable:
             what = "folds need frozen streams, whose features are computed once."
-            raise UsageError("ablate", what, do="Give --set data.folds=0, or --freeze streams.")
+            raise UsageError("ablate", what, do="Pass --set data.folds=0, or --freeze streams.")
         return [self._drawn(recipe.data) for recipe in fold_recipes(self.prepared.recipe).values()]
 
     def trainings(self, folder: Path) -> list[PlannedRun]:
@@ -132,7 +132,7 @@ def plan_ablation(
     prepared = prepare(recipe, say=say, streams=streams)
     if prepared.network.label_sets:
         what = "images may have several labels here, and rows are compared by the one label of each."
-        raise UsageError("ablate", what, do="Train each composition and use multistream compare.")
+        raise UsageError("ablate", what, do="Train each network and use multistream compare.")
     plan = AblationPlan(
         prepared=prepared,
         variants=variants(prepared.network, axis, cut=cut),

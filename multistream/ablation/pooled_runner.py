@@ -133,7 +133,7 @@ class PooledRunner:
         settings = self.prepared.recipe.training
         if settings.ema:
             raise UsageError(
-                "training.ema", "rows are trained without an average of the weights.", do="Give --set training.ema=0."
+                "training.ema", "rows are trained without an average of the weights.", do="Pass --set training.ema=0."
             )
         criterion = make_loss(
             settings.loss,

@@ -78,7 +78,7 @@ def planned(
     """
     folder = _results_folder(run, out)
     if folder is None:
-        raise UsageError("--plan", "the runs have no folder yet.", do="Give a RUN, or --out FOLDER.")
+        raise UsageError("--plan", "the runs have no folder yet.", do="Pass a RUN, or --out FOLDER.")
     console = console or Console(quiet=True)
     plan = plan_ablation(recipe, axis=axis, seeds=seeds, splits=splits, cut=cut, streams=None, say=console.say)
     console.say(plan.size)
@@ -118,7 +118,7 @@ class _AblationRun:
             what = "its streams are frozen, so all rows are trained in one pass over pooled features in this process."
             raise UsageError("--engine", what, do="Leave it out.")
         if self.engine and folder is None:
-            raise UsageError("--engine", "the runs need a folder.", do="Give --out FOLDER.")
+            raise UsageError("--engine", "the runs need a folder.", do="Pass --out FOLDER.")
         if verify and not self.plan.is_pooled:
             right = (
                 "--verify compares rows trained in one batch with rows trained alone; here each row is trained alone."

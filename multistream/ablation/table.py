@@ -13,7 +13,7 @@ MOST_CLASSES = 10
 
 def table(result: Ablation) -> str:
     """The rows, and further results of the axis."""
-    width = max(len("by class: difference to the complete composition"), *(len(row.label) for row in result.rows))
+    width = max(len("by class: row minus the complete network"), *(len(row.label) for row in result.rows))
     ridge = any(row.ridge_accuracy is not None for row in result.rows)
     lines = [_head(width, ridge=ridge), *(_line(row, width, ridge=ridge) for row in result.rows)]
     return "\n".join([*lines, *_further(result), *_by_class(result, width)])
@@ -49,12 +49,12 @@ def _by_class(result: Ablation, width: int) -> Iterator[str]:
         return
     columns = {name: max(6, len(name)) for name in classes}
     names = " ".join(f"{name:>{column}}" for name, column in columns.items())
-    yield f"\n  {'by class: difference to the complete composition':{width}}  {names}"
+    yield f"\n  {'by class: row minus the complete network':{width}}  {names}"
     for row in result.rows[:-1]:
         deltas = [f"{100 * row.per_class[name]['delta']:+{column}.1f}" for name, column in columns.items()]
         yield f"  {row.label:{width}}  {' '.join(deltas)}"
     own = [f"{100 * result.whole.per_class[name]['accuracy']:{column}.1f}" for name, column in columns.items()]
-    yield f"  {'accuracy of the complete composition':{width}}  {' '.join(own)}"
+    yield f"  {'accuracy of the complete network':{width}}  {' '.join(own)}"
 
 
 def _further(result: Ablation) -> Iterator[str]:
@@ -66,7 +66,7 @@ def _further(result: Ablation) -> Iterator[str]:
         f"{result.trained_on}: {result.seconds:.1f} s, {result.training_seconds:.1f} s of training"
     )
     if result.shapley:
-        yield "\nShapley value of each tap (points of accuracy, every subset retrained):"
+        yield "\nShapley value of each tap (percentage points of accuracy, every subset retrained):"
         for tap in result.shapley:
             spread = f" +- {100 * tap.deviation:.1f}" if tap.deviation is not None else ""
             yield f"  {tap.stream} {tap.stage}  {100 * tap.value:+.1f}{spread}"

@@ -89,7 +89,7 @@ def _cuttable(network: MultiStream, cut: str) -> Sequence[str]:
     if cut and cut not in keys:
         raise UsageError("--cut", f"no stream with stages has the key {cut!r}.", right=did_you_mean(cut, keys))
     if not keys:
-        raise UsageError("--axis", "no stream of this composition has stages.", do="Use --axis streams.")
+        raise UsageError("--axis", "no stream of this network has stages.", do="Use --axis streams.")
     return [cut] if cut else keys
 
 

@@ -72,6 +72,6 @@ def _of_specs(text: str, weights: Mapping[str, str], image_size: int) -> MultiSt
     network = compose(specs, classes=("a", "b"), weights=weights, image_size=image_size)
     for key, branch in network.branches.items():
         if branch.stream.weights and key not in weights and key not in network.loaded_branches:
-            do = f'Give weights={{"{key}": FILE}}, "hub" or "random".'
-            raise WeightsError(f"weights.{key}", "this stream needs pretrained weights, and none are given.", do=do)
+            do = f'Pass weights={{"{key}": FILE}}, "hub" or "random".'
+            raise WeightsError(f"weights.{key}", "this stream needs pretrained weights, but none were given.", do=do)
     return network

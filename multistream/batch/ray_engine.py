@@ -78,7 +78,7 @@ def extract_with_ray(
     dataset, done = _dataset([data], say), {path for path, _ in _statuses_in(out)}
     if IN_MEMORY in done:
         what = "its photos have no paths, by which a call could continue."
-        raise DataError(out, what, right="Such data have a column `path`.", do="Give another --out folder.")
+        raise DataError(out, what, right="Such data have a column `path`.", do="Pass another --out folder.")
     if done:
         say(f"extract: {len(done):,} photos are already done")
         dataset = dataset.filter(lambda row: str(row[PATH]) not in done)

@@ -107,9 +107,9 @@ def _save_confusion(metrics: Measures, plot: Path) -> None:
 
 def protocols_text(result: WebEmoResult) -> str:
     """WebEMO's protocols, a line for each."""
-    lines = [f"{'protocol':28} {'accuracy':>10} {'95 %':>16} {'majority':>10} {'n':>8}"]
+    lines = [f"{'protocol':28} {'accuracy':>10} {'95 %':>16} {'most frequent':>14} {'n':>8}"]
     for row in result.rows:
-        numbers = f"{100 * row.accuracy:8.2f} % {_interval(row.accuracy_ci95):>16} {100 * row.majority:8.2f} %"
+        numbers = f"{100 * row.accuracy:8.2f} % {_interval(row.accuracy_ci95):>16} {100 * row.majority:12.2f} %"
         lines.append(f"{row.protocol:28} {numbers} {row.n:8,}")
     if result.published is not None:
         lines.append(f"published (FI to WebEMO, 7 classes): {100 * result.published:.2f} %")
@@ -164,8 +164,8 @@ def _of_label_sets(metrics: LabelSetMetrics) -> str:
         _percent("micro-F1", metrics.micro_f1, metrics.micro_f1_ci95),
         _percent("macro-F1", metrics.macro_f1, metrics.macro_f1_ci95),
         _percent("exact match", metrics.accuracy, metrics.accuracy_ci95),
-        f"negative log-lik.  {metrics.nll:6.3f}",
-        f"labels per image   {metrics.labels_per_photo:6.2f}",
+        f"{'negative log-likelihood':27} {metrics.nll:6.3f}",
+        f"{'labels per image':27} {metrics.labels_per_photo:6.2f}",
         "",
         f"{'class':20} {'n':>6} {'AP':>8} {'precision':>10} {'recall':>8} {'f1':>8}",
     ]
@@ -177,17 +177,17 @@ def _of_label_sets(metrics: LabelSetMetrics) -> str:
 def _of_labels(metrics: Metrics) -> str:
     lines = [
         f"{_percent('accuracy', metrics.accuracy, metrics.accuracy_ci95)}  n {metrics.n:,}",
-        _percent("majority", metrics.majority),
+        _percent("most frequent class", metrics.majority),
         _percent("balanced accuracy", metrics.balanced_accuracy),
         _percent("macro-F1", metrics.macro_f1),
-        f"negative log-lik.  {metrics.nll:6.3f}",
-        f"Brier score        {metrics.brier:6.3f}",
-        f"calibration error  {metrics.ece:6.3f}",
+        f"{'negative log-likelihood':27} {metrics.nll:6.3f}",
+        f"{'Brier score':27} {metrics.brier:6.3f}",
+        f"{'expected calibration error':27} {metrics.ece:6.3f}",
     ]
     if metrics.ece_before is not None:
         lines[-1] += f"     before the temperature {metrics.ece_before:.3f}"
     if metrics.polarity_accuracy is not None:
-        lines.append(_percent("polarity", metrics.polarity_accuracy))
+        lines.append(_percent("polarity accuracy", metrics.polarity_accuracy))
     lines += [*distances(metrics), "", f"{'class':20} {'n':>6} {'precision':>10} {'recall':>8} {'f1':>8}"]
     for name, row in metrics.per_class.items():
         lines.append(f"{name:20} {row['n']:6,} {_class_scores(row)}")
@@ -195,7 +195,7 @@ def _of_labels(metrics: Metrics) -> str:
 
 
 def _percent(title: str, fraction: float, interval: Interval | None = None) -> str:
-    line = f"{title:18} {100 * fraction:6.2f} %"
+    line = f"{title:27} {100 * fraction:6.2f} %"
     return f"{line}  {_interval(interval)}" if interval else line
 
 

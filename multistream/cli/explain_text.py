@@ -22,7 +22,7 @@ def explanation_text(found: Explanation) -> str:
     label = f" (label {found.label})" if found.label else ""
     lines = [
         f"{found.path}: {found.predicted}{label}",
-        f"for {found.subject}, {100 * found.probability:.1f} %; {found.settings}",
+        f"class {found.subject} (probability {100 * found.probability:.1f} %); {found.settings}",
     ]
     return "\n".join([*lines, *_streams(found), *_sums(found), *_games(found)])
 
@@ -39,12 +39,12 @@ def _sums(found: Explanation) -> Iterator[str]:
     if found.method == "decomposition":
         for name, parts in (("bias", found.bias), ("remainder", found.remainder)):
             for whose, part in parts.items():
-                yield f"  {name:10} {part:+8.3f}   {whose}: logit {found.logits[whose]:+.3f}"
+                yield f"  {name:10} {part:+8.3f}   {whose} logit {found.logits[whose]:+.3f}"
         if found.residual is not None:
-            yield f"  residual   {found.residual:.1e} of the logit is missing"
+            yield f"  residual   {found.residual:.1e} (fraction of the logit not accounted for)"
         yield from (f"  warning    {warning}" for warning in found.warnings)
     elif found.method == "integrated-gradients":
-        yield f"  gap        {found.gap:.1e}: all sum to the {found.scale} minus that of the average training photo"
+        yield f"  gap        {found.gap:.1e}: the sum is the {found.scale} minus that of the mean training image"
     else:
         yield f"  {'':10} gradients of the {found.scale} ({found.value:+.3f}): no exact sum"
 
@@ -70,17 +70,20 @@ def _values(parts: Mapping[str, float]) -> str:
 
 def gallery_text(found: Gallery) -> str:
     """In how many photos the streams are right by themselves."""
-    counts = ", ".join(f"{name} {count:,}" for name, count in found.outcomes.items())
-    return f"{_photos(found.n, found.left_out)}; maps: {found.method}\nphotos by number of correct streams: {counts}"
+    named = {"all": "all streams", "some": "some", "none": "none"}
+    counts = ", ".join(f"by {named[name]}: {count:,}" for name, count in found.outcomes.items())
+    head = f"{_photos(found.n, found.left_out)}; attribution maps: {found.method}"
+    return f"{head}\nphotos classified correctly {counts}"
 
 
 def photo_tests_text(found: PhotoTests) -> str:
     """The tables of faithfulness and localisation."""
-    lines = [f"{_photos(found.n, found.left_out)}; maps: {found.method}"]
+    lines = [f"{_photos(found.n, found.left_out)}; attribution maps: {found.method}"]
     for each in found.faithfulness:
         lines += [
             "",
-            f"{each.name}: probability of the class as pixels change, {each.steps} steps, replaced by: {each.absent}",
+            f"{each.name}: probability of the class as pixels are removed or inserted in {each.steps} steps; "
+            f"removed pixels become: {each.absent}",
             f"  deletion   {_area(each.deletion)}   lower than noise is better",
             f"  insertion  {_area(each.insertion)}   higher than noise is better",
         ]
@@ -94,13 +97,13 @@ def photo_tests_text(found: PhotoTests) -> str:
 
 def self_test_text(found: SelfTest) -> str:
     """The self-test's table."""
-    lines = [f"{'evidence in':12} {'check':40} {'measured':>10}   bound"]
+    lines = [f"{'cue in':12} {'check':40} {'measured':>10}   bound"]
     for check in found.checks:
         bound = f"{'>=' if check.at_least else '<='} {check.bound:g}"
         verdict = "pass" if check.passed else "FAIL"
         lines.append(f"{check.stream:12} {check.name:40} {check.value:>10.3g}   {bound:8} {verdict}")
     end = "passed" if found.passed else "FAILED"
-    return "\n".join([*lines, f"{end}, maps: {found.method}, {found.seconds:.0f} s"])
+    return "\n".join([*lines, f"{end}; attribution maps: {found.method}, {found.seconds:.0f} s"])
 
 
 def _photos(n: int, left_out: int) -> str:

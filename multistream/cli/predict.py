@@ -102,10 +102,10 @@ def _sum_up(statuses: Counter[str], *, quiet: bool) -> None:
     if not statuses:
         raise DataError("predict", "there are no photos.", do="Pass photos, folders of photos, or a list on stdin.")
     bad = statuses.total() - statuses["ok"]
-    message = ", ".join(f"{count:,} {status}" for status, count in statuses.most_common() if status != "ok")
+    message = ", ".join(f"{status}: {count:,}" for status, count in statuses.most_common() if status != "ok")
     do = MATCHING if {"no vector", "no map"} & set(statuses) else ""
     if not statuses["ok"]:
-        raise DataError("predict", f"none of {bad:,} photos could be used: {message}.", do=do)
+        raise DataError("predict", f"none of the {bad:,} photos could be used ({message}).", do=do)
     if bad and not quiet:
-        line = f"predict: {bad:,} of {statuses.total():,} photos could not be used: {message}. {do}"
+        line = f"predict: {bad:,} of {statuses.total():,} photos could not be used ({message}). {do}"
         typer.echo(line.rstrip(), err=True)

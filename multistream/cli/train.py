@@ -149,7 +149,7 @@ def images_a_step(text: str) -> int | None:
 def described(run: Run) -> str:
     """A finished run in a few lines."""
     lines = [f"{name:5}  {_measured(measured)}" for name, measured in run.parts.items()]
-    where = f"{run.data['name']}, {run.epochs} epochs, best {run.best_epoch + 1}, {run.seconds:.0f} s"
+    where = f"{run.data['name']}: {run.epochs} epochs (best: epoch {run.best_epoch + 1}), {run.seconds:.0f} s"
     return "\n".join([*lines, where, f"run {run.folder}"])
 
 
@@ -174,6 +174,10 @@ def folds_described(run: FoldsRun) -> str:
 
 
 def next_commands(run: Run) -> str:
-    """The commands to type next."""
-    demo = " (the demo set; --data PATH trains on your own photos)" if not run.recipe.data.source else ""
-    return f"next{demo}:\n  multistream evaluate {run.folder}\n  multistream predict {run.folder} PHOTO..."
+    """The commands to type next, which work for this run: another photo has no vector or input map yet."""
+    is_demo = not run.recipe.data.source
+    title = "Next steps" + (" (this run used the demo set; pass --data PATH to train on your own photos)" * is_demo)
+    lines = [f"{title}:", f"  multistream evaluate {run.folder}", f"  multistream explain {run.folder}"]
+    if len(run.side_inputs) < len(run.recipe.network.streams):
+        lines.append(f"  multistream predict {run.folder} PHOTO..." + (" --missing mean" if run.side_inputs else ""))
+    return "\n".join(lines)

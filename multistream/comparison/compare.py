@@ -124,7 +124,7 @@ def _rows(groups: Groups, reference: int, given: Mapping[str, str]) -> tuple[Com
 
 def _check_once(paths: Sequence[Path]) -> None:
     if not paths:
-        raise UsageError("compare", "no run is given.", right="Give the folders of one or more runs.")
+        raise UsageError("compare", "no run is given.", right="Pass the folders of one or more runs.")
     seen: set[Path] = set()
     for path in paths:
         if path.resolve() in seen:
@@ -146,7 +146,7 @@ def _name(group: Sequence[Result], given: Mapping[str, str]) -> str:
     named = [given[result.name] for result in group if result.name in given]
     if len(set(named)) > 1:
         what = f"{' and '.join(dict.fromkeys(named))} are runs of one row: they differ only in seeds."
-        raise UsageError("--name", what, do="Give the row one name.")
+        raise UsageError("--name", what, do="Use one name for the row.")
     if named:
         return named[0]
     return group[0].name if len(group) == 1 else f"{group[0].name} and {len(group) - 1} more"
@@ -213,8 +213,8 @@ def _oracle(groups: Groups) -> float | None:
 
 
 MCNEMAR = (
-    "p: McNemar's test, exact, two-sided, on the photos that both rows tested; intervals of differences: bootstrap of "
-    "photos"
+    "p: McNemar's test, exact, two-sided, on the photos on which both were tested; differences: "
+    "row minus reference, intervals: bootstrap of photos"
 )
 OVER_PHOTOS = (
     "p of rows with several runs: t test over photos. A photo counts once, however many runs tested it: seeds are not "

@@ -28,7 +28,7 @@ class Difference(Record):
     p_resampled: float | None = None
     """Of the corrected resampled t test, where both rows have the same several splits."""
     n: int | None = None
-    """Photos that both rows tested."""
+    """Photos on which both rows were tested."""
     agreement: Agreement | None = None
     smallest_detectable: float | None = None
     """The true difference that so many photos would show in 8 of 10 cases, at the disagreement seen."""

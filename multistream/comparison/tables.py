@@ -103,7 +103,10 @@ def all_notes(comparison: Comparison) -> tuple[str, ...]:
     if comparison.oracle is None:
         return comparison.notes
     n = comparison.rows[0].n[0]
-    return (*comparison.notes, f"at least one row is correct on {percent(comparison.oracle)} % of the {n:,} photos")
+    return (
+        *comparison.notes,
+        f"at least one of the runs is correct on {percent(comparison.oracle)} % of the {n:,} photos",
+    )
 
 
 def _published(rows: Sequence[Published]) -> Lines:

@@ -74,7 +74,7 @@ def read_bank(path: str | Path) -> ConceptBank:
     """Reads what `write_bank` wrote; WeightsError (exit 69) where that is missing, damaged or something else."""
     path = Path(path).expanduser()
     if not path.is_file():
-        raise WeightsError(path, "there is no bank of concepts.", do=MAKE)
+        raise WeightsError(path, "there is no concept bank.", do=MAKE)
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -82,7 +82,7 @@ def read_bank(path: str | Path) -> ConceptBank:
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(path, f"it cannot be read: {error}.", do=MAKE) from error
     if ABOUT not in metadata:
-        raise WeightsError(path, "it is not a bank of concepts.", do=MAKE)
+        raise WeightsError(path, "it is not a concept bank.", do=MAKE)
     about = json_object(metadata[ABOUT], where=str(path), error=WeightsError)
     if about.get("format") != FORMAT:
         what = f"its format is {str(about.get('format'))[:20]!r}."

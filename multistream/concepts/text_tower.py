@@ -101,7 +101,7 @@ def _check(open_clip: ModuleType, model: str, weights: str, templates: Sequence[
     """Refuses what open_clip does not know, before anything is built or fetched."""
     for template in templates:
         if template.count("{}") != 1 or re.sub(r"\{\}", "", template) != template.format(""):
-            right = f"It has {{}} once, in the place of the name, as in {TEMPLATE!r}."
+            right = f"It has {{}} once, where the name goes, as in {TEMPLATE!r}."
             raise UsageError("--template", f"{template!r} has no place for the name.", right=right)
     if ":" in model:
         if weights:
@@ -130,7 +130,7 @@ def _loaded(open_clip: ModuleType, model: str, weights: str, device: str | torch
         return network.eval(), open_clip.get_tokenizer(model)
     except Exception as error:  # a file may be damaged and a hub unreachable in any way
         line = (str(error).strip() or type(error).__name__).partition("\n")[0][:200].rstrip(".")
-        do = "Check the network, or give --weights FILE."
+        do = "Check the network, or pass --weights FILE."
         raise WeightsError("--weights", f"{model} {weights} cannot be loaded: {line}.", do=do) from error
 
 
@@ -139,7 +139,7 @@ def _image_model(network: Any, weights: str, model: str) -> str:
     import timm
 
     name = _timm_name(network)
-    do = "Give --image-model MODEL.TAG, as timm names it."
+    do = "Pass --image-model MODEL.TAG, as timm names it."
     if not name or not timm.is_model(name):
         raise UsageError("--image-model", f"timm's name of the image tower of {model} is not known.", do=do)
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]

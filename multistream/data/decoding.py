@@ -91,7 +91,7 @@ class Decoder:
             raise UsageError("data.max_pixels", f"{self.max_pixels:,} is out of range.", right=limit)
         if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
             raise UsageError(
-                "data.background", f"{self.background} is not a colour.", right="Give three values 0..255."
+                "data.background", f"{self.background} is not a colour.", right="Use three values from 0 to 255."
             )
 
     @property

@@ -32,7 +32,7 @@ def photo_groups(table: Table, source: str) -> Groups | None:
             raise DataError(source, "it contains none of the photos.", right=f"Paths look like {table.ids[0]!r}.")
     else:
         right = did_you_mean(source, table.columns) if table.columns else "The data set has no further columns."
-        do = "Give a column of the CSV, or a CSV file with the columns path and group."
+        do = "Pass a column of the CSV, or a CSV file with the columns path and group."
         raise UsageError("data.groups", f"{source!r} is neither a column nor a file.", right=right, do=do)
     keys = [cell.strip() or f"\0{i}" for i, cell in enumerate(cells)]  # no name of a file or a cell holds a NUL
     return np.unique(keys, return_inverse=True)[1].astype(np.int64)

@@ -49,7 +49,7 @@ def find_some_maps(table: Table, source: str, *, may_lack: bool) -> tuple[Path |
     folder = Path(source).expanduser()
     if not folder.is_dir():
         columns = f", nor a column (there are {', '.join(table.maps)})" if table.maps else ""
-        do = "Give a folder that mirrors the images: joy/1.png for joy/1.jpg."
+        do = "Pass a folder that mirrors the images: joy/1.png for joy/1.jpg."
         raise DataError("maps", f"{source!r} is not a folder{columns}.", do=do)
     right = f"A map is called like its image, but ends in {', '.join(EXTENSIONS)}."
     return _checked(_mirrored(table, folder), table, str(folder), may_lack=may_lack, right=right)

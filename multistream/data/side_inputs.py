@@ -176,8 +176,8 @@ def find_vectors(table: Table, sources: Mapping[str, str], key: str, name: str) 
         return read_vectors(Path(source).expanduser())
     found = named(table.vectors, key, name)
     if found is None:
-        what = "the stream reads vectors, but none are given."
-        raise DataError(f"input.{key}", what, do=f"Give them: --input {key}=FILE.")
+        what = "this stream needs vectors, but none were given."
+        raise DataError(f"input.{key}", what, do=f"Pass --input {key}=FILE.")
     return found
 
 
@@ -186,6 +186,6 @@ def _source(sources: Mapping[str, str], key: str, name: str, table: Table) -> st
     columns = {label: f"{COLUMN}{label}" for label in table.maps}
     source = named(sources, key, name) or named(columns, key, name)
     if source is None:
-        what = "the stream reads maps, but none are given."
-        raise DataError(f"input.{key}", what, do=f"Give them: --input {key}=FOLDER.")
+        what = "this stream needs maps, but none were given."
+        raise DataError(f"input.{key}", what, do=f"Pass --input {key}=FOLDER.")
     return source

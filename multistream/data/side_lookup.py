@@ -131,12 +131,12 @@ def _maps(key: str, wanted: Map, source: SideSource, resize: str) -> Lookup:
     if isinstance(source, str | Path):
         folder = Path(source).expanduser()
         if not folder.is_dir():
-            do = f"Give a folder that mirrors the photos: joy/1{EXTENSIONS[0]} for joy/1.jpg."
+            do = f"Pass a folder that mirrors the photos: joy/1{EXTENSIONS[0]} for joy/1.jpg."
             raise DataError(where, f"{folder} is not a folder.", do=do)
         files = {stem: found[0] for stem, found in find_map_files(folder).items() if len(found) == 1}
         return MapById(files, reader)
     if isinstance(source, Mapping):
         return MapById({str(PurePosixPath(i).with_suffix("")): Path(path) for i, path in source.items()}, reader)
     if isinstance(source, VectorTable):
-        raise UsageError(where, "the stream reads maps, but vectors are given.")
+        raise UsageError(where, "this stream needs maps, but vectors were given.")
     return ByOrder(source, (wanted.channels, wanted.size, wanted.size), where)

@@ -69,7 +69,7 @@ def _note_on_predefined(table: Table, wanted: Mapping[str, Fraction]) -> list[st
     """That the data set itself splits, and which parts are drawn all the same."""
     drawn = [name for name in NAMES[1:] if wanted.get(name) and "train" in (table.parts or ())]
     source = f", {' and '.join(drawn)} drawn from its training split" if drawn else ""
-    return [f"predefined splits{source}"]
+    return [f"predefined by the data set{source}"]
 
 
 def _whole(

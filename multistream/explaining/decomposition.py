@@ -145,7 +145,9 @@ class Decomposer:
             if not worst <= TOLERANCE:
                 kinds |= dict.fromkeys(keys, "gradient")
                 name = f"the logits of {target}" if target else "the logits"
-                faults.append(f"no exact sum of {name}: {worst:.1e} is missing. {false_claim(self.network, forward)}")
+                faults.append(
+                    f"no exact sum of {name}: relative residual {worst:.1e}. {false_claim(self.network, forward)}"
+                )
         exact = [target for target, keys in self.targets.items() if all(kinds[key] == "exact" for key in keys)]
         return Decomposition(
             logits=logits,

@@ -20,6 +20,11 @@ TOP = 8
 """Vector entries that are named."""
 
 
+FLOWS = {"direct": "gradient through each stage's own tap", "total": "also through deeper stages"}
+ABSENT = {"mean": "replaced by the training mean", "zero": "replaced by zeros", "drop": "dropped"}
+"""How the settings of an explanation are printed."""
+
+
 @dataclass(frozen=True)
 class ExplanationArrays:
     """One photo's tensors on the CPU. C is the number of classes K, or 1: the target alone.
@@ -118,8 +123,9 @@ class Explanation:
 
     @property
     def settings(self) -> str:
-        """How it was explained: method, flow, scale, and the baseline of the Shapley values."""
-        return f"{self.method}, flow {self.flow}, scale {self.scale}, absent streams: {self.baseline}"
+        """How it was explained: method, scale, and the baseline of the Shapley values."""
+        method = f"{self.method} ({FLOWS[self.flow]})" if self.method == "grad-cam" else self.method
+        return f"method: {method}; scale: {self.scale}; absent streams: {ABSENT[self.baseline]}"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Outcome = Literal["all", "some", "none"]
-TITLES: dict[Outcome, str] = {"all": "All streams right", "some": "Some streams right", "none": "No stream right"}
+TITLES: dict[Outcome, str] = {"all": "All streams correct", "some": "Some streams correct", "none": "No stream correct"}
 OUTCOMES: tuple[Outcome, ...] = tuple(TITLES)
 
 CELLS = 56
@@ -158,9 +158,9 @@ def make_gallery(
 
 def how_made(method: str, *, own_heads: bool) -> str:
     """A sentence on the maps of a gallery, and on the decision of a single stream."""
-    maps = "exact decomposition" if method == "decomposition" else "integrated gradients from the average photo"
+    maps = "exact decomposition" if method == "decomposition" else "integrated gradients from the mean training image"
     by = "its own classifier's class" if own_heads else "the class of its largest Shapley value"
-    return f"Maps: {maps}, all stages, by area. {COLOURS} Decision of a stream: {by}."
+    return f"Attribution maps: {maps}, all stages, per unit of image area. {COLOURS} Decision of a stream: {by}."
 
 
 def write_galleries(found: GalleryCollector, folder: Path, *, how: str, kind: str = "png") -> list[Path]:
@@ -213,8 +213,8 @@ def draw_means(differences: Mapping[str, Mapping[str, Tensor]], numbers: Mapping
 
     classes = list(dict.fromkeys(name for maps in differences.values() for name in maps))
     figure = Figure(figsize=(1.6 * len(classes) + 1.5, 1.85 * len(differences) + 1.0), layout="constrained")
-    how = "Mean map of each class's photos minus the mean map of all photos; one colour scale for each stream."
-    _title(figure, "Mean maps by label", how)
+    how = "Mean attribution map of each class minus that of all photos; one colour scale per stream."
+    _title(figure, "Mean attribution maps by label", how)
     axes = figure.subplots(len(differences), len(classes), squeeze=False)
     for place, (row, (key, maps)) in enumerate(zip(axes, differences.items(), strict=True)):
         limit = _limit(list(maps.values()))

@@ -37,7 +37,7 @@ def nonlinear_part(network: MultiStream) -> str:
         if not all(tap.linear for tap in branch.taps.values()):
             return f"the tap {_tap_name(branch)} of {key}"
         if branch.temporal is not None and not branch.temporal.linear:
-            return f"the temporal {_temporal_name(branch)} of {key}"
+            return f"the temporal module {_temporal_name(branch)} of {key}"
     return f"the fusion {_fusion_name(network)}"
 
 
@@ -47,7 +47,7 @@ def false_claim(network: MultiStream, forward: ForwardPass) -> str:
     with evaluating(network):
         branches = (_false_claims_of_branch(key, branch, forward) for key, branch in network.branches.items())
         claims = chain(chain.from_iterable(branches), _false_claims_of_fusion(network, forward))
-        return next(claims, "Every part alone matches its declaration; large contributions cancel in the sum.")
+        return next(claims, "Every component alone matches its declaration; large contributions cancel in the sum.")
 
 
 def _false_claims_of_branch(key: str, branch: Branch, forward: ForwardPass) -> Iterator[str]:
@@ -59,7 +59,7 @@ def _false_claims_of_branch(key: str, branch: Branch, forward: ForwardPass) -> I
             yield f"{name} do not sum to the pooled features; fix it."
     temporal = branch.temporal
     if temporal is not None and temporal.linear and not _is_affine(temporal, branch.tokens(forward.pooled[key])):
-        yield _declares(f"the temporal {_temporal_name(branch)} of {key}", "linear = True")
+        yield _declares(f"the temporal module {_temporal_name(branch)} of {key}", "linear = True")
 
 
 def _false_claims_of_fusion(network: MultiStream, forward: ForwardPass) -> Iterator[str]:

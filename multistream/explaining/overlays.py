@@ -144,7 +144,7 @@ def _draw_maps(
     elif drawn:
         unit = "probability" if explanation.scale == "probability" else "logit"
         shared = max(max(stages.values()) for stages in limits.values())
-        draw_scale(part, drawn, limit=shared, label=f"{unit} density (per whole image)")
+        draw_scale(part, drawn, limit=shared, label=f"{unit} density (the whole image has area 1)")
 
 
 def draw_scale(part: Figure | SubFigure, axes: list[Axes], *, limit: float, label: str) -> None:

@@ -45,7 +45,7 @@ def find_photos(
     """
     given = dict(inputs or {})
     if images is not None and data:
-        raise UsageError("--data", "PATHS are also given.", right="Give one of the two.")
+        raise UsageError("--data", "PATHS were given too.", right="Pass only one of the two.")
     if images is not None:
         return _named_photos(model, images, given, label=label, labelled=labelled)
     if data:

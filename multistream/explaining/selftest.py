@@ -101,10 +101,10 @@ def self_test(
     started = time.monotonic()
     keys = [key for key, branch in network.branches.items() if not branch.is_vector]
     if not keys:
-        raise UsageError("--self-test", "no stream reads images.", right="The self-test plants evidence in images.")
+        raise UsageError("--self-test", "no stream reads images.", right="The self-test plants cues in images.")
     checks: list[SelfTestCheck] = []
     for key in keys:
-        say(f"self-test: evidence in {key}")
+        say(f"self-test: cues planted in {key}")
         trained = [teach(network, key, seed=seed, steps=steps, runtime=runtime) for seed in range(TRAININGS)]
         checks += _measure(trained, key, maps_of or _maps_of(runtime), runtime=runtime)
     method: Method = "decomposition" if is_linear(network) else "integrated-gradients"
@@ -168,7 +168,7 @@ def _measure(trained: Sequence[MultiStream], key: str, maps_of: MakeMaps, *, run
     again = torch.stack([spearman(one, other).mean() for one, other in pairs])
     checks = [
         SelfTestCheck(
-            "accuracy on planted evidence",
+            "accuracy on planted cues",
             key,
             float((logits.argmax(1).cpu() == scenes.labels).double().mean()),
             0.95,

@@ -86,8 +86,8 @@ class Task:
         """What was found, in a line."""
         found = len(self.rows) - len(self.missing)
         if not len(self.missing):
-            return f"features: {self.label} from the cache, {found:,} images"
-        return f"features: {self.label} runs over {len(self.missing):,} images, {found:,} are in the cache"
+            return f"features: {self.label} loaded from cache, {found:,} images"
+        return f"features: {self.label} computed for {len(self.missing):,} images, {found:,} loaded from cache"
 
 
 def plan_tasks(

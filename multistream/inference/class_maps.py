@@ -91,7 +91,7 @@ def read_class_map(source: str | Path) -> ClassMap:
     path = Path(source).expanduser()
     suffix = path.suffix.lower()
     if not path.is_file():
-        what = f"{str(source)!r} is neither a file nor a shipped class map."
+        what = f"{str(source)!r} is neither a file nor a built-in class map."
         raise UsageError("--class-map", what, right=did_you_mean(str(source), SHIPPED))
     if suffix not in _READERS:
         raise UsageError(path, "this is not a class map.", right=f"It must end in {', '.join(_READERS)}.")

@@ -67,8 +67,8 @@ class GroupReader:
         unknown = [key for key in self.side_inputs if key not in lookups]
         for key in unknown if not self.missing.fills else ():
             kind, place = ("vectors", "FILE") if isinstance(self.inputs[key], Vector) else ("maps", "FOLDER")
-            do = f"Give them: --input {key}={place}; or continue without them: --missing drop."
-            raise DataError(f"input.{key}", f"the stream reads {kind}, but none are given.", do=do)
+            do = f"Pass --input {key}={place}, or continue without them: --missing drop."
+            raise DataError(f"input.{key}", f"this stream needs {kind}, but none were given.", do=do)
 
     def read(self, photo: GivenPhoto, lookups: Mapping[str, Lookup], index: int) -> ReadPhoto | str:
         """The arrays of a photo, number `index` of all; or in a few words why it cannot be used."""

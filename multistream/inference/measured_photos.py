@@ -73,7 +73,9 @@ def _other_photos(
     seen = frozenset[str]().union(*map(seen_in, splits))
     kept = [i for i, digest in enumerate(_digests(table)) if digest not in seen]
     if not kept:
-        raise DataError(table.name, f"the run was trained on all of these {len(table):,} photos.", do="Give others.")
+        raise DataError(
+            table.name, f"the run was trained on all of these {len(table):,} photos.", do="Pass other photos."
+        )
     return table.select(kept), {LEARNT: len(table) - len(kept)}
 
 
@@ -103,12 +105,12 @@ def own_part(
     missing = [row.path for row in rows if row.path not in index_of]
     if missing:
         what = f"{len(missing):,} of {len(rows):,} {part} images are missing, for example {missing[0]}."
-        raise DataError(settings.source or "data", what, do="Restore them, or give --data PATH.")
+        raise DataError(settings.source or "data", what, do="Restore them, or pass --data PATH.")
     return table.select([index_of[row.path] for row in rows]), rows
 
 
 def _rows_of_part(model: LoadedModel, command: str, part: str) -> tuple[SplitRow, ...]:
-    split, do = model.path.parent / runs.SPLIT, "Give photos with labels: --data PATH."
+    split, do = model.path.parent / runs.SPLIT, "Pass photos with labels: --data PATH."
     if not split.is_file():
         raise UsageError(command, f"{split.parent} has no {runs.SPLIT}, so its {part} split is unknown.", do=do)
     rows = tuple(row for row in read_split(split) if row.part == part)

@@ -60,7 +60,7 @@ class MissingPolicy:
         without = self.without | frozenset(keys)
         if self.policy == "drop" and without >= set(network.branches):
             what = "drop leaves no stream, because no input is given."
-            raise UsageError("--missing", what, do="Give --input KEY=PATH.")
+            raise UsageError("--missing", what, do="Pass --input KEY=PATH.")
         return replace(self, without=without)
 
     def logits(self, network: MultiStream, pooled: Pooled, present: Mapping[str, Tensor]) -> Tensor:

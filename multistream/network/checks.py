@@ -153,7 +153,7 @@ def _check_label_sets(network: MultiStream) -> None:
     """UsageError where an image may have several classes and the fusion gives it one."""
     if network.label_sets and network.fusion.one_class:
         what = f"{network.fusion_plan[0]} gives probabilities that sum to 1, and an image may have several labels here."
-        raise UsageError("fusion", what, do="Give --fusion early.")
+        raise UsageError("fusion", what, do="Pass --fusion early.")
 
 
 def stream_owner(key: str, branch: Branch) -> Owner:

@@ -89,7 +89,7 @@ class Recipe:
         except FileNotFoundError as error:
             right = did_you_mean(str(source), SHIPPED)
             raise UsageError(
-                "recipe", f"{str(source)!r} is not a file, a run or a shipped recipe.", right=right
+                "recipe", f"{str(source)!r} is not a file, a run or a built-in recipe.", right=right
             ) from error
         except UnicodeDecodeError as error:
             raise UsageError(path, "the file is not UTF-8.", right="A recipe must be a TOML file.") from error

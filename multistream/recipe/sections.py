@@ -68,7 +68,7 @@ class Section:
 
 def split_shares(value: Any) -> str:
     """Shares in percent, `train/val/test`."""
-    right = "train/val/test in percent, as in 80/5/15: three numbers that sum to 100, the first not 0"
+    right = "train/val/test percentages, as in 80/5/15: three numbers that sum to 100, the first not 0"
     try:
         shares = [float(share) for share in text(value).split("/")]
     except ValueError as error:
@@ -176,7 +176,7 @@ class NetworkSettings(Section):
     weights: Mapping[str, str] = setting({}, by_key(matching(r"(?s).+", "a file, a run, hub or random")))
     inputs: Mapping[str, str] = setting({}, table(matching(r"(?s).+", "the path of a file or folder")))
     freeze: tuple[str, ...] = setting(
-        (), listing(matching(r"[a-z][a-z0-9_]*(:[1-9]\d*)?", "none, streams, branches, KEY or KEY:STAGES"))
+        (), listing(matching(r"[a-z][a-z0-9_]*(:[1-9]\d*)?", "none, streams, branches, KEY or KEY:NUMBER"))
     )
 
 

@@ -30,7 +30,7 @@ def build(
         spec = Spec.parse(spec, key=None if kind == "stream" else kind, where=PLURALS[kind])
     if spec.run is not None:
         what = f"{spec.part!r} is a branch of a run, not a {kind}."
-        raise UsageError(PLURALS[kind], what, right="Give the name of a part.")
+        raise UsageError(PLURALS[kind], what, right="Pass the name of a component.")
     given, options = given or {}, options or {}
     part = find(kind, spec.name, distribution=spec.distribution)
     factory = part.resolve()
@@ -105,7 +105,7 @@ def signature(part: Part, factory: Callable[..., Any]) -> inspect.Signature:
     except (TypeError, ValueError) as error:
         raise part.broken(f"its signature cannot be read: {one_line(error)}") from error
     if any(p.kind is p.POSITIONAL_ONLY for p in whole.parameters.values()):
-        raise part.broken("it has positional-only parameters; parts are built by keyword")
+        raise part.broken("it has positional-only parameters; components are built by keyword")
     named = [p for p in whole.parameters.values() if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return whole.replace(parameters=named)
 

@@ -209,7 +209,7 @@ def _failure(claim: Claim) -> str:
     if plugin.error:
         return f"broken: {plugin.error}"
     if not kinds_of(claim):
-        return f"broken: an entry point names it, but no hook of {claim.module} offers it"
+        return f"broken: an entry point names it, but no hook of {claim.module} provides it"
     return ""
 
 
@@ -217,14 +217,16 @@ def _of_distribution(kind: Kind, name: str, claims: list[Claim], distribution: s
     found = [claim for claim in claims if normalised(claim.distribution) == normalised(distribution)]
     if claims and not found:
         owners = ", ".join(f"{name}@{claim.distribution}" for claim in claims)
-        raise UnknownPart(PLURALS[kind], f"{distribution!r} offers no {name!r}.", right=f"It is offered by {owners}.")
+        raise UnknownPart(
+            PLURALS[kind], f"{distribution!r} provides no {name!r}.", right=f"It is provided by {owners}."
+        )
     return found
 
 
 def _ambiguity(name: str, claims: list[Claim]) -> str:
     owners = " and ".join(claim.owner for claim in claims)
     settled = " or ".join(f"{name}@{claim.distribution}" for claim in claims)
-    return f"{name!r} is offered by {owners}. Write {settled}, or name one of them in {DISABLED}."
+    return f"{name!r} is provided by {owners}. Write {settled}, or name one of them in {DISABLED}."
 
 
 def _refusal(where: str, name: str, claims: list[Claim], *, kinds: tuple[Kind, ...]) -> MultistreamError:

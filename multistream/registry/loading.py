@@ -130,11 +130,13 @@ def _checked(hook: str, function: Callable[..., object]) -> dict[str, Factory]:
         raise Refused(f"{hook}() returned {_called(parts)}; it must return a mapping {{name: factory}}")
     for name, factory in parts.items():
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise Refused(f"{hook}() offers the name {name!r}; a name is letters, digits, '_', '.', '+' and '-'")
+            raise Refused(f"{hook}() provides the name {name!r}; a name is letters, digits, '_', '.', '+' and '-'")
         if isinstance(factory, str) and not _ATTRIBUTE.fullmatch(factory):
-            raise Refused(f"{hook}() offers {name!r} as {factory!r}; a text must read 'module:attribute'")
+            raise Refused(f"{hook}() provides {name!r} as {factory!r}; a text must read 'module:attribute'")
         if not isinstance(factory, str) and not callable(factory):
-            raise Refused(f"{hook}() offers {name!r} as {_called(factory)}; it must be callable, or 'module:attribute'")
+            raise Refused(
+                f"{hook}() provides {name!r} as {_called(factory)}; it must be callable, or 'module:attribute'"
+            )
     return dict(parts)
 
 

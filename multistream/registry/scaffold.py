@@ -30,12 +30,12 @@ def new_plugin(name: str, *, kind: NewKind = "stream", out: Path | None = None) 
     check_key(name, where="plugins new", noun="name")
     for claim in discover():
         if claim.name == name:
-            raise UsageError("plugins new", f"{name!r} is a part of {claim.owner}.", right="Choose another name.")
+            raise UsageError("plugins new", f"{name!r} is a component of {claim.owner}.", right="Choose another name.")
     package = f"multistream_{name}"
     distribution = package.replace("_", "-")
     folder = Path(distribution) if out is None else out
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError("plugins new", f"{folder} already exists.", right="Give a new or empty folder with --out.")
+        raise UsageError("plugins new", f"{folder} already exists.", right="Pass a new or empty folder with --out.")
     words = {"name": name, "kind": kind, "package": package, "distribution": distribution, "Name": _camel(name)}
     words |= {"contract": "dataset" if kind == "dataset" else "part", "factory": _factory(name, kind)}
     words |= {"hook": PLURALS[kind]}

@@ -72,7 +72,7 @@ def report(
     be compared.
     """
     if photos < 0:
-        raise UsageError("--photos", f"{photos} is negative.", right="0 reads no images.")
+        raise UsageError("--photos", f"{photos} is negative.", right="0: do not read any images.")
     _refuse_folds(Path(run))
     model = load(run, streams=streams)
     require_trained(model, "report")
@@ -82,7 +82,7 @@ def report(
     details = read_run_details(model.path.parent, model.path)
     path = Path(out).expanduser() if out else details.folder / FILE_NAME
     if path.is_dir():
-        raise UsageError("--out", f"{path} is a folder.", right="Give the path of the file to write.")
+        raise UsageError("--out", f"{path} is a folder.", right="Pass the path of the file to write.")
     ablations = read_ablations(details.folder)
     with evaluating(model.network):
         costs = count_pieces(model.network.cpu())

@@ -91,7 +91,7 @@ class _Work:
         missing = [each for each in plan if each.state != "finished"]
         self.trained = sum(each.trainings for each in missing)
         there = sum(each.trainings for each in plan) - self.trained
-        self.console.say(f"reproduce: {self.trained:,} trainings to run, {there:,} already finished")
+        self.console.say(f"reproduce: {self.trained:,} training runs to do, {there:,} already finished")
         if self.request.engine:
             self._train_on_engine(missing, self.request.engine)
         started, done = time.monotonic(), 0
@@ -100,7 +100,9 @@ class _Work:
             self._train_or_resume(each)
             done += each.trainings
             left = (time.monotonic() - started) / done * (self.trained - done)
-            self.console.say(f"reproduce: {done:,} of {self.trained:,} trainings done; about {left / 60:.0f} min left")
+            self.console.say(
+                f"reproduce: {done:,} of {self.trained:,} training runs done; about {left / 60:.0f} min left"
+            )
 
     def _train_or_resume(self, run: PlannedRun) -> None:
         from multistream.training.folds import train  # torch: not for what only reads
@@ -196,7 +198,7 @@ def _check_same_request(request: Request) -> None:
     changed = [name for name, *_ in differences(Recipe.load(file), asked) if not name.startswith("runtime.")]
     if changed:
         what = f"{request.out} holds a reproduction with other settings: {', '.join(changed[:4])}."
-        raise UsageError("--out", what, do="Give another folder, or the same settings.")
+        raise UsageError("--out", what, do="Pass another folder, or the same settings.")
 
 
 def _notes(request: Request, paper: Paper, rows: Sequence[PaperRow], targets: Sequence[str]) -> tuple[str, ...]:

@@ -108,7 +108,7 @@ def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
         return
     if source == "hub":
         if not (stream.source and stream.source.hub):
-            raise WeightsError(where, "this stream has no hub weights.", do=f"Give a file: --weights {key}=FILE.")
+            raise WeightsError(where, "this stream has no hub weights.", do=f"Pass a file: --weights {key}=FILE.")
         stream.load_weights(from_hub(stream.source.hub), where=where)
         return
     path = Path(source).expanduser()
@@ -128,7 +128,7 @@ def _load_weight_file(stream: Stream, path: Path, *, where: str) -> None:
     # The tensors do not show it: swapped colour channels cost accuracy without an error.
     if isinstance(stream.input, Image) and (stream.input.channels, file.metadata.get("channels")) == ("BGR", "RGB"):
         what = f"{path} was converted to RGB, but this stream uses BGR."
-        raise WeightsError(where, what, do="Give the original file, or convert it without --rgb.")
+        raise WeightsError(where, what, do="Pass the original file, or convert it without --rgb.")
     stream.load_weights(file.tensors, where=where)
 
 
@@ -168,7 +168,7 @@ def with_instances(recipe: Recipe, streams: Mapping[str, Stream]) -> Recipe:
     if missing := [key for key, text in network.items() if text == INSTANCE and key not in streams]:
         what = f"{', '.join(missing)} was given as a Python object, which cannot be saved in a recipe."
         given = ", ".join(f"{key!r}: ..." for key in missing)
-        raise UsageError("streams", what, do=f"Give it again, in Python: streams={{{given}}}.")
+        raise UsageError("streams", what, do=f"Pass it again, in Python: streams={{{given}}}.")
     return recipe.updated({"network": {"streams": {**network, **dict.fromkeys(streams, INSTANCE)}}})
 
 
@@ -200,9 +200,9 @@ def _without_weights(key: str, stream: Stream) -> WeightsError:
         right = f"Pretrained weights: {source.file} ({source.trained_on}, {source.size}, licence {source.licence})."
     return WeightsError(
         f"weights.{key}",
-        "this stream needs pretrained weights, and none are given.",
+        "this stream needs pretrained weights, but none were given.",
         right=right,
-        do=f"Give --weights {key}=FILE, {key}=hub to download them, or {key}=random to train from scratch.",
+        do=f"Pass --weights {key}=FILE, {key}=hub to download them, or {key}=random to train from scratch.",
     )
 
 

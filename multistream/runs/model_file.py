@@ -126,7 +126,9 @@ def model_file(path: Path) -> Path:
         right = f"Each fold has a model, for example {path / FOLDS / '1-1'}."
         raise WeightsError(path, "it is a run on folds, which has no single model.", right=right)
     if not file.is_file():
-        raise WeightsError(path, "no model was found.", right=f"Give a run's folder with a {MODEL_FILE}, or that file.")
+        raise WeightsError(
+            path, "no model found.", right=f"Pass a run folder that contains {MODEL_FILE}, or the file itself."
+        )
     return file
 
 

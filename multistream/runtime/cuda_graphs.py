@@ -80,7 +80,7 @@ class GraphedStreams:
             for name, buffer in branch.stream.named_buffers():
                 buffer.copy_(before[name])
         if worst > TOLERANCE:
-            self.say(f"CUDA graphs: {key} not used (a replay differs by {worst:.1%} from the plain kernels)")
+            self.say(f"CUDA graphs: {key} not used (a replay differs by {100 * worst:.1f} % from the plain kernels)")
             return None
         return module
 

@@ -47,11 +47,12 @@ def settle(settings: RuntimeSettings, network: MultiStream, *, say: Say) -> Runt
     if settings.precision != "auto" or runtime.precision == "fp32" or not _pictures(network):
         return runtime
     found = compare(network, runtime)
-    message = f"precision: {runtime.precision}: pooled features within {found.difference:.2%} of fp32 ({found.where})"
+    difference = f"pooled features differ from fp32 by at most {100 * found.difference:.2f} % ({found.where})"
+    message = f"precision: {runtime.precision}; {difference}"
     if found.holds:
         say(message)
         return runtime
-    say(f"{message}, more than the {TOLERANCE:.0%} limit of auto: using fp32")
+    say(f"{message}, more than the limit of {100 * TOLERANCE:.0f} %; using fp32")
     return replace(runtime, precision="fp32")
 
 

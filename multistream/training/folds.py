@@ -238,5 +238,5 @@ def train(
         return train_folds(recipe, engine=engine, **common)
     if engine:
         what = "it trains lists of runs, and this is one run."
-        raise UsageError("--engine", what, do="Give --folds N, or start one run on many processes with torchrun.")
+        raise UsageError("--engine", what, do="Pass --folds N, or start one run on many processes with torchrun.")
     return train_once(recipe, **common)

@@ -46,7 +46,7 @@ def make_loss(
         raise owner.broken(f"it is a {type(made).__name__}; it must be a multistream.Loss")
     if label_sets != made.label_sets:
         several = "several labels" if label_sets else "one label"
-        do = "Give training.loss = binary_cross_entropy." if label_sets else "Leave training.loss at cross_entropy."
+        do = "Set training.loss = binary_cross_entropy." if label_sets else "Leave training.loss at cross_entropy."
         raise UsageError("training.loss", f"{name!r} does not fit images that have {several}.", do=do)
     return made
 

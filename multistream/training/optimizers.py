@@ -34,7 +34,7 @@ def optimizer_of(
     if settings.optimizer.startswith("timm:"):  # several of them look at whole tensors, which batched rows are not
         what = f"{settings.optimizer} cannot train several rows in one batch."
         raise UsageError(
-            "training.optimizer", what, right="adamw, adam and sgd can.", do="Give --set training.optimizer=adamw."
+            "training.optimizer", what, right="adamw, adam and sgd can.", do="Pass --set training.optimizer=adamw."
         )
     # One kernel for all parameters: on CPU and CUDA it is the fastest of torch's three, and as exact.
     fused = device.type in ("cpu", "cuda")

@@ -167,8 +167,14 @@ def settle_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool, say:
         return recipe.updated({"network": {"freeze": ["branches"]}})
     chosen = ["streams"] if len(frozen) == len(images) else frozen or ["none"]
     if images:
-        say(f"freeze: {', '.join(chosen)} (pretrained streams are frozen by default; --freeze none trains them)")
+        say(f"freeze: {', '.join(chosen)} ({_why_frozen(is_demo)}; --freeze none trains them)")
     return recipe.updated({"network": {"freeze": chosen}})
+
+
+def _why_frozen(is_demo: bool) -> str:
+    if is_demo:
+        return "here with random weights: enough for the demo set's simple images"
+    return "pretrained streams are frozen by default"
 
 
 def settle_training(recipe: Recipe, network: MultiStream) -> Recipe:

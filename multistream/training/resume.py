@@ -35,7 +35,7 @@ def recipe_to_resume(folder: Path, recipe: Recipe) -> Recipe:
         recipe = own
     if recipe.data.source == own.data.source and _has_moved(own.data.source):
         what = f"its photos are no longer at {own.data.source}."
-        raise CannotResume(str(folder), what, do="Give their new location: --data PATH.")
+        raise CannotResume(str(folder), what, do="Pass their new location: --data PATH.")
     changed = differences(own, recipe)
     wrong = [f"{name} ({before!r} -> {after!r})" for name, before, after in changed if name not in FREE_TO_CHANGE]
     if wrong:

@@ -49,6 +49,8 @@ class Run:
     best_epoch: int
     temperature: float = 1.0
     """The divisor of the network's logits."""
+    side_inputs: tuple[str, ...] = ()
+    """Keys of the streams that read a vector or an input map, which another photo may lack."""
 
     def to_dict(self) -> dict[str, Any]:
         """summary.json, and what `train --json` prints."""

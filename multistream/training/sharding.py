@@ -24,7 +24,7 @@ def check_sharding(recipe: Recipe, network: MultiStream, ranks: Ranks) -> None:
     settings = recipe.runtime
     if not settings.shard:
         return
-    where, do = "runtime.shard", "Give --set runtime.shard=false."
+    where, do = "runtime.shard", "Pass --set runtime.shard=false."
     if ranks.size == 1:
         start = "Start several: torchrun --nproc-per-node N -m multistream train ...; or give"
         raise UsageError(where, "one process cannot divide weights.", do=f"{start} --set runtime.shard=false.")

@@ -18,6 +18,7 @@ from multistream.data.views import views_of
 from multistream.features import Extracted
 from multistream.files import write_atomic
 from multistream.folder_lock import FolderLock
+from multistream.inputs import Image
 from multistream.interfaces import Loss, Stream
 from multistream.recipe import Recipe, TrainingSettings
 from multistream.runs.absolute_paths import with_absolute_paths
@@ -238,6 +239,7 @@ class _Training:
             epochs=progress.epoch,
             best_epoch=progress.best_epoch,
             temperature=network.temperature,
+            side_inputs=tuple(key for key, each in network.inputs.items() if not isinstance(each, Image)),
         )
         if self.ranks.is_first:
             write_run(prepared, measured, run, digests=self.digests)

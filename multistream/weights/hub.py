@@ -18,7 +18,7 @@ def from_hub(name: str) -> dict[str, Tensor]:
 
     model = name.removeprefix(OWNER)
     if not name.startswith(OWNER) or not timm.is_model(model.partition(".")[0]):
-        raise WeightsError("weights", f"{name!r} is not a timm model on the hub.", do="Give a file: KEY=FILE.")
+        raise WeightsError("weights", f"{name!r} is not a timm model on the hub.", do="Pass a file: KEY=FILE.")
     file = _downloaded(name)
     try:
         made = timm.create_model(model, pretrained=True, pretrained_cfg_overlay={"file": file})

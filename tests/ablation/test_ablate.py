@@ -167,7 +167,7 @@ def test_streams_that_train_are_trained_for_real(
     console = Listening()
     result = ablate(recipe, axis="depth", out=tmp_path / "kept", console=console)
     assert result.trained_on == "photos"
-    told = next(i for i, line in enumerate(console.lines) if "5 trainings" in line)
+    told = next(i for i, line in enumerate(console.lines) if "5 runs" in line)
     assert told < next(i for i, line in enumerate(console.lines) if "seed 0" in line)
     runs = sorted((tmp_path / "kept" / "runs-depth").iterdir())
     assert len(runs) == 5

@@ -56,13 +56,13 @@ def test_the_plan_lists_the_rows_and_trains_none(run: Path, tmp_path: Path) -> N
 
 def test_a_plan_without_a_folder_is_refused(photos: Path, tmp_path: Path) -> None:
     words = ["ablate", "--streams", "object", "--weights", "object=random", "--data", photos, "--plan"]
-    assert "Give a RUN, or --out FOLDER" in call(*words, cwd=tmp_path, code=2)[1]
+    assert "Pass a RUN, or --out FOLDER" in call(*words, cwd=tmp_path, code=2)[1]
 
 
 def test_mistakes_are_one_line(run: Path, tmp_path: Path) -> None:
     for words, expected in (
         (["ablate", run, "--axis", "depht"], "depth"),
-        (["ablate"], "give a RUN"),
+        (["ablate"], "pass a RUN"),
         (["ablate", run, "--cut", "objekt"], "Did you mean 'object'"),
         (["ablate", tmp_path / "nothing"], "nothing"),
         (["ablate", run, "--axis", "streams"], "--axis streams needs several streams, but the composition has one"),

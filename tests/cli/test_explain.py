@@ -140,7 +140,7 @@ def test_a_contrast_is_the_difference_of_two_classes(early: Path, photos: Path, 
 def test_where_no_sum_exists_it_says_so_and_gives_gradients(recurrent: Path, photos: Path, tmp_path: Path) -> None:
     photo = photos / "awe" / "1.png"
     out, _ = call("explain", recurrent, photo, "--device", "cpu", "--npz", "e.npz", cwd=tmp_path)
-    assert "grad-cam, flow direct, scale logit" in out
+    assert "method: grad-cam (gradient through each stage's own tap); scale: logit" in out
     assert "no exact sum" in out
     assert "attention  object:" in out
     arrays = np.load(tmp_path / "e.npz")
@@ -148,7 +148,7 @@ def test_where_no_sum_exists_it_says_so_and_gives_gradients(recurrent: Path, pho
     assert arrays["logits"].shape == (1, 1)
     assert arrays["attention/object"].shape == (1, len(arrays["stages/object"]))
     _, err = call("explain", recurrent, photo, "--method", "decomposition", cwd=tmp_path, code=2)
-    assert "the temporal bigru+att of object is not linear" in err
+    assert "the temporal module bigru+att of object is not linear" in err
 
 
 def test_the_fused_probability_is_explained_by_gradients_and_exact_shapley_values(

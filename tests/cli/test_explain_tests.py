@@ -44,7 +44,7 @@ def test_photos_are_tested_in_one_pass(run: Path, photos: Path, tmp_path: Path) 
     assert row["chance"] == 0.5
     assert row["stream"] == "object"
     out, _ = call(*words, "--quiet", cwd=tmp_path)
-    for said in ("6 photos; maps: decomposition", "deletion", "lower than noise is better", "50.0 %"):
+    for said in ("6 photos; attribution maps: decomposition", "deletion", "lower than noise is better", "50.0 %"):
         assert said in out
 
 
@@ -55,7 +55,7 @@ def test_galleries_are_written_in_the_run_or_where_asked(run: Path, tmp_path: Pa
     assert {"mean-maps.png", "anp.png"} < {path.name for path in (run / "gallery").iterdir()}
     assert str(run / "gallery" / "mean-maps.png") in err
     out, _ = call("gallery", run, "--out", "pictures", "--format", "pdf", "--device", "cpu", "--quiet", cwd=tmp_path)
-    assert "photos by number of correct streams: all" in out
+    assert "photos classified correctly by all streams:" in out
     assert {path.suffix for path in (tmp_path / "pictures").iterdir()} == {".pdf"}
 
 

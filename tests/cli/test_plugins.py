@@ -170,7 +170,7 @@ class TestNew:
 
     def test_refuses_a_name_that_is_taken_or_cannot_be(self, installed, tmp_path):
         installed()
-        with pytest.raises(UsageError, match="'early' is a part of multistream"):
+        with pytest.raises(UsageError, match="'early' is a component of multistream"):
             new_plugin("early", out=tmp_path / "new")
         with pytest.raises(UsageError, match="'Line-Art' cannot be a name"):
             new_plugin("Line-Art", out=tmp_path / "new")

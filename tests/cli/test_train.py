@@ -37,13 +37,30 @@ def test_train_says_what_it_chose_and_what_comes_next(photos: Path, tmp_path: Pa
     assert "accuracy" in out
     assert (tmp_path / "runs" / "object-1" / "model.safetensors").is_file()
     assert "60 images, 3 classes" in err
-    assert err.strip().splitlines()[-2:] == [
+    assert err.strip().splitlines()[-3:] == [
         "  multistream evaluate runs/object-1",
+        "  multistream explain runs/object-1",
         "  multistream predict runs/object-1 PHOTO...",
     ]
     _, quiet = call("train", *options(photos), "--quiet", cwd=tmp_path)
     assert quiet == ""
     assert (tmp_path / "runs" / "object-2").is_dir()
+
+
+def test_what_comes_next_works_for_a_run_with_vectors(photos: Path, tmp_path: Path) -> None:
+    """Another photo has no vector: the commands that train proposes must not fail because of that."""
+    ids = [str(path.relative_to(photos)) for path in sorted(photos.glob("*/*"))]
+    features = np.random.default_rng(0).normal(size=(len(ids), 3)).astype(np.float32)
+    np.savez(tmp_path / "anp.npz", ids=ids, features=features)
+    command = ["train", *options(photos), "--input", f"anp={tmp_path / 'anp.npz'}", "--out", "run"]
+    command[command.index("object")] = "object,anp"
+    _, err = call(*command, cwd=tmp_path)
+    proposed = [line.split() for line in err.splitlines() if line.startswith("  multistream ")]
+    assert [words[1] for words in proposed] == ["evaluate", "explain", "predict"]
+    (tmp_path / "new.png").write_bytes(next(photos.glob("*/*")).read_bytes())
+    for _, *words in proposed:
+        out, _ = call(*[str(tmp_path / "new.png") if word == "PHOTO..." else word for word in words], cwd=tmp_path)
+        assert out
 
 
 def test_print_recipe_is_a_recipe_that_repeats_itself(photos: Path, tmp_path: Path) -> None:
@@ -116,8 +133,8 @@ def test_compare_puts_runs_side_by_side(run: Path, photos: Path, tmp_path: Path)
         (["train", "--streams", "object", "--weights", "object=missing.pth"], 69, "no such file"),
         (["train", "--streams", "object", "--device", "tpu"], 2, "device"),
         (["train", "--resume", "nowhere"], 2, "no run"),
-        (["evaluate", "nowhere"], 69, "no model was found"),
-        (["predict", "nowhere", "a.jpg"], 69, "no model was found"),
+        (["evaluate", "nowhere"], 69, "no model found"),
+        (["predict", "nowhere", "a.jpg"], 69, "no model found"),
         (["weights", "inspect", "nowhere.pth"], 69, "no such file"),
     ],
 )

@@ -384,7 +384,7 @@ def test_table_has_columns_in_line(found: Comparison) -> None:
     assert "accuracy %" in head
     assert first.index("60.00") == second.index("75.00")
     assert "+15.00" in second
-    assert "at least one row is correct on 85.00 % of the 100 photos" in as_table(found)
+    assert "at least one of the runs is correct on 85.00 % of the 100 photos" in as_table(found)
 
 
 def test_markdown_cells_cannot_break_out(found: Comparison) -> None:

@@ -31,13 +31,13 @@ def test_a_bank_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 def test_what_is_no_bank_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "bank.safetensors"
-    with pytest.raises(WeightsError, match="there is no bank of concepts"):
+    with pytest.raises(WeightsError, match="there is no concept bank"):
         read_bank(path)
     path.write_bytes(b"nothing")
     with pytest.raises(WeightsError, match="cannot be read"):
         read_bank(path)
     save_file({"embeddings": torch.zeros(2, 2)}, path)
-    with pytest.raises(WeightsError, match="it is not a bank of concepts"):
+    with pytest.raises(WeightsError, match="it is not a concept bank"):
         read_bank(path)
     save_file({"embeddings": torch.zeros(2, 2)}, path, metadata={"multistream.concepts": '{"format": 7}'})
     with pytest.raises(WeightsError, match="its format is '7'"):

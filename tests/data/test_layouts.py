@@ -214,7 +214,7 @@ FAULTS = {
     "too few cells": ("path,label\na.jpg\n", 2, "1 cells for 2 columns"),
     "open quote": ('path,label\na.jpg,joy\n"sub/b.jpg,fear\n', 3, "quote"),
     "quote inside": ('path,label\n"a".jpg,joy\n', 2, "quote"),
-    "no part": ("path,label,part\na.jpg,joy,training\nsub/b.jpg,fear,exam\n", 3, "'exam' is not a part"),
+    "no part": ("path,label,part\na.jpg,joy,training\nsub/b.jpg,fear,exam\n", 3, "'exam' is not a split"),
     "latin-1 label": (b"path,label\na.jpg,d\xe9go\xfbt\n", 2, "UTF-8"),
     "after a quoted line end": ('path,label,x\na.jpg,joy,"1\n2"\nsub/b.jpg,,3\n', 4, "the label is empty"),
     "NUL": (b"path,label\na\0.jpg,joy\n", 2, "NUL"),

@@ -82,7 +82,7 @@ def test_a_map_of_the_picture_alone_is_found_out(make: Make) -> None:
     assert checks["pointing game in the stream"].passed
     assert checks["rank correlation, weights shuffled"].value > 0.99
     assert not checks["rank correlation, weights shuffled"].passed
-    assert not checks["accuracy on planted evidence"].passed  # nothing was taught
+    assert not checks["accuracy on planted cues"].passed  # nothing was taught
 
 
 def test_a_value_that_is_not_defined_passes_nothing() -> None:

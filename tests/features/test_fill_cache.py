@@ -32,7 +32,7 @@ def test_fills_what_training_reads(recipe: Recipe, tmp_path: Path, capsys: pytes
     assert first.images_per_second > 0
     assert again.images_per_second == 0
     run = train(recipe, out=tmp_path / "run", console=Console(quiet=False)).folder
-    assert "object from the cache, 60 images" in capsys.readouterr().err
+    assert "object loaded from cache, 60 images" in capsys.readouterr().err
     assert extract(run, device="cpu").streams[0].computed == 0
 
 

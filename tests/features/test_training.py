@@ -77,7 +77,7 @@ def test_evaluate_reads_what_training_has_computed(
     decoded.clear()
     found = evaluate(run.folder, device="cpu", precision="fp32", console=Console(quiet=False))
     assert decoded == []
-    assert "object from the cache, 6 images" in capsys.readouterr().err
+    assert "object loaded from cache, 6 images" in capsys.readouterr().err
     assert found.metrics.accuracy == run.parts["test"].accuracy
     assert found.metrics.nll == pytest.approx(run.parts["test"].nll, abs=1e-6)
 

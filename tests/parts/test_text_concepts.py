@@ -178,7 +178,7 @@ def test_grad_cam_through_the_tower_shows_places(bank: Path) -> None:
 
 
 def test_what_does_not_fit_is_refused(bank: Path, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="there is no bank of concepts"):
+    with pytest.raises(WeightsError, match="there is no concept bank"):
         TextConcepts(variant=str(tmp_path / "none.safetensors"))
     narrow = tmp_path / "narrow.safetensors"
     write_bank(ConceptBank(("a", "b"), torch.eye(2), image_model=TOWER), narrow)

@@ -104,7 +104,7 @@ def test_paper_is_the_papers():
         ("training.momentum=1", "It must be a number of at least 0 and below 1."),
         ("training.optimizer=adamv", "'adamv' cannot be read. It must be adamw, adam, sgd or timm:NAME."),
         ("training.flips=['auto', 'vertical']", "contradicts itself"),
-        ("data.split=80/5", "'80/5' cannot be read. It must be train/val/test in percent, as in 80/5/15"),
+        ("data.split=80/5", "'80/5' cannot be read. It must be train/val/test percentages, as in 80/5/15"),
         ("data.split=80/10/15", "'80/10/15' sums to 105."),
         ("data.split=0/50/50", "cannot be read"),
         ("data.background=[0, 0]", "data.background: [0, 0] has 2 entries. It must be a list of 3."),
@@ -119,7 +119,7 @@ def test_paper_is_the_papers():
         ("network.depth.objct=2", "network.depth: no stream has the key 'objct'. Did you mean 'object'?"),
         ("network.weights.objct=hub", "network.weights: no stream has the key 'objct'"),
         ("network.freeze=['objct:2']", "network.freeze: no stream has the key 'objct'"),
-        ("network.freeze=['object:0']", "cannot be read. It must be none, streams, branches, KEY or KEY:STAGES"),
+        ("network.freeze=['object:0']", "cannot be read. It must be none, streams, branches, KEY or KEY:NUMBER"),
         ("network.freeze=['none', 'object']", "contradict each other"),
         ("options.streams.objct.x=1", "options.streams: no stream has the key 'objct'"),
         ("options.fusion.dropout=inf", "options.fusion.dropout: inf is out of range. It must be a finite number."),
@@ -183,7 +183,7 @@ def test_a_recipe_is_checked_however_it_is_made():
 class TestFiles:
     def test_a_name_that_is_nothing_says_the_nearest(self):
         with pytest.raises(
-            UsageError, match=r"'papr' is not a file, a run or a shipped recipe. Did you mean 'paper'\?"
+            UsageError, match=r"'papr' is not a file, a run or a built-in recipe. Did you mean 'paper'\?"
         ):
             Recipe.load("papr")
 

@@ -152,13 +152,13 @@ class TestIsolation:
             ("def f(: pass", "SyntaxError"),
             ("@multistream.hookimpl\ndef streams():\n    return ['thing']", "streams() returned list ['thing']"),
             ("@multistream.hookimpl\ndef streams():\n    {'thing': dict}", "streams() returned None"),
-            ("@multistream.hookimpl\ndef streams():\n    return {'thing': 3}", "offers 'thing' as int 3"),
+            ("@multistream.hookimpl\ndef streams():\n    return {'thing': 3}", "provides 'thing' as int 3"),
             ("@multistream.hookimpl\ndef streams():\n    return {'thing': 'a.b'}", "must read 'module:attribute'"),
-            ("@multistream.hookimpl\ndef streams():\n    return {3: dict}", "offers the name 3"),
+            ("@multistream.hookimpl\ndef streams():\n    return {3: dict}", "provides the name 3"),
             ("@multistream.hookimpl\ndef streams(config):\n    return {'thing': dict}", "Argument(s) {'config'}"),
             ("@multistream.hookimpl\ndef streams():\n    return 1 / 0", "ZeroDivisionError"),
             ("@multistream.hookimpl(wrapper=True)\ndef streams():\n    yield", "streams() is a hook wrapper"),
-            ("@multistream.hookimpl\ndef streams():\n    return {}", "no hook of multistream_thing offers it"),
+            ("@multistream.hookimpl\ndef streams():\n    return {}", "no hook of multistream_thing provides it"),
             ("def streams():\n    return {'thing': dict}", "marked @multistream.hookimpl"),
             ("MULTISTREAM_API = 2", "upgrade this multistream"),
             ("MULTISTREAM_API = 0", "upgrade the plugin"),
@@ -210,7 +210,7 @@ class TestDuplicates:
         with pytest.raises(PluginError) as error:
             streams["twin"]
         assert str(error.value) == (
-            "streams: 'twin' is offered by multistream-twin-a 1.0 and multistream-twin-b 1.0. "
+            "streams: 'twin' is provided by multistream-twin-a 1.0 and multistream-twin-b 1.0. "
             "Write twin@multistream-twin-a or twin@multistream-twin-b, "
             "or name one of them in MULTISTREAM_DISABLED_PLUGINS."
         )
@@ -223,7 +223,8 @@ class TestDuplicates:
         assert build("stream", "twin@multistream-twin-b") == "b"
         assert streams["twin@Multistream_Twin_A"]() == "a"
         with pytest.raises(
-            UsageError, match=r"'multistream-twin-c' offers no 'twin'. It is offered by twin@multistream-twin-a, twin@"
+            UsageError,
+            match=r"'multistream-twin-c' provides no 'twin'. It is provided by twin@multistream-twin-a, twin@",
         ):
             build("stream", "twin@multistream-twin-c")
 

@@ -243,7 +243,7 @@ def test_frozen_streams_come_from_the_cache(early: Path, tmp_path: Path) -> None
     """What training has pooled is not pooled again."""
     told = CliRunner().invoke(app, ["report", str(early), "--photos", "1", "--out", str(tmp_path / "p.html")])
     assert told.exit_code == 0
-    assert "object from the cache" in told.stderr
+    assert "object loaded from cache" in told.stderr
     assert "runs" not in told.stderr
 
 

@@ -34,7 +34,7 @@ def test_a_width_alone_makes_no_vector_stream(installed, table: Table) -> None:
 
 
 def test_a_vector_stream_still_asks_for_its_vectors(table: Table) -> None:
-    with pytest.raises(DataError, match="the stream reads vectors, but none are given"):
+    with pytest.raises(DataError, match="this stream needs vectors, but none were given"):
         known_of_vectors({"anp": "anp"}, table, {})
 
 

@@ -85,7 +85,7 @@ def test_a_second_training_reads_the_cache(recipe: Recipe, tmp_path: Path, capsy
 
     first = train(recipe, out=tmp_path / "one").folder
     second = train(recipe, out=tmp_path / "two", console=Console(quiet=False)).folder
-    assert "object from the cache, 60 images" in capsys.readouterr().err
+    assert "object loaded from cache, 60 images" in capsys.readouterr().err
     assert equal(first, second)
 
 

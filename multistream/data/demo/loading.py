@@ -17,7 +17,7 @@ from multistream.files import cache_root
 
 NOTES = (
     "each emotion combines three cues: a sun or a drop, zigzags or bands, pleasant or unpleasant adjective-noun pairs",
-    "in the test split a picture alone allows at most 50 % accuracy, the pairs alone 25 %, all together 100 %",
+    "in the test split, the image alone allows at most 50 % accuracy, the pairs alone 25 %, both together 100 %",
 )
 
 

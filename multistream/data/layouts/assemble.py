@@ -142,7 +142,7 @@ def folder_of(path: Path, *names: str) -> Path:
     """The first folder of these names below `path`, else `path` itself; DataError if that is not a folder."""
     folder = next((path / name for name in names if (path / name).is_dir()), path)
     if not folder.is_dir():
-        raise DataError(path, "no such folder.", do="Give the data set's folder.")
+        raise DataError(path, "no such folder.", do="Pass the data set's folder.")
     return folder
 
 

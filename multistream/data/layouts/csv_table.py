@@ -192,7 +192,7 @@ class _Reading:
             return None
         part = cells[self.part].strip()
         if part.lower() not in PARTS:
-            raise DataError(row.where, f"{part!r} is not a part.", do="Write train, val or test.")
+            raise DataError(row.where, f"{part!r} is not a split.", do="Write train, val or test.")
         return PARTS[part.lower()]
 
 

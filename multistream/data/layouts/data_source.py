@@ -49,8 +49,8 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
     if path.is_dir():
         return folders(path, allow_outside=allow_outside, strict=strict)
     if path.exists():
-        raise DataError(path, "it is neither a folder nor a regular file.", do="Give a folder of photos, or a CSV.")
-    raise DataError(path, "no such file or folder.", do="Give a folder of photos by class, or a CSV.")
+        raise DataError(path, "it is neither a folder nor a regular file.", do="Pass a folder of photos, or a CSV.")
+    raise DataError(path, "no such file or folder.", do="Pass a folder of photos by class, or a CSV.")
 
 
 def absolute_source(source: str) -> str:

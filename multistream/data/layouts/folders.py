@@ -14,7 +14,7 @@ from multistream.errors import DataError, printable, some_of
 METADATA = ("metadata.csv", "metadata.jsonl")
 """What Hugging Face's imagefolder keeps labels in."""
 
-_DO = "Put the photos of each class into a folder with its name, or give a CSV with the columns path and label."
+_DO = "Put the photos of each class into a folder with its name, or pass a CSV with the columns path and label."
 
 
 def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, name: str = "") -> Table:
@@ -85,10 +85,10 @@ def _refuse_folder_above(path: Path, inner: Mapping[str, set[str]]) -> None:
     if not others:
         (only,) = inner
         what = f"one folder, {only}, holds all photos, in folders inside it ({shown})."
-        raise DataError(path, what, right="Give the folder that holds the classes.", do=f"Write {path}/{only}.")
+        raise DataError(path, what, right="Pass the folder that holds the classes.", do=f"Write {path}/{only}.")
     if len(first) > 1 and all(names == first for names in others):
         what = f"{some_of(sorted(inner))} contain the same folders ({shown}), so these look like the classes."
-        do = "Name the outer folders train, val and test, or give one of them."
+        do = "Name the outer folders train, val and test, or pass one of them."
         raise DataError(path, what, right="The folders of the classes lie one level deeper.", do=do)
 
 

@@ -25,7 +25,7 @@ class Root:
         name = text if self.exists(text) else text.strip()
         faults = (
             (not name, "the path is empty.", "Fill it in, or remove the line."),
-            (is_url(name), f"{name!r} is a URL.", "Download the images, and give their paths."),
+            (is_url(name), f"{name!r} is a URL.", "Download the images, and list their paths."),
             ("\0" in name, f"{name!r} holds a NUL.", "Save the file as UTF-8."),
         )
         for is_wrong, what, do in faults:

@@ -34,7 +34,7 @@ def _votes_file(folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     what = f"{len(found)} text files with votes were found." if found else "there is no text file with votes."
-    do = "Give the file itself: ldl:FOLDER/FILE.txt."
+    do = "Pass the file itself: ldl:FOLDER/FILE.txt."
     raise DataError(folder, what, right="Each line must be: name v0 .. v7, without a header.", do=do)
 
 

@@ -39,7 +39,7 @@ def parquet(path: Path, *, label: str = "") -> Table:
     arrow = pyarrow_for("data")
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     if not files:
-        raise DataError(path, "there is no .parquet file.", do="Give one, or a folder of them.")
+        raise DataError(path, "there is no .parquet file.", do="Pass one, or a folder of them.")
     described = [_described(arrow, file, path) for file in files]
     return _table(path, described, files, label=label, error=arrow.ArrowException)
 

@@ -32,7 +32,7 @@ def webdataset(path: Path, *, label: str = "") -> Table:
     """
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*.t*") if each.name.endswith(SHARDS))
     if not files:
-        raise DataError(path, "there is no .tar file.", do="Give one, or a folder of them.")
+        raise DataError(path, "there is no .tar file.", do="Pass one, or a folder of them.")
     root = path if path.is_dir() else path.parent
     place, entries = unpacked(files, ["webdataset", label], _photos(files, root, label))
     return assemble(printable(path.resolve().stem), place, entries, notes=(f"photos are unpacked in {place}",))

@@ -32,7 +32,7 @@ def align(
     width = width or len(expected)
     if width and vectors.features.shape[1] != width:
         what = f"the vectors have {vectors.features.shape[1]:,} numbers per image."
-        raise DataError(where, what, right=f"The stream reads {width:,}.", do="Give vectors with its vocabulary.")
+        raise DataError(where, what, right=f"The stream reads {width:,}.", do="Pass vectors with its vocabulary.")
     return vectors
 
 
@@ -42,7 +42,7 @@ def _check_names(expected: Sequence[str], given: Sequence[str], where: str) -> N
     if lacking := [name for name in wanted if name not in had]:
         what = f"{len(lacking):,} of the {len(wanted):,} names that the stream reads are missing: "
         right = f"The file has {len(given):,} names, such as {given[0]!r}."
-        do = "Give vectors with the vocabulary used in training."
+        do = "Pass vectors with the vocabulary used in training."
         raise DataError(where, f"{what}{some_of(map(repr, lacking))}.", right=right, do=do)
     if unlike := [name for name in wanted if wanted[name] != had[name]]:
         name = unlike[0]

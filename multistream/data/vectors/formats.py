@@ -69,7 +69,7 @@ def from_npy(path: Path) -> VectorTable:
     with _readable(path):
         features = np.load(path, allow_pickle=False)
     if not isinstance(features, np.ndarray):
-        raise DataError(path, "it is an archive.", do="Give it the extension .npz.")
+        raise DataError(path, "it is an archive.", do="Rename it so that it ends in .npz.")
     return VectorTable(_ids_beside(path), features, _vocabulary_beside(path))
 
 

@@ -62,7 +62,7 @@ def join(
 
 def _summary(matched: Matched, present: NDArray[np.bool_]) -> str:
     how = f", {matched.by_suffix:,} of them by path suffix" if matched.by_suffix else ""
-    return f"{present.sum():,} of {len(present):,} images joined with a vector{how}"
+    return f"vectors found for {present.sum():,} of {len(present):,} images{how}"
 
 
 def _counted(names: Sequence[str], what: str) -> str:
