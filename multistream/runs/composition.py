@@ -211,7 +211,7 @@ def _check_keys(specs: Mapping[str, Spec | Stream], by_key: Mapping[str, Mapping
     for where, named in by_key.items():
         for key in named:
             if key not in specs:
-                raise UsageError(where, f"the composition has no stream {key!r}.", right=did_you_mean(key, specs))
+                raise UsageError(where, f"the network has no stream {key!r}.", right=did_you_mean(key, specs))
 
 
 def _with_options(

@@ -214,10 +214,10 @@ def _recomposed(
     except MultistreamError as error:  # an option that a part refuses, too
         if streams is not None or any(branch.is_instance for branch in metadata.plan.branches.values()):
             raise  # about instances, which the caller gives
-        raise WeightsError(file, f"its composition cannot be rebuilt: {error}", do=RETRAIN) from error
+        raise WeightsError(file, f"its network cannot be rebuilt: {error}", do=RETRAIN) from error
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         detail = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
-        raise WeightsError(file, f"its composition cannot be rebuilt ({detail}).", do=RETRAIN) from error
+        raise WeightsError(file, f"its network cannot be rebuilt ({detail}).", do=RETRAIN) from error
     _check_shapes(network, tensors, file)
     return network
 
@@ -228,7 +228,7 @@ def _check_shapes(network: MultiStream, tensors: Mapping[str, Tensor], file: Pat
     wrong = [n for n in {**own, **tensors} if n not in own or n not in tensors or own[n].shape != tensors[n].shape]
     if wrong:
         names = ", ".join(wrong[:4])
-        raise WeightsError(file, f"{len(wrong)} tensors do not fit its composition: {names}.", do=RETRAIN)
+        raise WeightsError(file, f"{len(wrong)} tensors do not fit its network: {names}.", do=RETRAIN)
 
 
 def distributions_of(plan: NetworkPlan) -> dict[str, str]:

@@ -72,7 +72,7 @@ def largest_that_fits(sizes: Sequence[int], attempt: Callable[[int], int], *, fr
                 raise
             break
     if not tried:
-        raise MemoryExhausted("--batch-size", f"a step of {sizes[0]} image does not fit into memory.", do=SMALLER)
+        raise MemoryExhausted("--batch-size", f"a step of {sizes[0]} image does not fit in memory.", do=SMALLER)
     return tried[-1][0]
 
 

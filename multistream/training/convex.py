@@ -67,7 +67,7 @@ class ConvexFit:
 def check_convex(network: MultiStream) -> None:
     """Refuses, with the reason, what lbfgs cannot fit (UsageError)."""
     if reason := next(_reasons(network), ""):
-        right = "lbfgs fits frozen streams with linear parts: taps gap or last, concat or average, early or late."
+        right = "lbfgs fits frozen streams with linear components: taps gap or last, concat or average, early or late."
         raise UsageError("training.solver", f"lbfgs cannot fit this network: {reason}.", right=right)
 
 

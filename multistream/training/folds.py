@@ -130,7 +130,7 @@ def _branches_of_fold(recipe: Recipe, name: str) -> Iterator[tuple[str, str]]:
     for key, path in paths.items():
         own = path / runs.FOLDS / name
         if is_fold_run(path) and not own.is_dir():
-            right = "Its folds and repeats must equal those of this training."
+            right = "Its folds and repeats must equal those of this training run."
             raise UsageError(f"streams.{key}", f"{path} has no fold {name}.", right=right)
         if own.is_dir():
             yield key, str(own)

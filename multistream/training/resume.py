@@ -49,7 +49,7 @@ def check_is_run(folder: Path) -> None:
         return
     if folder.is_dir():
         right = f"Every run folder has a {runs.RECIPE}."
-        raise UsageError("--resume", f"{folder} is not a run.", right=right, do="Start a new training with --out.")
+        raise UsageError("--resume", f"{folder} is not a run.", right=right, do="Start a new run with --out.")
     what = f"{folder} does not exist: no run was started there, or it was stopped before writing anything."
     raise UsageError("--resume", what, do=f"Run the same command with --out {folder} instead of --resume.")
 

@@ -127,7 +127,7 @@ class _Training:
         if any(p.requires_grad for p in self.prepared.network.parameters()):
             progress = self._train(resume=resume)
         else:
-            self.console.say("train: all parts are frozen; the network is evaluated without training")
+            self.console.say("train: all components are frozen; the network is evaluated without training")
             progress = Progress(finished=True)
         return self._finish(progress, started=started)
 

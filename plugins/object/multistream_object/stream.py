@@ -77,7 +77,7 @@ class Object(Stream):
             hub="timm/mobilenetv2_100.ra_in1k",
             trained_on="ImageNet-1k",
             licence="Apache-2.0 (timm), BSD-3-Clause (torchvision)",
-            preprocessing="RGB 224, ImageNet mean and deviation",
+            preprocessing="RGB 224, ImageNet mean and standard deviation",
         ),
         "mobilenetv1": Source(
             file="timm's mobilenetv1_100.ra4_e3600_r224_in1k",

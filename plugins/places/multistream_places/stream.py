@@ -85,14 +85,14 @@ class Places(Stream):
             size="46 MB",
             trained_on="Places365",
             licence="CC BY",
-            preprocessing="RGB 224, ImageNet mean and deviation",
+            preprocessing="RGB 224, ImageNet mean and standard deviation",
         ),
         "resnet50": Source(
             file=f"{SITE}/resnet50_places365.pth.tar",
             size="97 MB",
             trained_on="Places365",
             licence="CC BY",
-            preprocessing="RGB 224, ImageNet mean and deviation",
+            preprocessing="RGB 224, ImageNet mean and standard deviation",
         ),
     }
     ignored_weights: ClassVar[tuple[str, ...]] = ("classifier.", "fc.", "fc6.", "fc7.", "fc8a.", "pre_logits.", "head.")
