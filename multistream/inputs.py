@@ -18,7 +18,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 class Image:
     """The photo itself, (B, 3, size, size) uint8 RGB in the batch; the stream brings it to the channel order asked for.
 
-    `mean` and `std` are in 0-255 units and in the order that `channels` states. Streams that name one input share
+    `mean` and `std` are on the 0-255 scale and in the order of `channels`. Streams that name one input share
     one decode, whatever their normalisation.
 
     >>> Image(size=64).name
@@ -56,7 +56,7 @@ class Map:
 
 @dataclass(frozen=True)
 class Vector:
-    """Numbers known for each image id (ANP scores, another network's features), (B, width) float32 in the batch."""
+    """A feature vector for each image id (ANP scores, another network's features), (B, width) float32 in the batch."""
 
     name: str
     _: KW_ONLY

@@ -30,12 +30,12 @@ VECTOR = "vector"
 
 
 class Stream(nn.Module):
-    """An ordered set of stages; what a stage returns is its map (paper section 1: a backbone's conv blocks).
+    """An ordered set of stages; the output of a stage is its feature map (paper section 1: a backbone's conv blocks).
 
-    `stages` maps names to modules, shallow to deep; each takes what the one before returned. `channels` gives the
-    channels of every stage's map. A stream that reads a Vector has no stages and overrides `forward`. One whose last
-    stage is called `vector` gives there (B, D), no map: that stage alone is tapped, and its entries are explained one
-    by one.
+    `stages` maps names to modules, shallow to deep; the input of each is the output of the previous one. `channels`
+    gives the channels of every stage's map. A stream that reads a Vector has no stages and overrides `forward`. If the
+    last stage is called `vector`, it returns (B, D) instead of a map: only that stage is tapped, and its entries are
+    explained individually.
 
     >>> stream = Stream({"edges": nn.Conv2d(3, 8, 3, stride=2)}, channels={"edges": 8}, input=Image(size=32))
     >>> stream(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))["edges"].shape
@@ -87,7 +87,7 @@ class Stream(nn.Module):
         return maps
 
     def prepare(self, x: Tensor) -> Tensor:
-        """Brings a batch to the size, channel order and scale that the stages expect, on the device it lies on."""
+        """Brings a batch to the size, channel order and scale that the stages expect, on its own device."""
         if isinstance(self.input, Vector):
             return x.float()
         if x.shape[-1] != self.input.size:
@@ -110,20 +110,20 @@ class Stream(nn.Module):
                 return torch.zeros(batch, width)
 
     def map_shapes(self, *, batch: int = 1) -> dict[str, tuple[int, ...]]:
-        """The shapes {stage: (B, C, h, w)} of the maps, found without computing any."""
+        """The shapes {stage: (B, C, h, w)} of the maps, without computing any."""
         with evaluating(self), torch.no_grad():
             maps = without_numbers(lambda: self(self.example_input(batch=batch)))
         return {stage: tuple(m.shape) for stage, m in maps.items()}
 
     def to_map(self, state: Any, stage: str) -> Tensor:
-        """The map (B, C, h, w) in what `stage` returned; override it where that is not the map itself."""
+        """The map (B, C, h, w) of what `stage` returned; override it if that is not a map itself."""
         del stage
         return state  # type: ignore[no-any-return]
 
     def fit(self, vectors: Tensor) -> str | None:
         """Called once with the raw vectors (N, D) of the training split, for a stream that reads a Vector.
 
-        What it chose by them is printed if it is returned as text.
+        Text that it returns is printed: it says what was chosen.
         """
         del vectors
         return None
@@ -155,7 +155,7 @@ class Stream(nn.Module):
 
     @property
     def source(self) -> Source | None:
-        """Where this variant's pretrained weights can be had."""
+        """Where this variant's pretrained weights are available."""
         return self.weights.get(self.variant)
 
     @property
@@ -177,23 +177,23 @@ class Stream(nn.Module):
         return nn.Linear(width, classes)
 
     def zero_shot_head(self, classes: Sequence[str]) -> nn.Linear | None:
-        """A classifier of the stage `vector` that needs no training, where the stream knows one for these classes.
+        """A classifier of the stage `vector` that needs no training, if the stream can provide one for these classes.
 
-        It takes the place of a new `make_head(width, len(classes))`, which must be linear too.
+        It replaces a new `make_head(width, len(classes))`, which must be linear too.
         """
         del classes
         return None
 
     @property
     def settled(self) -> Mapping[str, Any]:
-        """Options that make this stream again without the files that it was made of.
+        """Options with which this stream can be rebuilt without the files that it was built from.
 
-        A model file holds them in place of the options of the same names; what they leave out are its buffers.
+        A model file holds them instead of the options of the same names; everything else is in its buffers.
         """
         return {}
 
     def channel_names(self, stage: str) -> tuple[str, ...]:
-        """The names of a stage's channels, where they have any, as a network's outputs do; `extract --out` writes them.
+        """The names of a stage's channels, if they have any (for example class names); `extract --out` writes them.
 
         A file of these is then a vector stream with named entries. Those of the stage `vector` name an explanation's.
         """
@@ -204,16 +204,16 @@ class Stream(nn.Module):
         return key
 
     def load_weights(self, tensors: Mapping[str, Tensor], *, where: str = "weights") -> Fitted:
-        """Loads the tensors of a weight file strictly: a WeightsError lists missing, unexpected and misshapen ones."""
+        """Loads the tensors of a weight file strictly: a WeightsError lists all that do not fit."""
         return fit(self, tensors, rename=self.rename, ignore=self.ignored_weights, where=where)
 
 
 class Tap(nn.Module):
-    """Reads a map and gives a token: pools first, then projects (paper section 1; checks E1: the two commute).
+    """Turns a feature map into a token: pools first, then projects (paper section 1; checks E1: the two commute).
 
     `pool` has no parameters and reduces in float32. Between the two lie the buffers `mean` and `scale`, which
     standardise pooled features where the stream is frozen, and are the identity otherwise; `baseline` is the
-    training mean of the pooled features, which stands in for a tap that is masked.
+    training mean of the pooled features, which replaces a tap that is masked.
     """
 
     linear: ClassVar[bool] = False
@@ -250,7 +250,7 @@ class Tap(nn.Module):
         return nn.Identity() if type(self).project is Tap.project else None
 
     def locate(self, weights: Tensor, map_BChw: Tensor) -> Tensor:
-        """Spreads `weights . pool(map)` over the map's pixels: weights (K, P) or (B, K, P) -> (B, K, h, w).
+        """Distributes `weights . pool(map)` over the map's pixels: weights (K, P) or (B, K, P) -> (B, K, h, w).
 
         The pixels of a linear tap sum to `weights . pool(map)`. For another `pool` than the global average this takes
         one gradient a row of `weights`; a tap that knows a faster way overrides it.
@@ -305,23 +305,23 @@ class Temporal(nn.Module):
         self.width, self.steps, self.out_width = width, steps, out_width
 
     def attention(self, tokens_BTW: Tensor) -> Tensor | None:
-        """How much each step counts, (B, T), for a temporal that weighs its steps; None for others."""
+        """The weight of each step, (B, T), for a temporal module that weights its steps; None for others."""
         del tokens_BTW
         return None
 
 
 @dataclass(frozen=True)
 class FusionOutput:
-    """What a fusion gives: `logits` (B, K), and each stream's own logits (B, K) where the fusion has them."""
+    """The output of a fusion: `logits` (B, K), and each stream's own logits (B, K) where the fusion has them."""
 
     logits: Tensor
     streams: Mapping[str, Tensor]
 
 
 class Fusion(nn.Module):
-    """Makes one decision of the branches' vectors: {key: (B, E)} -> FusionOutput.
+    """Computes one prediction from the vectors of all branches: {key: (B, E)} -> FusionOutput.
 
-    softmax(logits) are always the probabilities. `heads` holds one classifier a stream, made by `Stream.make_head`;
+    softmax(logits) are always the probabilities. `heads` holds one classifier per stream, made by `Stream.make_head`;
     a fusion that needs none drops them. `present` names the streams to use, where some are left out.
     """
 
@@ -369,8 +369,8 @@ class Fusion(nn.Module):
 class Loss(nn.Module):
     """What training minimises: logits (B, K) and targets -> the mean over the images, a scalar.
 
-    Targets are labels (B,) or, where images are mixed or the labels are votes, distributions (B, K). `weights` (K,)
-    are the classes' own, None where all count alike. A loss that leaves `weights` or `label_smoothing` out of its
+    Targets are class indices (B,) or, with mixup or vote labels, distributions (B, K). `weights` (K,)
+    are the class weights; None: all classes count equally. A loss that leaves `weights` or `label_smoothing` out of its
     constructor's arguments is built without them; a user who sets one of them gets an error.
     """
 

@@ -39,13 +39,13 @@ def ablate(
     console: Console | None = None,
     engine: Engine | None = None,
 ) -> Ablation:
-    """Retrains a composition without stages, taps or streams, and measures the accuracy and cost of each variant.
+    """Retrains a network with some stages, taps or streams removed, and measures each variant's accuracy and cost.
 
     `source` is a run or a recipe; `run` is the run that a changed recipe comes from and that stores the result. `axis`:
     `depth` truncates each stream (paper fig. 4), `taps` trains all subsets of a stream's taps, `streams` all subsets of
     streams under each fusion. `seeds` and `splits` are numbers; the first of each is the recipe's. `cut` names the only
     stream to ablate. With frozen streams all rows are trained in one pass over pooled features; otherwise each row is
-    an ordinary training, on an `engine` if one is given. The result is written to `ablations/` of the run, or to `out`.
+    an ordinary training run, on an `engine` if one is given. The result goes to `ablations/` of the run, or to `out`.
     Raises MultistreamError.
     """
     console = console or Console(quiet=True)

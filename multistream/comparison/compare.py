@@ -90,8 +90,8 @@ def compare(
 ) -> Comparison:
     """Compares finished runs on their test photos. The reference of the differences is the first or the best row.
 
-    `names` gives a row a name, by the path of one of its runs. Photos are matched by their bytes. Raises UsageError or
-    DataError for runs that cannot be read.
+    `names` gives rows their labels, by the path of one of their runs. Photos are matched by their bytes. Raises
+    UsageError or DataError for runs that cannot be read.
     """
     paths = [Path(run).expanduser() for run in runs]
     _check_once(paths)

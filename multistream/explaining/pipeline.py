@@ -59,7 +59,7 @@ def explain(
     device: str = "auto",
     console: Console | None = None,
 ) -> Iterator[Explanation]:
-    """Explains photos one by one, in float32: yields an Explanation with its arrays for each photo, in their order.
+    """Explains photos, in float32: yields one Explanation with its arrays for each photo, in order.
 
     `images` are files and folders; without them the test split of the run is explained, or the labelled data set
     `data`. `target` is a class, `predicted` or `true`; `against` is a second class, for the difference to it. `method`

@@ -93,7 +93,7 @@ def evaluate(
     """Evaluates a run on its test split, or on the data set `data` without the images that the run was trained on.
 
     `part` names another split. Classes are matched by name, or through `class_map` (a file {ours: theirs}, or the name
-    of a shipped map). `missing` is error, drop or mean, for photos without a vector or map; `without` names streams to
+    of a built-in map). `missing` is error, drop or mean, for photos without a vector or map; `without` names streams to
     leave out. `streams` supplies the streams that were given as instances.
     """
     console = console or Console(quiet=True)

@@ -29,13 +29,13 @@ class Model(LoadedModel):
         precision: str = "auto",
         say: Callable[[str], object] | None = None,
     ) -> Iterator[Prediction]:
-        """Class probabilities for one photo or many, in their order and as they come; a bad one gets a status.
+        """Class probabilities for one photo or many, in order; a photo that cannot be used gets a status.
 
-        A photo is a path (a folder gives all its images), bytes, an open file, a Pillow picture or a uint8 array
+        A photo is a path (a folder stands for all images in it), bytes, an open file, a Pillow picture or a uint8 array
         (H, W, 3). `inputs` gives vectors and maps by stream key or input name: a file or folder, {id: array}, or
         arrays in the order of the photos. `missing` says what becomes of a photo that lacks one: error (a status),
-        drop (the other streams decide) or mean (the training mean stands in); `without` leaves streams out by key.
-        `say` gets lines on what folders pass over.
+        drop (use the other streams) or mean (use the training mean instead); `without` leaves streams out by key.
+        `say` receives messages about files in folders that are skipped.
         """
         from multistream.inference.predict import predict  # predictions are made with models
 

@@ -33,10 +33,10 @@ MakeFusion = Callable[[Mapping[str, int], Mapping[str, nn.Module]], Fusion]
 
 
 class MultiStream(nn.Module):
-    """Branches by key and their fusion; what `compose` returns.
+    """A network: its branches by key, and their fusion. `compose` returns it.
 
     `classes` names the K outputs; `fusion_plan` is the fusion's spec and options. `loaded` names the branches that
-    came trained from a run, each with its trained head, or None where it has none or is to get a new one.
+    were taken from a run, each with its trained head, or None for a branch without one or with a new one.
     `trained` is False until training has ended (`mark_trained`), and for a truncated network.
     `prior` (K,) holds the fractions of the classes in training. New heads and the fusion are initialised from `seed`,
     or from torch's own generator. With `label_sets` an image may have several classes: their probabilities are
@@ -91,7 +91,7 @@ class MultiStream(nn.Module):
 
     @property
     def temperature(self) -> float:
-        """What `probabilities` divides the logits by; 1 unless the network has been calibrated."""
+        """The divisor of the logits in `probabilities`; 1 unless the network has been calibrated."""
         return self._temperature
 
     def probabilities(self, logits_BK: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class MultiStream(nn.Module):
         return self
 
     def mark_trained(self, prior: Tensor | None = None) -> Self:
-        """Says that training has ended; `prior` (K,) gives the fractions of the classes in the training data."""
+        """Records that training has ended; `prior` (K,) are the fractions of the classes in the training data."""
         if prior is not None:
             self.prior.copy_(prior)
         self._trained = True
@@ -118,19 +118,19 @@ class MultiStream(nn.Module):
 
     @property
     def raw_means(self) -> dict[str, NDArray[np.float32]]:
-        """What a photo without a vector is given where the mean is asked for: (D,) by key, of streams that read one."""
+        """The vectors (D,) that replace missing ones where the mean is asked for, by key."""
         branches = {key: branch for key, branch in self.branches.items() if branch.reads_vector}
         return {key: branch.raw_mean.cpu().numpy() for key, branch in branches.items()}
 
     def pool(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
         """Runs the streams: batch -> {key: {stage: (B, P) float32}}. A stream's own key goes before its input's.
 
-        Under its own key a batch may hold what a frozen stream's `pool` gave before: that stream does not run.
+        Under a stream's own key a batch may hold its pooled features: that stream then does not run.
         """
         return {key: _pooled(branch, batch[branch.entry(key, batch)]) for key, branch in self.branches.items()}
 
     def fuse(self, pooled: Pooled, present: frozenset[str] | None = None) -> FusionOutput:
-        """All above the pooling: {key: {stage: (B, P)}} -> FusionOutput, with each stream's own logits if there are."""
+        """Everything after the pooling: {key: {stage: (B, P)}} -> FusionOutput, with the streams' own logits if any."""
         vectors = {key: branch(pooled[key]) for key, branch in self.branches.items()}
         output: FusionOutput = self.fusion(vectors, present)
         return output
@@ -146,7 +146,7 @@ class MultiStream(nn.Module):
     def truncate(self, depths: Mapping[str, int]) -> MultiStream:
         """A new network of which these streams keep the first n stages (paper fig. 4).
 
-        Kept stages and projections are shared with this one; temporals and fusion are new, so it is untrained.
+        Kept stages and projections are shared with this one; temporal modules and fusion are new, so it is untrained.
         """
         self._check_keys(depths, "truncate")
         branches = {k: b.truncate(depths[k]) if k in depths else _renewed(b) for k, b in self.branches.items()}
@@ -159,7 +159,7 @@ class MultiStream(nn.Module):
         )
 
     def mask(self, stages: Mapping[str, Sequence[str]]) -> Self:
-        """The same network, all weights shared, with the training mean in the place of these streams' stages."""
+        """The same network, all weights shared, with these streams' stages replaced by their training mean."""
         self._check_keys(stages, "mask")
         for key, names in stages.items():
             for name in names:
@@ -172,7 +172,7 @@ class MultiStream(nn.Module):
         return new
 
     def freeze(self, *what: str) -> Self:
-        """Freezes `streams`, `branches`, a stream by KEY or its first stages by KEY:n; `none` frees nothing either.
+        """Freezes `streams`, `branches`, a stream by KEY or its first stages by KEY:n; `none` freezes nothing.
 
         Entries add up. Raises UsageError, and freezes nothing, if one of them is not valid.
         """
@@ -213,7 +213,7 @@ class MultiStream(nn.Module):
     def fit(self, pooled: Pooled) -> None:
         """Fits these taps' buffers on the training split's pooled features; standardises where the stream is frozen.
 
-        A branch that came from a run keeps what it was trained with; vectors that are read, the scale of their stream.
+        A branch from a run keeps the values that it was trained with; a vector keeps the scale of its stream.
         """
         for key in set(pooled) - self.loaded_branches:
             branch = self.branches[key]

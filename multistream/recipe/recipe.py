@@ -47,7 +47,7 @@ Tree = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of a run. Settings that are not given have their default; an unknown setting is a UsageError.
+    """All settings of a run. Settings that are not set have their default; an unknown setting is a UsageError.
 
     >>> recipe = Recipe().with_settings(["training.learning_rate=0.01", "network.streams.object=object"])
     >>> recipe.training.learning_rate, recipe.network.streams
@@ -127,7 +127,7 @@ class Recipe:
         write_atomic(Path(path), self.dumps())
 
     def updated(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
-        """A new recipe with these settings, each replaced whole; a stream that goes takes its own settings along."""
+        """A new recipe with these settings, each replaced as a whole; removing a stream removes its settings."""
         _check_names(changes)
         tree = self.to_dict()
         for name, values in changes.items():

@@ -64,7 +64,7 @@ def report(
     precision: str = "auto",
     console: Console | None = None,
 ) -> Report:
-    """Writes RUN/report.html, or `out`. The same run gives the same page, byte by byte.
+    """Writes RUN/report.html, or `out`. The same run always gives the same page, byte for byte.
 
     `photos` images of the test split are explained; with 0 no image is read, so the data set is not needed. `against`
     are runs with the same test split to compare with. `streams` supplies the streams that were given as instances.

@@ -47,10 +47,11 @@ def compose(
     """Composes a network of streams, given by spec (`object`, `places:resnet18`, `runs/o`) or as instances.
 
     `weights` maps keys to a file, a run, `hub` or `random`; the other streams keep their initialisation. `options` are
-    the options of the parts: `{"tap": {...}, "temporal": {...}, "fusion": {...}, "streams": {key: {...}}}`. `depth`
+    the components' options: `{"tap": {...}, "temporal": {...}, "fusion": {...}, "streams": {key: {...}}}`. `depth`
     keeps the first n stages of a stream; `image_size` replaces the streams' own. `known` holds, by key, what the data
-    set determines of a stream (`width`, `vocabulary`); a factory receives those that its signature names. Each part is
-    initialised from (seed, key, part), so that none depends on another; without `seed`, torch's generator draws one.
+    set determines of a stream (`width`, `vocabulary`); a factory receives those that its signature names. Each
+    component is initialised from (seed, key, component), so that none depends on another; without `seed`, torch's
+    generator draws one.
     With `label_sets` an image may have several classes. All shapes are checked once. Raises UsageError, PluginError
     (69) and WeightsError (69).
 

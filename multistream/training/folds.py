@@ -227,10 +227,10 @@ def train(
     stop: Stop | None = None,
     engine: Engine | None = None,
 ) -> Run | FoldsRun:
-    """Trains a composition and writes a run folder; a recipe with folds trains one run per fold (a FoldsRun).
+    """Trains a network and writes a run folder; a recipe with folds trains one run per fold (a FoldsRun).
 
     `out` is the new folder; `resume` continues the run in that folder instead. `streams` supplies streams as instances,
-    by key. `stop` asks for an end after the current step. `engine` trains the folds in parallel. Raises
+    by key. `stop` tells whether to stop after the current step. `engine` trains the folds in parallel. Raises
     MultistreamError, and Interrupted if the training was stopped and saved.
     """
     common: dict[str, Any] = {"out": out, "resume": resume, "streams": streams, "console": console, "stop": stop}

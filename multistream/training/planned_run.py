@@ -29,7 +29,7 @@ class PlannedRun:
 
     @property
     def trainings(self) -> int:
-        """How many trainings it stands for: one, or one for each fold and repeat."""
+        """Its number of training runs: one, or one for each fold and repeat."""
         data = self.recipe.data
         return data.folds * data.repeats if data.folds and not data.fold else 1
 
@@ -38,5 +38,5 @@ class PlannedRun:
         return {"run": self.name, "state": self.state, "trainings": self.trainings, "folder": str(self.folder)}
 
     def __str__(self) -> str:
-        name = f"{self.name} ({self.trainings:,} trainings)" if self.trainings > 1 else self.name
+        name = f"{self.name} ({self.trainings:,} training runs)" if self.trainings > 1 else self.name
         return f"{self.state:9} {name:40} {self.folder}"
