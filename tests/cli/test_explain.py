@@ -241,7 +241,7 @@ def test_python_gives_the_same_as_the_command(early: Path, photos: Path, tmp_pat
         (["--self-test"], "Type multistream test-explanation RUN --self-test"),
         (["--gallery=here"], "Type multistream gallery RUN --out FOLDER"),
         (["--scale", "x"], "logit or probability"),
-        (["--data", "here"], "PATHS are also given"),
+        (["--data", "here"], "PATHS were given too"),
     ],
 )
 def test_mistakes_are_told(early: Path, photos: Path, tmp_path: Path, words: list[str], said: str) -> None:

@@ -59,7 +59,7 @@ def test_auto_takes_bf16_where_it_agrees_and_says_by_how_much() -> None:
     found = settle(RuntimeSettings(device="cpu"), network, say=said.append)
     assert found.precision == "bf16"
     (line,) = said
-    assert line.startswith("precision: bf16: pooled features within ")
+    assert line.startswith("precision: bf16; pooled features differ from fp32 by at most ")
     assert "object/" in line
     assert network.training
 
@@ -71,7 +71,7 @@ def test_auto_falls_back_aloud() -> None:
     assert found.precision == "fp32"
     (line,) = said
     assert "fragile/broken" in line
-    assert line.endswith("more than the 5% limit of auto: using fp32")
+    assert line.endswith("more than the limit of 5 %; using fp32")
 
 
 @pytest.mark.usefixtures("bf16_everywhere")
