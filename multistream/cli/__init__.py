@@ -55,11 +55,14 @@ app.command(
     rich_help_panel=TRAIN,
     epilog=_example("train --data photos --streams object,anp --weights object=hub --input anp=anp.npz"),
 )(train)
-app.command(rich_help_panel=TRAIN, epilog=_example(f"evaluate {RUN} --data other-photos"))(evaluate)
+app.command(rich_help_panel=TRAIN, epilog=_example("evaluate runs/object-1 --data other-photos"))(evaluate)
 app.command(rich_help_panel=TRAIN, epilog=_example(f"predict {RUN} holiday --missing mean"))(predict)
 app.command(rich_help_panel=TRAIN, epilog=_example(f"compare runs/object-1 {RUN}"))(compare)
 app.command(rich_help_panel=TRAIN, epilog=_example(f"report {RUN} --against runs/object-1"))(report)
-app.command(rich_help_panel=TRAIN, epilog=_example("reproduce table1 --data fi:FOLDER --weights object=hub"))(reproduce)
+app.command(
+    rich_help_panel=TRAIN,
+    epilog=_example("reproduce table1 --data fi:FOLDER --weights object=hub --weights places=FILE --input anp=FILE"),
+)(reproduce)
 app.command(
     cls=ExplainCommand, rich_help_panel=DISSECT, epilog=_example(f"explain {RUN} --target true --overlays overlays")
 )(explain)

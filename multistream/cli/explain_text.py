@@ -112,7 +112,7 @@ def _photos(n: int, left_out: int) -> str:
 
 def _area(area: CurveArea) -> str:
     low, high = area.difference_ci95
-    return f"{area.value:.3f}, noise {area.noise:.3f}, difference {area.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{area.value:.3f}, noise {area.noise:.3f}, map minus noise {area.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _percent(value: float, ends: tuple[float, float]) -> str:

@@ -30,8 +30,8 @@ Inputs = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
-        metavar="NAME=PATH",
-        help="Extra input NAME of a stream: a file of vectors (.npz, .csv, ...), or a folder of input maps such as "
+        metavar="KEY=PATH",
+        help="Extra input of stream KEY: a file of vectors (.npz, .csv, ...), or a folder of input maps such as "
         "depth images; repeatable.",
     ),
 ]
@@ -49,18 +49,23 @@ Tap = Annotated[
     str,
     typer.Option(
         help="How to turn the feature map of a stage into a token: gap[:WIDTH], last, cls, embed, or a plugin's. "
-        "Default: gap:64."
+        "Default: gap:64.",
+        show_default=False,
     ),
 ]
 Temporal = Annotated[
     str,
     typer.Option(
         help="How to combine the tokens of a stream into one vector: concat, average, bigru, bigru+att, or a plugin's. "
-        "Default: concat."
+        "Default: concat.",
+        show_default=False,
     ),
 ]
 Fusion = Annotated[
-    str, typer.Option(help="How to combine the streams: early, late, gated, or a plugin's. Default: early.")
+    str,
+    typer.Option(
+        help="How to combine the streams: early, late, gated, or a plugin's. Default: early.", show_default=False
+    ),
 ]
 TrainingData = Annotated[
     str, typer.Option(metavar="PATH", help="Class folders, a CSV, or LAYOUT:PATH. Default: the demo set.")
@@ -101,7 +106,8 @@ Missing = Annotated[
     ),
 ]
 Engine = Annotated[
-    str, typer.Option(metavar="local|ray", help="ray: run on Ray Data; PATHS may then also be Parquet files or URLs.")
+    str,
+    typer.Option(metavar="local|ray", help="ray: run on Ray Data; the photos may then also be Parquet files or URLs."),
 ]
 TrainingEngine = Annotated[
     str,

@@ -213,8 +213,8 @@ def _oracle(groups: Groups) -> float | None:
 
 
 MCNEMAR = (
-    "p: McNemar's test, exact, two-sided, on the photos on which both were tested; differences: "
-    "row minus reference, intervals: bootstrap of photos"
+    "p: McNemar's test, exact, two-sided, on the photos on which both were tested; intervals of "
+    "differences: bootstrap of photos"
 )
 OVER_PHOTOS = (
     "p of rows with several runs: t test over photos. A photo counts once, however many runs tested it: seeds are not "
@@ -228,7 +228,7 @@ def _notes(rows: Sequence[ComparedRow], reference: int, against: Against) -> tup
     tests = {each.test for each in found}
     tested = len(found) - [each.p_value for each in found].count(None)
     notes = [
-        (found, f"reference: {rows[reference].name}"),
+        (found, f"reference: {rows[reference].name}; each difference is the row minus the reference"),
         (found and against == "best", "the best was chosen on the test photos, so its accuracy is biased upwards"),
         (any(row.label_sets for row in rows), "accuracy: images with all their labels and no other (exact match)"),
         ("mcnemar" in tests, MCNEMAR),

@@ -40,7 +40,7 @@ def notes(found: Reproduction) -> tuple[str, ...]:
     """The notes below the table."""
     tests = {row.measured.difference.test for row in found.rows if row.measured.difference}
     own = [
-        f"difference: to {found.reference}, the best single stream; chosen on these photos, so biased upwards",
+        f"difference: row minus {found.reference}, the best single stream (chosen on these photos, so biased upwards)",
         "p: McNemar's exact test over photos"
         if tests == {"mcnemar"}
         else "p: t test over photos; each photo counts once",

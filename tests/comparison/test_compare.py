@@ -371,7 +371,7 @@ def test_rows_are_named(lab: Lab) -> None:
     found = compare([a, b, c], names={str(a): "MG Object", str(c): "MG+Bi-GRU"})
     assert [row.name for row in found.rows] == ["MG Object", "MG+Bi-GRU"]
     assert "MG+Bi-GRU" in as_latex(found)
-    assert found.notes[0] == "reference: MG Object"
+    assert found.notes[0] == "reference: MG Object; each difference is the row minus the reference"
     assert next(csv.DictReader(io.StringIO(as_csv(found))))["name"] == "MG Object"
     with pytest.raises(UsageError, match="is not among the compared"):
         compare([a], names={"other": "x"})
