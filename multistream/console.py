@@ -92,7 +92,7 @@ class _Lines:
             self._say(self._line(now - self._started))
 
     def _line(self, seconds: float) -> str:
-        share = f"{self.done:,} of {self.total:,} ({self.done / max(1, self.total):.0%})"
+        share = f"{self.done:,} of {self.total:,} ({100 * self.done / max(1, self.total):.0f} %)"
         left = seconds / max(1, self.done - self._before) * max(0, self.total - self.done)
         return f"{self.label}: {share}, {_duration(seconds)} elapsed, {_duration(left)} left"
 

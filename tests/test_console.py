@@ -95,7 +95,7 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines() -> None:
     at_once = "import multistream.console\nmultistream.console.INTERVAL = 0.0\n"
     _, seen = on_terminal(at_once + WORK.replace("QUIET", "False"), TERM="dumb")
     assert "\x1b" not in seen
-    assert seen.startswith("before\r\n[train]: 1 of 4 (25%), 0:00:00 elapsed, ")
+    assert seen.startswith("before\r\n[train]: 1 of 4 (25 %), 0:00:00 elapsed, ")
 
 
 def test_quiet_on_a_terminal() -> None:
@@ -137,7 +137,7 @@ def test_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     with Console(quiet=False, clock=clock).progress(12_000, "train") as bar:
         clock.now = 100
         bar.advance(3_000)
-    assert capsys.readouterr().err == "train: 3,000 of 12,000 (25%), 0:01:40 elapsed, 0:05:00 left\n"
+    assert capsys.readouterr().err == "train: 3,000 of 12,000 (25 %), 0:01:40 elapsed, 0:05:00 left\n"
 
 
 def test_work_done_before_says_nothing_of_the_speed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,7 +145,7 @@ def test_work_done_before_says_nothing_of_the_speed(capsys: pytest.CaptureFixtur
     with Console(quiet=False, clock=clock).progress(1000, "train", done=800) as bar:
         clock.now = 60
         bar.advance(100)
-    assert capsys.readouterr().err == "train: 900 of 1,000 (90%), 0:01:00 elapsed, 0:01:00 left\n"
+    assert capsys.readouterr().err == "train: 900 of 1,000 (90 %), 0:01:00 elapsed, 0:01:00 left\n"
 
 
 def test_nothing_to_do_and_more_than_thought(capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,8 +156,8 @@ def test_nothing_to_do_and_more_than_thought(capsys: pytest.CaptureFixture[str])
         clock.now = 62
         bar.advance(2)
     assert capsys.readouterr().err.splitlines() == [
-        "empty: 0 of 0 (0%), 0:00:31 elapsed, 0:00:00 left",
-        "empty: 2 of 0 (200%), 0:01:02 elapsed, 0:00:00 left",
+        "empty: 0 of 0 (0 %), 0:00:31 elapsed, 0:00:00 left",
+        "empty: 2 of 0 (200 %), 0:01:02 elapsed, 0:00:00 left",
     ]
 
 

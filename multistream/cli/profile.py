@@ -97,7 +97,7 @@ def _line(row: StageCost) -> str:
     shape = " x ".join(str(n) for n in row.shape[1:])
     return (
         f"{row.stream:10} {row.stage:10} {shape:>18} {row.params:12,} {row.macs:16,} "
-        f"{row.ms_p50:9.3f} {row.ms_p95:9.3f} {row.peak_bytes / 2**20:9.1f} {row.roofline:9.1%}"
+        f"{row.ms_p50:9.3f} {row.ms_p95:9.3f} {row.peak_bytes / 2**20:9.1f} {100 * row.roofline:7.1f} %"
     )
 
 

@@ -87,7 +87,7 @@ class Task:
         found = len(self.rows) - len(self.missing)
         if not len(self.missing):
             return f"features: {self.label} loaded from cache, {found:,} images"
-        return f"features: {self.label} computed for {len(self.missing):,} images, {found:,} loaded from cache"
+        return f"features: computing {self.label} for {len(self.missing):,} images, {found:,} loaded from cache"
 
 
 def plan_tasks(

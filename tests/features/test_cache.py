@@ -104,7 +104,7 @@ def test_added_photos_alone_are_computed(ask: Ask, folder: Path) -> None:
     (folder / "awe" / "00.png").rename(folder / "awe" / "renamed.png")
     found, said, ran = ask(make_network())
     assert ran == GROUP
-    assert said == ["features: object computed for 3 images, 61 loaded from cache"]
+    assert said == ["features: computing object for 3 images, 61 loaded from cache"]
     assert same(found.features, ask(make_network(), cache=False)[0].features)
 
 
@@ -116,7 +116,7 @@ def test_a_changed_byte_of_a_photo_is_another_photo(ask: Ask, folder: Path) -> N
     pixels[0, 0, 0] ^= 128
     Image.fromarray(pixels).save(path)
     found, said, _ = ask(make_network())
-    assert said == ["features: object computed for 1 images, 59 loaded from cache"]
+    assert said == ["features: computing object for 1 images, 59 loaded from cache"]
     changed = (found.features["object"]["block5"] != before).any(1).nonzero().flatten().tolist()
     assert changed == [17]
 
@@ -163,7 +163,7 @@ def test_each_part_of_the_key_leads_elsewhere(
     photos = Photos(open_table(str(folder)), what.get("decoder", Decoder(size=SIZE)))
     _, said, ran = ask(network, runtime=what.get("runtime", ON_CPU), photos=photos)
     assert ran > 0
-    assert said == [f"features: object computed for {PHOTOS} images, 0 loaded from cache"]
+    assert said == [f"features: computing object for {PHOTOS} images, 0 loaded from cache"]
     monkeypatch.undo()
 
 

@@ -48,7 +48,7 @@ def test_a_killed_process_costs_what_was_not_yet_a_shard(ask: Ask, folder: Path,
     assert len(shards(own_cache)) == 1
     assert list(own_cache.glob("*/.tmp-*"))
     found, said, ran = ask(make_network())
-    assert said == ["features: object computed for 28 images, 32 loaded from cache"]
+    assert said == ["features: computing object for 28 images, 32 loaded from cache"]
     assert ran == 32
     assert not list(own_cache.glob("*/.tmp-*"))
     assert same(found.features, ask(make_network(), cache=False)[0].features)
@@ -80,7 +80,7 @@ def test_a_flipped_bit_or_a_cut_is_noticed_and_made_good(ask: Ask, own_cache: Pa
     assert ran > 0
     assert str(shard) in said[0]
     assert "damaged" in said[0]
-    assert said[1] == "features: object computed for 60 images, 0 loaded from cache"
+    assert said[1] == "features: computing object for 60 images, 0 loaded from cache"
     assert same(before.features, found.features)
     assert shards(own_cache) == [shard], "what is computed again has the same bytes, hence the same name"
     assert ask(make_network())[1] == ["features: object loaded from cache, 60 images"]
@@ -145,7 +145,7 @@ def test_an_interruption_keeps_what_was_computed(ask: Ask, folder: Path) -> None
 
     with pytest.raises(KeyboardInterrupt):
         extract(make_network(), make_photos(folder), np.arange(60), runtime=ON_CPU, workers=0, tick=stop, say=str)
-    assert ask(make_network())[1] == ["features: object computed for 28 images, 32 loaded from cache"]
+    assert ask(make_network())[1] == ["features: computing object for 28 images, 32 loaded from cache"]
 
 
 @pytest.fixture
