@@ -32,7 +32,7 @@ class MultistreamWarning(UserWarning):
 
 
 class UsageError(MultistreamError):
-    """A command line, recipe or composition that is not valid."""
+    """A command line, recipe or network that is not valid."""
 
 
 class DataError(MultistreamError):

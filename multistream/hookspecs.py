@@ -1,4 +1,4 @@
-"""Plugin hooks for streams, taps, temporals, fusions, losses and data sets.
+"""Plugin hooks for streams, taps, temporal modules, fusions, losses and data sets.
 
 A hook takes no arguments and returns `{name: factory}`. A factory is the class, a function, or `"module:attribute"`,
 which is imported when the part is first used. The built-in parts use the same hooks (multistream.parts).

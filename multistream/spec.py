@@ -145,7 +145,7 @@ def is_path(text: str) -> bool:
 
 
 def expanded(path: str | os.PathLike[str], *, where: str) -> Path:
-    """A path with the home folder in the place of `~`; UsageError where there is no such home."""
+    """A path with the home folder instead of `~`; UsageError where there is no such home."""
     try:
         # A Path forgets the `./` by which a folder of the name `~` differs from the home folder.
         return Path(path).expanduser() if os.fspath(path).startswith("~") else Path(path)

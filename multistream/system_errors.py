@@ -125,7 +125,7 @@ def _full(folder: Path, needed: int, error: OSError) -> DiskFull:
 
 
 def _concerns(error: OSError, folder: Path) -> bool:
-    """Whether the error is about this folder, one above or what lies in it: code in the block may read elsewhere."""
+    """Whether the error is about this folder, one above or what is in it: code in the block may read elsewhere."""
     if error.filename is None:
         return True  # a write: only opening knows a name
     path = Path(_named(error))

@@ -1,6 +1,6 @@
 """Initial networks: a variant as it is before training, for each seed, with the streams shared by all.
 
-Taps, temporals, heads and fusions begin as `train` has them with that seed: each follows from (seed, key, part).
+Taps, temporal modules, heads and fusions begin as `train` has them with that seed: each follows from (seed, key, part).
 """
 
 from __future__ import annotations

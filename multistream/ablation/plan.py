@@ -23,7 +23,7 @@ from multistream.training.prepare import Prepared, draw_parts, prepare, usable
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """The variants, the whole composition last, and the seeds and splits that each is trained for."""
+    """The variants, the whole network last, and the seeds and splits that each is trained for."""
 
     prepared: Prepared
     variants: tuple[Variant, ...]

@@ -24,9 +24,9 @@ COLUMNS = (
 class VariantResult:
     """One variant: what is kept, {key: stages}; how accurate it is when it is trained again; what it costs.
 
-    `delta` is accuracy less the whole composition's, `p_value` the exact McNemar test of it, `p_holm` corrected for
+    `delta` is accuracy less the whole network's, `p_value` the exact McNemar test of it, `p_holm` corrected for
     all rows; None for the whole itself. `masked_accuracy` is that of the whole, trained once, with the training mean
-    in place of the missing taps and without the missing streams. `macs` are multiply-adds and `ms_p50` milliseconds
+    instead of the missing taps and without the missing streams. `macs` are multiply-adds and `ms_p50` milliseconds
     for one image.
     """
 
@@ -53,7 +53,7 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class TapShapley:
-    """The Shapley value of a tap in the game whose value is the accuracy after training again; over R trainings."""
+    """The Shapley value of a tap in the game whose value is the accuracy after training again; over R training runs."""
 
     stream: str
     stage: str
@@ -120,7 +120,7 @@ class VerifiedRow:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The rows of an axis, the whole composition last; `n` test photos, some of them tested by several trainings."""
+    """The rows of an axis, the whole network last; `n` test photos, some of them tested by several training runs."""
 
     axis: str
     rows: tuple[VariantResult, ...]

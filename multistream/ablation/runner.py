@@ -72,7 +72,7 @@ def planned(
     out: str | Path | None = None,
     console: Console | None = None,
 ) -> list[PlannedRun]:
-    """The trainings of `ablate` with the same arguments, in their order, with their states; none of them is done.
+    """The training runs of `ablate` with the same arguments, in their order, with their status; none of them is done.
 
     Frozen streams: one for each row, seed and split; its folder is the file that will hold the result of all.
     """

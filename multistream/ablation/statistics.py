@@ -29,9 +29,9 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RowScores:
-    """How often each variant was right on each photo: `right` (V, N) of `tried` (N,) trainings that tested it.
+    """How often each variant was right on each photo: `right` (V, N) of `tried` (N,) training runs that tested it.
 
-    `accuracies` (V, R) are those of the single trainings, seeds within splits.
+    `accuracies` (V, R) are those of the single training runs, seeds within splits.
     """
 
     right: Counts
@@ -45,12 +45,12 @@ class RowScores:
         return fractions
 
     def interval(self, v: int) -> Interval:
-        """95 %: Wilson's where each photo was tested once, else a bootstrap of photos with all their trainings."""
+        """95 %: Wilson's where each photo was tested once, else a bootstrap of photos with all their training runs."""
         tested = self.tried > 0
         return tested_interval(self.right[v, tested], self.tried[tested])
 
     def p_value(self, v: int, reference: int) -> float:
-        """Exact McNemar. A photo has one vote however many trainings tested it: for who was right on it more often.
+        """Exact McNemar. A photo has one vote however many training runs tested it: for who was right on it more often.
 
         Seeds are not new photos: to count each as one would find differences where there are none.
         """
@@ -69,7 +69,7 @@ class RowScores:
 
 
 class Tally:
-    """Collects the trainings' answers."""
+    """Collects the training runs' answers."""
 
     def __init__(self, variants: int, photos: int) -> None:
         self.right = np.zeros((variants, photos), dtype=np.int64)
@@ -88,7 +88,7 @@ class Tally:
 
 
 def complement(variants: Sequence[Variant], scores: RowScores) -> StreamComplement:
-    """Of all subsets of streams; a stream is right on a photo where more than half of its trainings were."""
+    """Of all subsets of streams; a stream is right on a photo where more than half of its training runs were."""
     number = {(tuple(v.keep), v.fusion if len(v.keep) > 1 else ""): i for i, v in enumerate(variants)}
     keys = tuple(variants[-1].keep)
     tested = scores.tried > 0
@@ -115,7 +115,7 @@ def _left_out(keys: tuple[str, ...], accuracies: Mapping[tuple[tuple[str, ...], 
 def tap_values(
     variants: Sequence[Variant], scores: RowScores, *, labels: NDArray[np.int64], splits: Sequence[Parts], seeds: int
 ) -> tuple[TapShapley, ...]:
-    """For every stream whose taps were tried in all subsets: one game a training, averaged over trainings.
+    """For every stream whose taps were tried in all subsets: one game per training run, averaged over training runs.
 
     A stream's values sum to the accuracy of the whole less that without the stream (checks A1).
     """

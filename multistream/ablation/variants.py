@@ -61,7 +61,7 @@ def whole(network: MultiStream) -> Variant:
 
 
 def variants(network: MultiStream, axis: Axis, *, cut: str = "") -> tuple[Variant, ...]:
-    """All variants of an axis, the whole composition last; `cut` names the one stream to be cut, else each is."""
+    """All variants of an axis, the whole network last; `cut` names the one stream to be cut, else each is."""
     full = whole(network)
     if axis == "streams":
         found = list(_stream_subsets(full))

@@ -123,7 +123,7 @@ def _cores() -> int:
 
 
 def _dataset(paths: Iterable[str], say: Callable[[str], object]) -> Any:
-    """Photos as Ray reads them: parquet with a column of bytes, or a row a path, which the workers open."""
+    """Photos as Ray reads them: parquet with a column of bytes, or one row per path, which the workers open."""
     data = ray_data()
     listed = list(paths)
     if listed and all(map(_is_parquet, listed)):

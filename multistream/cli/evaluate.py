@@ -139,7 +139,7 @@ def policies(result: Evaluation) -> str:
 
 
 def distances(metrics: Metrics) -> list[str]:
-    """How near the predictions are to the votes, a line a measure; nothing where there are no votes."""
+    """How near the predictions are to the votes, one line per measure; nothing where there are no votes."""
     if metrics.votes is None:
         return []
     from multistream.vote_distances import VOTE_MEASURES

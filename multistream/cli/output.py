@@ -41,7 +41,7 @@ def print_json(data: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 
 
 
 def print_plan(planned: Sequence[PlannedRun], *, json: bool) -> None:
-    """What --plan prints: the runs with their states, a line or a JSON object each."""
+    """What --plan prints: the runs with their status, a line or a JSON object each."""
     if json:
         print_json([run.to_dict() for run in planned])
     else:

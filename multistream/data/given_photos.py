@@ -67,7 +67,7 @@ def given_photos(
     allow_outside: bool = False,
     say: Callable[[str], object] | None = None,
 ) -> Iterator[GivenPhoto]:
-    """The photos one by one, lazily; a folder gives its images, sorted, and ignored entries are reported.
+    """The photos one at a time, lazily; a folder gives its images, sorted, and ignored entries are reported.
 
     `limit` is the most bytes that are read of an open file. Below `root`, the place of the run's own data set, a
     photo is also known by its path from there. What callers hold is copied: they may go on to change it.

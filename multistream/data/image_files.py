@@ -54,7 +54,7 @@ class _Walk:
     ignored: Counter[str] = field(default_factory=Counter)
 
     def enter(self, folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> None:
-        """Takes what lies in `folder`; `above` are device and inode of it and the folders that lead to it."""
+        """Takes what is in `folder`; `above` are device and inode of it and the folders that lead to it."""
         try:
             with os.scandir(folder) as entries:
                 for entry in sorted(entries, key=lambda each: each.name):

@@ -23,7 +23,7 @@ from multistream.recipe.sections import OnBadImage
 Item = dict[str, NDArray[Any]]
 
 BAD_SHOWN = 5
-"""Photos that cannot be decoded and are named one by one."""
+"""Photos that cannot be decoded and are named one at a time."""
 
 TIMEOUT = 300.0
 """Seconds after which a file that is still being read is taken for one that never will be."""

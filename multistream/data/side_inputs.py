@@ -87,7 +87,7 @@ def gather(
     """Finds and joins all Vectors and Maps that these inputs ask for; `sources` are paths by key or input name.
 
     Where `missing` is "mean", the images without a vector get those of `means` (D,), by key: a trained network's own.
-    `maps_may_lack` gives images without a map zeros, in place of a DataError.
+    `maps_may_lack` gives images without a map zeros, instead of a DataError.
     """
     check_sources(sources, inputs)
     joined: dict[str, Joined] = {}

@@ -1,4 +1,4 @@
-"""Vectors and maps of photos that come one by one: found by exact id, or by their order where arrays are given."""
+"""Vectors and maps of photos that come one at a time: found by exact id, or by their order where arrays are given."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class ExplanationRequest:
 
     `method` is one of METHODS, or `auto`: the exact sum where each stream has one and the scale is the logit, else
     Grad-CAM; or `fused`: the exact sum of the fused logit where there is one, else integrated gradients, which point at
-    planted evidence in 96 to 100 % of the pictures where gradient x input does in 49 to 62 % (docs/explanation.md).
+    planted cues in 96 to 100 % of the pictures where gradient x input does in 49 to 62 % (docs/explanation.md).
     `every_class` keeps all classes next to the target; None leaves it to the method.
     """
 

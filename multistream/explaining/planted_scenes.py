@@ -28,7 +28,7 @@ CLASSES = ("rows", "columns")
 CLOUDS = 4
 """Cells of the clouds' grid: the strongest variation in a picture carries no information about the class."""
 CHANNELS = 64
-"""Of every small stage: with 16, two trainings agreed less (rank correlation .64 to .81 instead of .76 to .93)."""
+"""Of every small stage: with 16, two training runs agreed less (rank correlation .64 to .81 instead of .76 to .93)."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The self-test: a composition learns from planted evidence, and its explanation must find what was planted.
+"""The self-test: a composition learns from planted cues, and its explanation must find what was planted.
 
 Small streams take the place of the streams; taps, temporals, fusion, heads and the explanation are the composition's
 own. Each stream that reads pictures gets the evidence in turn, in its own input alone. Then its maps must point to it,
@@ -42,7 +42,7 @@ MakeMaps = Callable[[MultiStream, PlantedScenes], Mapping[str, Tensor]]
 BATCH, SCENES, SEEDS = 64, 200, tuple(range(5))
 STEPS, RATE, DECAY = 200, 3e-3, 0.01
 TRAININGS = 3
-"""Of the same composition with each stream's evidence: pairs of trainings differ by .1 in their agreement."""
+"""Of the same composition with each stream's evidence: pairs of training runs differ by .1 in their agreement."""
 LARGEST_GAP = 1e-2
 """Of integrated gradients, relative to the logit: the integral is a sum of 32 points."""
 

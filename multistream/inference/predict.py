@@ -100,7 +100,7 @@ def as_photos(
     say: Callable[[str], object] | None = None,
     own: Table | None = None,
 ) -> Iterator[GivenPhoto]:
-    """The photos one by one, with the ids that the run's own vectors and maps may know them by."""
+    """The photos one at a time, with the ids that the run's own vectors and maps may know them by."""
     own = own or _own_table(model)
     decoder = make_decoder(model.inputs, model.recipe.data)
     limit = decoder.max_bytes if decoder else MAX_BYTES

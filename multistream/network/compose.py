@@ -139,7 +139,7 @@ def summary_read(plan: BranchPlan) -> str:
 
 @dataclass(frozen=True)
 class TemporalFactory:
-    """Makes temporals of one spec for one stream. A class and no closure: networks are pickled."""
+    """Makes temporal modules of one spec for one stream. A class and no closure: networks are pickled."""
 
     spec: Spec
     options: Options

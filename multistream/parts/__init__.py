@@ -1,1 +1,1 @@
-"""Built-in taps, temporals, fusions and losses, and the stream that cuts timm models into stages."""
+"""Built-in taps, temporal modules, fusions and losses, and the stream that cuts timm models into stages."""

@@ -50,7 +50,7 @@ class Profile:
     rows: tuple[StageCost, ...]
     total: StageCost
     cached: StageCost
-    """The cost that remains if the pooled features are cached: taps, temporals, heads, fusion."""
+    """The cost that remains if the pooled features are cached: taps, temporal modules, heads, fusion."""
     sweep: tuple[Mapping[str, float], ...]
     batch: int
     runtime: str

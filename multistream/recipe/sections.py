@@ -252,5 +252,5 @@ class RuntimeSettings(Section):
 
 
 def is_table(name: str, section: type[Section]) -> bool:
-    """Whether a setting holds a table, whose entries can be set one by one."""
+    """Whether a setting holds a table, whose entries can be set one at a time."""
     return any(each.name == name and each.default_factory is not MISSING for each in fields(section))  # type: ignore[arg-type]

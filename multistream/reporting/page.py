@@ -213,5 +213,5 @@ def p_value(p: float) -> str:
 
 
 def true_minus(text: str) -> str:
-    """The minus sign in the place of the hyphen."""
+    """The minus sign instead of the hyphen."""
     return text.replace("-", "−")

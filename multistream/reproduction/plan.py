@@ -1,4 +1,4 @@
-"""The plan of a reproduction: which trainings it needs, in an order in which each finds the branches it joins."""
+"""The plan of a reproduction: which training runs it needs, in an order in which each finds the branches it joins."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FUSED = "early_all"
 
 @dataclass(frozen=True)
 class Request:
-    """A request: data, streams that replace those of the paper, and the number of trainings of each row."""
+    """A request: data, streams that replace those of the paper, and the number of training runs of each row."""
 
     recipe: Recipe
     """Data, training and machine; the rows give the network."""

@@ -1,4 +1,4 @@
-"""Run folders: their names, what lies in them, and reading a run's own data back."""
+"""Run folders: their names, what is in them, and reading a run's own data back."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from multistream.network.network import MultiStream
 from multistream.runtime.device import Runtime
 
 TOLERANCE = 2e-2
-"""The largest relative difference between a replay and its kernels launched one by one (bf16 keeps 8 bits)."""
+"""The largest relative difference between a replay and its kernels launched one at a time (bf16 keeps 8 bits)."""
 
 
 class PooledStream(nn.Module):

@@ -28,7 +28,7 @@ def make_policy(name: str) -> Policy | None:
     """A policy of torchvision.transforms.v2 with its own defaults, for one uint8 photo (3, S, S); None for `none`."""
     if name == "none":
         return None
-    from torchvision.transforms import v2  # a second that most trainings need not wait
+    from torchvision.transforms import v2  # a second that most training runs need not wait
 
     policy: Policy = getattr(v2, POLICIES[name])()
     return policy

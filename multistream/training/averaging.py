@@ -31,7 +31,7 @@ class WeightAverage:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """The averages in the place of the weights inside; the weights, bit by bit, afterwards."""
+        """The averages instead of the weights inside; the weights, bit by bit, afterwards."""
         weights = {name: p.detach().clone() for name, p in self.trained.items()}
         self._write(self.averages)
         try:

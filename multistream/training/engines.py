@@ -1,4 +1,4 @@
-"""Many trainings: a list of independent runs on an engine that others have written (processes, Slurm, Ray).
+"""Many training runs: a list of independent runs on an engine that others have written (processes, Slurm, Ray).
 
 Each run is the command `multistream train` in a process of its own, with its own folder and lock: what is finished is
 not done again, what was stopped goes on, and one that fails or is killed is named while the others go on.

@@ -115,7 +115,7 @@ def fold_recipes(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def fold_runs(recipe: Recipe, folder: Path) -> list[PlannedRun]:
-    """The trainings of a run on folds, below its folder."""
+    """The training runs of a run on folds, below its folder."""
     return [PlannedRun(name, own, folder / runs.FOLDS / name) for name, own in fold_recipes(recipe).items()]
 
 

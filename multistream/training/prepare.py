@@ -134,7 +134,7 @@ def on_rank(settings: RuntimeSettings, ranks: Ranks) -> RuntimeSettings:
 
 
 def settle_loss(recipe: Recipe, table: Table, *, say: Say) -> Recipe:
-    """Binary cross entropy in the place of cross entropy where images may have several labels.
+    """Binary cross entropy instead of cross entropy where images may have several labels.
 
     UsageError for settings that need one label per image.
     """

@@ -56,7 +56,7 @@ def train(
     console: Console | None = None,
     stop: Stop | None = None,
 ) -> Run:
-    """Trains a composition and leaves a run folder; with `resume`, continues that run where it stopped.
+    """Trains a network and leaves a run folder; with `resume`, continues that run where it stopped.
 
     `streams` gives streams as instances, by key, next to those that the recipe names. Started by torchrun, all
     processes train one network together. Raises MultistreamError for all that the user can change, and Interrupted,

@@ -56,7 +56,7 @@ class PassedOver:
 
 
 def _plain_dict(*arguments: object) -> dict[Any, Any]:
-    """An empty dict in place of a defaultdict or a Counter; its items follow."""
+    """An empty dict instead of a defaultdict or a Counter; its items follow."""
     del arguments
     return {}
 

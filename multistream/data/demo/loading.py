@@ -68,7 +68,7 @@ def demo(*, cache: Path | None = None) -> Table:
 
 
 def demo_cues(table: Table) -> Cues:
-    """The planted evidence of the images of `table`, row by row; it must be the demo set or a selection of it."""
+    """The planted cues of the images of `table`, row by row; it must be the demo set or a selection of it."""
     path = table.root / CUES
     if not path.is_file():
         what = "no cues are recorded: only the demo set has them."

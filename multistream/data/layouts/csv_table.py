@@ -134,7 +134,7 @@ def _part_column(header: _Header, rows: Sequence[Row]) -> tuple[str | None, tupl
 
 
 class _Reading:
-    """The rows of a sheet read one by one, faults gathered."""
+    """The rows of a sheet read one at a time, faults gathered."""
 
     def __init__(self, root: Root, header: _Header, part: str | None) -> None:
         self.root, self.header, self.part = root, header, part
