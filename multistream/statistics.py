@@ -25,8 +25,8 @@ DRAWS = 10_000
 NORMAL_FROM = 50_000
 """From so many photos on a mean's distribution is drawn as a normal one: the bootstrap's own limit, at no cost."""
 
-_CELLS = 2_000_000
-"""Numbers drawn at a time: 16 MB."""
+_CELLS = 50_000
+"""Numbers drawn at a time: 0.4 MB, which stay in the processor's cache."""
 
 
 def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
