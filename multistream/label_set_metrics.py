@@ -16,7 +16,9 @@ from multistream.statistics import Interval, percentile_interval, resampled_mean
 THRESHOLD = 0.5
 """A class is predicted from this probability on."""
 DRAWS = 1000
-"""Resamples of the bootstrap of average precisions, each of which is sorted anew."""
+"""Resamples of the bootstrap of average precisions."""
+CELLS = 4_000_000
+"""Counts of photos that a bootstrap holds at a time: 32 MB."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -66,7 +68,7 @@ def label_set_metrics(
     predicted, occurs = exact >= THRESHOLD, _occurring(sets)
     cells = np.concatenate([sets & predicted, sets, predicted], axis=1).astype(np.float64)  # right, there, predicted
     drawn, hits = resampled_means(cells, seed=seed), int((predicted == sets).all(axis=1).sum())
-    precisions = _average_precisions(exact, sets, np.ones((1, len(sets))))[0]
+    precisions = average_precisions(exact, sets)
     tiny = np.finfo(np.float64).eps
     return LabelSetMetrics(
         map=float(precisions[occurs].mean()),
@@ -87,7 +89,25 @@ def label_set_metrics(
 
 def mean_average_precision(probabilities: NDArray[np.floating], sets: Bools) -> float:
     """Of the classes that some photo has, from probabilities and label sets (N, K)."""
-    return float(_average_precisions(probabilities, sets, np.ones((1, len(sets))))[0, _occurring(sets)].mean())
+    return float(average_precisions(probabilities, sets)[_occurring(sets)].mean())
+
+
+def average_precisions(probabilities: NDArray[np.floating], sets: Bools) -> Floats:
+    """Of each class, (K,), as scikit-learn's `average_precision_score`; 0 for a class that no photo has."""
+    found: Floats = _average_precisions(probabilities, sets, np.ones((1, len(sets))))[0]
+    return found
+
+
+def resampled_map(probabilities: NDArray[np.floating], sets: Bools, counts_RN: NDArray[np.int64]) -> Floats:
+    """The mean average precision (R,) where photos count so often; a class of no photo is left out of its draw."""
+    at_a_time = max(1, CELLS // len(sets))
+    found = []
+    for start in range(0, len(counts_RN), at_a_time):
+        counts = counts_RN[start : start + at_a_time].astype(np.float64)
+        present = counts @ sets > 0
+        drawn = _average_precisions(probabilities, sets, counts)
+        found.append((drawn * present).sum(1) / np.maximum(present.sum(1), 1))
+    return np.concatenate(found)
 
 
 def micro_f1(means: Floats) -> Any:
@@ -121,10 +141,8 @@ def _ratio(numerators: Any, denominators: Any) -> Any:
 def _interval_of_map(probabilities: Floats, sets: Bools, *, seed: int) -> Interval:
     """Of a bootstrap of photos; a draw without a photo of some class leaves that class out."""
     n = len(sets)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS).astype(np.float64)
-    present = counts @ sets > 0
-    drawn = _average_precisions(probabilities, sets, counts)
-    return percentile_interval((drawn * present).sum(1) / np.maximum(present.sum(1), 1))
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    return percentile_interval(resampled_map(probabilities, sets, counts))
 
 
 def _average_precisions(probabilities: NDArray[np.floating], sets: Bools, counts_RN: Floats) -> Floats:

@@ -1,4 +1,4 @@
-"""An ablation as a figure: accuracy against multiply-adds, with the line that no row lies above."""
+"""An ablation as a figure: the score against multiply-adds, with the line that no row lies above."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def draw(result: Ablation) -> Figure:
     """A dot with its 95 % interval for each row, numbered from cheap to expensive; names; the Pareto line."""
     figure = Figure(figsize=(8.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    rows = sorted(result.rows, key=lambda row: (row.macs, row.accuracy))
+    rows = sorted(result.rows, key=lambda row: (row.macs, row.score))
     for row in rows:
         color = BEST if row.pareto else OURS
-        axes.plot([_x(row)] * 2, [100 * end for end in row.accuracy_ci95], color=color, linewidth=1.0, alpha=0.6)
+        axes.plot([_x(row)] * 2, [100 * end for end in row.score_ci95], color=color, linewidth=1.0, alpha=0.6)
         axes.plot(_x(row), _y(row), "o", color=color, markersize=5)
     best = sorted((_x(row), _y(row)) for row in rows if row.pareto)
     axes.step(*zip(*best, strict=True), where="post", color=BEST, linewidth=0.8, linestyle=":")
@@ -40,7 +40,7 @@ def draw(result: Ablation) -> Figure:
     _number(axes, named)
     _name(axes, named, result.whole)
     axes.set_xlabel("multiply-adds of one image, millions")
-    axes.set_ylabel("accuracy on test photos, % (95 % interval)")
+    axes.set_ylabel(f"{result.metric.title} on test photos, % (95 % interval)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(linewidth=0.4, alpha=0.5)
     return figure
@@ -51,7 +51,7 @@ def _x(row: VariantResult) -> float:
 
 
 def _y(row: VariantResult) -> float:
-    return 100 * row.accuracy
+    return 100 * row.score
 
 
 def _scale(axes: Axes, rows: Sequence[VariantResult]) -> None:
@@ -61,8 +61,8 @@ def _scale(axes: Axes, rows: Sequence[VariantResult]) -> None:
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    lowest = min(100 * row.accuracy_ci95[0] for row in rows)
-    highest = max(100 * row.accuracy_ci95[1] for row in rows)
+    lowest = min(100 * row.score_ci95[0] for row in rows)
+    highest = max(100 * row.score_ci95[1] for row in rows)
     room = max(2.5, 0.08 * (highest - lowest))
     axes.set_ylim(max(-1.0, lowest - room), min(101.0, highest + room))
     axes.set_xlim(_x(rows[0]) / 10 ** (0.05 * decades + 0.03), _x(rows[-1]) * 10 ** (0.1 * decades + 0.05))

@@ -41,6 +41,7 @@ class InitialNetworks:
             fusion_plan=(variant.fusion, options),
             loaded={key: self._head(key, branches[key]) for key in branches if key in self.base.loaded_branches},
             seed=seed,
+            label_sets=self.base.label_sets,
         )
         network.to(self.base.prior.device)
         _share_fit(self.base, network)
@@ -96,6 +97,7 @@ def tapped_everywhere(network: MultiStream) -> MultiStream:
         fusion_plan=network.fusion_plan,
         loaded=dict.fromkeys(network.loaded_branches),
         seed=0,
+        label_sets=network.label_sets,
     )
 
 

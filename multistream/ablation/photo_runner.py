@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from multistream import runs
 from multistream.ablation.plan import AblationPlan
-from multistream.ablation.statistics import Tally
+from multistream.ablation.scores import Tally
+from multistream.ablation.statistics import new_tally
 from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.interfaces import Stream
@@ -59,9 +61,9 @@ class PhotoRunner:
         )
 
     def run(self) -> tuple[Tally, list[MultiStream], float]:
-        """Who was right; the first networks, one a variant; and the seconds of training."""
+        """The predictions of all; the first networks, one a variant; and the seconds of training."""
         plan = self.plan
-        tally = Tally(len(plan.variants), len(plan.prepared.table))
+        tally = new_tally(plan.prepared.table, len(plan.variants))
         started, networks = time.perf_counter(), list[MultiStream]()
         if self.engine:
             run_all(plan.trainings(self.folder), self.engine, place=self.folder, console=self.console)
@@ -93,11 +95,11 @@ class PhotoRunner:
             return train(run.recipe, resume=run.folder, console=self.console).folder
         return train(run.recipe, out=run.folder, streams=given or None, console=self.console).folder
 
-    def _answers(self, run: Path) -> dict[int, bool]:
-        """{index in the table: right or not} of a run's test split."""
+    def _answers(self, run: Path) -> dict[int, NDArray[np.float64]]:
+        """{index in the table: probabilities} of a run's test split."""
         places = {name: i for i, name in enumerate(self.plan.prepared.table.ids)}
         found = read_predictions(run / runs.PREDICTIONS)
-        return {places[path]: bool(right) for path, right in zip(found.paths, found.correct, strict=True)}
+        return {places[path]: own for path, own in zip(found.paths, found.probabilities, strict=True)}
 
     def _seconds_a_photo(self) -> float:
         """A forward pass in a batch of eight, of the streams that run in every epoch: frozen ones run once."""

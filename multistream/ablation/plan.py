@@ -130,9 +130,6 @@ def plan_ablation(
     if seeds < 1 or splits < 1:
         raise UsageError("ablate", f"{seeds} seeds and {splits} splits.", right="At least one of each is needed.")
     prepared = prepare(recipe, say=say, streams=streams)
-    if prepared.network.label_sets:
-        what = "images may have several labels here, and rows are compared by the one label of each."
-        raise UsageError("ablate", what, do="Train each network and use multistream compare.")
     plan = AblationPlan(
         prepared=prepared,
         variants=variants(prepared.network, axis, cut=cut),

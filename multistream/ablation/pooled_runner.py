@@ -16,7 +16,8 @@ from multistream.ablation.results import RidgeCertificate, VerifiedRow
 from multistream.ablation.row_data import RowData
 from multistream.ablation.row_loop import epochs_of, train_rows, verify_row
 from multistream.ablation.row_parameters import Grid
-from multistream.ablation.statistics import Tally
+from multistream.ablation.scores import Tally
+from multistream.ablation.statistics import new_tally
 from multistream.ablation.variants import Variant
 from multistream.console import Console
 from multistream.data.splits import Parts
@@ -27,6 +28,7 @@ from multistream.network.compose import fusion_factory
 from multistream.network.network import MakeFusion, MultiStream
 from multistream.network.plan import Options
 from multistream.runs.leaks import check_leaks
+from multistream.statistics import Floats
 from multistream.training.convex import ConvexFit, fit_network, is_convex
 from multistream.training.convex_training import convex_data
 from multistream.training.feeds import as_targets
@@ -73,9 +75,8 @@ class PooledRunner:
 
     def run(self, splits: Sequence[Parts], *, ridge: bool, check: bool) -> PooledAblation:
         """Trains and tests everything; `ridge` gives subsets of taps a probe, `check` verifies one row."""
-        photos = len(self.prepared.table)
-        tally, masked = Tally(len(self.variants), photos), Tally(len(self.variants), photos)
-        probed = Tally(len(self.variants), photos) if ridge else None
+        tally, masked, probes = (new_tally(self.prepared.table, len(self.variants)) for _ in range(3))
+        probed = probes if ridge else None
         certificates: list[tuple[int, float]] = []
         verified = None
         networks: Sequence[MultiStream] = ()
@@ -85,7 +86,7 @@ class PooledRunner:
             grid, initial = self._train(data)
             tests = data.rows(parts.test)
             for trained in grid:
-                tally.add(tests, self._correct(data, tests, trained))
+                tally.add(tests, self._predicted(data, tests, trained))
                 masked.add(tests, self._masked(data, tests, trained[-1]))
             if probed is not None:
                 certificates += self._probe(data, tests, probed)
@@ -141,6 +142,7 @@ class PooledRunner:
             shares=self.prepared.class_shares(parts.train),
             balanced=settings.class_weights == "balanced",
             label_smoothing=settings.label_smoothing,
+            label_sets=self.base.label_sets,
         ).to(self.labels.device)
         views = len(self.views)
         labels, targets = self.labels.repeat(views), torch.cat([self.targets] * views)
@@ -202,49 +204,49 @@ class PooledRunner:
                 network.eval().mark_trained()
                 bar.advance(1)
 
-    def _correct(self, data: RowData, rows: NDArray[np.int64], networks: Sequence[MultiStream]) -> NDArray[np.bool_]:
-        """Who is right on these photos, (V, n)."""
-        return np.stack([_right(data, rows, network) for network in networks])
+    def _predicted(self, data: RowData, rows: NDArray[np.int64], networks: Sequence[MultiStream]) -> Floats:
+        """The probabilities of these photos, (V, n, K)."""
+        return np.stack([_probabilities(data, rows, network) for network in networks])
 
-    def _masked(self, data: RowData, rows: NDArray[np.int64], whole: MultiStream) -> NDArray[np.bool_]:
+    def _masked(self, data: RowData, rows: NDArray[np.int64], whole: MultiStream) -> Floats:
         """The whole network with each variant's missing taps at the training mean, or its missing streams left out."""
         found = []
         for variant in self.variants:
             present = frozenset(variant.keep) if set(variant.keep) != set(whole.branches) else None
             taps = {key: whole.branches[key].taps for key in variant.keep}
             missing = {key: [stage for stage in taps[key] if stage not in kept] for key, kept in variant.keep.items()}
-            found.append(_right(data, rows, whole.mask({k: s for k, s in missing.items() if s}), present))
+            found.append(_probabilities(data, rows, whole.mask({k: s for k, s in missing.items() if s}), present))
         return np.stack(found)
 
     def _probe(self, data: RowData, rows: NDArray[np.int64], tally: Tally) -> list[tuple[int, float]]:
-        """Ridge probes of each stream's subsets, and their certificates; a variant without one is never right."""
-        correct = np.zeros((len(self.variants), len(rows)), dtype=np.bool_)
+        """Ridge probes of each stream's subsets, and their certificates; a variant without one predicts nothing."""
+        predicted = np.zeros((len(self.variants), len(rows), len(self.prepared.table.classes)))
         keys = [probed_key(self.variants, v) for v in range(len(self.variants))]
         certificates = []
         for key in dict.fromkeys(filter(None, keys)):
             numbers = [v for v, own in enumerate(keys) if own == key]
-            correct[numbers], certificate = self._probe_stream(data, rows, key, numbers)
+            predicted[numbers], certificate = self._probe_stream(data, rows, key, numbers)
             certificates.append(certificate)
-        tally.add(rows, correct)
+        tally.add(rows, predicted)
         return certificates
 
     def _probe_stream(
         self, data: RowData, rows: NDArray[np.int64], key: str, numbers: Sequence[int]
-    ) -> tuple[NDArray[np.bool_], tuple[int, float]]:
-        """Whether the probes of these variants are right, (n_variants, n); and (how many are certified, how well)."""
+    ) -> tuple[Floats, tuple[int, float]]:
+        """The scores of these variants' probes, (n_variants, n, K); and (how many are certified, how well)."""
         branch = self.base.branches[key]
         features = {stage: tap.standardise(data.features[key][stage]) for stage, tap in branch.taps.items()}
         train = torch.from_numpy(data.rows(data.parts.train)).to(self.labels.device)
         test = torch.from_numpy(rows).to(self.labels.device)
-        probes = RidgeProbes.of(_at(features, train), self.labels[train], classes=len(self.prepared.table.classes))
+        targets = self.targets[train] if self.base.label_sets else self.labels[train]
+        probes = RidgeProbes.of(_at(features, train), targets, classes=len(self.prepared.table.classes))
         subsets = [self.variants[v].keep[key] for v in numbers]
         weights = probes.solve_all(subsets)
         tested = _at(features, test)
-        right = [
-            (probes.predict(tested, subset, own) == self.labels[test]).cpu().numpy()
-            for subset, own in zip(subsets, weights, strict=True)
+        scores = [
+            probes.scores(tested, subset, own).cpu().numpy() for subset, own in zip(subsets, weights, strict=True)
         ]
-        return np.stack(right), probes.certify(subsets, weights)
+        return np.stack(scores), probes.certify(subsets, weights)
 
     def _verify(self, data: RowData, initial: InitialNetworks, grid: Grid) -> VerifiedRow:
         """Compares the middle row of the last seed with that row trained alone."""
@@ -271,12 +273,9 @@ def _at(features: Mapping[str, Tensor], places: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _right(
+def _probabilities(
     data: RowData, rows: NDArray[np.int64], network: MultiStream, present: frozenset[str] | None = None
-) -> NDArray[np.bool_]:
-    """Whether the network is right on each of these photos."""
-    chunks = []
-    for places in data.plain(rows):
-        logits = network.fuse(data.take(places), present).logits
-        chunks.append((logits.argmax(1) == data.labels[places]).cpu().numpy())
-    return np.concatenate(chunks)
+) -> Floats:
+    """The network's probabilities of these photos, (n, K)."""
+    fused = (network.fuse(data.take(places), present).logits for places in data.plain(rows))
+    return np.concatenate([network.probabilities(logits).cpu().numpy() for logits in fused])

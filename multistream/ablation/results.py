@@ -15,45 +15,76 @@ from multistream.runs import write_json
 from multistream.statistics import Interval
 
 COLUMNS = (
-    *("keep", "fusion", "accuracy", "accuracy_low", "accuracy_high", "delta", "p_value", "p_holm"),
-    *("masked_accuracy", "ridge_accuracy", "params", "macs", "ms_p50", "pareto"),
+    *("keep", "fusion", "score", "score_low", "score_high", "delta", "p_value", "p_holm"),
+    *("masked_score", "ridge_score", "params", "macs", "ms_p50", "pareto"),
 )
+"""Of the CSV file, with the metric's own name for `score`."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What the rows of an ablation are measured by: its `title` for people, and its names in files.
+
+    `name` replaces `score`, `plural` replaces `scores`, and `of_class` replaces the `score` of one class.
+    """
+
+    title: str
+    name: str
+    plural: str
+    of_class: str
+
+    def named(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """A row with these names for its scores."""
+        classes = {name: {self.of_class: own["score"], "delta": own["delta"]} for name, own in row["per_class"].items()}
+        return {self.column(name): value for name, value in row.items()} | {"per_class": classes}
+
+    def column(self, name: str) -> str:
+        """`score_ci95` as `accuracy_ci95`, and so on."""
+        return self.plural if name == "scores" else name.replace("score", self.name)
+
+
+ACCURACY = Metric("accuracy", "accuracy", "accuracies", "accuracy")
+MAP = Metric("mAP", "map", "maps", "average_precision")
+"""Mean average precision, where an image may have several labels."""
+METRICS = {metric.name: metric for metric in (ACCURACY, MAP)}
 
 
 @dataclass(frozen=True)
 class VariantResult:
-    """One variant: what is kept, {key: stages}; how accurate it is when it is trained again; what it costs.
+    """One variant: what is kept, {key: stages}; how good it is when it is trained again; what it costs.
 
-    `delta` is accuracy less the whole network's, `p_value` the exact McNemar test of it, `p_holm` corrected for
-    all rows; None for the whole itself. `masked_accuracy` is that of the whole, trained once, with the training mean
-    instead of the missing taps and without the missing streams. `macs` are multiply-adds and `ms_p50` milliseconds
+    `score` is the ablation's metric, `delta` the score less the complete network's, `p_value` the test of it (exact
+    McNemar, or for the mAP the difference over its bootstrap standard error), `p_holm` corrected for all rows; None
+    for the whole itself. `masked_score` is that of the whole, trained once, with the training mean
+    in place of the missing taps and without the missing streams. `macs` are multiply-adds and `ms_p50` milliseconds
     for one image.
     """
 
     keep: Mapping[str, tuple[str, ...]]
     fusion: str
     label: str
-    accuracy: float
-    accuracy_ci95: Interval
+    score: float
+    score_ci95: Interval
     delta: float
     p_value: float | None
     p_holm: float | None
     params: int
     macs: int
     ms_p50: float
-    accuracies: tuple[float, ...]
+    scores: tuple[float, ...]
     """Of each seed, within each split."""
-    masked_accuracy: float | None
-    ridge_accuracy: float | None
+    masked_score: float | None
+    ridge_score: float | None
     """Of a ridge probe on the same pooled features, on the axis `taps`."""
     pareto: bool
-    """Whether no other row is as accurate for fewer multiply-adds."""
+    """Whether no other row is as good for fewer multiply-adds."""
     per_class: Mapping[str, Mapping[str, float]]
+    """{class: {"score", "delta"}}"""
 
 
 @dataclass(frozen=True)
 class TapShapley:
-    """The Shapley value of a tap in the game whose value is the accuracy after training again; over R training runs."""
+    """The Shapley value of a tap in the game whose value is the score after training again; over R training runs."""
 
     stream: str
     stage: str
@@ -75,11 +106,11 @@ class PairOfStreams:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A fusion without one stream: accuracy, and the difference to the fusion of all."""
+    """A fusion without one stream: its score, and the difference to the fusion of all."""
 
     fusion: str
     stream: str
-    accuracy: float
+    score: float
     delta: float
 
 
@@ -135,6 +166,7 @@ class Ablation:
     """Networks that trained as one batch; the others trained one at a time."""
     data: str
     run: str
+    metric: Metric = ACCURACY
     shapley: tuple[TapShapley, ...] = ()
     streams: StreamComplement | None = None
     ridge: RidgeCertificate | None = None
@@ -146,8 +178,13 @@ class Ablation:
         return self.rows[-1]
 
     def to_dict(self) -> dict[str, Any]:
-        """What `ablate --json` prints."""
-        return asdict(self)
+        """What `ablate --json` prints: scores have the metric's name."""
+        found, named = asdict(self), self.metric.named
+        found |= {"metric": self.metric.name, "rows": [named(row) for row in found["rows"]]}
+        if found["streams"]:
+            parts = found["streams"]["leave_one_out"]
+            found["streams"]["leave_one_out"] = [{self.metric.column(k): v for k, v in part.items()} for part in parts]
+        return found
 
 
 def save_result(result: Ablation, folder: Path, *, cut: str = "") -> Path:
@@ -166,18 +203,18 @@ def result_path(folder: Path, axis: str, *, cut: str = "") -> Path:
 
 
 def write_csv(result: Ablation, path: Path) -> None:
-    """Writes the rows as CSV; then a column for each class, with the accuracy on it."""
-    classes = list(result.whole.per_class)
+    """Writes the rows as CSV; then a column for each class, with the score on it."""
+    classes, metric = list(result.whole.per_class), result.metric
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
-    lines.writerow([*COLUMNS, *(f"accuracy_{name}" for name in classes)])
+    lines.writerow([*map(metric.column, COLUMNS), *(f"{metric.of_class}_{name}" for name in classes)])
     for row in result.rows:
-        lines.writerow([*_cells(row), *(row.per_class[name]["accuracy"] for name in classes)])
+        lines.writerow([*_cells(row), *(row.per_class[name]["score"] for name in classes)])
     write_atomic(path.expanduser(), text.getvalue())
 
 
 def _cells(row: VariantResult) -> list[object]:
     keep = " ".join(f"{key}:{'+'.join(stages)}" for key, stages in row.keep.items())
-    low, high = row.accuracy_ci95
-    found = {**vars(row), "keep": keep, "accuracy_low": low, "accuracy_high": high, "pareto": int(row.pareto)}
+    low, high = row.score_ci95
+    found = {**vars(row), "keep": keep, "score_low": low, "score_high": high, "pareto": int(row.pareto)}
     return [found[name] for name in COLUMNS]  # csv writes None as an empty cell

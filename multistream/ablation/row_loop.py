@@ -25,7 +25,7 @@ from multistream.parts.losses import CrossEntropy
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime
 from multistream.training.feeds import PooledFeed
-from multistream.training.loop import Trainer, learned, plain_loss
+from multistream.training.loop import Trainer, hit_count, learned, plain_loss
 from multistream.training.optimizers import make_optimizer, schedule_factor, set_rate
 from multistream.training.progress import Listener
 from multistream.training.step import Objective
@@ -125,8 +125,9 @@ class SingleRows:
             for g, v, network in self._networks():
                 with evaluating(network):
                     logits = network.classify(pooled).float()
-                loss[g, v] += plain_loss(logits, self.data.targets[places])
-                hits[g, v] += int((logits.argmax(1) == labels).sum())
+                sets = network.label_sets
+                loss[g, v] += plain_loss(logits, self.data.targets[places], label_sets=sets)
+                hits[g, v] += hit_count(logits, self.data.targets[places] if sets else labels, label_sets=sets)
         seen = max(1, len(self.data.rows(indices)))
         return RowMetrics(loss / seen, hits / seen)
 
@@ -269,5 +270,5 @@ def _difference(first: MultiStream, second: MultiStream, data: RowData) -> float
     """The largest difference of any probability on any photo."""
     rows = torch.from_numpy(data.rows(np.concatenate(list(data.parts.named().values())))).to(data.labels.device)
     with evaluating(first), evaluating(second):
-        one, other = (network.classify(data.take(rows)).double().softmax(1) for network in (first, second))
+        one, other = (network.probabilities(network.classify(data.take(rows))) for network in (first, second))
     return float((one - other).abs().max())

@@ -14,7 +14,8 @@ from multistream.ablation.photo_runner import PhotoRunner
 from multistream.ablation.plan import AblationPlan, plan_ablation
 from multistream.ablation.pooled_runner import PooledAblation, PooledRunner, probed_key
 from multistream.ablation.results import Ablation, TapShapley, VariantResult, save_result
-from multistream.ablation.statistics import RowScores, complement, tap_values
+from multistream.ablation.scores import RowScores
+from multistream.ablation.statistics import complement, tap_values
 from multistream.ablation.variants import Variant
 from multistream.console import Console
 from multistream.errors import UsageError
@@ -39,8 +40,9 @@ def ablate(
     console: Console | None = None,
     engine: Engine | None = None,
 ) -> Ablation:
-    """Retrains a network with some stages, taps or streams removed, and measures each variant's accuracy and cost.
+    """Retrains a network without stages, taps or streams, and measures the score and cost of each variant.
 
+    The score is the accuracy or, where images may have several labels, the mean average precision.
     `source` is a run or a recipe; `run` is the run that a changed recipe comes from and that stores the result. `axis`:
     `depth` truncates each stream (paper fig. 4), `taps` trains all subsets of a stream's taps, `streams` all subsets of
     streams under each fusion. `seeds` and `splits` are numbers; the first of each is the recipe's. `cut` names the only
@@ -130,10 +132,10 @@ class _AblationRun:
         work = PooledRunner(plan.prepared, plan.variants, seeds=plan.seeds, console=self.console)
         found = work.run(splits, ridge=plan.axis == "taps", check=verify)
         spent = costs(found.base, found.networks, runtime=plan.prepared.runtime)
-        scores, labels = found.tally.scores(), plan.prepared.table.labels
+        scores = found.tally.scores()
         values: tuple[TapShapley, ...] = ()
         if plan.axis == "taps":
-            values = tap_values(plan.variants, scores, labels=labels, splits=splits, seeds=len(plan.seeds))
+            values = tap_values(plan.variants, scores, splits=splits, seeds=len(plan.seeds))
         return replace(
             self._result(scores, self._rows(scores, spent, found), found.seconds),
             stacked=found.batched,
@@ -157,40 +159,40 @@ class _AblationRun:
         last = len(self.plan.variants) - 1
         tested = [scores.p_value(v, last) for v in range(last)]
         p_values, corrected = [*tested, None], [*holm(tested), None]  # the whole is not compared with itself
-        best = pareto(scores.accuracy.tolist(), [cost.macs for cost in spent])
-        masked, ridge = self._masked_accuracies(found), self._ridge_accuracies(found)
-        labels, classes = self.plan.prepared.table.labels, self.plan.prepared.table.classes
+        best = pareto(scores.score.tolist(), [cost.macs for cost in spent])
+        masked, ridge = self._masked_scores(found), self._ridge_scores(found)
+        classes = self.plan.prepared.table.classes
         return tuple(
             VariantResult(
                 keep=variant.keep,
                 fusion=variant.fusion if len(variant.keep) > 1 else "",
                 label=variant.label(self.plan.variants[-1]),
-                accuracy=float(scores.accuracy[v]),
-                accuracy_ci95=scores.interval(v),
-                delta=float(scores.accuracy[v] - scores.accuracy[last]),
+                score=float(scores.score[v]),
+                score_ci95=scores.interval(v),
+                delta=float(scores.score[v] - scores.score[last]),
                 p_value=p_values[v],
                 p_holm=corrected[v],
                 params=spent[v].params,
                 macs=spent[v].macs,
                 ms_p50=spent[v].ms,
-                accuracies=tuple(scores.accuracies[v].tolist()),
-                masked_accuracy=masked.get(v),
-                ridge_accuracy=ridge.get(v),
+                scores=tuple(scores.scores[v].tolist()),
+                masked_score=masked.get(v),
+                ridge_score=ridge.get(v),
                 pareto=best[v],
-                per_class=scores.per_class(v, last, labels, classes),
+                per_class=scores.per_class(v, last, classes),
             )
             for v, variant in enumerate(self.plan.variants)
         )
 
-    def _masked_accuracies(self, found: PooledAblation | None) -> dict[int, float]:
-        """The accuracy of the masked whole, for each variant whose parts it holds."""
-        accuracy = found.masked.scores().accuracy.tolist() if found else ()
-        return {v: each for v, each in enumerate(accuracy) if self._can_mask(self.plan.variants[v])}
+    def _masked_scores(self, found: PooledAblation | None) -> dict[int, float]:
+        """The score of the masked whole, for each variant whose parts it holds."""
+        score = found.masked.scores().score.tolist() if found else ()
+        return {v: each for v, each in enumerate(score) if self._can_mask(self.plan.variants[v])}
 
-    def _ridge_accuracies(self, found: PooledAblation | None) -> dict[int, float]:
-        """The accuracy of the ridge probe, for each variant that has one."""
-        accuracy = found.ridge.scores().accuracy.tolist() if found and found.ridge else ()
-        return {v: each for v, each in enumerate(accuracy) if probed_key(self.plan.variants, v)}
+    def _ridge_scores(self, found: PooledAblation | None) -> dict[int, float]:
+        """The score of the ridge probe, for each variant that has one."""
+        score = found.ridge.scores().score.tolist() if found and found.ridge else ()
+        return {v: each for v, each in enumerate(score) if probed_key(self.plan.variants, v)}
 
     def _can_mask(self, variant: Variant) -> bool:
         """Whether the whole holds all that the variant keeps, under the same fusion."""
@@ -211,6 +213,7 @@ class _AblationRun:
             stacked=0,
             data=self.plan.prepared.table.name,
             run="",
+            metric=scores.metric,
             streams=complement(self.plan.variants, scores) if self.plan.axis == "streams" else None,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from multistream.ablation.results import LARGEST_DIFFERENCE, Ablation, StreamComplement, VariantResult
+from multistream.ablation.results import LARGEST_DIFFERENCE, Ablation, Metric, StreamComplement, VariantResult
 
 MOST_ROWS = 24
 """With more rows, the differences by class are left to the files."""
@@ -14,26 +14,26 @@ MOST_CLASSES = 10
 def table(result: Ablation) -> str:
     """The rows, and further results of the axis."""
     width = max(len("by class: row minus the complete network"), *(len(row.label) for row in result.rows))
-    ridge = any(row.ridge_accuracy is not None for row in result.rows)
-    lines = [_head(width, ridge=ridge), *(_line(row, width, ridge=ridge) for row in result.rows)]
+    ridge = any(row.ridge_score is not None for row in result.rows)
+    lines = [_head(width, result.metric, ridge=ridge), *(_line(row, width, ridge=ridge) for row in result.rows)]
     return "\n".join([*lines, *_further(result), *_by_class(result, width)])
 
 
-def _head(width: int, *, ridge: bool) -> str:
+def _head(width: int, metric: Metric, *, ridge: bool) -> str:
     return (
-        f"  {'keep':{width}}  {'accuracy':>8} {'95 %':>14} {'delta':>6} {'p Holm':>7} {'masked':>7} "
+        f"  {'keep':{width}}  {metric.title:>8} {'95 %':>14} {'delta':>6} {'p Holm':>7} {'masked':>7} "
         + ("  ridge " if ridge else "")
         + f"{'params':>13} {'MACs (M)':>10} {'ms':>8}"
     )
 
 
 def _line(row: VariantResult, width: int, *, ridge: bool) -> str:
-    low, high = row.accuracy_ci95
+    low, high = row.score_ci95
     p = f"{row.p_holm:7.3f}" if row.p_holm is not None else f"{'':7}"
-    probe = f"{_percent(row.ridge_accuracy)} " if ridge else ""
+    probe = f"{_percent(row.ridge_score)} " if ridge else ""
     return (
-        f"{'*' if row.pareto else ' '} {row.label:{width}}  {100 * row.accuracy:8.1f} "
-        f"{f'[{100 * low:.1f}, {100 * high:.1f}]':>14} {100 * row.delta:+6.1f} {p} {_percent(row.masked_accuracy)} "
+        f"{'*' if row.pareto else ' '} {row.label:{width}}  {100 * row.score:8.1f} "
+        f"{f'[{100 * low:.1f}, {100 * high:.1f}]':>14} {100 * row.delta:+6.1f} {p} {_percent(row.masked_score)} "
         f"{probe}{row.params:13,} {row.macs / 1e6:10,.1f} {row.ms_p50:8.2f}"
     )
 
@@ -53,8 +53,9 @@ def _by_class(result: Ablation, width: int) -> Iterator[str]:
     for row in result.rows[:-1]:
         deltas = [f"{100 * row.per_class[name]['delta']:+{column}.1f}" for name, column in columns.items()]
         yield f"  {row.label:{width}}  {' '.join(deltas)}"
-    own = [f"{100 * result.whole.per_class[name]['accuracy']:{column}.1f}" for name, column in columns.items()]
-    yield f"  {'accuracy of the complete network':{width}}  {' '.join(own)}"
+    of_class = result.metric.of_class.replace("_", " ")
+    own = [f"{100 * result.whole.per_class[name]['score']:{column}.1f}" for name, column in columns.items()]
+    yield f"  {f'{of_class} of the complete network':{width}}  {' '.join(own)}"
 
 
 def _further(result: Ablation) -> Iterator[str]:
@@ -66,7 +67,7 @@ def _further(result: Ablation) -> Iterator[str]:
         f"{result.trained_on}: {result.seconds:.1f} s, {result.training_seconds:.1f} s of training"
     )
     if result.shapley:
-        yield "\nShapley value of each tap (percentage points of accuracy, every subset retrained):"
+        yield f"\nShapley value of each tap (percentage points of {result.metric.title}, every subset retrained):"
         for tap in result.shapley:
             spread = f" +- {100 * tap.deviation:.1f}" if tap.deviation is not None else ""
             yield f"  {tap.stream} {tap.stage}  {100 * tap.value:+.1f}{spread}"
@@ -95,4 +96,4 @@ def _complement(found: StreamComplement) -> Iterator[str]:
         )
     yield f"  at least one of all right: {100 * found.oracle_any:.1f} %"
     for left in found.leave_one_out:
-        yield f"  {left.fusion} without {left.stream}: {100 * left.accuracy:.1f} % ({100 * left.delta:+.1f})"
+        yield f"  {left.fusion} without {left.stream}: {100 * left.score:.1f} % ({100 * left.delta:+.1f})"

@@ -16,6 +16,8 @@ Axis = Literal["depth", "taps", "streams"]
 AXES: tuple[Axis, ...] = ("depth", "taps", "streams")
 FUSIONS = ("early", "late", "gated")
 """The fusions that `streams` tries, with the recipe's own."""
+FUSIONS_OF_LABEL_SETS = ("early",)
+"""The same where an image may have several labels: the probabilities of the others sum to 1."""
 MOST_TAPS = 10
 """1,023 subsets, each trained for every seed: more would take too long."""
 
@@ -64,7 +66,8 @@ def variants(network: MultiStream, axis: Axis, *, cut: str = "") -> tuple[Varian
     """All variants of an axis, the whole network last; `cut` names the one stream to be cut, else each is."""
     full = whole(network)
     if axis == "streams":
-        found = list(_stream_subsets(full))
+        fusions = FUSIONS_OF_LABEL_SETS if network.label_sets else FUSIONS
+        found = list(_stream_subsets(full, fusions))
     elif axis == "depth":
         found = [variant for key in _cuttable(network, cut) for variant in _depths(full, key, network.branches[key])]
     else:
@@ -118,12 +121,12 @@ def _tap_subsets(full: Variant, key: str, branch: Branch) -> Iterator[Variant]:
         yield Variant({**full.keep, key: subset}, full.fusion, about=key)
 
 
-def _stream_subsets(full: Variant) -> Iterator[Variant]:
+def _stream_subsets(full: Variant, fusions: Sequence[str]) -> Iterator[Variant]:
     """Every stream alone, then all larger subsets under each fusion."""
     if len(full.keep) < 2:
         right = "Leave-one-out needs at least two streams; with one, use --axis depth or --axis taps."
         raise UsageError("--axis", "--axis streams needs several streams, but the composition has one.", right=right)
-    names = {spec.partition(":")[0].partition("@")[0]: spec for spec in (*FUSIONS, full.fusion)}
+    names = {spec.partition(":")[0].partition("@")[0]: spec for spec in (*fusions, full.fusion)}
     for key, stages in full.keep.items():
         yield Variant({key: stages}, full.fusion)
     for fusion in names.values():

@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from multistream.ablation.results import ACCURACY, METRICS, Metric
 from multistream.errors import DataError
 from multistream.statistics import Interval
 
@@ -20,12 +21,12 @@ class AblationRow:
     """One network of an ablation."""
 
     name: str
-    accuracy: float
-    accuracy_ci95: Interval | None
+    score: float
+    score_ci95: Interval | None
     delta: float | None
     p_value: float | None
     """Corrected by Holm's method where the file has that."""
-    masked_accuracy: float | None
+    masked_score: float | None
     params: float | None
     macs: float | None
     rank: int | None
@@ -34,7 +35,7 @@ class AblationRow:
 
 @dataclass(frozen=True)
 class TapValue:
-    """The Shapley value of a tap for the accuracy, with its standard deviation over the training runs."""
+    """The Shapley value of a tap for the score, with its standard deviation over the training runs."""
 
     name: str
     value: float
@@ -57,7 +58,7 @@ class WithoutStream:
 
     fusion: str
     stream: str
-    accuracy: float
+    score: float
     delta: float
 
 
@@ -66,6 +67,7 @@ class AblationFile:
     """What the page shows of one file of RUN/ablations."""
 
     axis: str
+    metric: Metric
     about: str
     """How many rows, images, seeds and splits."""
     rows: Sequence[AblationRow]
@@ -87,16 +89,17 @@ def _read(path: Path) -> AblationFile:
         raw = content["rows"]
         fusions = {str(row.get("fusion") or "") for row in raw}
         fusion = fusions.pop() if len(fusions) == 1 else ""
-        axis = str(content["axis"])
+        axis, metric = str(content["axis"]), METRICS[content.get("metric", ACCURACY.name)]
         complement = content.get("streams") or {}
         return AblationFile(
             axis=axis,
+            metric=metric,
             about=_about(content, fusion),
-            rows=_rows(raw, axis=axis, fusion=fusion),
+            rows=_rows(raw, metric, axis=axis, fusion=fusion),
             holm=any(row.get("p_holm") is not None for row in raw),
             taps=[_tap(each) for each in content.get("shapley") or ()],
             pairs=[_pair(each) for each in complement.get("pairs") or ()],
-            leave_one_out=[_without(each) for each in complement.get("leave_one_out") or ()],
+            leave_one_out=[_without(each, metric) for each in complement.get("leave_one_out") or ()],
         )
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         right = "It must be the output of ablate --json."
@@ -116,23 +119,23 @@ def _count(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
-def _rows(raw: Sequence[Mapping[str, Any]], *, axis: str, fusion: str) -> list[AblationRow]:
+def _rows(raw: Sequence[Mapping[str, Any]], metric: Metric, *, axis: str, fusion: str) -> list[AblationRow]:
     """Rows with their names and their places on the Pareto front, which ablate found."""
     names = [str(row["label"]).removesuffix(f"; {fusion}") for row in raw]
     shown = without_common_streams(names) if axis in ("depth", "taps") else names
-    ranks = _ranks(raw)
+    ranks, column = _ranks(raw, metric), metric.column
     rows = []
     for i, (row, name) in enumerate(zip(raw, shown, strict=True)):
         p_value = _number(row, "p_holm")
-        ends = row.get("accuracy_ci95")
+        ends = row.get(column("score_ci95"))
         rows.append(
             AblationRow(
                 name=name,
-                accuracy=_finite(row["accuracy"]),
-                accuracy_ci95=(_finite(ends[0]), _finite(ends[1])) if ends else None,
+                score=_finite(row[column("score")]),
+                score_ci95=(_finite(ends[0]), _finite(ends[1])) if ends else None,
                 delta=_number(row, "delta"),
                 p_value=_number(row, "p_value") if p_value is None else p_value,
-                masked_accuracy=_number(row, "masked_accuracy"),
+                masked_score=_number(row, column("masked_score")),
                 params=_number(row, "params"),
                 macs=_number(row, "macs"),
                 rank=ranks.get(i),
@@ -141,10 +144,10 @@ def _rows(raw: Sequence[Mapping[str, Any]], *, axis: str, fusion: str) -> list[A
     return rows
 
 
-def _ranks(raw: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+def _ranks(raw: Sequence[Mapping[str, Any]], metric: Metric) -> dict[int, int]:
     """{row: place on the Pareto front}, from the cheapest, 1."""
     front = [i for i, row in enumerate(raw) if row["pareto"]]
-    ordered = sorted(front, key=lambda i: (_finite(raw[i]["macs"]), _finite(raw[i]["accuracy"])))
+    ordered = sorted(front, key=lambda i: (_finite(raw[i]["macs"]), _finite(raw[i][metric.name])))
     return {i: rank for rank, i in enumerate(ordered, start=1)}
 
 
@@ -168,8 +171,8 @@ def _pair(row: Mapping[str, Any]) -> StreamPair:
     return StreamPair(f"{row['first']}, {row['second']}", *numbers)
 
 
-def _without(row: Mapping[str, Any]) -> WithoutStream:
-    return WithoutStream(str(row["fusion"]), str(row["stream"]), _finite(row["accuracy"]), _finite(row["delta"]))
+def _without(row: Mapping[str, Any], metric: Metric) -> WithoutStream:
+    return WithoutStream(str(row["fusion"]), str(row["stream"]), _finite(row[metric.name]), _finite(row["delta"]))
 
 
 def without_common_streams(names: Sequence[str]) -> list[str]:

@@ -161,33 +161,34 @@ def curve_chart(curves: Sequence[Curve], *, ylabel: str, best: int | None, fract
 
 @dataclass(frozen=True)
 class CostPoint:
-    """One network: accuracy against multiply-adds; `rank` is its place on the Pareto front, from 1."""
+    """One network: its score against multiply-adds; `rank` is its place on the Pareto front, from 1."""
 
     name: str
     macs: float
-    accuracy: float
+    score: float
     ci95: Interval | None
     rank: int | None
 
 
-def pareto_chart(points: Sequence[CostPoint]) -> Markup:
-    """Accuracy against cost, the networks on the Pareto front joined and numbered."""
+def pareto_chart(points: Sequence[CostPoint], *, metric: str) -> Markup:
+    """The metric against cost, the networks on the Pareto front joined and numbered."""
     front = sorted((p for p in points if p.rank), key=lambda p: p.rank or 0)
     with matplotlib.rc_context(STYLE):
         figure, axes = _square()
-        axes.plot([_millions(p) for p in front], [p.accuracy for p in front], color=PRIMARY, linewidth=2)
+        axes.plot([_millions(p) for p in front], [p.score for p in front], color=PRIMARY, linewidth=2)
         for p in sorted(points, key=lambda p: bool(p.rank)):
             colour = PRIMARY if p.rank else SECONDARY
             if p.ci95 and len(points) <= LABELLED_ROWS:
                 axes.plot([_millions(p)] * 2, p.ci95, color=colour, linewidth=1, alpha=0.5)
-            (dot,) = axes.plot(_millions(p), p.accuracy, "o", color=colour, markersize=7)
-            _tooltip(dot, f"{p.name}: {_in_percent(p.accuracy)}")
+            (dot,) = axes.plot(_millions(p), p.score, "o", color=colour, markersize=7)
+            _tooltip(dot, f"{p.name}: {_in_percent(p.score)}")
         _log_scale(axes, [_millions(p) for p in points])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
-        axes.set(xlabel="multiply-adds for one image, millions", ylabel="accuracy, %")
+        axes.set(xlabel="multiply-adds for one image, millions", ylabel=f"{metric}, %")
         _number(axes, front)
-    names = "; ".join(f"{p.rank}: {p.name} {_in_percent(p.accuracy)}" for p in front)
-    label = f"Accuracy against cost, {len(points)} networks, {len(front)} on the Pareto front: {names}"
+    names = "; ".join(f"{p.rank}: {p.name} {_in_percent(p.score)}" for p in front)
+    title = metric[:1].upper() + metric[1:]
+    label = f"{title} against cost, {len(points)} networks, {len(front)} on the Pareto front: {names}"
     return inline_svg(figure, label=label)
 
 
@@ -212,13 +213,13 @@ def _number(axes: Axes, front: Sequence[CostPoint]) -> None:
     """The rank next to each dot of the front, on alternate sides where two dots are close."""
     right, last = True, (-99.0, -99.0)
     for point in front:
-        x, y = axes.transData.transform((_millions(point), point.accuracy))
+        x, y = axes.transData.transform((_millions(point), point.score))
         right = not right if abs(x - last[0]) < 16 and abs(y - last[1]) < 16 else True
         last = (x, y)
         side = 7 if right else -7
         axes.annotate(
             str(point.rank),
-            (_millions(point), point.accuracy),
+            (_millions(point), point.score),
             xytext=(side, 4),
             textcoords="offset points",
             ha="left" if right else "right",

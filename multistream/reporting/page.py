@@ -140,8 +140,9 @@ def _learning_charts(run: RunDetails) -> list[Markup]:
 
 def _ablation_charts(ablation: AblationFile) -> dict[str, Markup]:
     """The Pareto chart and the taps' values, where the file has them."""
+    metric = ablation.metric.title
     points = [
-        charts.CostPoint(row.name, row.macs, row.accuracy, row.accuracy_ci95, row.rank)
+        charts.CostPoint(row.name, row.macs, row.score, row.score_ci95, row.rank)
         for row in ablation.rows
         if row.macs is not None
     ]
@@ -150,8 +151,10 @@ def _ablation_charts(ablation: AblationFile) -> dict[str, Markup]:
         for tap in ablation.taps
     ]
     return {
-        "pareto": charts.pareto_chart(points) if sum(p.rank is not None for p in points) > 1 else Markup(""),
-        "taps": _value_chart(taps, "Shapley values of the taps", "percentage points of accuracy", digits=1),
+        "pareto": charts.pareto_chart(points, metric=metric)
+        if sum(p.rank is not None for p in points) > 1
+        else Markup(""),
+        "taps": _value_chart(taps, "Shapley values of the taps", f"percentage points of {metric}", digits=1),
     }
 
 

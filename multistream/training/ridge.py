@@ -28,13 +28,13 @@ class RidgeProbes:
 
     @classmethod
     def of(cls, pooled: Mapping[str, Tensor], labels: Tensor, *, classes: int) -> RidgeProbes:
-        """Of pooled features {stage: (N, P)} and labels (N,) of the training split."""
+        """Of pooled features {stage: (N, P)} and labels (N,), or label sets (N, K), of the training split."""
         columns, start = {}, 0
         for stage, values in pooled.items():
             columns[stage] = slice(start, start + values.shape[1])
             start += values.shape[1]
         features = torch.cat(list(pooled.values()), 1).double()
-        targets = functional.one_hot(labels, classes).double()
+        targets = (labels if labels.ndim == 2 else functional.one_hot(labels, classes)).double()
         means, offset = features.mean(0), targets.mean(0)
         return cls(features - means, columns, targets - offset, means, offset)
 
@@ -67,12 +67,12 @@ class RidgeProbes:
             checked += 1
         return checked, largest
 
-    def predict(self, pooled: Mapping[str, Tensor], subset: Sequence[str], weights: Tensor) -> Tensor:
-        """The most probable class of each of M images, from features {stage: (M, P)} -> (M,)."""
+    def scores(self, pooled: Mapping[str, Tensor], subset: Sequence[str], weights: Tensor) -> Tensor:
+        """The classes' scores of each of M images, from features {stage: (M, P)} -> (M, K), float64."""
         places = self._places(subset)
         chosen = torch.cat([pooled[stage] for stage in self.columns if stage in subset], 1).double()
         scores: Tensor = (chosen - self.means[places]) @ weights + self.offset
-        return scores.argmax(1)
+        return scores
 
     def _places(self, subset: Sequence[str]) -> Tensor:
         chosen = [torch.arange(c.start, c.stop) for stage, c in self.columns.items() if stage in subset]

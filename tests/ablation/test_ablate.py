@@ -60,7 +60,7 @@ def test_rows_are_what_ordinary_trainings_give(recipe: Recipe, tmp_path: Path) -
         run = train(own, out=tmp_path / str(depth), streams={"toy": Toy()})
         correct.append(read_predictions(run.folder / "predictions.csv").correct)
         row = result.rows[depth - 1]
-        assert row.accuracy == run.parts["test"].accuracy
+        assert row.score == run.parts["test"].accuracy
         assert row.params == run.parameters["total"]
         assert tuple(row.keep["toy"]) == ("edges", "parts", "things")[:depth]
     whole = correct[-1]
@@ -68,7 +68,7 @@ def test_rows_are_what_ordinary_trainings_give(recipe: Recipe, tmp_path: Path) -
     assert [row.p_value for row in result.rows] == [*p_values, None]
     assert [row.p_holm for row in result.rows] == [*holm(p_values), None]
     assert result.stacked == 0
-    assert len({row.accuracy for row in result.rows}) > 1
+    assert len({row.score for row in result.rows}) > 1
 
 
 def test_several_seeds_and_splits_in_one_call(recipe: Recipe, tmp_path: Path) -> None:
@@ -77,13 +77,13 @@ def test_several_seeds_and_splits_in_one_call(recipe: Recipe, tmp_path: Path) ->
     assert result.verified is not None
     assert max(result.verified.largest_difference, result.verified.difference_to_train) < 1e-5
     for row in result.rows:
-        assert row.accuracy == pytest.approx(np.mean(row.accuracies))
-        assert row.accuracy_ci95[0] <= row.accuracy <= row.accuracy_ci95[1]
+        assert row.score == pytest.approx(np.mean(row.scores))
+        assert row.score_ci95[0] <= row.score <= row.score_ci95[1]
     for place, (split_seed, seed) in enumerate([(18, 0), (18, 1), (19, 0), (19, 1)]):
         own = recipe.updated({"training": {"seed": seed}, "data": {"split_seed": split_seed}})
         run = train(own, out=tmp_path / str(place), streams={"toy": Toy()})
         n = run.parts["test"].n
-        assert abs(result.whole.accuracies[place] - run.parts["test"].accuracy) * n < 1.5  # rounding may turn a photo
+        assert abs(result.whole.scores[place] - run.parts["test"].accuracy) * n < 1.5  # rounding may turn a photo
 
 
 def test_masking_is_the_whole_with_the_training_mean(recipe: Recipe, tmp_path: Path) -> None:
@@ -98,8 +98,8 @@ def test_masking_is_the_whole_with_the_training_mean(recipe: Recipe, tmp_path: P
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
     guesses = masked({"image": images}).argmax(1).tolist()
     right = [model.classes[g] == label for g, label in zip(guesses, found.labels, strict=True)]
-    assert row.masked_accuracy == pytest.approx(np.mean(right))
-    assert result.whole.masked_accuracy == result.whole.accuracy
+    assert row.masked_score == pytest.approx(np.mean(right))
+    assert result.whole.masked_score == result.whole.score
 
 
 def test_taps_have_shapley_values_and_probes(recipe: Recipe) -> None:
@@ -107,11 +107,11 @@ def test_taps_have_shapley_values_and_probes(recipe: Recipe) -> None:
     assert len(result.rows) == 7
     guess = 1 / 3  # classes of one size
     total = sum(tap.value for tap in result.shapley)
-    assert total == pytest.approx(np.mean(result.whole.accuracies) - guess, abs=1e-9)
+    assert total == pytest.approx(np.mean(result.whole.scores) - guess, abs=1e-9)
     assert result.ridge is not None
     assert result.ridge.checked == 7
     assert result.ridge.largest_difference < 1e-8
-    assert all(row.ridge_accuracy is not None for row in result.rows)
+    assert all(row.ridge_score is not None for row in result.rows)
     whole = result.whole
     assert whole.macs == max(row.macs for row in result.rows)
     assert sum(row.pareto for row in result.rows) >= 1
@@ -129,7 +129,7 @@ def test_streams_are_tried_in_all_subsets_under_each_fusion(with_anp: Recipe) ->
     ]
     found = result.streams
     assert found is not None
-    by_keep = {tuple(row.keep): row.accuracy for row in result.rows[:2]}
+    by_keep = {tuple(row.keep): row.score for row in result.rows[:2]}
     (pair,) = found.pairs
     alone = by_keep["anp",] + by_keep["toy",]
     assert alone == pytest.approx(2 * (1 - pair.double_fault) - pair.disagreement)  # both right counts twice
@@ -139,15 +139,15 @@ def test_streams_are_tried_in_all_subsets_under_each_fusion(with_anp: Recipe) ->
     }
     for each in found.leave_one_out:
         full = next(row for row in result.rows if row.fusion == each.fusion)
-        assert each.delta == pytest.approx(each.accuracy - full.accuracy)
+        assert each.delta == pytest.approx(each.score - full.score)
 
 
 def test_a_cut_stream_is_one_stream(with_anp: Recipe) -> None:
     result = toy_ablated(with_anp, "taps", cut="toy")
     assert len(result.rows) == 8  # all subsets, the empty one too, for anp is left
     assert tuple(result.rows[0].keep) == ("anp",)
-    without = np.mean(result.rows[0].accuracies)
-    assert sum(tap.value for tap in result.shapley) == pytest.approx(result.whole.accuracy - without)
+    without = np.mean(result.rows[0].scores)
+    assert sum(tap.value for tap in result.shapley) == pytest.approx(result.whole.score - without)
 
 
 @pytest.mark.slow
@@ -173,11 +173,11 @@ def test_streams_that_train_are_trained_for_real(
     assert len(runs) == 5
     for row, run in zip(result.rows, runs, strict=True):
         summary = json.loads((run / "summary.json").read_text())
-        assert row.accuracy == summary["test"]["accuracy"]
+        assert row.score == summary["test"]["accuracy"]
         assert row.params == summary["parameters"]["total"]
     again = Listening()
     second = ablate(recipe, axis="depth", out=tmp_path / "kept", console=again)
-    assert [row.accuracies for row in second.rows] == [row.accuracies for row in result.rows]
+    assert [row.scores for row in second.rows] == [row.scores for row in result.rows]
     assert sum("was already trained" in line for line in again.lines) == 5
     shutil.rmtree(runs[2])
     listed = planned(recipe, axis="depth", out=tmp_path / "kept")
@@ -192,7 +192,7 @@ def test_streams_that_train_are_trained_for_real(
 
     monkeypatch.setattr(engines, "train_in_process", here)
     third = ablate(recipe, axis="depth", out=tmp_path / "kept", engine=Engine("local"))
-    assert [row.accuracies for row in third.rows] == [row.accuracies for row in result.rows]
+    assert [row.scores for row in third.rows] == [row.scores for row in result.rows]
     assert trained == [str(runs[2])]
 
 
@@ -215,9 +215,9 @@ def test_it_is_kept_and_the_report_reads_it(recipe: Recipe, tmp_path: Path) -> N
     assert kept["axis"] == "depth"
     assert {"keep", "accuracy", "accuracy_ci95", "delta", "p_value", "params", "macs"} <= set(kept["rows"][0])
     rows = list(csv.DictReader((tmp_path / "ablations" / "depth-1.csv").open()))
-    assert [float(row["accuracy"]) for row in rows] == [row.accuracy for row in result.rows]
+    assert [float(row["accuracy"]) for row in rows] == [row.score for row in result.rows]
     assert rows[0]["keep"] == "toy:edges"
-    assert float(rows[0]["accuracy_joy"]) == result.rows[0].per_class["joy"]["accuracy"]
+    assert float(rows[0]["accuracy_joy"]) == result.rows[0].per_class["joy"]["score"]
     first, _ = read_ablations(tmp_path)
     assert (first.axis, len(first.rows)) == ("depth", 3)
 
@@ -235,7 +235,7 @@ def test_a_row_that_differs_from_the_row_alone_fails(recipe: Recipe, monkeypatch
 
 def test_ablating_twice_gives_the_same(recipe: Recipe) -> None:
     first, second = (toy_ablated(recipe, "depth", seeds=2) for _ in range(2))
-    assert [row.accuracies for row in first.rows] == [row.accuracies for row in second.rows]
+    assert [row.scores for row in first.rows] == [row.scores for row in second.rows]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_lbfgs_fits_every_row_and_no_seed_matters(recipe: Recipe, tmp_path: Path
         run = train(own, out=tmp_path / str(depth), streams={"toy": Toy()})
         stages = ("edges", "parts", "things")[:depth]
         row = next(row for row in result.rows if tuple(row.keep["toy"]) == stages)
-        assert row.accuracy == run.parts["test"].accuracy
+        assert row.score == run.parts["test"].accuracy
         line = json.loads((run.folder / "metrics.jsonl").read_text())
         assert line["penalty/toy"] in recipe.training.penalties
     for options in ({"seeds": 2}, {"verify": True}):

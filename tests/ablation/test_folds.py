@@ -29,13 +29,13 @@ def two_vectors(photos: Path, vectors: Path) -> Recipe:
 
 def test_every_photo_has_one_vote(two_vectors: Recipe, tmp_path: Path) -> None:
     found = ablate(two_vectors, axis="streams")
-    assert len(found.whole.accuracies) == 3, "one training a fold"
+    assert len(found.whole.scores) == 3, "one training a fold"
     trained = train_folds(two_vectors, out=tmp_path / "run")
     assert found.n == trained.test.n == len(list(Path(two_vectors.data.source).rglob("*.png")))
     folds = [fold["accuracy"] for fold in trained.folds]
     early = next(row for row in found.rows if set(row.keep) == {"one", "two"} and row.fusion == "early")
-    assert early.accuracies == pytest.approx(folds)
-    assert early.accuracy == pytest.approx(np.mean(folds))
+    assert early.scores == pytest.approx(folds)
+    assert early.score == pytest.approx(np.mean(folds))
 
 
 def test_folds_are_the_splits(two_vectors: Recipe) -> None:

@@ -1,7 +1,8 @@
-"""RowScores by hand and against peers: McNemar, intervals, the Pareto line, complements, probes and Shapley values."""
+"""Scores by hand and against peers: McNemar, intervals, the Pareto line, complements, probes and Shapley values."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 from scipy.stats import binomtest
 
-from multistream.ablation.statistics import RowScores, Tally, complement, tap_values
+from multistream.ablation.scores import AccuracyTally, RowScores
+from multistream.ablation.statistics import complement, tap_values
 from multistream.ablation.variants import Variant
 from multistream.data.splits import Parts
 from multistream.statistics import pareto, wilson
@@ -18,17 +20,18 @@ from multistream.training.ridge import RidgeProbes
 STAGES = ("a", "b", "c")
 
 
-def tally(*trainings: tuple[list[int], list[list[int]]]) -> RowScores:
+def tally(*trainings: tuple[list[int], list[list[int]]], labels: Sequence[int] = (0,) * 10) -> RowScores:
     """Of (photos, right or wrong for each variant)."""
-    found = Tally(len(trainings[0][1]), 10)
+    found = AccuracyTally(len(trainings[0][1]), np.array(labels))
     for rows, correct in trainings:
-        found.add(np.array(rows), np.array(correct, dtype=bool))
+        own = np.eye(3)[np.array(labels)[rows]]
+        found.add(np.array(rows), np.where(np.array(correct, dtype=bool)[..., None], own, 1 - own))
     return found.scores()
 
 
 def test_a_single_training_is_counted_as_it_is() -> None:
     scores = tally(([0, 1, 2, 3, 4], [[1, 1, 0, 0, 0], [1, 0, 1, 1, 1]]))
-    assert scores.accuracy.tolist() == [0.4, 0.8]
+    assert scores.score.tolist() == [0.4, 0.8]
     assert scores.interval(0) == wilson(2, 5)
     assert scores.p_value(0, 1) == pytest.approx(binomtest(1, 4).pvalue)
 
@@ -37,26 +40,25 @@ def test_a_photo_votes_once_however_many_trainings_saw_it() -> None:
     """Ten seeds of one difference are one photo's difference: p stays what one photo can show."""
     once = ([0, 1], [[0, 1], [1, 1]])
     scores = tally(*[once] * 10)
-    assert scores.accuracy.tolist() == [0.5, 1.0]
+    assert scores.score.tolist() == [0.5, 1.0]
     assert scores.p_value(0, 1) == 1.0
-    assert scores.accuracies.tolist() == [[0.5] * 10, [1.0] * 10]
+    assert scores.scores.tolist() == [[0.5] * 10, [1.0] * 10]
 
 
 def test_splits_test_different_photos_and_all_count() -> None:
     scores = tally(([0, 1], [[1, 1], [0, 1]]), ([1, 2], [[0, 1], [1, 1]]))
     assert scores.tried[:3].tolist() == [1, 2, 1]
-    assert scores.accuracy.tolist() == [0.75, 0.75]
+    assert scores.score.tolist() == [0.75, 0.75]
     low, high = scores.interval(0)
     assert low < 0.75 < high
     assert scores.p_value(0, 1) == 1.0  # photo 0 for the first, photo 1 (once against twice) for the second
 
 
 def test_a_class_has_its_own_accuracy_and_delta() -> None:
-    scores = tally(([0, 1, 2, 3], [[1, 0, 0, 0], [1, 1, 1, 0]]))
-    labels = np.array([0, 0, 1, 1, 2, 2, 2, 2, 2, 2])
-    assert scores.per_class(0, 1, labels, ["x", "y", "z"]) == {
-        "x": {"accuracy": 0.5, "delta": -0.5},
-        "y": {"accuracy": 0.0, "delta": -0.5},
+    scores = tally(([0, 1, 2, 3], [[1, 0, 0, 0], [1, 1, 1, 0]]), labels=(0, 0, 1, 1, 2, 2, 2, 2, 2, 2))
+    assert scores.per_class(0, 1, ["x", "y", "z"]) == {
+        "x": {"score": 0.5, "delta": -0.5},
+        "y": {"score": 0.0, "delta": -0.5},
     }
 
 
@@ -75,7 +77,7 @@ def test_streams_complete_each_other_as_counted_by_hand() -> None:
     assert (pair.first, pair.second) == ("p", "q")
     assert (pair.disagreement, pair.double_fault, pair.oracle) == (0.5, 0.25, 0.75)
     assert both.oracle_any == 0.75
-    left = {(each.fusion, each.stream): (each.accuracy, each.delta) for each in both.leave_one_out}
+    left = {(each.fusion, each.stream): (each.score, each.delta) for each in both.leave_one_out}
     assert left == {
         ("late", "p"): (0.5, 0.0),
         ("late", "q"): (0.5, 0.0),
@@ -93,20 +95,20 @@ def test_shapley_values_sum_to_what_the_whole_gains() -> None:
     found = [Variant({"p": chosen}, "early", about="p" if len(chosen) < 3 else "") for chosen in subsets()]
     chance = np.random.default_rng(2)
     seen = [(list(range(10)), chance.integers(0, 2, (7, 10)).tolist()) for _ in range(2)]
-    labels = np.array([0, 0, 1, 1, 1, 0, 1, 1, 1, 1])
+    labels = (0, 0, 1, 1, 1, 0, 1, 1, 1, 1)
     parts = Parts(np.arange(5), np.arange(0), np.arange(10))
-    scores = tally(*seen)
-    given = tap_values(found, scores, labels=labels, splits=[parts], seeds=2)
+    scores = tally(*seen, labels=labels)
+    given = tap_values(found, scores, splits=[parts], seeds=2)
     assert [tap.stage for tap in given] == list(STAGES)
-    assert sum(tap.value for tap in given) == pytest.approx(scores.accuracies[-1].mean() - 0.7, abs=1e-12)
+    assert sum(tap.value for tap in given) == pytest.approx(scores.scores[-1].mean() - 0.7, abs=1e-12)
 
 
 def test_a_tap_that_never_helps_is_worth_nothing() -> None:
     found = [Variant({"p": chosen}, "early", about="p" if len(chosen) < 3 else "") for chosen in subsets()]
     correct = [[int(photo < 5 + 2 * ("a" in chosen) + ("b" in chosen)) for photo in range(10)] for chosen in subsets()]
-    labels = np.array([0] * 5 + [1] * 5)
+    scores = tally((list(range(10)), correct), labels=[0] * 5 + [1] * 5)
     parts = Parts(np.array([0, 1, 2, 5]), np.arange(0), np.arange(10))
-    given = tap_values(found, tally((list(range(10)), correct)), labels=labels, splits=[parts], seeds=1)
+    given = tap_values(found, scores, splits=[parts], seeds=1)
     assert [tap.value for tap in given] == pytest.approx([0.2, 0.1, 0.0], abs=1e-12)
     assert [tap.deviation for tap in given] == [None] * 3
 

@@ -35,7 +35,7 @@ def test_a_run_is_ablated_and_keeps_it(run: Path, tmp_path: Path) -> None:
     assert [float(row["accuracy"]) for row in rows] == [row["accuracy"] for row in found["rows"]]
     assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
     (kept,) = read_ablations(run)
-    assert [row.accuracy for row in kept.rows] == [row["accuracy"] for row in found["rows"]]
+    assert [row.score for row in kept.rows] == [row["accuracy"] for row in found["rows"]]
 
 
 def test_the_plan_lists_the_rows_and_trains_none(run: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def drawn() -> dict[str, Markup]:
         "signed": charts.dot_chart(ROWS, title="Values", xlabel="logits", write=percent, reference=0),
         "bins": charts.reliability_chart(BINS),
         "curves": charts.curve_chart([Curve("training", [(1, 2.0), (2, 1.0)])], ylabel="loss", best=2),
-        "front": charts.pareto_chart(POINTS),
+        "front": charts.pareto_chart(POINTS, metric="accuracy"),
     }
 
 

@@ -1,0 +1,113 @@
+"""The mean average precision of each variant where images may have several labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.ablation.results import MAP
+from multistream.ablation.scores import Counts, RowScores
+from multistream.data.splits import Parts
+from multistream.label_set_metrics import (
+    DRAWS,
+    THRESHOLD,
+    average_precisions,
+    mean_average_precision,
+    resampled_map,
+)
+from multistream.statistics import Floats, Interval, percentile_interval
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LabelSetScores(RowScores):
+    """The mean average precision of M predictions of photos with `label_sets` (N, K), those of all training runs together.
+
+    Right on a photo is who predicts all its classes and no other. `photos` (M,) are the predictions' rows.
+    """
+
+    metric = MAP
+    label_sets: Bools
+    photos: Counts
+    probabilities: Floats
+    """(V, M, K)"""
+
+    @cached_property
+    def score(self) -> Floats:
+        """(V,) over all test predictions pooled."""
+        sets = self.label_sets[self.photos]
+        return np.array([mean_average_precision(own, sets) for own in self.probabilities])
+
+    @cached_property
+    def drawn(self) -> Floats:
+        """(V, draws): the scores in a bootstrap of photos, each with all its training runs."""
+        tested = np.unique(self.photos)
+        equal = np.full(len(tested), 1 / len(tested))
+        counts = np.random.default_rng(0).multinomial(len(tested), equal, size=DRAWS)
+        counts_RM = counts[:, np.searchsorted(tested, self.photos)]
+        sets = self.label_sets[self.photos]
+        return np.stack([resampled_map(own, sets, counts_RM) for own in self.probabilities])
+
+    def interval(self, v: int) -> Interval:
+        """95 %, by the bootstrap of photos."""
+        return percentile_interval(self.drawn[v])
+
+    def p_value(self, v: int, reference: int) -> float:
+        """Of the difference over its bootstrap standard error, which is about normal."""
+        difference = float(self.score[v] - self.score[reference])
+        error = float((self.drawn[v] - self.drawn[reference]).std(ddof=1))
+        if error == 0:
+            return 1.0 if difference == 0 else 0.0
+        return math.erfc(abs(difference) / error / math.sqrt(2))
+
+    def per_class(self, v: int, reference: int, classes: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
+        """{class: {"score", "delta"}}, the average precision of each class that a tested photo has."""
+        sets = self.label_sets[self.photos]
+        own, other = (average_precisions(self.probabilities[i], sets) for i in (v, reference))
+        return {
+            name: {"score": float(own[k]), "delta": float(own[k] - other[k])}
+            for k, name in enumerate(classes)
+            if sets[:, k].any()
+        }
+
+    def constant(self, split: Parts) -> float:
+        """The mean fraction of photos that have a class: its average precision where all photos score alike."""
+        fractions = self.label_sets[split.test].mean(axis=0)
+        return float(fractions[fractions > 0].mean())
+
+
+class LabelSetTally:
+    """Keeps the probabilities: the order of all photos decides an average precision."""
+
+    def __init__(self, variants: int, label_sets: Bools) -> None:
+        self.label_sets = label_sets
+        self.right = np.zeros((variants, len(label_sets)), dtype=np.int64)
+        self.tried = np.zeros(len(label_sets), dtype=np.int64)
+        self.photos: list[Counts] = []
+        self.probabilities: list[Floats] = []
+
+    def add(self, rows: Counts, probabilities_VNK: NDArray[np.floating]) -> None:
+        """One seed of one split: each variant's probabilities for these photos."""
+        self.right[:, rows] += ((probabilities_VNK >= THRESHOLD) == self.label_sets[rows]).all(2)
+        self.tried[rows] += 1
+        self.photos.append(rows)
+        self.probabilities.append(probabilities_VNK.astype(np.float64))
+
+    def scores(self) -> LabelSetScores:
+        """All of it."""
+        trainings = zip(self.photos, self.probabilities, strict=True)
+        single = [[mean_average_precision(own, self.label_sets[rows]) for own in found] for rows, found in trainings]
+        return LabelSetScores(
+            self.right,
+            self.tried,
+            np.array(single).T,
+            self.label_sets,
+            np.concatenate(self.photos),
+            np.concatenate(self.probabilities, axis=1),
+        )
