@@ -27,7 +27,7 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class LabelSetScores(RowScores):
-    """The mean average precision of M predictions of photos with `label_sets` (N, K), those of all training runs together.
+    """The mean average precision of the M predictions of all training runs, on photos with `label_sets` (N, K).
 
     Right on a photo is who predicts all its classes and no other. `photos` (M,) are the predictions' rows.
     """

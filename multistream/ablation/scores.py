@@ -29,7 +29,7 @@ class Tally(Protocol):
 
 @dataclass(frozen=True)
 class RowScores(ABC):
-    """The metric of V variants, and how often each was right on each photo: `right` (V, N) of `tried` (N,) training runs.
+    """The metric of V variants, and how often each was right on each photo: in `right` (V, N) of `tried` (N,) runs.
 
     `scores` (V, R) are those of the single training runs, seeds within splits.
     """

@@ -76,16 +76,16 @@ def _in_turn(rows: Iterable[int], labels: Sequence[str]) -> list[int]:
     return ordered
 
 
-def explained_classes(probabilities_K: NDArray[np.float64], label: int, *, most: int) -> list[int]:
-    """The classes of one image that the page explains: all, or its label and the most probable others."""
-    ranked = np.argsort(-probabilities_K, kind="stable").tolist()
-    return sorted([label, *[k for k in ranked if k != label]][:most])
+def explained_classes(probabilities_K: NDArray[np.float64], labels_K: NDArray[np.bool_], *, most: int) -> list[int]:
+    """The classes of one image that the page explains: all, or its labels and the most probable others."""
+    ranked = np.lexsort((-probabilities_K, ~labels_K)).tolist()
+    return sorted(ranked[:most])
 
 
 def gallery_data(outputs: NetworkOutputs, rows: Sequence[int]) -> GalleryData:
     """Attributions of the images of these rows, a few at a time."""
-    probabilities, labels = outputs.probabilities, outputs.table.labels
-    classes = {row: explained_classes(probabilities[row], int(labels[row]), most=CLASSES) for row in rows}
+    probabilities, labels = outputs.probabilities, outputs.labels
+    classes = {row: explained_classes(probabilities[row], labels[row], most=CLASSES) for row in rows}
     builder = _GalleryBuilder(outputs, number_of_classes=max(len(each) for each in classes.values()))
     shapley = dict(zip(rows, outputs.attribution(np.array(rows, dtype=np.int64)).streams.cpu(), strict=True))
     photos: list[dict[str, Any]] = []
@@ -234,12 +234,16 @@ def baseline_contributions(outputs: NetworkOutputs, key: str, *, whole: bool) ->
 
 
 def _prediction(outputs: NetworkOutputs, row: int) -> dict[str, Any]:
-    """An image's name, label and probabilities, with those of the streams' own classifiers."""
+    """An image's name, labels and probabilities, with those of the streams' own classifiers.
+
+    `shown` is the most probable class, which the page explains first.
+    """
     several = len(outputs.model.network.branches) > 1
     return {
         "name": printable(outputs.table.ids[row]),
-        "label": int(outputs.table.labels[row]),
-        "predicted": int(outputs.probabilities[row].argmax()),
+        "labels": np.flatnonzero(outputs.labels[row]).tolist(),
+        "predicted": np.flatnonzero(outputs.predicted[row]).tolist(),
+        "shown": int(outputs.probabilities[row].argmax()),
         "probabilities": _rounded(torch.from_numpy(outputs.probabilities[row])),
         "alone": {key: _rounded(torch.from_numpy(p[row])) for key, p in outputs.streams.items()} if several else {},
     }

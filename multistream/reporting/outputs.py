@@ -23,6 +23,7 @@ from multistream.inference.missing import MissingPolicy
 from multistream.inference.model import Model
 from multistream.inference.policies import PolicyAccuracy, policy_accuracies, probabilities_by_policy
 from multistream.interfaces import FusionOutput
+from multistream.label_set_metrics import THRESHOLD
 from multistream.nn.eval_mode import evaluating
 from multistream.nn.nested import map_stages
 from multistream.runs.predictions_file import Predictions
@@ -51,9 +52,28 @@ class NetworkOutputs:
         return probabilities
 
     @property
+    def labels(self) -> NDArray[np.bool_]:
+        """(N, K): which classes each image has; one each, unless images may have several."""
+        if self.table.label_sets is not None:
+            return self.table.label_sets
+        chosen: NDArray[np.bool_] = self.table.labels[:, None] == np.arange(len(self.model.classes))
+        return chosen
+
+    @property
+    def predicted(self) -> NDArray[np.bool_]:
+        """(N, K): which classes are predicted: the most probable one, or all from the threshold on."""
+        probabilities = self.probabilities
+        if self.model.network.label_sets:
+            return probabilities >= THRESHOLD
+        chosen: NDArray[np.bool_] = probabilities.argmax(1)[:, None] == np.arange(probabilities.shape[1])
+        return chosen
+
+    @property
     def streams(self) -> dict[str, NDArray[np.float64]]:
         """{key: (N, K)} probabilities of each stream's own classifier, where the fusion has them."""
-        return {key: logits.double().softmax(1).numpy() for key, logits in self.output.streams.items()}
+        own = {key: logits.double() for key, logits in self.output.streams.items()}
+        sets = self.model.network.label_sets
+        return {key: (logits.sigmoid() if sets else logits.softmax(1)).numpy() for key, logits in own.items()}
 
     @property
     def photos(self) -> Photos:
@@ -89,7 +109,7 @@ class NetworkOutputs:
         policy = MissingPolicy.settle(network, self.model.recipe.data)
         with evaluating(network):
             by_policy = probabilities_by_policy(network, pooled, masks, policy) if masks else {}
-        return policy_accuracies(by_policy, self.table.labels, present)
+        return policy_accuracies(by_policy, self.table.labels, present, label_sets=self.table.label_sets)
 
     def attribution(self, rows: NDArray[np.int64] | None = None) -> ShapleyValues:
         """Shapley values of the streams on the logit scale, for all images or for some rows."""

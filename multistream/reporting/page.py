@@ -12,7 +12,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from multistream.inference.metrics import Measures
 from multistream.inference.policies import POLICIES, PolicyAccuracy
+from multistream.label_set_metrics import LabelSetMetrics
 from multistream.reporting import charts
 from multistream.reporting.ablations import AblationFile
 from multistream.reporting.checks import ReportCheck
@@ -42,7 +44,9 @@ def render_page(
 ) -> str:
     """The whole page as HTML."""
     style, script = _template_file("report.css"), _template_file("report.js")
-    bins = calibration_bins(run.result.predictions)
+    has_sets = isinstance(run.metrics, LabelSetMetrics)
+    right = "exact match" if has_sets else "accuracy"
+    bins = [] if has_sets else calibration_bins(run.result.predictions)
     return str(
         environment()
         .get_template("report.html")
@@ -50,10 +54,12 @@ def render_page(
             run=run,
             recipe=run.result.recipe,
             metrics=run.metrics,
+            has_sets=has_sets,
+            right=right,
             vote_measures=VOTE_MEASURES,
             results=results,
             bins=bins,
-            errors=_frequent_errors(run) if len(run.classes) > LARGEST_MATRIX else [],
+            errors=_frequent_errors(run.metrics),
             ablations=ablations,
             costs=costs,
             gallery=gallery,
@@ -64,8 +70,8 @@ def render_page(
             policies={POLICIES[name]: found for name, found in policies.items()},
             SPLITS=SPLITS,
             EPOCH_COLUMNS=EPOCH_COLUMNS,
-            accuracy_chart=_accuracy_chart(results.rows),
-            reliability_chart=charts.reliability_chart(bins),
+            accuracy_chart=_accuracy_chart(results.rows, right),
+            reliability_chart=charts.reliability_chart(bins) if bins else Markup(""),
             learning_charts=_learning_charts(run),
             stream_chart=_value_chart(stream_values, "Mean Shapley values", "logits", digits=2),
             ablation_charts=[_ablation_charts(each) for each in ablations],
@@ -109,10 +115,10 @@ def _csp_hash(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
-def _accuracy_chart(rows: Sequence[ResultRow]) -> Markup:
+def _accuracy_chart(rows: Sequence[ResultRow], right: str) -> Markup:
     entries = [charts.ChartRow(row.name, row.accuracy, row.ci95, highlighted=row.p_value is None) for row in rows]
     return charts.dot_chart(
-        entries, title="Accuracy", xlabel="accuracy on the test split, %", write=percent, limits=(0, 1)
+        entries, title=right.capitalize(), xlabel=f"{right} on the test split, %", write=percent, limits=(0, 1)
     )
 
 
@@ -162,12 +168,14 @@ def _around(value: float, deviation: float) -> Interval | None:
     return (value - deviation, value + deviation) if deviation else None
 
 
-def _frequent_errors(run: RunDetails, *, most: int = 30) -> list[tuple[int, str, str]]:
+def _frequent_errors(found: Measures, *, most: int = 30) -> list[tuple[int, str, str]]:
     """The most frequent errors (count, true class, predicted class) of a matrix that is too large to read."""
+    if isinstance(found, LabelSetMetrics) or len(found.classes) <= LARGEST_MATRIX:
+        return []
     cells = [
         (n, label, predicted)
-        for label, counts in zip(run.classes, run.metrics.confusion, strict=True)
-        for predicted, n in zip(run.classes, counts, strict=True)
+        for label, counts in zip(found.classes, found.confusion, strict=True)
+        for predicted, n in zip(found.classes, counts, strict=True)
         if n and predicted != label
     ]
     return sorted(cells, key=lambda cell: (-cell[0], cell[1:]))[:most]

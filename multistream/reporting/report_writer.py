@@ -76,9 +76,6 @@ def report(
     _refuse_folds(Path(run))
     model = load(run, streams=streams)
     require_trained(model, "report")
-    if model.network.label_sets:
-        what = "the page is about photos with one label each, and this run predicts several."
-        raise UsageError("report", what, do="Use multistream evaluate, compare and explain.")
     details = read_run_details(model.path.parent, model.path)
     path = Path(out).expanduser() if out else details.folder / FILE_NAME
     if path.is_dir():
@@ -149,11 +146,11 @@ class _ReportMeasurements:
 
     @property
     def stream_values(self) -> list[ChartRow]:
-        """Mean Shapley value of each stream for the logit of the true class; empty for a single stream."""
+        """Mean Shapley value of each stream for the logit of the true class, or the mean of several; else empty."""
         if self.outputs is None or len(keys := list(self.outputs.model.network.branches)) < 2:
             return []
-        labels = self.outputs.table.labels
-        values = self.outputs.attribution().streams.cpu().numpy()[np.arange(len(labels)), labels]
+        labels = self.outputs.labels[:, :, None]
+        values = (self.outputs.attribution().streams.cpu().numpy() * labels).sum(1) / labels.sum(1)
         return [ChartRow(key, float(v.mean()), paired_bootstrap(v)) for key, v in zip(keys, values.T, strict=True)]
 
 

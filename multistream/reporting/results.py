@@ -1,9 +1,12 @@
-"""The accuracy of a run next to what it must exceed: the most frequent class, single streams, other runs."""
+"""The accuracy of a run next to what it must exceed: the most frequent class, single streams, other runs.
+
+Where images may have several labels, right is who predicts all of them and no other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -68,18 +71,19 @@ def result_table(
     correct = predictions.correct
     rows = [_row("this run", correct, None)]
     if len(details.result.recipe.network.streams) > 1:
-        rows += [_row(f"{key} alone", p.argmax(1) == labels, correct) for key, p in streams.items()]
+        rows += [_row(f"{key} alone", _right(predictions, p), correct) for key, p in streams.items()]
     trained_alone, notes = _source_runs(details, streams)
     rows += trained_alone
     show_masked = bool(masked and not streams)
     if show_masked:
-        rows += [_row(f"{key}, others at mean", p.argmax(1) == labels, correct) for key, p in masked.items()]
+        rows += [_row(f"{key}, others at mean", _right(predictions, p), correct) for key, p in masked.items()]
     for path in against:
         other = _correct_of(Path(path), predictions)
         if isinstance(other, str):
             raise UsageError("--against", other, right="It needs the same test split; train --recipe RUN repeats it.")
         rows.append(_row(Path(path).resolve().name, other, correct))
-    rows.append(_row("most frequent class", labels == np.bincount(labels).argmax(), correct))
+    most_frequent = "most frequent class" if predictions.label_sets is None else "most frequent labels"
+    rows.append(_row(most_frequent, labels == np.bincount(labels).argmax(), correct))
     return ResultTable(rows, show_masked, notes)
 
 
@@ -97,6 +101,11 @@ def _source_runs(details: RunDetails, streams: Probabilities) -> tuple[list[Resu
         elif key not in streams:
             rows.append(_row(f"{key} alone", other, predictions.correct))
     return rows, notes
+
+
+def _right(predictions: Predictions, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether other probabilities (N, K) of the same images predict their labels, (N,)."""
+    return replace(predictions, probabilities=probabilities).correct
 
 
 def _row(name: str, correct: NDArray[np.bool_], run: NDArray[np.bool_] | None) -> ResultRow:

@@ -20,7 +20,7 @@ from multistream._version import __version__
 from multistream.comparison.run_results import Result, read_result
 from multistream.errors import DataError
 from multistream.files import sha256_file
-from multistream.inference.metrics import Metrics, metrics, without_temperature
+from multistream.inference.metrics import Measures, measures, without_temperature
 from multistream.runs.model_file import read_about, read_temperature
 from multistream.runs.predictions_file import Predictions
 from multistream.runs.split_file import SplitRow, read_split, shared_between_parts
@@ -43,7 +43,7 @@ class RunDetails:
 
     folder: Path
     result: Result
-    metrics: Metrics
+    metrics: Measures
     rows: tuple[SplitRow, ...]
     """split.csv"""
     split_sha256: str
@@ -69,14 +69,22 @@ class RunDetails:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(N,) class index of each test image."""
+        """(N,) a number for the label of each test image, or for its set of labels."""
         return _label_indices(self.result.predictions)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """{class: {split: number of images}}"""
+        """{class: {split: number of images}}; empty where images may have several labels: split.csv holds one."""
+        if self.result.predictions.label_sets is not None:
+            return {}
         found = Counter((row.label, row.part) for row in self.rows)
         return {name: {split: found[name, split] for split in SPLITS} for name in self.classes}
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """{split: number of images}"""
+        found = Counter(row.part for row in self.rows)
+        return {split: found[split] for split in SPLITS}
 
     @property
     def shared(self) -> tuple[str, ...]:
@@ -95,7 +103,7 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
     """Reads the folder of a finished run. DataError for a run without a test split and for damaged files."""
     result = read_result(folder)
     predictions = result.predictions
-    if unknown := set(predictions.labels or ()) - set(predictions.classes):
+    if predictions.label_sets is None and (unknown := set(predictions.labels or ()) - set(predictions.classes)):
         what = f"the label {min(unknown)!r} is not among its classes."
         raise DataError(str(folder / runs.PREDICTIONS), what, do="Restore the file.")
     log = folder / runs.METRICS
@@ -105,11 +113,12 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
     return RunDetails(
         folder=folder,
         result=result,
-        metrics=metrics(
+        metrics=measures(
             predictions.probabilities,
             _label_indices(predictions),
             predictions.classes,
             votes=predictions.votes,
+            label_sets=predictions.label_sets,
             uncalibrated=without_temperature(predictions.probabilities, read_temperature(model_file)),
         ),
         rows=read_split(folder / runs.SPLIT),
@@ -123,8 +132,9 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
 
 
 def _label_indices(predictions: Predictions) -> NDArray[np.int64]:
-    """(N,) class index of each image."""
-    index = {name: k for k, name in enumerate(predictions.classes)}
+    """(N,) class index of each image; with label sets, the place of its set among those that occur."""
+    names = predictions.classes if predictions.label_sets is None else sorted(set(predictions.labels or ()))
+    index = {name: k for k, name in enumerate(names)}
     return np.array([index[name] for name in predictions.labels or ()], dtype=np.int64)
 
 

@@ -28,4 +28,4 @@ def test_half_of_the_images_are_misclassified_and_spread_over_the_labels() -> No
 
 
 def test_the_label_is_always_explained() -> None:
-    assert explained_classes(np.array([0.1, 0.2, 0.6, 0.05, 0.05]), 4, most=3) == [1, 2, 4]
+    assert explained_classes(np.array([0.1, 0.2, 0.6, 0.05, 0.05]), np.arange(5) == 4, most=3) == [1, 2, 4]

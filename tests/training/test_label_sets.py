@@ -15,7 +15,6 @@ from sklearn.metrics import average_precision_score, f1_score
 from multistream import compare, evaluate, explain, load
 from multistream.errors import MultistreamError, UsageError
 from multistream.recipe import Recipe
-from multistream.reporting import report
 from multistream.runs.predictions_file import read_predictions
 from multistream.training.folds import train as train_on_folds
 from multistream.training.solver import fit_probe
@@ -165,9 +164,7 @@ def test_late_fusion_is_refused(tag_recipe: Recipe, tmp_path: Path) -> None:
         train(tag_recipe.updated({"network": streams}), out=tmp_path / "run")
 
 
-def test_commands_that_need_one_label_say_so(trained: dict[str, Path], photos: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="one label"):
-        report(trained["lbfgs"], photos=0, out=tmp_path / "page.html")
+def test_commands_that_need_one_label_say_so(trained: dict[str, Path], photos: Path) -> None:
     with pytest.raises(UsageError, match="one label per image"):
         evaluate(trained["lbfgs"], data=str(photos))
     with pytest.raises(UsageError, match="added up"):

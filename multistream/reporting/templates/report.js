@@ -20,7 +20,10 @@
   const state = { photo: 0, k: 0, stream: ALL, stage: ALL, scale: "shared", reference: "mean", opacity: 0.8 };
   const FOR = [226, 88, 12], AGAINST = [22, 104, 190];
 
-  const mark = (p, c) => (c === p.label && c === p.predicted ? " (true, predicted)" : c === p.label ? " (true)" : c === p.predicted ? " (predicted)" : "");
+  const mark = (p, c) => {
+    const words = [...(p.labels.includes(c) ? ["true"] : []), ...(p.predicted.includes(c) ? ["predicted"] : [])];
+    return words.length ? ` (${words.join(", ")})` : "";
+  };
   const signed = (value, digits = 3) => (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
   const baseline = (key, stage) => (data.baseline[key] ? data.baseline[key][stage][photo().classes[state.k]] : 0);
   const contribution = (key, stage) => photo().sums[key][stage][state.k] - (state.reference === "mean" ? baseline(key, stage) : 0);
@@ -201,10 +204,10 @@
     }));
   }
   function pick(index) {
-    const before = photo().classes[state.k], own = state.k === photo().classes.indexOf(photo().predicted);
+    const before = photo().classes[state.k], own = state.k === photo().classes.indexOf(photo().shown);
     state.photo = (index + data.photos.length) % data.photos.length;
     const p = photo(), same = p.classes.indexOf(before);
-    state.k = own || same < 0 ? p.classes.indexOf(p.predicted) : same;
+    state.k = own || same < 0 ? p.classes.indexOf(p.shown) : same;
     buttons.forEach((button, i) => button.setAttribute("aria-pressed", String(i === state.photo)));
     reveal(buttons[state.photo]);
     options("class", p.classes.map((c, i) => [i, data.classes[c] + mark(p, c)]), state.k);
@@ -245,6 +248,6 @@
   if (!streams.length) for (const control of [$("stream"), $("stage"), $("opacity"), ...document.getElementsByName("scale"), ...document.getElementsByName("reference")]) hide(control);
   else if (!streams.some((stream) => data.baseline[stream.key])) document.getElementsByName("reference").forEach(hide);
   document.documentElement.classList.add("ready");
-  state.k = photo().classes.indexOf(photo().predicted);
+  state.k = photo().classes.indexOf(photo().shown);
   pick(0);
 })();

@@ -1,0 +1,100 @@
+"""The report where images may have several labels, held against scikit-learn and the run's predictions."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score
+
+from multistream import Recipe, ablate, train
+from multistream.reporting import Report, report
+from multistream.runs.predictions_file import Predictions, read_predictions
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two streams on 90 pictures whose bright channels are their tags."""
+    root = tmp_path_factory.mktemp("tagged")
+    chance, lines = np.random.default_rng(0), ["path,tags"]
+    for number in range(90):
+        has = [bool((1 + number % 7) >> bit & 1) for bit in range(3)]
+        pixels = np.clip(np.where(has, 150, 90) + chance.normal(0, 50, (32, 32, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+        names = [name for name, own in zip(("red", "green", "blue"), has, strict=True) if own]
+        lines.append(f"{number}.png,{';'.join(names)}")
+    (root / "tags.csv").write_text("\n".join(lines))
+    recipe = Recipe().updated(
+        {
+            "data": {"source": str(root / "tags.csv"), "label": "tags[;]", "image_size": 32, "split": "60/10/30"},
+            "network": {
+                "streams": {"one": "object", "two": "object:mobilenetv1"},
+                "weights": {"one": "random", "two": "random"},
+                "freeze": ["streams"],
+            },
+            "training": {"solver": "lbfgs", "penalties": [0.1, 0.01]},
+            "runtime": {"device": "cpu", "precision": "fp32", "workers": 0},
+        }
+    )
+    made = train(recipe, out=root / "run").folder
+    ablate(recipe, axis="streams", run=made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def found(run: Path) -> Predictions:
+    return read_predictions(run / "predictions.csv")
+
+
+@pytest.fixture(scope="module")
+def written(run: Path) -> Report:
+    return report(run, photos=6)
+
+
+@pytest.fixture(scope="module")
+def page(written: Report) -> str:
+    return written.path.read_text()
+
+
+def test_each_class_has_scikit_learns_average_precision_and_f1(page: str, found: Predictions) -> None:
+    precisions = average_precision_score(found.label_sets, found.probabilities, average=None)
+    scores = f1_score(found.label_sets, found.probabilities >= 0.5, average=None)
+    table = page[page.index("<h3>Per class</h3>") :]
+    for name, precision, f1 in zip(found.classes, precisions, scores, strict=True):
+        cells = re.search(rf'<th scope="row" class="word">{name}</th>(.*?)</tr>', table)
+        assert cells is not None
+        numbers = re.findall(r'"number">([^<]*)<', cells[1])
+        assert (numbers[1], numbers[-1]) == (f"{100 * precision:.1f} %", f"{f1:.3f}")
+    assert f"{100 * precisions.mean():.1f} %" in page
+    assert "Confusion matrix" not in page
+    assert "Confidence bins" not in page
+
+
+def test_images_are_right_where_all_their_labels_are(page: str, written: Report, found: Predictions) -> None:
+    assert written.results[0].accuracy == found.correct.mean()
+    assert written.results[-1].name == "most frequent labels"
+    content = json.loads(re.search(r'id="attribution-data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]
+    rows = {path: i for i, path in enumerate(found.paths)}
+    for photo in content["photos"]:
+        row = rows[photo["name"]]
+        assert photo["labels"] == np.flatnonzero(found.label_sets[row]).tolist()  # type: ignore[index]
+        assert photo["predicted"] == np.flatnonzero(found.probabilities[row] >= 0.5).tolist()
+        assert photo["shown"] == found.probabilities[row].argmax()
+    wrong = sum(photo["labels"] != photo["predicted"] for photo in content["photos"])
+    assert page.count('class="photo wrong"') == wrong
+
+
+def test_every_check_passes_and_the_ablation_is_shown(page: str, written: Report) -> None:
+    assert [check.name for check in written.checks if not check.passed] == []
+    assert any("sum to the logit" in check.name for check in written.checks)
+    assert "for the logit of the true classes" in page
+    assert '<th scope="col" class="number">mAP</th>' in page
+
+
+def test_a_page_without_images_needs_no_network(run: Path, tmp_path: Path) -> None:
+    page = report(run, photos=0, out=tmp_path / "page.html").path.read_text()
+    assert "Mean average precision (mAP) on the 27 test images" in page
