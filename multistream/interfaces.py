@@ -20,6 +20,7 @@ from multistream.nn.eval_mode import evaluating
 from multistream.nn.global_average import global_average
 from multistream.nn.module_dict import Modules
 from multistream.nn.shapes import without_numbers
+from multistream.nn.trains import trains
 from multistream.spec import check_key
 from multistream.weights import Fitted, Source, fit
 
@@ -161,7 +162,7 @@ class Stream(nn.Module):
     @property
     def is_frozen(self) -> bool:
         """Whether nothing here trains."""
-        return self.frozen == len(self.stages) and not any(p.requires_grad for p in self.parameters())
+        return self.frozen == len(self.stages) and not trains(self)
 
     def train(self, mode: bool = True) -> Self:
         """As in torch, but frozen stages stay in eval mode: their batch norm must not move."""

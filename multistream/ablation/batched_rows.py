@@ -20,6 +20,7 @@ from multistream.ablation.row_data import GridStep, RowData, RowMetrics
 from multistream.ablation.row_parameters import Grid, RowParameter, StageRows
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
+from multistream.nn.trains import trains
 from multistream.parts.dropout import kept
 from multistream.parts.fusions import Early, Late, Solo
 from multistream.parts.temporals import Average, Concat
@@ -33,8 +34,7 @@ def batch_kind(network: MultiStream) -> str | None:
     heads_fit = all(type(head) is nn.Linear and head.bias is not None for head in fusion.heads.values())
     if type(fusion) not in (Early, Late, Solo) or not heads_fit or not all(map(_fits, network.branches.values())):
         return None
-    trains = any(p.requires_grad for p in fusion.parameters())
-    return f"{type(fusion).__name__} {trains} {fusion.dropout.p if isinstance(fusion, Early) else 0}"
+    return f"{type(fusion).__name__} {trains(fusion)} {fusion.dropout.p if isinstance(fusion, Early) else 0}"
 
 
 def _fits(branch: Branch) -> bool:

@@ -15,6 +15,7 @@ from multistream.console import Say
 from multistream.data.splits import Parts
 from multistream.errors import DataError, UsageError, did_you_mean
 from multistream.interfaces import Stream
+from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, Recipe
 from multistream.training.folds import fold_recipes
 from multistream.training.planned_run import PlannedRun
@@ -157,12 +158,9 @@ def _is_of(run: Path, recipe: Recipe) -> bool:
 
 def recipe_of(variant: Variant, prepared: Prepared, axis: Axis) -> Recipe:
     """The recipe that trains a variant alone."""
-    recipe, key = prepared.recipe, variant.about
-    if axis == "depth" and not key:
-        return recipe
+    recipe = prepared.recipe
     if axis == "depth":
-        depth = list(prepared.network.branches[key].stream.stages).index(variant.keep[key][-1]) + 1
-        return recipe.updated({"network": {"depth": {**recipe.network.depth, key: depth}}})
+        return _truncated(recipe, variant, prepared.network)
     streams = {key: spec for key, spec in recipe.network.streams.items() if key in variant.keep}
     used = {name for key in variant.keep for name in (key, prepared.network.inputs[key].name)}
     inputs = {name: path for name, path in recipe.network.inputs.items() if name in used}
@@ -170,3 +168,12 @@ def recipe_of(variant: Variant, prepared: Prepared, axis: Axis) -> Recipe:
     if variant.fusion == recipe.network.fusion:
         return recipe.updated(changes)
     return recipe.updated({**changes, "options": {"fusion": {}}})
+
+
+def _truncated(recipe: Recipe, variant: Variant, network: MultiStream) -> Recipe:
+    """The recipe with the variant's depth of the one stream that it cuts."""
+    key = variant.about
+    if not key:
+        return recipe
+    depth = list(network.branches[key].stream.stages).index(variant.keep[key][-1]) + 1
+    return recipe.updated({"network": {"depth": {**recipe.network.depth, key: depth}}})

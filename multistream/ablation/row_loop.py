@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,6 +22,7 @@ from multistream.errors import DivergedError, MultistreamError
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
 from multistream.nn.seeding import seeded
+from multistream.nn.trains import trains
 from multistream.parts.dropout import reseed_dropout
 from multistream.parts.losses import CrossEntropy
 from multistream.recipe import TrainingSettings
@@ -54,22 +57,30 @@ def train_rows(
     `tick` is called with the number of finished epochs, of `epochs_of(grid, settings)`. Raises DivergedError.
     """
     best = torch.full((len(grid), len(grid[0])), -1)
-    kinds: dict[str | None, list[int]] = {}
-    # A batch of rows computes cross entropy itself, and takes optimizers that treat every number alone.
-    batches = type(data.criterion) is CrossEntropy and not settings.optimizer.startswith("timm:")
-    for v, network in enumerate(grid[0]):
-        kinds.setdefault(batch_kind(network) if batches else None, []).append(v)
+    kinds = _kinds(grid, data, settings)
     for kind, variants in kinds.items():
         part = [[networks[v] for v in variants] for networks in grid]
         rows: RowBatch = (
             SingleRows(part, data, settings, runtime) if kind is None else BatchedRows(part, data, settings)
         )
         best[:, variants] = _Loop(rows, data, seeds, settings, len(variants)).run(tick)
-    for networks in grid:
-        for network in networks:
-            network.eval()
-            network.mark_trained()
+    for network in chain.from_iterable(grid):
+        network.eval()
+        network.mark_trained()
     return TrainedRows(best, best.numel() - len(grid) * len(kinds.get(None, ())))
+
+
+def _kinds(grid: Grid, data: RowData, settings: TrainingSettings) -> dict[str | None, list[int]]:
+    """The variants of each `batch_kind`; under None those that train one by one.
+
+    A batch of rows computes cross entropy itself, and takes optimizers that treat every number alone.
+    """
+    if type(data.criterion) is not CrossEntropy or settings.optimizer.startswith("timm:"):
+        return {None: list(range(len(grid[0])))}
+    kinds: dict[str | None, list[int]] = defaultdict(list)
+    for v, network in enumerate(grid[0]):
+        kinds[batch_kind(network)].append(v)
+    return kinds
 
 
 def epochs_of(grid: Grid, settings: TrainingSettings) -> int:
@@ -83,28 +94,23 @@ class SingleRows:
     def __init__(self, grid: Grid, data: RowData, settings: TrainingSettings, runtime: Runtime) -> None:
         self.grid, self.data, self.settings, self.runtime = grid, data, settings, runtime
         self.optimizers = {
-            (g, v): make_optimizer(network, settings, runtime)
-            for g, v, network in self._networks()
-            if any(p.requires_grad for p in network.parameters())
+            (g, v): make_optimizer(network, settings, runtime) for g, v, network in self._networks() if trains(network)
         }
         self.best = {(g, v): learned(network) for g, v, network in self._networks()}
 
     def backward(self, step: GridStep) -> Tensor:
         """Adds each row's gradients; the seed's batch is gathered once for all its rows."""
         losses = torch.zeros(len(self.grid), len(self.grid[0]))
-        for g, networks in enumerate(self.grid):
+        for g, seed in enumerate(step.seeds):
             places = step.alone(g)
-            if not len(places):
-                continue
             pooled, targets = self.data.take(places), self.data.targets[places]
-            for v, network in enumerate(networks):
-                if (g, v) in self.optimizers:
-                    network.train()
-                    reseed_dropout(network, seed=step.seeds[g], step=step.number)
-                    with seeded(step.seeds[g], step=step.number, device=self.runtime.device):
-                        loss = network.fusion.loss(network.fuse(pooled), targets, self.data.criterion)
-                    (loss / step.of).backward()
-                    losses[g, v] = loss.detach().cpu()
+            for v in [v for row, v in self.optimizers if row == g and len(places)]:
+                network = self.grid[g][v].train()
+                reseed_dropout(network, seed=seed, step=step.number)
+                with seeded(seed, step=step.number, device=self.runtime.device):
+                    loss = network.fusion.loss(network.fuse(pooled), targets, self.data.criterion)
+                (loss / step.of).backward()
+                losses[g, v] = loss.detach().cpu()
         return losses
 
     def update(self, factor: float) -> None:
@@ -149,9 +155,8 @@ class SingleRows:
             self.grid[g][v].load_state_dict(weights, strict=False)
 
     def _networks(self) -> Iterator[tuple[int, int, MultiStream]]:
-        for g, networks in enumerate(self.grid):
-            for v, network in enumerate(networks):
-                yield g, v, network
+        for g, v in np.ndindex(len(self.grid), len(self.grid[0])):
+            yield g, v, self.grid[g][v]
 
 
 class _Loop:
@@ -248,7 +253,7 @@ def verify_row(
 
 def train_by_itself(network: MultiStream, data: RowData, *, settings: TrainingSettings, runtime: Runtime) -> None:
     """Trains the network on pooled features, in the loop of `train`."""
-    if not any(parameter.requires_grad for parameter in network.parameters()):
+    if not trains(network):
         return
     with TemporaryDirectory(prefix="multistream-verify-") as folder:
         Trainer(

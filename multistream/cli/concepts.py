@@ -9,42 +9,47 @@ import typer
 
 from multistream.cli import options, output
 
+Names = Annotated[
+    Path,
+    typer.Argument(
+        metavar="NAMES", help="One name per line, a JSON list, or SentiBank's list of adjective-noun pairs."
+    ),
+]
+ModelName = Annotated[
+    str,
+    typer.Option(metavar="MODEL", help="An open_clip model: ViT-B-16, hf-hub:OWNER/NAME, or local-dir:FOLDER."),
+]
+Out = Annotated[
+    Path,
+    typer.Option(metavar="FILE", help="Output file for the concept bank: names and their embeddings (.safetensors)."),
+]
+Weights = Annotated[
+    str,
+    typer.Option(
+        metavar="TAG|FILE",
+        help="An open_clip pretrained tag (downloaded) or a weight file; not needed for hf-hub models.",
+    ),
+]
+ImageModel = Annotated[
+    str,
+    typer.Option(metavar="MODEL.TAG", help="Name of the image tower in timm. Default: the image tower of --model."),
+]
+Template = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="TEXT",
+        help="A sentence with {} for the name; repeatable: the embeddings are averaged. Default: a photo of {}.",
+    ),
+]
+
 
 def concepts(
-    names: Annotated[
-        Path,
-        typer.Argument(
-            metavar="NAMES", help="One name per line, a JSON list, or SentiBank's list of adjective-noun pairs."
-        ),
-    ],
-    model: Annotated[
-        str,
-        typer.Option(metavar="MODEL", help="An open_clip model: ViT-B-16, hf-hub:OWNER/NAME, or local-dir:FOLDER."),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE", help="Output file for the concept bank: names and their embeddings (.safetensors)."
-        ),
-    ],
-    weights: Annotated[
-        str,
-        typer.Option(
-            metavar="TAG|FILE",
-            help="An open_clip pretrained tag (downloaded) or a weight file; not needed for hf-hub models.",
-        ),
-    ] = "",
-    image_model: Annotated[
-        str,
-        typer.Option(metavar="MODEL.TAG", help="Name of the image tower in timm. Default: the image tower of --model."),
-    ] = "",
-    template: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TEXT",
-            help="A sentence with {} for the name; repeatable: the embeddings are averaged. Default: a photo of {}.",
-        ),
-    ] = None,
+    names: Names,
+    model: ModelName,
+    out: Out,
+    weights: Weights = "",
+    image_model: ImageModel = "",
+    template: Template = None,
     device: options.Device = "auto",
     json: options.Json = False,
     quiet: options.Quiet = False,

@@ -49,50 +49,58 @@ class ExplainCommand(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+Against = Annotated[
+    str,
+    typer.Option(
+        metavar="CLASS", help="Explain the difference between the logit of the target and the logit of this class."
+    ),
+]
+Method = Annotated[
+    str,
+    typer.Option(
+        help="decomposition (exact sum), grad-cam (gradient through each stage's own tap only), grad-cam-total "
+        "(also through deeper stages), grad-cam-last (last stage only), integrated-gradients; auto: "
+        "decomposition where it is exact, otherwise grad-cam."
+    ),
+]
+Scale = Annotated[str, typer.Option(help="logit or probability.")]
+Baseline = Annotated[
+    str, typer.Option(help="What replaces an absent stream when computing Shapley values: mean, zero or drop.")
+]
+Npz = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Write logits, attribution maps, vectors and Shapley values to an .npz file."),
+]
+Classes = Annotated[
+    str,
+    typer.Option(
+        help="Classes in the .npz file: all, target, or auto (all classes for exact sums of up to 32 photos)."
+    ),
+]
+Overlays = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Save an overlay of the attribution maps (PNG) for each photo."),
+]
+ColourScale = Annotated[
+    str,
+    typer.Option(help="Colour scale of overlays: shared by all streams and stages, or one for each map."),
+]
+
+
 def explain(
     run: options.Run,
     paths: Photos = None,
     data: options.LabelledData = "",
     label: options.Label = "",
     target: Class = "predicted",
-    against: Annotated[
-        str,
-        typer.Option(
-            metavar="CLASS", help="Explain the difference between the logit of the target and the logit of this class."
-        ),
-    ] = "",
-    method: Annotated[
-        str,
-        typer.Option(
-            help="decomposition (exact sum), grad-cam (gradient through each stage's own tap only), grad-cam-total "
-            "(also through deeper stages), grad-cam-last (last stage only), integrated-gradients; auto: "
-            "decomposition where it is exact, otherwise grad-cam."
-        ),
-    ] = "auto",
-    scale: Annotated[str, typer.Option(help="logit or probability.")] = "logit",
-    baseline: Annotated[
-        str, typer.Option(help="What replaces an absent stream when computing Shapley values: mean, zero or drop.")
-    ] = "mean",
-    npz: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Write logits, attribution maps, vectors and Shapley values to an .npz file."
-        ),
-    ] = None,
-    classes: Annotated[
-        str,
-        typer.Option(
-            help="Classes in the .npz file: all, target, or auto (all classes for exact sums of up to 32 photos)."
-        ),
-    ] = "auto",
-    overlays: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Save an overlay of the attribution maps (PNG) for each photo."),
-    ] = None,
-    colour_scale: Annotated[
-        str,
-        typer.Option(help="Colour scale of overlays: shared by all streams and stages, or one for each map."),
-    ] = "shared",
+    against: Against = "",
+    method: Method = "auto",
+    scale: Scale = "logit",
+    baseline: Baseline = "mean",
+    npz: Npz = None,
+    classes: Classes = "auto",
+    overlays: Overlays = None,
+    colour_scale: ColourScale = "shared",
     input: options.Inputs = None,
     device: options.Device = "auto",
     json: options.Json = False,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,19 +71,17 @@ def check(
 
     given = dict(map(_option, settings or ()))
     kept: list[dict[str, str]] = []
-
-    def report(kind: Kind, promises: Sequence[str]) -> None:
-        kept.extend({"kind": kind, "promise": promise} for promise in promises)
-        if not as_json:
-            typer.echo("\n".join(f"ok  {kind}: {promise}" for promise in promises))
-
     for part in _parts(name, kind):
         spec, path = (name, "") if part.kind != "dataset" else (part.name, name.partition(":")[2])
         try:
-            report(part.kind, testing.check(part.kind, spec, options=given, path=path))
+            promises, broken = testing.check(part.kind, spec, options=given, path=path), None
         except testing.BrokenPromise as error:
-            report(part.kind, error.kept)
-            raise PluginError(PLURALS[part.kind], f"{name!r} breaks its contract: {error}") from error
+            promises, broken = error.kept, error
+        kept += [{"kind": part.kind, "promise": promise} for promise in promises]
+        if not as_json:
+            typer.echo("\n".join(f"ok  {part.kind}: {promise}" for promise in promises))
+        if broken:
+            raise PluginError(PLURALS[part.kind], f"{name!r} breaks its contract: {broken}") from broken
     if as_json:
         output.print_json(kept)
 
@@ -131,7 +128,7 @@ def as_table(rows: tuple[PartInfo, ...]) -> str:
     """Parts in aligned columns; what is wrong with one stands on a line of its own."""
     cells = [("NAME", "KIND", "DISTRIBUTION", "VERSION", "STATUS")]
     cells += [(row.name, row.kind or "?", row.distribution, row.version, row.status) for row in rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     head, *lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
     errors = [f"\n    {row.error}" if row.error else "" for row in rows]
     return "\n".join([head, *map(str.__add__, lines, errors)])

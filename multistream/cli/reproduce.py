@@ -56,22 +56,15 @@ def reproduce(
 
     Completed runs are reused."""
     from multistream.console import Console
-    from multistream.data.layouts.label_sets import LabelColumns
     from multistream.recipe import Recipe
     from multistream.reproduction.paper import the_paper
     from multistream.reproduction.plan import TARGETS, Request, all_planned, stream_places
     from multistream.reproduction.reproduce import reproduce as run
-    from multistream.reproduction.tables import as_markdown
 
-    if folds == 1 or (folds and splits > 1):
-        raise UsageError("--folds", "folds are the splits.", right="Pass --folds 2 or more, or --folds 0 --splits N.")
-    if LabelColumns.parse(label):
-        raise UsageError("--label", "the paper's photos have one label each.", do="Use multistream train and compare.")
-    base = Recipe.load(recipe).with_settings(set_ or [])
-    own = {"data": {"source": data, "label": label, "folds": folds, "fold": 0, "repeats": repeats}}
-    settled = base.updated(own | ({"runtime": {"device": device}} if device else {}))
+    _check_splits(folds=folds, splits=splits, label=label)
+    own = {"source": data, "label": label, "folds": folds, "fold": 0, "repeats": repeats}
     request = Request(
-        recipe=settled,
+        recipe=options.with_options(Recipe.load(recipe), set_, runtime={"device": device}).updated({"data": own}),
         streams=stream_places(streams, the_paper()),
         weights=options.pairs(weights, "--weights"),
         inputs=options.pairs(input, "--input"),
@@ -88,6 +81,21 @@ def reproduce(
     found = run(chosen, request, console=console)
     for file in written(found, request.out):
         console.say(f"reproduce: {file}")
+    _print(found, json=json)
+
+
+def _check_splits(*, folds: int, splits: int, label: str) -> None:
+    from multistream.data.layouts.label_sets import LabelColumns
+
+    if folds == 1 or (folds and splits > 1):
+        raise UsageError("--folds", "folds are the splits.", right="Pass --folds 2 or more, or --folds 0 --splits N.")
+    if LabelColumns.parse(label):
+        raise UsageError("--label", "the paper's photos have one label each.", do="Use multistream train and compare.")
+
+
+def _print(found: Reproduction, *, json: bool) -> None:
+    from multistream.reproduction.tables import as_markdown
+
     if json:
         output.print_json(found.to_dict())
     elif found.rows:

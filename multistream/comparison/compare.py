@@ -10,8 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from multistream.comparison.differing_settings import Groups, grouped, what_differs
-from multistream.comparison.paired_tests import Difference, difference
-from multistream.comparison.photo_counts import count_photos, shared_photos
+from multistream.comparison.paired_tests import Difference, count_photos, difference, shared_photos
 from multistream.comparison.published_numbers import Published, published
 from multistream.comparison.run_results import Result, read_result
 from multistream.errors import UsageError

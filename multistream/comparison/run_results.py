@@ -63,10 +63,8 @@ class Result:
     def confusion(self) -> NDArray[np.int64]:
         """Counts [label][predicted] over the classes, (K, K)."""
         classes, predictions = self.predictions.classes, self.predictions
-        index = {name: k for k, name in enumerate(classes)}
-        labels = [index.get(label, -1) for label in predictions.labels or ()]
-        known = np.array(labels) >= 0  # a label outside the classes is wrong whatever is predicted
-        cells = np.array(labels)[known] * len(classes) + predictions.probabilities.argmax(axis=1)[known]
+        known = predictions.label_indices >= 0  # a label outside the classes is wrong whatever is predicted
+        cells = predictions.label_indices[known] * len(classes) + predictions.probabilities.argmax(axis=1)[known]
         return np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), len(classes))
 
     @property

@@ -237,15 +237,14 @@ class Attributor:
         """The attribution of a method that explains one target at a time."""
         every, logits = self.request.every_class, forward.output.logits
         wanted = [columns.of_class(k) for k in range(logits.shape[1])] if every else [columns]
-        parts = [contributions(each) for each in wanted]
-        first_maps, first_vectors = parts[0]
+        maps, vectors = zip(*map(contributions, wanted), strict=True)
         return Attribution(
             method=self.request.method,
             columns=columns,
             every_class=every,
             kinds=dict.fromkeys(self.network.branches, "gradient"),
-            maps={k: {s: torch.stack([m[k][s] for m, _ in parts], 1) for s in v} for k, v in first_maps.items()},
-            vectors={key: torch.stack([v[key] for _, v in parts], 1) for key in first_vectors},
+            maps={key: _stacked([each[key] for each in maps]) for key in maps[0]},
+            vectors=_stacked(vectors),
             logits={"": logits if every else columns.pick(logits).unsqueeze(1)},
             bias={},
             remainder={},
@@ -266,6 +265,11 @@ class Attributor:
         maps = {k: {s: m for s, m in stages.items() if s != VECTOR} for k, stages in contributions.items()}
         vectors = {key: stages[VECTOR] for key, stages in contributions.items() if VECTOR in stages}
         return {key: stages for key, stages in maps.items() if stages}, vectors
+
+
+def _stacked(by_class: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """{name: (B, ...)} of each class as {name: (B, C, ...)}."""
+    return {name: torch.stack([each[name] for each in by_class], 1) for name in by_class[0]}
 
 
 def _on_cpu(value: Any) -> Any:

@@ -106,6 +106,10 @@ class Decomposer:
         """What the parts declare of each stream's contributions."""
         return {key: self.kind(target) for target, keys in self.targets.items() for key in keys}
 
+    def _exact_targets(self) -> dict[str, tuple[str, ...]]:
+        """The targets whose contributions are declared to sum to the logits, with the streams that they read."""
+        return {target: keys for target, keys in self.targets.items() if self.kind(target) == "exact"}
+
     def decompose(self, forward: ForwardPass, columns: TargetColumns | None = None) -> Decomposition:
         """All classes of a batch, or the given columns alone: then K is 1, and little is computed."""
         coefficients: Coefficients = {}
@@ -134,9 +138,7 @@ class Decomposer:
     ) -> Decomposition:
         """The decomposition, after comparing the sums that are declared exact with the logits."""
         kinds, residuals, faults, remainder = self.kinds, {}, [], dict(constant)
-        for target, keys in self.targets.items():
-            if self.kind(target) != "exact":
-                continue
+        for target, keys in self._exact_targets().items():
             wanted = logits[target].double()
             remainder[target] = wanted - torch.stack([contribution(maps, vectors, key) for key in keys]).sum(0)
             missing = (remainder[target] - constant[target].double()).abs()

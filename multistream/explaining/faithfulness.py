@@ -22,6 +22,7 @@ from multistream.explaining.gradients import Score
 from multistream.inputs import Image
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
+from multistream.nn.nested import take_rows
 from multistream.records import Record
 from multistream.runtime.device import Runtime
 from multistream.statistics import Interval, paired_bootstrap
@@ -220,10 +221,7 @@ def answering(
     def answer(pictures: Tensor, rows: Tensor) -> Tensor:
         with evaluating(network), torch.no_grad():
             with runtime.autocast:
-                pooled = {
-                    key: {stage: p[rows] for stage, p in still[key].items()} if key in still else branch.pool(pictures)
-                    for key, branch in network.branches.items()
-                }
+                pooled = take_rows(still, rows) | {key: network.branches[key].pool(pictures) for key in keys}
             return score(rows)(network.classify(pooled))
 
     return answer

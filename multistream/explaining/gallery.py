@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -165,20 +165,25 @@ def how_made(method: str, *, own_heads: bool) -> str:
 
 def write_galleries(found: GalleryCollector, folder: Path, *, how: str, kind: str = "png") -> list[Path]:
     """Writes what there is: all-right, some-right, none-right, mean-maps, and one figure for each vector."""
+    files = []
+    for name, figure in _pages(found, how=how):
+        files.append(folder / f"{name}.{kind}")
+        save_figure(figure, files[-1], dpi=110)
+    return files
+
+
+def _pages(found: GalleryCollector, *, how: str) -> Iterator[tuple[str, Figure]]:
     total = sum(found.counts.values())
     examples = {outcome: photos for outcome in OUTCOMES if (photos := found.examples(outcome))}
-    pages: dict[str, Figure] = {}
     for outcome, photos in examples.items():
         title = f"{TITLES[outcome]}: {found.counts[outcome]:,} of {total:,} photos"
-        pages[f"{outcome}-right"] = draw_photos(photos, title=title, how=how)
+        yield f"{outcome}-right", draw_photos(photos, title=title, how=how)
     if differences := found.differences():
-        pages["mean-maps"] = draw_means(differences, found.numbers)
+        yield "mean-maps", draw_means(differences, found.numbers)
     some = [photo for photos in examples.values() for photo in photos[:2]]
+    taken = {"mean-maps", *(f"{outcome}-right" for outcome in examples)}
     for key in dict.fromkeys(chain.from_iterable(photo.entries for photo in some)):
-        pages[key if key not in pages else f"{key}-vector"] = draw_entries(some, key)
-    for name, figure in pages.items():
-        save_figure(figure, folder / f"{name}.{kind}", dpi=110)
-    return [folder / f"{name}.{kind}" for name in pages]
+        yield f"{key}-vector" if key in taken else key, draw_entries(some, key)
 
 
 def draw_photos(photos: Sequence[GalleryPhoto], *, title: str, how: str) -> Figure:

@@ -59,7 +59,7 @@ def shapley(values: Tensor) -> Tensor:
     shares = []
     for player in range(players):
         without = masks[masks >> player & 1 == 0]
-        weights = _weights([1 / (players * comb(players - 1, s)) for s in range(players)], sizes[without], values)
+        weights = _weights(players, sizes[without], values)
         shares.append(((values[without | 1 << player] - values[without]) * weights).sum(0))
     return torch.stack(shares)
 
@@ -76,9 +76,7 @@ def interactions(values: Tensor) -> Tensor:
     for i, j in combinations(range(players), 2):
         both = 1 << i | 1 << j
         without = masks[masks & both == 0]
-        weights = _weights(
-            [1 / ((players - 1) * comb(players - 2, s)) for s in range(players - 1)], sizes[without], values
-        )
+        weights = _weights(players - 1, sizes[without], values)
         change = values[without | both] - values[without | 1 << i] - values[without | 1 << j] + values[without]
         index[i, j] = index[j, i] = (change * weights).sum(0)
     return index
@@ -101,9 +99,7 @@ def owen(value: Callable[[Tensor], Tensor], groups: Sequence[int]) -> Tensor:
         for column, other in enumerate(g for g in range(len(groups)) if g != place):
             rows[:, :, starts[other] : starts[other + 1]] = others[:, None, column, None]
         table = value(rows.flatten(0, 1)).unflatten(0, (len(others), len(inner)))
-        n = len(groups)
-        weights = [1 / (n * comb(n - 1, s)) for s in range(n)]
-        outer = _weights(weights, others.sum(1), table[:, 0])
+        outer = _weights(len(groups), others.sum(1), table[:, 0])
         shares.append(shapley((table * outer.unsqueeze(1)).sum(0)))
     return torch.cat(shares)
 
@@ -115,8 +111,9 @@ def _players(values: Tensor) -> int:
     return players
 
 
-def _weights(by_size: Sequence[float], sizes: Tensor, like: Tensor) -> Tensor:
-    """The weight of every coalition by its size, shaped to multiply `like`'s rows."""
+def _weights(players: int, sizes: Tensor, like: Tensor) -> Tensor:
+    """The fraction of n players' orders in which a coalition of each size comes first, to multiply `like`'s rows."""
+    by_size = [1 / (players * comb(players - 1, size)) for size in range(players)]
     weights = torch.tensor(by_size, dtype=torch.float64)[sizes].to(like)
     return weights.view(-1, *[1] * (like.ndim - 1))
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from torch import Tensor
 
 from multistream.explaining.explanation import Explanation, ExplanationArrays
 from multistream.files import replacing, temporary, writing
+
+Value = TypeVar("Value")
 
 
 class NpzWriter:
@@ -138,34 +140,32 @@ class NpzColumn:
 
 def arrays_by_name(arrays: ExplanationArrays) -> dict[str, Tensor]:
     """One photo's tensors by their names in the file."""
-
-    def under(prefix: str, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {f"{prefix}/{key}" if key else prefix: tensor for key, tensor in parts.items()}
-
     return {
-        **under("logits", arrays.logits),
-        **under("bias", arrays.bias),
-        **under("remainder", arrays.remainder),
-        **under("probability", arrays.probabilities),
-        **{f"map/{k}/{s}": m for k, stages in arrays.maps.items() for s, m in stages.items()},
-        **under("vector", arrays.vectors),
-        **under("tokens", arrays.tokens),
+        **_under("logits", arrays.logits),
+        **_under("bias", arrays.bias),
+        **_under("remainder", arrays.remainder),
+        **_under("probability", arrays.probabilities),
+        **_under("map", {f"{key}/{stage}": m for key, stages in arrays.maps.items() for stage, m in stages.items()}),
+        **_under("vector", arrays.vectors),
+        **_under("tokens", arrays.tokens),
         "shapley/streams": arrays.shapley,
-        **under("shapley/stages", arrays.shapley_stages),
+        **_under("shapley/stages", arrays.shapley_stages),
         "interactions": arrays.interactions,
-        **under("attention", arrays.attention),
+        **_under("attention", arrays.attention),
     }
+
+
+def _under(prefix: str, parts: Mapping[str, Value]) -> dict[str, Value]:
+    return {f"{prefix}/{key}" if key else prefix: value for key, value in parts.items()}
 
 
 def facts_of(found: Explanation) -> dict[str, NDArray[np.generic]]:
     """The arrays that hold for all photos of the file."""
-    return {
-        "streams": np.array(list(found.shapley)),
-        **{f"stages/{key}": np.array(list(stages)) for key, stages in found.shapley_stages.items()},
-        **{f"exact/{key}": np.array(exact) for key, exact in found.exact.items()},
-        **{f"kind/{key}": np.array(kind) for key, kind in found.kinds.items()},
-        "method": np.array(found.method),
-        "flow": np.array(found.flow),
-        "scale": np.array(found.scale),
-        "baseline": np.array(found.baseline),
+    facts = {
+        "streams": list(found.shapley),
+        **_under("stages", {key: list(stages) for key, stages in found.shapley_stages.items()}),
+        **_under("exact", found.exact),
+        **_under("kind", found.kinds),
+        **{name: getattr(found, name) for name in ("method", "flow", "scale", "baseline")},
     }
+    return {name: np.array(fact) for name, fact in facts.items()}

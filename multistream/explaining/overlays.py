@@ -142,9 +142,8 @@ def _draw_maps(
     if drawn and colour_scale == "map":
         draw_scale(part, drawn, limit=1.0, label="fraction of each map's full colour")
     elif drawn:
-        unit = "probability" if explanation.scale == "probability" else "logit"
         shared = max(max(stages.values()) for stages in limits.values())
-        draw_scale(part, drawn, limit=shared, label=f"{unit} density (the whole image has area 1)")
+        draw_scale(part, drawn, limit=shared, label=f"{explanation.scale} density (the whole image has area 1)")
 
 
 def draw_scale(part: Figure | SubFigure, axes: list[Axes], *, limit: float, label: str) -> None:

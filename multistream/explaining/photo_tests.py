@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,22 +44,29 @@ def measure_on_photos(
     if not size:
         option = "--faithfulness" if faithfulness else "--masks"
         raise UsageError(option, "no stream of this run reads photos.", right="These tests change pixels.")
-    faithful, local, n = FaithfulnessMeter(), LocalisationMeter(), 0
+    faithful, local = FaithfulnessMeter(), LocalisationMeter()
     meters: list[Callable[[ExplainedBatch], None]] = []
     if faithfulness:
         meters.append(partial(_measure_faithfulness, faithful, explainer, size=size))
     if masks:
         read_mask = masks_of(explainer.selection.table, masks, size=size, resize=explainer.settings.resize)
         meters.append(partial(_measure_localisation, local, explainer, read_mask=read_mask, size=size))
+    n = _run(explainer, meters, tick)
+    if not n:
+        raise DataError("test-explanation", "no photo could be read.", do="multistream data scan says why.")
+    left_out = len(explainer.selection) - n
+    return PhotoTests(n, left_out, explainer.request.method, faithful.results(), local.results())
+
+
+def _run(explainer: Explainer, meters: Sequence[Callable[[ExplainedBatch], None]], tick: Callable[[int], None]) -> int:
+    """Gives every batch to all meters, and returns the number of photos."""
+    n = 0
     for batch in explainer.batches():
         for measure in meters:
             measure(batch)
         n += len(batch.rows)
         tick(len(batch.rows))
-    if not n:
-        raise DataError("test-explanation", "no photo could be read.", do="multistream data scan says why.")
-    left_out = len(explainer.selection) - n
-    return PhotoTests(n, left_out, explainer.request.method, faithful.results(), local.results())
+    return n
 
 
 def _measure_faithfulness(meter: FaithfulnessMeter, explainer: Explainer, batch: ExplainedBatch, *, size: int) -> None:

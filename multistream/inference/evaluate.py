@@ -104,7 +104,9 @@ def evaluate(
     _check_label_sets(model.network, table, class_map)
     match = match_classes(model.classes, table.classes, mapping=read_class_map(class_map) if class_map else None)
     console.say(f"evaluate: {table.name}, {len(table):,} images{_reasons(left_out)}")
-    sources = dict(inputs or {}) if data else {**model.recipe.network.inputs, **(inputs or {})}
+    sources = dict(inputs or {})
+    if not data:
+        sources = {**model.recipe.network.inputs, **sources}
     measured = _measure(model, table, sources, policy, device=device, precision=precision, console=console)
     rows = np.flatnonzero(measured.valid)
     if not len(rows):
@@ -120,7 +122,7 @@ def evaluate(
     return Evaluation(
         str(run),
         table.name,
-        _metrics(probabilities, table, rows, match, uncalibrated=None if raw is None else match.apply(raw)),
+        _metrics(probabilities, table, rows, match, raw=raw),
         left_out,
         temperature=model.network.temperature,
         unreachable=match.unreachable,
@@ -142,15 +144,16 @@ def _metrics(
     rows: NDArray[np.int64],
     match: ClassMatch,
     *,
-    uncalibrated: NDArray[np.float64] | None,
+    raw: NDArray[np.float64] | None,
 ) -> Measures:
+    """The metrics of these rows of the table; `raw` (N, K) are the run's probabilities without the temperature."""
     return measures(
         probabilities,
         table.labels[rows],
         match.classes,
         label_sets=label_sets_over(table, rows, classes=match.classes),
         votes=votes_over(table, rows, classes=match.classes),
-        uncalibrated=uncalibrated,
+        uncalibrated=None if raw is None else match.apply(raw),
     )
 
 

@@ -85,25 +85,27 @@ def read_ablations(run: Path) -> list[AblationFile]:
 
 def _read(path: Path) -> AblationFile:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        raw = content["rows"]
-        fusions = {str(row.get("fusion") or "") for row in raw}
-        fusion = fusions.pop() if len(fusions) == 1 else ""
-        axis, metric = str(content["axis"]), METRICS[content.get("metric", ACCURACY.name)]
-        complement = content.get("streams") or {}
-        return AblationFile(
-            axis=axis,
-            metric=metric,
-            about=_about(content, fusion),
-            rows=_rows(raw, metric, axis=axis, fusion=fusion),
-            holm=any(row.get("p_holm") is not None for row in raw),
-            taps=[_tap(each) for each in content.get("shapley") or ()],
-            pairs=[_pair(each) for each in complement.get("pairs") or ()],
-            leave_one_out=[_without(each, metric) for each in complement.get("leave_one_out") or ()],
-        )
+        return _parsed(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         right = "It must be the output of ablate --json."
         raise DataError(path, f"this is not an ablation ({error!r}).", right=right) from error
+
+
+def _parsed(content: Mapping[str, Any]) -> AblationFile:
+    raw, axis, metric = content["rows"], str(content["axis"]), METRICS[content.get("metric", ACCURACY.name)]
+    fusions = {str(row.get("fusion") or "") for row in raw}
+    fusion = fusions.pop() if len(fusions) == 1 else ""
+    complement = content.get("streams") or {}
+    return AblationFile(
+        axis=axis,
+        metric=metric,
+        about=_about(content, fusion),
+        rows=_rows(raw, metric, axis=axis, fusion=fusion),
+        holm=any(row.get("p_holm") is not None for row in raw),
+        taps=list(map(_tap, content.get("shapley", ()))),
+        pairs=list(map(_pair, complement.get("pairs", ()))),
+        leave_one_out=[_without(each, metric) for each in complement.get("leave_one_out", ())],
+    )
 
 
 def _about(content: Mapping[str, Any], fusion: str) -> str:

@@ -80,10 +80,7 @@ def dot_chart(
         figure = Figure(figsize=(WIDTH, 0.6 + 0.36 * len(rows)), layout="constrained")
         axes = figure.subplots()
         for y, row in enumerate(rows):
-            colour = PRIMARY if row.highlighted else SECONDARY
-            if row.interval:
-                axes.plot(row.interval, [y, y], color=colour, linewidth=2, solid_capstyle="round")
-            axes.plot(row.value, y, "o", color=colour, markersize=7)
+            _dot(axes, y, row)
             axes.text(1.03, y, write(row.value), transform=axes.get_yaxis_transform(), va="center")
         if reference is not None:
             axes.axvline(reference, color=LABEL, linewidth=1, linestyle=(0, (3, 3)))
@@ -98,6 +95,13 @@ def dot_chart(
         axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     values = "; ".join(f"{row.name} {write(row.value)}" for row in rows)
     return inline_svg(figure, label=f"{title}: {values}")
+
+
+def _dot(axes: Axes, y: int, row: ChartRow) -> None:
+    colour = PRIMARY if row.highlighted else SECONDARY
+    if row.interval:
+        axes.plot(row.interval, [y, y], color=colour, linewidth=2, solid_capstyle="round")
+    axes.plot(row.value, y, "o", color=colour, markersize=7)
 
 
 def _shortened(name: str) -> str:
@@ -177,11 +181,7 @@ def pareto_chart(points: Sequence[CostPoint], *, metric: str) -> Markup:
         figure, axes = _square()
         axes.plot([_millions(p) for p in front], [p.score for p in front], color=PRIMARY, linewidth=2)
         for p in sorted(points, key=lambda p: bool(p.rank)):
-            colour = PRIMARY if p.rank else SECONDARY
-            if p.ci95 and len(points) <= LABELLED_ROWS:
-                axes.plot([_millions(p)] * 2, p.ci95, color=colour, linewidth=1, alpha=0.5)
-            (dot,) = axes.plot(_millions(p), p.score, "o", color=colour, markersize=7)
-            _tooltip(dot, f"{p.name}: {_in_percent(p.score)}")
+            _cost_dot(axes, p, with_interval=len(points) <= LABELLED_ROWS)
         _log_scale(axes, [_millions(p) for p in points])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
         axes.set(xlabel="multiply-adds for one image, millions", ylabel=f"{metric}, %")
@@ -194,6 +194,14 @@ def pareto_chart(points: Sequence[CostPoint], *, metric: str) -> Markup:
 
 def _in_percent(fraction: float) -> str:
     return f"{100 * fraction:.1f} %"
+
+
+def _cost_dot(axes: Axes, p: CostPoint, *, with_interval: bool) -> None:
+    colour = PRIMARY if p.rank else SECONDARY
+    if p.ci95 and with_interval:
+        axes.plot([_millions(p)] * 2, p.ci95, color=colour, linewidth=1, alpha=0.5)
+    (dot,) = axes.plot(_millions(p), p.score, "o", color=colour, markersize=7)
+    _tooltip(dot, f"{p.name}: {_in_percent(p.score)}")
 
 
 def _millions(point: CostPoint) -> float:

@@ -134,13 +134,12 @@ class _GalleryBuilder:
     @property
     def inexact(self) -> dict[str, str]:
         """{key: why its contributions do not sum exactly to the logit}"""
-        return {
-            key: f"the error is up to {self.residuals[key]:.1e} (relative). {self.faults[0].rstrip('.')}"
-            if key in self.residuals
-            else f"{_nonlinear_part(self.outputs, key)} is not linear"
-            for key, is_exact in self.is_exact.items()
-            if not is_exact
-        }
+        return {key: self._why(key) for key, is_exact in self.is_exact.items() if not is_exact}
+
+    def _why(self, key: str) -> str:
+        if key in self.residuals:
+            return f"the error is up to {self.residuals[key]:.1e} (relative). {self.faults[0].rstrip('.')}"
+        return f"{_nonlinear_part(self.outputs, key)} is not linear"
 
     def add(self, found: Decomposition, forward: ForwardPass) -> None:
         """Records what a batch shows for all of them."""

@@ -114,11 +114,9 @@ def _contrasts(
         found = decompose(outputs.model.network, batch, runtime=outputs.runtime)
         b = torch.arange(len(rows))
         for key, stages in found.maps.items():
-            for bit in (0, 1):
-                cpu = [m.cpu() for m in stages.values()]
-                contrast = [m[b, labels[rows]] - m[b, others[rows, bit]] for m in cpu]
-                mask = objects[rows] if bit == 0 else ~objects[rows]
-                whole = density(contrast, size=mask.shape[-1])
+            cpu = [m.cpu() for m in stages.values()]
+            for bit, mask in enumerate((objects[rows], ~objects[rows])):
+                whole = density([m[b, labels[rows]] - m[b, others[rows, bit]] for m in cpu], size=mask.shape[-1])
                 both = torch.stack([points_into(whole, mask).double(), energy_in(whole, mask)], dim=1)
                 hits.setdefault(key, [[], []])[bit].append(both)
         for key, entries in found.vectors.items():

@@ -70,6 +70,12 @@ class Predictions:
         return tuple(self.classes[k] for k in self.probabilities.argmax(axis=1)) if self.classes else ()
 
     @property
+    def label_indices(self) -> NDArray[np.int64]:
+        """The place of each label among the classes, (N,); -1 for one that is none of them."""
+        place_of = {name: k for k, name in enumerate(self.classes)}
+        return np.array([place_of.get(label, -1) for label in self.labels or ()], dtype=np.int64)
+
+    @property
     def correct(self) -> NDArray[np.bool_]:
         """Whether each prediction is the label, or the whole set of labels, (N,); ValueError without labels."""
         if self.labels is None:
@@ -145,13 +151,17 @@ class _Row:
             raise DataError(where, f"{error}.", right="Probabilities must be decimal numbers.") from error
         first, others = np.array(self.numbers[:k]), np.array(self.numbers[k:])
         if further == LABEL_SETS:
-            if not (((first >= 0) & (first <= 1)).all() and np.isin(others, (0, 1)).all()):
-                right = f"{PROBABILITY}CLASS must be between 0 and 1, {LABEL_SETS}CLASS 0 or 1."
-                raise DataError(where, "these are not probabilities and labels.", right=right)
+            _check_label_sets(first, others, where)
             return
         _check_fractions(first, "probabilities", where)
         if further:
             _check_fractions(others, "fractions of votes", where)
+
+
+def _check_label_sets(probabilities: NDArray[np.float64], sets: NDArray[np.float64], where: str) -> None:
+    if not (((probabilities >= 0) & (probabilities <= 1)).all() and np.isin(sets, (0, 1)).all()):
+        right = f"{PROBABILITY}CLASS must be between 0 and 1, {LABEL_SETS}CLASS 0 or 1."
+        raise DataError(where, "these are not probabilities and labels.", right=right)
 
 
 def _check_fractions(numbers: NDArray[np.float64], noun: str, where: str) -> None:
@@ -167,7 +177,7 @@ def _classes(header: Sequence[str], where: str) -> tuple[tuple[str, ...], str]:
     if further and others != [further + name for name in names]:
         right = f"After the columns {PROBABILITY}CLASS there is one {further}CLASS for each, in the same order."
         raise DataError(f"{where}:1", f"{further} columns are of other classes than the probabilities.", right=right)
-    if not names or header != [*COLUMNS, *(PROBABILITY + name for name in names), *(others if further else ())]:
+    if not names or bool(others) != bool(further) or header[: len(COLUMNS)] != list(COLUMNS):
         right = f"It must be {','.join(COLUMNS)},{PROBABILITY}CLASS,..."
         raise DataError(f"{where}:1", "this is not the first line of a predictions.csv.", right=right)
     classes = tuple(map(unescape, names))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from multistream.console import Say
 from multistream.errors import DataError, UsageError
 from multistream.network.network import MultiStream
+from multistream.nn.trains import trains
 from multistream.recipe import Recipe
 
 Targets = NDArray[np.int64] | NDArray[np.float64]
@@ -74,7 +75,6 @@ def check_calibration(recipe: Recipe, network: MultiStream, *, validation: int) 
     if network.fusion.averages_probabilities and len(network.branches) > 1:
         what = f"{recipe.network.fusion} fusion averages the streams' probabilities, which no temperature may change."
         raise UsageError(WHERE, what, do="Leave it at none, or calibrate the runs of the single streams.")
-    trains = any(p.requires_grad for p in network.parameters())
-    if not validation and not (recipe.training.solver == "lbfgs" and trains):
+    if not validation and not (recipe.training.solver == "lbfgs" and trains(network)):
         right = "A temperature needs photos that the network has not learned from."
         raise UsageError(WHERE, "there is no validation split.", right=right, do="Write data.split as in 80/5/15.")

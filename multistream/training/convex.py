@@ -20,6 +20,7 @@ from multistream.errors import UsageError
 from multistream.interfaces import Tap
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream, Pooled
+from multistream.nn.trains import trains
 from multistream.training.probe_data import ProbeData, as_distributions, as_label_sets, inner_folds
 from multistream.training.solver import FOLDS, PENALTIES, FittedProbe, ProbeRows
 
@@ -103,7 +104,7 @@ def _classifiers(network: MultiStream) -> list[tuple[str, ...]]:
     """The streams that each classifier reads; a head that came trained and is frozen is none."""
     keys = tuple(network.branches)
     reads = [(key,) for key in keys] if network.fusion.averages_probabilities else [keys]
-    return [read for read in reads if any(p.requires_grad for key in read for p in _parts(network, key))]
+    return [read for read in reads if any(trains(part) for key in read for part in _parts(network, key))]
 
 
 def _reasons(network: MultiStream) -> Iterator[str]:
@@ -133,16 +134,14 @@ def _reasons_of_branch(key: str, branch: Branch, *, classes: int) -> Iterator[st
 
 def _trains(branch: Branch) -> bool:
     """Whether anything above the stream trains, so that the pooled features are what is fitted."""
-    parts = [*branch.taps.values(), branch.temporal or nn.Identity()]
-    return any(p.requires_grad for part in parts for p in part.parameters())
+    return any(map(trains, (*branch.taps.values(), branch.temporal or nn.Identity())))
 
 
-def _parts(network: MultiStream, key: str) -> Iterator[nn.Parameter]:
+def _parts(network: MultiStream, key: str) -> list[nn.Module]:
     """All that can train for one stream: its taps, and the fusion or, with late fusion, its head."""
-    for tap in network.branches[key].taps.values():
-        yield from tap.parameters()
     fusion = network.fusion
-    yield from (fusion.heads[key] if fusion.averages_probabilities else fusion).parameters()
+    head = fusion.heads[key] if fusion.averages_probabilities else fusion
+    return [*network.branches[key].taps.values(), head]
 
 
 def _block_names(key: str, branch: Branch) -> list[str]:

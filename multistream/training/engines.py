@@ -142,10 +142,9 @@ def _gathered(jobs: Mapping[str, Job], console: Console, stop: Stop, again: str)
             raise Interrupted(stop.signal, again)
         for name in [name for name, job in waiting.items() if job.done()]:
             code, line = _outcome(waiting.pop(name))
-            left = f"{len(waiting):,} left"
-            console.say(f"run {name}: finished, {left}" if not code else f"run {name}: failed ({line}), {left}")
             if code:
                 failed[name] = (code, line)
+            console.say(f"run {name}: {f'failed ({line})' if code else 'finished'}, {len(waiting):,} left")
         if waiting:
             time.sleep(POLL)
     return failed
@@ -162,11 +161,9 @@ def _outcome(job: Job) -> tuple[int, str]:
 def _end(jobs: Mapping[str, Job], processes: Sequence[subprocess.Popen[str]]) -> None:
     """Ends what is under way: local processes save and leave; jobs that wait are withdrawn."""
     for job in jobs.values():
-        if cancel := getattr(job, "cancel", None):
-            cancel()
+        getattr(job, "cancel", lambda: None)()
     for process in processes:
-        if process.poll() is None:
-            process.terminate()
+        process.terminate()  # nothing, where it has ended
     for process in processes:
         process.wait()
 
@@ -175,7 +172,9 @@ def _submitter(engine: Engine, count: int, place: Path, processes: list[subproce
     """What submits a job to the engine. Raises UsageError for options it does not have, PluginError without it."""
     if engine.name == "local":
         return _local(engine.options, count, processes)
-    return _slurm(engine.options, place) if engine.name == "slurm" else _ray(engine.options)
+    if engine.name == "slurm":
+        return _slurm(engine.options, place)
+    return _ray(engine.options)
 
 
 def _local(options: Mapping[str, int | str], count: int, processes: list[subprocess.Popen[str]]) -> Submit:
@@ -184,9 +183,8 @@ def _local(options: Mapping[str, int | str], count: int, processes: list[subproc
     _check_known(options, ("parallel",), "local")
     parallel = options.get("parallel", min(cores, count))
     if not isinstance(parallel, int) or parallel < 1:
-        raise UsageError(
-            "--engine-option", f"parallel={parallel} is not a number of runs.", right="It must be 1 or more."
-        )
+        what = f"parallel={parallel} is not a number of runs."
+        raise UsageError("--engine-option", what, right="It must be 1 or more.")
     pool = ThreadPoolExecutor(parallel)
     variables = {"OMP_NUM_THREADS": str(max(1, cores // parallel))}
 
@@ -230,7 +228,6 @@ def _ray(options: Mapping[str, int | str]) -> Submit:
 
 
 def _check_known(options: Mapping[str, int | str], known: Sequence[str], engine: str) -> None:
-    for name in options:
-        if name not in known:
-            right = f"Engine {engine} has {', '.join(known)}."
-            raise UsageError("--engine-option", f"{name!r} is unknown.", right=right)
+    if unknown := [name for name in options if name not in known]:
+        right = f"Engine {engine} has {', '.join(known)}."
+        raise UsageError("--engine-option", f"{unknown[0]!r} is unknown.", right=right)

@@ -204,12 +204,10 @@ def _metrics(found: Predictions, temperatures: Sequence[float], folds: Sequence[
     """Of the predictions of all folds together, each with its own temperature."""
     if found.label_sets is not None:
         return label_set_metrics(found.probabilities, found.label_sets, found.classes)
-    index = {name: k for k, name in enumerate(found.classes)}
-    labels = np.array([index[label] for label in found.labels or ()], dtype=np.int64)
     raw = None
     if set(temperatures) != {1.0}:
         raw = np.concatenate([_uncalibrated(*each) for each in zip(folds, temperatures, strict=True)])
-    return metrics(found.probabilities, labels, found.classes, votes=found.votes, uncalibrated=raw)
+    return metrics(found.probabilities, found.label_indices, found.classes, votes=found.votes, uncalibrated=raw)
 
 
 def _uncalibrated(fold: Predictions, temperature: float) -> NDArray[np.floating]:

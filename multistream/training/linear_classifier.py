@@ -51,7 +51,7 @@ class LinearClassifier:
         self, blocks: Mapping[str, Array], targets_NK: Array, weights_N: Array, *, label_sets: bool = False
     ) -> None:
         self.blocks, self.targets, self.weights, self.label_sets = dict(blocks), targets_NK, weights_N, label_sets
-        self.is_wide = sum(block.shape[1] for block in blocks.values()) > len(targets_NK)
+        self.is_wide = _width(blocks) > len(targets_NK)
         if self.is_wide:
             self.kernels: dict[str, Array] = {key: block @ block.T for key, block in blocks.items()}
             return
@@ -65,7 +65,7 @@ class LinearClassifier:
         blocks = {key: self.blocks[key] for key in keys}
         if list(blocks) == list(self.blocks):
             return self
-        if self.is_wide and sum(block.shape[1] for block in blocks.values()) <= len(self.targets):
+        if self.is_wide and _width(blocks) <= len(self.targets):
             return LinearClassifier(blocks, self.targets, self.weights, label_sets=self.label_sets)
         part = copy(self)
         part.blocks = blocks
@@ -144,6 +144,10 @@ class LinearClassifier:
     def _split(self, weight_DK: Array) -> dict[str, Array]:
         ends = np.cumsum([block.shape[1] for block in self.blocks.values()])[:-1]
         return dict(zip(self.blocks, np.split(weight_DK, ends), strict=True))
+
+
+def _width(blocks: Mapping[str, Array]) -> int:
+    return sum(block.shape[1] for block in blocks.values())
 
 
 def _side_by_side(blocks: Mapping[str, Array]) -> Array:

@@ -20,6 +20,7 @@ from multistream.errors import DataError, UsageError
 from multistream.inputs import Map
 from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
+from multistream.nn.trains import trains
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
 from multistream.runs.composition import compose_network, settle_weights, with_distributions, with_instances
 from multistream.runtime.device import Runtime, available_workers
@@ -79,21 +80,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     if recipe.training.batch_size < ranks.size:
         what = f"{recipe.training.batch_size} images per batch cannot be divided among {ranks.size} processes."
         raise UsageError("training.batch_size", what, right=f"It must be at least {ranks.size}.")
-    table = open_table(
-        recipe.data.source,
-        label=recipe.data.label,
-        allow_outside=recipe.data.allow_outside,
-        strict=recipe.data.strict,
-    )
-    is_demo = not recipe.data.source
-    say(
-        f"data: {table.name}, {len(table):,} images, {len(table.classes)} classes" + (" (no --data)" if is_demo else "")
-    )
-    for note in table.notes:
-        say(f"data: {note}")
-    if len(table.classes) < 2:
-        what = f"all photos have one class, {table.classes[0]!r}."
-        raise DataError(table.name, what, right="Training needs at least two classes.")
+    table, is_demo = _opened(recipe.data, say=say), not recipe.data.source
     image_size = recipe.data.image_size or table.image_size
     recipe = recipe.updated({"data": {"image_size": image_size}})
     recipe = settle_loss(with_distributions(recipe), table, say=say)
@@ -103,11 +90,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     network.freeze(*recipe.network.freeze)
     recipe = settle_training(recipe, network)
     check_sharding(recipe, network, ranks)
-    if recipe.training.solver == "lbfgs" and any(p.requires_grad for p in network.parameters()):
-        check_convex(network)
-        if recipe.training.loss not in ("cross_entropy", "binary_cross_entropy"):
-            right = "lbfgs minimises cross entropy, of label sets binary cross entropy."
-            raise UsageError("training.loss", f"lbfgs has no {recipe.training.loss!r}.", right=right)
+    _check_solver(recipe, network)
     settings = recipe.data
     side_inputs = gather(
         table, network.inputs, recipe.network.inputs, missing=settings.missing_vectors, resize=settings.resize
@@ -124,6 +107,29 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     runtime = replace(runtime, precision=ranks.from_first(runtime.precision))
     recipe = recipe.updated({"runtime": {"precision": runtime.precision}})  # auto is another one elsewhere
     return Prepared(recipe, table, parts, network, side_inputs, runtime, ranks)
+
+
+def _opened(settings: DataSettings, *, say: Say) -> Table:
+    table = open_table(
+        settings.source, label=settings.label, allow_outside=settings.allow_outside, strict=settings.strict
+    )
+    about = f"{table.name}, {len(table):,} images, {len(table.classes)} classes"
+    say(f"data: {about}" if settings.source else f"data: {about} (no --data)")
+    for note in table.notes:
+        say(f"data: {note}")
+    if len(table.classes) < 2:
+        what = f"all photos have one class, {table.classes[0]!r}."
+        raise DataError(table.name, what, right="Training needs at least two classes.")
+    return table
+
+
+def _check_solver(recipe: Recipe, network: MultiStream) -> None:
+    if recipe.training.solver != "lbfgs" or not trains(network):
+        return
+    check_convex(network)
+    if recipe.training.loss not in ("cross_entropy", "binary_cross_entropy"):
+        right = "lbfgs minimises cross entropy, of label sets binary cross entropy."
+        raise UsageError("training.loss", f"lbfgs has no {recipe.training.loss!r}.", right=right)
 
 
 def on_rank(settings: RuntimeSettings, ranks: Ranks) -> RuntimeSettings:
@@ -155,20 +161,29 @@ def settle_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool, say:
     """The default of --freeze: what comes trained is frozen, branches whole; random streams train, but in the demo."""
     if recipe.network.freeze:
         return recipe
+    chosen, why = _default_freezing(recipe, network, is_demo=is_demo)
+    if why:
+        say(f"freeze: {', '.join(chosen)} ({why})")
+    return recipe.updated({"network": {"freeze": chosen}})
+
+
+def _default_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> tuple[list[str], str]:
+    """What is frozen, and why; nothing is said where no stream reads images."""
     if network.loaded_branches >= set(network.branches):
-        say("freeze: branches (they are already trained; --freeze streams continues training of their taps and heads)")
-        return recipe.updated({"network": {"freeze": ["branches"]}})
+        return ["branches"], "they are already trained; --freeze streams continues training of their taps and heads"
     images = [key for key, branch in network.branches.items() if not branch.reads_vector]
-    weights = recipe.network.weights
-    frozen = [k for k in images if is_demo or k in network.loaded_branches or weights.get(k, "random") != "random"]
+    frozen = [key for key in images if is_demo or _is_pretrained(recipe, network, key)]
     ready = network.zero_shot_heads | network.loaded_branches
     if network.zero_shot_heads & set(frozen) and ready >= set(network.branches):
-        say("freeze: branches (the classes are concepts: zero-shot; --freeze streams trains the classifier further)")
-        return recipe.updated({"network": {"freeze": ["branches"]}})
+        return ["branches"], "the classes are concepts: zero-shot; --freeze streams trains the classifier further"
+    if not images:
+        return ["streams"], ""
     chosen = ["streams"] if len(frozen) == len(images) else frozen or ["none"]
-    if images:
-        say(f"freeze: {', '.join(chosen)} ({_why_frozen(is_demo)}; --freeze none trains them)")
-    return recipe.updated({"network": {"freeze": chosen}})
+    return chosen, f"{_why_frozen(is_demo)}; --freeze none trains them"
+
+
+def _is_pretrained(recipe: Recipe, network: MultiStream, key: str) -> bool:
+    return key in network.loaded_branches or recipe.network.weights.get(key, "random") != "random"
 
 
 def _why_frozen(is_demo: bool) -> str:
@@ -181,8 +196,7 @@ def settle_training(recipe: Recipe, network: MultiStream) -> Recipe:
     """Gives pretrained streams that train their lower rate, and resolves `flips = auto`."""
     rates = dict(recipe.training.rates)
     for key, branch in network.branches.items():
-        pretrained = key in network.loaded_branches or recipe.network.weights.get(key, "random") != "random"
-        if pretrained and not branch.stream.is_frozen:
+        if _is_pretrained(recipe, network, key) and not branch.stream.is_frozen:
             rates.setdefault(key, min(FINE_TUNING_RATE, recipe.training.learning_rate))
     check_augmentation(recipe, network)
     flips = recipe.training.flips
@@ -212,14 +226,18 @@ def check_augmentation(recipe: Recipe, network: MultiStream) -> None:
     for key, branch in network.branches.items():
         if branch.stream.is_frozen and not branch.reads_vector:
             right = "All streams that read images must be trained, otherwise they would see different images."
-            raise UsageError(
-                chosen[0], f"{key} is frozen.", right=right, do="Use --freeze none, or omit the augmentation."
-            )
-        if isinstance(branch.stream.input, Map) and settings.augment != "none":
-            raise UsageError(
-                "training.augment", f"{key} reads maps, which torchvision's augmentation policies do not transform."
-            )
-    if all(branch.reads_vector for branch in network.branches.values()) and settings.augment != "none":
+            do = "Use --freeze none, or omit the augmentation."
+            raise UsageError(chosen[0], f"{key} is frozen.", right=right, do=do)
+    if settings.augment != "none":
+        _check_reads_photos(network)
+
+
+def _check_reads_photos(network: MultiStream) -> None:
+    for key, branch in network.branches.items():
+        if isinstance(branch.stream.input, Map):
+            what = f"{key} reads maps, which torchvision's augmentation policies do not transform."
+            raise UsageError("training.augment", what)
+    if all(branch.reads_vector for branch in network.branches.values()):
         raise UsageError("training.augment", "no stream reads photos.", right="Augmentation changes photos.")
 
 

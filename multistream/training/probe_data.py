@@ -61,13 +61,17 @@ class ProbeData:
         if not blocks:
             raise ValueError("features: no stream is given.")
         for key, block in blocks.items():
-            if block.ndim != 2 or len(block) != len(targets):
-                raise ValueError(f"features of {key} are {block.shape}; they must be ({len(targets)}, D).")
-            if not np.isfinite(block).all():
-                raise ValueError(f"features of {key} are not all finite.")
+            _check_block(key, block, rows=len(targets))
         if weights.shape != (len(targets),) or not (weights >= 0).all():
             raise ValueError(f"sample_weights are {weights.shape}; they must be ({len(targets)},), none below 0.")
         return cls(blocks, targets, weights, label_sets)
+
+
+def _check_block(key: str, block: Array, *, rows: int) -> None:
+    if block.ndim != 2 or len(block) != rows:
+        raise ValueError(f"features of {key} are {block.shape}; they must be ({rows}, D).")
+    if not np.isfinite(block).all():
+        raise ValueError(f"features of {key} are not all finite.")
 
 
 @dataclass(frozen=True)

@@ -88,8 +88,10 @@ def _monitored(line: Mapping[str, float], measure: str) -> float:
 
 def _is_like(value: object, default: object) -> bool:
     """Whether a value of a state is of the kind of its default: a count, a number, a switch, or the lines of a log."""
-    if isinstance(default, tuple):
-        return isinstance(value, tuple) and all(isinstance(line, dict) for line in value)
-    if isinstance(default, bool) or isinstance(value, bool):
-        return isinstance(default, bool) and isinstance(value, bool)
-    return isinstance(value, int | float if isinstance(default, float) else int)
+    match default:
+        case tuple():
+            return isinstance(value, tuple) and all(isinstance(line, dict) for line in value)
+        case float():
+            return type(value) in (int, float)
+        case _:
+            return type(value) is type(default)  # a bool is no count

@@ -84,14 +84,18 @@ def write_head(folder: Path, prepared: Prepared, rows: Sequence[SplitRow]) -> No
     clean(folder)
     checkpoint.clean(folder / runs.CHECKPOINTS)
     if (folder / runs.SPLIT).is_file():
-        if changed := set(read_split(folder / runs.SPLIT)) ^ set(rows):
-            paths = sorted({row.path for row in changed})
-            what = f"{len(paths):,} photos have changed since the run started, for example {paths[0]}."
-            raise CannotResume(str(folder), what, do="Train a new run instead.")
+        _check_same_photos(folder, rows)
     else:
         write_rows(folder / runs.SPLIT, rows)
     runs.remove_checksums(folder)
     write_atomic(folder / runs.RECIPE, prepared.recipe.dumps())
+
+
+def _check_same_photos(folder: Path, rows: Sequence[SplitRow]) -> None:
+    if changed := set(read_split(folder / runs.SPLIT)) ^ set(rows):
+        paths = sorted({row.path for row in changed})
+        what = f"{len(paths):,} photos have changed since the run started, for example {paths[0]}."
+        raise CannotResume(folder, what, do="Train a new run instead.")
 
 
 def origin(prepared: Prepared) -> dict[str, Any]:
@@ -132,15 +136,19 @@ def measure(prepared: Prepared, logits: Tensor, valid: Tensor) -> Measured:
         name: measures(
             probabilities[part],
             table.labels[part],
-            prepared.network.classes,
-            votes=None if table.votes is None else table.votes[part],
-            label_sets=None if table.label_sets is None else table.label_sets[part],
-            uncalibrated=None if raw is None else raw[part],
+            network.classes,
+            votes=_part_of(table.votes, part),
+            label_sets=_part_of(table.label_sets, part),
+            uncalibrated=_part_of(raw, part),
         )
         for name, part in rows.items()
         if len(part)
     }
     return Measured(rows, probabilities, measured)
+
+
+def _part_of(array: NDArray[Any] | None, rows: NDArray[np.int64]) -> NDArray[Any] | None:
+    return None if array is None else array[rows]
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from multistream.files import write_atomic
 from multistream.folder_lock import FolderLock
 from multistream.inputs import Image
 from multistream.interfaces import Loss, Stream
+from multistream.nn.trains import trains
 from multistream.recipe import Recipe, TrainingSettings
 from multistream.runs.absolute_paths import with_absolute_paths
 from multistream.runs.composition import with_distributions, with_instances
@@ -124,7 +125,7 @@ class _Training:
         self.extracted = self._frozen_features()
         if self.extracted is not None:
             fit_taps(self.prepared, self.extracted)
-        if any(p.requires_grad for p in self.prepared.network.parameters()):
+        if trains(self.prepared.network):
             progress = self._train(resume=resume)
         else:
             self.console.say("train: all components are frozen; the network is evaluated without training")
@@ -134,7 +135,7 @@ class _Training:
     def _frozen_features(self) -> Extracted | None:
         """What frozen streams give for the photos that training needs; None where no such stream reads pictures."""
         network, parts = self.prepared.network, self.prepared.parts
-        if not any(p.requires_grad for p in network.parameters()):
+        if not trains(network):
             return self.extract(parts.named().values())
         frozen = {key for key, branch in network.branches.items() if branch.stream.is_frozen}
         if network.is_cacheable or any(not network.branches[key].reads_vector for key in frozen):
