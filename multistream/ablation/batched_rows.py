@@ -7,7 +7,9 @@ float32, because sums are taken in another order.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 
 import numpy as np
 import torch
@@ -18,6 +20,7 @@ from torch.optim import Optimizer
 
 from multistream.ablation.row_data import GridStep, RowData, RowMetrics
 from multistream.ablation.row_parameters import Grid, RowParameter, StageRows
+from multistream.interfaces import Tap
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
 from multistream.nn.trains import trains
@@ -51,12 +54,11 @@ class BatchedRows:
         self.shape = len(grid), len(grid[0])
         fusion = grid[0][0].fusion
         self.dropout = fusion.dropout.p if isinstance(fusion, Early) else 0.0
-        keys = list(dict.fromkeys(key for network in grid[0] for key in network.branches))
+        keys = list(dict.fromkeys(chain.from_iterable(network.branches for network in grid[0])))
         self.outputs = keys if isinstance(fusion, Late) else [""]
         self.biases = [self._bias(output) for output in self.outputs]
         self.stages = [stage for key in keys for stage in self._stages(key)]
-        projections = [parameter for stage in self.stages for parameter in stage.projection or ()]
-        self.parameters = list(dict.fromkeys([*self.biases, *(s.columns for s in self.stages), *projections]))
+        self.parameters = list(dict.fromkeys(chain(self.biases, *(stage.parameters for stage in self.stages))))
         self.present_VO = self._present()
         self.features = self._standardised()
         self.optimizer = self._make_optimizer()
@@ -116,8 +118,9 @@ class BatchedRows:
 
     def _standardised(self) -> dict[tuple[str, str], Tensor]:
         """The pooled features of every tap of any variant, standardised, by stream and stage."""
-        branches = [(key, branch) for network in self.grid[0] for key, branch in network.branches.items()]
-        taps = {(key, stage): tap for key, branch in branches for stage, tap in branch.taps.items()}
+        taps: dict[tuple[str, str], Tap] = {}
+        for key, branch in chain.from_iterable(network.branches.items() for network in self.grid[0]):
+            taps |= {(key, stage): tap for stage, tap in branch.taps.items()}
         return {(key, stage): tap.standardise(self.data.features[key][stage]) for (key, stage), tap in taps.items()}
 
     def _make_optimizer(self) -> Optimizer | None:
@@ -125,10 +128,10 @@ class BatchedRows:
         trained = [parameter for parameter in self.parameters if parameter.value.requires_grad]
         if not trained:
             return None
-        groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+        groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
         for parameter in trained:
             decay = 0.0 if parameter.is_bias else self.settings.weight_decay
-            groups.setdefault((self.settings.learning_rate, decay), []).append(parameter.value)
+            groups[self.settings.learning_rate, decay].append(parameter.value)
         return optimizer_of(groups, self.settings, self.data.labels.device)
 
     def _logits(self, places_GB: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
@@ -146,9 +149,11 @@ class BatchedRows:
 
     def _masks(self, step: GridStep) -> dict[str, Tensor]:
         """What dropout multiplies with, {key: (G, E, B)}: what each row would draw alone, drawn once for a seed."""
-        widths: dict[str, int] = {}
-        for stage in self.stages if self.dropout else ():
-            widths[stage.key] = max(widths.get(stage.key, 0), int(stage.places.max()) + 1)
+        if not self.dropout:
+            return {}
+        widths: dict[str, int] = defaultdict(int)
+        for stage in self.stages:
+            widths[stage.key] = max(widths[stage.key], int(stage.places.max()) + 1)
         counts, batch = step.counts_GB.sum(1).tolist(), step.counts_GB.shape[1]
         masks = {}
         for key, width in widths.items():
@@ -199,9 +204,7 @@ class BatchedRows:
 
     def _parameter(self, key: str, stage: str, of: Callable[[MultiStream], Tensor]) -> RowParameter:
         """A parameter of the variants that have this stream and this stage; "" means any."""
-        rows = enumerate(self.grid[0])
-        has = [v for v, network in rows if not key or (key in network.branches and _keeps(network, key, stage))]
-        return RowParameter(self.grid, has, of)
+        return RowParameter(self.grid, [v for v, network in enumerate(self.grid[0]) if _has(network, key, stage)], of)
 
     def _stages(self, key: str) -> Iterator[StageRows]:
         """The stages of a stream that some variant keeps, shallow to deep."""
@@ -236,8 +239,11 @@ class BatchedRows:
         )
 
 
-def _keeps(network: MultiStream, key: str, stage: str) -> bool:
-    return not stage or stage in network.branches[key].taps
+def _has(network: MultiStream, key: str, stage: str) -> bool:
+    """Whether a network has this stream and a tap at this stage; "" means any."""
+    if not key:
+        return True
+    return key in network.branches and (not stage or stage in network.branches[key].taps)
 
 
 def _classifier(network: MultiStream, output: str) -> nn.Linear:

@@ -45,7 +45,7 @@ class InitialNetworks:
         )
         network.to(self.base.prior.device)
         _share_fit(self.base, network)
-        network.freeze(*(("branches",) if "branches" in self.recipe.network.freeze else ("streams",)))
+        network.freeze("branches" if "branches" in self.recipe.network.freeze else "streams")
         for key in network.loaded_branches:
             branch = network.branches[key]
             if branch.temporal is not None and tuple(branch.taps) != tuple(self.base.branches[key].taps):

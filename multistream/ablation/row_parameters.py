@@ -56,6 +56,11 @@ class StageRows:
     fraction: Tensor
     """(V_s, 1, 1): 1, or 1 / T where T tokens are averaged."""
 
+    @property
+    def parameters(self) -> tuple[RowParameter, ...]:
+        """The columns and, if there is one, the projection."""
+        return (self.columns, *(self.projection or ()))
+
     def logits(self, x_GBP: Tensor, mask_GEB: Tensor | None) -> Tensor:
         """Standardised features -> what the token adds to the logits, (G, V_s, K, B)."""
         columns = self.columns.value[:, self.inside] * self.fraction

@@ -217,12 +217,12 @@ def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for text in texts or ():
-        key, equals, value = text.partition("=")
-        if not (key and equals and value):
+        key, _, value = text.partition("=")
+        if not (key and value):
             raise UsageError(option, f"{text!r} is incomplete.", right="Write KEY=VALUE, and repeat the option.")
         if key in found:
             raise UsageError(option, f"{key!r} is given twice.")
-        found[key] = str(Path(value).expanduser()) if value.startswith("~") else value
+        found[key] = os.path.expanduser(value)
     return found
 
 

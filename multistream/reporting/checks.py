@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,27 +69,14 @@ def _check_outputs(details: RunDetails, outputs: NetworkOutputs) -> list[ReportC
     ]
 
 
-def _check_gallery(gallery: GalleryData) -> list[ReportCheck]:
+def _check_gallery(gallery: GalleryData) -> Iterator[ReportCheck]:
     n = f"{len(gallery.content['photos'])} images, all classes"
-    checks = []
     if gallery.residuals:
-        checks.append(
-            ReportCheck(
-                "Contributions and bias sum to the logit",
-                max(gallery.residuals.values()),
-                TOLERANCE,
-                f"{', '.join(gallery.residuals)}: largest difference, relative to max(1, |logit|), {n}",
-            )
-        )
-    checks.append(
-        ReportCheck(
-            "Stored maps equal the computed maps up to rounding",
-            gallery.rounding,
-            0.5 / 127 + 1e-5,
-            "largest error, as a fraction of the largest cell",
-        )
-    )
+        name, about = "Contributions and bias sum to the logit", ", ".join(gallery.residuals)
+        about += f": largest difference, relative to max(1, |logit|), {n}"
+        yield ReportCheck(name, max(gallery.residuals.values()), TOLERANCE, about)
+    about = "largest error, as a fraction of the largest cell"
+    yield ReportCheck("Stored maps equal the computed maps up to rounding", gallery.rounding, 0.5 / 127 + 1e-5, about)
     if gallery.mean_gap is not None:
         name = "The fused probability is the mean of the streams' probabilities"
-        checks.append(ReportCheck(name, gallery.mean_gap, 1e-6, f"largest difference, {n}"))
-    return checks
+        yield ReportCheck(name, gallery.mean_gap, 1e-6, f"largest difference, {n}")
