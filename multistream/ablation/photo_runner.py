@@ -17,14 +17,13 @@ from multistream.ablation.plan import AblationPlan
 from multistream.ablation.scores import Tally
 from multistream.ablation.statistics import new_tally
 from multistream.console import Console
-from multistream.errors import UsageError
 from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
 from multistream.profiling.machine import timed
 from multistream.profiling.profile import example_batch
 from multistream.runs.model_file import load_model
 from multistream.runs.predictions_file import read_predictions
-from multistream.training.engines import Engine, run_all
+from multistream.training.engines import Engine, check_can_be_sent, run_all
 from multistream.training.planned_run import PlannedRun
 from multistream.training.train import train
 
@@ -46,9 +45,8 @@ class PhotoRunner:
     ) -> None:
         self.plan, self.folder, self.console, self.engine = plan, folder, console, engine
         self.streams = streams or {}
-        if engine and streams:
-            what = "streams that are given as instances cannot be sent to other processes."
-            raise UsageError("engine", what, do="Leave engine out, or name the streams by specs.")
+        if engine:
+            check_can_be_sent(streams)
 
     def tell_cost(self) -> None:
         """Says how many training runs there will be and how long they may take, from a few steps timed now."""

@@ -128,7 +128,7 @@ def plan_ablation(
     """Opens the data and composes the network, which give the variants. Raises MultistreamError."""
     if axis not in AXES:
         raise UsageError("--axis", f"{axis!r} is unknown.", right=did_you_mean(axis, AXES))
-    if seeds < 1 or splits < 1:
+    if min(seeds, splits) < 1:
         raise UsageError("ablate", f"{seeds} seeds and {splits} splits.", right="At least one of each is needed.")
     prepared = prepare(recipe, say=say, streams=streams)
     plan = AblationPlan(

@@ -160,7 +160,7 @@ class ExplainedBatch:
             label=label,
             predicted=self.classes[int(logits[place].argmax())],
             target=self.classes[target],
-            against="" if columns.against is None else self.classes[int(columns.against[place])],
+            against=self.classes[int(columns.against[place])] if columns.against is not None else "",
             probability=float(self.forward.probabilities[place, target]),
             value=float(columns.score(logits)[place]),
             method=made.method,
@@ -175,8 +175,8 @@ class ExplainedBatch:
             entries={key: _largest(vector, self.vocabularies.get(key, ())) for key, vector in vectors.items()},
             exact={key: kind == "exact" for key, kind in made.kinds.items()},
             kinds=dict(made.kinds),
-            residual=None if made.residual is None else float(made.residual[place]),
-            gap=None if made.gap is None else float(made.gap[place]),
+            residual=_number(made.residual, place),
+            gap=_number(made.gap, place),
             decisions={key: self.classes[int(k)] for key, k in zip(self.shapley.keys, self.chosen[place], strict=True)},
             warnings=made.warnings,
             arrays=self._arrays(place, aspect=aspect),
@@ -242,6 +242,10 @@ class ExplainedBatch:
     def _vector_stages(self) -> dict[str, str]:
         """The one stage of each stream that reads a vector."""
         return {key: next(iter(self.forward.pooled[key])) for key in self.attribution.vectors}
+
+
+def _number(values_B: Tensor | None, place: int) -> float | None:
+    return None if values_B is None else float(values_B[place])
 
 
 def _row(values: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:

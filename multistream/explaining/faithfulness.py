@@ -104,13 +104,11 @@ def perturbation_curves(
     counts = torch.tensor([*range(0, pixels, step), pixels], device=device)
     inner = counts[1:-1].tolist()
     # The whole picture and nothing of it end both curves: each is answered once.
-    points = [(True, pixels), (False, pixels), *((False, n) for n in inner), *((True, n) for n in inner)]
-    jobs = [(row, *point) for row in range(size) for point in points]
+    inserts = torch.tensor([True, False, *[False] * len(inner), *[True] * len(inner)], device=device).repeat(size)
+    points = torch.tensor([pixels, pixels, *inner, *inner], device=device).repeat(size)
+    of_row = torch.arange(size, device=device).repeat_interleave(len(points) // size)
     values = []
-    for start in range(0, len(jobs), chunk):
-        rows, inserting, limits = (
-            torch.tensor(part, device=device) for part in zip(*jobs[start : start + chunk], strict=True)
-        )
+    for rows, inserting, limits in zip(of_row.split(chunk), inserts.split(chunk), points.split(chunk), strict=True):
         kept = ((rank[rows] < limits[:, None]) == inserting[:, None]).view(-1, 1, *pictures_BCHW.shape[2:])
         values.append(answer(torch.where(kept, pictures_BCHW[rows], absent_BCHW[rows]), rows).float().cpu())
     found = torch.cat(values).view(size, -1)

@@ -236,16 +236,16 @@ def _shuffle(network: nn.Module, generator: torch.Generator) -> None:
 
 
 def _measure_statistics(network: MultiStream, batch: Mapping[str, Tensor]) -> None:
-    norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
+    norms = {m: m.momentum for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    if not norms:
+        return
     with evaluating(network):
         try:
             for norm in norms:
                 norm.training, norm.momentum = True, 1.0
-            if norms:
-                network.pool(batch)
+            network.pool(batch)
         finally:
-            for norm, momentum in zip(norms, momenta, strict=True):
+            for norm, momentum in norms.items():
                 norm.momentum = momentum
 
 

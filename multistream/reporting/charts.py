@@ -145,8 +145,7 @@ def curve_chart(curves: Sequence[Curve], *, ylabel: str, best: int | None, fract
         if best:
             axes.axvline(best, color=LABEL, linewidth=1, linestyle=(0, (3, 3)))
         for curve in curves:
-            colour = PRIMARY if curve.highlighted else SECONDARY
-            marker = "o" if curve.highlighted else ""
+            colour, marker = (PRIMARY, "o") if curve.highlighted else (SECONDARY, "")
             xs, ys = zip(*curve.points, strict=True)
             axes.plot(xs, ys, color=colour, linewidth=2, marker=marker, markersize=4, label=curve.name)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10], integer=True))

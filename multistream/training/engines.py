@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 
 from multistream.console import Console
 from multistream.errors import MultistreamError, PluginError, UsageError
+from multistream.interfaces import Stream
 from multistream.recipe import Recipe
 from multistream.runtime.device import available_workers
 from multistream.training.planned_run import PlannedRun
@@ -63,6 +64,13 @@ class Job(Protocol):
 
 
 Submit = Callable[..., Job]
+
+
+def check_can_be_sent(streams: Mapping[str, Stream] | None) -> None:
+    """UsageError where streams are given as instances: an engine trains in other processes."""
+    if streams:
+        what = "streams that are given as instances cannot be sent to other processes."
+        raise UsageError("engine", what, do="Leave engine out, or name the streams by specs.")
 
 
 def run_all(

@@ -25,7 +25,7 @@ from multistream.label_set_metrics import label_set_metrics
 from multistream.recipe import Recipe, differences
 from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
 from multistream.runtime.distributed import ranks_of
-from multistream.training.engines import Engine, run_all
+from multistream.training.engines import Engine, check_can_be_sent, run_all
 from multistream.training.planned_run import PlannedRun
 from multistream.training.stop import Stop
 from multistream.training.train import Run
@@ -80,12 +80,10 @@ def train_folds(
     trained there, else one after the other here. Raises MultistreamError.
     """
     if ranks_of(os.environ).size > 1:
-        raise UsageError(
-            "data.folds", "folds are trained one after the other, in one process.", do="Run it without torchrun."
-        )
-    if engine and streams:
-        what = "streams that are given as instances cannot be sent to other processes."
-        raise UsageError("engine", what, do="Leave engine out, or name the streams by specs.")
+        what = "folds are trained one after the other, in one process."
+        raise UsageError("data.folds", what, do="Run it without torchrun.")
+    if engine:
+        check_can_be_sent(streams)
     console = console or Console(quiet=True)
     started = time.monotonic()
     folder = Path(resume).expanduser() if resume is not None else runs.new_run(out, recipe)

@@ -94,7 +94,7 @@ class LinearClassifier:
             first[:, :-1] = np.concatenate([start.weight[key] for key in self.blocks]).T
             first[:, -1] = start.bias
         share = self._share(first @ self.rows)
-        penalties_CD = np.stack([self._spread(penalties) for penalties in candidates])
+        penalties_CD = np.stack(list(map(self._spread, candidates)))
         factor = _factor(share * self.gram, penalties_CD[0])
         problem = self._problem(self.rows, np.pad(penalties_CD, ((0, 0), (0, 1))), factor, share)
         starts = np.stack([first] * len(candidates))

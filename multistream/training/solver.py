@@ -151,18 +151,23 @@ class ProbeRows:
     ) -> FittedProbe:
         """A probe of these streams, as in `fit_probe`."""
         first = start.optimum if start is not None and set(start.weight) >= set(keys) else None
+        _check_penalties(penalties, keys)
         if isinstance(penalties, Mapping):
-            if set(penalties) != set(keys):
-                raise ValueError(f"penalties are given for {sorted(penalties)}, and the streams are {sorted(keys)}.")
             return replace(_solved(self.all_rows.subset(keys), dict(penalties), first), rows=self)
-        if not penalties or min(penalties) <= 0:
-            raise ValueError(f"penalties={list(penalties)}: at least one is needed, and each must be above 0.")
         judges = [Judge(fit.subset(keys), held_out, first) for fit, held_out in self.parts]
         search = PenaltySearch(judges, groups or {key: key for key in keys}, sorted(penalties, reverse=True))
         chosen, loss = search.run(start.penalties if start else {}, per_stream=per_stream)
         probe = _solved(self.all_rows.subset(keys), chosen, judges[0].found[tuple(chosen.values())])
         out = _out_of_fold(judges, chosen) if self.held_out is None else None
         return replace(probe, held_out_loss=loss, fits=search.fits + 1, out_of_fold=out, rows=self)
+
+
+def _check_penalties(penalties: Sequence[float] | Mapping[str, float], keys: Sequence[str]) -> None:
+    if isinstance(penalties, Mapping):
+        if set(penalties) != set(keys):
+            raise ValueError(f"penalties are given for {sorted(penalties)}, and the streams are {sorted(keys)}.")
+    elif min(penalties, default=0) <= 0:
+        raise ValueError(f"penalties={list(penalties)}: at least one is needed, and each must be above 0.")
 
 
 def _out_of_fold(judges: Sequence[Judge], penalties: Mapping[str, float]) -> Array:
