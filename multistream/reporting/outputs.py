@@ -27,7 +27,7 @@ from multistream.label_set_metrics import THRESHOLD
 from multistream.nn.eval_mode import evaluating
 from multistream.nn.nested import map_stages
 from multistream.runs.predictions_file import Predictions
-from multistream.runs.split_file import SplitRow, sha256_of_files
+from multistream.runs.split_file import SplitRow, digests_of
 from multistream.runtime.device import Runtime, available_workers, resolve_again
 
 
@@ -85,11 +85,13 @@ class NetworkOutputs:
     def masked(self) -> dict[str, NDArray[np.float64]]:
         """{key: (N, K)} probabilities with the pooled features of all other streams at their training mean."""
         network, device = self.model.network, self.runtime.device
+        if len(network.branches) < 2:
+            return {}
         stages = {key: list(branch.taps) for key, branch in network.branches.items()}
         pooled = map_stages(self.pooled, lambda p: p.to(device))
         probabilities = {}
         with torch.no_grad(), evaluating(network):
-            for key in stages if len(stages) > 1 else ():
+            for key in stages:
                 masked = network.mask({other: taps for other, taps in stages.items() if other != key})
                 probabilities[key] = network.probabilities(masked.fuse(pooled).logits).cpu().numpy()
         return probabilities
@@ -102,13 +104,15 @@ class NetworkOutputs:
     @property
     def policies(self) -> dict[str, PolicyAccuracy]:
         """Accuracy on the images that lack nothing, and on all under each policy; empty where none lacks a stream."""
-        present = {key: self.side_inputs.present[key] for key in self.missing}
+        present = {key: there for key, there in self.side_inputs.present.items() if not there.all()}
+        if not present:
+            return {}
         network, device = self.model.network, self.runtime.device
         masks = {key: torch.from_numpy(there).to(device) for key, there in present.items()}
         pooled = map_stages(self.pooled, lambda p: p.to(device))
         policy = MissingPolicy.settle(network, self.model.recipe.data)
         with evaluating(network):
-            by_policy = probabilities_by_policy(network, pooled, masks, policy) if masks else {}
+            by_policy = probabilities_by_policy(network, pooled, masks, policy)
         return policy_accuracies(by_policy, self.table.labels, present, label_sets=self.table.label_sets)
 
     def attribution(self, rows: NDArray[np.int64] | None = None) -> ShapleyValues:
@@ -125,15 +129,11 @@ def run_network(
     settings = replace(model.recipe.data, on_bad_image="report")
     table = _test_split(model, predictions)
     hashes = {row.path: row.sha256 for row in rows}
-    changed = sum(
-        hashes.get(name) != digest
-        for name, digest in zip(table.ids, sha256_of_files([table.path(i) for i in range(len(table))]), strict=True)
-    )
-    inputs = model.recipe.network.inputs
+    changed = sum(hashes.get(table.ids[i]) != digest for i, digest in digests_of(table, range(len(table))).items())
     side_inputs = gather(
         table,
         model.inputs,
-        inputs,
+        model.recipe.network.inputs,
         missing=settings.missing_vectors,
         means=model.network.raw_means,
         resize=settings.resize,

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from multistream.comparison.columns import interval_text, p_text, percent
+from multistream.comparison.columns import MEASURES, percent
 from multistream.comparison.tables import Lines, piped, tabular
-from multistream.reproduction.results import ReproducedRow, Reproduction
+from multistream.reproduction.results import Reproduction
 
-HEAD = (
-    "",
-    "published %",
-    "ours %",
-    "95 %",
-    "macro-F1 %",
-    "balanced %",
-    "difference",
-    "95 %",
-    "p",
-    "p Holm",
-    "detectable",
+MEASURED = (
+    *("interval", "macro_f1", "balanced_accuracy"),
+    *("difference", "difference_interval", "p", "p_holm", "detectable"),
 )
+"""The columns of `compare` that the table has too."""
 
 
 def as_markdown(found: Reproduction) -> str:
@@ -51,21 +43,9 @@ def notes(found: Reproduction) -> tuple[str, ...]:
 
 
 def _lines(found: Reproduction) -> Lines:
-    return [list(HEAD), *(_line(row) for row in found.rows)]
-
-
-def _line(row: ReproducedRow) -> list[str]:
-    measured, difference = row.measured, row.measured.difference
-    return [
-        measured.name,
-        percent(row.published),
-        percent(measured.accuracy),
-        interval_text(measured.accuracy_ci95),
-        percent(measured.macro_f1),
-        percent(measured.balanced_accuracy),
-        percent(difference.value, sign=True) if difference else "",
-        interval_text(difference.ci95, sign=True) if difference else "",
-        p_text(difference.p_value) if difference else "",
-        p_text(difference.p_holm) if difference else "",
-        percent(difference.smallest_detectable) if difference else "",
-    ]
+    columns = [MEASURES[name] for name in MEASURED]
+    lines = [["", "published %", "ours %", *(column.heading for column in columns)]]
+    for row in found.rows:
+        own = [row.measured.name, percent(row.published), percent(row.measured.accuracy)]
+        lines.append([*own, *(column.text(row.measured) for column in columns)])
+    return lines
