@@ -32,7 +32,6 @@ from multistream.statistics import Floats
 from multistream.training.convex import ConvexFit, fit_network, is_convex
 from multistream.training.convex_training import convex_data
 from multistream.training.feeds import as_targets
-from multistream.training.losses import make_loss
 from multistream.training.prepare import Prepared, fit_vectors
 from multistream.training.ridge import RidgeProbes
 
@@ -136,14 +135,7 @@ class PooledRunner:
             raise UsageError(
                 "training.ema", "rows are trained without an average of the weights.", do="Pass --set training.ema=0."
             )
-        criterion = make_loss(
-            settings.loss,
-            self.prepared.recipe.options.loss,
-            shares=self.prepared.class_shares(parts.train),
-            balanced=settings.class_weights == "balanced",
-            label_smoothing=settings.label_smoothing,
-            label_sets=self.base.label_sets,
-        ).to(self.labels.device)
+        criterion = self.prepared.criterion(parts.train)
         views = len(self.views)
         labels, targets = self.labels.repeat(views), torch.cat([self.targets] * views)
         data = RowData(features, labels, targets, extracted.valid.repeat(views), parts, criterion)

@@ -18,7 +18,7 @@ from multistream.data.splits import Parts, split
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
 from multistream.inputs import Map
-from multistream.interfaces import Stream
+from multistream.interfaces import Loss, Stream
 from multistream.network.network import MultiStream
 from multistream.nn.trains import trains
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
@@ -28,6 +28,7 @@ from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.precision_check import settle
 from multistream.training.calibration import check_calibration
 from multistream.training.convex import check_convex
+from multistream.training.losses import make_loss
 from multistream.training.sharding import check_sharding
 
 FINE_TUNING_RATE = 3e-4
@@ -64,6 +65,18 @@ class Prepared:
         """What these images' targets give each class, (n, K): all of a label is its class's."""
         own = self.targets[indices]
         return own.astype(np.float64) if own.ndim == 2 else np.eye(len(self.table.classes))[own.astype(np.int64)]
+
+    def criterion(self, train: NDArray[np.int64]) -> Loss:
+        """The recipe's loss on the device, with the class weights and priors of these training images."""
+        settings = self.recipe.training
+        return make_loss(
+            settings.loss,
+            self.recipe.options.loss,
+            shares=self.class_shares(train),
+            balanced=settings.class_weights == "balanced",
+            label_smoothing=settings.label_smoothing,
+            label_sets=self.network.label_sets,
+        ).to(self.runtime.device)
 
     @property
     def workers(self) -> int:

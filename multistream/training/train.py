@@ -36,7 +36,6 @@ from multistream.training.convex_training import solve
 from multistream.training.extraction import TrainingFeatures, fit_taps, hashed, set_baselines
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed, as_targets
 from multistream.training.loop import Trainer
-from multistream.training.losses import make_loss
 from multistream.training.prepare import Prepared, prepare
 from multistream.training.progress import Listener, Progress
 from multistream.training.resume import recipe_to_resume
@@ -158,7 +157,7 @@ class _Training:
     def _fit(self, *, resume: bool, ranks: Ranks) -> Progress:
         """The training loop, with its progress on the console."""
         prepared, pooled = self.prepared, self.prepared.network.is_cacheable
-        criterion = self._criterion().to(prepared.runtime.device)
+        criterion = prepared.criterion(prepared.parts.train)
         if self.settings.solver == "lbfgs":
             assert self.extracted is not None
             line, self.out_of_fold = solve(prepared, self.extracted, criterion, say=self.console.say)
@@ -279,16 +278,6 @@ class _Training:
         if ranks.is_first:
             write_atomic(self.folder / runs.RECIPE, recipe.dumps())
         self.console.say(f"batch: {fitted.batch_size:,} images fit at once; {fitted.accumulation:,} batches per step")
-
-    def _criterion(self) -> Loss:
-        return make_loss(
-            self.settings.loss,
-            self.prepared.recipe.options.loss,
-            shares=self.prepared.class_shares(self.prepared.parts.train),
-            balanced=self.settings.class_weights == "balanced",
-            label_smoothing=self.settings.label_smoothing,
-            label_sets=self.prepared.network.label_sets,
-        )
 
     def _end_epoch(self, line: Mapping[str, float]) -> None:
         """Writes the epoch's line; after the first one names the photos that cannot be decoded."""
