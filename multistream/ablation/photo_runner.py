@@ -24,8 +24,8 @@ from multistream.profiling.profile import example_batch
 from multistream.runs.model_file import load_model
 from multistream.runs.predictions_file import read_predictions
 from multistream.training.engines import Engine, check_can_be_sent, run_all
+from multistream.training.folds import train_planned
 from multistream.training.planned_run import PlannedRun
-from multistream.training.train import train
 
 BACKWARD = 3
 """A training step costs some three passes: forward, and backward through activations and weights."""
@@ -89,9 +89,8 @@ class PhotoRunner:
         if run.state == "finished":
             self.console.say(f"ablate: {run.folder} was already trained with these settings and is reused")
             return run.folder
-        if run.state == "stopped":
-            return train(run.recipe, resume=run.folder, console=self.console).folder
-        return train(run.recipe, out=run.folder, streams=given or None, console=self.console).folder
+        train_planned(run, streams=given, console=self.console)
+        return run.folder
 
     def _answers(self, run: Path) -> dict[int, NDArray[np.float64]]:
         """{index in the table: probabilities} of a run's test split."""

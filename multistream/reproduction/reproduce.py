@@ -88,6 +88,8 @@ class _Work:
 
     def train(self, plan: Sequence[PlannedRun]) -> None:
         """Trains what is not there; says before how much that is, and after each training how long the rest takes."""
+        from multistream.training.folds import train_planned  # torch: not for what only reads
+
         missing = [each for each in plan if each.state != "finished"]
         self.trained = sum(each.trainings for each in missing)
         there = sum(each.trainings for each in plan) - self.trained
@@ -97,21 +99,12 @@ class _Work:
         started, done = time.monotonic(), 0
         for each in missing:
             self.console.say(f"reproduce: {each.name}: {each.folder}")
-            self._train_or_resume(each)
+            train_planned(each, console=self.console)
             done += each.trainings
             left = (time.monotonic() - started) / done * (self.trained - done)
             self.console.say(
                 f"reproduce: {done:,} of {self.trained:,} training runs done; about {left / 60:.0f} min left"
             )
-
-    def _train_or_resume(self, run: PlannedRun) -> None:
-        from multistream.training.folds import train  # torch: not for what only reads
-
-        if run.state != "stopped":
-            train(run.recipe, out=run.folder, console=self.console)
-        else:
-            recipe = run.recipe if run.recipe.data.folds else Recipe()
-            train(recipe, resume=run.folder, console=self.console)
 
     def _train_on_engine(self, missing: Sequence[PlannedRun], engine: Engine) -> None:
         """Trains the runs, or the folds of each, on an engine; rows that fuse others are trained after them."""

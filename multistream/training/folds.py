@@ -97,7 +97,7 @@ def train_folds(
             run_all(planned, engine, place=folder, console=console, stop=stop, again=again)
         for number, run in enumerate(planned, 1):
             console.say(f"fold {run.name} ({number} of {len(planned)}): {run.folder}")
-            _train_one(run, streams=streams, console=console, stop=stop)
+            train_planned(run, streams=streams, console=console, stop=stop)
         return _gathered(folder, recipe, seconds=time.monotonic() - started)
 
 
@@ -142,17 +142,6 @@ def _same_recipe(folder: Path, recipe: Recipe) -> Recipe:
         what = f"{', '.join(changed[:4])} differ from the run's recipe."
         raise CannotResume(folder, what, do="Resume it with its own recipe, or train a new run.")
     return stored
-
-
-def _train_one(run: PlannedRun, *, streams: Mapping[str, Stream] | None, console: Console, stop: Stop | None) -> None:
-    """Trains one fold, or resumes it, unless it is finished."""
-    common: dict[str, Any] = {"streams": streams, "console": console, "stop": stop}
-    if run.state == "stopped":
-        train_once(Recipe(), resume=run.folder, **common)  # it has its own, complete recipe
-    elif run.state == "new":
-        if run.folder.is_dir():  # stopped before it had written what it is
-            shutil.rmtree(run.folder)
-        train_once(run.recipe, out=run.folder, **common)
 
 
 def _gathered(folder: Path, recipe: Recipe, *, seconds: float) -> FoldsRun:
@@ -236,3 +225,21 @@ def train(
         what = "it trains lists of runs, and this is one run."
         raise UsageError("--engine", what, do="Pass --folds N, or start one run on many processes with torchrun.")
     return train_once(recipe, **common)
+
+
+def train_planned(
+    run: PlannedRun,
+    *,
+    streams: Mapping[str, Stream] | None = None,
+    console: Console | None = None,
+    stop: Stop | None = None,
+) -> None:
+    """Trains what is planned, or resumes it, unless it is finished."""
+    common: dict[str, Any] = {"streams": streams, "console": console, "stop": stop}
+    if run.state == "stopped":
+        own = run.recipe if run.trainings > 1 else Recipe()  # a single run has its own, complete recipe
+        train(own, resume=run.folder, **common)
+    elif run.state == "new":
+        if run.folder.is_dir():  # stopped before it had written what it is
+            shutil.rmtree(run.folder)
+        train(run.recipe, out=run.folder, **common)
