@@ -126,5 +126,4 @@ def span(seconds: float) -> str:
 
 def _free(folder: Path) -> Path:
     """The next free folder next to `folder`."""
-    free = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
-    return next(place for place in free if not place.exists())
+    return runs.first_free(folder.with_name(f"{folder.name}-{number}") for number in count(2))

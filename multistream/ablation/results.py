@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from multistream.files import write_atomic
-from multistream.runs import write_json
+from multistream.runs import first_free, write_json
 from multistream.statistics import Interval
 
 COLUMNS = (
@@ -199,7 +199,7 @@ def result_path(folder: Path, axis: str, *, cut: str = "") -> Path:
     """The next free name of a result below `folder`."""
     name = f"{axis}-{cut}" if cut else axis
     free = (folder / f"{name}-{n}.json" for n in itertools.count(1))
-    return next(path for path in free if not path.exists())
+    return first_free(free)
 
 
 def write_csv(result: Ablation, path: Path) -> None:

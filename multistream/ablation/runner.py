@@ -222,16 +222,12 @@ def _results_folder(run: str | Path | None, out: str | Path | None) -> Path | No
     """Where the result is kept; None where it is not."""
     if out is not None:
         return Path(out).expanduser()
-    return _folder(Path(run).expanduser()) / "ablations" if run else None
-
-
-def _folder(run: Path) -> Path:
-    """A run's folder, given itself or its model file."""
-    return run if run.is_dir() else run.parent
+    return runs.folder_of(Path(run).expanduser()) / "ablations" if run else None
 
 
 def recipe_of(run: Path) -> Recipe:
     """The recipe of a run, given its folder or its model file; UsageError where there is none."""
-    if not (_folder(run) / runs.RECIPE).is_file():
+    folder = runs.folder_of(run)
+    if not (folder / runs.RECIPE).is_file():
         raise UsageError(run, f"it has no {runs.RECIPE}.", right="Every run folder has one.")
-    return Recipe.load(_folder(run))
+    return Recipe.load(folder)

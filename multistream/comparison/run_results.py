@@ -90,7 +90,7 @@ class Result:
 
 def read_result(run: Path) -> Result:
     """Reads a run's folder (or the one that its model file lies in)."""
-    folder = run.parent if run.is_file() else run
+    folder = runs.folder_of(run)
     if not folder.is_dir():
         raise UsageError(run, "no such folder.", right="A run is a folder written by multistream train.")
     summary = runs.read_summary(folder)

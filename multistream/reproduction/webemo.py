@@ -26,6 +26,7 @@ from multistream.inference.evaluate import evaluate
 from multistream.inference.metrics import Metrics
 from multistream.recipe import Recipe
 from multistream.records import Record, plain
+from multistream.runs import folder_of
 from multistream.runs.model_file import model_file, read_about
 from multistream.statistics import Interval
 from multistream.training.folds import train_folds
@@ -77,8 +78,7 @@ def webemo_protocols(
     console = console or Console(quiet=True)
     if data.partition(":")[0] != "webemo":
         raise UsageError("--protocols", f"they are WebEMO's, and the data are {data!r}.", right="--data webemo:PATH.")
-    path = Path(run).expanduser()
-    folder = path if path.is_dir() else path.parent
+    folder = folder_of(Path(run).expanduser())
     common: dict[str, Any] = {"data": data, "inputs": inputs, "device": device, "console": console}
     rows: list[ProtocolResult] = []
     with TemporaryDirectory(prefix="multistream-webemo-") as temporary:

@@ -44,7 +44,17 @@ def _free_folder(recipe: Recipe) -> Path:
     if len(names) > 1:
         names.append(recipe.network.fusion.partition(":")[0])
     free = (Path("runs") / f"{'-'.join(names)}-{n}" for n in itertools.count(1))
-    return next(path for path in free if not path.exists())
+    return first_free(free)
+
+
+def first_free(paths: Iterable[Path]) -> Path:
+    """The first of these paths at which nothing lies."""
+    return next(path for path in paths if not path.exists())
+
+
+def folder_of(run: Path) -> Path:
+    """A run's folder, given itself or its model file."""
+    return run.parent if run.is_file() else run
 
 
 def write_json(path: Path, data: Mapping[str, Any]) -> None:

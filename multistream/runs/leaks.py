@@ -9,7 +9,7 @@ from multistream.data.splits import Parts
 from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.recipe import Recipe
-from multistream.runs.folder import RECIPE, SPLIT
+from multistream.runs.folder import RECIPE, SPLIT, folder_of
 from multistream.runs.split_file import digests_of, read_split
 from multistream.spec import Spec
 
@@ -47,7 +47,7 @@ def splits_used(recipe: Recipe) -> dict[str, Path]:
     named: dict[Path, str] = {}
     to_look = list(_runs_named(recipe).items())
     for where, run in to_look:  # the list grows meanwhile
-        folder = (run if run.is_dir() else run.parent).resolve()
+        folder = folder_of(run).resolve()
         if folder not in named and (folder / RECIPE).is_file():
             to_look += [(f"{where} {inner}", path) for inner, path in _runs_named(Recipe.load(folder)).items()]
         named.setdefault(folder, where)
