@@ -146,17 +146,8 @@ MEASURES: Mapping[str, Column] = {
 
 WITHOUT_TEST_NAME = tuple(name for name in MEASURES if name != "test")
 FOR_LATEX = (
-    "n",
-    "accuracy",
-    "interval",
-    "map",
-    "micro_f1",
-    "macro_f1",
-    "balanced_accuracy",
-    "kl",
-    "difference",
-    "p_holm",
-    "detectable",
+    *("n", "accuracy", "interval", "map", "micro_f1", "macro_f1", "balanced_accuracy", "kl"),
+    *("difference", "p_holm", "detectable"),
 )
 
 

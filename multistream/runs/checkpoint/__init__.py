@@ -8,23 +8,14 @@ A checkpoint is written under a temporary name, flushed to disk, then renamed. S
 instant the newest complete folder is the newest checkpoint: it is found by looking, no pointer can be wrong.
 """
 
-from multistream.files import clean
-from multistream.runs.checkpoint.loading import Checkpoint, latest, load, understood
-from multistream.runs.checkpoint.manifest import JSON
-from multistream.runs.checkpoint.optimizer import optimizer_tensors, restore_optimizer
-from multistream.runs.checkpoint.rng import restore_rng, rng_tensors
-from multistream.runs.checkpoint.saving import save
-
-__all__ = [
-    "JSON",
-    "Checkpoint",
-    "clean",
-    "latest",
-    "load",
-    "optimizer_tensors",
-    "restore_optimizer",
-    "restore_rng",
-    "rng_tensors",
-    "save",
-    "understood",
-]
+from multistream.files import clean as clean
+from multistream.runs.checkpoint.loading import Checkpoint as Checkpoint
+from multistream.runs.checkpoint.loading import latest as latest
+from multistream.runs.checkpoint.loading import load as load
+from multistream.runs.checkpoint.loading import understood as understood
+from multistream.runs.checkpoint.manifest import JSON as JSON
+from multistream.runs.checkpoint.optimizer import optimizer_tensors as optimizer_tensors
+from multistream.runs.checkpoint.optimizer import restore_optimizer as restore_optimizer
+from multistream.runs.checkpoint.rng import restore_rng as restore_rng
+from multistream.runs.checkpoint.rng import rng_tensors as rng_tensors
+from multistream.runs.checkpoint.saving import save as save
