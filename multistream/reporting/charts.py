@@ -35,16 +35,11 @@ STYLE: dict[Any, Any] = {
     "axes.labelcolor": LABEL,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.spines.left": False,
-    "axes.spines.bottom": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
+    **{f"axes.spines.{side}": False for side in ("left", "bottom", "top", "right")},
     "grid.color": GRID,
     "xtick.color": LABEL,
     "ytick.color": LABEL,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "xtick.minor.size": 0,
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size", "xtick.minor.size"), 0),
 }
 WIDTH, HEIGHT = 5.0, 3.6
 """Inches of 72 SVG units, which the style sheet scales to its column."""
@@ -223,14 +218,8 @@ def _number(axes: Axes, front: Sequence[CostPoint]) -> None:
         x, y = axes.transData.transform((_millions(point), point.score))
         right = not right if abs(x - last[0]) < 16 and abs(y - last[1]) < 16 else True
         last = (x, y)
-        side = 7 if right else -7
-        axes.annotate(
-            str(point.rank),
-            (_millions(point), point.score),
-            xytext=(side, 4),
-            textcoords="offset points",
-            ha="left" if right else "right",
-        )
+        place, (offset, side) = (_millions(point), point.score), (7, "left") if right else (-7, "right")
+        axes.annotate(str(point.rank), place, xytext=(offset, 4), textcoords="offset points", ha=side)
 
 
 def _square() -> tuple[Figure, Axes]:

@@ -69,8 +69,7 @@ def compose(
     specs = _by_key(streams)
     _check_keys(specs, {"weights": weights, "depth": depth, "options.streams": options.get("streams", {})})
     tap, temporal = _pinned("tap", tap), _pinned("temporal", temporal)
-    branches: dict[str, Branch] = {}
-    loaded: dict[str, nn.Module | None] = {}
+    branches, loaded = dict[str, Branch](), dict[str, nn.Module | None]()
     for key, given in specs.items():
         if isinstance(given, Spec) and given.run is not None:
             branches[key], loaded[key] = branch_of_run(given.run, key)
