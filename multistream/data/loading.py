@@ -16,8 +16,11 @@ from torch.utils.data import Dataset
 
 from multistream.data.decode_pool import Pool
 from multistream.data.decoding import BadImage, Decoder
+from multistream.data.side_inputs import SideInputs
 from multistream.data.table import Table
 from multistream.errors import DataError, printable
+from multistream.inputs import Image, Input
+from multistream.recipe import DataSettings
 from multistream.recipe.sections import OnBadImage
 
 Item = dict[str, NDArray[Any]]
@@ -128,3 +131,29 @@ def skipped_lines(table: Table, bad: Mapping[int, str]) -> list[str]:
     if len(bad) > BAD_SHOWN:
         lines.append(f"{len(bad):,} photos in total are skipped; multistream data scan lists them")
     return lines
+
+
+def make_photos(table: Table, inputs: Mapping[str, Input], side_inputs: SideInputs, settings: DataSettings) -> Photos:
+    """The photos of a table with their vectors and maps, as these inputs (by stream key) ask for them."""
+    return Photos(
+        table,
+        make_decoder(inputs, settings),
+        vectors=side_inputs.vectors,
+        maps=side_inputs.maps,
+        on_bad_image=settings.on_bad_image,
+    )
+
+
+def make_decoder(inputs: Mapping[str, Input], settings: DataSettings) -> Decoder | None:
+    """Decodes once for all streams, at the largest size that one asks for; None where no stream reads photos."""
+    sizes = [each.size for each in inputs.values() if isinstance(each, Image)]
+    if not sizes:
+        return None
+    return Decoder(
+        size=max(sizes),
+        resize=settings.resize,
+        max_pixels=settings.max_pixels,
+        min_side=settings.min_side,
+        background=settings.background,
+        draft=settings.draft,
+    )

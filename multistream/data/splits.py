@@ -14,8 +14,7 @@ from math import floor
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.folds import fold_rows, stratified_cut
-from multistream.data.groups import photo_groups
+from multistream.data.folds import fold_rows, photo_groups, stratified_cut
 from multistream.data.table import Table
 from multistream.errors import UsageError, some_of
 
@@ -49,7 +48,7 @@ def split(
     each class gets its share to within an image.
 
     With `folds`, test is fold number `fold` (the first, if none is named) of all photos, and validation its share of
-    the others. `groups` names the photos that must stay together (`multistream.data.groups`).
+    the others. `groups` names the photos that must stay together (`multistream.data.folds`).
     """
     shares = dict(zip(NAMES, _shares(fractions), strict=True))
     together = photo_groups(table, groups)

@@ -1,15 +1,18 @@
-"""Photos at URLs (s3://, gs://, https://, memory://, ...), which fsspec reads."""
+"""Photos and data sets at URLs (s3://, gs://, https://, memory://, ...), which fsspec reads."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Final
 
 from multistream.data.file_formats import SUFFIXES
 from multistream.errors import DataError, PluginError, UsageError
+from multistream.files import cache_root, clean, make_folder, remove, temporary, writing
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -84,3 +87,84 @@ def reported(url: str) -> Iterator[None]:
         raise DataError(
             url, f"it cannot be read: {said}.", do="Check the address, the network and the access."
         ) from error
+
+
+AT_ONCE: Final = 64
+"""Files that are copied side by side, and then recorded."""
+
+RECORD: Final = ".copied.jsonl"
+"""[name, stamp] of each file that is copied, a line each; the last line of a name holds."""
+
+STAMPS: Final = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "created", "md5Hash")
+"""What storages say of a file that changes when the file does."""
+
+
+def local_copy(url: str) -> Path:
+    """A copy of the file at a URL, or of the folder with all files below it.
+
+    Only new and changed files are copied; an interrupted copy is continued. Raises DataError.
+    """
+    from filelock import FileLock  # takes 50 ms, which few calls need
+
+    system, root = storage_of(url)
+    with reported(url):
+        found: Mapping[str, Mapping[str, Any]] = system.find(root, detail=True)
+        stamps = {path: _stamp(info or system.info(path)) for path, info in found.items()}
+    if not found:
+        raise DataError(url, "there is no file.", do="Check the address.")
+    top = PurePosixPath(root.partition("?")[0]).name or "root"
+    paths = {_name(path, root, top, url): path for path in found}
+    folder = cache_root() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:32]
+    make_folder(folder)
+    with FileLock(folder / ".lock", preserve_lock_file=True):
+        clean(folder)
+        _update(system, url, folder, paths, stamps)
+    return folder / top
+
+
+def _update(
+    system: AbstractFileSystem, url: str, folder: Path, paths: Mapping[str, str], stamps: Mapping[str, str]
+) -> None:
+    """Copies what is missing, and removes what is gone. `paths` in the storage are by name, `stamps` by path."""
+    have = _recorded(folder / RECORD)
+    for name in have.keys() - paths.keys():
+        remove(folder / name)
+    missing = [n for n, path in paths.items() if have.get(n) != stamps[path] or not (folder / n).is_file()]
+    for start in range(0, len(missing), AT_ONCE):
+        names = missing[start : start + AT_ONCE]
+        with temporary(folder) as place:
+            place.mkdir()
+            files = [place / str(number) for number in range(len(names))]
+            with reported(url):
+                system.get([paths[name] for name in names], [str(file) for file in files])
+            for name, file in zip(names, files, strict=True):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                file.replace(folder / name)
+        with writing(folder), (folder / RECORD).open("a", encoding="utf-8") as record:
+            record.writelines(json.dumps([name, stamps[paths[name]]]) + "\n" for name in names)
+
+
+def _recorded(record: Path) -> dict[str, str]:
+    """{name: stamp} of what is copied; a line that a crash has cut off says nothing."""
+    have: dict[str, str] = {}
+    lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
+    for line in lines:
+        try:
+            name, stamp = json.loads(line)
+        except ValueError:
+            continue
+        have[name] = stamp
+    return have
+
+
+def _name(path: str, root: str, top: str, url: str) -> str:
+    """What a file is called in the copy: below `top`, as in the storage."""
+    inner = path.removeprefix(root.rstrip("/")).lstrip("/")
+    if ".." in inner.split("/"):
+        raise DataError(url, f"{path!r} leads outside.")
+    return f"{top}/{inner}" if inner else top
+
+
+def _stamp(info: Mapping[str, Any]) -> str:
+    """What tells one content of a file from another without reading it."""
+    return ", ".join(f"{name} {info[name]}" for name in STAMPS if info.get(name) is not None)

@@ -18,8 +18,7 @@ from PIL import Image as PillowImage
 from torch import Tensor
 
 from multistream.console import Console
-from multistream.data.loading import Photos, loaded
-from multistream.data.photos import make_photos
+from multistream.data.loading import Photos, loaded, make_photos
 from multistream.data.side_inputs import SideInputs, gather
 from multistream.explaining.attribution import Attributor, ExplanationRequest
 from multistream.explaining.explanation import ExplainedBatch, Explanation, chosen_classes

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from multistream.console import Say
 from multistream.data.layouts.data_source import open_table
-from multistream.data.loading import Photos
-from multistream.data.photos import make_photos
+from multistream.data.loading import Photos, make_photos
 from multistream.data.side_inputs import gather
 from multistream.data.table import Table
 from multistream.errors import UsageError

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from multistream.console import Console
-from multistream.data.photos import make_photos
+from multistream.data.loading import make_photos
 from multistream.data.side_inputs import SideInputs, gather
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError

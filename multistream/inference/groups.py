@@ -12,7 +12,7 @@ from torch import Tensor
 
 from multistream.data.decoding import BadImage
 from multistream.data.given_photos import GivenPhoto
-from multistream.data.photos import make_decoder
+from multistream.data.loading import make_decoder
 from multistream.data.side_lookup import Lookup, Nothing
 from multistream.errors import DataError
 from multistream.features.pooled_groups import GROUP

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from multistream.data.decode_pool import Pool
 from multistream.data.given_photos import GivenPhoto, PhotoLike, given_photos
 from multistream.data.layouts.data_source import open_table
-from multistream.data.photos import make_decoder
+from multistream.data.loading import make_decoder
 from multistream.data.side_lookup import Lookup, SideSource, side_lookups
 from multistream.data.table import Table
 from multistream.errors import MultistreamError

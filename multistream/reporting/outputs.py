@@ -12,8 +12,7 @@ from torch import Tensor
 
 from multistream.console import Console
 from multistream.data.layouts.data_source import open_table
-from multistream.data.loading import Photos, loaded
-from multistream.data.photos import make_photos
+from multistream.data.loading import Photos, loaded, make_photos
 from multistream.data.side_inputs import SideInputs, gather
 from multistream.data.table import Table
 from multistream.errors import DataError

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from multistream.console import Say
 from multistream.data.layouts.data_source import VOTES, open_table
-from multistream.data.loading import Photos
-from multistream.data.photos import make_photos
+from multistream.data.loading import Photos, make_photos
 from multistream.data.side_inputs import SideInputs, gather
 from multistream.data.splits import Parts, split
 from multistream.data.table import Table

@@ -13,7 +13,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from multistream.data import open_table, url_copies
+from multistream.data import open_table, urls
 from multistream.data.decoding import BadImage, Decoder
 from multistream.data.given_photos import given_photos
 from multistream.errors import DataError, PluginError, UsageError
@@ -102,7 +102,7 @@ def test_a_data_set_at_a_url_is_copied_once(memory: MemoryFileSystem, monkeypatc
 
 @pytest.mark.usefixtures("memory")
 def test_a_copy_that_was_interrupted_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(url_copies, "AT_ONCE", 2)
+    monkeypatch.setattr(urls, "AT_ONCE", 2)
     copied: list[str] = []
     get_file = MemoryFileSystem.get_file
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import multistream as ms
-from multistream.data.photos import make_decoder
+from multistream.data.loading import make_decoder
 from multistream.errors import DataError, UsageError
 from multistream.inference.evaluate import evaluate
 from multistream.inference.model import Model

@@ -13,7 +13,7 @@ from multistream.data.loading import Photos, loaded
 from multistream.data.scan import scan
 from multistream.data.splits import split
 from multistream.data.table import VectorTable
-from multistream.data.vectors.joined import join
+from multistream.data.vectors.joining import join
 from multistream.runs.split_file import read_split, write_split
 
 EMOTION6 = Path(__file__).parents[3] / "shared" / "data" / "emotion6"

@@ -12,8 +12,7 @@ from typing import Any
 from multistream.data.layouts.csv_table import sheet
 from multistream.data.layouts.folders import folders
 from multistream.data.table import Table
-from multistream.data.url_copies import local_copy
-from multistream.data.urls import is_url
+from multistream.data.urls import is_url, local_copy
 from multistream.errors import DataError, UsageError, did_you_mean
 from multistream.registry import datasets, find, owner_of, signature
 from multistream.spec import Spec

@@ -1,16 +1,209 @@
-"""Reading and writing files of vectors; what every form must fulfil is checked here, once."""
+"""Files of vectors (paper section 5): the forms in which they lie on a disk, and what every form must fulfil."""
 
 from __future__ import annotations
 
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
+from multistream.data.layouts.delimited_text import read_text
+from multistream.data.layouts.parquet import pyarrow_for
 from multistream.data.table import VectorTable
-from multistream.data.vectors.formats import FORMS
-from multistream.errors import DataError
+from multistream.data.vectors.deepsentibank import from_scores
+from multistream.data.vectors.text import ID_COLUMNS, first_column, from_lines
+from multistream.errors import DataError, said_by, some_of
 from multistream.files import replacing
+
+_SHOWN = 5
+
+VOCABULARY = "{}.vocabulary.txt"
+"""Where the names of a file NAME that holds numbers alone may lie: one a line."""
+
+MAX_UNPACKED = 2**28
+MAX_RATIO = 100
+"""An archive may unpack to so many bytes, or to so many times its size, whichever is more."""
+
+DAMAGED = (OSError, EOFError, ValueError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+"""What NumPy, zipfile and safetensors raise over files that are not what their names say."""
+
+
+def from_npz(path: Path) -> VectorTable:
+    """Arrays `ids` (N,), `features` (N, D) and perhaps `vocabulary` (D,)."""
+    with _readable(path), np.load(path, allow_pickle=False) as arrays:
+        if not isinstance(arrays, np.lib.npyio.NpzFile):
+            raise ValueError("it is not an archive of arrays")
+        _check_unpacked(path, arrays.zip)
+        wanted = [name for name in ("ids", "features", "vocabulary") if name in arrays.files]
+        found: dict[str, NDArray[Any]] = {name: arrays[name] for name in wanted}
+        _check_names(path, found, arrays.files)
+    return VectorTable(_texts(path, found["ids"]), found["features"], _texts(path, found.get("vocabulary")))
+
+
+def from_safetensors(path: Path) -> VectorTable:
+    """A tensor `features` (N, D); `ids` and `vocabulary` as JSON lists in the metadata, or as uint8 tensors of UTF-8.
+
+    Such a tensor holds a JSON list, or a name a line.
+    """
+    with _readable(path), safe_open(path, framework="numpy") as file:
+        texts = dict(file.metadata() or {})
+        tensors = set(file.keys())
+        for name in {"ids", "vocabulary"} & tensors:
+            texts[name] = file.get_tensor(name).astype(np.uint8).tobytes().decode()
+        _check_names(path, {*texts, *tensors}, {*texts, *tensors})
+        try:
+            features = file.get_tensor("features")
+        except TypeError as error:  # NumPy has no bfloat16
+            raise ValueError(f"NumPy does not know the features' type ({error})") from error
+        return VectorTable(_listed(texts["ids"]), features, _listed(texts.get("vocabulary", "[]")))
+
+
+def from_npy(path: Path) -> VectorTable:
+    """An array (N, D), with ids in a file next to it."""
+    with _readable(path):
+        features = np.load(path, allow_pickle=False)
+    if not isinstance(features, np.ndarray):
+        raise DataError(path, "it is an archive.", do="Rename it so that it ends in .npz.")
+    return VectorTable(_ids_beside(path), features, _vocabulary_beside(path))
+
+
+def from_dat(path: Path) -> VectorTable:
+    """Caffe's raw float32, n x D row by row, with n ids in a file next to it."""
+    ids = _ids_beside(path)
+    with _readable(path):
+        size = path.stat().st_size
+        if size % (4 * max(len(ids), 1)):
+            raise ValueError(f"{size:,} bytes are not a whole number of float32 for each of {len(ids):,} ids")
+        features = np.fromfile(path, dtype="<f4").reshape(len(ids), -1)
+    return VectorTable(ids, features, _vocabulary_beside(path))
+
+
+def from_parquet(path: Path) -> VectorTable:
+    """A column of ids, and either one column of lists (D,) or D columns of numbers, whose names are the vocabulary."""
+    arrow = pyarrow_for(path)
+    try:
+        table = arrow.parquet.read_table(path)
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(path, f"it is not valid parquet: {said_by(error)}.") from error
+    ids = next((name for name in table.column_names if name.lower() in ID_COLUMNS), None)
+    if ids is None:
+        right = f"One must be called {', '.join(sorted(ID_COLUMNS)[1:5])}..."
+        raise DataError(path, f"no column of ids is among {some_of(table.column_names, _SHOWN)}.", right=right)
+    names = tuple(map(str, table.column(ids).to_pylist()))
+    others = [name for name in table.column_names if name != ids]
+    lists = [name for name in others if table.schema.field(name).type.num_fields]
+    if len(lists) == 1:
+        return VectorTable(names, _rows_of_lists(table.column(lists[0]).to_pylist(), path))
+    if lists or not others:
+        right = "Store one list per row, or one column per number."
+        raise DataError(path, f"{len(lists)} columns contain lists.", right=right)
+    try:
+        columns = [np.asarray(table.column(name).to_numpy(), dtype=np.float32) for name in others]
+    except (ValueError, TypeError) as error:
+        right = "All columns except the ids must be numbers."
+        raise DataError(path, f"a column holds no numbers: {error}.", right=right) from error
+    return VectorTable(names, np.stack(columns, axis=1), tuple(others))
+
+
+def _rows_of_lists(rows: Sequence[list[float] | None], path: Path) -> NDArray[np.float32]:
+    """One list per row as (N, D); DataError names the first row that is missing or of another length."""
+    lengths = [-1 if row is None else len(row) for row in rows]
+    wrong = next((i for i, length in enumerate(lengths) if length != max(lengths[0], 0)), None)
+    if wrong is not None:
+        raise DataError(f"{path}, row {wrong}", "its list has another length than the first.")
+    return np.array(rows, dtype=np.float32).reshape(len(rows), -1)
+
+
+FORMS: dict[str, Callable[[Path], VectorTable]] = {
+    ".npz": from_npz,
+    ".npy": from_npy,
+    ".csv": from_lines,
+    ".tsv": from_lines,
+    ".safetensors": from_safetensors,
+    ".dat": from_dat,
+    ".json": from_scores,
+    ".parquet": from_parquet,
+}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what a damaged file raises into a DataError."""
+    try:
+        yield
+    except (*DAMAGED, SafetensorError) as error:
+        message = said_by(error)
+        do = "Save text with dtype=str: arrays of objects are pickles." if "pickle" in message else ""
+        raise DataError(path, f"it cannot be read: {message}.", do=do) from error
+
+
+def _check_unpacked(path: Path, archive: zipfile.ZipFile | None) -> None:
+    """Refuses an archive that unpacks to far more than it is: 3 MB of zeros can become 3 GB."""
+    entries = archive.infolist() if archive else []
+    unpacked, packed = (sum(getattr(entry, name) for entry in entries) for name in ("file_size", "compress_size"))
+    if unpacked > MAX_UNPACKED and unpacked > MAX_RATIO * packed:
+        what = f"it unpacks to {unpacked:,} bytes, {unpacked // max(packed, 1):,} times its compressed size."
+        do = "If the file is trusted, save it without compression: np.savez."
+        raise DataError(path, what, right=f"At most {MAX_RATIO} times.", do=do)
+
+
+def _check_names(path: Path, found: Iterable[str], held: Iterable[str]) -> None:
+    if lacking := sorted({"ids", "features"} - set(found), reverse=True):
+        what = f"it holds no {' and no '.join(lacking)}, but {some_of(sorted(held), _SHOWN) or 'nothing'}."
+        raise DataError(path, what, right="ids (N,), features (N, D), vocabulary (D,) if known.")
+
+
+def _texts(path: Path, array: NDArray[Any] | None) -> tuple[str, ...]:
+    """An array of text, bytes (as UTF-8) or whole numbers as names."""
+    if array is None:
+        return ()
+    if array.ndim != 1 or array.dtype.kind not in "USiu":
+        what = f"names are an array {array.shape} of {array.dtype}."
+        raise DataError(path, what, right="They must be a 1-D array of strings.")
+    if array.dtype.kind == "S":
+        return tuple(name.decode("utf-8", "surrogateescape") for name in array.tolist())
+    return tuple(map(str, array.tolist()))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    """A JSON list, or a name a line."""
+    if not text.lstrip().startswith("["):
+        return tuple(text.splitlines())
+    return tuple(map(str, json.loads(text)))
+
+
+def _ids_beside(path: Path) -> tuple[str, ...]:
+    """The ids of a file that holds numbers alone: a line each, an array of text, or the first column of a CSV."""
+    readers = {".ids.txt": _lines, "_ids.npy": _text_array, ".csv": first_column}
+    files = {path.with_name(path.stem + ending): read for ending, read in readers.items()}
+    for file, read in files.items():
+        if file.is_file():
+            return read(file)
+    what = "it holds only numbers, and there is no file of ids next to it."
+    right = f"Looked for {', '.join(file.name for file in files)}."
+    raise DataError(path, what, right=right, do="Create one of them, with one id per row.")
+
+
+def _vocabulary_beside(path: Path) -> tuple[str, ...]:
+    names = path.with_name(VOCABULARY.format(path.stem))
+    return _lines(names) if names.is_file() else ()
+
+
+def _lines(path: Path) -> tuple[str, ...]:
+    return tuple(read_text(path).removesuffix("\n").split("\n"))
+
+
+def _text_array(path: Path) -> tuple[str, ...]:
+    with _readable(path):
+        return _texts(path, np.load(path, allow_pickle=False))
 
 
 def read_vectors(path: Path) -> VectorTable:

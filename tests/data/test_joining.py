@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from multistream.data.table import VectorTable
-from multistream.data.vectors.joined import join
-from multistream.data.vectors.path_match import match
+from multistream.data.vectors.joining import join, match
 from multistream.errors import DataError
 
 

@@ -1,0 +1,194 @@
+"""Joining: numbers brought to the order of names that a network reads, and the vector of each image, found by id."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import compress
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multistream.data.filenames import path_ends
+from multistream.data.table import VectorTable
+from multistream.errors import DataError, some_of
+from multistream.recipe import MissingVectors
+
+
+def align(
+    vectors: VectorTable, vocabulary: Sequence[str] = (), *, width: int = 0, where: str = "vectors"
+) -> VectorTable:
+    """The vectors with their D numbers in the order of `vocabulary`, by name; DataError where names are missing.
+
+    Names that are not asked for are left out. Of a name that occurs twice, the first goes with the first. Where
+    either side has no names the numbers stay as they are, and there must be `width` of them (0: any number).
+
+    >>> import numpy as np
+    >>> table = VectorTable(("a.jpg",), np.float32([[1, 2]]), ("old car", "sunny day"))
+    >>> align(table, ("sunny day", "old car")).features.tolist()
+    [[2.0, 1.0]]
+    """
+    expected, given = tuple(vocabulary), vectors.vocabulary
+    if expected and given and expected != given:
+        _check_names(expected, given, where)
+        place = {name: column for column, name in enumerate(_numbered(given))}
+        columns = [place[name] for name in _numbered(expected)]
+        vectors = replace(vectors, features=vectors.features[:, columns], vocabulary=expected)
+    width = width or len(expected)
+    if width and vectors.features.shape[1] != width:
+        what = f"the vectors have {vectors.features.shape[1]:,} numbers per image."
+        raise DataError(where, what, right=f"The stream reads {width:,}.", do="Pass vectors with its vocabulary.")
+    return vectors
+
+
+def _check_names(expected: Sequence[str], given: Sequence[str], where: str) -> None:
+    """Refuses a vocabulary that lacks names, or repeats one more or less often, which is ambiguous."""
+    wanted, had = Counter(expected), Counter(given)
+    if lacking := [name for name in wanted if name not in had]:
+        what = f"{len(lacking):,} of the {len(wanted):,} names that the stream reads are missing: "
+        right = f"The file has {len(given):,} names, such as {given[0]!r}."
+        do = "Pass vectors with the vocabulary used in training."
+        raise DataError(where, f"{what}{some_of(map(repr, lacking))}.", right=right, do=do)
+    if unlike := [name for name in wanted if wanted[name] != had[name]]:
+        name = unlike[0]
+        what = f"{name!r} is {had[name]} of the file's names, but {wanted[name]} of the expected names"
+        right = "Each name must occur equally often in both."
+        raise DataError(where, f"{what} ({len(unlike):,} such names).", right=right)
+
+
+def _numbered(names: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Each name with how often it stood there before."""
+    seen: Counter[str] = Counter()
+    for name in names:
+        yield name, seen[name]
+        seen[name] += 1
+
+
+_DONE = {"mean": "given the mean of the training split", "zero": "given zeros", "skip": "left out"}
+
+
+@dataclass(frozen=True)
+class Matched:
+    """For each image the row that is its own, `rows` (N,) int64, -1 for none; `by_suffix` were not found by id."""
+
+    rows: NDArray[np.int64]
+    by_suffix: int
+
+
+def match(ids: Sequence[str], names: Sequence[str], *, where: str) -> Matched:
+    """Pairs images and names: equal ones first, then each with the one whose path ends alike for longest.
+
+    Both must be each other's longest, and one must hold the other whole: `joy/1.jpg` and `set/joy/1.jpg`. Where no id
+    is equal, a common folder is enough, `images/joy/1.jpg` and `set/joy/1.jpg`; a common file name never is, or a photo
+    without a name would take that of one in another folder. Where either side has several of them, a DataError counts
+    the images and shows one. Names that occur twice count once.
+    """
+    row_of: dict[str, int] = {}
+    for row, name in enumerate(names):
+        row_of.setdefault(name, row)
+    wanted = dict.fromkeys(ids)
+    others = [image for image in wanted if image not in row_of]
+    pairs = _by_suffix(
+        others,
+        [name for name in row_of if name not in wanted],
+        common_folder=len(others) == len(wanted),
+        where=where,
+    )
+    rows = np.array([row_of.get(pairs.get(image, image), -1) for image in ids], dtype=np.int64)
+    return Matched(rows, sum(image in pairs for image in ids))
+
+
+def _by_suffix(images: Sequence[str], names: Sequence[str], *, common_folder: bool, where: str) -> dict[str, str]:
+    """{image: name} of those that are each other's longest common suffix, in whole path components.
+
+    One must hold the other whole; with `common_folder` a suffix with a folder in it will do.
+    """
+    of_images = _by_longest_end(images, {end for name in names for end in path_ends(name)})
+    of_names = _by_longest_end(names, {end for image in images for end in path_ends(image)})
+    pairs = [(end, of_images[end], of_names[end]) for end in of_images if end in of_names]
+    both = [
+        (left, right)
+        for end, left, right in pairs
+        if (common_folder and "/" in end) or end in {path_ends(path)[0] for path in (*left, *right)}
+    ]
+    unclear = [(left, right) for left, right in both if len(left) > 1 or len(right) > 1]
+    if unclear:
+        count = sum(len(left) for left, _ in unclear)
+        left, right = (some_of(map(repr, paths)) for paths in unclear[0])
+        what = f"{count:,} of {len(images):,} images can be joined in several ways, as {left} with {right}."
+        raise DataError(where, what, do="Include enough folders in the ids to make them unique.")
+    return {left[0]: right[0] for left, right in both}
+
+
+def _by_longest_end(paths: Iterable[str], ends: set[str]) -> Mapping[str, list[str]]:
+    """The paths under the longest of `ends` that each has."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        if longest := next((end for end in path_ends(path) if end in ends), ""):
+            found[longest].append(path)
+    return found
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Vectors in the order of the images: `rows` (N, D) float32; `present` (N,) is False where none could be had.
+
+    Such rows hold zeros until they are filled in. `notes` report how many were joined, and what was missing.
+    """
+
+    rows: NDArray[np.float32]
+    present: NDArray[np.bool_]
+    notes: tuple[str, ...]
+
+
+def join(
+    ids: Sequence[str], vectors: VectorTable, *, missing: MissingVectors = "error", where: str = "vectors"
+) -> Joined:
+    """The vectors of the images `ids`, by id; elsewhere by the longest path suffix that is unique on both sides.
+
+    An image has none if no id ends like its own, or if its numbers are not all finite. `missing` says what then:
+    "error" is a DataError with counts and names, and so is any policy if no image has one. DataError also if a join
+    could be meant in several ways, and if an id has two vectors that differ.
+
+    >>> table = VectorTable(("set/joy/1.jpg", "set/joy/2.jpg"), np.float32([[1], [2]]))
+    >>> join(["joy/2.jpg"], table).rows.tolist()
+    [[2.0]]
+    """
+    repeated = repeated_ids(vectors, where)
+    matched = match(ids, vectors.ids, where=where)
+    found = matched.rows >= 0
+    finite = np.asarray(np.isfinite(vectors.features).all(axis=1))
+    present = found & finite[matched.rows]
+    faults = (
+        _counted(list(compress(ids, ~found)), "without a vector"),
+        _counted(list(compress(ids, found & ~present)), "with NaN or Inf in their vector"),
+    )
+    message = list(filter(None, faults))
+    if message and (missing == "error" or not present.any()):
+        what = f"of {len(ids):,} images there are {' and '.join(message)}."
+        right = f"The {len(vectors.ids):,} ids of the file are paths such as {vectors.ids[0]!r}."
+        others = "Set data.missing_vectors to skip, mean or zero to continue with the others."
+        raise DataError(where, what, right=right, do=others if present.any() else "Check both.")
+    rows = np.zeros((len(ids), vectors.features.shape[1]), np.float32)
+    rows[present] = vectors.features[matched.rows[present]]
+    how = f", {matched.by_suffix:,} of them by path suffix" if matched.by_suffix else ""
+    summary = f"vectors found for {present.sum():,} of {len(ids):,} images{how}"
+    return Joined(rows, present, (summary, *repeated, *(f"{fault}: {_DONE[missing]}" for fault in message)))
+
+
+def _counted(names: Sequence[str], what: str) -> str:
+    """The number of images, what is wrong with them, and the first ones; nothing for none."""
+    return f"{len(names):,} images {what} ({some_of(map(repr, names))})" if names else ""
+
+
+def repeated_ids(vectors: VectorTable, where: str) -> tuple[str, ...]:
+    """A note on ids that stand there again with the same vector; DataError where it is another."""
+    first: dict[str, int] = {}
+    again = [(name, row) for row, name in enumerate(vectors.ids) if first.setdefault(name, row) != row]
+    features = vectors.features
+    unlike = [name for name, row in again if not np.array_equal(features[first[name]], features[row], equal_nan=True)]
+    if unlike:
+        what = f"{len(unlike):,} ids occur twice with different numbers, {unlike[0]!r} first."
+        raise DataError(where, what, do="Keep one vector per image.")
+    return (f"{len(again):,} ids occur twice with the same vector",) if again else ()
