@@ -13,8 +13,9 @@ import numpy as np
 from multistream.batch.columns import PATH, STATUS
 from multistream.batch.extractor import Extractor
 from multistream.batch.predictor import Predictor
+from multistream.data.file_formats import is_image
 from multistream.data.given_photos import IN_MEMORY, given_photos
-from multistream.data.urls import is_image, is_url
+from multistream.data.urls import is_url
 from multistream.errors import DataError, PluginError
 from multistream.inference.groups import GROUP
 from multistream.inference.predict import Prediction

@@ -8,6 +8,8 @@ from __future__ import annotations
 import io
 import os
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -82,17 +84,19 @@ class Decoder:
     draft: bool = True
 
     def __post_init__(self) -> None:
-        if self.resize not in ("squash", "crop"):
-            raise UsageError("data.resize", f"{self.resize!r} is unknown.", right="It must be 'squash' or 'crop'.")
-        if self.size < 1 or self.min_side < 1:
-            raise UsageError("data", f"size {self.size} and min_side {self.min_side} must be at least 1.")
-        if self.max_pixels < 1 or (Image.MAX_IMAGE_PIXELS and self.max_pixels > 2 * Image.MAX_IMAGE_PIXELS):
-            limit = f"It must lie between 1 and {2 * (Image.MAX_IMAGE_PIXELS or 0):,}, where Pillow stops."
-            raise UsageError("data.max_pixels", f"{self.max_pixels:,} is out of range.", right=limit)
-        if len(self.background) != 3 or not all(0 <= value <= 255 for value in self.background):
-            raise UsageError(
-                "data.background", f"{self.background} is not a colour.", right="Use three values from 0 to 255."
-            )
+        most = 2 * (Image.MAX_IMAGE_PIXELS or self.max_pixels)
+        limit = f"It must lie between 1 and {most:,}, where Pillow stops."
+        is_colour = len(self.background) == 3 and all(0 <= value <= 255 for value in self.background)
+        resizes, sizes = ("squash", "crop"), (self.size, self.min_side)
+        checks = (
+            (self.resize in resizes, ".resize", f"{self.resize!r} is unknown.", "It must be 'squash' or 'crop'."),
+            (min(sizes) >= 1, "", f"size {self.size} and min_side {self.min_side}.", "They must be at least 1."),
+            (1 <= self.max_pixels <= most, ".max_pixels", f"{self.max_pixels:,} is out of range.", limit),
+            (is_colour, ".background", f"{self.background} is not a colour.", "Use three values from 0 to 255."),
+        )
+        for is_right, name, what, right in checks:
+            if not is_right:
+                raise UsageError(f"data{name}", what, right=right)
 
     @property
     def version(self) -> str:
@@ -121,23 +125,16 @@ class Decoder:
         is_png = data.startswith(png.SIGNATURE)
         if wrong := "empty" if not data else png.fault(data) if is_png else "":
             raise BadImage(path, wrong)
-        try:
+        # Pillow's decoders raise whatever a damaged file makes them stumble over: struct.error, KeyError, zlib.error...
+        with _bad_image(path, lambda error: _reason(error, data)):
             try:
                 return self._photo(data, path)
             except (ValueError, SyntaxError, UnidentifiedImageError):
                 if not is_png:
                     raise
-                # A text or profile that is broken, or unpacks to more than Pillow bears: the picture may be good.
-                photo = self._photo(png.without_texts(data), path)
-                return replace(photo, notes=(*photo.notes, "text or profile left out"))
-        except (BadImage, MemoryError):
-            raise
-        except CannotConvert as error:
-            raise BadImage(path, str(error)) from error
-        # Pillow's decoders raise whatever a damaged file makes them stumble over: struct.error, KeyError, zlib.error...
-        except Exception as error:
-            reason = _reason(error, data)
-            raise BadImage(path, reason, _summary(error) or _what_to_do(reason)) from error
+            # A text or profile that is broken, or unpacks to more than Pillow bears: the picture may be good.
+            photo = self._photo(png.without_texts(data), path)
+            return replace(photo, notes=(*photo.notes, "text or profile left out"))
 
     def content(self, path: Path) -> bytes:
         """The bytes of a regular file of bearable size; BadImage if it is none."""
@@ -156,17 +153,10 @@ class Decoder:
 
     def from_picture(self, picture: Image.Image, *, path: Path) -> Photo:
         """As `decode`, for a picture in memory, which is left as it is: turned by its EXIF, converted, resized."""
-        try:
+        mode = f"mode {picture.mode} cannot be converted to RGB"  # which Pillow says with a ValueError
+        with _bad_image(path, lambda error: mode if isinstance(error, ValueError) else "damaged"):
             self._check_size(picture.size, picture.size, path)
-            return self._laid_out(picture, box=(0, 0, *picture.size))
-        except (BadImage, MemoryError):
-            raise
-        except CannotConvert as error:
-            raise BadImage(path, str(error)) from error
-        except ValueError as error:  # a mode that Pillow brings to no other
-            raise BadImage(path, f"mode {picture.mode} cannot be converted to RGB") from error
-        except Exception as error:  # a lazy picture is decoded here
-            raise BadImage(path, "damaged", _summary(error)) from error
+            return self._laid_out(picture, box=(0, 0, *picture.size))  # a lazy picture is decoded here
 
     def _check_size(self, size: tuple[int, int], decoded: tuple[int, int], path: Path) -> None:
         """Refuses a picture of this `size` that is too small, or takes too much memory as it is `decoded`."""
@@ -211,6 +201,20 @@ class Decoder:
         canvas = Image.new("RGB", image.size, self.background)
         canvas.paste(image, mask=image)
         return canvas
+
+
+@contextmanager
+def _bad_image(path: Path, reason: Callable[[Exception], str]) -> Iterator[None]:
+    """Whatever is raised becomes a BadImage; `reason` puts it into a few words."""
+    try:
+        yield
+    except (BadImage, MemoryError):
+        raise
+    except CannotConvert as error:
+        raise BadImage(path, str(error)) from error
+    except Exception as error:
+        why = reason(error)
+        raise BadImage(path, why, _summary(error) or _what_to_do(why)) from error
 
 
 def central_square(width: float, height: float) -> tuple[float, float, float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 ALLOWED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Pillow's names of the formats that may be decoded; every further decoder is one more way in for a hostile file."""
 
@@ -13,6 +15,12 @@ SUFFIXES = frozenset(
     )
 )
 """Names of image files end so, in small letters; not all of them are decoded."""
+
+
+def is_image(path: str) -> bool:
+    """Whether a path ends as an image does."""
+    return PurePosixPath(path).suffix.lower() in SUFFIXES
+
 
 _SIGNATURES = (
     (0, b"\xff\xd8\xff", "JPEG"),
@@ -53,7 +61,5 @@ def recognise(data: bytes) -> str:
     >>> recognise(b"%!PS-Adobe-3.0 EPSF-3.0")
     'EPS'
     """
-    for place, signature, name in _SIGNATURES:
-        if data.startswith(signature, place):
-            return name
-    return "SVG" if b"<svg" in data[:2048].lower() else ""
+    found = (name for place, signature, name in _SIGNATURES if data.startswith(signature, place))
+    return next(found, "SVG" if b"<svg" in data[:2048].lower() else "")

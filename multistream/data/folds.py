@@ -15,10 +15,10 @@ from multistream.data.stratified import fold_numbers, two_parts
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError, did_you_mean
 
-Groups = NDArray[np.int64]
+Indices = NDArray[np.int64]
 
 
-def photo_groups(table: Table, source: str) -> Groups | None:
+def photo_groups(table: Table, source: str) -> Indices | None:
     """The group (N,) of each photo; None where `source` is empty.
 
     `source` is a column of the data set's CSV, or a CSV file of its own with the columns path and group, whose paths
@@ -26,23 +26,23 @@ def photo_groups(table: Table, source: str) -> Groups | None:
     """
     if not source:
         return None
-    if source in table.columns:
-        cells = table.columns[source]
-    elif Path(source).expanduser().is_file():
-        rows = read_columns(Path(source).expanduser(), ("path", "group"))
-        named = {name: group for _, (name, group) in rows}
-        cells = tuple(named.get(name, "") for name in table.ids)
-        if not any(cells):
-            raise DataError(source, "it contains none of the photos.", right=f"Paths look like {table.ids[0]!r}.")
-    else:
+    path = Path(source).expanduser()
+    if source not in table.columns and not path.is_file():
         right = did_you_mean(source, table.columns) if table.columns else "The data set has no further columns."
         do = "Pass a column of the CSV, or a CSV file with the columns path and group."
         raise UsageError("data.groups", f"{source!r} is neither a column nor a file.", right=right, do=do)
+    cells = table.columns[source] if source in table.columns else _cells_of_file(table, path)
     keys = [cell.strip() or f"\0{i}" for i, cell in enumerate(cells)]  # no name of a file or a cell holds a NUL
     return np.unique(keys, return_inverse=True)[1].astype(np.int64)
 
 
-Indices = NDArray[np.int64]
+def _cells_of_file(table: Table, path: Path) -> tuple[str, ...]:
+    """The group of each photo in a CSV file, "" for those without a line."""
+    named = {name: group for _, (name, group) in read_columns(path, ("path", "group"))}
+    cells = tuple(named.get(name, "") for name in table.ids)
+    if not any(cells):
+        raise DataError(path, "it contains none of the photos.", right=f"Paths look like {table.ids[0]!r}.")
+    return cells
 
 
 def fold_rows(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from multistream.data.file_formats import SUFFIXES
+from multistream.data.file_formats import is_image
 from multistream.errors import DataError
 
 HIDDEN = "hidden or system files and folders"
@@ -70,19 +70,22 @@ class _Walk:
         elif entry.is_symlink() and not self.allow_outside and not is_inside(os.path.realpath(entry), self.real):
             self.ignored[OUTSIDE] += 1
         elif entry.is_dir():
-            status = entry.stat()
-            identity = (status.st_dev, status.st_ino)
-            if identity in above:
-                self.ignored[LOOPS] += 1
-                return
-            self.folders.append(name)
-            self.enter(Path(entry.path), f"{name}/", above | {identity})
+            self._take_folder(entry, name, above)
         elif not entry.is_file():
             self.ignored[IRREGULAR] += 1
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
+        elif is_image(entry.name):
             self.ids.append(name)
         else:
             self.ignored[OTHER] += 1
+
+    def _take_folder(self, entry: os.DirEntry[str], name: str, above: frozenset[tuple[int, int]]) -> None:
+        status = entry.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            self.ignored[LOOPS] += 1
+            return
+        self.folders.append(name)
+        self.enter(Path(entry.path), f"{name}/", above | {identity})
 
 
 def list_images(root: Path, *, allow_outside: bool = False, strict: bool = True) -> Listing:

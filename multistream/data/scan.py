@@ -10,6 +10,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -93,29 +94,29 @@ def scan(
     `tick` is called with 1 after each image.
     """
     seen, unreadable = _read_all(table, decoder, workers=workers, tick=tick)
-    part_of = dict(enumerate(table.parts or ())) | {int(i): name for name, rows in (parts or {}).items() for i in rows}
+    part_of = dict(enumerate(table.parts or ()))
+    for name, rows in (parts or {}).items():
+        part_of |= dict.fromkeys(map(int, rows), name)
     same_bytes = _same_bytes(seen)
     flat = [i for i, each in seen.items() if each.deviation < FLAT]
-    looks = {i: each.looks for i, each in seen.items() if each.deviation >= FLAT}
-    remarks = Counter(note for each in seen.values() for note in each.notes)
     counts = np.bincount(table.labels, minlength=len(table.classes))
-
-    def named(groups: Iterable[list[int]]) -> tuple[tuple[str, ...], ...]:
-        return tuple(tuple(table.ids[i] for i in group) for group in groups)
-
     return Scan(
         name=table.name,
         images=len(table),
         classes=dict(zip(table.classes, counts.tolist(), strict=True)),
         unreadable=unreadable,
-        duplicates=named(same_bytes),
-        across_parts=named(group for group in same_bytes if len(set(map(part_of.get, group))) > 1),
-        contradictory=named(group for group in same_bytes if len(set(table.labels[group].tolist())) > 1),
-        same_picture=named(_alike(looks)),
+        duplicates=_named(table, same_bytes),
+        across_parts=_named(table, (group for group in same_bytes if len(set(map(part_of.get, group))) > 1)),
+        contradictory=_named(table, (group for group in same_bytes if len(np.unique(table.labels[group])) > 1)),
+        same_picture=_named(table, _alike({i: seen[i].looks for i in seen.keys() - set(flat)})),
         one_colour=tuple(table.ids[i] for i in flat),
-        remarks=dict(sorted(remarks.items())),
+        remarks=dict(sorted(Counter(chain.from_iterable(each.notes for each in seen.values())).items())),
         notes=table.notes,
     )
+
+
+def _named(table: Table, groups: Iterable[list[int]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(table.ids[i] for i in group) for group in groups)
 
 
 def _read_all(

@@ -99,17 +99,21 @@ class Table:
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Table:
         """The images with these indices, in this order; vectors stay whole, they are joined by id."""
-        chosen = [int(i) for i in indices]
+        chosen = np.asarray(indices, dtype=np.int64)
         return replace(
             self,
-            ids=tuple(self.ids[i] for i in chosen),
+            ids=_rows(self.ids, chosen),
             labels=self.labels[chosen],
             votes=None if self.votes is None else self.votes[chosen],
             label_sets=None if self.label_sets is None else self.label_sets[chosen],
-            parts=None if self.parts is None else tuple(self.parts[i] for i in chosen),
-            maps={name: tuple(paths[i] for i in chosen) for name, paths in self.maps.items()},
-            columns={name: tuple(cells[i] for i in chosen) for name, cells in self.columns.items()},
+            parts=None if self.parts is None else _rows(self.parts, chosen),
+            maps={name: _rows(paths, chosen) for name, paths in self.maps.items()},
+            columns={name: _rows(cells, chosen) for name, cells in self.columns.items()},
         )
+
+
+def _rows(column: Sequence[str], indices: NDArray[np.int64]) -> tuple[str, ...]:
+    return tuple(column[i] for i in indices.tolist())
 
 
 def _first_fault(*checks: tuple[bool | np.bool_, str]) -> str:

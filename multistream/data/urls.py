@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from multistream.data.file_formats import SUFFIXES
-from multistream.errors import DataError, PluginError, UsageError
+from multistream.data.file_formats import is_image
+from multistream.errors import DataError, PluginError, UsageError, said_by
 from multistream.files import cache_root, clean, make_folder, remove, temporary, writing
 
 if TYPE_CHECKING:
@@ -70,11 +70,6 @@ def photos_at(url: str) -> Iterator[str]:
         yield from (str(system.unstrip_protocol(name)) for name in system.find(path) if is_image(name))
 
 
-def is_image(path: str) -> bool:
-    """Whether a path ends as an image does."""
-    return PurePosixPath(path).suffix.lower() in SUFFIXES
-
-
 @contextmanager
 def reported(url: str) -> Iterator[None]:
     """What a storage raises becomes a DataError."""
@@ -83,10 +78,8 @@ def reported(url: str) -> Iterator[None]:
     except (DataError, MemoryError):
         raise
     except Exception as error:  # each storage has classes of its own
-        said = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(
-            url, f"it cannot be read: {said}.", do="Check the address, the network and the access."
-        ) from error
+        do = "Check the address, the network and the access."
+        raise DataError(url, f"it cannot be read: {said_by(error)}.", do=do) from error
 
 
 AT_ONCE: Final = 64
@@ -132,16 +125,21 @@ def _update(
     missing = [n for n, path in paths.items() if have.get(n) != stamps[path] or not (folder / n).is_file()]
     for start in range(0, len(missing), AT_ONCE):
         names = missing[start : start + AT_ONCE]
-        with temporary(folder) as place:
-            place.mkdir()
-            files = [place / str(number) for number in range(len(names))]
-            with reported(url):
-                system.get([paths[name] for name in names], [str(file) for file in files])
-            for name, file in zip(names, files, strict=True):
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                file.replace(folder / name)
+        _copy(system, url, folder, {name: paths[name] for name in names})
         with writing(folder), (folder / RECORD).open("a", encoding="utf-8") as record:
             record.writelines(json.dumps([name, stamps[paths[name]]]) + "\n" for name in names)
+
+
+def _copy(system: AbstractFileSystem, url: str, folder: Path, paths: Mapping[str, str]) -> None:
+    """Copies these files at once, and puts them into their places when all are there."""
+    with temporary(folder) as place:
+        place.mkdir()
+        files = {name: place / str(number) for number, name in enumerate(paths)}
+        with reported(url):
+            system.get(list(paths.values()), list(map(str, files.values())))
+        for name, file in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            file.replace(folder / name)
 
 
 def _recorded(record: Path) -> dict[str, str]:
