@@ -59,10 +59,8 @@ def lookups_of(batch: Columns, inputs: Mapping[str, Input]) -> dict[str, Lookup]
     """The columns of vectors (N, D) and maps (N, C, S, S), by stream key; a column is called by key or input name."""
     found: dict[str, Lookup] = {}
     for key, each in inputs.items():
-        if isinstance(each, Image):
-            continue
         name = next((name for name in (key, each.name) if name in batch), None)
-        if name is not None:
+        if name is not None and not isinstance(each, Image):
             found[key] = ByOrder(batch[name], _shape(each), f"batch.{name}")
     return found
 

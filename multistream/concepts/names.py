@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from pathlib import Path
 
 from multistream.errors import DataError
@@ -24,11 +25,13 @@ def read_names(path: str | Path) -> tuple[str, ...]:
         raise DataError(path, f"it cannot be read: {error}.", right=RIGHT) from error
     if not names:
         raise DataError(path, "it holds no names.", right=RIGHT)
-    seen: dict[str, int] = {}
+    places: dict[str, list[int]] = defaultdict(list)
     for number, name in enumerate(names, start=1):
-        if first := seen.get(shown(name).casefold()):
-            raise DataError(path, f"{name!r} occurs twice, as names {first} and {number}.", do="Remove one.")
-        seen[shown(name).casefold()] = number
+        places[shown(name).casefold()].append(number)
+    if twice := next((found for found in places.values() if len(found) > 1), None):
+        first, second, *_ = twice
+        what = f"{names[second - 1]!r} occurs twice, as names {first} and {second}."
+        raise DataError(path, what, do="Remove one.")
     return names
 
 

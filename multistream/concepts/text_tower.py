@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from multistream.concepts.bank import ConceptBank
 from multistream.concepts.names import shown
-from multistream.errors import PluginError, UsageError, WeightsError, did_you_mean
+from multistream.errors import PluginError, UsageError, WeightsError, did_you_mean, said_by
 
 TEMPLATE = "a photo of {}"
 """The sentence that a name is put into, where none is given."""
@@ -100,13 +100,17 @@ def _open_clip() -> ModuleType:
 def _check(open_clip: ModuleType, model: str, weights: str, templates: Sequence[str]) -> None:
     """Refuses what open_clip does not know, before anything is built or fetched."""
     for template in templates:
-        if template.count("{}") != 1 or re.sub(r"\{\}", "", template) != template.format(""):
+        if template.count("{}") != 1 or template.replace("{}", "") != template.format(""):
             right = f"It has {{}} once, where the name goes, as in {TEMPLATE!r}."
             raise UsageError("--template", f"{template!r} has no place for the name.", right=right)
-    if ":" in model:
-        if weights:
-            raise UsageError("--weights", f"{model} brings its own weights.", do="Leave --weights out.")
-        return
+    if ":" not in model:
+        _check_weights(open_clip, model, weights)
+    elif weights:
+        raise UsageError("--weights", f"{model} brings its own weights.", do="Leave --weights out.")
+
+
+def _check_weights(open_clip: ModuleType, model: str, weights: str) -> None:
+    """Refuses a model of open_clip's, or weights of it, that are not there."""
     if open_clip.get_model_config(model) is None:
         raise UsageError("--model", f"open_clip has no {model!r}.", right=did_you_mean(model, open_clip.list_models()))
     tags = open_clip.list_pretrained_tags_by_model(model)
@@ -129,9 +133,8 @@ def _loaded(open_clip: ModuleType, model: str, weights: str, device: str | torch
         )
         return network.eval(), open_clip.get_tokenizer(model)
     except Exception as error:  # a file may be damaged and a hub unreachable in any way
-        line = (str(error).strip() or type(error).__name__).partition("\n")[0][:200].rstrip(".")
         do = "Check the network, or pass --weights FILE."
-        raise WeightsError("--weights", f"{model} {weights} cannot be loaded: {line}.", do=do) from error
+        raise WeightsError("--weights", f"{model} {weights} cannot be loaded: {said_by(error)}.", do=do) from error
 
 
 def _image_model(network: Any, weights: str, model: str) -> str:

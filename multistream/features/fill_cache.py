@@ -83,33 +83,39 @@ def extract(
     instance are unknown.
     """
     request = ExtractionRequest(data, label, inputs or {}, device, precision, streams or {})
-    path = Path(out).expanduser() if out is not None else None
-    if path is not None and path.suffix.lower() != ".npz":
-        raise DataError("--out", f"{path.name} does not end in .npz.", do="Choose a name that ends in .npz.")
+    path = _npz(out) if out is not None else None
     started = time.perf_counter()
+    width, verified = 0, None
     with processes() as ranks:
         console = (console or Console(quiet=True)) if ranks.is_first else Console.silent()
         views = parse_views(",".join(views))
         subject = subject_of(source, request, say=console.say)
         columns = columns_of(subject, views, stages)
         filled, tasks, speed = _fill(subject, views, console, ranks)
-        width, verified = 0, None
-        if ranks.is_first:  # it alone writes and verifies
-            width = write_features(path, columns, tasks, subject.photos) if path is not None else 0
-            verified = _verify(tasks, subject, sample, seed, console) if sample is not None else None
+        if ranks.is_first and path is not None:  # it alone writes and verifies
+            width = write_features(path, columns, tasks, subject.photos)
+        if ranks.is_first and sample is not None:
+            verified = _verify(tasks, subject, sample, seed, console)
         ranks.wait_for_first()
     photos = subject.photos
     return Extraction(
-        photos.table.name,
-        len(photos),
-        {printable(photos.table.ids[i]): reason for i, reason in sorted(photos.bad.items())},
-        filled,
-        round(time.perf_counter() - started, 3),
-        speed,
-        str(out or ""),
-        width,
-        verified,
+        data=photos.table.name,
+        images=len(photos),
+        bad={printable(photos.table.ids[i]): reason for i, reason in sorted(photos.bad.items())},
+        streams=filled,
+        seconds=round(time.perf_counter() - started, 3),
+        images_per_second=speed,
+        out=str(out or ""),
+        width=width,
+        verified=verified,
     )
+
+
+def _npz(out: str | Path) -> Path:
+    path = Path(out).expanduser()
+    if path.suffix.lower() != ".npz":
+        raise DataError("--out", f"{path.name} does not end in .npz.", do="Choose a name that ends in .npz.")
+    return path
 
 
 def _fill(

@@ -110,12 +110,9 @@ class ShardIndex:
             place = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
             held = self.keys[place] == keys
             numbers[held], rows[held] = self.numbers[place[held]], self.rows[place[held]]
-        if self.recent:
-            found = [(i, self.recent[key]) for i, key in enumerate(keys.tolist()) if key in self.recent]
-            for i, (number, row) in found:
-                numbers[i], rows[i] = number, row
-        if self.gone:
-            numbers[np.isin(numbers, list(self.gone))] = -1
+        for i in [i for i, key in enumerate(keys.tolist()) if key in self.recent] if self.recent else ():
+            numbers[i], rows[i] = self.recent[int(keys[i])]
+        numbers[np.isin(numbers, list(self.gone))] = -1
         return numbers, rows
 
     def fold(self) -> None:

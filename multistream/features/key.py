@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import cache
@@ -119,8 +120,13 @@ def package_version(name: str) -> str:
     file = _file_of(name)
     if file is not None and file.name != "__init__.py":
         return sha256_file(file)
+    return _hash_of_folders([Path(folder) for folder in getattr(sys.modules.get(name), "__path__", ())])
+
+
+def _hash_of_folders(folders: Iterable[Path]) -> str:
+    """The sha256 of the names and contents of a package's files of code."""
     digest = hashlib.sha256()
-    for folder in map(Path, getattr(sys.modules.get(name), "__path__", ())):
+    for folder in folders:
         for path in sorted(path for path in folder.rglob("*") if path.suffix in CODE):
             digest.update(f"{path.relative_to(folder).as_posix()} {sha256_file(path)}\n".encode())
     return digest.hexdigest()

@@ -47,6 +47,14 @@ def fit(
     placed, ignored = _placed(_without_lightning(module, tensors), rename, tuple(ignore), where)
     _check_finite(placed, where)
     own = module.state_dict()
+    _check_fit(placed, own, where)
+    for name, tensor in placed.items():
+        own[name].copy_(tensor)
+    return Fitted(len(placed), ignored)
+
+
+def _check_fit(placed: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> None:
+    """WeightsError with all that keeps these tensors from the places of a module's own."""
     both = {name: (tensor, own[name]) for name, tensor in placed.items() if name in own}
     shapes = {name: pair for name, pair in both.items() if pair[0].shape != pair[1].shape}
     kinds = {name: pair for name, pair in both.items() if pair[0].is_floating_point() != pair[1].is_floating_point()}
@@ -56,18 +64,16 @@ def fit(
         "with another shape": [f"{name} {_shape(a)} for {_shape(b)}" for name, (a, b) in shapes.items()],
         "with another dtype": [f"{name} {type_name(a)} for {type_name(b)}" for name, (a, b) in kinds.items()],
     }
-    if any(wrong.values()):
-        message = "; ".join(f"{len(names)} {what} ({some_of(names, SHOWN)})" for what, names in wrong.items() if names)
-        fits = len(both) - len(shapes) - len(kinds)
-        raise WeightsError(
-            where,
-            f"the file does not fit: {message}.",
-            right=f"{max(fits, 0)} of {len(own)} tensors would fit.",
-            do="It may be another architecture or variant: see multistream weights inspect FILE.",
-        )
-    for tensor, place in both.values():
-        place.copy_(tensor)
-    return Fitted(len(both), ignored)
+    if not any(wrong.values()):
+        return
+    message = "; ".join(f"{len(names)} {what} ({some_of(names, SHOWN)})" for what, names in wrong.items() if names)
+    fits = max(len(both) - len(shapes) - len(kinds), 0)
+    raise WeightsError(
+        where,
+        f"the file does not fit: {message}.",
+        right=f"{fits} of {len(own)} tensors would fit.",
+        do="It may be another architecture or variant: see multistream weights inspect FILE.",
+    )
 
 
 def _without_lightning(module: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

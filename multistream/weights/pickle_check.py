@@ -224,20 +224,18 @@ def _called(function: Any, arguments: Any) -> Any:
     if name in REBUILD:
         return _view(arguments)
     if name == PARAMETER:
-        _expect(
-            bool(arguments) and isinstance(arguments[0], View), "it makes a parameter of something that is not a tensor"
-        )
+        is_tensor = isinstance(next(iter(arguments), None), View)
+        _expect(is_tensor, "it makes a parameter of something that is not a tensor")
         return arguments[0]
     if name == ORDERED:
-        _expect(
-            len(arguments) < 2 and all(isinstance(pairs, list) for pairs in arguments), "it creates an unexpected dict"
-        )
-        return _pairs(arguments[0] if arguments else ())
+        is_empty_or_list = arguments == () or (len(arguments) == 1 and isinstance(arguments[0], list))
+        _expect(is_empty_or_list, "it creates an unexpected dict")
+        return _pairs(*arguments)
     _expect(name in HARMLESS, f"it calls {name.replace(' ', '.')}")
     return Named(name)
 
 
-def _pairs(pairs: Any) -> dict[Any, Any]:
+def _pairs(pairs: Any = ()) -> dict[Any, Any]:
     """A dict whose keys are plain: hashing a tuple of tuples of ... would end the process."""
     made = {}
     for pair in pairs:

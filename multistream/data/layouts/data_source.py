@@ -30,16 +30,13 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
     path there may be a URL (s3://, https://, ...): what lies there is copied once below the user's cache.
     """
     options = {"label": label, "allow_outside": allow_outside, "strict": strict}
-    if not source:
-        return _of_layout(DEMO, None, options)
-    name, colon, rest = source.partition(":")
-    if colon and _is_layout(name):
+    name, rest = _split(source)
+    if name:
         return _of_layout(name, _path(rest) if rest else None, options)
     path = _path(source)
-    if not is_url(source) and colon and re.fullmatch(r"\w+(@[\w.-]+)?", name) and not path.exists():
-        raise UsageError("data", f"{name!r} is not a layout.", right=did_you_mean(name, datasets))
-    if source in datasets and not path.exists():
-        return _of_layout(source, None, options)
+    word, colon, _ = source.partition(":")
+    if not is_url(source) and colon and re.fullmatch(r"\w+(@[\w.-]+)?", word) and not path.exists():
+        raise UsageError("data", f"{word!r} is not a layout.", right=did_you_mean(word, datasets))
     if path.is_file():
         return sheet(path, label=label, allow_outside=allow_outside, strict=strict)
     if label:
@@ -47,9 +44,8 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
         raise UsageError("data.label", what, do="Omit --label, or name the layout, for example emotion6:PATH.")
     if path.is_dir():
         return folders(path, allow_outside=allow_outside, strict=strict)
-    if path.exists():
-        raise DataError(path, "it is neither a folder nor a regular file.", do="Pass a folder of photos, or a CSV.")
-    raise DataError(path, "no such file or folder.", do="Pass a folder of photos by class, or a CSV.")
+    what = "it is neither a folder nor a regular file." if path.exists() else "no such file or folder."
+    raise DataError(path, what, do="Pass a folder of photos by class, or a CSV.")
 
 
 def absolute_source(source: str) -> str:
@@ -58,18 +54,19 @@ def absolute_source(source: str) -> str:
     >>> absolute_source("emotion6:/data/e6")
     'emotion6:/data/e6'
     """
-    name, colon, rest = source.partition(":")
-    if not source or "://" in source:
+    if "://" in source:
         return source
-    if colon and _is_layout(name):
+    name, rest = _split(source)
+    if name:
         return f"{name}:{os.path.abspath(Path(rest).expanduser())}" if rest else source
-    path = Path(source).expanduser()
-    return source if source in datasets and not path.exists() else os.path.abspath(path)
+    return os.path.abspath(Path(source).expanduser())
 
 
-def _is_layout(name: str) -> bool:
-    """Whether a name, perhaps NAME@DISTRIBUTION, is that of a layout."""
-    return name.partition("@")[0] in datasets
+def _split(source: str) -> tuple[str, str]:
+    """The layout that a source names and its path, "" for what it does not name; a path may have a layout's name."""
+    name, colon, rest = source.partition(":")
+    is_layout = name.partition("@")[0] in datasets and (colon or not Path(source).expanduser().exists())
+    return (name or DEMO, rest) if is_layout or not source else ("", "")
 
 
 def _path(text: str) -> Path:

@@ -106,19 +106,28 @@ def _by_suffix(images: Sequence[str], names: Sequence[str], *, common_folder: bo
     """
     of_images = _by_longest_end(images, {end for name in names for end in path_ends(name)})
     of_names = _by_longest_end(names, {end for image in images for end in path_ends(image)})
-    pairs = [(end, of_images[end], of_names[end]) for end in of_images if end in of_names]
     both = [
-        (left, right)
-        for end, left, right in pairs
-        if (common_folder and "/" in end) or end in {path_ends(path)[0] for path in (*left, *right)}
+        (of_images[end], of_names[end])
+        for end in of_images.keys() & of_names.keys()
+        if (common_folder and "/" in end) or _is_whole(end, [*of_images[end], *of_names[end]])
     ]
-    unclear = [(left, right) for left, right in both if len(left) > 1 or len(right) > 1]
+    _refuse_unclear(both, len(images), where)
+    return {left[0]: right[0] for left, right in both}
+
+
+def _is_whole(end: str, paths: Sequence[str]) -> bool:
+    """Whether the end is the whole of one of these paths."""
+    return end in {path_ends(path)[0] for path in paths}
+
+
+def _refuse_unclear(pairs: Sequence[tuple[list[str], list[str]]], images: int, where: str) -> None:
+    """DataError where several images, or several names, have one end."""
+    unclear = [(left, right) for left, right in pairs if len(left) * len(right) > 1]
     if unclear:
         count = sum(len(left) for left, _ in unclear)
-        left, right = (some_of(map(repr, paths)) for paths in unclear[0])
-        what = f"{count:,} of {len(images):,} images can be joined in several ways, as {left} with {right}."
+        left, right = (some_of(map(repr, paths)) for paths in min(unclear))
+        what = f"{count:,} of {images:,} images can be joined in several ways, as {left} with {right}."
         raise DataError(where, what, do="Include enough folders in the ids to make them unique.")
-    return {left[0]: right[0] for left, right in both}
 
 
 def _by_longest_end(paths: Iterable[str], ends: set[str]) -> Mapping[str, list[str]]:
