@@ -56,7 +56,7 @@ class VariantResult:
     `score` is the ablation's metric, `delta` the score less the complete network's, `p_value` the test of it (exact
     McNemar, or for the mAP the difference over its bootstrap standard error), `p_holm` corrected for all rows; None
     for the whole itself. `masked_score` is that of the whole, trained once, with the training mean
-    in place of the missing taps and without the missing streams. `macs` are multiply-adds and `ms_p50` milliseconds
+    instead of the missing taps and without the missing streams. `macs` are multiply-adds and `ms_p50` milliseconds
     for one image.
     """
 

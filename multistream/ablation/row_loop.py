@@ -71,7 +71,7 @@ def train_rows(
 
 
 def _kinds(grid: Grid, data: RowData, settings: TrainingSettings) -> dict[str | None, list[int]]:
-    """The variants of each `batch_kind`; under None those that train one by one.
+    """The variants of each `batch_kind`; under None those that train one at a time.
 
     A batch of rows computes cross entropy itself, and takes optimizers that treat every number alone.
     """
