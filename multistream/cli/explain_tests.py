@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,11 @@ from multistream.cli import options, output
 from multistream.cli.explain import Class, Photos, fused_explainer
 from multistream.cli.explain_text import photo_tests_text, self_test_text
 from multistream.errors import UsageError
+
+if TYPE_CHECKING:
+    from multistream.console import Console
+    from multistream.explaining import Explainer
+    from multistream.explaining.photo_tests import PhotoTests
 
 RunSelfTest = Annotated[
     bool,
@@ -54,7 +59,7 @@ def explanation_tests(
     Exit code 1 if a check of the self-test fails.
     """
     from multistream.console import Console
-    from multistream.explaining import photo_tests, selftest
+    from multistream.explaining.selftest import self_test_model
     from multistream.inference.model import load
 
     on_photos = faithfulness or bool(masks)
@@ -69,15 +74,12 @@ def explanation_tests(
         explainer = fused_explainer(
             model, paths, target, data=data, label=label, input=input, device=device, console=console
         )
-        with console.progress(len(explainer.selection), "photos") as bar:
-            measured = photo_tests.measure_on_photos(
-                explainer, faithfulness=faithfulness, masks=masks, tick=bar.advance
-            )
+        measured = _measured(explainer, faithfulness=faithfulness, masks=masks, console=console)
         results["photos"] = measured.to_dict()
         texts.append(photo_tests_text(measured))
     passed = True
     if self_test or not on_photos:
-        tested = selftest.self_test_model(model, device=device, say=console.say)
+        tested = self_test_model(model, device=device, say=console.say)
         results["self_test"], passed = tested.to_dict(), tested.passed
         texts.append(self_test_text(tested))
     if json:
@@ -86,3 +88,10 @@ def explanation_tests(
         typer.echo("\n\n".join(texts))
     if not passed:
         raise typer.Exit(1)
+
+
+def _measured(explainer: Explainer, *, faithfulness: bool, masks: str, console: Console) -> PhotoTests:
+    from multistream.explaining.photo_tests import measure_on_photos
+
+    with console.progress(len(explainer.selection), "photos") as bar:
+        return measure_on_photos(explainer, faithfulness=faithfulness, masks=masks, tick=bar.advance)

@@ -66,6 +66,7 @@ def extract(
     options.check_run_or_streams("extract", run, streams, recipe)
     if run is not None and (set_ or weights):
         raise UsageError("extract", "a RUN has its own settings and weights.", do="Omit --set and --weights.")
+    options.check_engine(engine)
     if engine == "ray":
         refused = {
             **{"--label": label, "--input": input, "--stages": stages, "--verify": verify, "--recipe": recipe},
@@ -74,8 +75,6 @@ def extract(
         }
         _extract_with_ray(run or streams, data, out, weights, options.given_names(refused), json=json, quiet=quiet)
         return
-    if engine != "local":
-        raise UsageError("--engine", f"{engine!r} is unknown.", right="It must be local or ray.")
     from multistream.console import Console
     from multistream.data.views import parse_views
     from multistream.features.fill_cache import extract as fill

@@ -195,6 +195,12 @@ def chosen_engine(name: str, options: Sequence[str] | None) -> RunEngine | None:
     return Engine.parse(name, pairs(options, "--engine-option"))
 
 
+def check_engine(name: str) -> None:
+    """UsageError for what neither predict nor extract runs on."""
+    if name not in ("local", "ray"):
+        raise UsageError("--engine", f"{name!r} is unknown.", right="It must be local or ray.")
+
+
 def items(text: str) -> list[str]:
     """The items of a comma-separated option.
 

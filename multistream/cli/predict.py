@@ -46,14 +46,13 @@ def predict(
     from multistream.console import Console
 
     common: dict[str, Any] = {"missing": missing, "without": without or (), "say": Console(quiet=quiet).say}
+    options.check_engine(engine)
     if engine == "ray":
         _refuse_for_ray(input=input, out=out, device=device, precision=precision)
         from multistream.batch.ray_engine import predict_with_ray
 
         _print(predict_with_ray(run, options.listed_paths(paths), **common), json=json, quiet=quiet)
         return
-    if engine != "local":
-        raise UsageError("--engine", f"{engine!r} is unknown.", right="It must be local or ray.")
     from multistream.inference.model import load
     from multistream.inference.prediction_writer import write_predictions_of
 

@@ -73,11 +73,10 @@ class GroupReader:
     def read(self, photo: GivenPhoto, lookups: Mapping[str, Lookup], index: int) -> ReadPhoto | str:
         """The arrays of a photo, number `index` of all; or in a few words why it cannot be used."""
         try:
-            found = {key: lookups.get(key, Nothing())(photo.ids, index) for key in self.side_inputs}
+            arrays = self._side_arrays(photo, lookups, index)
         except BadImage as error:
             return f"map {error.reason}"
-        arrays = {**self.filling, **{key: array for key, array in found.items() if array is not None}}
-        lacking = [key for key in found if key not in arrays]
+        lacking = [key for key in self.side_inputs if key not in arrays]
         is_refused = not self.missing.fills_maps or (self.missing.policy == "drop" and len(lacking) == len(self.inputs))
         if lacking and is_refused:
             return f"no {noun_of(self.network, lacking[0])}"
@@ -87,6 +86,13 @@ class GroupReader:
             return ReadPhoto(arrays, frozenset(lacking))
         except BadImage as error:
             return error.reason
+
+    def _side_arrays(
+        self, photo: GivenPhoto, lookups: Mapping[str, Lookup], index: int
+    ) -> dict[str, NDArray[np.generic]]:
+        """The vectors and maps that a photo has, or that the policy fills in; BadImage for a damaged map."""
+        found = {key: lookups.get(key, Nothing())(photo.ids, index) for key in self.side_inputs}
+        return {**self.filling, **{key: array for key, array in found.items() if array is not None}}
 
     @torch.no_grad()
     def pooled(self, photos: Sequence[ReadPhoto], *, fill_up: bool = True) -> dict[str, dict[str, Tensor]]:

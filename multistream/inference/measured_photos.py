@@ -30,7 +30,7 @@ def photos_to_measure(
     Without `data` the run's own `part` (test by default), without photos that are others now than their sha256 in
     split.csv says. With `data` all of it, or its own `part`, without what the run has learnt from, by the files' bytes.
     """
-    if part and part not in (*PARTS, ALL):
+    if part not in ("", *PARTS, ALL):
         raise UsageError("--part", f"{part!r} is unknown.", right=f"It must be {', '.join((*PARTS, ALL))}.")
     if data:
         return _other_photos(model, data, part, label, console)

@@ -11,7 +11,7 @@ from typing import Any
 
 from multistream.data.given_photos import GivenPhoto
 from multistream.errors import CannotResume, PluginError, UsageError
-from multistream.files import write_atomic, writing
+from multistream.files import make_folder, write_atomic, writing
 from multistream.inference.groups import GROUP
 from multistream.inference.model import Model
 from multistream.inference.predict import Prediction, as_photos, predict
@@ -64,13 +64,12 @@ def _check_same(model: Model, out: Path, options: Mapping[str, Any]) -> None:
 def _same_photos(out: Path, done: Iterable[str], photos: Iterator[GivenPhoto]) -> int:
     """Passes over the photos that are done, and counts them; CannotResume where they are others."""
     count = 0
-    for path in done:
+    for count, path in enumerate(done, 1):
         photo = next(photos, None)
-        if photo is None or photo.path != path:
-            now = "the list ends" if photo is None else photo.path
-            what = f"number {count + 1} is {path}, and now {now}."
-            raise CannotResume(str(out), what, right="The photos must be the same, in the same order.")
-        count += 1
+        now = photo.path if photo else "the list ends"
+        if now != path:
+            what = f"number {count} is {path}, and now {now}."
+            raise CannotResume(out, what, right="The photos must be the same, in the same order.")
     return count
 
 
@@ -119,27 +118,26 @@ def _parquet(
         do = "Install it: pip install 'multistream[datasets]'; or write .jsonl."
         raise PluginError("--out", "parquet needs pyarrow, which is not installed.", do=do) from error
     statuses: Counter[str] = Counter()
-    with writing(out.parent):
-        out.mkdir(parents=True, exist_ok=True)
-    parts = sorted(out.glob("part-*.parquet"))
+    parts = sorted(make_folder(out).glob("part-*.parquet"))
     done = 0
     for part in parts:
         try:
             held = parquet.read_table(part, columns=["path", "status"]).to_pydict()
         except (arrow.ArrowException, OSError) as error:
-            raise CannotResume(str(part), f"it is damaged: {error}.", do="Remove it and the files after it.") from error
+            raise CannotResume(part, f"it is damaged: {error}.", do="Remove it and the files after it.") from error
         statuses.update(held["status"])
         done += _same_photos(out, held["path"], photos)
     if done:
         say(f"predict: {done:,} photos are already done")
     results = predict(model, photos, **options, whole_groups=True)
-    number = len(parts)
-    while rows := list(itertools.islice(results, PART)):
+    for number in itertools.count(len(parts)):
+        rows = list(itertools.islice(results, PART))
+        if not rows:
+            break
         statuses.update(result.status for result in rows)
         content = arrow.BufferOutputStream()
         parquet.write_table(_table(arrow, rows, model.classes), content)
         write_atomic(out / f"part-{number:05d}.parquet", content.getvalue().to_pybytes())
-        number += 1
     return statuses
 
 

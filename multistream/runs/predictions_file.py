@@ -121,6 +121,10 @@ def read_predictions(path: str | Path) -> Predictions:
             rows = [_Row(cells, f"{where}:{reader.line_num}", len(classes), further) for cells in reader if cells]
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(where, f"it cannot be read: {error}.", do="Evaluate the run again.") from error
+    return _assembled(rows, classes, further)
+
+
+def _assembled(rows: Sequence[_Row], classes: tuple[str, ...], further: str) -> Predictions:
     k = len(classes)
     numbers = np.array([row.numbers for row in rows], dtype=np.float64).reshape(len(rows), 2 * k if further else k)
     return Predictions(
@@ -181,9 +185,9 @@ def _classes(header: Sequence[str], where: str) -> tuple[tuple[str, ...], str]:
         right = f"It must be {','.join(COLUMNS)},{PROBABILITY}CLASS,..."
         raise DataError(f"{where}:1", "this is not the first line of a predictions.csv.", right=right)
     classes = tuple(map(unescape, names))
-    if len(set(classes)) < len(classes):
-        twice = Counter(classes).most_common(1)[0][0]
-        raise DataError(f"{where}:1", f"the class {twice!r} has two columns.", right="Each class has one column.")
+    (most, count), *_ = Counter(classes).most_common(1)
+    if count > 1:
+        raise DataError(f"{where}:1", f"the class {most!r} has two columns.", right="Each class has one column.")
     return classes, further
 
 
