@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from multistream.errors import UsageError
 from multistream.inputs import Image, Input, Map, Vector
@@ -74,6 +75,7 @@ class Stream(nn.Module):
         self.channels = dict(channels) if stages else {VECTOR: input.width}  # type: ignore[union-attr]
         self.input = input
         self.frozen = 0
+        self.keeps_statistics = False
         if isinstance(input, Image):
             self.register_buffer("mean", torch.tensor(input.mean).view(3, 1, 1), persistent=False)
             self.register_buffer("std", torch.tensor(input.std).view(3, 1, 1), persistent=False)
@@ -154,6 +156,11 @@ class Stream(nn.Module):
             module.requires_grad_(False)
         return self.train(self.training)
 
+    def keep_statistics(self) -> Self:
+        """Batch norms keep their running statistics and normalise by them, in training too; their weights train."""
+        self.keeps_statistics = True
+        return self.train(self.training)
+
     @property
     def source(self) -> Source | None:
         """Where this variant's pretrained weights are available."""
@@ -171,6 +178,9 @@ class Stream(nn.Module):
         super().train(mode)
         for stage in list(self.stages.values())[: self.frozen]:
             stage.eval()
+        for module in self.modules() if self.keeps_statistics else ():
+            if isinstance(module, _BatchNorm):
+                module.eval()
         return self
 
     def make_head(self, width: int, classes: int) -> nn.Module:

@@ -34,6 +34,7 @@ Schedule = Literal["cosine", "constant", "linear"]
 Measure = Literal["loss", "accuracy"]
 Calibration = Literal["none", "temperature"]
 Augment = Literal["none", "randaugment", "trivial", "augmix"]
+BatchNorm = Literal["auto", "batch", "fixed"]
 ClassWeights = Literal["none", "balanced"]
 PrecisionSetting = Literal["auto", "fp32", "bf16", "fp16"]
 Switch = Literal["auto", "on", "off"]
@@ -205,15 +206,18 @@ class TrainingSettings(Section):
         (100.0, 31.6, 10.0, 3.16, 1.0, 0.316, 0.1, 0.0316, 0.01, 0.00316, 0.001, 0.000316, 0.0001), penalty_grid
     )
     epochs: int = setting(30, integer(1, COUNT))
+    probe_epochs: int = setting(-1, integer(-1, COUNT))
     batch_size: int = setting(64, integer(1, COUNT))
     optimizer: str = setting("adamw", matching(r"adamw|adam|sgd|timm:[a-z0-9_]+", "adamw, adam, sgd or timm:NAME"))
     learning_rate: float = setting(1e-3, number(above=0))
+    fine_tuning_rate: float = setting(5e-5, number(above=0))
     weight_decay: float = setting(0.05, number(0))
     momentum: float = setting(0.0, number(0, below=1))
     schedule: Schedule = setting("cosine", word(Schedule))
     warmup_steps: int = setting(0, integer(0, 10**9))
     layer_decay: float = setting(1.0, number(above=0, at_most=1))
     ema: float = setting(0.0, number(0, below=1))
+    batch_norm: BatchNorm = setting("auto", word(BatchNorm))
     rates: Mapping[str, float] = setting({}, by_key(number(above=0)))
     decays: Mapping[str, float] = setting({}, by_key(number(0)))
     patience: int = setting(7, integer(0, COUNT))

@@ -68,6 +68,8 @@ class Trainer:
         if resume:
             self._restore(resume)
         else:
+            if self.settings.probe_epochs > 0:
+                self._keep_start()
             self._save()
         while not self.progress.finished and self.progress.epoch < self.settings.epochs:
             self._epoch()
@@ -75,6 +77,12 @@ class Trainer:
         self._save()
         load_whole(self.network, self.best_weights, strict=False)
         return self.progress
+
+    def _keep_start(self) -> None:
+        """Validates what the linear probe gave: weights that are kept until an epoch is better."""
+        loss, accuracy = self.validate(self.parts.val if len(self.parts.val) else self.parts.train)
+        self.progress = self.progress.at_start(loss, accuracy, settings=self.settings)
+        self.best_weights = learned(self.network)
 
     def _epoch(self) -> None:
         """One epoch from where the progress stands: train, validate, decide, report."""

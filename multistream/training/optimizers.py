@@ -94,9 +94,12 @@ def _groups(network: MultiStream, settings: TrainingSettings) -> dict[tuple[floa
     A stage further down steps less far, by `settings.layer_decay`.
     """
     members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    base = settings.learning_rate
+    if settings.probe_epochs > 0:  # nothing is as it was initialised
+        base = min(base, settings.fine_tuning_rate)
     for name, parameter in parameter_names(network).items():
         key = name.split(".")[1] if name.startswith("branches.") and name.split(".")[2] == "stream" else ""
-        rate = settings.rates.get(key, settings.learning_rate)
+        rate = settings.rates.get(key, base)
         if key:
             rate *= settings.layer_decay ** _stages_above(network.branches[key].stream, name)
         decay = settings.decays.get(key, settings.weight_decay) if parameter.ndim > 1 else 0.0

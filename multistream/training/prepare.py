@@ -28,11 +28,8 @@ from multistream.runtime.precision_check import settle
 from multistream.training.calibration import check_calibration
 from multistream.training.convex import check_convex
 from multistream.training.losses import make_loss
+from multistream.training.probing import settle_probing
 from multistream.training.sharding import check_sharding
-
-FINE_TUNING_RATE = 3e-4
-"""Rate of a pretrained stream that trains, unless training.rates says otherwise: the best of three that were tried for
-a short time (benchmarks/README.md)."""
 
 
 @dataclass(frozen=True)
@@ -205,11 +202,15 @@ def _why_frozen(is_demo: bool) -> str:
 
 
 def settle_training(recipe: Recipe, network: MultiStream) -> Recipe:
-    """Gives pretrained streams that train their lower rate, and resolves `flips = auto`."""
-    rates = dict(recipe.training.rates)
+    """Gives pretrained streams that train their lower rate and fixed batch norms; resolves `flips` and probing."""
+    settings, rates = recipe.training, dict(recipe.training.rates)
     for key, branch in network.branches.items():
-        if _is_pretrained(recipe, network, key) and not branch.stream.is_frozen:
-            rates.setdefault(key, min(FINE_TUNING_RATE, recipe.training.learning_rate))
+        pretrained = _is_pretrained(recipe, network, key)
+        if pretrained and not branch.stream.is_frozen:
+            rates.setdefault(key, min(settings.fine_tuning_rate, settings.learning_rate))
+        if settings.batch_norm == "fixed" or (settings.batch_norm == "auto" and pretrained):
+            branch.stream.keep_statistics()
+    recipe = settle_probing(recipe, network)
     check_augmentation(recipe, network)
     flips = recipe.training.flips
     if flips == ("auto",):

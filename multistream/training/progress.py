@@ -36,6 +36,11 @@ class Progress:
         """The number of the checkpoint that holds this state: the end of training has one of its own."""
         return self.step * 2 + self.finished
 
+    def at_start(self, loss: float, accuracy: float, *, settings: TrainingSettings) -> Progress:
+        """The progress of weights that are worth keeping before the first epoch; their `best_epoch` is -1."""
+        line = {"val_loss": loss, "val_accuracy": accuracy}
+        return replace(self, best=_monitored(line, settings.monitor), kept=_monitored(line, settings.keep))
+
     def after_epoch(self, line: Mapping[str, float], *, settings: TrainingSettings) -> Progress:
         """The progress once an epoch's validation is known: its best values, and whether patience is over."""
         watched, kept = _monitored(line, settings.monitor), _monitored(line, settings.keep)

@@ -16,7 +16,7 @@ from multistream.console import Console
 from multistream.data.loading import Photos
 from multistream.data.views import views_of
 from multistream.features import Extracted
-from multistream.files import write_atomic
+from multistream.files import make_folder, write_atomic
 from multistream.folder_lock import FolderLock
 from multistream.inputs import Image
 from multistream.interfaces import Loss, Stream
@@ -25,7 +25,7 @@ from multistream.recipe import Recipe, TrainingSettings
 from multistream.runs.absolute_paths import with_absolute_paths
 from multistream.runs.composition import with_distributions, with_instances
 from multistream.runs.leaks import check_leaks, unknown_origins
-from multistream.runs.split_file import SplitRow, check_parts, split_rows
+from multistream.runs.split_file import SplitRow, check_parts, read_split, split_rows
 from multistream.runtime.cuda_graphs import GraphedStreams
 from multistream.runtime.device import Runtime, compiling_pays, parameter_count, threads
 from multistream.runtime.distributed import ALONE, Ranks, processes, signals_end_the_process
@@ -37,12 +37,13 @@ from multistream.training.extraction import TrainingFeatures, fit_taps, hashed, 
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed, as_targets
 from multistream.training.loop import Trainer
 from multistream.training.prepare import Prepared, prepare
+from multistream.training.probing import PROBE, probe_of
 from multistream.training.progress import Listener, Progress
 from multistream.training.resume import recipe_to_resume
 from multistream.training.run_folder import Run, classify, measure, origin, read_checkpoint, write_head, write_run
 from multistream.training.sharding import sharded
 from multistream.training.step import Objective
-from multistream.training.stop import Stop
+from multistream.training.stop import Interrupted, Stop
 
 __all__ = ["Run", "train"]
 
@@ -166,6 +167,8 @@ class _Training:
         saved = read_checkpoint(self.folder, prepared, console=self.console) if resume else None
         if saved is not None and ranks.is_first:
             runs.write_lines(self.folder / runs.METRICS, saved.state["history"])
+        if self.settings.probe_epochs > 0 and saved is None:
+            self._probe()
         if prepared.recipe.runtime.fit_batch and saved is None:
             plain = Objective(prepared.network, criterion=criterion, runtime=prepared.runtime, pooled=pooled)
             self._fit_batch(plain, ranks)
@@ -195,6 +198,21 @@ class _Training:
                 ranks=ranks,
             )
             return trainer.run(resume=saved)
+
+    def _probe(self) -> None:
+        """Trains all but the streams first, as a run of its own inside the run, and starts from there."""
+        recipe, network = probe_of(self.prepared.recipe, self.prepared.network)
+        probe, folder = replace(self.prepared, recipe=recipe, network=network), self.folder / PROBE
+        self.console.say(f"probe: streams are frozen for the first {self.settings.probe_epochs} epochs, at most")
+        resume = self.ranks.from_first((folder / runs.RECIPE).is_file())
+        if self.ranks.is_first:
+            write_head(make_folder(folder), probe, read_split(self.folder / runs.SPLIT))
+        training = _Training(probe, folder, self.console, self.stop, self.digests)
+        try:
+            training.run(resume=resume, started=time.monotonic())
+        except Interrupted as error:
+            raise Interrupted(error.signal, f"multistream train --resume {self.folder}") from error
+        self.prepared.network.load_state_dict(network.state_dict())
 
     def _objective(self, criterion: Loss, *, runtime: Runtime, pooled: bool, ranks: Ranks) -> Objective:
         """Network and loss; on one GPU, streams that train are replayed from CUDA graphs."""

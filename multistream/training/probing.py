@@ -1,0 +1,48 @@
+"""Linear probing before fine-tuning (LP-FT): taps, temporal modules and heads are trained on frozen streams first.
+
+Kumar et al., "Fine-tuning can distort pretrained features and underperform out-of-distribution" (ICLR 2022).
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+from multistream.errors import UsageError
+from multistream.network.network import MultiStream
+from multistream.recipe import Recipe
+
+PROBE = "probe"
+"""The folder of a run that holds its linear probe, a run itself."""
+
+PROBE_EPOCHS = 30
+"""At most so many epochs probe where the recipe leaves the choice: as many as frozen streams train by default."""
+
+
+def settle_probing(recipe: Recipe, network: MultiStream) -> Recipe:
+    """Resolves `training.probe_epochs = -1`; UsageError where a linear probe is asked for and no stream is trained."""
+    epochs = recipe.training.probe_epochs
+    if epochs > 0 and network.is_frozen:
+        what = "all streams are frozen, so there is nothing to fine-tune after the linear probe."
+        raise UsageError("training.probe_epochs", what, do="Give --freeze none, or --set training.probe_epochs=0.")
+    if epochs >= 0:
+        return recipe
+    branches = network.branches.items()
+    tuned = [key for key, branch in branches if not (branch.stream.is_frozen or branch.reads_vector)]
+    weights = recipe.network.weights
+    pays = bool(tuned) and all(weights.get(key, "random") != "random" for key in tuned)
+    return recipe.updated({"training": {"probe_epochs": PROBE_EPOCHS if pays else 0}})
+
+
+def probe_of(recipe: Recipe, network: MultiStream) -> tuple[Recipe, MultiStream]:
+    """The recipe and a copy of the network for the linear probe: streams are frozen and see each photo as it is."""
+    settings = recipe.training
+    plain = {"flips": [], "crops": False, "augment": "none", "mixup": 0.0, "cutmix": 0.0, "ema": 0.0}
+    epochs = {"epochs": settings.probe_epochs, "probe_epochs": 0}
+    probe = recipe.updated(
+        {
+            "network": {"freeze": ["streams"]},
+            "training": {**plain, **epochs},
+            "runtime": {"shard": False, "fit_batch": False},
+        }
+    )
+    return probe, deepcopy(network).freeze("streams")
