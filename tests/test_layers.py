@@ -46,6 +46,7 @@ LATE = {
     "cli": "A command imports what it runs: `--help` stays fast and imports no torch.",
     "registry.discovery": "`forget` clears the cache of loading, which itself reads what discovery found.",
     "inference.model": "Model.predict is a method of what `load` returns, and prediction takes a Model.",
+    "training.engines": "Only the engine ray needs the modules of prediction: a training run starts without them.",
     "reproduction.reproduce": "What only reads finished runs needs no torch: a second call ends in seconds.",
     "training.engines": "The engine ray alone needs prediction's modules, and every training imports this one.",
     "reproduction.plan": "Only figure 4 asks for the stages of a stream, and so builds it.",
