@@ -48,7 +48,6 @@ LATE = {
     "inference.model": "Model.predict is a method of what `load` returns, and prediction takes a Model.",
     "training.engines": "Only the engine ray needs the modules of prediction: a training run starts without them.",
     "reproduction.reproduce": "What only reads finished runs needs no torch: a second call ends in seconds.",
-    "training.engines": "The engine ray alone needs prediction's modules, and every training imports this one.",
     "reproduction.plan": "Only figure 4 asks for the stages of a stream, and so builds it.",
 }
 """Modules (or rooms) that may import inside functions, each with its reason."""
