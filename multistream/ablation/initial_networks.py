@@ -43,7 +43,8 @@ class InitialNetworks:
             seed=seed,
             label_sets=self.base.label_sets,
         )
-        network.to(self.base.prior.device)
+        if network.prior.device != self.base.prior.device:  # to() visits all modules of the streams, which lie there
+            network.to(self.base.prior.device)
         _share_fit(self.base, network)
         network.freeze("branches" if "branches" in self.recipe.network.freeze else "streams")
         for key in network.loaded_branches:

@@ -16,10 +16,13 @@ from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.linalg import cholesky, solve_triangular
+from torch import Tensor
 
-from multistream.training.lbfgs import Array, LinearProblem, minimise, probabilities_of
+from multistream.training.lbfgs import LinearProblem, minimise, probabilities_of
+
+Array = NDArray[np.float64]
 
 GRADIENT = 3e-6
 """The largest entry of the scaled gradient at the end: probabilities are then within 1e-5 of the optimum's."""
@@ -100,38 +103,40 @@ class LinearClassifier:
         starts = np.stack([first] * len(candidates))
         if gradient >= ROUGH_GRADIENT:
             problem, starts = problem.rough(), starts.astype(np.float32)
-        weight, iterations = minimise(problem, starts, gradient=gradient)
-        found = weight.astype(np.float64)
+        weight, iterations = minimise(problem, torch.from_numpy(starts), gradient=gradient)
+        found = weight.double().numpy()
         return [self._optimum(self._split(own[:, :-1].T), own[:, -1], iterations) for own in found]
 
     def _solve_wide(self, penalties: Mapping[str, float], start: Optimum | None, gradient: float) -> Optimum:
         """In N unknowns of penalty 1: the kernel's Cholesky factor has the inner products of the features' rows."""
         kernel = np.sum([kernel / penalties[key] for key, kernel in self.kernels.items()], axis=0)
         kernel[np.diag_indices_from(kernel)] += JITTER * len(kernel) * max(kernel.trace(), 1.0)
-        design = cholesky(kernel, lower=True, overwrite_a=True, check_finite=False)
+        design = torch.linalg.cholesky(torch.from_numpy(kernel)).numpy()
         first = np.zeros((self.targets.shape[1], len(design) + 1))
         if start is not None:
             logits = np.sum([block @ start.weight[key] for key, block in self.blocks.items()], axis=0)
-            first[:, :-1] = solve_triangular(design, logits, lower=True, check_finite=False).T
+            first[:, :-1] = _solved(design, logits).T
             first[:, -1] = start.bias
         rows = np.pad(design.T, ((0, 1), (0, 0)), constant_values=1)
         share, ones = self._share(first @ rows), np.ones(len(design))
         factor = _factor(share * (design * self.weights[:, None]).T @ design, ones)
         problem = self._problem(rows, np.append(ones, 0)[None], factor, share)
-        (weight,), iterations = minimise(problem, first[None], gradient=gradient)
-        duals = solve_triangular(design, weight[:, :-1].T, lower=True, trans="T", check_finite=False)
+        (found_KP,), iterations = minimise(problem, torch.from_numpy(first[None]), gradient=gradient)
+        weight = found_KP.numpy()
+        duals = _solved(design, weight[:, :-1].T, transposed=True)
         found = {key: block.T @ duals / penalties[key] for key, block in self.blocks.items()}
         return self._optimum(found, weight[:, -1], iterations)
 
     def _share(self, logits_KN: Array) -> float:
         """The mean of p (1 - p): of the products of features, what the Hessian holds."""
-        found = probabilities_of(logits_KN, label_sets=self.label_sets, axis=0)
+        found = probabilities_of(torch.from_numpy(logits_KN), label_sets=self.label_sets, axis=0).numpy()
         return max(SMALLEST_SHARE, float((found * (1 - found)).mean(0) @ self.weights))
 
-    def _problem(self, rows: Array, penalties: Array, factor: Array, share: float) -> LinearProblem:
-        return LinearProblem(
-            rows, self.targets.T.copy(), self.weights, self.label_sets, penalties, factor, bias_scale=share**0.5
-        )
+    def _problem(self, rows: Array, penalties: Array, factor: Tensor, share: float) -> LinearProblem:
+        arrays = map(torch.from_numpy, (rows, self.targets.T.copy(), self.weights, penalties))
+        rows_PN, targets_KN, weights_N, penalties_CP = arrays
+        scale = share**0.5
+        return LinearProblem(rows_PN, targets_KN, weights_N, self.label_sets, penalties_CP, factor, bias_scale=scale)
 
     def _optimum(self, weight: Mapping[str, Array], bias_K: Array, iterations: int) -> Optimum:
         """A softmax does not see what is added to all biases alike: their mean is 0."""
@@ -156,8 +161,16 @@ def _side_by_side(blocks: Mapping[str, Array]) -> Array:
     return np.concatenate([*(block.T for block in blocks.values()), np.ones((1, count))])
 
 
-def _factor(bound: Array, penalties_D: Array) -> Array:
+def _solved(factor: Array, right: Array, *, transposed: bool = False) -> Array:
+    """What a lower triangular matrix, or its transpose, maps to `right`."""
+    triangle = torch.from_numpy(factor)
+    triangle = triangle.T if transposed else triangle
+    found: Array = torch.linalg.solve_triangular(triangle, torch.from_numpy(right), upper=transposed).numpy()
+    return found
+
+
+def _factor(bound: Array, penalties_D: Array) -> Tensor:
     """The lower Cholesky factor of bound + diag(penalties); overwrites the bound."""
     bound[np.diag_indices_from(bound)] += penalties_D
-    factor: Array = cholesky(bound, lower=True, overwrite_a=True, check_finite=False)
+    factor: Tensor = torch.linalg.cholesky(torch.from_numpy(bound))
     return factor

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from multistream.training.lbfgs import Array
-from multistream.training.linear_classifier import ROUGH_GRADIENT, Optimum
+from multistream.training.linear_classifier import ROUGH_GRADIENT, Array, Optimum
 from multistream.training.probe_data import FittedRows, HeldOut
 
 FIRST = 1.0

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from multistream.training.lbfgs import Array
-from multistream.training.linear_classifier import LinearClassifier
+from multistream.training.linear_classifier import Array, LinearClassifier
 
 Rows = NDArray[np.int64]
 

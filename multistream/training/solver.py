@@ -13,10 +13,11 @@ from functools import cached_property
 from math import nan
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 
-from multistream.training.lbfgs import Array, probabilities_of
-from multistream.training.linear_classifier import GRADIENT, Optimum
+from multistream.training.lbfgs import probabilities_of
+from multistream.training.linear_classifier import GRADIENT, Array, Optimum
 from multistream.training.penalty_search import Judge, PenaltySearch
 from multistream.training.probe_data import (
     FittedRows,
@@ -71,7 +72,9 @@ class FittedProbe:
 
     def probabilities(self, features: Mapping[str, ArrayLike]) -> Array:
         """{key: (M, D)} -> (M, K), rows that sum to 1 unless the targets were label sets."""
-        return probabilities_of(self.logits(features), label_sets=self.label_sets, axis=1)
+        logits = torch.from_numpy(self.logits(features))
+        found: Array = probabilities_of(logits, label_sets=self.label_sets, axis=1).numpy()
+        return found
 
 
 def fit_probe(

@@ -153,7 +153,7 @@ def test_ablation(recipe: Recipe, tmp_path: Path) -> None:
     rows = {}
     for device in ("cpu", "cuda"):
         found = ms.ablate(on(Recipe.load(run), device), axis="depth")
-        rows[device] = [row.accuracy for row in found.rows]
+        rows[device] = [row.score for row in found.rows]
     np.testing.assert_allclose(rows["cuda"], rows["cpu"], atol=0.2)
 
 

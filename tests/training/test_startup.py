@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("timm", "torchvision", "torch._dynamo", "sympy", "sklearn", "scipy.stats", "scipy.optimize", "scipy.special")
+HEAVY = ("timm", "torchvision", "torch._dynamo", "sympy", "sklearn", "scipy")
 
 SCRIPT = f"""
 import sys
