@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.errors import DataError
-from multistream.records import Record
+from multistream.records import JsonRecord
 from multistream.statistics import Interval, percentile_interval, resampled_means, wilson
 
 THRESHOLD = 0.5
@@ -25,7 +25,7 @@ Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class LabelSetMetrics(Record):
+class LabelSetMetrics(JsonRecord):
     """How good independent probabilities of K classes are on n photos that may have several of them.
 
     Intervals are Wilson's for accuracy and percentile bootstraps of photos for the rest. Means over classes leave out

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 
-class Record:
+class JsonRecord:
     """A base of dataclasses of numbers, texts and paths, and of mappings, tuples and records of these."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def plain(value: Any) -> Any:
     >>> plain({"range": (0, 1), "run": Path("runs/a")})
     {'range': [0, 1], 'run': 'runs/a'}
     """
-    if isinstance(value, Record):
+    if isinstance(value, JsonRecord):
         return value.to_dict()
     if isinstance(value, Mapping):
         return {name: plain(entry) for name, entry in value.items()}

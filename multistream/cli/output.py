@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from multistream.training.planned_run import PlannedRun
 
 
-class Result(Protocol):
+class CommandResult(Protocol):
     """What a command's function returns."""
 
     def to_dict(self) -> dict[str, Any]: ...
 
 
-AnyResult = TypeVar("AnyResult", bound=Result)
+AnyResult = TypeVar("AnyResult", bound=CommandResult)
 
 
 def print_result(result: AnyResult, text: Callable[[AnyResult], str], *, json: bool) -> None:

@@ -14,14 +14,14 @@ from multistream.comparison.paired_tests import Difference, count_photos, differ
 from multistream.comparison.published_numbers import Published, published
 from multistream.comparison.run_results import Result, read_result
 from multistream.errors import UsageError
-from multistream.records import Record
+from multistream.records import JsonRecord
 from multistream.statistics import Interval, holm, oracle_any
 
 Against = Literal["first", "best"]
 
 
 @dataclass(frozen=True)
-class ComparedRow(Record):
+class ComparedRow(JsonRecord):
     """A run, or several that are equal but for their seeds: then each measure is the mean over runs."""
 
     name: str
@@ -68,7 +68,7 @@ class ComparedRow(Record):
 
 
 @dataclass(frozen=True)
-class Comparison(Record):
+class Comparison(JsonRecord):
     """Rows in the given order, all compared with the row `reference`."""
 
     rows: tuple[ComparedRow, ...]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.comparison.run_results import Result
-from multistream.records import Record
+from multistream.records import JsonRecord
 from multistream.runs.predictions_file import PhotoKey, pair_keys, photo_keys
 from multistream.statistics import Agreement, Interval, agreement, corrected_t, paired_test, tested_interval
 
@@ -62,7 +62,7 @@ def shared_photos(first: PhotoCounts, second: PhotoCounts) -> tuple[NDArray[np.i
 
 
 @dataclass(frozen=True)
-class Difference(Record):
+class Difference(JsonRecord):
     """Accuracy of a row less that of the reference; what could not be tested has no p value, and a note says why."""
 
     value: float

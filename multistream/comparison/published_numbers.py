@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from multistream.comparison.run_results import Result
 from multistream.errors import UsageError
-from multistream.records import Record
+from multistream.records import JsonRecord
 from multistream.statistics import Interval, wilson
 
 PAPER, BEFORE, LATER = "Lim et al. 2020, table 1", "as Lim et al. 2020 cite it", "later, another split"
@@ -37,7 +37,7 @@ _PERCENT = (
 
 
 @dataclass(frozen=True)
-class Published(Record):
+class Published(JsonRecord):
     """An accuracy that others report; its interval where their N is known."""
 
     name: str

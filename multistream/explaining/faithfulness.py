@@ -23,7 +23,7 @@ from multistream.inputs import Image
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
 from multistream.nn.nested import take_rows
-from multistream.records import Record
+from multistream.records import JsonRecord
 from multistream.runtime.device import Runtime
 from multistream.statistics import Interval, paired_bootstrap
 
@@ -124,7 +124,7 @@ MapsByStream = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class CurveArea(Record):
+class CurveArea(JsonRecord):
     """The mean area below a curve over N photos, that of maps of noise, and the paired difference (map - noise)."""
 
     value: float
@@ -135,7 +135,7 @@ class CurveArea(Record):
 
 
 @dataclass(frozen=True)
-class Faithfulness(Record):
+class Faithfulness(JsonRecord):
     """How the probability of the explained class follows a map's pixels, for `n` photos.
 
     Deletion: lower is better, its difference to noise below 0. Insertion: higher is better, its difference above 0.

@@ -18,7 +18,7 @@ from multistream.explaining.explanation import Explanation, entry_name
 from multistream.explaining.overlays import AGAINST, FOR, blended, draw_bars, draw_scale, photo_pixels, short_name
 from multistream.explaining.pipeline import Explainer
 from multistream.figures import save_figure
-from multistream.records import Record
+from multistream.records import JsonRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -125,7 +125,7 @@ class GalleryCollector:
 
 
 @dataclass(frozen=True)
-class Gallery(Record):
+class Gallery(JsonRecord):
     """The files of `multistream gallery`, and in how many of `n` photos all, some or no streams are correct."""
 
     n: int

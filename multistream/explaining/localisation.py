@@ -19,7 +19,7 @@ from torch import Tensor
 from multistream.data.maps import find_maps, fit_map, read_map
 from multistream.data.table import Table
 from multistream.errors import DataError
-from multistream.records import Record
+from multistream.records import JsonRecord
 from multistream.statistics import Interval, paired_bootstrap, wilson
 
 COLUMNS = ("path", "left", "top", "right", "bottom")
@@ -62,7 +62,7 @@ def _check(maps_Bhw: Tensor, masks_Bhw: Tensor) -> None:
 
 
 @dataclass(frozen=True)
-class Localisation(Record):
+class Localisation(JsonRecord):
     """Of `n` photos: how often the largest pixel of a stream's map lies in the mask, and the energy there.
 
     `energy` is the fraction of the positive contributions that lies in the mask, over the `positive` photos that have

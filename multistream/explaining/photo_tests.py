@@ -16,11 +16,11 @@ from multistream.explaining.gradients import Score
 from multistream.explaining.localisation import Localisation, LocalisationMeter, ReadMask, masks_of
 from multistream.explaining.pipeline import Explainer
 from multistream.inputs import Image
-from multistream.records import Record
+from multistream.records import JsonRecord
 
 
 @dataclass(frozen=True)
-class PhotoTests(Record):
+class PhotoTests(JsonRecord):
     """The results of `n` photos, of which `left_out` could not be used."""
 
     n: int

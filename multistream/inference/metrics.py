@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from multistream.errors import DataError
 from multistream.inference.emotions import polarities
 from multistream.label_set_metrics import LabelSetMetrics, label_set_metrics
-from multistream.records import Record
+from multistream.records import JsonRecord
 from multistream.statistics import (
     Interval,
     balanced_accuracy,
@@ -32,7 +32,7 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Metrics(Record):
+class Metrics(JsonRecord):
     """How good probabilities over K classes are on n photos; shares between 0 and 1, all in float64.
 
     Intervals are Wilson's for shares of photos and percentile bootstraps for the rest. Means over classes leave out

@@ -14,7 +14,7 @@ from multistream.inference.missing import MissingPolicy, MissingStream
 from multistream.label_set_metrics import THRESHOLD
 from multistream.network.network import MultiStream, Pooled
 from multistream.nn.nested import take_rows
-from multistream.records import Record
+from multistream.records import JsonRecord
 from multistream.statistics import wilson
 
 POLICIES = {"complete": "nothing missing", "drop": "drop", "mean": "mean", "zero": "zero", "error": "as trained"}
@@ -22,7 +22,7 @@ POLICIES = {"complete": "nothing missing", "drop": "drop", "mean": "mean", "zero
 
 
 @dataclass(frozen=True)
-class PolicyAccuracy(Record):
+class PolicyAccuracy(JsonRecord):
     """Accuracy with its 95 % interval on n photos, under one policy for missing streams."""
 
     n: int

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from multistream.comparison.compare import ComparedRow
-from multistream.records import Record
+from multistream.records import JsonRecord
 
 
 @dataclass(frozen=True)
-class ReproducedRow(Record):
+class ReproducedRow(JsonRecord):
     """A row of table 1: ours, compared with our best single stream, next to the published accuracy on FI."""
 
     key: str
@@ -25,7 +25,7 @@ class ReproducedRow(Record):
 
 
 @dataclass(frozen=True)
-class ReproducedCurve(Record):
+class ReproducedCurve(JsonRecord):
     """Accuracy and 95 % interval with 1 to n stages, next to the published accuracies on FI (fractions)."""
 
     name: str
@@ -36,7 +36,7 @@ class ReproducedCurve(Record):
 
 
 @dataclass(frozen=True)
-class ReproducedConfusion(Record):
+class ReproducedConfusion(JsonRecord):
     """Counts [label][predicted] of the early fusion over all test predictions; published recalls where known."""
 
     classes: tuple[str, ...]
@@ -45,7 +45,7 @@ class ReproducedConfusion(Record):
 
 
 @dataclass(frozen=True)
-class ReproducedGallery(Record):
+class ReproducedGallery(JsonRecord):
     """Figure 5 of n test photos: how many all, some or none of the streams get right, and the names of its files."""
 
     n: int
@@ -54,7 +54,7 @@ class ReproducedGallery(Record):
 
 
 @dataclass(frozen=True)
-class Reproduction(Record):
+class Reproduction(JsonRecord):
     """The results of a reproduction; targets that were not requested are empty."""
 
     data: str

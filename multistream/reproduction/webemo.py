@@ -25,7 +25,7 @@ from multistream.inference.emotions import SHIPPED
 from multistream.inference.evaluate import evaluate
 from multistream.inference.metrics import Metrics
 from multistream.recipe import Recipe
-from multistream.records import Record, plain
+from multistream.records import JsonRecord, plain
 from multistream.runs import folder_of
 from multistream.runs.model_file import model_file, read_about
 from multistream.statistics import Interval
@@ -39,7 +39,7 @@ PUBLISHED: Mapping[tuple[str, ...], float] = {("object",): 0.4645, ("places",): 
 
 
 @dataclass(frozen=True)
-class ProtocolResult(Record):
+class ProtocolResult(JsonRecord):
     """One protocol's accuracy on n photos, next to the accuracy of always saying the most frequent class."""
 
     protocol: str
@@ -50,7 +50,7 @@ class ProtocolResult(Record):
 
 
 @dataclass(frozen=True)
-class WebEmoResult(Record):
+class WebEmoResult(JsonRecord):
     """A run's results by all protocols; `published` is the paper's accuracy for a run of these streams."""
 
     run: str
