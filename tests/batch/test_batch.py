@@ -76,7 +76,7 @@ def test_features_are_those_of_the_network(run: Path, paths: list[Path]) -> None
     stages = list(model.network.branches["object"].taps)
     assert {f"object/{stage}" for stage in stages} <= set(found)
     assert all(np.isfinite(found[f"object/{stage}"]).all() for stage in stages)
-    with pytest.raises(WeightsError, match="none are given"):
+    with pytest.raises(WeightsError, match="none were given"):
         ms.batch.Extractor("object")
     named = ms.batch.Extractor("object", weights={"object": "random"}, image_size=32, device="cpu")
     assert named({"path": np.array(paths[:2], dtype=str)})["status"].tolist() == ["ok", "ok"]

@@ -187,7 +187,7 @@ def test_missing_weights_are_refused(recipe: Recipe) -> None:
     from multistream.errors import WeightsError
 
     bare = replace(recipe, network=replace(recipe.network, weights={}))
-    with pytest.raises(WeightsError, match="none are given"):
+    with pytest.raises(WeightsError, match="none were given"):
         extract(bare)
 
 

@@ -110,7 +110,7 @@ def test_ablate_trains_on_cached_views_what_train_does(recipe: Recipe, tmp_path:
     found = ablate(run.folder, axis="depth", seeds=2, verify=True)
     assert decoded == []
     assert found.trained_on == "pooled features"
-    assert found.rows[-1].accuracies[0] == run.parts["test"].accuracy
+    assert found.rows[-1].scores[0] == run.parts["test"].accuracy
     assert found.verified is not None
     assert found.verified.largest_difference < 1e-5
     assert found.verified.difference_to_train < 1e-5
