@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -244,10 +244,8 @@ def _refusal(where: str, name: str, claims: list[Claim], *, kinds: tuple[Kind, .
 def _unknown(where: str, name: str, kinds: tuple[Kind, ...]) -> UnknownPart:
     """The error for an unknown name, with the nearest known one."""
     rows = parts()
+    right = f"Known: {', '.join(_known(rows, kinds)) or 'none'}."
     of_other_kind = next((row.kind for row in rows if row.name == name and row.kind), None)
-    words = {row.name: row.name if row.status == "ok" else f"{row.name} ({row.status})" for row in rows}
-    known = dict.fromkeys(words[row.name] for row in rows if row.kind in kinds)
-    right = f"Known: {', '.join(known) or 'none'}."
     if of_other_kind:
         return UnknownPart(where, f"{name!r} is a {of_other_kind}, not a {' or '.join(kinds)}.", right=right)
     near = get_close_matches(name, [row.name for row in rows if row.kind in (*kinds, None)], n=1)
@@ -255,3 +253,9 @@ def _unknown(where: str, name: str, kinds: tuple[Kind, ...]) -> UnknownPart:
     is_run = "stream" in kinds and (Path(name) / "recipe.toml").is_file()
     do = f"A run's path has a slash: ./{name}." if is_run else ""
     return UnknownPart(where, f"{name!r} is unknown.", right=f"{guess}{right}", do=do)
+
+
+def _known(rows: Iterable[PartInfo], kinds: tuple[Kind, ...]) -> list[str]:
+    """The names of these kinds, with the status of those that do not work."""
+    words = {row.name: row.name if row.status == "ok" else f"{row.name} ({row.status})" for row in rows}
+    return [words[name] for name in dict.fromkeys(row.name for row in rows if row.kind in kinds)]
