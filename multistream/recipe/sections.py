@@ -32,7 +32,7 @@ MissingVectors = Literal["error", "mean", "zero", "skip"]
 Solver = Literal["gradient", "lbfgs"]
 Schedule = Literal["cosine", "constant", "linear"]
 Measure = Literal["loss", "accuracy"]
-Calibration = Literal["none", "temperature"]
+Calibration = Literal["auto", "none", "temperature"]
 Augment = Literal["none", "randaugment", "trivial", "augmix"]
 BatchNorm = Literal["auto", "batch", "fixed"]
 ClassWeights = Literal["none", "balanced"]
@@ -225,7 +225,7 @@ class TrainingSettings(Section):
     keep: Measure = setting("loss", word(Measure))
     loss: str = setting("cross_entropy", spec_of("loss", section="training"))
     label_smoothing: float = setting(0.0, number(0, below=1))
-    calibration: Calibration = setting("none", word(Calibration))
+    calibration: Calibration = setting("auto", word(Calibration))
     stream_dropout: float = setting(0.0, number(0, below=1))
     class_weights: ClassWeights = setting("none", word(ClassWeights))
     clip_norm: float = setting(0.0, number(0))

@@ -24,6 +24,10 @@ HOTTEST = 100.0
 """The temperature lies between 1 / 100 and 100. A few photos that are all right, or all wrong, have no best one."""
 
 
+ENOUGH = 100
+"""Validation photos from which a temperature is fitted unless the recipe says otherwise."""
+
+
 @dataclass(frozen=True)
 class OutOfFold:
     """Logits (N, K) of N photos, `images` (N,), by classifiers that were fitted without them."""
@@ -68,13 +72,19 @@ def fit_temperature(logits: NDArray[np.float64], targets: Targets) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(-limit, limit), method="bounded", options={"xatol": 1e-7}).x))
 
 
-def check_calibration(recipe: Recipe, network: MultiStream, *, validation: int) -> None:
-    """UsageError where a temperature is asked for and cannot be had."""
-    if recipe.training.calibration == "none":
-        return
-    if network.fusion.averages_probabilities and len(network.branches) > 1:
+def settle_calibration(recipe: Recipe, network: MultiStream, *, validation: int) -> Recipe:
+    """Resolves `training.calibration = auto`; UsageError where a temperature is asked for and cannot be had."""
+    chosen = recipe.training.calibration
+    if chosen == "none":
+        return recipe
+    averages = network.fusion.averages_probabilities and len(network.branches) > 1
+    if chosen == "auto":
+        fitted = validation >= ENOUGH and not averages and not network.label_sets
+        return recipe.updated({"training": {"calibration": "temperature" if fitted else "none"}})
+    if averages:
         what = f"{recipe.network.fusion} fusion averages the streams' probabilities, which no temperature may change."
         raise UsageError(WHERE, what, do="Leave it at none, or calibrate the runs of the single streams.")
     if not validation and not (recipe.training.solver == "lbfgs" and trains(network)):
         right = "A temperature needs photos that the network has not learned from."
         raise UsageError(WHERE, "there is no validation split.", right=right, do="Write data.split as in 80/5/15.")
+    return recipe

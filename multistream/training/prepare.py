@@ -25,7 +25,7 @@ from multistream.runs.composition import compose_network, settle_weights, with_d
 from multistream.runtime.device import Runtime, available_workers
 from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.precision_check import settle
-from multistream.training.calibration import check_calibration
+from multistream.training.calibration import settle_calibration
 from multistream.training.convex import check_convex
 from multistream.training.losses import make_loss
 from multistream.training.probing import settle_probing
@@ -109,7 +109,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     parts = usable(draw_parts(table, recipe.data), side_inputs, table)
     for note in parts.notes:
         say(f"split: {note}")
-    check_calibration(recipe, network, validation=len(parts.val))
+    recipe = settle_calibration(recipe, network, validation=len(parts.val))
     fill = settings.missing_vectors == "mean"
     side_inputs = fit_vectors(network, side_inputs, parts, fill=fill, say=say)
     runtime = settle(on_rank(recipe.runtime, ranks), network, say=say)
@@ -156,9 +156,9 @@ def settle_loss(recipe: Recipe, table: Table, *, say: Say) -> Recipe:
     if table.label_sets is None:
         return recipe
     training = recipe.training
-    if training.class_weights != "none" or training.label_smoothing or training.calibration != "none":
+    if training.class_weights != "none" or training.label_smoothing or training.calibration == "temperature":
         names = ("class_weights", "label_smoothing", "calibration")
-        name = next(each for each in names if getattr(training, each) not in ("none", 0))
+        name = next(each for each in names if getattr(training, each) not in ("none", "auto", 0))
         raise UsageError(f"training.{name}", "images may have several labels here.", do="Leave it at its default.")
     if training.loss != "cross_entropy":
         return recipe

@@ -14,13 +14,13 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
-from multistream import Recipe, evaluate, load
+from multistream import Recipe, compose, evaluate, load, streams
 from multistream.errors import UsageError, WeightsError
 from multistream.inference.metrics import metrics, without_temperature
 from multistream.reporting import report
 from multistream.runs.model_file import MODEL_FILE, load_model, save_model
 from multistream.runs.predictions_file import read_predictions
-from multistream.training.calibration import fit_temperature
+from multistream.training.calibration import fit_temperature, settle_calibration
 from multistream.training.folds import train as train_on_folds
 from multistream.training.solver import fit_probe
 from multistream.training.train import train
@@ -51,6 +51,26 @@ def test_it_is_scikit_learns() -> None:
     logits = classifier.decision_function(x[60:])
     own = np.exp(log_softmax(logits / fit_temperature(logits, LABELS[60:]), axis=1))
     np.testing.assert_allclose(own, oracle.predict_proba(x[60:]), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "validation", "label_sets", "chosen"),
+    [
+        ("early", 100, False, "temperature"),
+        ("early", 99, False, "none"),
+        ("late", 100, False, "none"),
+        ("early", 100, True, "none"),
+    ],
+)
+def test_auto_needs_photos_one_decision_and_one_label(
+    fusion: str, validation: int, label_sets: bool, chosen: str
+) -> None:
+    anp = streams["anp"]
+    network = compose(
+        {"one": anp(width=3), "two": anp(width=3)}, classes=["a", "b"], fusion=fusion, label_sets=label_sets
+    )
+    settled = settle_calibration(Recipe(), network, validation=validation)
+    assert settled.training.calibration == chosen
 
 
 def test_photos_that_are_all_right_have_a_bounded_one() -> None:
