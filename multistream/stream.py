@@ -46,10 +46,6 @@ class Stream(nn.Module):
     """Where pretrained weights can be had, by variant. A stream without sources trains from scratch, unasked."""
     ignored_weights: ClassVar[tuple[str, ...]] = ()
     """Prefixes of keys in weight files that are ignored, for example classifiers."""
-    maps_are_tested: ClassVar[bool] = False
-    """Whether StreamContract tests the maps of every variant with the package. At the stream's own image size a
-    composition then takes them as declared: to follow them without numbers imports torch's compiler, which takes most
-    of the time of importing torch."""
 
     stages: Modules[nn.Module]
     mean: Tensor

@@ -1,18 +1,19 @@
 """The shapes of a network's parts, checked once when it is composed: an error names the part and does the arithmetic.
 
-No stage of a stream is computed for it. An exception of a plugin here becomes one line too.
+Nothing is computed for it. An exception of a plugin here becomes one line too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from multistream.errors import UsageError
 from multistream.inputs import Vector
-from multistream.interfaces import VECTOR, FusionOutput, Stream, Tap
+from multistream.interfaces import VECTOR, FusionOutput, Tap
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
@@ -22,8 +23,6 @@ from multistream.spec import Spec
 
 BATCH = 2
 """Images in the batch that is followed through the network."""
-SIDE = 7
-"""Of the maps of zeros that replace those of a stream whose maps are tested."""
 
 _CHECKED: set[tuple[object, ...]] = set()
 """The plans whose branches were found right in this process, with the classes that they built."""
@@ -32,18 +31,14 @@ _CHECKED: set[tuple[object, ...]] = set()
 def check_branch(key: str, branch: Branch) -> None:
     """Compares the maps, pooled features, tokens and vector of a branch with what its parts declare; PluginError.
 
-    A plan is checked once in a process: with batch norm in the stream it takes half a second. Taps and temporals alone
-    are computed, on zeros: that takes milliseconds.
+    A plan is checked once in a process: with batch norm in the stream it takes half a second.
     """
     made = (branch.stream, next(iter(branch.taps.values()), None), branch.temporal)
     plan = (repr(branch.plan), *map(type, made))
     if plan in _CHECKED:
         return
     with evaluating(branch):
-        if _maps_are_tested(branch):
-            _check_branch(branch, _declared_maps(branch.stream))
-        else:
-            without_numbers(lambda: _check_branch(branch, _checked_maps(key, branch)))
+        without_numbers(partial(_check_branch, key, branch))
     if branch.plan is not None and not branch.plan.is_instance:
         _CHECKED.add(plan)
 
@@ -52,24 +47,12 @@ def check_fusion(network: MultiStream) -> None:
     """Compares the logits of every head and of the fusion with the network's classes; PluginError, UsageError."""
     _check_label_sets(network)
     with evaluating(network):
-        _check_fusion(network)
-
-
-def _maps_are_tested(branch: Branch) -> bool:
-    """Whether the maps are as declared, because the stream's own tests say so, at the size that they test."""
-    return branch.stream.maps_are_tested and branch.plan is not None and not branch.plan.image_size
-
-
-def _declared_maps(stream: Stream) -> dict[str, Tensor]:
-    """Zeros of the declared shapes."""
-    return {
-        stage: torch.zeros(BATCH, channels) if stage == VECTOR else torch.zeros(BATCH, channels, SIDE, SIDE)
-        for stage, channels in stream.channels.items()
-    }
+        without_numbers(partial(_check_fusion, network))
 
 
 @torch.no_grad()
-def _check_branch(branch: Branch, maps: Mapping[str, Tensor]) -> None:
+def _check_branch(key: str, branch: Branch) -> None:
+    maps = _checked_maps(key, branch)
     tokens = [_checked_token(_owner("tap", branch), stage, tap, maps[stage]) for stage, tap in branch.taps.items()]
     if branch.temporal is None:
         return
@@ -84,7 +67,6 @@ def _check_branch(branch: Branch, maps: Mapping[str, Tensor]) -> None:
         _require(owner, f"{asked}s attention is", weights, (BATCH, steps), "attention is one number a step")
 
 
-@torch.no_grad()
 def _checked_maps(key: str, branch: Branch) -> dict[str, Tensor]:
     """The maps of the example input, all as declared."""
     stream, owner = branch.stream, stream_owner(key, branch)

@@ -182,7 +182,7 @@ def test_the_code_in_the_key_is_that_of_the_streams_package_and_its_libraries() 
     from multistream.features.key import code_of
 
     network = compose({"object": "object", "theirs": "timm:resnet10t"}, classes=CLASSES, image_size=SIZE)
-    assert set(code_of(network.branches["object"])) == {"multistream_object"}
+    assert set(code_of(network.branches["object"])) == {"multistream_object", "timm"}
     assert set(code_of(network.branches["theirs"])) == {"timm"}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +30,6 @@ class ANP(Stream):
     >>> ANP(width=3, scaling="log")(torch.ones(1, 3))["vector"]
     tensor([[0., 0., 0.]])
     """
-
-    maps_are_tested: ClassVar[bool] = True
 
     mean: Tensor
     scale: Tensor

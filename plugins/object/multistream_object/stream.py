@@ -6,15 +6,15 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import ClassVar
 
+import timm
 from torch import nn
 
 from multistream import Image, MultistreamError, Source, Stream
-from multistream_object.mobilenet import mobilenet_v1, mobilenet_v2
 
 HALF = (127.5, 127.5, 127.5)
-"""Mean and deviation that bring 0-255 to [-1, 1]."""
+"""Mean and standard deviation that bring 0-255 to [-1, 1]."""
 
-MODELS = {"mobilenetv2": mobilenet_v2, "mobilenetv1": mobilenet_v1}
+MODELS = {"mobilenetv2": "mobilenetv2_100", "mobilenetv1": "mobilenetv1_100"}
 INPUTS = {"mobilenetv2": Image(size=224), "mobilenetv1": Image(size=224, mean=HALF, std=HALF)}
 ENDS = {"mobilenetv2": (320, 1280), "mobilenetv1": (1024,)}
 HEAD = ("conv_head", "bn2")
@@ -34,7 +34,7 @@ CUTS: dict[str, dict[str, tuple[str, ...]]] = {
         "block5": ("blocks.4",),
     },
 }
-"""The modules in each stage, by variant: every stage but the first starts with a stride of 2."""
+"""timm's modules in each stage, by variant: every stage but the first starts with a stride of 2."""
 
 CHANNELS = {"mobilenetv2": (16, 24, 32, 96), "mobilenetv1": (64, 128, 256, 512)}
 """Channels of the first four maps; the fifth has `end`."""
@@ -89,7 +89,6 @@ class Object(Stream):
         ),
     }
     ignored_weights: ClassVar[tuple[str, ...]] = ("classifier.",)
-    maps_are_tested: ClassVar[bool] = True
 
     def __init__(self, *, variant: str = "mobilenetv2", end: int | None = None) -> None:
         if variant not in MODELS:
@@ -99,11 +98,11 @@ class Object(Stream):
         if end not in ends:
             right = f"{variant} ends with {' or '.join(map(str, ends))} channels."
             raise MultistreamError("streams.object.end", f"{end} is impossible.", right=right)
-        modules = MODELS[variant]()
+        model = timm.create_model(MODELS[variant], pretrained=False, num_classes=0)
         cuts = dict(CUTS[variant])
         if end == 1280:
             cuts["block5"] += HEAD
-        stages = {stage: _chain(modules, names) for stage, names in cuts.items()}
+        stages = {stage: _chain(model, names) for stage, names in cuts.items()}
         channels = dict(zip(cuts, (*CHANNELS[variant], end), strict=True))
         super().__init__(stages, channels=channels, input=INPUTS[variant])
         self.variant = variant
@@ -120,10 +119,10 @@ class Object(Stream):
 
 
 def _here(stage: str, name: str) -> str:
-    """The place of the module `name` in our state dict."""
+    """The place of timm's module `name` in our state dict."""
     return f"stages.{stage}.{name.replace('.', '')}"
 
 
-def _chain(modules: Mapping[str, nn.Module], names: tuple[str, ...]) -> nn.Sequential:
-    """These modules one after the other, under their own names without dots."""
-    return nn.Sequential(OrderedDict((name.replace(".", ""), modules[name]) for name in names))
+def _chain(model: nn.Module, names: tuple[str, ...]) -> nn.Sequential:
+    """These modules of the model one after the other, under their own names without dots."""
+    return nn.Sequential(OrderedDict((name.replace(".", ""), model.get_submodule(name)) for name in names))

@@ -96,7 +96,6 @@ class Places(Stream):
         ),
     }
     ignored_weights: ClassVar[tuple[str, ...]] = ("classifier.", "fc.", "fc6.", "fc7.", "fc8a.", "pre_logits.", "head.")
-    maps_are_tested: ClassVar[bool] = True
 
     def __init__(self, *, variant: str = "vgg16", normalisation: str | None = None) -> None:
         if variant not in NORMALISATIONS:
