@@ -35,7 +35,8 @@ from multistream.system_errors import known_error
 app = typer.Typer(
     name="multistream",
     help="Compose, train and dissect image classifiers made of several streams.\n\n"
-    "A stream is a pretrained network or a vector of scores. Taps read it after its stages, a temporal module combines "
+    "A stream is a pretrained network or a vector of scores. Taps read its feature maps after each stage, a "
+    "temporal module combines "
     "the taps' tokens, and a fusion combines the streams. `multistream train` writes a run: a folder with the trained "
     "network, its recipe (all settings) and its results.",
     no_args_is_help=True,

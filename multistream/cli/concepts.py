@@ -12,7 +12,7 @@ from multistream.cli import options, output
 Names = Annotated[
     Path,
     typer.Argument(
-        metavar="NAMES", help="One name per line, a JSON list, or SentiBank's list of adjective-noun pairs."
+        metavar="NAMES", help="File with one name per line, a JSON list, or SentiBank's list of adjective-noun pairs."
     ),
 ]
 ModelName = Annotated[
@@ -38,7 +38,8 @@ Template = Annotated[
     list[str] | None,
     typer.Option(
         metavar="TEXT",
-        help="A sentence with {} for the name; repeatable: the embeddings are averaged. Default: a photo of {}.",
+        help="Prompt template with {} in place of the name; repeatable (the embeddings are averaged). "
+        "Default: a photo of {}.",
     ),
 ]
 

@@ -185,7 +185,7 @@ def _of_labels(metrics: Metrics) -> str:
         f"{'expected calibration error':27} {metrics.ece:6.3f}",
     ]
     if metrics.ece_before is not None:
-        lines[-1] += f"     before the temperature {metrics.ece_before:.3f}"
+        lines[-1] += f"     before temperature scaling {metrics.ece_before:.3f}"
     if metrics.polarity_accuracy is not None:
         lines.append(_percent("polarity accuracy", metrics.polarity_accuracy))
     lines += [*distances(metrics), "", f"{'class':20} {'n':>6} {'precision':>10} {'recall':>8} {'f1':>8}"]

@@ -24,7 +24,9 @@ Photos = Annotated[
         metavar="PATHS", help="Files and folders; - reads a list from stdin. Default: the run's test split."
     ),
 ]
-Class = Annotated[str, typer.Option("--target", metavar="CLASS", help="predicted, true, or a class by name.")]
+Class = Annotated[
+    str, typer.Option("--target", metavar="CLASS", help="Class to explain: predicted, true, or the name of a class.")
+]
 
 MOVED = {
     "--self-test": "multistream test-explanation RUN --self-test",
@@ -63,9 +65,13 @@ Method = Annotated[
         "decomposition where it is exact, otherwise grad-cam."
     ),
 ]
-Scale = Annotated[str, typer.Option(help="logit or probability.")]
+Scale = Annotated[str, typer.Option(help="Quantity to explain: logit or probability.")]
 Baseline = Annotated[
-    str, typer.Option(help="What replaces an absent stream when computing Shapley values: mean, zero or drop.")
+    str,
+    typer.Option(
+        help="How an absent stream is represented in Shapley values: mean (the training mean), zero, or drop "
+        "(left out)."
+    ),
 ]
 Npz = Annotated[
     Path | None,
@@ -74,7 +80,8 @@ Npz = Annotated[
 Classes = Annotated[
     str,
     typer.Option(
-        help="Classes in the .npz file: all, target, or auto (all classes for exact sums of up to 32 photos)."
+        help="Classes in the .npz file: all, target, or auto (all classes if the decomposition is exact and "
+        "there are at most 32 photos)."
     ),
 ]
 Overlays = Annotated[

@@ -30,7 +30,7 @@ def gallery(
 ) -> None:
     """Save galleries: photos that all, some or none of the streams classify correctly.
 
-    Also the mean attribution map of each class, and the vector entries with the largest contributions.
+    Also save the mean attribution map of each class, and the vector entries with the largest contributions.
     """
     from multistream.console import Console
     from multistream.explaining.gallery import make_gallery

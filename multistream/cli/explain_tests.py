@@ -54,7 +54,7 @@ def explanation_tests(
 ) -> None:
     """Test the explanations: a self-test on planted cues (the default, a minute or more), or tests on your photos.
 
-    The tests on photos are --faithfulness and --masks.
+    To test on photos, use --faithfulness or --masks.
 
     Exit code 1 if a check of the self-test fails.
     """

@@ -31,7 +31,7 @@ Inputs = Annotated[
     typer.Option(
         "--input",
         metavar="KEY=PATH",
-        help="Extra input of stream KEY: a file of vectors (.npz, .csv, ...), or a folder of input maps such as "
+        help="Extra input for stream KEY: a file of vectors (.npz, .csv, ...), or a folder of input maps such as "
         "depth images; repeatable.",
     ),
 ]
@@ -40,7 +40,7 @@ Streams = Annotated[
     typer.Option(
         metavar="SPEC,...",
         help="Streams, as [KEY=]NAME[:VARIANT], or KEY=RUN to reuse stream KEY of a finished run. Built in: object "
-        "(trained on ImageNet), places (scenes of Places365), anp (scores of adjective-noun pairs); "
+        "(trained on ImageNet), places (trained on the scenes of Places365), anp (scores for adjective-noun pairs); "
         "`multistream plugins` lists all.",
     ),
 ]
@@ -48,7 +48,8 @@ StreamsWithoutRun = Annotated[str, typer.Option(metavar="SPEC,...", help="Stream
 Tap = Annotated[
     str,
     typer.Option(
-        help="How to turn the feature map of a stage into a token: gap[:WIDTH], last, cls, embed, or a plugin's. "
+        help="How to turn the feature map of a stage into a token: gap[:WIDTH], last, cls, embed, or one "
+        "provided by a plugin. "
         "Default: gap:64.",
         show_default=False,
     ),
@@ -56,7 +57,8 @@ Tap = Annotated[
 Temporal = Annotated[
     str,
     typer.Option(
-        help="How to combine the tokens of a stream into one vector: concat, average, bigru, bigru+att, or a plugin's. "
+        help="How to combine the tokens of a stream into one vector: concat, average, bigru, bigru+att, or "
+        "one provided by a plugin. "
         "Default: concat.",
         show_default=False,
     ),
@@ -64,7 +66,8 @@ Temporal = Annotated[
 Fusion = Annotated[
     str,
     typer.Option(
-        help="How to combine the streams: early, late, gated, or a plugin's. Default: early.", show_default=False
+        help="How to combine the streams: early, late, gated, or one provided by a plugin. Default: early.",
+        show_default=False,
     ),
 ]
 TrainingData = Annotated[
@@ -94,7 +97,8 @@ Groups = Annotated[
     str,
     typer.Option(
         metavar="COLUMN|FILE",
-        help="Groups to keep together in one split: a CSV column, or a CSV file with the columns path and group.",
+        help="Groups of photos that must not be divided between splits: a CSV column, or a CSV file with the "
+        "columns path and group.",
     ),
 ]
 Missing = Annotated[
@@ -131,7 +135,8 @@ Weights = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=FILE|RUN|hub|random",
-        help="Weights of stream KEY: a file, another run, hub (download the pretrained weights) or random; repeatable.",
+        help="Weights for stream KEY: a file, another run, hub (download the pretrained weights) or random; "
+        "repeatable.",
     ),
 ]
 Settings = Annotated[
@@ -144,7 +149,7 @@ Freeze = Annotated[
         metavar="WHAT,...",
         help="What to freeze: none, streams (the backbones), branches (streams with their taps and temporal modules), "
         "one stream (KEY) or its first stages (KEY:NUMBER). Default: streams that have pretrained weights, and "
-        "branches that come from runs.",
+        "branches reused from other runs.",
     ),
 ]
 Epochs = Annotated[int | None, typer.Option(help="Maximum number of epochs. Default: 30, or the recipe's.")]

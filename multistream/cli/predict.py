@@ -42,7 +42,7 @@ def predict(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Predict class probabilities, one line per photo; files that cannot be used are listed with a status instead."""
+    """Predict class probabilities, one line per photo; unusable files are listed with an error status."""
     from multistream.console import Console
 
     common: dict[str, Any] = {"missing": missing, "without": without or (), "say": Console(quiet=quiet).say}

@@ -24,7 +24,7 @@ PaperStreams = Annotated[
     ),
 ]
 Folds = Annotated[int, typer.Option(min=0, max=1000, help="Number of cross-validation folds; 0: use --splits.")]
-Repeats = Annotated[int, typer.Option(min=1, max=1000, help="Number of repetitions of the folds.")]
+Repeats = Annotated[int, typer.Option(min=1, max=1000, help="Number of times to repeat the cross-validation.")]
 Splits = Annotated[int, typer.Option(min=1, max=1000, help="Number of random splits (data.split) with --folds 0.")]
 Seeds = Annotated[int, typer.Option(min=1, max=1000, help="Number of training seeds.")]
 TrainingRecipe = Annotated[str, typer.Option(metavar="FILE|NAME", help="Settings for all training runs.")]

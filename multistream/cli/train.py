@@ -24,7 +24,7 @@ Folds = Annotated[
         help="Number of cross-validation folds; each photo is tested exactly once. Default: 0, a single split."
     ),
 ]
-Repeats = Annotated[int | None, typer.Option(help="Number of repetitions of the folds. Default: 1.")]
+Repeats = Annotated[int | None, typer.Option(help="Number of times to repeat the cross-validation. Default: 1.")]
 PrintRecipe = Annotated[bool, typer.Option("--print-recipe", help="Print the settings and exit.")]
 Out = Annotated[
     Path | None,

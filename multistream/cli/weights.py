@@ -50,7 +50,12 @@ def convert_command(
         typer.Option(help="Naming scheme of the output; MobileNetV2, VGG16 and ResNet only."),
     ] = None,
     rgb: Annotated[
-        bool, typer.Option("--rgb", help="Convert the first layer of a Caffe VGG16 from BGR to RGB (not for `places`).")
+        bool,
+        typer.Option(
+            "--rgb",
+            help="Convert the first layer of a Caffe VGG16 from BGR to RGB (not for the stream places, which "
+            "expects BGR).",
+        ),
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,

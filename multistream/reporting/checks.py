@@ -75,8 +75,10 @@ def _check_gallery(gallery: GalleryData) -> Iterator[ReportCheck]:
         name, about = "Contributions and bias sum to the logit", ", ".join(gallery.residuals)
         about += f": largest difference, relative to max(1, |logit|), {n}"
         yield ReportCheck(name, max(gallery.residuals.values()), TOLERANCE, about)
-    about = "largest error, as a fraction of the largest cell"
-    yield ReportCheck("Stored maps equal the computed maps up to rounding", gallery.rounding, 0.5 / 127 + 1e-5, about)
+    about = "largest error, as a fraction of the largest cell value"
+    yield ReportCheck(
+        "The maps stored in this page match the computed maps up to rounding", gallery.rounding, 0.5 / 127 + 1e-5, about
+    )
     if gallery.mean_gap is not None:
         name = "The fused probability is the mean of the streams' probabilities"
         yield ReportCheck(name, gallery.mean_gap, 1e-6, f"largest difference, {n}")

@@ -30,7 +30,7 @@ class EncodedMaps:
     scale: float
     data: str
     error: float
-    """The largest error of a cell, as a fraction of the largest cell."""
+    """The largest error of a cell, as a fraction of the largest cell value."""
 
 
 def encode_maps(maps_Khw: Tensor, *, side: int) -> EncodedMaps:

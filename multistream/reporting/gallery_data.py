@@ -41,7 +41,7 @@ class GalleryData:
     inexact: Mapping[str, str]
     """{key: why its contributions do not sum exactly to the logit}"""
     rounding: float
-    """The largest error of a stored cell, as a fraction of the largest cell of its stage."""
+    """The largest error of a stored cell, as a fraction of the largest cell value of its stage."""
     mean_gap: float | None
     """For fusions that average probabilities: the largest |fused probability - mean of the streams'|."""
 

@@ -47,7 +47,7 @@ def settled_temperature(validation: OutOfFold, inner_folds: OutOfFold | None, ta
     if not len(found.images):
         raise DataError(WHERE, "no photo of the validation split can be decoded.", do="Run multistream data scan.")
     temperature = fit_temperature(found.logits, targets[found.images])
-    say(f"calibration: temperature {temperature:.3f} from {len(found.images):,} {source}")
+    say(f"calibration: temperature {temperature:.3f}, fitted on {len(found.images):,} {source}")
     return temperature
 
 

@@ -123,7 +123,7 @@ def _opened(settings: DataSettings, *, say: Say) -> Table:
         settings.source, label=settings.label, allow_outside=settings.allow_outside, strict=settings.strict
     )
     about = f"{table.name}, {len(table):,} images, {len(table.classes)} classes"
-    say(f"data: {about}" if settings.source else f"data: {about} (no --data)")
+    say(f"data: {about}" if settings.source else f"data: {about} (built-in demo set: no --data was given)")
     for note in table.notes:
         say(f"data: {note}")
     if len(table.classes) < 2:
@@ -197,7 +197,7 @@ def _is_pretrained(recipe: Recipe, network: MultiStream, key: str) -> bool:
 
 def _why_frozen(is_demo: bool) -> str:
     if is_demo:
-        return "here with random weights: enough for the demo set's simple images"
+        return "randomly initialised, which is enough for the simple demo images"
     return "pretrained streams are frozen by default"
 
 

@@ -132,7 +132,7 @@ def halve(network: MultiStream) -> None:
     [
         ("early", with_tap(PowerTap), "The tap gap:64 of left declares linear = True, but is not linear"),
         ("early", with_tap(Scattering), "The pixels of `locate` of the tap gap:64 of left do not sum"),
-        ("early", saturate, "The temporal concat of left declares linear = True"),
+        ("early", saturate, "The temporal module concat of left declares linear = True"),
         ("early", square, "The fusion early declares linear = True"),
         ("late", halve, "The fusion late returns other logits of left than its `stream_logits`"),
     ],

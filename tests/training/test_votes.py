@@ -128,7 +128,7 @@ def test_rows_of_an_ablation_aim_at_the_votes(solver: list[str], on_votes: Recip
     """Rows that are trained together are checked against one trained alone."""
     result = ablate(on_votes.with_settings(solver), axis="depth", verify=solver != LBFGS)
     own = train(on_votes.with_settings(solver), out=tmp_path / "run").parts["test"]
-    assert result.rows[-1].accuracy == own.accuracy
+    assert result.rows[-1].score == own.accuracy
 
 
 def test_mixed_photos_mix_their_votes(on_votes: Recipe, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ VOCABULARY = tuple(
 """The 120 pairs, alphabetical: 24 that have a mood, 96 that have none."""
 
 PLANTED = 10
-"""Pairs of the image's mood that score high, of the 12 that there are."""
+"""Pairs of the image's polarity that score high, of the 12 that there are."""
 STRAY = 5
 """Pairs without a mood that score as high: a detector's errors."""
 

@@ -189,7 +189,7 @@
     const known = keys.every((key) => data.baseline[key]), exact = data.streams.every((stream) => stream.target !== target || stream.exact);
     const mean = keys.flatMap((key) => Object.keys(data.baseline[key] || {}).map((stage) => baseline(key, stage))).reduce((a, b) => a + b, 0);
     const bias = p.bias[target][k], logit = signed(p.logits[target][k]);
-    return [{ cells: [before + (!exact ? "remainder" : relative && known ? "bias (right: + mean training image)" : "bias"), signed(bias), known ? signed(bias + mean) : ""] }, { cells: [before + "logit", logit, known ? logit : ""], chosen: true }];
+    return [{ cells: [before + (!exact ? "remainder" : relative && known ? "bias (right column: plus the mean training image)" : "bias"), signed(bias), known ? signed(bias + mean) : ""] }, { cells: [before + "logit", logit, known ? logit : ""], chosen: true }];
   }
   function part(name, value, key, stage) {
     return [name, signed(value), data.baseline[key] ? signed(value - baseline(key, stage)) : ""];
