@@ -84,6 +84,22 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tagged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CSV of 90 pictures of 32 pixels whose bright channels are their tags: `red;green`."""
+    root = tmp_path_factory.mktemp("tagged")
+    chance, lines = np.random.default_rng(0), ["path,tags"]
+    for number in range(90):
+        has = [bool((1 + number % 7) >> bit & 1) for bit in range(3)]
+        pixels = np.clip(np.where(has, 150, 90) + chance.normal(0, 50, (32, 32, 3)), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(root / f"{number}.png")
+        names = [name for name, own in zip(("red", "green", "blue"), has, strict=True) if own]
+        lines.append(f"{number}.png,{';'.join(names)}")
+    path = root / "tags.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="session")
 def vectors(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Vectors of 6 for every picture, of which the first says a little about the class."""
     ids = [str(path.relative_to(photos)) for path in sorted(photos.rglob("*.png"))]

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from multistream import Recipe, ablate, train
@@ -76,20 +75,11 @@ def test_a_classifier_that_reads_nothing_scores_the_classes_fractions() -> None:
 
 
 @pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+def recipe(tagged: Path) -> Recipe:
     """90 pictures whose bright channels are their tags."""
-    root = tmp_path_factory.mktemp("tagged")
-    chance, lines = np.random.default_rng(0), ["path,tags"]
-    for number in range(90):
-        has = [bool((1 + number % 7) >> bit & 1) for bit in range(3)]
-        pixels = np.clip(np.where(has, 150, 90) + chance.normal(0, 50, (32, 32, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(root / f"{number}.png")
-        names = [name for name, own in zip(("red", "green", "blue"), has, strict=True) if own]
-        lines.append(f"{number}.png,{';'.join(names)}")
-    (root / "tags.csv").write_text("\n".join(lines))
     return Recipe().updated(
         {
-            "data": {"source": str(root / "tags.csv"), "label": "tags[;]", "image_size": 32, "split": "60/10/30"},
+            "data": {"source": str(tagged), "label": "tags[;]", "image_size": 32, "split": "60/10/30"},
             "network": {"streams": {"object": "object"}, "weights": {"object": "random"}, "freeze": ["streams"]},
             "training": {"batch_size": 8, "patience": 0, "epochs": 3, "learning_rate": 0.02, "penalties": [0.1, 0.01]},
             "runtime": {"device": "cpu", "precision": "fp32", "workers": 0},

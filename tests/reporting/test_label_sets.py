@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
 from multistream import Recipe, ablate, train
@@ -17,20 +16,11 @@ from multistream.runs.predictions_file import Predictions, read_predictions
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tagged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two streams on 90 pictures whose bright channels are their tags."""
-    root = tmp_path_factory.mktemp("tagged")
-    chance, lines = np.random.default_rng(0), ["path,tags"]
-    for number in range(90):
-        has = [bool((1 + number % 7) >> bit & 1) for bit in range(3)]
-        pixels = np.clip(np.where(has, 150, 90) + chance.normal(0, 50, (32, 32, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(root / f"{number}.png")
-        names = [name for name, own in zip(("red", "green", "blue"), has, strict=True) if own]
-        lines.append(f"{number}.png,{';'.join(names)}")
-    (root / "tags.csv").write_text("\n".join(lines))
     recipe = Recipe().updated(
         {
-            "data": {"source": str(root / "tags.csv"), "label": "tags[;]", "image_size": 32, "split": "60/10/30"},
+            "data": {"source": str(tagged), "label": "tags[;]", "image_size": 32, "split": "60/10/30"},
             "network": {
                 "streams": {"one": "object", "two": "object:mobilenetv1"},
                 "weights": {"one": "random", "two": "random"},
@@ -40,7 +30,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "runtime": {"device": "cpu", "precision": "fp32", "workers": 0},
         }
     )
-    made = train(recipe, out=root / "run").folder
+    made = train(recipe, out=tmp_path_factory.mktemp("run") / "run").folder
     ablate(recipe, axis="streams", run=made)
     return made
 
