@@ -8,6 +8,7 @@ from multistream.runs.folder import CHECKPOINTS as CHECKPOINTS
 from multistream.runs.folder import FOLDS as FOLDS
 from multistream.runs.folder import METRICS as METRICS
 from multistream.runs.folder import PREDICTIONS as PREDICTIONS
+from multistream.runs.folder import PROBE as PROBE
 from multistream.runs.folder import RECIPE as RECIPE
 from multistream.runs.folder import SPLIT as SPLIT
 from multistream.runs.folder import SUMMARY as SUMMARY

@@ -24,6 +24,8 @@ SPLIT = "split.csv"
 CHECKPOINTS = "checkpoints"
 FOLDS = "folds"
 """Where a run on folds keeps the run of each fold."""
+PROBE = "probe"
+"""Where a fine-tuned run keeps its linear probe, a run itself."""
 
 
 def new_run(out: str | Path | None, recipe: Recipe) -> Path:

@@ -11,9 +11,6 @@ from multistream.errors import UsageError
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
 
-PROBE = "probe"
-"""The folder of a run that holds its linear probe, a run itself."""
-
 PROBE_EPOCHS = 30
 """At most so many epochs probe where the recipe leaves the choice: as many as frozen streams train by default."""
 
@@ -23,7 +20,7 @@ def settle_probing(recipe: Recipe, network: MultiStream) -> Recipe:
     epochs = recipe.training.probe_epochs
     if epochs > 0 and network.is_frozen:
         what = "all streams are frozen, so there is nothing to fine-tune after the linear probe."
-        raise UsageError("training.probe_epochs", what, do="Give --freeze none, or --set training.probe_epochs=0.")
+        raise UsageError("training.probe_epochs", what, do="Pass --freeze none, or --set training.probe_epochs=0.")
     if epochs >= 0:
         return recipe
     branches = network.branches.items()

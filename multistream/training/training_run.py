@@ -33,7 +33,7 @@ from multistream.training.extraction import TrainingFeatures, fit_taps, set_base
 from multistream.training.feeds import Feed, PhotoFeed, PooledFeed, as_targets
 from multistream.training.loop import Trainer
 from multistream.training.prepare import Prepared
-from multistream.training.probing import PROBE, probe_of
+from multistream.training.probing import probe_of
 from multistream.training.progress import Listener, Progress
 from multistream.training.run_folder import Run, classify, measure, origin, read_checkpoint, write_head, write_run
 from multistream.training.sharding import sharded
@@ -140,7 +140,7 @@ class TrainingRun:
     def _probe(self) -> None:
         """Trains all but the streams first, as a run of its own inside the run, and starts from there."""
         recipe, network = probe_of(self.prepared.recipe, self.prepared.network)
-        probe, folder = replace(self.prepared, recipe=recipe, network=network), self.folder / PROBE
+        probe, folder = replace(self.prepared, recipe=recipe, network=network), self.folder / runs.PROBE
         self.console.say(f"probe: streams are frozen for the first {self.settings.probe_epochs} epochs, at most")
         resume = self.ranks.from_first((folder / runs.RECIPE).is_file())
         if self.ranks.is_first:
