@@ -20,15 +20,19 @@ from torch.optim import Optimizer
 
 from multistream.ablation.row_data import GridStep, RowData, RowMetrics
 from multistream.ablation.row_parameters import Grid, RowParameter, StageRows
-from multistream.interfaces import Tap
+from multistream.interfaces import Loss, Tap
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
 from multistream.nn.trains import trains
 from multistream.parts.dropout import kept
 from multistream.parts.fusions import Early, Late, Solo
+from multistream.parts.losses import BinaryCrossEntropy, CrossEntropy
 from multistream.parts.temporals import Average, Concat
 from multistream.recipe import TrainingSettings
 from multistream.training.optimizers import optimizer_of, set_rate
+
+BATCHED_LOSSES = (CrossEntropy, BinaryCrossEntropy)
+"""Losses that are computed for all rows at once; without arguments they have no weights and no smoothing."""
 
 
 def batch_kind(network: MultiStream) -> str | None:
@@ -46,12 +50,21 @@ def _fits(branch: Branch) -> bool:
     return taps_fit and (branch.temporal is None or type(branch.temporal) in (Concat, Average))
 
 
+def image_losses(logits_NKB: Tensor, targets: Tensor, *, criterion: Loss) -> Tensor:
+    """A criterion of BATCHED_LOSSES for each image, (N, B), before its mean; targets are (N, B) or (N, K, B)."""
+    if criterion.label_sets:
+        return functional.binary_cross_entropy_with_logits(logits_NKB, targets, reduction="none").mean(1)
+    weights, smoothing = criterion.weights, criterion.label_smoothing
+    return functional.cross_entropy(logits_NKB, targets, weight=weights, label_smoothing=smoothing, reduction="none")
+
+
 class BatchedRows:
     """Rows whose networks are of one `batch_kind`."""
 
     def __init__(self, grid: Grid, data: RowData, settings: TrainingSettings) -> None:
         self.grid, self.data, self.settings = grid, data, settings
         self.shape = len(grid), len(grid[0])
+        self.plain = type(data.criterion)()
         fusion = grid[0][0].fusion
         self.dropout = fusion.dropout.p if isinstance(fusion, Early) else 0.0
         keys = list(dict.fromkeys(chain.from_iterable(network.branches for network in grid[0])))
@@ -87,13 +100,14 @@ class BatchedRows:
         rows = self.data.rows(indices)
         for places in self.data.plain(indices):
             logits_GVKB = self._fused(self._logits(places.expand(self.shape[0], -1), {}))
-            labels = self.data.labels[places].expand(*self.shape, -1)
             own = self.data.targets[places]
-            own = own.mT.double() if own.ndim == 2 else own  # distributions lie as logits do: (K, B)
+            own = (
+                own.mT.double() if own.ndim == 2 else own
+            )  # what has a number for each class lies as logits do: (K, B)
             targets = own.expand(*self.shape, *own.shape).flatten(0, 1)
-            each = functional.cross_entropy(logits_GVKB.double().flatten(0, 1), targets, reduction="none")
-            loss += each.view(labels.shape).sum(2).cpu()
-            hits += (logits_GVKB.argmax(2) == labels).sum(2).cpu()
+            each = image_losses(logits_GVKB.double().flatten(0, 1), targets, criterion=self.plain)
+            loss += each.view(*self.shape, -1).sum(2).cpu()
+            hits += self._right(logits_GVKB, places).sum(2).cpu()
         return RowMetrics(loss / max(1, len(rows)), hits / max(1, len(rows)))
 
     def remember(self, rows_GV: Tensor) -> None:
@@ -167,20 +181,22 @@ class BatchedRows:
     def _losses(self, logits_GVOKB: Tensor, step: GridStep) -> Tensor:
         """Each row's criterion, (G, V): the mean over the images that count, weighted as the classes are."""
         criterion, own = self.data.criterion, self.data.targets[step.places_GB]
-        are_votes = own.ndim == 3
-        aligned = own.mT if are_votes else own  # (G, K, B) or (G, B)
-        each = functional.cross_entropy(
-            logits_GVOKB.flatten(0, 2),
-            aligned[:, None, None].expand(*logits_GVOKB.shape[:3], *aligned.shape[1:]).flatten(0, 2),
-            weight=criterion.weights,
-            label_smoothing=criterion.label_smoothing,
-            reduction="none",
-        ).view(*logits_GVOKB.shape[:3], -1)
+        by_class = own.ndim == 3
+        aligned = own.mT if by_class else own  # (G, K, B) or (G, B)
+        targets = aligned[:, None, None].expand(*logits_GVOKB.shape[:3], *aligned.shape[1:]).flatten(0, 2)
+        losses = image_losses(logits_GVOKB.flatten(0, 2), targets, criterion=criterion)
+        each = losses.view(*logits_GVOKB.shape[:3], -1)
         counts_GB = step.counts_GB.to(each.dtype)
         # torch's mean of distributions is over the images, that of labels over their weights
-        weights_GB = counts_GB if criterion.weights is None or are_votes else counts_GB * criterion.weights[own]
+        weights_GB = counts_GB if criterion.weights is None or by_class else counts_GB * criterion.weights[own]
         total_G = weights_GB.sum(1).clamp_min(torch.finfo(each.dtype).tiny)
         return ((each * counts_GB[:, None, None]).sum(3) * self.present_VO).sum(2) / total_G[:, None]
+
+    def _right(self, logits_GVKB: Tensor, places: Tensor) -> Tensor:
+        """Whether each image gets its class or, where it may have several, all of them and no other, (G, V, B)."""
+        if self.data.criterion.label_sets:
+            return ((logits_GVKB >= 0) == (self.data.targets[places].mT > 0.5)).all(2)
+        return logits_GVKB.argmax(2) == self.data.labels[places]
 
     def _fused(self, logits_GVOKB: Tensor) -> Tensor:
         """(G, V, K, B): for late the logarithm of the mean of the streams' softmaxes, as the fusion computes it."""

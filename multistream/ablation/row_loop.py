@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.ablation.batched_rows import BatchedRows, batch_kind
+from multistream.ablation.batched_rows import BATCHED_LOSSES, BatchedRows, batch_kind
 from multistream.ablation.results import LARGEST_DIFFERENCE, VerifiedRow
 from multistream.ablation.row_data import GridStep, RowBatch, RowData, RowMetrics, steps
 from multistream.ablation.row_parameters import Grid
@@ -24,7 +24,6 @@ from multistream.nn.eval_mode import evaluating
 from multistream.nn.seeding import seeded
 from multistream.nn.trains import trains
 from multistream.parts.dropout import reseed_dropout
-from multistream.parts.losses import CrossEntropy
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime
 from multistream.training.feeds import PooledFeed
@@ -73,9 +72,9 @@ def train_rows(
 def _kinds(grid: Grid, data: RowData, settings: TrainingSettings) -> dict[str | None, list[int]]:
     """The variants of each `batch_kind`; under None those that train one at a time.
 
-    A batch of rows computes cross entropy itself, and takes optimizers that treat every number alone.
+    A batch of rows computes its losses itself, and takes optimizers that treat every number alone.
     """
-    if type(data.criterion) is not CrossEntropy or settings.optimizer.startswith("timm:"):
+    if type(data.criterion) not in BATCHED_LOSSES or settings.optimizer.startswith("timm:"):
         return {None: list(range(len(grid[0])))}
     kinds: dict[str | None, list[int]] = defaultdict(list)
     for v, network in enumerate(grid[0]):

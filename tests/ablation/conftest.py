@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image as Picture
 from torch import nn
+from torch.nn import functional
 
 from multistream import Image, Stream, compose, streams
 from multistream.ablation.initial_networks import InitialNetworks, tapped_everywhere
@@ -21,7 +22,7 @@ from multistream.ablation.variants import Axis, Variant, variants
 from multistream.data.splits import Parts
 from multistream.network.compose import fusion_factory
 from multistream.network.network import MultiStream
-from multistream.parts.losses import CrossEntropy
+from multistream.parts.losses import BinaryCrossEntropy, CrossEntropy
 from multistream.recipe import Recipe, TrainingSettings
 from multistream.runtime.device import Runtime
 
@@ -46,13 +47,17 @@ class Toy(Stream):
 
 @dataclass
 class Bench:
-    """A composed network with the stream `toy`, and `anp` if asked for, and random features to train its heads on."""
+    """A composed network with the stream `toy`, and `anp` if asked for, and random features to train its heads on.
+
+    With `label_sets` an image has its class and perhaps the first one too.
+    """
 
     temporal: str = "concat"
     fusion: str = "early"
     keys: tuple[str, ...] = ("toy",)
     tap: str = "gap:8"
     stages: tuple[str, ...] = ("edges", "parts", "things")
+    label_sets: bool = False
 
     def __post_init__(self) -> None:
         torch.manual_seed(0)
@@ -64,6 +69,7 @@ class Bench:
             fusion=self.fusion,
             tap=self.tap,
             image_size=32,
+            label_sets=self.label_sets,
         ).freeze("streams")
         self.base = tapped_everywhere(self.network)
         chance = torch.Generator().manual_seed(1)
@@ -75,7 +81,11 @@ class Bench:
             }
             for key, branch in self.base.branches.items()
         }
-        self.data = RowData(features, labels, labels, torch.ones(150, dtype=torch.bool), PARTS, CrossEntropy())
+        targets, criterion = labels, CrossEntropy()
+        if self.label_sets:
+            targets, criterion = functional.one_hot(labels, 3).float(), BinaryCrossEntropy()
+            targets[:, 0] = (labels % 2 == 0).float()
+        self.data = RowData(features, labels, targets, torch.ones(150, dtype=torch.bool), PARTS, criterion)
         self.base.fit(self.data.take(torch.from_numpy(PARTS.train)))
         self.recipe = Recipe().updated({"network": {"freeze": ["streams"]}})
         fusions = {
@@ -116,7 +126,7 @@ def difference(first: MultiStream, second: MultiStream) -> float:
 def probability_difference(bench: Bench, first: MultiStream, second: MultiStream) -> float:
     """The largest difference of any probability on any photo."""
     pooled = bench.data.take(torch.arange(150))
-    one, other = (network.classify(pooled).double().softmax(1) for network in (first.eval(), second.eval()))
+    one, other = (network.probabilities(network.classify(pooled)) for network in (first.eval(), second.eval()))
     return float((one - other).abs().max())
 
 

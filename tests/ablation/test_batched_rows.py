@@ -69,7 +69,11 @@ def test_a_row_is_alone_with_every_setting(changes: dict[str, object]) -> None:
     check_alone(Bench(), "taps", settings_of(**changes))
 
 
-@pytest.mark.parametrize("form", [{"temporal": "average"}, {"keys": ("toy", "anp")}, {"tap": "last"}], ids=str)
+@pytest.mark.parametrize(
+    "form",
+    [{"temporal": "average"}, {"keys": ("toy", "anp")}, {"tap": "last"}, {"label_sets": True, "keys": ("toy", "anp")}],
+    ids=str,
+)
 def test_a_row_is_alone_in_every_linear_form(form: dict[str, Any]) -> None:
     bench = Bench(**form)
     assert batch_kind(bench.base) is not None
@@ -98,9 +102,10 @@ def test_recurrent_rows_are_the_trainers_bit_by_bit(optimizer: str) -> None:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "adamw without weight decay"])
 @pytest.mark.parametrize("axis", ["depth", "taps"])
-def test_batched_rows_are_the_trainers_up_to_rounding(axis: Axis, optimizer: str) -> None:
+@pytest.mark.parametrize("label_sets", [False, True])
+def test_batched_rows_are_the_trainers_up_to_rounding(label_sets: bool, axis: Axis, optimizer: str) -> None:
     """The trainer sums a row's numbers in another order, so float32 rounds otherwise."""
-    bench, settings = Bench(), settings_of(**OPTIMIZERS[optimizer])
+    bench, settings = Bench(label_sets=label_sets), settings_of(**OPTIMIZERS[optimizer])
     found = bench.variants(axis)
     rows = bench.grid(found, [5])
     assert bench.train(rows, [5], settings).batched == len(found)
@@ -150,8 +155,9 @@ def test_clipping_by_the_norm_of_all_rows_breaks_it(monkeypatch: pytest.MonkeyPa
     assert max(difference(a, b) for r, w in zip(right, wrong, strict=True) for a, b in zip(r, w, strict=True)) > 1e-4
 
 
-def test_both_ways_of_training_measure_alike() -> None:
-    bench, settings = Bench(keys=("toy", "anp")), settings_of()
+@pytest.mark.parametrize("label_sets", [False, True])
+def test_both_ways_of_training_measure_alike(label_sets: bool) -> None:
+    bench, settings = Bench(keys=("toy", "anp"), label_sets=label_sets), settings_of()
     grid = bench.grid(bench.variants("streams")[-1:], SEEDS)
     first, second = BatchedRows(grid, bench.data, settings), SingleRows(grid, bench.data, settings, CPU)
     one, other = first.measure(PARTS.test), second.measure(PARTS.test)
