@@ -21,7 +21,7 @@ from multistream.ablation.variants import Axis, variants
 from multistream.data.splits import Parts
 from multistream.network.compose import fusion_factory
 from multistream.network.network import MultiStream
-from multistream.parts.losses import CrossEntropy
+from multistream.parts.losses import BinaryCrossEntropy, CrossEntropy
 from multistream.recipe import Recipe
 from multistream.runs.composition import compose
 from multistream.runtime.device import Runtime
@@ -45,11 +45,12 @@ RECIPE = Recipe().updated(
 class Bench:
     """Untrained networks of one axis, and the features that they train on."""
 
-    def __init__(self, *, temporal: str = "concat", epochs: int = EPOCHS) -> None:
+    def __init__(self, *, temporal: str = "concat", epochs: int = EPOCHS, label_sets: bool = False) -> None:
         self.recipe = RECIPE.updated({"training": {"epochs": epochs}})
         torch.set_num_threads(2)
         torch.manual_seed(0)
-        self.base = compose(["object"], classes=CLASSES, temporal=temporal).freeze("streams")
+        network = compose(["object"], classes=CLASSES, temporal=temporal, label_sets=label_sets)
+        self.base = network.freeze("streams")
         chance = torch.Generator().manual_seed(0)
         labels = torch.randint(len(CLASSES), (1980,), generator=chance)
         features = {
@@ -58,7 +59,10 @@ class Bench:
                 for stage, tap in self.base.branches["object"].taps.items()
             }
         }
-        self.data = RowData(features, labels, labels, torch.ones(1980, dtype=torch.bool), PARTS, CrossEntropy())
+        targets, criterion = labels, CrossEntropy()
+        if label_sets:
+            targets, criterion = (torch.rand(1980, len(CLASSES), generator=chance) < 0.4).float(), BinaryCrossEntropy()
+        self.data = RowData(features, labels, targets, torch.ones(1980, dtype=torch.bool), PARTS, criterion)
         self.base.fit(self.data.take(torch.from_numpy(PARTS.train)))
         make = fusion_factory("early", {}, classes=len(CLASSES))
         self.initial = InitialNetworks(self.base, self.recipe, fusions={"early": (make, {})})
@@ -79,13 +83,14 @@ class Bench:
 
 
 @pytest.mark.parametrize("axis", ["depth", "taps"])
-def test_all_rows_against_one_training_loop(axis: Axis, report: Report) -> None:
+@pytest.mark.parametrize("label_sets", [False, True])
+def test_all_rows_against_one_training_loop(label_sets: bool, axis: Axis, report: Report) -> None:
     """The targets: 25 rows at most 2 times the loop, 155 rows at most 4.5 times."""
-    bench = Bench()
+    bench = Bench(label_sets=label_sets)
     grid, single = bench.grid(axis), bench.grid("depth")[0][-1]
     count = len(grid) * len(grid[0])
     report(
-        f"{axis}, {count} rows, against one loop",
+        f"{axis}, {count} rows{', label sets' if label_sets else ''}, against one loop",
         lambda: bench.train(grid),
         lambda: bench.alone(single),
     )
