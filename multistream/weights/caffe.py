@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from math import prod
 from pathlib import Path
-from typing import cast
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.weights.protobuf import BYTES, FIXED32, FIXED64, VARINT, budget, fields, varint
-from multistream.weights.tensors import Contents, Malformed
+from multistream.weights.protobuf import BYTES, FIXED32, FIXED64, budget, read_message, varints
+from multistream.weights.tensors import Contents, Malformed, expect
+
+Value = TypeVar("Value")
 
 # Field numbers of caffe.proto: BlobProto's old sizes and its shape.
 SIZES, SHAPE = (1, 2, 3, 4), 7
@@ -24,9 +27,8 @@ NUMBERS = {(5, BYTES): 4, (5, FIXED32): 4, (8, BYTES): 8, (8, FIXED64): 8}
 DIMENSIONS = 1
 MOST_DIMENSIONS = 8
 
-KINDS = ("weight", "bias")
+KINDS = {0: "weight", 1: "bias"}
 """What a layer's first and second blob are; later ones are named by their number."""
-
 
 BATCH_NORM = b"BatchNorm"
 """The type of layers that hold statistics; the weights of a batch norm lie in a layer of type Scale."""
@@ -50,12 +52,13 @@ def read_caffemodel(path: Path) -> Contents:
     """{"LAYER.weight", "LAYER.bias"} of all layers with blobs, as stored: Caffe's OIHW is torch's, colours are BGR."""
     tensors: dict[str, Tensor] = {}
     left = budget()
-    for number, kind, value in fields(memoryview(path.read_bytes()), left):
-        if number in LAYOUTS and kind == BYTES and isinstance(value, memoryview):
-            for name, tensor in _layer(value, LAYOUTS[number], left):
-                if name in tensors:
-                    raise Malformed(f"two layers are named {name.rpartition('.')[0]!r}")
-                tensors[name] = tensor
+    net = read_message(memoryview(path.read_bytes()), left)
+    for number, layout in LAYOUTS.items():
+        for message in net.chunks[number, BYTES]:
+            layer = _layer(message, layout, left)
+            if twice := layer.keys() & tensors.keys():
+                raise Malformed(f"two layers are named {min(twice).rpartition('.')[0]!r}")
+            tensors |= layer
     return Contents(tensors)
 
 
@@ -64,92 +67,69 @@ def read_binaryproto(path: Path) -> Contents:
     tensor = _blob(memoryview(path.read_bytes()), budget())
     if tensor.ndim == 4 and tensor.shape[0] == 1:
         tensor = tensor[0]
-    if tensor.ndim != 3 or tensor.numel() == 0:
-        raise Malformed(f"a mean image of shape {tuple(tensor.shape)}")
+    expect(tensor.ndim == 3 and tensor.numel() > 0, f"a mean image of shape {tuple(tensor.shape)}")
     return Contents({"mean": tensor})
 
 
-def _layer(message: memoryview, layout: Layout, left: Iterator[int]) -> Iterator[tuple[str, Tensor]]:
+def _layer(message: memoryview, layout: Layout, left: Iterator[int]) -> Mapping[str, Tensor]:
     """The blobs of one layer by name; biases and matrices without the ones that old files put before their sizes."""
-    name, kind = "", cast(int | bytes, b"")
-    blobs: list[Tensor] = []
-    for number, _, value in fields(message, left):
-        if number == layout.type:
-            kind = value if isinstance(value, int) else bytes(value)
-        elif isinstance(value, memoryview) and number == layout.name:
-            name = bytes(value).decode(errors="replace")
-        elif isinstance(value, memoryview) and number == layout.blobs:
-            blobs.append(_blob(value, left))
+    layer = read_message(message, left)
+    name = bytes(_last(layer.chunks[layout.name, BYTES], b"")).decode(errors="replace")
+    kind = _last([*layer.integers[layout.type], *layer.chunks[layout.type, BYTES]], b"")
+    blobs = [_blob(blob, left) for blob in layer.chunks[layout.blobs, BYTES]]
     if kind == BATCH_NORM:
-        yield from _statistics(name, blobs)
-        return
-    for place, tensor in enumerate(blobs):
-        word = KINDS[place] if place < len(KINDS) else place
-        yield f"{name}.{word}", _without_ones(tensor, is_bias=place > 0, connected=kind == layout.connected)
+        return _statistics(name, blobs)
+    matrix = 2 if kind == layout.connected else 0
+    return {
+        f"{name}.{KINDS.get(place, place)}": _without_ones(blob, 3 if place else matrix)
+        for place, blob in enumerate(blobs)
+    }
 
 
-def _without_ones(tensor: Tensor, *, is_bias: bool, connected: bool) -> Tensor:
-    """A bias as (n,), a fully connected layer's matrix as (out, in); other blobs as they are."""
-    if tensor.ndim == 4 and is_bias and tensor.shape[:3] == (1, 1, 1):
-        return tensor.reshape(-1)
-    if tensor.ndim == 4 and connected and tensor.shape[:2] == (1, 1):
-        return tensor[0, 0]
-    return tensor
+def _without_ones(blob: Tensor, count: int) -> Tensor:
+    """A blob of four sizes without the first `count`, if these are all 1."""
+    return blob.reshape(blob.shape[count:]) if blob.ndim == 4 and blob.shape[:count] == (1,) * count else blob
 
 
-def _statistics(name: str, blobs: Sequence[Tensor]) -> Iterator[tuple[str, Tensor]]:
+def _statistics(name: str, blobs: Sequence[Tensor]) -> Mapping[str, Tensor]:
     """A BatchNorm layer's: Caffe keeps sums of mean and variance, and by what they are to be divided."""
-    if len(blobs) != 3 or blobs[0].numel() != blobs[1].numel() or blobs[2].numel() != 1:
-        raise Malformed(f"a BatchNorm layer {name!r} with blobs of {[blob.numel() for blob in blobs]} numbers")
+    counts = [blob.numel() for blob in blobs]
+    expect(
+        len(counts) == 3 and counts[0] == counts[1] and counts[2] == 1,
+        f"a BatchNorm layer {name!r} with blobs of {counts} numbers",
+    )
     factor = float(blobs[2])
     scale = 0.0 if factor == 0 else 1 / factor  # as Caffe does
-    yield f"{name}.running_mean", blobs[0].reshape(-1) * scale
-    yield f"{name}.running_var", blobs[1].reshape(-1) * scale
+    return {f"{name}.running_mean": blobs[0].reshape(-1) * scale, f"{name}.running_var": blobs[1].reshape(-1) * scale}
 
 
 def _blob(message: memoryview, left: Iterator[int]) -> Tensor:
     """A BlobProto, by its shape or by the old num, channels, height, width."""
-    sizes: dict[int, int] = {}
-    shape: list[int] | None = None
-    parts: list[NDArray[np.floating]] = []
-    for number, kind, value in fields(message, left):
-        if number in SIZES and kind == VARINT and isinstance(value, int):
-            sizes[number] = value
-        elif number == SHAPE and kind == BYTES and isinstance(value, memoryview):
-            shape = _shape(value, left)
-        elif isinstance(value, memoryview) and (number, kind) in NUMBERS:
-            parts.append(_numbers(value, NUMBERS[number, kind]))
-    dimensions = shape if shape is not None else [sizes.get(number, 1) for number in SIZES]
+    blob = read_message(message, left)
+    shapes = [_shape(shape, left) for shape in blob.chunks[SHAPE, BYTES]]
+    dimensions = _last(shapes, [_last(blob.integers[number], 1) for number in SIZES])
+    parts = [_numbers(chunk, size) for field, size in NUMBERS.items() for chunk in blob.chunks[field]]
     count = sum(part.size for part in parts)
-    if prod(dimensions) != count:
-        raise Malformed(f"a blob of shape {dimensions} with {count:,} numbers")
+    expect(prod(dimensions) == count, f"a blob of shape {dimensions} with {count:,} numbers")
     with np.errstate(over="ignore"):  # a double may be infinite as a float
         data = np.concatenate([np.zeros(0, np.float32), *parts], dtype=np.float32, casting="same_kind")
     return torch.from_numpy(data).view(dimensions)
 
 
+def _last(values: Sequence[Value], default: Value) -> Value:
+    """The value that counts of a field which may be repeated or missing."""
+    return values[-1] if values else default
+
+
 def _numbers(message: memoryview, size: int) -> NDArray[np.floating]:
-    if len(message) % size:
-        raise Malformed(f"{len(message):,} bytes, not a multiple of {size}")
+    expect(len(message) % size == 0, f"{len(message):,} bytes, not a multiple of {size}")
     return np.frombuffer(message, dtype=f"<f{size}")
 
 
 def _shape(message: memoryview, left: Iterator[int]) -> list[int]:
-    """A BlobShape: its dimensions, packed or each alone."""
-    found: list[int] = []
-    for number, kind, value in fields(message, left):
-        if number == DIMENSIONS:
-            found += [value] if isinstance(value, int) else _packed(value) if kind == BYTES else []
-        if len(found) > MOST_DIMENSIONS:
-            raise Malformed(f"a blob of more than {MOST_DIMENSIONS} dimensions")
-    return found
-
-
-def _packed(message: memoryview) -> list[int]:
-    """Numbers one after another, of which no more are read than a shape may have."""
-    found: list[int] = []
-    position = 0
-    while position < len(message) and len(found) <= MOST_DIMENSIONS:
-        dimension, position = varint(message, position)
-        found.append(dimension)
+    """A BlobShape: its dimensions, packed or each alone; no more are read than a shape may have."""
+    shape = read_message(message, left)
+    packed = map(varints, shape.chunks[DIMENSIONS, BYTES])
+    found = list(islice(chain(shape.integers[DIMENSIONS], *packed), MOST_DIMENSIONS + 1))
+    expect(len(found) <= MOST_DIMENSIONS, f"a blob of more than {MOST_DIMENSIONS} dimensions")
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -14,7 +15,7 @@ from multistream.weights.caffe import read_binaryproto, read_caffemodel
 from multistream.weights.keras import read_keras
 from multistream.weights.pytorch import read_pytorch
 from multistream.weights.safetensors_file import read_safetensors
-from multistream.weights.tensors import Contents, Malformed, MoreThanTensors, Unsupported
+from multistream.weights.tensors import Contents, Malformed, all_start, expect
 
 MOST_BYTES = 16 * 2**30
 """A larger file is refused, unread. The largest models of timm have some 10 GB."""
@@ -76,15 +77,8 @@ def read_tensors(path: str | Path) -> WeightFile:
         tensors, prefixes = without_prefixes(contents.tensors)
         notes = (*contents.notes, *prefixes)
         return WeightFile(path, name, tensors, contents.metadata, notes, sha256_file(path), contents.unused)
-    except MoreThanTensors as error:
-        what = f"this {name} file holds {error.name!r}, which is not a tensor: loading it could run arbitrary code."
-        do = "Save only the tensors: torch.save(model.state_dict(), FILE)."
-        raise WeightsError(path, what, do=do) from error
-    except Unsupported as error:
-        raise WeightsError(path, f"this {name} file is not supported: {error}.") from error
     except Malformed as error:
-        do = "Download it again, or save only a state_dict: torch.save(model.state_dict(), FILE)."
-        raise WeightsError(path, f"this is not a {name} file, or it is damaged: {error}.", do=do) from error
+        raise WeightsError(path, error.what.format(format=name, clause=str(error)), do=error.do) from error
     except OSError as error:
         raise WeightsError(path, f"it cannot be read: {error.strerror or error}.", do="Check the path.") from error
 
@@ -93,7 +87,7 @@ def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
     """The tensors without what DataParallel and torch.compile put before every name, and a note on each prefix."""
     notes = []
     named = dict(tensors)
-    while prefix := next((p for p in WRAPPER_PREFIXES if named and all(name.startswith(p) for name in named)), ""):
+    while prefix := next(filter(partial(all_start, named), WRAPPER_PREFIXES), ""):
         named = {name.removeprefix(prefix): tensor for name, tensor in named.items()}
         notes.append(f"prefix {prefix!r} removed")
     return named, tuple(notes)
@@ -115,10 +109,9 @@ def _reader(path: Path) -> tuple[str, FormatReader]:
         head = file.read(16)
     # A safetensors file starts with its header's length, whose low byte may well be 0x80.
     is_safetensors = head[8:9] == b"{"
-    if not is_safetensors and path.suffix not in (".caffemodel", ".binaryproto"):
-        for start, known in BY_HEAD.items():
-            if head.startswith(start):
-                return known
+    magic = next(filter(head.startswith, BY_HEAD), None)
+    if magic and not is_safetensors and path.suffix not in (".caffemodel", ".binaryproto"):
+        return BY_HEAD[magic]
     if path.suffix in BY_SUFFIX:
         return BY_SUFFIX[path.suffix]
     if is_safetensors:
@@ -128,8 +121,7 @@ def _reader(path: Path) -> tuple[str, FormatReader]:
 
 
 def _check(contents: Contents, size: int) -> None:
-    if not contents.tensors:
-        raise Malformed("it contains no tensor")
-    total = sum(tensor.numel() * tensor.element_size() for tensor in contents.tensors.values())
-    if total > max(MOST_SHARING * size, SMALL if contents.compressed else 0):
-        raise Malformed(f"its tensors have {total:,} bytes, but the file only {size:,}")
+    expect(bool(contents.tensors), "it contains no tensor")
+    total = sum(tensor.nbytes for tensor in contents.tensors.values())
+    most = max(MOST_SHARING * size, SMALL * contents.compressed)
+    expect(total <= most, f"its tensors have {total:,} bytes, but the file only {size:,}")

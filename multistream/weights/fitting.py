@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from multistream.errors import WeightsError, some_of
+from multistream.weights.tensors import all_start, is_finite
 
 SHOWN = 4
 """Names that an error lists; the others are counted."""
@@ -56,37 +57,36 @@ def fit(
 def _check_fit(placed: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> None:
     """WeightsError with all that keeps these tensors from the places of a module's own."""
     both = {name: (tensor, own[name]) for name, tensor in placed.items() if name in own}
-    shapes = {name: pair for name, pair in both.items() if pair[0].shape != pair[1].shape}
-    kinds = {name: pair for name, pair in both.items() if pair[0].is_floating_point() != pair[1].is_floating_point()}
+    shapes = [f"{name} {_shape(a)} for {_shape(b)}" for name, (a, b) in both.items() if a.shape != b.shape]
+    floats = ((name, a, b) for name, (a, b) in both.items() if a.is_floating_point() != b.is_floating_point())
+    dtypes = [f"{name} {type_name(a)} for {type_name(b)}" for name, a, b in floats]
     wrong = {
         "missing": [name for name in own if name not in placed and not name.endswith(COUNTER)],
         "unexpected": [name for name in placed if name not in own],
-        "with another shape": [f"{name} {_shape(a)} for {_shape(b)}" for name, (a, b) in shapes.items()],
-        "with another dtype": [f"{name} {type_name(a)} for {type_name(b)}" for name, (a, b) in kinds.items()],
+        "with another shape": shapes,
+        "with another dtype": dtypes,
     }
-    if not any(wrong.values()):
-        return
-    message = "; ".join(f"{len(names)} {what} ({some_of(names, SHOWN)})" for what, names in wrong.items() if names)
-    fits = max(len(both) - len(shapes) - len(kinds), 0)
-    raise WeightsError(
-        where,
-        f"the file does not fit: {message}.",
-        right=f"{fits} of {len(own)} tensors would fit.",
-        do="It may be another architecture or variant: see multistream weights inspect FILE.",
-    )
+    if message := "; ".join(f"{len(names)} {what} ({some_of(names, SHOWN)})" for what, names in wrong.items() if names):
+        fits = max(len(both) - len(shapes) - len(dtypes), 0)
+        raise WeightsError(
+            where,
+            f"the file does not fit: {message}.",
+            right=f"{fits} of {len(own)} tensors would fit.",
+            do="It may be another architecture or variant: see multistream weights inspect FILE.",
+        )
 
 
 def _without_lightning(module: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Without the name under which Lightning's and others' modules hold a network, where all tensors lie there."""
     is_own = any(name.startswith(LIGHTNING) for name in module.state_dict())
-    if is_own or not tensors or not all(name.startswith(LIGHTNING) for name in tensors):
+    if is_own or not all_start(tensors, LIGHTNING):
         return tensors
     return {name.removeprefix(LIGHTNING): tensor for name, tensor in tensors.items()}
 
 
 def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if not is_finite(tensor):
             count = int((~tensor.isfinite()).sum())
             what = f"{name} holds {count:,} numbers that are NaN or infinite."
             raise WeightsError(where, what, right="All weights must be finite.", do="Download the file again.")

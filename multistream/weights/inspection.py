@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from multistream.weights.files import WeightFile, read_tensors
-from multistream.weights.fitting import type_name
+from multistream.weights.fitting import LIGHTNING, type_name
+from multistream.weights.tensors import all_start, is_finite
 
 ARCHITECTURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("features.1.conv.0.0.weight", "features.18.0.weight"), "torchvision", "MobileNetV2"),
@@ -84,17 +85,17 @@ def inspect(path: str | Path) -> Inspection:
 
 def guess_architecture(names: Iterable[str]) -> tuple[str, str]:
     """Whose names these are, and of which architecture; both empty where nothing is known."""
-    named = {name.removeprefix("model.") for name in names}
+    named = {name.removeprefix(LIGHTNING) for name in names}
     found = ((style, network) for keys, style, network in ARCHITECTURES if named.issuperset(keys))
     return next(found, ("", ""))
 
 
 def _notes(file: WeightFile) -> tuple[str, ...]:
     """Remarks of the reader, and reasons why the file could not be used."""
-    odd = [n for n, t in file.tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    odd = [name for name, tensor in file.tensors.items() if not is_finite(tensor)]
     notes = list(file.notes)
     if odd:
         notes.append(f"{len(odd):,} tensors hold a NaN or an infinity, for example {odd[0]}")
-    if all(name.startswith("model.") for name in file.tensors):
+    if all_start(file.tensors, LIGHTNING):
         notes.append("prefix 'model.' before every name; it is removed where a stream has no such names")
     return tuple(notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from importlib import import_module
-from itertools import groupby
+from itertools import filterfalse, groupby
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 
 from multistream.errors import WeightsError
-from multistream.weights.tensors import Contents, Malformed, Unsupported
+from multistream.weights.tensors import Contents, Unsupported, expect, malformed
 
 MOST_DATASETS = 100_000
+
+STATE = re.compile("^optimizer/|optimizer_weights|seed_generator")
+"""In the names of what belongs to an optimizer or a random generator."""
 
 KINDS = {
     "kernel": "weight", "W": "weight", "depthwise_kernel": "weight", "gamma": "weight",
@@ -54,43 +57,35 @@ def read_keras(path: Path) -> Contents:
     except ImportError as error:
         do = "Install it: pip install 'multistream[keras]'."
         raise WeightsError(path, "reading Keras files needs h5py.", do=do) from error
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            found = _datasets(file, h5py.Dataset)
-            compressed = any(dataset.compression for dataset in found.values())
-            tensors = _tensors(found)
-    except (Malformed, Unsupported):
-        raise
     # h5py hands on whatever the HDF5 library and numpy make of a damaged file.
-    except Exception as error:
-        raise Malformed(f"h5py cannot read it: {str(error)[:200]}") from error
-    note = "kernels transposed from Keras' order to torch's"
+    with malformed("h5py cannot read it", Exception), h5py.File(path, "r", locking=False) as file:
+        found = _datasets(file, h5py.Dataset)
+        compressed = any(dataset.compression for dataset in found.values())
+        tensors = _tensors(found)
+    notes = ["kernels transposed from Keras' order to torch's"]
     if {"block1_conv1.weight", "block5_conv3.weight"} <= set(tensors):
-        named = {_caffe_name(name): t for name, t in tensors.items()}
-        return Contents(named, notes=(note, "VGG16 in Caffe's names"), compressed=compressed)
-    return Contents(tensors, notes=(note,), compressed=compressed)
+        tensors = {_caffe_name(name): tensor for name, tensor in tensors.items()}
+        notes.append("VGG16 in Caffe's names")
+    return Contents(tensors, notes=tuple(notes), compressed=compressed)
 
 
 def _tensors(found: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of these data sets under torch's names."""
     tensors: dict[str, Tensor] = {}
-    numbered = _numbered(found)
-    for name, dataset in found.items():
-        layer, kind = numbered[name] if name in numbered else _names(name)
-        if f"{layer}.{kind}" in tensors:
-            raise Malformed(f"two tensors are {layer}.{kind}")
-        tensors[f"{layer}.{kind}"] = _turned(dataset, layer, name)
+    for name, (layer, kind) in ({name: _names(name) for name in found} | _numbered(found)).items():
+        expect(f"{layer}.{kind}" not in tensors, f"two tensors are {layer}.{kind}")
+        tensors[f"{layer}.{kind}"] = _turned(found[name], layer, name)
     return tensors
 
 
 def _datasets(file: Any, kind: type[Any]) -> dict[str, Any]:
     """All tensors of layers: plain ones cannot claim more than their bytes, compressed ones no more than a limit."""
-    found = {name: file[name] for name in _names_in(file) if not _is_state(name)}
+    found = {name: file[name] for name in filterfalse(STATE.search, _names_in(file))}
     found = {name: dataset for name, dataset in found.items() if isinstance(dataset, kind) and dataset.shape != ()}
     for name, dataset in found.items():
         _check_dataset(name, dataset)
-    if sum(dataset.nbytes for dataset in found.values() if dataset.chunks is not None) > MOST_COMPRESSED:
-        raise Malformed(f"its compressed tensors have more than {MOST_COMPRESSED:,} bytes")
+    compressed = sum(dataset.nbytes for dataset in found.values() if dataset.chunks is not None)
+    expect(compressed <= MOST_COMPRESSED, f"its compressed tensors have more than {MOST_COMPRESSED:,} bytes")
     return found
 
 
@@ -106,19 +101,15 @@ def _names_in(file: Any) -> list[str]:
     return names
 
 
-def _is_state(name: str) -> bool:
-    """Whether it belongs to an optimizer or a random generator."""
-    return name.startswith("optimizer/") or "optimizer_weights" in name or "seed_generator" in name
-
-
 def _check_dataset(name: str, dataset: Any) -> None:
     """Refuses tensors that lie in another file, are no floating-point numbers, or claim more bytes than there are."""
-    if dataset.is_virtual or dataset.external or dataset.dtype.kind != "f":
-        raise Malformed(f"{name[:80]!r} is stored in another file, or holds no floating-point numbers")
+    name = repr(name[:80])
+    is_plain = dataset.dtype.kind == "f" and not (dataset.is_virtual or dataset.external)
+    expect(is_plain, f"{name} is stored in another file, or holds no floating-point numbers")
     if dataset.compression not in (None, "gzip", "lzf"):
-        raise Unsupported(f"{name[:80]!r} is compressed by {str(dataset.compression)[:20]}; gzip and lzf are read")
-    if dataset.chunks is None and dataset.id.get_storage_size() != dataset.nbytes:
-        raise Malformed(f"{name[:80]!r} is smaller than its header claims")
+        raise Unsupported(f"{name} is compressed by {str(dataset.compression)[:20]}; gzip and lzf are read")
+    is_whole = dataset.chunks is not None or dataset.id.get_storage_size() == dataset.nbytes
+    expect(is_whole, f"{name} is smaller than its header claims")
 
 
 def _numbered(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -10,15 +10,18 @@ tensors: objects of known harmless kinds are passed over, any other is named.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain, islice
+from math import prod
 from mmap import mmap
 from pickletools import genops
 from typing import IO, Any, cast
 
 import torch
 
-from multistream.weights.tensors import Malformed, MoreThanTensors
+from multistream.weights.tensors import Malformed, MoreThanTensors, expect, malformed
 
 Readable = BytesIO | mmap
 
@@ -40,7 +43,7 @@ ORDERED = "collections OrderedDict"
 HARMLESS = ("torch Size", "torch device", *(str(dtype).replace(".", " ") for dtype in DTYPES.values()))
 ALLOWED = frozenset({*DTYPES, *REBUILD, PARAMETER, ORDERED, *HARMLESS})
 
-DICTS = ("collections defaultdict", "collections Counter")
+DICTS = frozenset({"collections defaultdict", "collections Counter"})
 PLAIN_TYPES = ("set", "frozenset", "object", "list", "dict", "int", "long", "float", "bool", "complex", "slice")
 RECORDS = frozenset(
     {
@@ -108,23 +111,13 @@ class Outline:
         self.value = self._read(file)
 
     def _read(self, file: Readable) -> Any:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), malformed("its pickle is damaged", ValueError, IndexError, KeyError):
             warnings.simplefilter("ignore")  # pickletools warns of odd escapes in old texts
-            return self._run(file)
-
-    def _run(self, file: Readable) -> Any:
-        try:
-            for count, (opcode, argument, _) in enumerate(genops(cast(IO[bytes], file))):
-                if count > MOST_INSTRUCTIONS:
-                    raise Malformed(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
+            for opcode, argument, _ in islice(genops(cast(IO[bytes], file)), MOST_INSTRUCTIONS):
                 if opcode.name == "STOP":
-                    return self._pop()
+                    return self._stack.pop()
                 self._step(opcode.name, argument)
-        except Malformed:
-            raise
-        except (ValueError, IndexError, KeyError) as error:  # pickletools', and instructions that find nothing
-            raise Malformed(f"its pickle is damaged: {str(error)[:200]}") from error
-        raise Malformed("its pickle ends too early")
+        raise Malformed(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
 
     def _step(self, name: str, argument: Any) -> None:
         """Instructions that push one value."""
@@ -135,17 +128,17 @@ class Outline:
             case _ if name in CONSTANTS:
                 stack.append(CONSTANTS[name])
             case _ if name in TUPLES:
-                stack.append(tuple(reversed([self._pop() for _ in range(TUPLES[name])])))
+                stack.append(tuple(reversed([self._stack.pop() for _ in range(TUPLES[name])])))
             case "BINPUT" | "LONG_BINPUT":
                 self._memo[argument] = stack[-1]
             case "BINGET" | "LONG_BINGET":
                 stack.append(self._memo[argument])
             case "PROTO":
-                _expect(argument == 2, f"its pickle protocol is {argument}; torch.save writes 2")
+                expect(argument == 2, f"its pickle protocol is {argument}; torch.save writes 2")
             case "GLOBAL":
                 stack.append(self._global(argument))
             case "BINPERSID":
-                stack.append(self._storage(self._pop()))
+                stack.append(self._storage(self._stack.pop()))
             case "REDUCE" | "NEWOBJ" | "BUILD":
                 self._make(name)
             case _:
@@ -153,16 +146,16 @@ class Outline:
 
     def _make(self, name: str) -> None:
         """Instructions that call a function, create an object, or set its state."""
-        stack, argument = self._stack, self._pop()
+        stack, argument = self._stack, self._stack.pop()
         match name:
             case "REDUCE":
-                stack.append(_called(self._pop(), argument))
+                stack.append(_called(self._stack.pop(), argument))
             case "NEWOBJ":
-                _expect(isinstance(stack[-1], Named) and isinstance(argument, tuple), "it creates an unexpected object")
+                expect(isinstance(stack[-1], Named) and isinstance(argument, tuple), "it creates an unexpected object")
                 stack[-1] = Record(stack[-1].name)
             case "BUILD":  # an OrderedDict's own attributes, or a record's content
                 is_plain = isinstance(argument, dict) and isinstance(stack[-1], dict)
-                _expect(is_plain or isinstance(stack[-1], Record), "it sets an object's state")
+                expect(is_plain or isinstance(stack[-1], Record), "it sets an object's state")
 
     def _collect(self, name: str) -> None:
         """Instructions that fill containers."""
@@ -178,69 +171,76 @@ class Outline:
                 items = self._since_mark()
                 self._stack.append(tuple(items))
             case "APPEND" | "APPENDS":
-                items = self._since_mark() if name == "APPENDS" else [self._pop()]
-                _expect(type(self._stack[-1]) is list, "it appends to what is not a list")
+                items = self._since_mark() if name == "APPENDS" else [self._stack.pop()]
+                expect(type(self._stack[-1]) is list, "it appends to what is not a list")
                 self._stack[-1].extend(items)
             case "SETITEM" | "SETITEMS":
-                items = self._since_mark() if name == "SETITEMS" else [*reversed([self._pop(), self._pop()])]
-                _expect(type(self._stack[-1]) is dict and len(items) % 2 == 0, "it sets items of what is not a dict")
+                items = (
+                    self._since_mark() if name == "SETITEMS" else [*reversed([self._stack.pop(), self._stack.pop()])]
+                )
+                expect(type(self._stack[-1]) is dict and len(items) % 2 == 0, "it sets items of what is not a dict")
                 self._stack[-1].update(_pairs(zip(items[::2], items[1::2], strict=True)))
             case _:
                 raise Malformed(f"its instruction {name} does not belong in a state dict")
-
-    def _pop(self) -> Any:
-        return self._stack.pop()
 
     def _since_mark(self) -> list[Any]:
         items, self._stack = self._stack, self._marks.pop()
         return items
 
     def _global(self, argument: str) -> Named:
-        if argument in RECORDS or argument.startswith(NUMPY_TYPES):
+        if _is_record(argument):
             self.records.add(argument)
         elif argument not in ALLOWED:
-            raise MoreThanTensors(argument.replace(" ", ".")[:80])
+            raise MoreThanTensors(f"{argument.replace(' ', '.')[:80]!r}, which is not a tensor")
         return Named(argument)
 
     def _storage(self, identity: Any) -> Storage:
         """A storage by its identity: ("storage", type, key, where it lay, count), in old files also a view of one."""
         match identity:
             case ("storage", Named(name=kind), str(key), str(), int(count), *view) if kind in DTYPES and count >= 0:
-                _expect(view in ([], [None]), "it has views of storages")
+                expect(view in ([], [None]), "it has views of storages")
                 storage = self.storages.setdefault(key, Storage(DTYPES[kind], key, count))
-                _expect((storage.dtype, storage.count) == (DTYPES[kind], count), f"it describes storage {key!r} twice")
+                expect((storage.dtype, storage.count) == (DTYPES[kind], count), f"it describes storage {key!r} twice")
                 return storage
         raise Malformed("it refers to something outside that is not a storage")
 
 
 def _called(function: Any, arguments: Any) -> Any:
     """The result of a call: a tensor's outline, a dict, or an object that is not needed."""
-    _expect(isinstance(function, Named) and isinstance(arguments, tuple), "it calls what is not a function")
+    expect(isinstance(function, Named) and isinstance(arguments, tuple), "it calls what is not a function")
     name = function.name
-    if name in DICTS:
-        return {}
-    if name in RECORDS or name.startswith(NUMPY_TYPES):
+    if name in CALLS:
+        return CALLS[name](arguments)
+    if _is_record(name):
         return Record(name)
-    if name in REBUILD:
-        return _view(arguments)
-    if name == PARAMETER:
-        is_tensor = isinstance(next(iter(arguments), None), View)
-        _expect(is_tensor, "it makes a parameter of something that is not a tensor")
-        return arguments[0]
-    if name == ORDERED:
-        is_empty_or_list = arguments == () or (len(arguments) == 1 and isinstance(arguments[0], list))
-        _expect(is_empty_or_list, "it creates an unexpected dict")
-        return _pairs(*arguments)
-    _expect(name in HARMLESS, f"it calls {name.replace(' ', '.')}")
+    expect(name in HARMLESS, f"it calls {name.replace(' ', '.')}")
     return Named(name)
 
 
-def _pairs(pairs: Any = ()) -> dict[Any, Any]:
+def _is_record(name: str) -> bool:
+    return name in RECORDS or name.startswith(NUMPY_TYPES)
+
+
+def _parameter(arguments: tuple[Any, ...]) -> View:
+    match arguments:
+        case (View() as view, *_):
+            return view
+    raise Malformed("it makes a parameter of something that is not a tensor")
+
+
+def _ordered(arguments: tuple[Any, ...]) -> dict[Any, Any]:
+    match arguments:
+        case () | (list(),):
+            return _pairs(chain(*arguments))
+    raise Malformed("it creates an unexpected dict")
+
+
+def _pairs(pairs: Iterable[Any]) -> dict[Any, Any]:
     """A dict whose keys are plain: hashing a tuple of tuples of ... would end the process."""
     made = {}
     for pair in pairs:
-        _expect(isinstance(pair, tuple | list) and len(pair) == 2, "it creates an unexpected dict")
-        _expect(isinstance(pair[0], str | int | float), "a key of a dict is neither text nor a number")
+        expect(isinstance(pair, tuple | list) and len(pair) == 2, "it creates an unexpected dict")
+        expect(isinstance(pair[0], str | int | float), "a key of a dict is neither text nor a number")
         made[pair[0]] = pair[1]
     return made
 
@@ -249,17 +249,19 @@ def _view(arguments: tuple[Any, ...]) -> View:
     match arguments:
         case (Storage() as storage, int(offset), tuple(size), tuple(stride), *_) if len(size) == len(stride) <= 32:
             numbers = (offset, *size, *stride)
-            _expect(all(type(n) is int and 0 <= n <= 2**62 for n in numbers), "a tensor's size is not a number")
-            count, last = 1, offset
-            for length, step in zip(size, stride, strict=True):
-                count *= length
-                last += max(length - 1, 0) * step
-            inside = count == 0 or (count <= storage.count and last < storage.count)
-            _expect(inside, f"a tensor of shape {size} exceeds its storage of {storage.count:,}")
+            expect(all(type(n) is int and 0 <= n <= 2**62 for n in numbers), "a tensor's size is not a number")
+            count = prod(size)
+            last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
+            inside = count == 0 or max(count, last + 1) <= storage.count
+            expect(inside, f"a tensor of shape {size} exceeds its storage of {storage.count:,}")
             return View(storage, size)
     raise Malformed("it makes a tensor of something that is not a storage")
 
 
-def _expect(condition: bool, otherwise: str) -> None:
-    if not condition:
-        raise Malformed(otherwise)
+CALLS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
+    **dict.fromkeys(REBUILD, _view),
+    **dict.fromkeys(DICTS, lambda _: {}),
+    PARAMETER: _parameter,
+    ORDERED: _ordered,
+}
+"""What is made of a call, by the function's name and from its arguments."""

@@ -6,7 +6,9 @@ running anything from the file (Protocol Buffers, "Encoding").
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,45 +16,61 @@ from numpy.typing import NDArray
 from multistream.weights.tensors import Malformed
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+WIDTHS = {FIXED32: 4, FIXED64: 8}
 
 MOST_FIELDS = 1_000_000
 """In one file. Caffe's largest have some thousand; numbers that stand each alone are one run and count as one."""
 
-Field = tuple[int, int, int | memoryview]
-"""(field number, wire type, value): an int for VARINT, the raw bytes for the others."""
+
+@dataclass(frozen=True)
+class Message:
+    """The values of a message's fields by field number (and wire type), each list in the order of the file."""
+
+    integers: defaultdict[int, list[int]]
+    chunks: defaultdict[tuple[int, int], list[memoryview]]
 
 
 def budget() -> Iterator[int]:
-    """How many fields a file may have, counted down by all `fields` that share it."""
+    """How many fields a file may have, counted down by all messages that share it."""
     return iter(range(MOST_FIELDS))
 
 
-def fields(message: memoryview, left: Iterator[int]) -> Iterator[Field]:
-    """The fields of a message, in their order; Malformed where a length points outside or a type is unknown.
+def read_message(message: memoryview, left: Iterator[int]) -> Message:
+    """The fields of a message; Malformed where a length points outside or a type is unknown.
 
     Numbers of 4 or 8 bytes that follow one another under one tag come as the bytes of them all.
     """
+    found = Message(defaultdict(list), defaultdict(list))
     position = 0
     for _ in left:
         if position >= len(message):
-            return
+            return found
         tag, start = varint(message, position)
         number, kind = tag >> 3, tag & 7
         if not 0 < number < 2**29:
             raise Malformed(f"field number {number} at byte {position:,}")
         if kind == VARINT:
             value, position = varint(message, start)
-            yield number, kind, value
-        elif kind == BYTES:
+            found.integers[number].append(value)
+            continue
+        if kind == BYTES:
             length, start = varint(message, start)
             position = _end(message, start, length)
-            yield number, kind, message[start:position]
-        elif kind in (FIXED32, FIXED64):
-            run, position = _run(message, position, start - position, 4 if kind == FIXED32 else 8)
-            yield number, kind, run
+            chunk = message[start:position]
+        elif kind in WIDTHS:
+            chunk, position = _run(message, position, start - position, WIDTHS[kind])
         else:
             raise Malformed(f"wire type {kind} at byte {position:,}")
+        found.chunks[number, kind].append(chunk)
     raise Malformed(f"more than {MOST_FIELDS:,} fields")
+
+
+def varints(message: memoryview) -> Iterator[int]:
+    """The numbers of a packed field."""
+    position = 0
+    while position < len(message):
+        value, position = varint(message, position)
+        yield value
 
 
 def varint(message: memoryview, position: int) -> tuple[int, int]:
@@ -81,10 +99,8 @@ def _run(message: memoryview, position: int, tag: int, size: int) -> tuple[memor
     count = (len(message) - position) // (tag + size)
     rows: NDArray[np.uint8] = np.frombuffer(message, np.uint8, count * (tag + size), position).reshape(count, -1)
     length = 1
-    while length < count and (rows[length, :tag] == rows[0, :tag]).all():  # blocks that double: most fields stand alone
-        block = rows[length : 2 * length, :tag]
-        same = (block == rows[0, :tag]).all(1)
-        length += int(same.argmin()) if not same.all() else len(block)
-        if not same.all():
-            break
+    same = np.ones(1, np.bool_)
+    while length < count and same.all():  # blocks that double: most fields stand alone
+        same = (rows[length : 2 * length, :tag] == rows[0, :tag]).all(1)
+        length += int(np.logical_and.accumulate(same).sum())
     return memoryview(rows[:length, tag:].tobytes()), position + length * (tag + size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Literal
@@ -17,16 +18,18 @@ VGG16_LAYERS = {
     "conv1_1": "features.0", "conv1_2": "features.2", "conv2_1": "features.5", "conv2_2": "features.7",
     "conv3_1": "features.10", "conv3_2": "features.12", "conv3_3": "features.14", "conv4_1": "features.17",
     "conv4_2": "features.19", "conv4_3": "features.21", "conv5_1": "features.24", "conv5_2": "features.26",
-    "conv5_3": "features.28", "fc6": "classifier.0", "fc7": "classifier.3",
+    "conv5_3": "features.28", "fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6",
 }  # fmt: skip
-"""Caffe's names of VGG16's layers -> torchvision's; the last one, fc8, fc8a, ..., is classifier.6."""
+"""Caffe's names of VGG16's layers -> torchvision's; the last one may also be fc8a and the like."""
 
-VGG16_DENSE = {
+TIMM_DENSE = {
     "classifier.0": ("pre_logits.fc1", (512, 7, 7)),
     "classifier.3": ("pre_logits.fc2", (4096, 1, 1)),
-    "classifier.6": ("head.fc", ()),
+    "classifier.6": ("head.fc", (4096,)),
 }
-"""torchvision's dense layers -> timm's, which reads the first two as convolutions of these kernels."""
+"""torchvision's dense layers of VGG16 -> timm's, and what these read: two are convolutions of the same numbers."""
+
+TORCHVISION_DENSE = {timm: (torchvision, (-1,)) for torchvision, (timm, _) in TIMM_DENSE.items()}
 
 
 def is_caffe_vgg16(tensors: Mapping[str, Tensor]) -> bool:
@@ -43,11 +46,13 @@ def caffe_vgg16(tensors: Mapping[str, Tensor], *, rgb: bool = True) -> dict[str,
     renamed: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
         layer, _, kind = key.rpartition(".")
-        place = VGG16_LAYERS.get(layer) or ("classifier.6" if layer.startswith("fc8") else "")
-        if not place:
+        layer = re.sub("^fc8.*", "fc8", layer)
+        if layer not in VGG16_LAYERS:
             right = f"Its layers are {', '.join(VGG16_LAYERS)}."
             raise WeightsError("weights", f"{key} is not a layer of VGG16.", right=right)
-        renamed[f"{place}.{kind}"] = tensor.flip(1) if rgb and key == "conv1_1.weight" else tensor
+        renamed[f"{VGG16_LAYERS[layer]}.{kind}"] = tensor
+    if rgb and "features.0.weight" in renamed:
+        renamed["features.0.weight"] = renamed["features.0.weight"].flip(1)
     return renamed
 
 
@@ -74,14 +79,13 @@ def to_names(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
         return dict(tensors)
     if "features.28.weight" in tensors:
         return _vgg16(tensors, names)
-    pairs = _mobilenet_v2()
-    here: Names = "timm" if "conv_stem.weight" in tensors else "torchvision"
-    if here == "timm":
-        pairs = {timm: torchvision for torchvision, timm in pairs.items()}
-    if not set(tensors) <= set(pairs):
+    to_timm = _mobilenet_v2()
+    to_torchvision = {timm: torchvision for torchvision, timm in to_timm.items()}
+    if not (tensors.keys() <= to_timm.keys() or tensors.keys() <= to_torchvision.keys()):
         right = "Supported: MobileNetV2, VGG16 and ResNet, between the names of torchvision and timm."
         raise WeightsError("weights", "names of this architecture cannot be converted.", right=right)
-    return dict(tensors) if here == names else {pairs[key]: tensor for key, tensor in tensors.items()}
+    renamed = to_timm if names == "timm" else to_torchvision
+    return {renamed.get(key, key): tensor for key, tensor in tensors.items()}
 
 
 @cache
@@ -99,21 +103,10 @@ def _mobilenet_v2() -> dict[str, str]:
 
 
 def _vgg16(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """timm reads the first two dense layers as convolutions: the same numbers in another shape."""
-    if names == "torchvision":
-        back = {timm: torchvision for torchvision, (timm, _) in VGG16_DENSE.items()}
-        return dict(_flattened(key, tensor, back) for key, tensor in tensors.items())
-    return dict(_as_convolution(key, tensor) for key, tensor in tensors.items())
-
-
-def _flattened(key: str, tensor: Tensor, back: Mapping[str, str]) -> tuple[str, Tensor]:
-    layer, _, kind = key.rpartition(".")
-    if layer not in back:
-        return key, tensor
-    return f"{back[layer]}.{kind}", tensor.flatten(1) if kind == "weight" else tensor
-
-
-def _as_convolution(key: str, tensor: Tensor) -> tuple[str, Tensor]:
-    layer, _, kind = key.rpartition(".")
-    name, kernel = VGG16_DENSE.get(layer, (layer, ()))
-    return f"{name}.{kind}", tensor.unflatten(1, kernel) if kernel and kind == "weight" else tensor
+    dense = TIMM_DENSE if names == "timm" else TORCHVISION_DENSE
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        layer, _, kind = key.rpartition(".")
+        name, shape = dense.get(layer, (layer, ()))
+        renamed[f"{name}.{kind}"] = tensor.flatten(1).unflatten(1, shape) if shape and kind == "weight" else tensor
+    return renamed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from multistream.weights.tensors import Contents, Malformed
+from multistream.weights.tensors import Contents, Malformed, expect
 
 MOST_HEADER = 16 * 2**20
 """Bytes. A header of 100,000 tensors has some 10 MB; the library itself would parse 100."""
@@ -16,8 +16,7 @@ def read_safetensors(path: Path) -> Contents:
     """All tensors of a file. The library checks header, shapes and offsets before it makes any."""
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
-    if header > min(MOST_HEADER, path.stat().st_size):
-        raise Malformed(f"its header claims {header:,} bytes")
+    expect(header <= min(MOST_HEADER, path.stat().st_size), f"its header claims {header:,} bytes")
     try:
         with safe_open(path, framework="pt") as stored:
             # Copies: what the library gives lies in the mapped file, and goes if that is cut under us.
