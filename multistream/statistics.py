@@ -82,14 +82,14 @@ def percentile_interval(draws: NDArray[Any], *, level: float = 0.95) -> Interval
     return float(low), float(high)
 
 
-def tested_interval(right_N: NDArray[np.int64], tested_N: NDArray[np.int64]) -> Interval:
-    """95 % interval of an accuracy: in how many of its tests each photo was right.
+def tested_interval(total_N: NDArray[Any], tested_N: NDArray[np.int64]) -> Interval:
+    """95 % interval of a mean over tests, from the sum of each photo's scores and the number of its tests.
 
-    Wilson's where each photo was tested once, else a bootstrap of photos with all their tests.
+    Wilson's where each photo was right or wrong once, else a bootstrap of photos with all their tests.
     """
-    if tested_N.max() <= 1:
-        return wilson(int(right_N.sum()), int(tested_N.sum()))
-    means = resampled_means(np.stack([right_N, tested_N], axis=1).astype(np.float64))
+    if tested_N.max() <= 1 and bool(np.isin(total_N, (0, 1)).all()):
+        return wilson(int(total_N.sum()), int(tested_N.sum()))
+    means = resampled_means(np.stack([total_N, tested_N], axis=1).astype(np.float64))
     return percentile_interval(means[:, 0] / means[:, 1])
 
 
@@ -113,7 +113,7 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Accuracy of a second classifier less that of a first on the same N photos, each of which counts once."""
+    """Mean score of a second classifier less that of a first on the same N photos, each of which counts once."""
 
     difference: float
     ci95: Interval
@@ -127,9 +127,10 @@ class PairedTest:
 
 
 def paired_test(first_N: NDArray[Any], second_N: NDArray[Any], *, tested_N: NDArray[Any] | None = None) -> PairedTest:
-    """Compares two classifiers photo by photo: in how many of the `tested_N` runs each was right.
+    """Compares two classifiers photo by photo: in how many of the `tested_N` runs each was right, or the sum of its
+    scores in them.
 
-    Without `tested_N` each photo has one test, or numbers are the fraction of its tests that were right.
+    Without `tested_N` each photo has one test, or numbers are the mean of its tests.
 
     Several runs on one photo (seeds, repeated folds, overlapping splits) are one number of that photo, so that a
     difference which all runs share on few photos is not taken for many. `compare` and `ablate` both use this.

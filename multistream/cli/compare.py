@@ -33,6 +33,14 @@ def compare(
     against: Annotated[
         Against, typer.Option(help="Reference row: each difference is the row minus the reference.")
     ] = Against.first,
+    measure: Annotated[
+        str,
+        typer.Option(
+            metavar="MEASURE",
+            help="What the tests compare, photo by photo: accuracy; nll (negative log-likelihood); or, for runs with "
+            "votes, chebyshev, clark, canberra, kl, cosine, intersection.",
+        ),
+    ] = "accuracy",
     name: Annotated[
         list[str] | None, typer.Option(metavar="RUN=NAME", help="Label of a run in the table; repeatable.")
     ] = None,
@@ -61,7 +69,7 @@ def compare(
 
     console = Console(quiet=quiet)
     shown, names = options.items(columns), options.pairs(name, "--name")
-    comparison = compare_runs(runs, against=against.value, names=names, with_published=published)
+    comparison = compare_runs(runs, against=against.value, measure=measure, names=names, with_published=published)
     output.print_result(comparison, lambda found: FORMATS[format](found, shown), json=json)
     if format is Format.csv and not json:
         for note in all_notes(comparison):

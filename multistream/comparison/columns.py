@@ -72,6 +72,17 @@ def _accuracy(row: ComparedRow) -> str:
     return f"{percent(row.accuracy)}{spread}"
 
 
+def _of_measure(measure: str, value: float | None, *, sign: bool = False) -> str:
+    """Accuracies in percent, other measures with four decimals; None is empty."""
+    if measure == "accuracy" or value is None:
+        return percent(value, sign=sign)
+    return f"{value:{'+' if sign else ''}.4f}"
+
+
+def _interval_of_measure(measure: str, interval: Interval | None, *, sign: bool = False) -> str:
+    return f"[{', '.join(_of_measure(measure, end, sign=sign) for end in interval)}]" if interval else ""
+
+
 def _of_difference(name: str) -> Callable[[ComparedRow], Any]:
     return lambda row: getattr(row.difference, name, None)
 
@@ -117,16 +128,28 @@ MEASURES: Mapping[str, Column] = {
     "interval": Column(
         "95 %", lambda row: interval_text(row.accuracy_ci95), lambda row: _ends("accuracy", row.accuracy_ci95)
     ),
+    "score": Column(
+        "score",  # `tables` writes the measure's own name
+        lambda row: _of_measure(row.measure, row.score) if row.measure != "accuracy" else "",
+        lambda row: {"measure": row.measure, "score": row.score},
+    ),
+    "score_interval": Column(
+        "95 %",
+        lambda row: _interval_of_measure(row.measure, row.score_ci95) if row.measure != "accuracy" else "",
+        lambda row: _ends("score", row.score_ci95),
+    ),
     "macro_f1": _fraction("macro-F1 %", "macro_f1", get=lambda row: row.macro_f1, bold=True),
     "map": _fraction("mAP %", "map", get=_of_label_sets("map"), bold=True),
     "micro_f1": _fraction("micro-F1 %", "micro_f1", get=_of_label_sets("micro_f1"), bold=True),
     "balanced_accuracy": _fraction("balanced %", "balanced_accuracy", get=lambda row: row.balanced_accuracy, bold=True),
     "difference": Column(
-        "difference", lambda row: percent(_difference(row), sign=True), lambda row: {"difference": _difference(row)}
+        "difference",
+        lambda row: _of_measure(row.measure, _difference(row), sign=True),
+        lambda row: {"difference": _difference(row)},
     ),
     "difference_interval": Column(
         "95 %",
-        lambda row: interval_text(_difference_ci95(row), sign=True),
+        lambda row: _interval_of_measure(row.measure, _difference_ci95(row), sign=True),
         lambda row: _ends("difference", _difference_ci95(row)),
     ),
     "test": Column(
@@ -136,7 +159,11 @@ MEASURES: Mapping[str, Column] = {
     "p_holm": _probability("p Holm", "p_holm"),
     "p_resampled": _probability("p resampled", "p_resampled"),
     **{name: _distance(name, title) for name, title in VOTE_MEASURES.items()},
-    "detectable": _fraction("detectable", "smallest_detectable", get=_of_difference("smallest_detectable")),
+    "detectable": Column(
+        "detectable",
+        lambda row: _of_measure(row.measure, _of_difference("smallest_detectable")(row)),
+        lambda row: {"smallest_detectable": _of_difference("smallest_detectable")(row)},
+    ),
     "parameters": Column(
         "parameters",
         lambda row: f"{row.parameters['total']:,}",
@@ -146,7 +173,7 @@ MEASURES: Mapping[str, Column] = {
 
 WITHOUT_TEST_NAME = tuple(name for name in MEASURES if name != "test")
 FOR_LATEX = (
-    *("n", "accuracy", "interval", "map", "micro_f1", "macro_f1", "balanced_accuracy", "kl"),
+    *("n", "accuracy", "interval", "score", "score_interval", "map", "micro_f1", "macro_f1", "balanced_accuracy", "kl"),
     *("difference", "p_holm", "detectable"),
 )
 

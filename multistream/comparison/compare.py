@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from multistream.comparison.differing_settings import Groups, grouped, what_differs
-from multistream.comparison.paired_tests import Difference, count_photos, difference, shared_photos
+from multistream.comparison.paired_tests import Difference, difference, mean_score, score_photos, shared_photos
 from multistream.comparison.published_numbers import Published, published
-from multistream.comparison.run_results import Result, read_result
-from multistream.errors import UsageError
+from multistream.comparison.run_results import HIGHER_IS_BETTER, MEASURES, Result, read_result
+from multistream.errors import UsageError, did_you_mean
 from multistream.records import JsonRecord
 from multistream.statistics import Interval, holm, oracle_any
 
@@ -46,6 +46,11 @@ class ComparedRow(JsonRecord):
     parameters: Mapping[str, int]
     difference: Difference | None
     """To the reference row, which has none."""
+    measure: str
+    """What the differences are of: one of `run_results.MEASURES`."""
+    score: float
+    """The mean over runs of `measure`."""
+    score_ci95: Interval
     votes: Mapping[str, float] | None = None
     """Distances between predictions and votes by name, where all runs have votes."""
     label_sets: Mapping[str, float] | None = None
@@ -69,8 +74,9 @@ class ComparedRow(JsonRecord):
 
 @dataclass(frozen=True)
 class Comparison(JsonRecord):
-    """Rows in the given order, all compared with the row `reference`."""
+    """Rows in the given order, all compared with the row `reference` by one measure."""
 
+    measure: str
     rows: tuple[ComparedRow, ...]
     reference: int
     oracle: float | None
@@ -84,22 +90,30 @@ def compare(
     runs: Sequence[str | Path],
     *,
     against: Against = "first",
+    measure: str = "accuracy",
     names: Mapping[str, str] | None = None,
     with_published: bool = False,
 ) -> Comparison:
     """Compares finished runs on their test photos. The reference of the differences is the first or the best row.
 
-    `names` gives rows their labels, by the path of one of their runs. Photos are matched by their bytes. Raises
-    UsageError or DataError for runs that cannot be read.
+    `measure` is what the paired tests compare, photo by photo: `accuracy`, `nll` (negative log-likelihood of the
+    label), or, where the runs have votes, one of `vote_distances.VOTE_MEASURES`. `names` gives rows their labels, by
+    the path of one of their runs. Photos are matched by their bytes. Raises UsageError or DataError for runs that
+    cannot be read or do not have the measure.
     """
+    if measure not in MEASURES:
+        raise UsageError("--measure", f"{measure!r} is unknown.", right=did_you_mean(measure, MEASURES))
+    if with_published and measure != "accuracy":
+        raise UsageError("--published", "the published results are accuracies.", do="Omit --measure.")
     paths = [Path(run).expanduser() for run in runs]
     _check_once(paths)
     given = _names_of_runs(names or {}, paths)
     results = [read_result(path) for path in paths]
     groups = grouped(results)
-    reference = _best(groups) if against == "best" else 0
-    rows = _rows(groups, reference, given)
+    reference = _best(groups, measure) if against == "best" else 0
+    rows = _rows(groups, reference, measure, given)
     return Comparison(
+        measure=measure,
         rows=rows,
         reference=reference,
         oracle=_oracle(groups),
@@ -108,16 +122,21 @@ def compare(
     )
 
 
-def _best(groups: Groups) -> int:
-    return int(np.argmax([np.mean([result.accuracy for result in group]) for group in groups]))
+def _best(groups: Groups, measure: str) -> int:
+    sign = 1 if measure in HIGHER_IS_BETTER else -1
+    return int(np.argmax([sign * mean_score(group, measure) for group in groups]))
 
 
-def _rows(groups: Groups, reference: int, given: Mapping[str, str]) -> tuple[ComparedRow, ...]:
-    differences = [difference(groups[reference], g) if i != reference else None for i, g in enumerate(groups)]
+def _rows(groups: Groups, reference: int, measure: str, given: Mapping[str, str]) -> tuple[ComparedRow, ...]:
+    differences = [
+        difference(groups[reference], group, measure=measure) if i != reference else None
+        for i, group in enumerate(groups)
+    ]
     columns, rows = what_differs(groups), []
     for i, (group, each) in enumerate(zip(groups, with_holm(differences), strict=True)):
         settings = {name: values[i] for name, values in columns.items()}
-        rows.append(compared_row(group, name=_name(group, given), settings=settings, difference=each))
+        row = compared_row(group, name=_name(group, given), settings=settings, difference=each, measure=measure)
+        rows.append(row)
     return tuple(rows)
 
 
@@ -152,7 +171,12 @@ def _name(group: Sequence[Result], given: Mapping[str, str]) -> str:
 
 
 def compared_row(
-    group: Sequence[Result], *, name: str, settings: Mapping[str, Any], difference: Difference | None
+    group: Sequence[Result],
+    *,
+    name: str,
+    settings: Mapping[str, Any],
+    difference: Difference | None,
+    measure: str = "accuracy",
 ) -> ComparedRow:
     """The measures of one row."""
     accuracies = tuple(result.accuracy for result in group)
@@ -165,12 +189,15 @@ def compared_row(
         splits=len({result.recipe.data.split_seed for result in group}),
         accuracies=accuracies,
         accuracy=float(np.mean(accuracies)),
-        accuracy_ci95=count_photos(group).accuracy_ci95,
+        accuracy_ci95=score_photos(group).ci95,
         deviation=float(np.std(accuracies, ddof=1)) if len(group) > 1 else None,
         macro_f1=float(np.mean([result.macro_f1 for result in group])),
         balanced_accuracy=_mean([result.balanced_accuracy for result in group]),
         parameters=group[0].parameters,
         difference=difference,
+        measure=measure,
+        score=mean_score(group, measure),
+        score_ci95=score_photos(group, measure).ci95,
         votes=_means([result.distances for result in group]),
         label_sets=_means([result.label_set_measures for result in group]),
     )
@@ -199,15 +226,15 @@ def _oracle(groups: Groups) -> float | None:
     """What choosing the right run for each photo would reach."""
     if len(groups) < 2 or max(map(len, groups)) > 1:
         return None
-    counts = [count_photos(group) for group in groups]
-    if max(int(each.tested.max()) for each in counts) > 1:
+    scores = [score_photos(group) for group in groups]
+    if max(int(each.tested.max()) for each in scores) > 1:
         return None
     correct = []
-    for each in counts:
-        rows = shared_photos(counts[0], each)
-        if isinstance(rows, str) or not len(rows[0]) == len(counts[0].right) == len(each.right):
+    for each in scores:
+        rows = shared_photos(scores[0], each)
+        if isinstance(rows, str) or not len(rows[0]) == len(scores[0].total) == len(each.total):
             return None
-        correct.append(each.right[rows[1]] > 0)  # rows[0] is 0 .. N-1: every photo of the first is there
+        correct.append(each.total[rows[1]] > 0)  # rows[0] is 0 .. N-1: every photo of the first is there
     return oracle_any(np.stack(correct))
 
 
@@ -219,6 +246,7 @@ OVER_PHOTOS = (
     "p of rows with several runs: t test over photos. A photo counts once, however many runs tested it: seeds are not "
     "independent samples"
 )
+PAIRED_T = "p: paired t test over photos, each of which counts once; intervals of differences: bootstrap of photos"
 
 
 def _notes(rows: Sequence[ComparedRow], reference: int, against: Against) -> tuple[str, ...]:
@@ -226,12 +254,18 @@ def _notes(rows: Sequence[ComparedRow], reference: int, against: Against) -> tup
     found = [each for _, each in named]
     tests = {each.test for each in found}
     tested = len(found) - [each.p_value for each in found].count(None)
+    measure = rows[reference].measure
+    better = "higher" if measure in HIGHER_IS_BETTER else "lower"
     notes = [
         (found, f"reference: {rows[reference].name}; each difference is the row minus the reference"),
-        (found and against == "best", "the best was chosen on the test photos, so its accuracy is biased upwards"),
+        (measure != "accuracy", f"differences and tests: {MEASURES[measure]} of each photo; {better} is better"),
+        (
+            found and against == "best",
+            f"the best was chosen on the test photos, so its {MEASURES[measure]} is optimistic",
+        ),
         (any(row.label_sets for row in rows), "accuracy: images with all their labels and no other (exact match)"),
         ("mcnemar" in tests, MCNEMAR),
-        ("photos" in tests, OVER_PHOTOS),
+        ("photos" in tests, OVER_PHOTOS if measure == "accuracy" else PAIRED_T),
         (
             any(each.p_resampled is not None for each in found),
             "p resampled: corrected t test over splits (Nadeau, Bengio 2003), since random splits overlap",

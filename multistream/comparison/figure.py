@@ -1,4 +1,4 @@
-"""A comparison as a figure: accuracy of each row with its interval."""
+"""A comparison as a figure: the compared measure of each row with its interval."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from multistream.comparison.columns import heading, shown
 from multistream.comparison.compare import Comparison
+from multistream.comparison.run_results import MEASURES
 from multistream.statistics import Interval
 
 OURS, PUBLISHED = "#20639b", "#8a8a8a"
@@ -16,16 +17,17 @@ OURS, PUBLISHED = "#20639b", "#8a8a8a"
 
 def draw(comparison: Comparison) -> Figure:
     """A dot and a 95 % interval for each row, top to bottom; published numbers in grey below ours, where asked for."""
-    ours = [(_label(comparison, i), row.accuracy, row.accuracy_ci95) for i, row in enumerate(comparison.rows)]
+    ours = [(_label(comparison, i), row.score, row.score_ci95) for i, row in enumerate(comparison.rows)]
     others = [(f"{each.name} (published)", each.accuracy, each.accuracy_ci95) for each in comparison.published]
     figure = Figure(figsize=(7.0, 1.2 + 0.32 * (len(ours) + len(others))), layout="constrained")
     axes = figure.subplots()
-    _dots(axes, ours, start=0, color=OURS)
-    _dots(axes, others, start=len(ours), color=PUBLISHED)
-    axes.axvline(100 * comparison.rows[comparison.reference].accuracy, color=OURS, linewidth=0.8, linestyle=":")
+    scale, unit = (100, ", %") if comparison.measure == "accuracy" else (1, "")
+    _dots(axes, ours, start=0, color=OURS, scale=scale)
+    _dots(axes, others, start=len(ours), color=PUBLISHED, scale=scale)
+    axes.axvline(scale * comparison.rows[comparison.reference].score, color=OURS, linewidth=0.8, linestyle=":")
     axes.set_yticks(range(len(ours) + len(others)), [label for label, *_ in ours + others], parse_math=False)
     axes.invert_yaxis()
-    axes.set_xlabel("accuracy on test photos, % (95 % interval)")
+    axes.set_xlabel(f"{MEASURES[comparison.measure]} on test photos{unit} (95 % interval)")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
     axes.grid(axis="x", linewidth=0.4, alpha=0.5)
@@ -42,8 +44,10 @@ def _label(comparison: Comparison, index: int) -> str:
     return text if 0 < len(settings) <= 2 and len(text) <= 48 else row.name[-48:]
 
 
-def _dots(axes: Axes, rows: Sequence[tuple[str, float, Interval | None]], *, start: int, color: str) -> None:
-    for y, (_, accuracy, interval) in enumerate(rows, start):
+def _dots(
+    axes: Axes, rows: Sequence[tuple[str, float, Interval | None]], *, start: int, color: str, scale: int
+) -> None:
+    for y, (_, score, interval) in enumerate(rows, start):
         if interval:
-            axes.plot([100 * end for end in interval], [y, y], color=color, linewidth=1.6, solid_capstyle="butt")
-        axes.plot(100 * accuracy, y, "o", color=color, markersize=5)
+            axes.plot([scale * end for end in interval], [y, y], color=color, linewidth=1.6, solid_capstyle="butt")
+        axes.plot(scale * score, y, "o", color=color, markersize=5)

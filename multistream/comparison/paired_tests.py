@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -18,38 +17,42 @@ from multistream.statistics import Agreement, Interval, agreement, corrected_t, 
 
 
 @dataclass(frozen=True)
-class PhotoCounts:
-    """N photos by key: the label of each, in how many tests of all runs it was, and in how many of them right, (N,)."""
+class PhotoScores:
+    """N photos by key: the label of each, in how many tests of all runs it was, the sum of its scores in them, (N,).
+
+    By accuracy, that sum is in how many of its tests the photo was right.
+    """
 
     labels: dict[PhotoKey, str]
-    right: NDArray[np.int64]
+    total: NDArray[np.float64]
     tested: NDArray[np.int64]
 
     @property
-    def accuracy_ci95(self) -> Interval:
-        """Wilson's interval where each photo was tested once, else a bootstrap of photos with all their tests."""
-        return tested_interval(self.right, self.tested)
+    def ci95(self) -> Interval:
+        """Of the mean: Wilson's interval where each photo was right or wrong once, else a bootstrap of photos."""
+        return tested_interval(self.total, self.tested)
 
 
-def count_photos(results: Sequence[Result]) -> PhotoCounts:
-    """The counts of all runs of a row together."""
+def score_photos(results: Sequence[Result], measure: str = "accuracy") -> PhotoScores:
+    """The scores of all runs of a row together."""
     labels: dict[PhotoKey, str] = {}
-    right: Counter[PhotoKey] = Counter()
+    total: dict[PhotoKey, float] = defaultdict(float)
     tested: Counter[PhotoKey] = Counter()
     for result in results:
         assert result.predictions.labels is not None  # read_result refuses runs without labels
         keys = list(photo_keys(result.predictions))
         labels |= dict(zip(keys, result.predictions.labels, strict=True))
         tested.update(keys)
-        right.update(compress(keys, result.correct))
-    return PhotoCounts(
+        for key, score in zip(keys, result.scores(measure).tolist(), strict=True):
+            total[key] += score
+    return PhotoScores(
         labels,
-        np.array([right[key] for key in labels], dtype=np.int64),
+        np.array([total[key] for key in labels]),
         np.array([tested[key] for key in labels], dtype=np.int64),
     )
 
 
-def shared_photos(first: PhotoCounts, second: PhotoCounts) -> tuple[NDArray[np.int64], NDArray[np.int64]] | str:
+def shared_photos(first: PhotoScores, second: PhotoScores) -> tuple[NDArray[np.int64], NDArray[np.int64]] | str:
     """Indices into both of the photos that both tested; or, in words, why they cannot be paired."""
     rows = pair_keys(first.labels, second.labels)
     common = len(rows[0])
@@ -63,9 +66,11 @@ def shared_photos(first: PhotoCounts, second: PhotoCounts) -> tuple[NDArray[np.i
 
 @dataclass(frozen=True)
 class Difference(JsonRecord):
-    """Accuracy of a row less that of the reference; what could not be tested has no p value, and a note says why."""
+    """Mean score of a row less that of the reference; what could not be tested has no p value, and a note says why."""
 
     value: float
+    measure: str = "accuracy"
+    """What the photos were scored by: one of `run_results.MEASURES`."""
     ci95: Interval | None = None
     test: str = ""
     """mcnemar (exact; each photo tested once), photos (t over photos; several runs tested them); empty: no test."""
@@ -89,47 +94,50 @@ class Difference(JsonRecord):
         return values
 
 
-def difference(reference: Sequence[Result], other: Sequence[Result]) -> Difference:
+def difference(reference: Sequence[Result], other: Sequence[Result], *, measure: str = "accuracy") -> Difference:
     """What separates two rows, each of one run or of several that are equal but for seeds."""
-    first, second = count_photos(reference), count_photos(other)
+    first, second = score_photos(reference, measure), score_photos(other, measure)
     rows = shared_photos(first, second)
     if isinstance(rows, str):
-        return Difference(_mean(other) - _mean(reference), note=f"not paired: {rows}")
-    right, tested = (first.right[rows[0]], second.right[rows[1]]), (first.tested[rows[0]], second.tested[rows[1]])
+        apart = mean_score(other, measure) - mean_score(reference, measure)
+        return Difference(apart, measure, note=f"not paired: {rows}")
+    total, tested = (first.total[rows[0]], second.total[rows[1]]), (first.tested[rows[0]], second.tested[rows[1]])
     if np.array_equal(*tested):
-        found = paired_test(*right, tested_N=tested[0])
-    else:  # one row has more runs: the share of each photo's tests that were right
-        found = paired_test(right[0] / tested[0], right[1] / tested[1])
+        found = paired_test(*total, tested_N=tested[0])
+    else:  # one row has more runs: the mean of each photo's tests
+        found = paired_test(total[0] / tested[0], total[1] / tested[1])
     everything = len(rows[0]) == len(first.labels) == len(second.labels)
     return Difference(
         value=found.difference,
+        measure=measure,
         ci95=found.ci95,
         test=found.test,
         p_value=found.p_value,
-        p_resampled=_resampled(reference, other),
+        p_resampled=_resampled(reference, other, measure),
         n=found.n,
-        agreement=agreement(right[0] > 0, right[1] > 0) if found.test == "mcnemar" else None,
+        agreement=agreement(total[0] > 0, total[1] > 0) if found.test == "mcnemar" else None,
         smallest_detectable=found.smallest_detectable,
         note="" if everything else f"paired on the {found.n:,} photos tested by both",
     )
 
 
-def _resampled(reference: Sequence[Result], other: Sequence[Result]) -> float | None:
+def _resampled(reference: Sequence[Result], other: Sequence[Result], measure: str) -> float | None:
     """The corrected resampled t test, one difference a split; None unless both rows have the same several splits."""
-    first, second = _by_split(reference), _by_split(other)
+    first, second = _by_split(reference, measure), _by_split(other, measure)
     if len(first) < 2 or first.keys() != second.keys():
         return None
     differences = [second[split] - first[split] for split in first]
     return corrected_t(differences, test_to_train=float(np.mean([result.test_to_train for result in reference])))
 
 
-def _by_split(results: Sequence[Result]) -> dict[int, float]:
-    """Mean accuracy by split seed."""
+def _by_split(results: Sequence[Result], measure: str) -> dict[int, float]:
+    """Mean score by split seed."""
     by_split: dict[int, list[Result]] = defaultdict(list)
     for result in results:
         by_split[result.recipe.data.split_seed].append(result)
-    return {split: _mean(group) for split, group in by_split.items()}
+    return {split: mean_score(group, measure) for split, group in by_split.items()}
 
 
-def _mean(group: Sequence[Result]) -> float:
-    return float(np.mean([result.accuracy for result in group]))
+def mean_score(group: Sequence[Result], measure: str) -> float:
+    """The mean over runs of each run's mean score."""
+    return float(np.mean([result.scores(measure).mean() for result in group]))

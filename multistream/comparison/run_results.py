@@ -16,7 +16,11 @@ from multistream.label_set_metrics import label_set_f1, mean_average_precision
 from multistream.recipe import Recipe
 from multistream.runs.predictions_file import Predictions, read_predictions
 from multistream.statistics import balanced_accuracy, macro_f1
-from multistream.vote_distances import vote_distances
+from multistream.vote_distances import VOTE_MEASURES, vote_distances
+
+MEASURES: Mapping[str, str] = {"accuracy": "accuracy", "nll": "negative log-likelihood", **VOTE_MEASURES}
+"""What a single photo can be scored by, and what people call it."""
+HIGHER_IS_BETTER = ("accuracy", "cosine", "intersection")
 
 
 @dataclass(frozen=True)
@@ -67,14 +71,33 @@ class Result:
         cells = predictions.label_indices[known] * len(classes) + predictions.probabilities.argmax(axis=1)[known]
         return np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), len(classes))
 
+    def scores(self, measure: str) -> NDArray[np.float64]:
+        """One of MEASURES for each test photo, (N,); UsageError where the run does not have it."""
+        if measure == "accuracy":
+            return self.correct.astype(np.float64)
+        probabilities = self.predictions.probabilities.astype(np.float64)
+        if measure == "nll":
+            return -np.log(np.maximum(self._of_labels(probabilities), np.finfo(np.float64).eps))
+        if self.predictions.votes is None:
+            what = f"{self.name} has no votes, so it has no {MEASURES[measure]}."
+            raise UsageError("--measure", what, right="Without votes: accuracy, nll.")
+        return vote_distances(probabilities, self.predictions.votes.astype(np.float64))[measure]
+
+    def _of_labels(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The predicted probability of each photo's label, (N,); 0 for a label outside the classes."""
+        if self.predictions.label_sets is not None:
+            raise UsageError(
+                "--measure", "images may have several labels here.", right="With several labels: accuracy."
+            )
+        places = self.predictions.label_indices
+        return np.where(places >= 0, probabilities[np.arange(len(places)), places], 0.0)
+
     @property
     def distances(self) -> dict[str, float] | None:
         """How near the predictions are to the votes, by measure; None where there are no votes."""
-        votes, probabilities = self.predictions.votes, self.predictions.probabilities
-        if votes is None:
+        if self.predictions.votes is None:
             return None
-        found = vote_distances(probabilities.astype(np.float64), votes.astype(np.float64))
-        return {name: float(each.mean()) for name, each in found.items()}
+        return {name: float(self.scores(name).mean()) for name in VOTE_MEASURES}
 
     @property
     def test_to_train(self) -> float:

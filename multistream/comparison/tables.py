@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from multistream.comparison.columns import (
     FOR_LATEX,
@@ -19,6 +20,7 @@ from multistream.comparison.columns import (
 )
 from multistream.comparison.compare import Comparison
 from multistream.comparison.published_numbers import Published
+from multistream.comparison.run_results import MEASURES as NAMES_OF_MEASURES
 from multistream.errors import printable
 
 Lines = list[list[str]]
@@ -83,7 +85,10 @@ def cells(comparison: Comparison, columns: Sequence[str] = ()) -> Lines:
 
 
 def _columns(comparison: Comparison, columns: Sequence[str]) -> dict[str, Column]:
-    return filled(chosen_columns(columns or (SETTINGS, *WITHOUT_TEST_NAME), comparison.rows), comparison.rows)
+    shown = filled(chosen_columns(columns or (SETTINGS, *WITHOUT_TEST_NAME), comparison.rows), comparison.rows)
+    if "score" in shown:
+        shown["score"] = replace(shown["score"], heading=NAMES_OF_MEASURES[comparison.measure])
+    return shown
 
 
 def _best(comparison: Comparison, columns: Mapping[str, Column]) -> list[tuple[int, int]]:

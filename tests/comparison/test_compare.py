@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.spatial
 import scipy.stats
 import sklearn.metrics
 from typer.testing import CliRunner
 
 from multistream.comparison.compare import Comparison, compare
+from multistream.comparison.figure import draw
 from multistream.comparison.tables import FORMATS, as_csv, as_latex, as_markdown, as_table
 from multistream.errors import DataError, UsageError
 from multistream.recipe import Recipe
@@ -45,6 +47,8 @@ class Lab:
         data: str = "fi",
         shift: int = 0,
         paths: Sequence[str] | None = None,
+        probabilities: np.ndarray | None = None,
+        votes: np.ndarray | None = None,
     ) -> Path:
         folder = self.root / name
         folder.mkdir(parents=True)
@@ -56,8 +60,9 @@ class Lab:
             paths=tuple(paths or (f"{i}.jpg" for i in photos)),
             sha256=tuple(hashlib.sha256(str(i).encode()).hexdigest() for i in photos),
             labels=tuple(classes[i] for i in labels),
-            probabilities=0.9 * np.eye(k)[said] + 0.1 / k,
+            probabilities=0.9 * np.eye(k)[said] + 0.1 / k if probabilities is None else probabilities,
             classes=classes,
+            votes=votes,
         )
         write_predictions(folder / "predictions.csv", predictions)
         Recipe().with_settings([OBJECT, *settings]).save(folder / "recipe.toml")
@@ -346,6 +351,87 @@ def test_macro_f1_and_balanced_accuracy_are_scikit_learns(lab: Lab) -> None:
     labels, predicted = predictions.labels, predictions.predicted
     assert row.macro_f1 == pytest.approx(sklearn.metrics.f1_score(labels, predicted, average="macro"))
     assert row.balanced_accuracy == pytest.approx(sklearn.metrics.balanced_accuracy_score(labels, predicted))
+
+
+def with_votes(lab: Lab) -> tuple[list[Path], list[np.ndarray], np.ndarray]:
+    """Three runs on 200 photos with votes, what they predict, the votes: the second is nearer to them."""
+    rng = np.random.default_rng(0)
+    votes = rng.dirichlet(np.ones(8), size=200)
+    said = [0.3 * votes + 0.7 * rng.dirichlet(np.ones(8), size=200) for _ in range(3)]
+    said[1] = 0.5 * said[0] + 0.5 * votes
+    settings = ("network.temporal=concat", "network.temporal=bigru", "network.temporal=average")
+    runs = [
+        lab.run(f"run{i}", np.ones(200), setting, probabilities=each, votes=votes)
+        for i, (setting, each) in enumerate(zip(settings, said, strict=True))
+    ]
+    return runs, said, votes
+
+
+@pytest.mark.parametrize(("measure", "better"), [("kl", "lower"), ("cosine", "higher")])
+def test_a_measure_of_each_photo_is_compared_by_a_paired_t(lab: Lab, measure: str, better: str) -> None:
+    runs, said, votes = with_votes(lab)
+    of_photos = {
+        "kl": lambda p: scipy.stats.entropy(votes, p, axis=1),
+        "cosine": lambda p: 1 - np.array([scipy.spatial.distance.cosine(a, b) for a, b in zip(p, votes, strict=True)]),
+    }[measure]
+    first, second, third = map(of_photos, said)
+    found = compare(runs, measure=measure)
+    assert [row.score for row in found.rows] == pytest.approx([first.mean(), second.mean(), third.mean()])
+    low, high = found.rows[0].score_ci95
+    assert (low, high) == pytest.approx(scipy.stats.norm.interval(0.95, first.mean(), scipy.stats.sem(first)), rel=0.01)
+    expected = [float(scipy.stats.ttest_rel(each, first).pvalue) for each in (second, third)]
+    tested = [row.difference for row in found.rows[1:]]
+    assert [each.p_value for each in tested if each] == pytest.approx(expected)
+    assert [each.p_holm for each in tested if each] == pytest.approx(holm(expected))
+    assert [each.value for each in tested if each] == pytest.approx([(second - first).mean(), (third - first).mean()])
+    assert f"{better} is better" in as_table(found)
+    assert compare(runs, measure=measure, against="best").reference == 1  # the nearest, least or most
+
+
+def test_nll_is_scikit_learns_log_loss(lab: Lab) -> None:
+    runs, said, _ = with_votes(lab)
+    labels = np.arange(200) % 8
+    found = compare(runs, measure="nll")
+    assert [row.score for row in found.rows] == pytest.approx([sklearn.metrics.log_loss(labels, p) for p in said])
+    table = as_table(found)
+    assert "negative log-likelihood" in table
+    assert f"{found.rows[1].score:.4f}" in table
+
+
+def test_the_measure_of_seeds_counts_a_photo_once(lab: Lab) -> None:
+    runs, said, votes = with_votes(lab)
+    seeds = [
+        lab.run(f"seed{i}", np.ones(200), f"training.seed={i}", "network.temporal=gated", probabilities=p, votes=votes)
+        for i, p in enumerate(said[:2])
+    ]
+    row = compare([runs[0], *seeds], measure="kl").rows[1]
+    both = (scipy.stats.entropy(votes, said[0], axis=1) + scipy.stats.entropy(votes, said[1], axis=1)) / 2
+    assert row.difference is not None
+    expected = scipy.stats.ttest_rel(both, scipy.stats.entropy(votes, said[0], axis=1))
+    assert row.difference.p_value == pytest.approx(expected.pvalue)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"measure": "kl"}, "has no votes"),
+        ({"measure": "kll"}, "kl"),
+        ({"measure": "nll", "with_published": True}, "the published results are accuracies"),
+    ],
+)
+def test_a_measure_that_the_runs_do_not_have_is_refused(lab: Lab, options: dict, message: str) -> None:  # type: ignore[type-arg]
+    run = lab.run("a", np.ones(20))
+    with pytest.raises(UsageError, match=message):
+        compare([run], **options)
+
+
+def test_the_figure_shows_the_measure(lab: Lab) -> None:
+    runs, _, _ = with_votes(lab)
+    found = compare(runs, measure="kl")
+    axes = draw(found).axes[0]
+    assert axes.get_xlabel() == "KL divergence on test photos (95 % interval)"
+    dots = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "o"]
+    assert dots == pytest.approx([row.score for row in found.rows])
 
 
 def test_columns_are_chosen_and_ordered(found: Comparison) -> None:
