@@ -30,7 +30,9 @@ def gallery(
 ) -> None:
     """Save galleries: photos that all, some or none of the streams classify correctly.
 
-    Also save the mean attribution map of each class, and the vector entries with the largest contributions.
+    Also save the photos with the highest probability of each class, the mean attribution map of each class, and the
+    vector entries with the largest contributions. If photos have several labels, a stream is correct if its class is
+    one of them.
     """
     from multistream.console import Console
     from multistream.explaining.gallery import make_gallery

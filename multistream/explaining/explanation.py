@@ -15,6 +15,7 @@ from multistream.explaining.decomposition import ContributionKind
 from multistream.explaining.forward import ForwardPass
 from multistream.explaining.games import ShapleyValues
 from multistream.nn.nested import map_stages, take_rows
+from multistream.runs.predictions_file import SEPARATOR
 
 TOP = 8
 """Vector entries that are named."""
@@ -77,13 +78,15 @@ class Explanation:
     `integrated-gradients` explain `value`, on `scale`; the latter sum to its difference from that of the average
     training photo, up to `gap`. `shapley` are the streams' exact Shapley values of the fused score on `scale`,
     `shapley_stages` the Owen values of their stages, `interactions` those of pairs ("a+b"), with `baseline` for what is
-    absent. `decisions` is the class that each stream chooses by itself: its own classifier's, or with early fusion,
-    which has none, the class of its largest Shapley value. `warnings` name parts whose declarations do not hold.
+    absent. `labels` are those of the photo, in one text `label`. `decisions` is the class that each stream chooses by
+    itself: its own classifier's, or with early fusion, which has none, the class of its largest Shapley value.
+    `warnings` name parts whose declarations do not hold.
     """
 
     path: str
     status: str
     label: str = ""
+    labels: Sequence[str] = ()
     predicted: str = ""
     target: str = ""
     against: str = ""
@@ -148,7 +151,7 @@ class ExplainedBatch:
     chosen: Tensor
     attention: Mapping[str, Tensor]
 
-    def explanation(self, place: int, *, path: str, label: str, aspect: float) -> Explanation:
+    def explanation(self, place: int, *, path: str, labels: Sequence[str], aspect: float) -> Explanation:
         """The record of one photo."""
         made, columns = self.attribution, self.attribution.columns
         target = int(columns.rows[place])
@@ -157,7 +160,8 @@ class ExplainedBatch:
         return Explanation(
             path=path,
             status="ok",
-            label=label,
+            label=SEPARATOR.join(labels),
+            labels=tuple(labels),
             predicted=self.classes[int(logits[place].argmax())],
             target=self.classes[target],
             against=self.classes[int(columns.against[place])] if columns.against is not None else "",

@@ -1,91 +1,45 @@
-"""Galleries: photos that all, some or none of the streams get right (paper fig. 5), and the mean map of each class."""
+"""Galleries: photos that all, some or none of the streams get right (paper fig. 5), each class's most probable photos,
+and the mean map of each class."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from multistream.errors import DataError, UsageError, printable
-from multistream.explaining.explanation import Explanation, entry_name
-from multistream.explaining.overlays import AGAINST, FOR, blended, draw_bars, draw_scale, photo_pixels, short_name
+from multistream.errors import DataError
+from multistream.explaining.gallery_figures import (
+    CLASSES_PER_PAGE,
+    COLOURS,
+    draw_classes,
+    draw_entries,
+    draw_means,
+    draw_photos,
+)
+from multistream.explaining.gallery_photo import GalleryPhoto, Outcome, gallery_photo
 from multistream.explaining.pipeline import Explainer
+from multistream.explaining.targets import Target
 from multistream.figures import save_figure
 from multistream.records import JsonRecord
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Outcome = Literal["all", "some", "none"]
 TITLES: dict[Outcome, str] = {"all": "All streams correct", "some": "Some streams correct", "none": "No stream correct"}
 OUTCOMES: tuple[Outcome, ...] = tuple(TITLES)
-
-CELLS = 56
-"""Cells of a combined map's side: finer than the last stages of our streams."""
-TOP = 8
-"""Entries of a vector that are shown: those with the highest scores."""
-RIGHT, WRONG = "#1b6e3c", "#a3201a"
-LONGEST = 34
-COLOURS = "Orange: for the class; blue: against it."
-
-
-@dataclass(frozen=True)
-class GalleryPhoto:
-    """One photo of a gallery: its explanation without arrays, and what is drawn.
-
-    `maps` {key: (CELLS, CELLS)} are densities of all stages; `entries` {key: (name, score, contribution)} those of a
-    vector with the highest scores.
-    """
-
-    explanation: Explanation
-    image: Tensor | None
-    aspect: float
-    maps: Mapping[str, Tensor]
-    entries: Mapping[str, Sequence[tuple[str, float, float]]]
-
-    @property
-    def outcome(self) -> Outcome:
-        """How many of the streams are right by themselves."""
-        right = [decision == self.explanation.label for decision in self.explanation.decisions.values()]
-        return "all" if all(right) else "some" if any(right) else "none"
-
-
-def gallery_photo(explanation: Explanation, vocabularies: Mapping[str, Sequence[str]]) -> GalleryPhoto:
-    """The parts of an explanation that a gallery shows."""
-    arrays = explanation.arrays
-    assert arrays is not None
-    entries = {}
-    for key, given in arrays.target_vectors.items():
-        scores = arrays.inputs[key]
-        top = scores.topk(min(TOP, len(scores))).indices.tolist()
-        names = vocabularies.get(key, ())
-        entries[key] = [(entry_name(names, i), float(scores[i]), float(given[i])) for i in top]
-    maps = {key: combined(stages) for key, stages in arrays.target_maps.items()}
-    return GalleryPhoto(replace(explanation, arrays=None), arrays.image, arrays.aspect, maps, entries)
-
-
-def combined(stages: Mapping[str, Tensor]) -> Tensor:
-    """A stream's maps {stage: (h, w)} as one (CELLS, CELLS): contribution by area, all stages added."""
-    total = torch.zeros(CELLS, CELLS)
-    for each in stages.values():
-        dense = each.detach().float().cpu()[None, None] * each.numel()
-        total += functional.interpolate(dense, (CELLS, CELLS), mode="bilinear", antialias=True)[0, 0]
-    return total
 
 
 class GalleryCollector:
     """Keeps a few photos of each outcome and the sums of all maps; memory does not grow with the number of photos.
 
     The photos with the smallest sha256 of their names are kept, in turn from each class: no manual selection, and it is
-    the same each time.
+    the same each time. A photo counts for each of its labels.
     """
 
     def __init__(self, classes: Sequence[str], *, each: int = 6) -> None:
@@ -93,12 +47,19 @@ class GalleryCollector:
         self.counts: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self.kept: dict[tuple[Outcome, str], list[tuple[str, GalleryPhoto]]] = {}
         self.sums: dict[str, dict[str, Tensor]] = {}
+        self.totals: dict[str, Tensor] = {}
         self.numbers: dict[str, int] = {}
 
     def add(self, photo: GalleryPhoto) -> None:
         """Takes one photo in."""
-        label = photo.explanation.label
         self.counts[photo.outcome] += 1
+        for key, own in photo.maps.items():
+            self.totals[key] = self.totals.get(key, torch.zeros_like(own)) + own
+        for label in photo.explanation.labels:
+            self._add_to(label, photo)
+
+    def _add_to(self, label: str, photo: GalleryPhoto) -> None:
+        """Counts the photo for one of its labels."""
         digest = hashlib.sha256(photo.explanation.path.encode("utf-8", "surrogateescape")).hexdigest()
         kept = self.kept.setdefault((photo.outcome, label), [])
         kept.append((digest, photo))
@@ -113,15 +74,41 @@ class GalleryCollector:
         """At most `each` photos, one class after the other in turn."""
         queues = [[photo for _, photo in self.kept.get((outcome, name), [])] for name in self.classes]
         turns = [queue[turn] for turn in range(self.each) for queue in queues if turn < len(queue)]
-        return turns[: self.each]
+        return list({photo.explanation.path: photo for photo in turns}.values())[: self.each]
 
     def differences(self) -> dict[str, dict[str, Tensor]]:
         """{key: {class: the mean map of its photos minus the mean over all photos}}, classes in their order."""
         made = {}
         for key, sums in self.sums.items():
-            average = torch.stack(list(sums.values())).sum(0) / sum(self.numbers.values())
+            average = self.totals[key] / sum(self.counts.values())
             made[key] = {name: sums[name] / self.numbers[name] - average for name in self.classes if name in sums}
         return made
+
+
+class MostProbable:
+    """The places of the `each` photos with the highest probability of each class, as batches go by."""
+
+    def __init__(self, classes: Sequence[str], *, each: int = 3) -> None:
+        self.classes, self.each = tuple(classes), each
+        self.probabilities = torch.zeros(0, len(self.classes), dtype=torch.float64)
+        self.places = torch.zeros(0, len(self.classes), dtype=torch.int64)
+
+    def add(self, places: Sequence[int], probabilities_BK: Tensor) -> None:
+        """Takes a batch in; of equal probabilities the first photo's counts as higher."""
+        rows = torch.tensor(places)[:, None].expand(-1, len(self.classes))
+        probabilities = torch.cat([self.probabilities, probabilities_BK.cpu()])
+        order = probabilities.argsort(dim=0, descending=True, stable=True)[: self.each]
+        self.probabilities = probabilities.gather(0, order)
+        self.places = torch.cat([self.places, rows]).gather(0, order)
+
+    def photos(self, explainer: Explainer) -> dict[str, list[GalleryPhoto]]:
+        """{class: its photos, the most probable first}, each explained for the class."""
+        found = {}
+        for name, places in zip(self.classes, self.places.T.tolist(), strict=True):
+            about = explainer.towards(Target(name))
+            records = {row: each for batch in about.batches(places) for row, each in about.records(batch).items()}
+            found[name] = [gallery_photo(records[place], explainer.vocabularies) for place in places]
+        return found
 
 
 @dataclass(frozen=True)
@@ -139,20 +126,18 @@ def make_gallery(
     explainer: Explainer, folder: Path, *, kind: str = "png", tick: Callable[[int], None] = lambda _: None
 ) -> Gallery:
     """Explains the photos and writes the galleries. DataError where no photo could be read."""
-    if explainer.model.network.label_sets:
-        what = "galleries sort photos by which streams name their one label, and photos may have several here."
-        raise UsageError("gallery", what)
-    found, n = GalleryCollector(explainer.model.classes), 0
+    found, probable, n = GalleryCollector(explainer.model.classes), MostProbable(explainer.model.classes), 0
     for batch in explainer.batches():
         for record in explainer.records(batch).values():
             found.add(gallery_photo(record, explainer.vocabularies))
+        probable.add(batch.rows, batch.forward.probabilities)
         n += len(batch.rows)
         tick(len(batch.rows))
     if not n:
         raise DataError("gallery", "no photo could be read.", do="multistream data scan says why.")
     method = explainer.request.method
     how = how_made(method, own_heads=bool(explainer.model.network.fusion.heads))
-    files = write_galleries(found, folder, how=how, kind=kind)
+    files = write_galleries(found, folder, by_class=probable.photos(explainer), how=how, kind=kind)
     return Gallery(n, len(explainer.selection) - n, method, found.counts, tuple(files))
 
 
@@ -160,118 +145,43 @@ def how_made(method: str, *, own_heads: bool) -> str:
     """A sentence on the maps of a gallery, and on the decision of a single stream."""
     maps = "exact decomposition" if method == "decomposition" else "integrated gradients from the mean training image"
     by = "its own classifier's class" if own_heads else "the class of its largest Shapley value"
-    return f"Attribution maps: {maps}, all stages, per unit of image area. {COLOURS} Decision of a stream: {by}."
+    return (
+        f"Attribution maps: {maps}, all stages, per unit of image area. {COLOURS} "
+        f"Decision of a stream: {by}; correct if the photo has that label."
+    )
 
 
-def write_galleries(found: GalleryCollector, folder: Path, *, how: str, kind: str = "png") -> list[Path]:
-    """Writes what there is: all-right, some-right, none-right, mean-maps, and one figure for each vector."""
+def write_galleries(
+    found: GalleryCollector,
+    folder: Path,
+    *,
+    by_class: Mapping[str, Sequence[GalleryPhoto]],
+    how: str,
+    kind: str = "png",
+) -> list[Path]:
+    """Writes what there is: all-right, some-right, none-right, by-class, mean-maps, and one figure for each vector."""
     files = []
-    for name, figure in _pages(found, how=how):
+    for name, figure in _pages(found, by_class, how=how):
         files.append(folder / f"{name}.{kind}")
         save_figure(figure, files[-1], dpi=110)
     return files
 
 
-def _pages(found: GalleryCollector, *, how: str) -> Iterator[tuple[str, Figure]]:
+def _pages(
+    found: GalleryCollector, by_class: Mapping[str, Sequence[GalleryPhoto]], *, how: str
+) -> Iterator[tuple[str, Figure]]:
     total = sum(found.counts.values())
     examples = {outcome: photos for outcome in OUTCOMES if (photos := found.examples(outcome))}
     for outcome, photos in examples.items():
         title = f"{TITLES[outcome]}: {found.counts[outcome]:,} of {total:,} photos"
         yield f"{outcome}-right", draw_photos(photos, title=title, how=how)
+    names = list(by_class)
+    for start in range(0, len(names), CLASSES_PER_PAGE):
+        page = {name: by_class[name] for name in names[start : start + CLASSES_PER_PAGE]}
+        number = f"-{start // CLASSES_PER_PAGE + 1}" if len(names) > CLASSES_PER_PAGE else ""
+        yield f"by-class{number}", draw_classes(page, total=total)
     if differences := found.differences():
         yield "mean-maps", draw_means(differences, found.numbers)
     some = [photo for photos in examples.values() for photo in photos[:2]]
-    taken = {"mean-maps", *(f"{outcome}-right" for outcome in examples)}
     for key in dict.fromkeys(chain.from_iterable(photo.entries for photo in some)):
-        yield f"{key}-vector" if key in taken else key, draw_entries(some, key)
-
-
-def draw_photos(photos: Sequence[GalleryPhoto], *, title: str, how: str) -> Figure:
-    """A row for each photo: itself, then each stream's map for the class explained, on one scale for the photo."""
-    from matplotlib.figure import Figure
-
-    keys = list(photos[0].maps)
-    others = [key for key in photos[0].explanation.decisions if key not in keys]
-    columns = 1 + len(keys)
-    figure = Figure(figsize=(2.6 * columns + 0.4, 2.75 * len(photos) + 1.0), layout="constrained")
-    _title(figure, title, how)
-    axes = figure.subplots(len(photos), columns, squeeze=False)
-    for row, photo in zip(axes, photos, strict=True):
-        limit, about = _limit(list(photo.maps.values())), photo.explanation
-        words = [
-            _short(short_name(about.path)),
-            f"label {_short(about.label)}, prediction {_short(about.predicted)}",
-            *(f"{key}: {_short(about.decisions[key])}" for key in others),
-        ]
-        _draw(row[0], photo_pixels(photo.image, aspect=photo.aspect), "\n".join(words), "black")
-        for axis, key in zip(row[1:], keys, strict=True):
-            words = [f"{key}: {_short(about.decisions[key])}", f"map for {_short(about.target)}, full at {limit:.2g}"]
-            color = RIGHT if about.decisions[key] == about.label else WRONG
-            drawn = blended(photo.image, photo.maps[key], limit=limit, aspect=photo.aspect)
-            _draw(axis, drawn, "\n".join(words), color)
-    return figure
-
-
-def draw_means(differences: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, int]) -> Figure:
-    """A row for each stream, a column for each class: how the class's mean map differs from that of all photos."""
-    from matplotlib.figure import Figure
-
-    classes = list(dict.fromkeys(name for maps in differences.values() for name in maps))
-    figure = Figure(figsize=(1.6 * len(classes) + 1.5, 1.85 * len(differences) + 1.0), layout="constrained")
-    how = "Mean attribution map of each class minus that of all photos; one colour scale per stream."
-    _title(figure, "Mean attribution maps by label", how)
-    axes = figure.subplots(len(differences), len(classes), squeeze=False)
-    for place, (row, (key, maps)) in enumerate(zip(axes, differences.items(), strict=True)):
-        limit = _limit(list(maps.values()))
-        for axis, name in zip(row, classes, strict=True):
-            words = "" if place else f"{_short(name)} ({numbers[name]:,})"
-            _draw(axis, blended(None, maps[name], limit=limit), words, "black")
-        row[0].set_ylabel(key, fontsize=9)
-        draw_scale(figure, list(row), limit=limit, label="logit density")
-    return figure
-
-
-def draw_entries(photos: Sequence[GalleryPhoto], key: str) -> Figure:
-    """A vector's view (paper fig. 1): a photo, its highest scores, and what each of these entries contributes."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.5, 2.6 * len(photos) + 1.0), layout="constrained")
-    how = f"The highest scores of each photo, and their contributions to the logit. {COLOURS}"
-    _title(figure, f"Vector {key}", how)
-    axes = figure.subplots(len(photos), 3, squeeze=False, width_ratios=[1, 1.25, 1.25])
-    for (left, middle, right), photo in zip(axes, photos, strict=True):
-        about = photo.explanation
-        decision = f"{key}: {_short(about.decisions[key])}"
-        words = f"{_short(short_name(about.path))}\nlabel {_short(about.label)}, {decision}"
-        _draw(left, photo_pixels(photo.image, aspect=photo.aspect), words, "black")
-        names, scores, given = (list(column) for column in zip(*photo.entries[key], strict=True))
-        draw_bars(middle, [_short(name) for name in names], scores, colours=["#5a6b7b"] * len(scores))
-        draw_bars(right, [""] * len(names), given, colours=[FOR if value > 0 else AGAINST for value in given])
-        middle.set_title("score", fontsize=8, loc="left")
-        right.set_title(f"contribution to {_short(about.target)}", fontsize=8, parse_math=False, loc="left")
-    return figure
-
-
-def _limit(maps: Sequence[Tensor]) -> float:
-    """The density that gets the full colour: not the single largest cell, which would dim the rest."""
-    return max((float(m.abs().flatten().quantile(0.995)) for m in maps), default=0.0) or 1.0
-
-
-def _draw(axis: Axes, picture: Any, words: str, color: str) -> None:
-    axis.imshow(picture)
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for edge in axis.spines.values():
-        edge.set_visible(False)
-    axis.set_title(words, fontsize=8, color=color, parse_math=False, loc="left")
-
-
-def _title(figure: Figure, title: str, how: str) -> None:
-    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left", parse_math=False)
-    figure.supxlabel(how, fontsize=7.5, x=0.01, ha="left", color="0.35", parse_math=False, wrap=True)
-
-
-def _short(name: str) -> str:
-    """A name on one line that fits; of a long one the end."""
-    text = printable(name)
-    return text if len(text) <= LONGEST else "…" + text[1 - LONGEST :]
+        yield key, draw_entries(some, key)

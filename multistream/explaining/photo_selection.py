@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,13 @@ class PhotoSelection:
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def labels(self, place: int) -> tuple[str, ...]:
+        """The classes of a photo; none where they are unknown."""
+        if self.table.label_sets is not None:
+            return tuple(compress(self.table.classes, self.table.label_sets[place]))
+        label = int(self.table.labels[place])
+        return (self.table.classes[label],) if label >= 0 else ()
 
 
 def find_photos(
@@ -74,22 +82,23 @@ def _selection(
     model: Model, table: Table, names: tuple[str, ...], sources: Mapping[str, str], *, labelled: bool
 ) -> PhotoSelection:
     """The photos of a table in the run's classes; refuses those without a label that it knows, where it is needed."""
-    ours = _in_our_classes(table, model.classes)
-    unknown = int((ours.labels < 0).sum())
+    ours, unknown = _in_our_classes(table, model.classes)
     if labelled and unknown:
         right = f"It knows {', '.join(model.classes)}."
         raise DataError(table.name, f"{unknown:,} labels are not classes of the run.", right=right)
     return PhotoSelection(ours, names, sources)
 
 
-def _in_our_classes(table: Table, classes: tuple[str, ...]) -> Table:
-    """The table with labels that index the run's classes, by name; -1 where the run has no such class."""
+def _in_our_classes(table: Table, classes: tuple[str, ...]) -> tuple[Table, int]:
+    """The table with labels that index the run's classes, by name, -1 for others; and how many labels are others."""
     column = np.array([classes.index(name) if name in classes else -1 for name in table.classes], dtype=np.int64)
-    sets = None
+    labels, sets, known = column[table.labels], None, column >= 0
+    unknown = int((labels < 0).sum())
     if table.label_sets is not None:
         sets = np.zeros((len(table), len(classes)), dtype=np.bool_)
-        sets[:, column[column >= 0]] = table.label_sets[:, column >= 0]
-    return replace(table, labels=column[table.labels], classes=classes, label_sets=sets)
+        sets[:, column[known]] = table.label_sets[:, known]
+        unknown = int(table.label_sets[:, ~known].sum())
+    return replace(table, labels=labels, classes=classes, label_sets=sets), unknown
 
 
 def _lacks_inputs(model: Model, given: Mapping[str, str]) -> bool:

@@ -8,7 +8,9 @@ Everything that explains photos goes this way: `explain`, galleries, tests of ex
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +34,6 @@ from multistream.inputs import Image
 from multistream.interfaces import VECTOR, Stream
 from multistream.recipe import RuntimeSettings
 from multistream.runs.model_file import require_trained
-from multistream.runs.predictions_file import joined_names
 from multistream.runtime.device import available_workers, resolve
 
 CHUNK = 16
@@ -100,6 +101,7 @@ class Explainer:
         require_trained(model, "explain")
         self.model, self.console = model, console or Console(quiet=True)
         self.request = request.resolved(model.network)
+        self._warned: set[str] = set()
         needs_labels = labelled or request.target.needs_labels
         self.selection = find_photos(model, images, data=data, label=label, inputs=inputs, labelled=needs_labels)
         if request.every_class is None and len(self.selection) > MANY:
@@ -112,8 +114,7 @@ class Explainer:
 
     def explanations(self) -> Iterator[Explanation]:
         """One Explanation a photo, in order; a photo that cannot be used gets its status."""
-        side_inputs = self._side_inputs()
-        photos = make_photos(self.selection.table, self.model.inputs, side_inputs, self.settings)
+        side_inputs, photos = self._side_inputs, self._photos()
         usable, done = np.flatnonzero(side_inputs.usable), 0
         for number, explained in enumerate(self._explained(photos, usable)):
             records = {} if explained is None else self.records(explained)
@@ -124,29 +125,35 @@ class Explainer:
         for index in range(done, len(self.selection)):
             yield self._unusable(index, photos, side_inputs)
 
-    def batches(self) -> Iterator[ExplainedBatch]:
-        """The photos that can be used, in their order, as batches with their inputs."""
-        side_inputs = self._side_inputs()
-        photos = make_photos(self.selection.table, self.model.inputs, side_inputs, self.settings)
-        yield from (each for each in self._explained(photos, np.flatnonzero(side_inputs.usable)) if each is not None)
+    def batches(self, places: Sequence[int] | None = None) -> Iterator[ExplainedBatch]:
+        """The photos that can be used, in their order, as batches with their inputs; only `places`, if given."""
+        usable = np.flatnonzero(self._side_inputs.usable)
+        chosen = usable if places is None else np.intersect1d(usable, places)
+        yield from (each for each in self._explained(self._photos(), chosen) if each is not None)
+
+    def towards(self, target: Target) -> Explainer:
+        """An explainer of the same photos for another target."""
+        other = copy(self)
+        other.request = replace(self.request, target=target)
+        return other
 
     def records(self, explained: ExplainedBatch) -> dict[int, Explanation]:
         """{place in the table: Explanation} of a batch's photos."""
         table, records = self.selection.table, {}
         sees_photos = any(isinstance(each, Image) for each in self.model.inputs.values())
         for place, row in enumerate(explained.rows):
-            label = int(table.labels[row])
-            names = self.model.classes[label] if label >= 0 else ""
-            if table.label_sets is not None:
-                (names,) = joined_names(table.label_sets[[row]], table.classes)
             records[row] = explained.explanation(
                 place,
                 path=self.selection.names[row],
-                label=names,
+                labels=self.selection.labels(row),
                 aspect=aspect_ratio(table.path(row), resize=self.settings.resize) if sees_photos else 1.0,
             )
         return records
 
+    def _photos(self) -> Photos:
+        return make_photos(self.selection.table, self.model.inputs, self._side_inputs, self.settings)
+
+    @cached_property
     def _side_inputs(self) -> SideInputs:
         side_inputs = gather(
             self.selection.table,
@@ -164,14 +171,13 @@ class Explainer:
         """The usable photos, CHUNK at a time; None for a batch of which no photo can be read."""
         network = self.runtime.place(self.model.network)
         attributor = Attributor(network, self.request)
-        warned: set[str] = set()
         for batch in loaded(photos, usable, batch_size=CHUNK, workers=available_workers()):
             rows = batch.pop("index").tolist()
             explained = self._explain(attributor, self.runtime.send(batch), rows) if rows else None
             for warning in () if explained is None else explained.attribution.warnings:
-                if warning not in warned and not warned:  # one is enough: the numbers differ from batch to batch
+                if not self._warned:  # one is enough: the numbers differ from batch to batch
                     self.console.warn(warning)
-                warned.add(warning)
+                self._warned.add(warning)
             yield explained
 
     def _explain(self, attributor: Attributor, batch: Mapping[str, Tensor], rows: list[int]) -> ExplainedBatch:

@@ -7,32 +7,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.text import Text
 from PIL import Image
 
 from multistream.explaining.explanation import Explanation, chosen_classes
 from multistream.explaining.forward import ForwardPass
-from multistream.explaining.gallery import (
-    CELLS,
-    GalleryCollector,
-    GalleryPhoto,
-    combined,
-    draw_entries,
-    draw_means,
-    draw_photos,
-    write_galleries,
-)
+from multistream.explaining.gallery import GalleryCollector, MostProbable, write_galleries
+from multistream.explaining.gallery_figures import RIGHT, WRONG, draw_classes, draw_entries, draw_means, draw_photos
+from multistream.explaining.gallery_photo import CELLS, GalleryPhoto, combined
 from multistream.interfaces import FusionOutput
 
 CLASSES = ("awe", "fear", "<b>$x_{$</b>")
 
 
 def shown(number: int, label: str, left: str, right: str, *, name: str = "") -> GalleryPhoto:
+    """A photo with one or, separated by |, several labels."""
     generator = torch.Generator().manual_seed(number)
     return GalleryPhoto(
         Explanation(
             name or f"{label}/{number}.png",
             "ok",
             label=label,
+            labels=tuple(label.split("|")),
             predicted=left,
             target=left,
             decisions={"left": left, "right": right, "words": "awe"},
@@ -50,7 +46,8 @@ def shown(number: int, label: str, left: str, right: str, *, name: str = "") -> 
 def test_outcomes() -> None:
     assert shown(0, "awe", "awe", "awe").outcome == "all"
     assert shown(0, "awe", "fear", "awe").outcome == "some"
-    assert shown(0, "fear", "awe", "awe").outcome == "none"
+    assert shown(0, "fear|joy", "awe", "awe").outcome == "none"
+    assert shown(0, "awe|fear", "fear", "awe").outcome == "all"
 
 
 def test_early_fusion_decides_by_shapley_values_and_late_by_its_own_heads() -> None:
@@ -80,14 +77,51 @@ def test_few_are_kept_class_by_class_whatever_the_order() -> None:
     assert one.differences()["left"]["awe"][0, 0].item() == pytest.approx(19 - 19.5)  # its mean minus that of all
 
 
+def test_a_photo_counts_for_each_of_its_labels_and_is_shown_once() -> None:
+    found = GalleryCollector(CLASSES, each=4)
+    for photo in (
+        shown(0, "awe|fear", "awe", "fear"),
+        shown(6, "fear", "fear", "fear"),
+        shown(9, "fear", "awe", "awe"),
+    ):
+        found.add(photo)
+    assert found.counts == {"all": 1, "some": 1, "none": 1}
+    assert [photo.explanation.label for photo in found.examples("all")] == ["awe|fear"]
+    means = found.differences()["left"]
+    assert means["awe"][0, 0].item() == pytest.approx(0 - 5)
+    assert means["fear"][0, 0].item() == pytest.approx(5 - 5)
+    assert found.numbers == {"awe": 1, "fear": 3}
+
+
+def test_the_most_probable_photos_of_each_class_whatever_the_batches() -> None:
+    probabilities = torch.rand(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = MostProbable(CLASSES, each=4)
+    for start in range(0, 50, 7):
+        found.add(list(range(start, min(50, start + 7))), probabilities[start : start + 7])
+    assert torch.equal(found.places, probabilities.topk(4, dim=0).indices)
+    assert torch.equal(found.probabilities, probabilities.topk(4, dim=0).values)
+
+
+def test_a_page_of_classes_tells_whether_a_photo_has_the_label() -> None:
+    photos = {"awe": [shown(1, "awe|fear", "awe", "fear"), shown(2, "fear", "awe", "awe")], "fear": []}
+    figure = draw_classes(photos, total=50)
+    first, *_ = figure.axes
+    assert first.get_ylabel() == "awe"
+    verdicts = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_text().startswith("0.000"))
+    assert [text.get_color() for text in verdicts] == [RIGHT, WRONG]
+    titles = [axis.get_title(loc="left") for axis in (figure.axes[0], figure.axes[3])]
+    assert titles == ["0.000\nlabel awe|fear", "0.000\nlabel fear"]
+    assert [axis.get_title(loc="left") for axis in figure.axes[1:3]] == ["left", "right"]
+
+
 def test_pictures_are_the_same_each_time_and_names_are_names(tmp_path: Path) -> None:
     found = GalleryCollector(CLASSES, each=2)
     for i, (label, left) in enumerate([("awe", "awe"), ("fear", "fear"), (CLASSES[2], "fear"), ("awe", "fear")]):
         found.add(shown(i, label, left, "awe", name=f"../../$e_{{vil$\n{i}\udcff.png"))
-    first = write_galleries(found, tmp_path / "a", how="$how_{$")
-    again = write_galleries(found, tmp_path / "b", how="$how_{$")
+    first = write_galleries(found, tmp_path / "a", by_class={"$x_{": [shown(1, "awe", "awe", "awe")]}, how="$how_{$")
+    again = write_galleries(found, tmp_path / "b", by_class={"$x_{": [shown(1, "awe", "awe", "awe")]}, how="$how_{$")
     assert [path.name for path in first] == [
-        "all-right.png", "some-right.png", "none-right.png", "mean-maps.png", "words.png",
+        "all-right.png", "some-right.png", "none-right.png", "by-class.png", "mean-maps.png", "words.png",
     ]  # fmt: skip
     assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]
@@ -125,7 +159,7 @@ def test_ticks_of_scores_do_not_collide() -> None:
 def test_galleries_in_vector_formats(tmp_path: Path, kind: str, first: bytes) -> None:
     found = GalleryCollector(CLASSES)
     found.add(shown(1, "awe", "awe", "awe"))
-    one = [path.read_bytes() for path in write_galleries(found, tmp_path / "a", how="h", kind=kind)]
-    again = [path.read_bytes() for path in write_galleries(found, tmp_path / "b", how="h", kind=kind)]
+    one = [path.read_bytes() for path in write_galleries(found, tmp_path / "a", by_class={}, how="h", kind=kind)]
+    again = [path.read_bytes() for path in write_galleries(found, tmp_path / "b", by_class={}, how="h", kind=kind)]
     assert one == again
     assert all(content.startswith(first) for content in one)

@@ -1,0 +1,140 @@
+"""The figures of a gallery: photos with each stream's map, each class's most probable photos, mean maps, entries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from multistream.errors import printable
+from multistream.explaining.gallery_photo import GalleryPhoto
+from multistream.explaining.overlays import AGAINST, FOR, blended, draw_bars, draw_scale, photo_pixels, short_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+RIGHT, WRONG = "#1b6e3c", "#a3201a"
+LONGEST, NARROW = 34, 24
+"""Characters of a name that fit above a photo."""
+CLASSES_PER_PAGE = 10
+COLOURS = "Orange: for the class; blue: against it."
+
+
+def draw_photos(photos: Sequence[GalleryPhoto], *, title: str, how: str) -> Figure:
+    """A row for each photo: itself, then each stream's map for the class explained, on one scale for the photo."""
+    from matplotlib.figure import Figure
+
+    keys = list(photos[0].maps)
+    others = [key for key in photos[0].explanation.decisions if key not in keys]
+    columns = 1 + len(keys)
+    figure = Figure(figsize=(2.6 * columns + 0.4, 2.75 * len(photos) + 1.0), layout="constrained")
+    _title(figure, title, how)
+    axes = figure.subplots(len(photos), columns, squeeze=False)
+    for row, photo in zip(axes, photos, strict=True):
+        limit, about = _limit(list(photo.maps.values())), photo.explanation
+        words = [
+            _short(short_name(about.path)),
+            f"label {_short(about.label)}",
+            f"most probable {_short(about.predicted)}",
+            *(f"{key}: {_short(about.decisions[key])}" for key in others),
+        ]
+        _draw(row[0], photo_pixels(photo.image, aspect=photo.aspect), "\n".join(words), "black")
+        for axis, key in zip(row[1:], keys, strict=True):
+            words = [f"{key}: {_short(about.decisions[key])}", f"map for {_short(about.target)}, full at {limit:.2g}"]
+            color = RIGHT if photo.has(about.decisions[key]) else WRONG
+            drawn = blended(photo.image, photo.maps[key], limit=limit, aspect=photo.aspect)
+            _draw(axis, drawn, "\n".join(words), color)
+    return figure
+
+
+def draw_classes(by_class: Mapping[str, Sequence[GalleryPhoto]], *, total: int) -> Figure:
+    """A row for each class: its most probable photos, each with every stream's map for that class on one scale."""
+    from matplotlib.figure import Figure
+
+    most = max(by_class.values(), key=len)
+    keys = list(most[0].maps)
+    columns = len(most) * (1 + len(keys))
+    figure = Figure(figsize=(1.75 * columns + 0.6, 2.1 * len(by_class) + 1.0), layout="constrained")
+    how = f"Green: the photo has this label; red: it has not. Maps: for the class of the row. {COLOURS}"
+    _title(figure, f"Photos with the highest probability of each class, among {total:,}", how)
+    axes = figure.subplots(len(by_class), columns, squeeze=False)
+    for row, (name, photos) in zip(axes, by_class.items(), strict=True):
+        cells = iter(row)
+        for photo in photos:
+            about, limit = photo.explanation, _limit(list(photo.maps.values()))
+            words = f"{about.probability:.3f}\nlabel {_short(about.label, longest=NARROW)}"
+            color = RIGHT if photo.has(name) else WRONG
+            _draw(next(cells), photo_pixels(photo.image, aspect=photo.aspect), words, color)
+            for key in keys:
+                drawn = blended(photo.image, photo.maps[key], limit=limit, aspect=photo.aspect)
+                _draw(next(cells), drawn, key, "black")
+        row[0].set_ylabel(_short(name), fontsize=9, parse_math=False)
+        for empty in cells:
+            empty.set_axis_off()
+    return figure
+
+
+def draw_means(differences: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, int]) -> Figure:
+    """A row for each stream, a column for each class: how the class's mean map differs from that of all photos."""
+    from matplotlib.figure import Figure
+
+    classes = list(dict.fromkeys(name for maps in differences.values() for name in maps))
+    figure = Figure(figsize=(1.6 * len(classes) + 1.5, 1.85 * len(differences) + 1.0), layout="constrained")
+    how = "Mean attribution map of the photos with each label minus that of all photos; one colour scale per stream."
+    _title(figure, "Mean attribution maps by label", how)
+    axes = figure.subplots(len(differences), len(classes), squeeze=False)
+    for place, (row, (key, maps)) in enumerate(zip(axes, differences.items(), strict=True)):
+        limit = _limit(list(maps.values()))
+        for axis, name in zip(row, classes, strict=True):
+            words = "" if place else f"{_short(name)} ({numbers[name]:,})"
+            _draw(axis, blended(None, maps[name], limit=limit), words, "black")
+        row[0].set_ylabel(key, fontsize=9)
+        draw_scale(figure, list(row), limit=limit, label="logit density")
+    return figure
+
+
+def draw_entries(photos: Sequence[GalleryPhoto], key: str) -> Figure:
+    """A vector's view (paper fig. 1): a photo, its highest scores, and what each of these entries contributes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.5, 2.6 * len(photos) + 1.0), layout="constrained")
+    how = f"The highest scores of each photo, and their contributions to the logit. {COLOURS}"
+    _title(figure, f"Vector {key}", how)
+    axes = figure.subplots(len(photos), 3, squeeze=False, width_ratios=[1, 1.25, 1.25])
+    for (left, middle, right), photo in zip(axes, photos, strict=True):
+        about = photo.explanation
+        words = f"{_short(short_name(about.path))}\nlabel {_short(about.label)}\n{key}: {_short(about.decisions[key])}"
+        _draw(left, photo_pixels(photo.image, aspect=photo.aspect), words, "black")
+        names, scores, given = (list(column) for column in zip(*photo.entries[key], strict=True))
+        draw_bars(middle, [_short(name) for name in names], scores, colours=["#5a6b7b"] * len(scores))
+        draw_bars(right, [""] * len(names), given, colours=[FOR if value > 0 else AGAINST for value in given])
+        middle.set_title("score", fontsize=8, loc="left")
+        right.set_title(f"contribution to {_short(about.target)}", fontsize=8, parse_math=False, loc="left")
+    return figure
+
+
+def _limit(maps: Sequence[Tensor]) -> float:
+    """The density that gets the full colour: not the single largest cell, which would dim the rest."""
+    return max((float(m.abs().flatten().quantile(0.995)) for m in maps), default=0.0) or 1.0
+
+
+def _draw(axis: Axes, picture: Any, words: str, color: str) -> None:
+    axis.imshow(picture)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for edge in axis.spines.values():
+        edge.set_visible(False)
+    axis.set_title(words, fontsize=8, color=color, parse_math=False, loc="left")
+
+
+def _title(figure: Figure, title: str, how: str) -> None:
+    figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left", parse_math=False)
+    figure.supxlabel(how, fontsize=7.5, x=0.01, ha="left", color="0.35", parse_math=False, wrap=True)
+
+
+def _short(name: str, *, longest: int = LONGEST) -> str:
+    """A name on one line that fits; of a long one the end."""
+    text = printable(name)
+    return text if len(text) <= longest else "…" + text[1 - longest :]
