@@ -8,7 +8,7 @@ exit code. All other exceptions are shown with a traceback.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from typing import ClassVar
 
@@ -90,9 +90,22 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     "Did you mean 'object'? Known: anp, object."
     """
     names = sorted(known)
-    near = get_close_matches(word, names, n=1)
-    guess = f"Did you mean {near[0]!r}? " if near else ""
-    return f"{guess}Known: {', '.join(names) or 'none'}."
+    return f"{nearest(word, names)}Known: {', '.join(names) or 'none'}."
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The question whether the nearest known word was meant, with a space behind it; empty where none is near."""
+    near = get_close_matches(word, list(known), n=1)
+    return f"Did you mean {near[0]!r}? " if near else ""
+
+
+def check_known(
+    names: Iterable[str], known: Collection[str], *, where: str, what: str = "{name!r} is unknown."
+) -> None:
+    """UsageError for the first of these names that is not among the known ones; `what` says it of a `name`."""
+    for name in names:
+        if name not in known:
+            raise UsageError(where, what.format(name=name), right=did_you_mean(name, known))
 
 
 def printable(name: str) -> str:

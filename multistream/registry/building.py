@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
-from multistream.errors import PluginError, UsageError, did_you_mean
+from multistream.errors import PluginError, UsageError, check_known
 from multistream.registry.catalogue import Part, find
 from multistream.registry.discovery import OURS, normalised
 from multistream.registry.failures import owner_of
@@ -15,10 +16,11 @@ from multistream.registry.loading import PLURALS, Kind, one_line
 from multistream.spec import Spec
 
 VARIANT = "variant"
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def build(
-    kind: Kind, spec: Spec | str, /, *, options: Mapping[str, Any] | None = None, given: Mapping[str, Any] | None = None
+    kind: Kind, spec: Spec | str, /, *, options: Mapping[str, Any] = NOTHING, given: Mapping[str, Any] = NOTHING
 ) -> Any:
     """Calls the factory that `spec` names, by keyword.
 
@@ -31,13 +33,11 @@ def build(
     if spec.run is not None:
         what = f"{spec.part!r} is a branch of a run, not a {kind}."
         raise UsageError(PLURALS[kind], what, right="Pass the name of a component.")
-    given, options = given or {}, options or {}
     part = find(kind, spec.name, distribution=spec.distribution)
     factory = part.resolve()
     parameters = signature(part, factory).parameters
     known = set(parameters) - set(given) - {VARIANT}
-    for name in [name for name in options if name not in known]:
-        raise UsageError(_where(kind, spec), f"{name!r} is unknown.", right=did_you_mean(name, known))
+    check_known(options, known, where=_where(kind, spec))
     arguments = {name: value for name, value in given.items() if name in parameters}
     arguments |= {**options, **_variant(kind, spec, factory, declared=VARIANT in parameters)}
     _check_complete(kind, spec, factory, parameters, arguments)
@@ -129,8 +129,6 @@ def _variant(kind: Kind, spec: Spec, factory: Callable[..., Any], *, declared: b
         return {}
     if not declared:
         raise UsageError(PLURALS[kind], f"{spec.name!r} has no variants, but {spec.variant!r} is asked for.")
-    known = variants(factory)
-    if known and spec.variant not in known:
-        what = f"{spec.name!r} has no variant {spec.variant!r}."
-        raise UsageError(PLURALS[kind], what, right=did_you_mean(spec.variant, known))
+    if known := variants(factory):
+        check_known([spec.variant], known, where=PLURALS[kind], what=f"{spec.name!r} has no variant {{name!r}}.")
     return {VARIANT: spec.variant}

@@ -6,11 +6,10 @@ import importlib
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from multistream.errors import MultistreamError, PluginError, UsageError
+from multistream.errors import MultistreamError, PluginError, UsageError, nearest
 from multistream.hookspecs import Factory
 from multistream.registry.discovery import DISABLED, Claim, discover, normalised
 from multistream.registry.loading import KINDS, PLURALS, Kind, load, one_line, quiet_stdout
@@ -77,7 +76,7 @@ class PartCatalogue(Mapping[str, Callable[..., Any]]):
         return find(self.kind, name, distribution=distribution or None).resolve()
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and any(self.kind in kinds_of(claim) for claim in claims_of(name))
+        return self.kind in kinds_of_name(name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(dict.fromkeys(claim.name for claim in discover() if self.kind in kinds_of(claim)))
@@ -100,15 +99,20 @@ def find(kind: Kind, name: str, *, distribution: str | None = None) -> Part:
     claims = claims_of(name)
     if distribution is not None:
         claims = _of_distribution(kind, name, claims, distribution)
-    # Two distributions that name one module mean one code: `pip install .` brings plugins/object, and so does its own.
-    offering = {claim.module: claim for claim in reversed(claims) if kind in kinds_of(claim)}
-    ours = [claim for claim in offering.values() if claim.is_ours]
-    chosen = ours or list(offering.values())[::-1]
+    chosen = _meant(claims, kind)
     if not chosen:
         raise _refusal(PLURALS[kind], name, claims, kinds=(kind,))
     if len(chosen) > 1:
         raise PluginError(PLURALS[kind], _ambiguity(name, chosen))
     return _part(chosen[0], kind)
+
+
+def _meant(claims: list[Claim], kind: Kind) -> list[Claim]:
+    """Those of the claims that a name alone may mean, as a part of this kind: ours if there is one, else all."""
+    # Two distributions that name one module mean one code: `pip install .` brings plugins/object, and so does its own.
+    offering = {claim.module: claim for claim in reversed(claims) if kind in kinds_of(claim)}
+    each = list(offering.values())[::-1]
+    return [claim for claim in each if claim.is_ours] or each
 
 
 def _part(claim: Claim, kind: Kind) -> Part:
@@ -118,7 +122,7 @@ def _part(claim: Claim, kind: Kind) -> Part:
 
 def find_any(name: str, *, distribution: str | None = None) -> tuple[Part, ...]:
     """The parts of this name, one for each kind that has it; the errors of `find` where none has."""
-    offered = {kind for claim in claims_of(name) for kind in kinds_of(claim)}
+    offered = kinds_of_name(name)
     if not offered:
         raise _refusal("plugins", name, claims_of(name), kinds=KINDS)
     return tuple(find(kind, name, distribution=distribution) for kind in KINDS if kind in offered)
@@ -135,7 +139,7 @@ def parts(*, imported: bool = False) -> tuple[PartInfo, ...]:
     return tuple(sorted(rows, key=lambda row: (order[row.kind], row.name, normalised(row.distribution))))
 
 
-def claims_of(name: str) -> list[Claim]:
+def claims_of(name: object) -> list[Claim]:
     """The entry points of this name, disabled ones included."""
     return [claim for claim in discover() if claim.name == name]
 
@@ -145,6 +149,11 @@ def kinds_of(claim: Claim) -> tuple[Kind, ...]:
     if claim.disabled:
         return ()
     return tuple(kind for kind, offered in load(claim.module).offers.items() if claim.name in offered)
+
+
+def kinds_of_name(name: object) -> set[Kind]:
+    """The kinds that any plugin offers this name as."""
+    return {kind for claim in claims_of(name) for kind in kinds_of(claim)}
 
 
 def unnamed() -> list[PartInfo]:
@@ -179,12 +188,11 @@ def _rows(claim: Claim, *, imported: bool) -> Iterator[PartInfo]:
 
 def _verdict(claim: Claim, kind: Kind, *, imported: bool) -> tuple[Literal["ok", "broken"], str]:
     """Whether a claim's part of this kind works, and the note or error to print with it."""
-    others = [c for c in claims_of(claim.name) if kind in kinds_of(c)]
-    ours = [c for c in others if c.is_ours]
-    if ours and not claim.is_ours:
-        return "ok", f"{claim.name!r} is {ours[0].owner}; for this one write {claim.name}@{claim.distribution}"
-    if not ours and len({c.module for c in others}) > 1:
-        return "broken", _ambiguity(claim.name, others)
+    meant = _meant(claims_of(claim.name), kind)
+    if meant[0].is_ours and not claim.is_ours:
+        return "ok", f"{claim.name!r} is {meant[0].owner}; for this one write {claim.name}@{claim.distribution}"
+    if len(meant) > 1:
+        return "broken", _ambiguity(claim.name, meant)
     error = _factory_fault(claim, kind, imported=imported)
     return ("broken", error) if error else ("ok", "")
 
@@ -197,7 +205,7 @@ def _factory_fault(claim: Claim, kind: Kind, *, imported: bool) -> str:
     try:
         part.resolve()
     except PluginError as error:
-        return str((error.__cause__ and one_line(error.__cause__)) or error)
+        return one_line(error.__cause__) if error.__cause__ else str(error)
     return ""
 
 
@@ -231,10 +239,9 @@ def _ambiguity(name: str, claims: list[Claim]) -> str:
 
 def _refusal(where: str, name: str, claims: list[Claim], *, kinds: tuple[Kind, ...]) -> MultistreamError:
     """Why there is no part of this name and these kinds; loads every plugin if those of the name do not explain it."""
-    for claim in claims:
-        if error := _failure(claim):
-            do = f"Unset {DISABLED}." if claim.disabled else f"Fix, upgrade or uninstall {claim.distribution}."
-            return PluginError(where, f"{name!r} of {claim.owner} is {error}.", do=do)
+    if claim := next(filter(_failure, claims), None):
+        do = f"Unset {DISABLED}." if claim.disabled else f"Fix, upgrade or uninstall {claim.distribution}."
+        return PluginError(where, f"{name!r} of {claim.owner} is {_failure(claim)}.", do=do)
     for row in unnamed():
         if row.name == name and row.kind in kinds:
             return PluginError(where, f"{name!r} of {row.distribution} {row.version} is broken: {row.error}.")
@@ -248,8 +255,7 @@ def _unknown(where: str, name: str, kinds: tuple[Kind, ...]) -> UnknownPart:
     of_other_kind = next((row.kind for row in rows if row.name == name and row.kind), None)
     if of_other_kind:
         return UnknownPart(where, f"{name!r} is a {of_other_kind}, not a {' or '.join(kinds)}.", right=right)
-    near = get_close_matches(name, [row.name for row in rows if row.kind in (*kinds, None)], n=1)
-    guess = f"Did you mean {near[0]!r}? " if near else ""
+    guess = nearest(name, [row.name for row in rows if row.kind in (*kinds, None)])
     is_run = "stream" in kinds and (Path(name) / "recipe.toml").is_file()
     do = f"A run's path has a slash: ./{name}." if is_run else ""
     return UnknownPart(where, f"{name!r} is unknown.", right=f"{guess}{right}", do=do)
@@ -257,5 +263,5 @@ def _unknown(where: str, name: str, kinds: tuple[Kind, ...]) -> UnknownPart:
 
 def _known(rows: Iterable[PartInfo], kinds: tuple[Kind, ...]) -> list[str]:
     """The names of these kinds, with the status of those that do not work."""
-    words = {row.name: row.name if row.status == "ok" else f"{row.name} ({row.status})" for row in rows}
-    return [words[name] for name in dict.fromkeys(row.name for row in rows if row.kind in kinds)]
+    words = {"ok": "", "broken": " (broken)", "disabled": " (disabled)"}
+    return list({row.name: row.name + words[row.status] for row in rows if row.kind in kinds}.values())

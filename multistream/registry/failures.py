@@ -7,15 +7,14 @@ import sys
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from multistream.errors import MultistreamError, PluginError
 from multistream.registry.catalogue import find
-from multistream.registry.discovery import discover
+from multistream.registry.discovery import Claim, discover
 from multistream.registry.loading import PLURALS, Kind, one_line
 from multistream.spec import Spec
-
-OURS_HOME = Path(__file__).parent.parent
 
 
 @dataclass(frozen=True)
@@ -59,21 +58,19 @@ def blamed(error: BaseException) -> PluginError | None:
 
     Of the frames that are ours or a plugin's, the innermost decides: what a library raises is its caller's.
     """
-    homes = {home: claim for claim in discover() if (home := _home(claim.module.partition(".")[0]))}
-    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    for file in reversed(files):
-        claim = next((homes[home] for home in (file, *file.parents) if home in homes), None)
-        if OURS_HOME in file.parents or (claim is not None and claim.is_ours):
-            return None
-        if claim is not None:
-            names = ", ".join(repr(each.name) for each in discover() if each.distribution == claim.distribution)
-            owner = Owner("plugins", f"{claim.owner} ({names})", f"Fix, upgrade or uninstall {claim.distribution}.")
-            return owner.broken(one_line(error))
-    return None
+    homes: dict[Path, Claim | None] = {_home(claim.module): claim for claim in discover()}
+    homes[_home(__name__)] = None
+    files = (Path(frame.filename) for frame in reversed(traceback.extract_tb(error.__traceback__)))
+    places = chain.from_iterable((file, *file.parents) for file in files)
+    claim = homes[next(filter(homes.__contains__, places), _home(__name__))]
+    if claim is None or claim.is_ours:
+        return None
+    names = ", ".join(repr(each.name) for each in discover() if each.distribution == claim.distribution)
+    owner = Owner("plugins", f"{claim.owner} ({names})", f"Fix, upgrade or uninstall {claim.distribution}.")
+    return owner.broken(one_line(error))
 
 
-def _home(package: str) -> Path | None:
-    """Where an imported package lies: its folder, or its file where it is one module."""
-    file = getattr(sys.modules.get(package), "__file__", None)
-    path = Path(file) if file is not None else None
-    return path.parent if path is not None and path.name == "__init__.py" else path
+def _home(module: str) -> Path:
+    """Where the package of an imported module lies: its folder, or its file where it is one module."""
+    path = Path(getattr(sys.modules.get(module.partition(".")[0]), "__file__", None) or "not imported")
+    return path.parent if path.name == "__init__.py" else path

@@ -10,13 +10,13 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, Literal
 
 import pluggy
 
 from multistream import hookspecs
+from multistream.errors import nearest
 from multistream.hookspecs import API_VERSION, Factory
 from multistream.spec import NAME
 
@@ -43,6 +43,11 @@ class Plugin:
 
 class Refused(Exception):
     """A plugin's module breaks a rule; the text is for its author."""
+
+
+def _require(condition: object, otherwise: str) -> None:
+    if not condition:
+        raise Refused(otherwise)
 
 
 @functools.cache
@@ -76,18 +81,17 @@ def quiet_stdout() -> Iterator[None]:
 
 
 def _imported(module: str) -> ModuleType:
-    if not re.fullmatch(_DOTTED, module):
-        raise Refused(
-            f"the entry point {module!r} is not a module: write the module's name alone, as in sketch = 'sketch'"
-        )
+    is_module = re.fullmatch(_DOTTED, module)
+    example = "write the module's name alone, as in sketch = 'sketch'"
+    _require(is_module, f"the entry point {module!r} is not a module: {example}")
     with quiet_stdout():
         imported = importlib.import_module(module)
     version = getattr(imported, "MULTISTREAM_API", API_VERSION)
-    if version != API_VERSION:
-        older = "this multistream" if isinstance(version, int) and version > API_VERSION else "the plugin"
-        raise Refused(
-            f"written for version {version} of the hooks (MULTISTREAM_API); here it is {API_VERSION}: upgrade {older}"
-        )
+    older = "this multistream" if isinstance(version, int) and version > API_VERSION else "the plugin"
+    _require(
+        version == API_VERSION,
+        f"written for version {version} of the hooks (MULTISTREAM_API); here it is {API_VERSION}: upgrade {older}",
+    )
     return imported
 
 
@@ -103,23 +107,21 @@ def _offers(module: ModuleType) -> dict[Kind, dict[str, Factory]]:
     offers: dict[Kind, dict[str, Factory]] = {}
     for hook, kind in HOOKS.items():
         for implementation in getattr(manager.hook, hook).get_hookimpls():
-            if implementation.hookwrapper or implementation.wrapper:
-                raise Refused(f"{hook}() is a hook wrapper; a plain function returns the parts")
+            is_plain = not (implementation.hookwrapper or implementation.wrapper)
+            _require(is_plain, f"{hook}() is a hook wrapper; a plain function returns the parts")
             offers[kind] = _checked(hook, implementation.function)
-    if not offers:
-        raise Refused(f"it has no hook: a function named {' or '.join(HOOKS)} and marked @multistream.hookimpl")
+    _require(offers, f"it has no hook: a function named {' or '.join(HOOKS)} and marked @multistream.hookimpl")
     return offers
 
 
 def _refuse_misspelt(manager: pluggy.PluginManager, module: ModuleType) -> None:
     """pluggy ignores an implementation of a hook that does not exist; its author would search for long."""
     for name in dir(module):
-        options = manager.parse_hookimpl_opts(module, name)
-        hook = (options.get("specname") or name) if options else None
-        if hook is not None and hook not in HOOKS:
-            near = get_close_matches(hook, HOOKS, n=1)
-            guess = f" Did you mean {near[0]!r}?" if near else ""
-            raise Refused(f"there is no hook {hook!r}.{guess} The hooks are {', '.join(HOOKS)}")
+        if options := manager.parse_hookimpl_opts(module, name):
+            hook = options.get("specname") or name
+            _require(
+                hook in HOOKS, f"there is no hook {hook!r}. {nearest(hook, HOOKS)}The hooks are {', '.join(HOOKS)}"
+            )
 
 
 def _checked(hook: str, function: Callable[..., object]) -> dict[str, Factory]:
@@ -129,14 +131,15 @@ def _checked(hook: str, function: Callable[..., object]) -> dict[str, Factory]:
     if not isinstance(parts, Mapping):
         raise Refused(f"{hook}() returned {_called(parts)}; it must return a mapping {{name: factory}}")
     for name, factory in parts.items():
-        if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise Refused(f"{hook}() provides the name {name!r}; a name is letters, digits, '_', '.', '+' and '-'")
-        if isinstance(factory, str) and not _ATTRIBUTE.fullmatch(factory):
-            raise Refused(f"{hook}() provides {name!r} as {factory!r}; a text must read 'module:attribute'")
-        if not isinstance(factory, str) and not callable(factory):
-            raise Refused(
-                f"{hook}() provides {name!r} as {_called(factory)}; it must be callable, or 'module:attribute'"
-            )
+        is_name = isinstance(name, str) and NAME.fullmatch(name)
+        _require(is_name, f"{hook}() provides the name {name!r}; a name is letters, digits, '_', '.', '+' and '-'")
+        provides = f"{hook}() provides {name!r} as"
+        if isinstance(factory, str):
+            is_attribute = _ATTRIBUTE.fullmatch(factory)
+            _require(is_attribute, f"{provides} {factory!r}; a text must read 'module:attribute'")
+        else:
+            what = _called(factory)
+            _require(callable(factory), f"{provides} {what}; it must be callable, or 'module:attribute'")
     return dict(parts)
 
 

@@ -10,7 +10,8 @@ from typing import Literal
 
 from multistream.errors import UsageError
 from multistream.files import write_folder
-from multistream.registry import PLURALS, discover
+from multistream.registry import PLURALS
+from multistream.registry.catalogue import claims_of
 from multistream.spec import check_key
 
 NewKind = Literal["stream", "tap", "temporal", "fusion", "loss", "dataset"]
@@ -28,9 +29,9 @@ TEMPLATES: Mapping[str, str] = {
 def new_plugin(name: str, *, kind: NewKind = "stream", out: Path | None = None) -> tuple[Path, ...]:
     """Writes a plugin that offers one part of this kind, by default in ./multistream-NAME; returns the files."""
     check_key(name, where="plugins new", noun="name")
-    for claim in discover():
-        if claim.name == name:
-            raise UsageError("plugins new", f"{name!r} is a component of {claim.owner}.", right="Choose another name.")
+    if claims := claims_of(name):
+        what = f"{name!r} is a component of {claims[0].owner}."
+        raise UsageError("plugins new", what, right="Choose another name.")
     package = f"multistream_{name}"
     distribution = package.replace("_", "-")
     folder = Path(distribution) if out is None else out

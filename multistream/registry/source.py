@@ -16,17 +16,17 @@ def fault_in_source(factory: str) -> str:
     spec = _located(module)
     if spec is None:
         return f"ModuleNotFoundError: No module named {module!r}"
-    if spec.origin is None or not spec.origin.endswith(".py"):
+    if not str(spec.origin).endswith(".py"):
         return ""  # built in, or compiled: only an import can check it
     try:
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+        tree = ast.parse(Path(str(spec.origin)).read_text(encoding="utf-8"))
     except SyntaxError as error:
         return f"SyntaxError: {error.msg} ({spec.origin}:{error.lineno})"
     except (OSError, UnicodeDecodeError) as error:
         return one_line(error)
     first = attribute.partition(".")[0]
-    names = _names(tree)
-    return "" if first in names or names & {"*", "__getattr__"} else f"AttributeError: {module} defines no {first!r}"
+    is_there = _names(tree) & {first, "*", "__getattr__"}
+    return "" if is_there else f"AttributeError: {module} defines no {first!r}"
 
 
 def _located(module: str) -> ModuleSpec | None:
@@ -44,10 +44,9 @@ def _names(tree: ast.Module) -> set[str]:
     """What a module may define at its top level, inside `if` and `try` too; `*` where it imports all of another."""
     found: set[str] = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {alias.asname or alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            found.add(node.id)
+        match node:
+            case ast.FunctionDef(name) | ast.AsyncFunctionDef(name) | ast.ClassDef(name) | ast.Name(name, ast.Store()):
+                found.add(name)
+            case ast.Import(aliases) | ast.ImportFrom(_, aliases):
+                found |= {alias.asname or alias.name.partition(".")[0] for alias in aliases}
     return found
