@@ -8,7 +8,7 @@ exit code. All other exceptions are shown with a traceback.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import ClassVar
 
@@ -99,10 +99,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {near[0]!r}? " if near else ""
 
 
-def check_known(
-    names: Iterable[str], known: Collection[str], *, where: str, what: str = "{name!r} is unknown."
-) -> None:
+def check_known(names: Iterable[str], known: Iterable[str], *, where: str, what: str = "{name!r} is unknown.") -> None:
     """UsageError for the first of these names that is not among the known ones; `what` says it of a `name`."""
+    known = set(known)
     for name in names:
         if name not in known:
             raise UsageError(where, what.format(name=name), right=did_you_mean(name, known))

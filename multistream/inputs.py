@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -53,6 +53,11 @@ class Map:
     size: int
     read: Callable[[Path], NDArray[np.float32]]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what one photo has."""
+        return self.channels, self.size, self.size
+
 
 @dataclass(frozen=True)
 class Vector:
@@ -70,5 +75,20 @@ class Vector:
                 "They must be equal."
             )
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what one photo has."""
+        return (self.width,)
+
 
 Input = Image | Map | Vector
+
+
+def side_inputs_of(inputs: Mapping[str, Input]) -> dict[str, Map | Vector]:
+    """The inputs by stream key that a photo itself does not give."""
+    return {key: each for key, each in inputs.items() if not isinstance(each, Image)}
+
+
+def names_of(inputs: Mapping[str, Input]) -> set[str]:
+    """The names under which a user may give these inputs: the streams' keys, and the inputs' own."""
+    return {*inputs, *(each.name for each in inputs.values())}

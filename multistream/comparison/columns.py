@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multistream.comparison.compare import ComparedRow
-from multistream.errors import UsageError, did_you_mean, printable
+from multistream.errors import check_known, printable
 from multistream.statistics import Interval
 from multistream.vote_distances import VOTE_MEASURES
 
@@ -185,14 +185,10 @@ def chosen_columns(names: Sequence[str], rows: Sequence[ComparedRow]) -> dict[st
     """
     settings = {name: _setting(name) for name in rows[0].settings}
     known: dict[str, Column] = {**MEASURES, **settings}
+    check_known(names, [SETTINGS, *known], where="--columns")
     found: dict[str, Column] = {}
     for name in names:
-        if name == SETTINGS:
-            found |= settings
-        elif name in known:
-            found[name] = known[name]
-        else:
-            raise UsageError("--columns", f"{name!r} is unknown.", right=did_you_mean(name, [SETTINGS, *known]))
+        found |= settings if name == SETTINGS else {name: known[name]}
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +74,9 @@ def write_features(path: Path, columns: Sequence[FeatureColumn], tasks: Sequence
         features = np.memmap(name, dtype=np.float32, mode="r+", shape=(len(rows), width))
         shared = torch.from_numpy(features)
         for task in tasks:
-            own = [column for column in columns if (column.view, column.key) == task.id]
-            if own:
-                task.read_all(rows, {column.stage: shared[:, column.start : column.stop] for column in own})
-        names = tuple(text for column in columns for text in column.names)
+            if own := {c.stage: shared[:, c.start : c.stop] for c in columns if (c.view, c.key) == task.id}:
+                task.read_all(rows, own)
+        names = tuple(chain.from_iterable(column.names for column in columns))
         ids = tuple(photos.table.ids[i] for i in rows.tolist())
         write_vectors(path, VectorTable(ids, features, names))
     return width

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from itertools import chain
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -19,6 +21,8 @@ from multistream.nn.eval_mode import evaluating
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
 
+NO_VIEWS: Mapping[str, Rows] = MappingProxyType({})
+
 
 def extract(
     network: MultiStream,
@@ -29,8 +33,7 @@ def extract(
     workers: int,
     tick: Callable[[int], object],
     say: Say,
-    cache: bool = True,
-    turned: Mapping[str, Rows] | None = None,
+    turned: Mapping[str, Rows] = NO_VIEWS,
     keys: Collection[str] | None = None,
     digests: Mapping[int, str] | None = None,
     ranks: Ranks = ALONE,
@@ -44,9 +47,9 @@ def extract(
     branches = {key: branch for key, branch in network.branches.items() if keys is None or key in keys}
     pictures = {key: branch for key, branch in branches.items() if not branch.reads_vector}
     vectors = {key: branch for key, branch in branches.items() if branch.reads_vector}
-    wanted = {IDENTITY: indices, **(turned or {})}
+    wanted = {IDENTITY: indices, **turned}
     memory = {view: empty_features(pictures, len(photos)) for view in wanted}
-    tasks = plan_tasks(pictures, photos, wanted, runtime=runtime, say=say, cache=cache, digests=digests, ranks=ranks)
+    tasks = plan_tasks(pictures, photos, wanted, runtime=runtime, say=say, digests=digests, ranks=ranks)
     for task in tasks:
         task.read(memory[task.view][task.key])
         if task.store is not None:
@@ -58,21 +61,25 @@ def extract(
             memory[task.view][task.key][stage][chosen] = values
 
     with evaluating(network):
-        bad = run_tasks(tasks, photos, runtime=runtime, workers=workers, tick=tick, sink=keep)
-        exchange(memory, photos, ranks)
-        every = union(np.array(each, dtype=np.int64) for each in ranks.gather(bad.tolist()))
+        own_bad = run_tasks(tasks, photos, runtime=runtime, workers=workers, tick=tick, sink=keep)
+        bad = exchange(memory, photos, own_bad, ranks)
         read = _vectors(vectors, photos, indices, runtime)
     features = memory.pop(IDENTITY) | read
     valid = np.zeros(len(photos), dtype=np.bool_)
-    valid[np.setdiff1d(indices, every)] = True
+    valid[np.setdiff1d(indices, bad)] = True
     return Extracted({key: features[key] for key in branches}, torch.from_numpy(valid), turned=memory)
 
 
-def exchange(memory: Mapping[str, Features], photos: Photos, ranks: Ranks) -> None:
-    """Gives every rank the features that the others computed, and the reasons why photos were left out."""
+def exchange(memory: Mapping[str, Features], photos: Photos, bad: Rows, ranks: Ranks) -> list[int]:
+    """Gives every rank the features that the others computed, and the reasons why photos were left out.
+
+    Returns the photos that any rank could not decode; `bad` are this one's.
+    """
     # A row is zero but on the one rank that computed it, so the sums are the rows.
     ranks.add_up(f for features in memory.values() for stages in features.values() for f in stages.values())
-    photos.bad |= {index: why for each in ranks.gather(list(photos.bad.items())) for index, why in each}
+    for each in ranks.gather(list(photos.bad.items())):
+        photos.bad.update(each)
+    return list(chain.from_iterable(ranks.gather(bad.tolist())))
 
 
 @torch.no_grad()

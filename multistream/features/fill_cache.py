@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +123,7 @@ def _fill(
     """Computes what the cache lacks, and nothing else: what it did, the tasks of all photos, and images a second."""
     photos, runtime = subject.photos, subject.runtime
     wanted = dict.fromkeys(views, np.arange(len(photos)))
-    whole = plan_tasks(subject.pictures, photos, wanted, runtime=runtime, say=console.say, cache=True)
+    whole = plan_tasks(subject.pictures, photos, wanted, runtime=runtime, say=console.say)
     tasks = [replace(task, rows=own_rows(task.rows, task.digests, ranks)) for task in whole]
     for task in (*tasks, *whole):
         task.read({})
@@ -139,8 +138,7 @@ def _fill(
         evaluating(subject.network),
     ):
         bad = run_tasks(tasks, photos, runtime=runtime, workers=workers, tick=bar.advance, sink=lambda *_: None)
-    every = set(chain.from_iterable(ranks.gather(bad.tolist())))
-    exchange({}, photos, ranks)
+    every = set(exchange({}, photos, bad, ranks))
     seconds = time.perf_counter() - started
     for task in whole:
         task.cache.refresh()  # what the other ranks have written

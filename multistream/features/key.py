@@ -11,6 +11,7 @@ from dataclasses import asdict
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.metadata import distribution as metadata
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -114,13 +115,14 @@ def code_of(branch: Branch) -> dict[str, str]:
 
 def package_version(name: str) -> str:
     """A library's version and, for a package that depends on multistream or is in no distribution, its files' hash."""
-    owners = set() if any(_root(claim.module) == name for claim in discover()) else set(_distributions_of(name))
+    is_plugin = name in {_root(claim.module) for claim in discover()}
+    owners = set() if is_plugin else set(_distributions_of(name))
     if owners and not any(map(_is_plugin, owners)):
         return " ".join(f"{owner} {version(owner)}" for owner in sorted(owners))
     file = _file_of(name)
     if file is not None and file.name != "__init__.py":
         return sha256_file(file)
-    return _hash_of_folders([Path(folder) for folder in getattr(sys.modules.get(name), "__path__", ())])
+    return _hash_of_folders(map(Path, getattr(sys.modules.get(name), "__path__", ())))
 
 
 def _hash_of_folders(folders: Iterable[Path]) -> str:
@@ -175,9 +177,9 @@ def decoder_of(branch: Branch, photos: Photos) -> str:
 
 def _modules_of(branch: Branch) -> set[str]:
     """The names of the modules that hold a stream's and its taps' classes, and those that these were made from."""
-    parts = [*branch.stream.modules(), *(m for tap in branch.taps.values() for m in tap.modules())]
-    named = {kind.__module__ for part in {type(part) for part in parts} for kind in part.__mro__}
-    return {name for name in named if name.partition(".")[0] not in ("torch", "builtins", "abc", "typing")}
+    kinds = set(map(type, chain(branch.stream.modules(), branch.taps.modules())))
+    named = {base.__module__ for kind in kinds for base in kind.__mro__}
+    return {name for name in named if _root(name) not in ("torch", "builtins", "abc", "typing")}
 
 
 def _file_of(module: str) -> Path | None:

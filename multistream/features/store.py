@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,10 @@ class FeatureStore:
         """The store of this identity below `root`, made if there is none; reads the index, and new shards' headers."""
         text = json.dumps(identity, sort_keys=True)
         store = cls(root / hashlib.sha256(text.encode()).hexdigest()[:32], warn)
-        try:
+        with store._writing():
             if not os.path.exists(store.folder / "identity.json"):
                 write_atomic(store.folder / "identity.json", json.dumps(identity, indent=2, sort_keys=True) + "\n")
             clean(store.folder)
-        except DiskFull as error:
-            store.stop_writing(error)
         try:
             store.index = ShardIndex.load(store.folder)
         except IndexDamaged as error:
@@ -65,11 +63,14 @@ class FeatureStore:
             warn(f"features: {store.folder} lacks {lost:,} of its shards; their features are computed again")
         return store
 
-    def stop_writing(self, error: DiskFull) -> None:
-        """Goes on without keeping anything: all in a cache can be computed again. Says so once."""
-        if self.writable:
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Where the disk refuses, goes on without keeping anything: all in a cache can be computed again. Says so."""
+        try:
+            yield
+        except DiskFull as error:
             self.warn(f"features: the cache is not writable; new features are not cached ({error})")
-        self.writable = False
+            self.writable = False
 
     def refresh(self) -> int:
         """Finds all features, also those that another process has added; returns the number of missing shards."""
@@ -82,12 +83,10 @@ class FeatureStore:
         return len(lost)
 
     def _save_index(self, *, due: int) -> None:
-        """Writes the index where it lacks so many shards; a disk that refuses is said once, no error."""
+        """Writes the index where it lacks so many shards."""
         if self.writable and self.index.unsaved >= due:
-            try:
+            with self._writing():
                 self.index.save(self.folder)
-            except DiskFull as error:
-                self.stop_writing(error)
 
     def __contains__(self, sha256: str) -> bool:
         return bool(self.index.find([sha256])[0][0] >= 0)
@@ -98,20 +97,16 @@ class FeatureStore:
         Every shard that is needed is read whole and checked, one after another, also where `into` is empty.
         """
         numbers, places = self.index.find(hashes)
-        order = np.argsort(numbers, kind="stable")
-        missing: list[int] = []
-        for positions in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1):
-            number = numbers[positions[0]] if len(positions) else -1
-            held = self._shard(self.index.shards[number], into) if number >= 0 else None
-            if held is None:
-                missing += positions.tolist()
-                continue
-            files, tensors = held
+        missing: list[int] = np.flatnonzero(numbers < 0).tolist()
+        order = np.argsort(numbers, kind="stable")[len(missing) :]
+        shards, starts = np.unique(numbers[order], return_index=True)
+        for shard, positions in zip(shards.tolist(), np.split(order, starts)[1:], strict=True):
+            files, tensors = self._shard(self.index.shards[shard], into)
             right = np.array([files[places[p] : places[p] + 1] == [hashes[p]] for p in positions])
             missing += positions[~right].tolist()  # two files whose sha256 begin alike: the other one is here
             source, target = places[positions[right]], np.asarray(rows)[positions[right]]
-            for stage, values in into.items():
-                values[torch.from_numpy(target)] = tensors[stage][torch.from_numpy(source)]
+            for stage in into.keys() & tensors.keys():
+                into[stage][torch.from_numpy(target)] = tensors[stage][torch.from_numpy(source)]
         return sorted(missing)
 
     def add(self, hashes: Sequence[str], features: Mapping[str, Tensor]) -> None:
@@ -120,17 +115,14 @@ class FeatureStore:
             return
         tensors = {stage: values.contiguous() for stage, values in features.items()}
         content = save(tensors, metadata={"files": json.dumps(list(hashes))})
-        path = self.folder / f"{hashlib.sha256(content).hexdigest()}.safetensors"
-        try:
+        path = self.folder / f"{hashlib.sha256(content).hexdigest()}{ENDING}"
+        with self._writing():
             write_atomic(path, content)
-        except DiskFull as error:
-            self.stop_writing(error)
-            return
-        self.index.add(path.name, hashes)
-        self._save_index(due=max(UNSAVED, len(self.index.shards) // 8))  # so that all writing stays linear
+            self.index.add(path.name, hashes)
+            self._save_index(due=max(UNSAVED, len(self.index.shards) // 8))  # so that all writing stays linear
 
-    def _shard(self, name: str, wanted: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Tensor]] | None:
-        """A shard's files and tensors; None, and it is removed, where its bytes are not those that were written."""
+    def _shard(self, name: str, wanted: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Tensor]]:
+        """A shard's files and tensors; none, and it is removed, where its bytes are not those that were written."""
         shard = self.folder / name
         try:
             content = shard.read_bytes()
@@ -139,12 +131,9 @@ class FeatureStore:
             tensors = load(content)
             if not set(wanted) <= set(tensors):  # written whole, but not by this code
                 raise ValueError("it is missing a stage")
-        except FileNotFoundError:  # another process found it damaged, or the user emptied the cache
-            self.index.forget([name])
-            return None
         except (OSError, ValueError) as error:
-            self._damaged(shard, error)
-            return None
+            self._remove(shard, error)
+            return [], {}
         length = int.from_bytes(content[:8], "little")  # safetensors: the header's length, then the header
         files: list[str] = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["files"])
         return files, tensors
@@ -153,15 +142,14 @@ class FeatureStore:
         """Reads a shard's list of files, not its features."""
         try:
             self.index.add(shard.name, files_of(shard))
-        except FileNotFoundError:
-            return
         except (OSError, ValueError) as error:
-            self._damaged(shard, error)
+            self._remove(shard, error)
 
-    def _damaged(self, shard: Path, error: Exception) -> None:
-        """Says so, and takes the shard away: what it held is computed again."""
-        why = getattr(error, "strerror", None) or said_by(error)
-        self.warn(f"features: {shard} is damaged ({why}); its features are computed again")
+    def _remove(self, shard: Path, error: OSError | ValueError) -> None:
+        """Takes away a damaged shard, and says so: what it held is computed again. One that is gone is forgotten."""
+        if not isinstance(error, FileNotFoundError):  # another process found it damaged, or the user emptied the cache
+            why = getattr(error, "strerror", None) or said_by(error)
+            self.warn(f"features: {shard} is damaged ({why}); its features are computed again")
         with contextlib.suppress(OSError):  # a cache that cannot be written stays as it is
             shard.unlink(missing_ok=True)
         self.index.forget([shard.name])

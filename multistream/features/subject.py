@@ -13,6 +13,7 @@ from multistream.data.side_inputs import gather
 from multistream.data.table import Table
 from multistream.errors import UsageError
 from multistream.features.key import why_not_cached
+from multistream.inputs import names_of
 from multistream.interfaces import Stream
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
@@ -108,7 +109,7 @@ def _subject(
         raise UsageError("extract", "no stream reads images.", right="Vectors need no extraction.")
     for key in set(network.branches) - set(pictures):
         say(f"features: {key} is skipped: its vectors are already given")
-    names = {*pictures, *(each.name for each in pictures.values())}
+    names = names_of(pictures)
     own = {name: path for name, path in sources.items() if name in names}
     side_inputs = gather(table, pictures, own, resize=settings.resize)
     for note in side_inputs.notes:

@@ -97,7 +97,6 @@ def plan_tasks(
     *,
     runtime: Runtime,
     say: Say,
-    cache: bool = True,
     digests: Mapping[int, str] | None = None,
     ranks: Ranks = ALONE,
 ) -> list[Task]:
@@ -110,17 +109,18 @@ def plan_tasks(
     tasks = []
     hashes: dict[str, Mapping[int, str]] = {} if digests is None else {"image": digests}
     for key, branch in branches.items():
-        why = why_not_cached(branch, photos) if cache else ""
-        if why:
+        files: Mapping[int, str] = {}
+        stores: dict[str, FeatureStore] = {}
+        if why := why_not_cached(branch, photos):
             say(f"features: {key} is not cached: {why}")
-        is_cached = cache and not why
-        known = identity(branch, photos, runtime, view="") if is_cached else {}
-        files = _digests(branch, photos, every, hashes) if is_cached else {}
+        else:
+            known = identity(branch, photos, runtime, view="")
+            files = _digests(branch, photos, every, hashes)
+            root = cache_root() / "features"
+            stores = {view: FeatureStore.open(root, {**known, "view": view}, warn=say) for view in wanted}
         for view, rows in wanted.items():
-            task = Task(view, key, branch, own_rows(np.sort(rows), files, ranks), digests=files)
-            if is_cached:
-                task.store = FeatureStore.open(cache_root() / "features", {**known, "view": view}, warn=say)
-            tasks.append(task)
+            own = own_rows(np.sort(rows), files, ranks)
+            tasks.append(Task(view, key, branch, own, stores.get(view), files))
     return tasks
 
 

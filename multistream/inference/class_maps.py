@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.data.layouts.delimited_text import read_rows, read_text
-from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.errors import DataError, UsageError, check_known, did_you_mean
 from multistream.inference.emotions import SHIPPED
 
 ClassMap = Mapping[str, str]
@@ -73,11 +73,8 @@ def match_classes(
 
 
 def _check_names(mapping: ClassMap, classes: Sequence[str], target_classes: Sequence[str]) -> None:
-    for names, known, owner in ((mapping, classes, "run"), (mapping.values(), target_classes, "photos")):
-        for name in names:
-            if name not in known:
-                what = f"{name!r} is not a class of the {owner}."
-                raise UsageError("--class-map", what, right=did_you_mean(name, known))
+    check_known(mapping, classes, where="--class-map", what="{name!r} is not a class of the run.")
+    check_known(mapping.values(), target_classes, where="--class-map", what="{name!r} is not a class of the photos.")
 
 
 def read_class_map(source: str | Path) -> ClassMap:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from multistream.errors import UsageError, did_you_mean
+from multistream.errors import UsageError, check_known
 from multistream.network.network import MultiStream, Pooled
 from multistream.network.present import fill_with_means, fill_with_raw_means, fuse_present
 from multistream.recipe import DataSettings
@@ -79,9 +79,7 @@ class MissingPolicy:
 
 
 def _check_without(keys: Collection[str], without: Collection[str]) -> None:
-    for key in without:
-        if key not in keys:
-            raise UsageError("--without", f"no stream {key!r}.", right=did_you_mean(key, keys))
+    check_known(without, keys, where="--without", what="no stream {name!r}.")
     if set(without) == set(keys):
         raise UsageError("--without", "all streams are left out.", right="At least one stream must remain.")
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from multistream.errors import UsageError, did_you_mean
+from multistream.errors import UsageError, check_known
 from multistream.inputs import Input
 from multistream.interfaces import VECTOR, Fusion, FusionOutput
 from multistream.network.branch import Batch, Branch
@@ -162,11 +162,7 @@ class MultiStream(nn.Module):
         """The same network, all weights shared, with these streams' stages replaced by their training mean."""
         self._check_keys(stages, "mask")
         for key, names in stages.items():
-            for name in names:
-                if name not in self.branches[key].taps:
-                    raise UsageError(
-                        "mask", f"{key} has no tap {name!r}.", right=did_you_mean(name, self.branches[key].taps)
-                    )
+            check_known(names, self.branches[key].taps, where="mask", what=f"{key} has no tap {{name!r}}.")
         new = shallow_copy(self)
         new.branches = Modules({k: b.mask(stages[k]) if k in stages else b for k, b in self.branches.items()})
         return new
@@ -235,9 +231,7 @@ class MultiStream(nn.Module):
             head.bias.copy_(bias + weight @ tap.mean)
 
     def _check_keys(self, keys: Iterable[str], where: str) -> None:
-        for key in keys:
-            if key not in self.branches:
-                raise UsageError(where, f"no stream {key!r}.", right=did_you_mean(key, self.branches))
+        check_known(keys, self.branches, where=where, what="no stream {name!r}.")
 
 
 def _pooled(branch: Branch, entry: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:

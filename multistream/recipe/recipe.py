@@ -14,7 +14,7 @@ from typing import Any, Self
 import tomli_w
 
 from multistream.checksums import check_checksum
-from multistream.errors import UsageError, did_you_mean
+from multistream.errors import UsageError, check_known, did_you_mean
 from multistream.files import write_atomic
 from multistream.recipe.sections import (
     DataSettings,
@@ -67,9 +67,7 @@ class Recipe:
         if not streams:  # the keys cannot be checked yet: --streams is still to come
             return
         for where, keys in self._keyed():
-            for key in keys:
-                if key not in streams:
-                    raise UsageError(where, f"no stream has the key {key!r}.", right=did_you_mean(key, streams))
+            check_known(keys, streams, where=where, what="no stream has the key {name!r}.")
         if "none" in self.network.freeze and len(self.network.freeze) > 1:
             what = f"{', '.join(self.network.freeze)} contradict each other."
             raise UsageError("network.freeze", what, right="none cannot be combined with other entries.")

@@ -13,7 +13,7 @@ from torch import nn
 
 from multistream.data.side_inputs import known_of_vectors
 from multistream.data.table import Table
-from multistream.errors import MultistreamWarning, UsageError, WeightsError, did_you_mean
+from multistream.errors import MultistreamWarning, UsageError, WeightsError, check_known, did_you_mean
 from multistream.inputs import Image
 from multistream.interfaces import Stream
 from multistream.network.branch import Branch
@@ -209,9 +209,7 @@ def _without_weights(key: str, stream: Stream) -> WeightsError:
 def _check_keys(specs: Mapping[str, Spec | Stream], by_key: Mapping[str, Mapping[str, object]]) -> None:
     """Refuses arguments {name: {key: ...}} for a stream that is not composed."""
     for where, named in by_key.items():
-        for key in named:
-            if key not in specs:
-                raise UsageError(where, f"the network has no stream {key!r}.", right=did_you_mean(key, specs))
+        check_known(named, specs, where=where, what="the network has no stream {name!r}.")
 
 
 def _with_options(

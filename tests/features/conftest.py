@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from PIL import Image
 from multistream.data.decoding import Decoder
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos
-from multistream.features import Extracted, extract
+from multistream.features import Extracted, extract, tasks
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
 from multistream.runs.composition import compose
@@ -76,7 +78,12 @@ def ask(folder: Path) -> Ask:
     """`ask(network)` extracts all photos: the features, what was said, and how many images ran through streams."""
 
     def asked(
-        network: MultiStream, *, runtime: Runtime = ON_CPU, photos: Photos | None = None, **more: object
+        network: MultiStream,
+        *,
+        runtime: Runtime = ON_CPU,
+        photos: Photos | None = None,
+        cache: bool = True,
+        **more: object,
     ) -> tuple[Extracted, list[str], int]:
         photos = photos or make_photos(folder)
         said: list[str] = []
@@ -88,17 +95,19 @@ def ask(folder: Path) -> Ask:
             ran += len(given[0])
 
         handle = stream.register_forward_hook(count)
+        without_cache = mock.patch.object(tasks, "why_not_cached", return_value="the test compares with it")
         try:
-            found = extract(
-                network,
-                photos,
-                np.arange(len(photos)),
-                runtime=runtime,
-                workers=0,
-                tick=lambda _: None,
-                say=said.append,
-                **more,  # type: ignore[arg-type]
-            )
+            with nullcontext() if cache else without_cache:
+                found = extract(
+                    network,
+                    photos,
+                    np.arange(len(photos)),
+                    runtime=runtime,
+                    workers=0,
+                    tick=lambda _: None,
+                    say=said.append,
+                    **more,  # type: ignore[arg-type]
+                )
         finally:
             handle.remove()
         return found, said, ran
