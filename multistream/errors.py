@@ -8,7 +8,8 @@ exit code. All other exceptions are shown with a traceback.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import ClassVar
 
@@ -130,3 +131,24 @@ def some_of(names: Iterable[object], shown: int = 3) -> str:
 def said_by(error: BaseException) -> str:
     """The first line of what an exception of another library says, without a full stop."""
     return str(error).strip().partition("\n")[0][:200].rstrip(".") or type(error).__name__
+
+
+@contextmanager
+def readable(
+    where: str | os.PathLike[str],
+    *kinds: type[Exception],
+    what: str = "it cannot be read",
+    right: str = "",
+    do: str = "",
+) -> Iterator[None]:
+    """Turns exceptions of these kinds, which a library raises over a damaged file, into a DataError that quotes them.
+
+    >>> with readable("a.json", ValueError):
+    ...     int("x")
+    Traceback (most recent call last):
+    multistream.errors.DataError: a.json: it cannot be read: invalid literal for int() with base 10: 'x'.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise DataError(where, f"{what}: {said_by(error)}.", right=right, do=do) from error

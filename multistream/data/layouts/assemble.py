@@ -6,9 +6,9 @@ import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,11 @@ PARTS = {
 """What people call the parts."""
 
 
-@dataclass(frozen=True)
-class Entry:
+_DECIMAL = re.compile(r"[+-]?\d*\.\d+")
+_QUOTED = re.compile(r"[\"'].+", re.DOTALL)
+
+
+class Entry(NamedTuple):
     """One image as a layout has it: id, label, and part where the layout splits."""
 
     id: str
@@ -61,19 +64,18 @@ def assemble(
     if not chosen:
         detail = f" ({'; '.join(notes)})" if notes else ""
         raise DataError(root, f"no image of {name} can be used{detail}.", do="Check the path and the expected layout.")
-    own = {entry.label for entry in chosen}.union(*(entry.labels for entry in chosen))
-    classes = tuple(sorted({*known, *own}))
+    ids, labels, parts, votes, sets = zip(*chosen, strict=True)
+    classes = tuple(sorted({*known, *labels, *chain.from_iterable(sets)}))
     place = {label: number for number, label in enumerate(classes)}
-    parts = tuple(entry.part or "train" for entry in chosen)
     return Table(
         name=name,
         root=root,
-        ids=tuple(entry.id for entry in chosen),
-        labels=np.array([place[entry.label] for entry in chosen], dtype=np.int64),
+        ids=ids,
+        labels=np.array([place[label] for label in labels], dtype=np.int64),
         classes=classes,
-        votes=_distributions(chosen, classes),
-        label_sets=_label_sets(chosen, place),
-        parts=parts if any(entry.part for entry in chosen) else None,
+        votes=_distributions(votes, classes),
+        label_sets=_label_sets(sets, place),
+        parts=tuple(part or "train" for part in parts) if any(parts) else None,
         notes=(*notes, *doubtful_labels(classes)),
         **more,
     )
@@ -87,24 +89,26 @@ def add_entry(entries: dict[str, Entry], entry: Entry, where: str) -> None:
         raise DataError(where, what, do="Keep one of them.")
 
 
-def _distributions(entries: Sequence[Entry], classes: Sequence[str]) -> NDArray[np.float64] | None:
+def _distributions(
+    votes: Sequence[Mapping[str, float] | None], classes: Sequence[str]
+) -> NDArray[np.float64] | None:
     """The votes of every image as fractions (N, K); None unless all have some, and for these classes alone."""
-    votes = [entry.votes for entry in entries if entry.votes is not None and set(entry.votes) <= set(classes)]
-    if len(votes) < len(entries):
+    known = set(classes)
+    counts = [[each.get(name, 0.0) for name in classes] for each in votes if each and known.issuperset(each)]
+    if len(counts) < len(votes):
         return None
-    counts = np.array([[each.get(name, 0.0) for name in classes] for each in votes])
-    fractions: NDArray[np.float64] = counts / counts.sum(1, keepdims=True)
+    fractions: NDArray[np.float64] = counts / np.sum(counts, axis=1, keepdims=True)
     return fractions
 
 
-def _label_sets(entries: Sequence[Entry], place: Mapping[str, int]) -> NDArray[np.bool_] | None:
+def _label_sets(sets: Sequence[Sequence[str]], place: Mapping[str, int]) -> NDArray[np.bool_] | None:
     """Which classes each image has (N, K); None where each has one label."""
-    if not any(entry.labels for entry in entries):
+    if not any(sets):
         return None
-    sets = np.zeros((len(entries), len(place)), dtype=np.bool_)
-    for row, entry in enumerate(entries):
-        sets[row, [place[label] for label in entry.labels]] = True
-    return sets
+    rows = np.zeros((len(sets), len(place)), dtype=np.bool_)
+    for row, labels in zip(rows, sets, strict=True):
+        row[[place[label] for label in labels]] = True
+    return rows
 
 
 def doubtful_labels(classes: Sequence[str]) -> tuple[str, ...]:
@@ -113,23 +117,28 @@ def doubtful_labels(classes: Sequence[str]) -> tuple[str, ...]:
     for name in classes:
         alike[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
     notes = [f"classes {' and '.join(map(repr, names))} look the same" for names in alike.values() if len(names) > 1]
-    joined = [name for name in classes if set(re.split(r"\s*[,;|]\s*", name)) & set(classes) - {name}]
-    decimals = [name for name in classes if re.fullmatch(r"[+-]?\d*\.\d+", name)]
-    quoted = [name for name in classes if name[:1] in "\"'" and len(name) > 1]
-    doubts = (
-        (joined, "{count:,} classes look like several labels joined together: {first!r}"),
-        (decimals, "{count:,} classes are numbers with decimals, such as {first}: are these scores?"),
-        (quoted, "class {first!r} begins with a quote: is there a space before it in the file?"),
-    )
-    notes += [text.format(count=len(names), first=names[0]) for names, text in doubts if names]
+    known = set(classes)
+    doubts = {
+        "{count:,} classes look like several labels joined together: {first!r}": [
+            name for name in classes if known.intersection(re.split(r"\s*[,;|]\s*", name)) - {name}
+        ],
+        "{count:,} classes are numbers with decimals, such as {first}: are these scores?": [
+            *filter(_DECIMAL.fullmatch, classes)
+        ],
+        "class {first!r} begins with a quote: is there a space before it in the file?": [
+            *filter(_QUOTED.fullmatch, classes)
+        ],
+    }
+    notes += [text.format(count=len(names), first=names[0]) for text, names in doubts.items() if names]
     return tuple(notes)
 
 
 def choose(layout: str, label: str, known: Sequence[str]) -> str:
     """The label asked for, the first known one if none is; UsageError if it is unknown."""
-    if label and label not in known:
+    chosen = label or known[0]
+    if chosen not in known:
         raise UsageError("data.label", f"{layout} has no label {label!r}.", right=did_you_mean(label, known))
-    return label or known[0]
+    return chosen
 
 
 def emotion(name: str) -> str:

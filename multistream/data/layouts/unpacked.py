@@ -30,6 +30,6 @@ def unpacked(files: Sequence[Path], about: Sequence[str], photos: Iterator[Packe
         listed = []
         for entry, content in photos:
             write_atomic(place / entry.id, content)
-            listed.append(json.dumps([entry.id, entry.label, entry.part, None, entry.labels]) + "\n")
+            listed.append(json.dumps(entry) + "\n")
         write_atomic(index, "".join(listed))
     return place, [Entry(*json.loads(line)) for line in index.read_text(encoding="utf-8").splitlines()]
