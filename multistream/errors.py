@@ -151,4 +151,14 @@ def readable(
     try:
         yield
     except kinds as error:
-        raise DataError(where, f"{what}: {said_by(error)}.", right=right, do=do) from error
+        said = getattr(error, "strerror", None) or said_by(error)  # of the system without number and path
+        raise DataError(where, f"{what}: {said}.", right=right, do=do) from error
+
+
+@contextmanager
+def extra(name: str, where: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Around an import: a library that one of our extras brings and that is not installed becomes a PluginError."""
+    try:
+        yield
+    except ImportError as error:
+        raise PluginError(where, what, do=f"Install it: pip install 'multistream[{name}]'.") from error

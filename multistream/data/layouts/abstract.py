@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from multistream.data.image_files import list_images
 from multistream.data.layouts.assemble import Finder, choose, emotion, folder_of
-from multistream.data.layouts.delimited_text import Row, read_rows
+from multistream.data.layouts.delimited_text import read_table
 from multistream.data.layouts.votes import LABELS, voted_table, votes_of
 from multistream.data.table import Table
 from multistream.errors import DataError
@@ -24,17 +23,11 @@ def abstract(path: Path, *, label: str = "", allow_outside: bool = False) -> Tab
     chosen = choose("abstract", label, LABELS)
     root = folder_of(path, "testImages_abstract")
     file = root / TRUTH if (root / TRUTH).is_file() else path / TRUTH
-    rows = read_rows(file)
-    classes = _emotions(file, rows)
-    votes = ((row.cells[0].strip().strip("'\""), votes_of(row, row.cells[1:], classes)) for row in rows[1:])
-    finder = Finder(list_images(root, allow_outside=allow_outside))
-    return voted_table("abstract", votes, finder, label=chosen, classes=classes)
-
-
-def _emotions(file: Path, rows: Sequence[Row]) -> list[str]:
-    """The emotions that the first line names."""
-    classes = [emotion(cell) for cell in rows[0].cells[1:]] if rows else []
-    if len(classes) < 2 or any(name.isdigit() or not name for name in classes):
+    header, rows = read_table(file)
+    classes = [*map(emotion, header.cells[1:])]
+    if len(classes) < 2 or "" in classes or any(map(str.isdigit, classes)):
         right = "The first line must name the columns: the image, then the emotions."
         raise DataError(f"{file}:1", "the first line names no emotions.", right=right)
-    return classes
+    votes = ((row.cells[0].strip().strip("'\""), votes_of(row, row.cells[1:], classes)) for row in rows)
+    finder = Finder(list_images(root, allow_outside=allow_outside))
+    return voted_table("abstract", votes, finder, label=chosen, classes=classes)

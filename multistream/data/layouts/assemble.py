@@ -89,9 +89,7 @@ def add_entry(entries: dict[str, Entry], entry: Entry, where: str) -> None:
         raise DataError(where, what, do="Keep one of them.")
 
 
-def _distributions(
-    votes: Sequence[Mapping[str, float] | None], classes: Sequence[str]
-) -> NDArray[np.float64] | None:
+def _distributions(votes: Sequence[Mapping[str, float] | None], classes: Sequence[str]) -> NDArray[np.float64] | None:
     """The votes of every image as fractions (N, K); None unless all have some, and for these classes alone."""
     known = set(classes)
     counts = [[each.get(name, 0.0) for name in classes] for each in votes if each and known.issuperset(each)]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from multistream.data.filenames import unescape
 from multistream.data.layouts.assemble import PARTS, Entry, assemble
-from multistream.data.layouts.delimited_text import Row, read_rows
+from multistream.data.layouts.delimited_text import Row, read_each, read_table
 from multistream.data.layouts.image_paths import Root
 from multistream.data.layouts.label_sets import LabelColumns
 from multistream.data.layouts.votes import Votes, votes_of, winners
@@ -26,7 +28,8 @@ SPLIT_HEADER = ("path", "label", "part", "sha256")
 VOTES = "votes_"
 """Columns `votes_CLASS` hold how many people gave an image each class, as numbers or fractions."""
 
-_SHOWN = 3
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
+"""Bytes that `read_table` could not decode (PEP 383)."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +48,15 @@ class _Header:
     where: str
     columns: tuple[str, ...]
     roles: Mapping[str, str]
-    votes: tuple[str, ...]
+    votes: Mapping[str, str]
+    """{column: class}"""
     sets: LabelColumns | None
 
     @classmethod
     def of(cls, row: Row, label: str) -> _Header:
         """The header in this row, with what `data.label` says."""
-        columns = tuple(cell.strip() for cell in row.cells)
-        votes = tuple(column for column in columns if column.startswith(VOTES))
-        return cls(row.where, columns, _roles(columns, label), votes, LabelColumns.parse(label))
+        votes = {column: column.removeprefix(VOTES) for column in row.cells if column.startswith(VOTES)}
+        return cls(row.where, row.cells, _roles(row.cells, label), votes, LabelColumns.parse(label))
 
     @property
     def further(self) -> list[str]:
@@ -63,18 +66,18 @@ class _Header:
 
     def check(self, path: Path, label: str) -> None:
         """UsageError for a label that is asked for and not there; DataError for a faulty header."""
-        if label and not (self.sets or label in self.columns or (label == "votes" and self.votes)):
+        known = {"", *self.columns, *(["votes"] if self.votes else [])}
+        if self.sets is None and label not in known:
             right = f"votes needs columns {VOTES}CLASS; several labels are COLUMN,COLUMN,... or COLUMN[SEPARATOR]."
             raise UsageError("data.label", f"{path} has no column {label!r}.", right=right)
         needed = {"path": PATH} if self.sets or self.votes else {"path": PATH, "label": LABEL}
-        for role, names in needed.items():
-            if role not in self.roles:
-                what = f"none of the columns {', '.join(self.columns)} is the {role}."
-                right = f"A column must be called {names[0]} (or {', '.join(names[1:4])}...)."
-                do = "If the first line is already an image, add the header path,label above it."
-                raise DataError(self.where, what, right=right, do=do)
-        twice = sorted(name for name in {*self.columns} - {""} if self.columns.count(name) > 1)
-        if twice:
+        if lacking := [role for role in needed if role not in self.roles]:
+            what = f"none of the columns {', '.join(self.columns)} is the {lacking[0]}."
+            names = needed[lacking[0]]
+            right = f"A column must be called {names[0]} (or {', '.join(names[1:4])}...)."
+            do = "If the first line is already an image, add the header path,label above it."
+            raise DataError(self.where, what, right=right, do=do)
+        if twice := sorted(name for name, times in Counter(self.columns).items() if name and times > 1):
             raise DataError(self.where, f"two columns are called {twice[0]!r}.", do="Rename one.")
         if self.sets:
             self.sets.check(self.columns)
@@ -85,8 +88,7 @@ def _roles(columns: Sequence[str], label: str) -> dict[str, str]:
     named = {column.lower(): column for column in reversed(columns)}
     labels = (label.lower(),) if label in columns else LABEL
     roles = {"path": PATH, "label": labels, "part": PART}
-    found = {role: [named[name] for name in names if name in named] for role, names in roles.items()}
-    return {role: columns[0] for role, columns in found.items() if columns}
+    return {role: named[name] for role, names in roles.items() for name in reversed(names) if name in named}
 
 
 def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: bool = False) -> Table:
@@ -99,80 +101,59 @@ def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: b
     Faulty lines are a DataError that names the first of them and counts the others. Files that are missing are left
     out and reported, unless `strict`. A further column in which every cell is the path of a file holds Maps.
     """
-    rows = read_rows(path)
-    if not rows:
+    first, rows = read_table(path)
+    if not first.cells:
         raise DataError(path, "it is empty.", right="It needs a header line: path,label.")
-    header = _Header.of(rows[0], label)
+    header = _Header.of(first, label)
     header.check(path, label)
     root = Root(path.parent, allow_outside=allow_outside)
-    part, numbered = _part_column(header, rows[1:])
-    records = _Reading(root, header, part).records(rows[1:])
-    present = [record for record in records if root.exists(record.entry.id)]
-    missing = _missing(path, records, present, strict=strict)
+    part, numbered = _part_column(header, rows)
+    records = read_each(rows, _Reading(root, header, part).record)
+    missing = {record.line: record.entry.id for record in records if not root.exists(record.entry.id)}
+    present = [record for record in records if record.line not in missing]
     maps, on_maps = _maps(root, present, header.further)
+    notes = (*numbered, *_on_missing(path, missing, len(records), strict=strict), *on_maps)
     entries = [record.entry for record in present]
     cells = {name: tuple(record.cells[name] for record in present) for name in header.further if name not in maps}
-    notes = (*numbered, *missing, *on_maps)
-    known = header.sets.classes if header.sets else _classes(header.votes) if label == "votes" else ()
+    known = header.sets.classes if header.sets else header.votes.values() if label == "votes" else ()
     return assemble(printable(path.stem), path.parent, entries, notes=notes, known=known, maps=maps, columns=cells)
-
-
-def _classes(votes: Sequence[str]) -> list[str]:
-    return [column.removeprefix(VOTES) for column in votes]
 
 
 def _part_column(header: _Header, rows: Sequence[Row]) -> tuple[str | None, tuple[str, ...]]:
     """The column of the parts. One of numbers is none (folds of a cross-validation), which a note says."""
-    column = header.roles.get("part")
-    if column is None or column.lower() == PART[0]:
-        return column, ()
+    column = header.roles.get("part", PART[0])
+    if column.lower() == PART[0]:
+        return header.roles.get("part"), ()
     place = header.columns.index(column)
     cells = {row.cells[place].strip() for row in rows if len(row.cells) == len(header.columns)}
-    if not cells or not all(cell.isdecimal() for cell in cells):
+    if not cells or not all(map(str.isdecimal, cells)):
         return column, ()
     return None, (f"column {column!r} holds numbers instead of train, val or test, and is ignored",)
 
 
 class _Reading:
-    """The rows of a sheet read one at a time, faults gathered."""
+    """The rows of a sheet read one at a time."""
 
     def __init__(self, root: Root, header: _Header, part: str | None) -> None:
         self.root, self.header, self.part = root, header, part
         self.is_ours = header.columns == SPLIT_HEADER
         self.lines: dict[str, int] = {}
 
-    def records(self, rows: Sequence[Row]) -> list[CsvRecord]:
-        """The checked records; DataError with the first faulty line and the numbers of some others."""
-        records, faults = [], []
-        for row in rows:
-            try:
-                records.append(self._record(row))
-            except DataError as fault:
-                faults.append((row.line, fault))
-        if not faults:
-            return records
-        first, lines = faults[0][1], [str(line) for line, _ in faults[1:]]
-        more = f" {len(lines):,} other lines have errors too: {', '.join(lines[:_SHOWN])}." if lines else ""
-        raise DataError(first.where, first.what, right=first.right, do=f"{first.do}{more}") from first
-
-    def _record(self, row: Row) -> CsvRecord:
-        cells = row.by_column(self.header.columns)
+    def record(self, row: Row) -> CsvRecord:
+        """The checked record of a row."""
+        header, cells = self.header, row.by_column(self.header.columns)
         if self.is_ours:  # written by `data split`, which escapes what a spreadsheet would run
             cells = {name: unescape(cell) for name, cell in cells.items()}
-        image_id, sets, columns = self._image(row, cells), self.header.sets, self.header.votes
-        votes = votes_of(row, [cells[name] for name in columns], _classes(columns)) if columns else None
-        labels = sets.of(cells, row.where) if sets else (self._label(row, cells, votes),)
-        if any("\udc80" <= character <= "\udcff" for character in "".join(labels)):
-            raise DataError(row.where, f"the label {labels[0]!r} is not UTF-8.", do="Save the file as UTF-8.")
-        entry = Entry(image_id, labels[0], self._part(row, cells), votes, labels if sets else ())
-        return CsvRecord(row.line, entry, cells)
-
-    def _image(self, row: Row, cells: Mapping[str, str]) -> str:
-        image_id = self.root.image_id(cells[self.header.roles["path"]], row.where)
+        image_id = self.root.image_id(cells[header.roles["path"]], row.where)
         first = self.lines.setdefault(image_id, row.line)
         if first != row.line:
             raise DataError(row.where, f"{image_id!r} already occurs on line {first}.", do="Keep one line per image.")
-        return image_id
+        given, classes = [cells[name] for name in header.votes], [*header.votes.values()]
+        votes = votes_of(row, given, classes) if given else None
+        label, labels = header.sets.of(cells, row.where, {}) if header.sets else (self._label(row, cells, votes), ())
+        if _NOT_UTF8.search("".join((label, *labels))):
+            raise DataError(row.where, f"the label {label!r} is not UTF-8.", do="Save the file as UTF-8.")
+        return CsvRecord(row.line, Entry(image_id, label, self._part(row, cells), votes, labels), cells)
 
     def _label(self, row: Row, cells: Mapping[str, str], votes: Votes | None) -> str:
         best = winners(votes) if votes else []
@@ -196,39 +177,30 @@ class _Reading:
         return PARTS[part.lower()]
 
 
-def _missing(
-    path: Path, records: Sequence[CsvRecord], present: Sequence[CsvRecord], *, strict: bool
-) -> tuple[str, ...]:
-    """A note on files that are not there; DataError if `strict`, or if none is."""
-    if len(present) == len(records):
+def _on_missing(path: Path, missing: Mapping[int, str], total: int, *, strict: bool) -> tuple[str, ...]:
+    """A note on files that are not there, {line: image}; DataError if `strict`, or if none is."""
+    if not missing:
         return ()
-    there = {record.line for record in present}
-    first = next(record for record in records if record.line not in there)
-    name, count = first.entry.id, len(records) - len(present)
-    if strict or not present:
-        what = f"{name!r} is not a file below {path.parent}; {count:,} of {len(records):,} are missing."
-        raise DataError(f"{path}:{first.line}", what, do="Paths are relative to the folder of the CSV.")
-    return (
-        f"left out {count:,} of {len(records):,} images whose files are missing, {name!r} (line {first.line}) first",
-    )
+    (line, name), count = next(iter(missing.items())), len(missing)
+    if strict or count == total:
+        what = f"{name!r} is not a file below {path.parent}; {count:,} of {total:,} are missing."
+        raise DataError(f"{path}:{line}", what, do="Paths are relative to the folder of the CSV.")
+    return (f"left out {count:,} of {total:,} images whose files are missing, {name!r} (line {line}) first",)
 
 
 def _maps(
     root: Root, records: Sequence[CsvRecord], columns: Sequence[str]
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """The columns whose every cell is the path of a file, as ids; and notes on columns of which only some are."""
-    maps: dict[str, tuple[str, ...]] = {}
-    notes = []
-    for column in columns:
-        if not records or not _file(root, records[0], column):
-            continue
-        files = tuple(_file(root, record, column) for record in records)
-        if all(files):
-            maps[column] = files
-        else:
-            line, count = records[files.index("")].line, files.count("")
-            notes.append(f"column {column!r} holds no maps: {count:,} files are missing, first on line {line}")
-    return maps, notes
+    of_files = [column for column in columns if any(_file(root, record, column) for record in records[:1])]
+    files = {column: tuple(_file(root, record, column) for record in records) for column in of_files}
+    notes = [
+        f"column {column!r} holds no maps: {ids.count(''):,} files are missing, "
+        f"first on line {records[ids.index('')].line}"
+        for column, ids in files.items()
+        if "" in ids
+    ]
+    return {column: ids for column, ids in files.items() if "" not in ids}, notes
 
 
 def _file(root: Root, record: CsvRecord, column: str) -> str:

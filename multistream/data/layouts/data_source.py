@@ -21,6 +21,9 @@ DEMO = "demo"
 VOTES = "votes"
 """The label with which training has the distributions of votes as its targets."""
 
+_LAYOUT = re.compile(r"(?P<name>\w+(@[\w.-]+)?):(?!//)")
+"""How a source with a layout's name begins; a URL does not."""
+
 
 def open_table(source: str, *, label: str = "", allow_outside: bool = False, strict: bool = False) -> Table:
     """The data set that `source` names: "" the demo set, LAYOUT:PATH a named layout, else a folder or a CSV file.
@@ -29,16 +32,16 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
     set name files outside its folder; `strict` makes errors of what is otherwise skipped and reported. In place of a
     path there may be a URL (s3://, https://, ...): what lies there is copied once below the user's cache.
     """
-    options = {"label": label, "allow_outside": allow_outside, "strict": strict}
+    options: dict[str, Any] = {"label": label, "allow_outside": allow_outside, "strict": strict}
     name, rest = _split(source)
     if name:
         return _of_layout(name, _path(rest) if rest else None, options)
     path = _path(source)
-    word, colon, _ = source.partition(":")
-    if not is_url(source) and colon and re.fullmatch(r"\w+(@[\w.-]+)?", word) and not path.exists():
+    if (unknown := _LAYOUT.match(source)) and not path.exists():
+        word = unknown["name"]
         raise UsageError("data", f"{word!r} is not a layout.", right=did_you_mean(word, datasets))
     if path.is_file():
-        return sheet(path, label=label, allow_outside=allow_outside, strict=strict)
+        return sheet(path, **options)
     if label:
         what = f"{source} has one label per image, so {label!r} cannot be chosen."
         raise UsageError("data.label", what, do="Omit --label, or name the layout, for example emotion6:PATH.")
@@ -54,12 +57,11 @@ def absolute_source(source: str) -> str:
     >>> absolute_source("emotion6:/data/e6")
     'emotion6:/data/e6'
     """
-    if "://" in source:
-        return source
     name, rest = _split(source)
-    if name:
-        return f"{name}:{os.path.abspath(Path(rest).expanduser())}" if rest else source
-    return os.path.abspath(Path(source).expanduser())
+    path = rest if name else source
+    if "://" in source or not path:
+        return source
+    return source.removesuffix(path) + os.path.abspath(Path(path).expanduser())
 
 
 def _split(source: str) -> tuple[str, str]:
@@ -84,10 +86,11 @@ def _of_layout(text: str, path: Path | None, options: Mapping[str, Any]) -> Tabl
     factory = part.resolve()
     parameters = signature(part, factory).parameters
     _check_use(name, path, options["label"], parameters)
-    given = {key: value for key, value in options.items() if key in parameters and (key != "label" or value)}
+    given = {"path": path, **options}
+    chosen = {key: value for key, value in given.items() if key in parameters and value not in (None, "")}
     owner = owner_of("dataset", Spec.parse(text, key="data", where="data"), where="data")
     with owner.running():
-        table = factory(**given) if path is None else factory(path, **given)
+        table = factory(**chosen)
     if not isinstance(table, Table):
         raise owner.broken(f"it returns a {type(table).__name__}; it must return a multistream.data.table.Table")
     if fault := table.fault():
@@ -99,10 +102,10 @@ def _of_layout(text: str, path: Path | None, options: Mapping[str, Any]) -> Tabl
 
 def _check_use(name: str, path: Path | None, label: str, parameters: Mapping[str, Parameter]) -> None:
     """UsageError for a path that is missing or not taken, and for a label that a layout does not know."""
-    first = next(iter(parameters.values()), None)
-    if path is None and first is not None and first.name == "path" and first.default is first.empty:
+    of_path = parameters.get("path")
+    if path is None and of_path and of_path.default is of_path.empty:
         raise UsageError("data", f"{name!r} needs a path.", right=f"Write {name}:PATH.")
-    if path is not None and "path" not in parameters:
+    if path and not of_path:
         raise UsageError("data", f"{name!r} does not take a path.", right=f"Write {name} alone.")
     if label and "label" not in parameters:
         raise UsageError("data.label", f"{name!r} has one label per image.", do="Omit --label.")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
-from multistream.errors import DataError
+from multistream.errors import DataError, readable, some_of
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 _MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 _DELIMITERS = (",", ";", "\t", "|")
@@ -38,10 +42,8 @@ class Row:
 
 def read_text(path: Path) -> str:
     r"""The file's text with "\n" line ends; bytes that are not UTF-8 survive as file names do (PEP 383)."""
-    try:
+    with readable(path, OSError):
         data = path.read_bytes()
-    except OSError as error:
-        raise DataError(path, f"it cannot be read: {error.strerror}.") from error
     mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
     encoding = _MARKS.get(mark, "utf-8")
     try:
@@ -76,14 +78,20 @@ def read_rows(path: Path, *, delimiter: str = "") -> list[Row]:
     return rows
 
 
+def read_table(path: Path, *, delimiter: str = "") -> tuple[Row, list[Row]]:
+    """The first line, which names the columns, without blanks around them; and the others. Neither in an empty file."""
+    header, *rows = read_rows(path, delimiter=delimiter) or [Row(path, 1, ())]
+    return replace(header, cells=tuple(map(str.strip, header.cells))), rows
+
+
 def read_columns(path: Path, columns: Sequence[str]) -> Iterator[tuple[Row, list[str]]]:
     """Each record with its cells in these columns, which the first line must name, in any case."""
-    rows = read_rows(path)
-    header = [cell.strip().lower() for cell in rows[0].cells] if rows else []
+    first, rows = read_table(path)
+    header = [*map(str.lower, first.cells)]
     if not set(columns) <= set(header):
         right = f"The first line must name the columns {' and '.join(columns)}."
         raise DataError(f"{path}:1", f"the columns are {', '.join(header) or 'missing'}.", right=right)
-    for row in rows[1:]:
+    for row in rows:
         cells = row.by_column(header)
         yield row, [cells[column].strip() for column in columns]
 
@@ -93,3 +101,19 @@ def words(path: Path) -> Iterator[Row]:
     for line, text in enumerate(read_text(path).split("\n"), 1):
         if cells := tuple(text.split()):
             yield Row(path, line, cells)
+
+
+def read_each(rows: Iterable[R], read: Callable[[R], T]) -> list[T]:
+    """What `read` makes of each row; the DataError of the first faulty one (PATH:LINE), with the lines of others."""
+    found, faults = [], []
+    for row in rows:
+        try:
+            found.append(read(row))
+        except DataError as fault:
+            faults.append(fault)
+    if faults:
+        first, *others = faults
+        lines = some_of(fault.where.rpartition(":")[2] for fault in others)
+        more = f" {len(others):,} other lines have errors too: {lines}." if others else ""
+        raise DataError(first.where, first.what, right=first.right, do=f"{first.do}{more}".strip()) from first
+    return found

@@ -11,7 +11,7 @@ from multistream.data.layouts.delimited_text import read_text
 from multistream.data.layouts.folders import folders
 from multistream.data.layouts.image_paths import Root
 from multistream.data.table import Table
-from multistream.errors import DataError
+from multistream.errors import DataError, readable
 
 
 def emoset(path: Path, *, allow_outside: bool = False) -> Table:
@@ -35,10 +35,8 @@ def emoset(path: Path, *, allow_outside: bool = False) -> Table:
 
 
 def _rows(file: Path) -> list[Any]:
-    try:
+    with readable(file, ValueError, RecursionError, what="it is not valid JSON"):
         rows = json.loads(read_text(file))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise DataError(file, f"it is not valid JSON: {error}.") from error
     if not isinstance(rows, list):
         raise DataError(file, "it is not a list of rows.", right="It must be [[label, id, image, ...], ...].")
     return rows

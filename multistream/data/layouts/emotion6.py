@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from multistream.data.image_files import list_images
 from multistream.data.layouts.assemble import Entry, assemble, choose, counted, folder_of
-from multistream.data.layouts.delimited_text import read_rows
+from multistream.data.layouts.delimited_text import read_table
 from multistream.data.layouts.votes import Votes, votes_of, winners
 from multistream.data.table import Table
 from multistream.errors import DataError
@@ -24,33 +25,30 @@ def emotion6(path: Path, *, label: str = "", allow_outside: bool = False) -> Tab
     With `label="votes"` training has the distribution of the votes as its target.
     """
     chosen = choose("emotion6", label, LABELS)
-    by_keyword = chosen == "keyword"
     root = folder_of(path, "images")
     listing = list_images(root, allow_outside=allow_outside)
-    votes = _votes(path / TRUTH)
-    ids = [image_id for image_id in listing.ids if image_id in votes]
-    best = {image_id: winners(votes[image_id]) for image_id in ids}
-    counts = {
-        f"images ignored: not in {TRUTH}": len(listing.ids) - len(ids),
-        "tied votes go to the first of the tied classes": 0 if by_keyword else sum(len(b) > 1 for b in best.values()),
-        f"images left out: missing files, of {len(votes):,} in {TRUTH}": len(votes) - len(ids),
-    }
-    if by_keyword:
-        entries = [Entry(image_id, image_id.split("/")[0]) for image_id in ids]
+    classes, votes = _votes(path / TRUTH)
+    voted = {image_id: votes[image_id] for image_id in listing.ids if image_id in votes}
+    if chosen == "keyword":
+        entries, tied = [Entry(image_id, image_id.split("/")[0]) for image_id in voted], 0
     else:
-        entries = [Entry(image_id, best[image_id][0], votes=votes[image_id]) for image_id in ids]
+        entries = [Entry(image_id, winners(own)[0], votes=own) for image_id, own in voted.items()]
+        tied = sum(len(winners(own)) > 1 for own in voted.values())
+    counts = {
+        f"images ignored: not in {TRUTH}": len(listing.ids) - len(voted),
+        "tied votes go to the first of the tied classes": tied,
+        f"images left out: missing files, of {len(votes):,} in {TRUTH}": len(votes) - len(voted),
+    }
     notes = (f"label: {chosen}", *listing.notes, *counted(counts))
-    known = next(iter(votes.values()), {}) if chosen == "votes" else ()
-    return assemble("emotion6", root, entries, notes=notes, known=known)
+    return assemble("emotion6", root, entries, notes=notes, known=classes if chosen == "votes" else ())
 
 
-def _votes(path: Path) -> dict[str, Votes]:
-    """The votes of each image, in the file's order of classes."""
-    rows = read_rows(path, delimiter="\t")
-    header = [cell.strip() for cell in rows[0].cells] if rows else []
-    names = [match[1] for cell in header if (match := _VOTE.fullmatch(cell))]
-    if len(names) < 2:
+def _votes(path: Path) -> tuple[Sequence[str], dict[str, Votes]]:
+    """The classes in the file's order, and the votes of each image."""
+    header, rows = read_table(path, delimiter="\t")
+    classes = [match[1] for cell in header.cells if (match := _VOTE.fullmatch(cell))]
+    if len(classes) < 2:
         right = "The first line must be [image_filename] [valence] [arousal] [prob. anger] ..., with tabs."
         raise DataError(f"{path}:1", "this is not the ground truth file of Emotion6.", right=right)
-    first = len(header) - len(names)
-    return {row.cells[0].strip(): votes_of(row, row.cells[first:], names) for row in rows[1:]}
+    first = len(header.cells) - len(classes)
+    return classes, {row.cells[0].strip(): votes_of(row, row.cells[first:], classes) for row in rows}

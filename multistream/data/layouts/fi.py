@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from multistream.data.image_files import list_images
-from multistream.data.layouts.assemble import PARTS, Entry, Finder, assemble, choose, counted, emotion, folder_of
+from multistream.data.layouts.assemble import Entry, Finder, assemble, choose, counted, emotion, folder_of, part_files
 from multistream.data.layouts.delimited_text import Row, read_columns, read_rows
 from multistream.data.layouts.folders import folders
 from multistream.data.layouts.votes import winners
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError, printable
 
-RULES = ("majority", "three")
+RULES: dict[str, Callable[[int, int], bool]] = {
+    "majority": lambda disagree, agree: agree > disagree,
+    "three": lambda _, agree: agree >= 3,
+}
 """When an image of the release is kept: more agree than disagree, or at least three of the five agree."""
 
 
@@ -28,21 +31,21 @@ def fi(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
     votes = sorted((path / "agg").glob("*_*.csv"))
     if label and (lists or not votes):
         raise UsageError("data.label", "fi has a choice of labels only with the votes in agg/.", do="Leave it out.")
-    if not lists and not votes:
-        return folders(folder_of(path, "emotion_dataset"), allow_outside=allow_outside, name="fi")
-    finder = Finder(list_images(path, allow_outside=allow_outside))
     if lists:
-        return _from_lists(path, lists, finder)
-    return _from_votes(path, votes, finder, rule=choose("fi", label, RULES))
+        return _from_lists(path, lists, Finder(list_images(path, allow_outside=allow_outside)))
+    if votes:
+        finder = Finder(list_images(path, allow_outside=allow_outside))
+        return _from_votes(path, votes, finder, rule=choose("fi", label, [*RULES]))
+    return folders(folder_of(path, "emotion_dataset"), allow_outside=allow_outside, name="fi")
 
 
 def _from_lists(path: Path, lists: Sequence[Path], finder: Finder) -> Table:
     """The images of the lists of parts; one in two parts stays in the first."""
     entries: dict[str, Entry] = {}
-    unnamed = [file for file in lists if file.stem.lower() not in PARTS]
-    counts = Counter(f"lists ignored: named after no split ({printable(file.name)})" for file in unnamed)
-    for file in sorted(set(lists) - set(unnamed)):
-        part = PARTS[file.stem.lower()]
+    named = dict(part_files(path / "label", "*.csv"))
+    unnamed = (printable(file.name) for file in lists if file not in named)
+    counts = Counter(f"lists ignored: named after no split ({name})" for name in unnamed)
+    for file, part in named.items():
         for row, (link, name) in read_columns(file, ("file_link", "emotion")):
             image_id = finder.find(link)
             if image_id is None:
@@ -61,7 +64,7 @@ def _from_votes(path: Path, files: Sequence[Path], finder: Finder, *, rule: str)
         for row in read_rows(file, delimiter=","):
             url, disagree, agree = _vote(row)
             image_id = finder.find(url.rsplit("/", 1)[-1])
-            if not (agree > disagree if rule == "majority" else agree >= 3):
+            if not RULES[rule](disagree, agree):
                 counts["votes left out: annotators disagree"] += 1
             elif image_id is None:
                 counts["images left out: votes but no file"] += 1
@@ -76,7 +79,7 @@ def _from_votes(path: Path, files: Sequence[Path], finder: Finder, *, rule: str)
 def _vote(row: Row) -> tuple[str, int, int]:
     """URL, disagree and agree of a row `_,url,disagree,agree`."""
     try:
-        _, url, disagree, agree = (cell.strip() for cell in row.cells)
+        _, url, disagree, agree = map(str.strip, row.cells)
         return url, int(disagree), int(agree)
     except ValueError as error:
         right = "It must be number,url,disagree,agree."

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from multistream.data.image_files import Listing, list_images
 from multistream.data.layouts.assemble import PARTS, Entry, assemble
+from multistream.data.layouts.imagefolder import METADATA
 from multistream.data.table import Table
 from multistream.errors import DataError, printable, some_of
-
-METADATA = ("metadata.csv", "metadata.jsonl")
-"""What Hugging Face's imagefolder keeps labels in."""
 
 _DO = "Put the photos of each class into a folder with its name, or pass a CSV with the columns path and label."
 
@@ -25,15 +23,17 @@ def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, na
     """
     listing = list_images(path, allow_outside=allow_outside)
     direct, inner = _levels(listing)
-    _refuse_photos_in_parts(path, direct, inner)
-    if not direct and inner and not set(map(str.lower, inner)) <= set(PARTS):
-        _refuse_folder_above(path, inner)
+    match bool(direct), bool(inner), {*map(str.lower, inner or direct)} <= set(PARTS):
+        case True, False, True:
+            raise _photos_in_parts(path, direct)
+        case False, True, False:
+            _refuse_folder_above(path, inner)
     parts = _part_folders(path, direct, inner)
     depth = 2 if parts else 1  # folders above an image: its part and class, or its class alone
     split = [(image_id, image_id.split("/")) for image_id in listing.ids]
     entries = [Entry(i, pieces[depth - 1], parts.get(pieces[0])) for i, pieces in split if len(pieces) > depth]
-    empty = _empty_classes(listing, parts, depth)
-    notes = [*_ignored(len(listing.ids) - len(entries), inner, is_split=bool(parts)), *empty]
+    empty = [*_empty_classes(listing, parts, depth)]
+    notes = [*_ignored(len(listing.ids) - len(entries), {} if parts else inner), *empty]
     if not entries:
         raise _without_images(listing, notes)
     if strict and empty:
@@ -56,7 +56,7 @@ def _levels(listing: Listing) -> tuple[set[str], dict[str, set[str]]]:
 
 def _part_folders(path: Path, direct: set[str], inner: Mapping[str, set[str]]) -> dict[str, str]:
     """{folder: part} where the top folders are parts: by name, with images in subfolders and none next to them."""
-    parts = {top: PARTS[top.lower()] for top in sorted(inner) if top.lower() in PARTS and top not in direct}
+    parts = {top: PARTS[top.lower()] for top in sorted(inner.keys() - direct) if top.lower() in PARTS}
     others = sorted((direct | set(inner)) - set(parts))
     if parts and others:
         raise DataError(
@@ -68,14 +68,12 @@ def _part_folders(path: Path, direct: set[str], inner: Mapping[str, set[str]]) -
     return parts
 
 
-def _refuse_photos_in_parts(path: Path, direct: set[str], inner: Mapping[str, set[str]]) -> None:
-    """DataError where all photos lie directly in folders that are named after parts."""
-    if inner or not direct or not set(map(str.lower, direct)) <= set(PARTS):
-        return
-    what = f"photos lie directly in {' and '.join(sorted(direct))}, which are splits, not classes."
-    has_metadata = any((path / top / name).is_file() for top in direct for name in METADATA)
+def _photos_in_parts(path: Path, parts: set[str]) -> DataError:
+    """All photos lie directly in folders that are named after parts."""
+    what = f"photos lie directly in {' and '.join(sorted(parts))}, which are splits, not classes."
+    has_metadata = any((path / top / name).is_file() for top in parts for name in METADATA)
     do = f"Write imagefolder:{path} if a metadata file has the labels." if has_metadata else _DO
-    raise DataError(path, what, right="A split contains one folder per class.", do=do)
+    return DataError(path, what, right="A split contains one folder per class.", do=do)
 
 
 def _refuse_folder_above(path: Path, inner: Mapping[str, set[str]]) -> None:
@@ -86,7 +84,7 @@ def _refuse_folder_above(path: Path, inner: Mapping[str, set[str]]) -> None:
         (only,) = inner
         what = f"one folder, {only}, holds all photos, in folders inside it ({shown})."
         raise DataError(path, what, right="Pass the folder that holds the classes.", do=f"Write {path}/{only}.")
-    if len(first) > 1 and all(names == first for names in others):
+    if len(first) > 1 and all(map(first.__eq__, others)):
         what = f"{some_of(sorted(inner))} contain the same folders ({shown}), so these look like the classes."
         do = "Name the outer folders train, val and test, or pass one of them."
         raise DataError(path, what, right="The folders of the classes lie one level deeper.", do=do)
@@ -99,20 +97,21 @@ def _without_images(listing: Listing, notes: Sequence[str]) -> DataError:
     return DataError(listing.root, f"there are no images{f' ({detail})' if detail else ''}.", do=_DO)
 
 
-def _ignored(outside: int, inner: Mapping[str, set[str]], *, is_split: bool) -> list[str]:
+def _ignored(outside: int, inner: Mapping[str, set[str]]) -> Iterator[str]:
     """Notes on images outside the class folders, and on folders inside them."""
-    notes = [f"images outside the class folders: {outside:,} ignored"] if outside else []
-    deeper = [] if is_split else sorted(f"{top}/{below}" for top, names in inner.items() for below in names)
+    if outside:
+        yield f"images outside the class folders: {outside:,} ignored"
+    deeper = sorted(f"{top}/{below}" for top, names in inner.items() for below in names)
     if deeper:
-        notes.append(f"{len(deeper):,} folders inside class folders are counted as that class: {some_of(deeper)}")
-    return notes
+        yield f"{len(deeper):,} folders inside class folders are counted as that class: {some_of(deeper)}"
 
 
-def _empty_classes(listing: Listing, parts: Mapping[str, str], depth: int) -> list[str]:
+def _empty_classes(listing: Listing, parts: Mapping[str, str], depth: int) -> Iterator[str]:
     """Notes on class folders without images."""
     filled = {"/".join(image_id.split("/")[:depth]) for image_id in listing.ids}
-    empty = [each for each in listing.folders if each.count("/") == depth - 1 and each not in filled]
-    if not parts:
-        return [f"class {name!r} has no images and is ignored" for name in empty]
-    split = [folder.split("/") for folder in empty]
-    return [f"class {name!r} has no images in {printable(top)}" for top, name in split if top in parts]
+    for pieces in [folder.split("/") for folder in listing.folders if folder not in filled]:
+        match pieces:
+            case [name] if not parts:
+                yield f"class {name!r} has no images and is ignored"
+            case [top, name] if top in parts:
+                yield f"class {name!r} has no images in {printable(top)}"

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from multistream.data.layouts.assemble import PARTS, Entry, assemble, choose, counted, folder_of
-from multistream.data.layouts.delimited_text import read_rows, read_text
+from multistream.data.layouts.assemble import PARTS, Entry, assemble, counted, folder_of
+from multistream.data.layouts.delimited_text import read_table, read_text
 from multistream.data.layouts.image_paths import Root
-from multistream.data.layouts.label_sets import LabelColumns, labels_of
+from multistream.data.layouts.label_sets import LabelColumn, LabelColumns, label_column
 from multistream.data.table import Table
-from multistream.errors import DataError, printable
+from multistream.errors import DataError, printable, readable
 
 METADATA = ("metadata.csv", "metadata.jsonl")
+"""What Hugging Face's imagefolder keeps labels in."""
+
 FILE = "file_name"
 NOT_LABELS = (FILE, "id", "width", "height", "split")
 
@@ -25,23 +28,22 @@ def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> 
     `label` chooses the column; `label` or else the only one is taken. With a `label` that names several columns, or one
     and its separator (`tags[;]`, `tags[]` for a list), an image may have several labels (`label_sets`).
     """
-    sets = LabelColumns.parse(label)
     root, entries, missing = Root(folder_of(path), allow_outside=allow_outside), [], 0
+    classes: tuple[str, ...] = ()
     for file, part in _metadata_files(path):
         for where, record in _records(file):
             if FILE not in record:
                 raise DataError(where, f"there is no {FILE}, but {', '.join(record)}.")
-            image_id = _image_id(root, file.parent, record, where)
-            if not root.exists(image_id):
+            image_id = root.image_id(os.path.relpath(file.parent / str(record[FILE]), path), where)
+            if root.exists(image_id):
+                column = _column(record, label, where)
+                first, labels = column.of(record, where, {})
+                entries.append(Entry(image_id, first, part, labels=labels))
+                classes = column.classes
+            else:
                 missing += 1
-                continue
-            if sets:
-                sets.check(list(record))
-            labels = labels_of(sets or _label_column(record, label, where), record, where)
-            entries.append(Entry(image_id, labels[0], part, labels=labels if sets else ()))
     notes = counted({"images left out: missing files": missing})
-    known = sets.classes if sets else ()
-    return assemble(printable(path.resolve().name), path, entries, notes=notes, known=known)
+    return assemble(printable(path.resolve().name), path, entries, notes=notes, known=classes)
 
 
 def _metadata_files(path: Path) -> list[tuple[Path, str | None]]:
@@ -57,42 +59,28 @@ def _metadata_files(path: Path) -> list[tuple[Path, str | None]]:
 
 def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Each entry with where it stands; DataError for a line that is none."""
-    if file.suffix == ".jsonl":
-        for number, line in enumerate(read_text(file).split("\n"), 1):
-            if line.strip():
-                yield f"{file}:{number}", _json_record(line, f"{file}:{number}")
+    if file.suffix == ".csv":
+        header, rows = read_table(file)
+        yield from ((row.where, row.by_column(header.cells)) for row in rows)
         return
-    rows = read_rows(file)
-    for row in rows[1:]:
-        yield row.where, dict(row.by_column([cell.strip() for cell in rows[0].cells]))
+    for number, line in enumerate(read_text(file).split("\n"), 1):
+        if line.strip():
+            yield f"{file}:{number}", _json_record(line, f"{file}:{number}")
 
 
 def _json_record(line: str, where: str) -> dict[str, Any]:
-    try:
+    with readable(where, ValueError, RecursionError, what="the line is not valid JSON"):
         record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise DataError(where, f"the line is not valid JSON: {error}.") from error
     if not isinstance(record, dict):
         raise DataError(where, "the line is not a JSON object.", right='{"file_name": "1.jpg", ...}')
     return record
 
 
-def _label_column(record: dict[str, Any], label: str, where: str) -> str:
-    known = [name for name in record if name not in NOT_LABELS]
+def _column(record: dict[str, Any], label: str, where: str) -> LabelColumn | LabelColumns:
+    known = sorted((name for name in record if name not in NOT_LABELS), key="label".__ne__)
     if not known:
         raise DataError(where, "there is no label.", right="A column must hold it, for example label.")
-    if label:
-        return choose("imagefolder", label, known)
-    if len(known) > 1 and "label" not in known:
-        raise DataError(
-            where, f"several columns could be the label: {', '.join(known)}.", do="Choose one: --label NAME."
-        )
-    return "label" if "label" in known else known[0]
-
-
-def _image_id(root: Root, folder: Path, record: dict[str, Any], where: str) -> str:
-    try:
-        path = (folder / str(record[FILE])).relative_to(root.folder).as_posix()
-    except ValueError as error:
-        raise DataError(where, str(error)) from error
-    return root.image_id(path, where)
+    if len(known) > 1 and known[0] != "label" and not label:
+        what = f"several columns could be the label: {', '.join(known)}."
+        raise DataError(where, what, do="Choose one: --label NAME.")
+    return label_column(label, known, "imagefolder")

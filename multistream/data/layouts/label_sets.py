@@ -10,12 +10,31 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+from multistream.data.layouts.assemble import choose
 from multistream.errors import DataError, UsageError, did_you_mean
 
 _YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 _ONE_COLUMN = re.compile(r"(?P<column>.+)\[(?P<separator>.?)\]")
+
+Labels = tuple[str, tuple[str, ...]]
+"""The label of an image, and its label set: () where an image has one label."""
+
+Names = Mapping[str, Sequence[str]]
+"""By column, the classes that its numbers stand for."""
+
+
+@dataclass(frozen=True)
+class LabelColumn:
+    """The column that holds the one label of each image."""
+
+    name: str
+    classes: ClassVar[tuple[str, ...]] = ()
+
+    def of(self, cells: Mapping[str, Any], where: str, numbered: Names) -> Labels:
+        """The label of one image."""
+        return class_name(cells[self.name], where, numbered.get(self.name, ())), ()
 
 
 @dataclass(frozen=True)
@@ -48,20 +67,22 @@ class LabelColumns:
             if name not in columns:
                 raise UsageError("data.label", f"there is no column {name!r}.", right=did_you_mean(name, columns))
 
-    def of(self, cells: Mapping[str, Any], where: str, names: Sequence[str] = ()) -> tuple[str, ...]:
-        """The classes of one image; `names` are what numbers in a list stand for. DataError where there is none."""
-        if self.separator is None:
-            found = [name for name in self.names if _applies(name, cells[name], where)]
-        elif self.separator:
-            found = [part.strip() for part in str(cells[self.names[0]]).split(self.separator)]
-        else:
-            found = [class_name(each, where, names) for each in self._listed(cells[self.names[0]], where)]
+    def of(self, cells: Mapping[str, Any], where: str, numbered: Names) -> Labels:
+        """The first class of one image and all of them. DataError where there is none."""
+        first = self.names[0]
+        match self.separator:
+            case None:
+                found = [name for name in self.names if _applies(name, cells[name], where)]
+            case "":
+                listed = self._listed(cells[first], where)
+                found = [class_name(each, where, numbered.get(first, ())) for each in listed]
+            case separator:
+                found = [*map(str.strip, str(cells[first]).split(separator))]
         classes = tuple(dict.fromkeys(filter(None, found)))
         if not classes:
-            raise DataError(
-                where, "the image has no label.", do="Every image needs at least one: leave the others out."
-            )
-        return classes
+            do = "Every image needs at least one: leave the others out."
+            raise DataError(where, "the image has no label.", do=do)
+        return classes[0], classes
 
     def _listed(self, value: Any, where: str) -> Sequence[Any]:
         if not isinstance(value, list | tuple):
@@ -70,13 +91,12 @@ class LabelColumns:
         return value
 
 
-def labels_of(
-    column: str | LabelColumns, cells: Mapping[str, Any], where: str, names: Mapping[str, Sequence[str]] | None = None
-) -> tuple[str, ...]:
-    """The label of one image in a column, or its label set; `names` are what a column's numbers stand for."""
-    if isinstance(column, LabelColumns):
-        return column.of(cells, where, (names or {}).get(column.names[0], ()))
-    return (class_name(cells[column], where, (names or {}).get(column, ())),)
+def label_column(label: str, columns: Sequence[str], layout: str) -> LabelColumn | LabelColumns:
+    """Where the labels are by `data.label`; in the first of these columns if it is empty. UsageError if not there."""
+    if sets := LabelColumns.parse(label):
+        sets.check(columns)
+        return sets
+    return LabelColumn(choose(layout, label, columns))
 
 
 def class_name(value: Any, where: str, names: Sequence[str] = ()) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from multistream.data.layouts.assemble import Entry
+from multistream.data.layouts.assemble import Entry, assemble
+from multistream.data.table import Table
+from multistream.errors import DataError, printable
 from multistream.files import cache_root, write_atomic
 
 DONE = "complete"
@@ -17,10 +19,20 @@ Packed = tuple[Entry, bytes]
 """One photo, whose id is the name that its file gets, and the file's bytes."""
 
 
-def unpacked(files: Sequence[Path], about: Sequence[str], photos: Iterator[Packed]) -> tuple[Path, list[Entry]]:
-    """The folder with the photos of just these files, and their entries; `photos` is read where it is not there yet.
+def packed_files(path: Path, *endings: str) -> list[Path]:
+    """The file at `path`, or all below that folder with one of these endings; DataError where there is none."""
+    files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.name.endswith(endings))
+    if not files:
+        raise DataError(path, f"there is no {endings[0]} file.", do="Pass one, or a folder of them.")
+    return files
 
-    Another size or time of a file, and anything else in `about`, is another folder.
+
+def unpacked(
+    path: Path, files: Sequence[Path], about: Sequence[str], photos: Iterator[Packed], *, known: Iterable[str] = ()
+) -> Table:
+    """The table of the data set at `path`, whose photos are in just these files; `photos` is read if it never was.
+
+    Another size or time of a file, and anything else in `about`, is another folder. `known` as in `assemble`.
     """
     states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(json.dumps([states, *about]).encode()).hexdigest()
@@ -32,4 +44,6 @@ def unpacked(files: Sequence[Path], about: Sequence[str], photos: Iterator[Packe
             write_atomic(place / entry.id, content)
             listed.append(json.dumps(entry) + "\n")
         write_atomic(index, "".join(listed))
-    return place, [Entry(*json.loads(line)) for line in index.read_text(encoding="utf-8").splitlines()]
+    entries = [Entry(*json.loads(line)) for line in index.read_text(encoding="utf-8").splitlines()]
+    notes = (f"photos are unpacked in {place}",)
+    return assemble(printable(path.resolve().stem), place, entries, notes=notes, known=known)

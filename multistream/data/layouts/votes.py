@@ -34,7 +34,8 @@ def votes_of(row: Row, cells: Sequence[str], classes: Sequence[str]) -> Votes:
 
 def winners(votes: Votes) -> list[str]:
     """The classes with the most votes: one, or several that share the first place."""
-    return [name for name, value in votes.items() if value == max(votes.values())]
+    most = max(votes.values())
+    return [name for name, value in votes.items() if value == most]
 
 
 def voted_table(

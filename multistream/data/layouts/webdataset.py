@@ -6,15 +6,15 @@ import json
 import tarfile
 from collections.abc import Iterator, Mapping
 from itertools import groupby
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from multistream.data.file_formats import SUFFIXES
-from multistream.data.layouts.assemble import Entry, assemble, part_in
+from multistream.data.layouts.assemble import Entry, part_in
 from multistream.data.layouts.label_sets import class_name
-from multistream.data.layouts.unpacked import Packed, unpacked
+from multistream.data.layouts.unpacked import Packed, packed_files, unpacked
 from multistream.data.table import Table
-from multistream.errors import DataError, printable, said_by
+from multistream.errors import DataError, readable
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 LABELS = ("cls", "json", "txt")
@@ -30,12 +30,9 @@ def webdataset(path: Path, *, label: str = "") -> Table:
     A .cls or .txt file holds the label; of a .json file, the field that `label` names, else `label`. The photos are
     unpacked once, below the user's cache; an id is SHARD/KEY with the photo's ending.
     """
-    files = [path] if path.is_file() else sorted(each for each in path.rglob("*.t*") if each.name.endswith(SHARDS))
-    if not files:
-        raise DataError(path, "there is no .tar file.", do="Pass one, or a folder of them.")
+    files = packed_files(path, *SHARDS)
     root = path if path.is_dir() else path.parent
-    place, entries = unpacked(files, ["webdataset", label], _photos(files, root, label))
-    return assemble(printable(path.resolve().stem), place, entries, notes=(f"photos are unpacked in {place}",))
+    return unpacked(path, files, ["webdataset", label], _photos(files, root, label))
 
 
 def _photos(files: list[Path], root: Path, label: str) -> Iterator[Packed]:
@@ -58,12 +55,12 @@ def _photos(files: list[Path], root: Path, label: str) -> Iterator[Packed]:
 
 def _samples(file: Path) -> Iterator[Sample]:
     """The samples of a shard in order; members that are not plain files are left out."""
-    try:
-        with tarfile.open(file) as archive:
-            for key, members in groupby(_members(archive, file), key=lambda member: member[0]):
-                yield key, {ending: content for _, ending, content in members}
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(file, f"it cannot be read as tar: {said_by(error)}.") from error
+    with (
+        readable(file, tarfile.TarError, EOFError, OSError, what="it cannot be read as tar"),
+        tarfile.open(file) as archive,
+    ):
+        for key, members in groupby(_members(archive, file), key=lambda member: member[0]):
+            yield key, {ending: content for _, ending, content in members}
 
 
 def _members(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, str, bytes]]:
@@ -73,24 +70,24 @@ def _members(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, str, b
         stem, _, ending = name.partition(".")
         if not member.isfile() or not stem:  # folders, links; what macOS hides next to files
             continue
-        key = f"{folder}/{stem}" if folder not in ("", ".") else stem
+        key = PurePosixPath(folder, stem).as_posix()
         if key.startswith("/") or ".." in key.split("/") or "\\" in key or "\0" in key:
             raise DataError(file, f"{member.name!r} leads outside the archive.")
         content = archive.extractfile(member)
         assert content is not None, "of plain files there is always one"
-        yield key.removeprefix("./"), ending.lower(), content.read()
+        yield key, ending.lower(), content.read()
 
 
 def _label(members: Mapping[str, bytes], label: str, where: str) -> str:
     """A sample's label; of JSON the field `label`, or the one that is asked for."""
-    order = ("json", *LABELS) if label else LABELS
+    order, field = ("json", *LABELS) if label else LABELS, label or "label"
     kind = next((each for each in order if each in members), None)
     if kind is None:
         raise DataError(where, "there is no label.", right=f"One file must end with {', '.join(LABELS)}.")
     try:
         text = members[kind].decode("utf-8")
-        value: Any = json.loads(text)[label or "label"] if kind == "json" else text
+        value: Any = json.loads(text)[field] if kind == "json" else text
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        right = f"A text, or JSON with the field {label or 'label'}."
+        right = f"A text, or JSON with the field {field}."
         raise DataError(where, f"its .{kind} file holds no label.", right=right) from error
     return class_name(value, where)

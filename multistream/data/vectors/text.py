@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.data.layouts.csv_table import PATH
-from multistream.data.layouts.delimited_text import delimiter_of
+from multistream.data.layouts.delimited_text import delimiter_of, read_each
 from multistream.data.table import VectorTable
-from multistream.errors import DataError, some_of
+from multistream.errors import DataError
 
 ID_COLUMNS = ("", "id", "ids", "name", "image_id", "index", *PATH)
 """What the first column is called, in small letters; "" is how pandas writes an index."""
+
+_RIGHT = "Each line must be an id and the same D numbers."
 
 
 def from_lines(path: Path) -> VectorTable:
@@ -29,22 +31,23 @@ def from_lines(path: Path) -> VectorTable:
     records = _records(path)
     first = next(records, (0, [""]))  # an empty file is a header without names
     has_header, width = _is_header(first[1]), len(first[1]) - 1
-    vocabulary = tuple(cell.strip() for cell in first[1][1:]) if has_header else ()
-    ids: list[str] = []
-    numbers: list[NDArray[np.float32]] = []
-    faults: list[tuple[int, str]] = []
-    for line, cells in records if has_header else chain([first], records):
-        values = _numbers(cells[1:])
+
+    def read(record: tuple[int, list[str]]) -> tuple[str, NDArray[np.float32]]:
+        (line, cells), values = record, _numbers(record[1][1:])
         if len(cells) - 1 != width or width < 1:
-            faults.append((line, f"{len(cells) - 1:,} numbers after the id, {width:,} on the first line"))
-        elif isinstance(values, str):
-            faults.append((line, f"{values!r} is not a number"))
-        else:
-            ids.append(cells[0].strip())
-            numbers.append(values)
-    _refuse(path, faults, has_rows=bool(ids))
+            what = f"{len(cells) - 1:,} numbers after the id, {width:,} on the first line."
+            raise DataError(f"{path}:{line}", what, right=_RIGHT)
+        if isinstance(values, str):
+            raise DataError(f"{path}:{line}", f"{values!r} is not a number.", right=_RIGHT)
+        return cells[0].strip(), values
+
+    rows = read_each(records if has_header else chain([first], records), read)
+    if not rows:
+        raise DataError(path, "it holds no vectors.", right=_RIGHT)
+    ids, numbers = zip(*rows, strict=True)
+    vocabulary = tuple(map(str.strip, first[1][1:])) if has_header else ()
     is_counted = vocabulary == tuple(map(str, range(width)))
-    return VectorTable(tuple(ids), np.stack(numbers), () if is_counted else vocabulary)
+    return VectorTable(ids, np.stack(numbers), () if is_counted else vocabulary)
 
 
 def first_column(path: Path) -> tuple[str, ...]:
@@ -96,13 +99,3 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _refuse(path: Path, faults: Sequence[tuple[int, str]], *, has_rows: bool) -> None:
-    right = "Each line must be an id and the same D numbers."
-    if faults:
-        (line, what), *others = faults
-        more = f"{len(others):,} other lines have errors too: {some_of(each for each, _ in others)}." if others else ""
-        raise DataError(f"{path}:{line}", f"{what}.", right=right, do=more)
-    if not has_rows:
-        raise DataError(path, "it holds no vectors.", right=right)
