@@ -13,7 +13,7 @@ from multistream.data.given_photos import GivenPhoto, given_photos
 from multistream.data.side_lookup import ByOrder, Lookup
 from multistream.errors import DataError
 from multistream.inference.groups import GROUP, GroupReader, ReadPhoto
-from multistream.inputs import Image, Input, Map, Vector
+from multistream.inputs import Image, Input
 
 PHOTOS = ("bytes", "image", "photo")
 """Columns that may hold photos: contents of files, uint8 arrays (H, W, 3), or Hugging Face's {"bytes", "path"}."""
@@ -61,12 +61,8 @@ def lookups_of(batch: Columns, inputs: Mapping[str, Input]) -> dict[str, Lookup]
     for key, each in inputs.items():
         name = next((name for name in (key, each.name) if name in batch), None)
         if name is not None and not isinstance(each, Image):
-            found[key] = ByOrder(batch[name], _shape(each), f"batch.{name}")
+            found[key] = ByOrder(batch[name], each.shape, f"batch.{name}")
     return found
-
-
-def _shape(each: Vector | Map) -> tuple[int, ...]:
-    return (each.width,) if isinstance(each, Vector) else (each.channels, each.size, each.size)
 
 
 def read_rows(reader: GroupReader, batch: Columns, *, workers: int) -> tuple[list[ReadPhoto | str], Sequence[str]]:

@@ -87,9 +87,9 @@ class Decoder:
         most = 2 * (Image.MAX_IMAGE_PIXELS or self.max_pixels)
         limit = f"It must lie between 1 and {most:,}, where Pillow stops."
         is_colour = len(self.background) == 3 and all(0 <= value <= 255 for value in self.background)
-        resizes, sizes = ("squash", "crop"), (self.size, self.min_side)
+        sizes = (self.size, self.min_side)
         checks = (
-            (self.resize in resizes, ".resize", f"{self.resize!r} is unknown.", "It must be 'squash' or 'crop'."),
+            (self.resize in BOXES, ".resize", f"{self.resize!r} is unknown.", "It must be 'squash' or 'crop'."),
             (min(sizes) >= 1, "", f"size {self.size} and min_side {self.min_side}.", "They must be at least 1."),
             (1 <= self.max_pixels <= most, ".max_pixels", f"{self.max_pixels:,} is out of range.", limit),
             (is_colour, ".background", f"{self.background} is not a colour.", "Use three values from 0 to 255."),
@@ -123,10 +123,10 @@ class Decoder:
     def decode(self, data: bytes, *, path: Path) -> Photo:
         """As `examine`, for the file's content; `path` is what errors name."""
         is_png = data.startswith(png.SIGNATURE)
-        if wrong := "empty" if not data else png.fault(data) if is_png else "":
+        if wrong := png.fault(data) if data else "empty":
             raise BadImage(path, wrong)
         # Pillow's decoders raise whatever a damaged file makes them stumble over: struct.error, KeyError, zlib.error...
-        with _bad_image(path, lambda error: _reason(error, data)):
+        with bad_image(path, lambda error: _reason(error, data)):
             try:
                 return self._photo(data, path)
             except (ValueError, SyntaxError, UnidentifiedImageError):
@@ -154,7 +154,7 @@ class Decoder:
     def from_picture(self, picture: Image.Image, *, path: Path) -> Photo:
         """As `decode`, for a picture in memory, which is left as it is: turned by its EXIF, converted, resized."""
         mode = f"mode {picture.mode} cannot be converted to RGB"  # which Pillow says with a ValueError
-        with _bad_image(path, lambda error: mode if isinstance(error, ValueError) else "damaged"):
+        with bad_image(path, lambda error: mode if isinstance(error, ValueError) else "damaged"):
             self._check_size(picture.size, picture.size, path)
             return self._laid_out(picture, box=(0, 0, *picture.size))  # a lazy picture is decoded here
 
@@ -191,7 +191,7 @@ class Decoder:
         return image.resize(
             (self.size, self.size),
             Image.Resampling.BILINEAR,
-            box=central_square(*box[2:]) if self.resize == "crop" else box,
+            box=BOXES[self.resize](*box[2:]),
             reducing_gap=3.0 if self.draft else None,
         )
 
@@ -204,7 +204,7 @@ class Decoder:
 
 
 @contextmanager
-def _bad_image(path: Path, reason: Callable[[Exception], str]) -> Iterator[None]:
+def bad_image(path: Path, reason: Callable[[Exception], str]) -> Iterator[None]:
     """Whatever is raised becomes a BadImage; `reason` puts it into a few words."""
     try:
         yield
@@ -222,6 +222,13 @@ def central_square(width: float, height: float) -> tuple[float, float, float, fl
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
+
+
+BOXES: dict[str, Callable[[float, float], tuple[float, float, float, float]]] = {
+    "squash": lambda width, height: (0, 0, width, height),
+    "crop": central_square,
+}
+"""Which box of a picture each `resize` takes: left, top, right, bottom."""
 
 
 def _orientation(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from multistream.data import png
-from multistream.data.decoding import BadImage, central_square
+from multistream.data.decoding import BOXES, BadImage, bad_image
 from multistream.data.file_formats import ALLOWED
 from multistream.data.filenames import path_ends
 from multistream.data.table import Table
@@ -24,6 +24,9 @@ EXTENSIONS = (".png", ".npy", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp")
 """Endings of the files that `read_map` reads."""
 
 COLUMN = "column:"
+
+_MODES = ("1", "L", "RGB", "F", "I;16", "I;16B", "I;16L", "I;16N")
+"""Pillow's modes whose values have a known scale."""
 
 
 def find_maps(table: Table, source: str) -> tuple[Path, ...]:
@@ -40,8 +43,7 @@ def find_some_maps(table: Table, source: str, *, may_lack: bool) -> tuple[Path |
     """
     name = source.removeprefix(COLUMN)
     if name in table.maps:
-        paths = [table.root / path for path in table.maps[name]]
-        found = [path if path.is_file() else None for path in paths]
+        found = [file if (file := table.root / path).is_file() else None for path in table.maps[name]]
         return _checked(found, table, source, may_lack=may_lack, right="Paths are relative to the folder of the CSV.")
     if source.startswith(COLUMN):
         what = f"{table.name} has no column of paths called {name!r}."
@@ -60,20 +62,18 @@ def read_map(path: Path) -> NDArray[np.float32]:
 
     An .npy holds (H, W) or (C, H, W). BadImage if the file is damaged, holds NaN or Inf, or has no known scale.
     """
-    try:
+    with bad_image(path, lambda _: "cannot be read"):
         data = path.read_bytes()
-    except OSError as error:
-        raise BadImage(path, "cannot be read", error.strerror or "") from error
     array = _from_npy(path, data) if path.suffix.lower() == ".npy" else _from_picture(path, data)
     if array.dtype.kind not in "ubf":
         raise BadImage(path, f"{array.dtype} has no known scale")
     if array.ndim not in (2, 3) or not array.size:
         raise BadImage(path, "no map", f"its shape is {array.shape}, it must be (H, W) or (C, H, W)")
-    if not np.isfinite(array).all():
-        raise BadImage(path, "NaN or Inf", f"{(~np.isfinite(array)).sum():,} of {array.size:,} values")
+    if count := (~np.isfinite(array)).sum():
+        raise BadImage(path, "NaN or Inf", f"{count:,} of {array.size:,} values")
     if array.dtype.kind == "u":
         array = array.astype(np.float32) / np.float32(np.iinfo(array.dtype).max)
-    return np.ascontiguousarray(array if array.ndim == 3 else array[None], dtype=np.float32)
+    return np.ascontiguousarray(array.reshape(-1, *array.shape[-2:]), dtype=np.float32)
 
 
 def fit_map(
@@ -85,18 +85,14 @@ def fit_map(
     (2, 10, 10)
     """
     _, height, width = map_CHW.shape
-    if resize not in ("squash", "crop"):
+    if resize not in BOXES:
         raise ValueError(f"resize={resize!r} is unknown. It must be 'squash' or 'crop'.")
     if height == width == size:
         return np.ascontiguousarray(map_CHW, dtype=np.float32)
-    box = central_square(width, height) if resize == "crop" else (0, 0, width, height)
-    channels = [
-        Image.fromarray(np.ascontiguousarray(channel, dtype=np.float32)).resize(
-            (size, size), Image.Resampling.BILINEAR, box=box
-        )
-        for channel in map_CHW
-    ]
-    return np.stack([np.asarray(channel, dtype=np.float32) for channel in channels])
+    box = BOXES[resize](width, height)
+    channels = map(Image.fromarray, np.ascontiguousarray(map_CHW, dtype=np.float32))
+    resized = (channel.resize((size, size), Image.Resampling.BILINEAR, box=box) for channel in channels)
+    return np.stack([*map(np.asarray, resized)])
 
 
 def find_map_files(folder: Path) -> dict[str, list[Path]]:
@@ -119,7 +115,7 @@ def _mirrored(table: Table, folder: Path) -> list[Path | None]:
     _refuse(several, "have several maps", len(table), folder, right="Keep one of each.")
     shared = [image for image, stem in stems.items() if counts[stem] > 1]
     _refuse(shared, "share a map with another one of the same name", len(table), folder, right="Rename one.")
-    return [held[stem][0] if stem in held else None for stem in stems.values()]
+    return [held.get(stem, [None])[0] for stem in stems.values()]
 
 
 def _stem(image: str, held: Mapping[str, object]) -> str:
@@ -156,19 +152,14 @@ def _from_npy(path: Path, data: bytes) -> NDArray[Any]:
 
 
 def _from_picture(path: Path, data: bytes) -> NDArray[Any]:
-    """(H, W) or (C, H, W) of bool, uint8, uint16 or float32, upright."""
-    if wrong := png.fault(data) if data.startswith(png.SIGNATURE) else "":
+    """(C, H, W) of bool, uint8, uint16 or float32, upright."""
+    if wrong := png.fault(data):
         raise BadImage(path, wrong)
-    try:
-        with Image.open(io.BytesIO(data), formats=ALLOWED) as image:
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-    # Pillow's decoders raise whatever a damaged file makes them stumble over: struct.error, KeyError, zlib.error...
-    except Exception as error:
-        raise BadImage(path, "damaged", said_by(error)) from error
+    with bad_image(path, lambda _: "damaged"), Image.open(io.BytesIO(data), formats=ALLOWED) as image:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
     if upright.mode == "P":
         upright = upright.convert("RGB")
-    if upright.mode not in ("1", "L", "RGB", "F") and not upright.mode.startswith("I;16"):
+    if upright.mode not in _MODES:
         raise BadImage(path, f"mode {upright.mode} has no known scale", "save it as grey, RGB or .npy")
-    array = np.asarray(upright)
-    return array.transpose(2, 0, 1) if array.ndim == 3 else array
+    return np.atleast_3d(np.asarray(upright)).transpose(2, 0, 1)

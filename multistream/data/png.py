@@ -17,7 +17,9 @@ _PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
 
 
 def fault(data: bytes) -> str:
-    """Why the PNG file `data` is not a whole one: "truncated", "bad CRC", or "" where nothing is wrong."""
+    """Why the PNG file `data` is not a whole one: "truncated", "bad CRC", or "" if it is, or is no PNG."""
+    if not data.startswith(SIGNATURE):
+        return ""
     last, view = b"", memoryview(data)  # slices of it copy nothing
     for kind, start, end in _chunks(data):
         last = kind

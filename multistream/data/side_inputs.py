@@ -40,7 +40,7 @@ class MapReader:
         """The map of one image, (C, size, size); zeros for an image that has none."""
         path = self.paths[index]
         if path is None:
-            return np.zeros((self.wanted.channels, self.wanted.size, self.wanted.size), dtype=np.float32)
+            return np.zeros(self.wanted.shape, dtype=np.float32)
         return self.read(path)
 
     def read(self, path: Path) -> NDArray[np.float32]:
@@ -112,10 +112,8 @@ def gather(
 
 def _usable(rows: int, joined: Mapping[str, Joined]) -> NDArray[np.bool_]:
     """(rows,) the images that have all of these vectors."""
-    usable = np.ones(rows, dtype=np.bool_)
-    for each in joined.values():
-        usable &= each.present
-    return usable
+    usable = [np.ones(rows, dtype=np.bool_), *(each.present for each in joined.values())]
+    return np.asarray(np.all(usable, axis=0))
 
 
 def _notes(joined: Mapping[str, Joined], maps: Mapping[str, MapReader]) -> Iterator[str]:
@@ -125,16 +123,16 @@ def _notes(joined: Mapping[str, Joined], maps: Mapping[str, MapReader]) -> Itera
         yield f"{key}: {reader.present.sum():,} of {len(reader.paths):,} maps found"
 
 
-def named(entries: Mapping[str, T], key: str, name: str) -> T | None:
-    """What there is under a stream's key or, failing that, under its input's name; None for neither."""
-    return next((entries[label] for label in (key, name) if label in entries), None)
+def named(entries: Mapping[str, T], *labels: str) -> T | None:
+    """What there is under the first of these labels, such as a stream's key and its input's name; None for none."""
+    return next((entries[label] for label in labels if label in entries), None)
 
 
 def check_sources(sources: Iterable[str], inputs: Mapping[str, Input]) -> None:
     """DataError for the key or name of a source that no Vector or Map of these inputs has."""
     readers = {key: each for key, each in inputs.items() if isinstance(each, Vector | Map)}
     names = {*readers, *(each.name for each in readers.values())}
-    for name in set(sources) - names:
+    for name in [name for name in sources if name not in names]:
         right = did_you_mean(name, names)
         raise DataError(f"input.{name}", "no stream of this network reads this input.", right=right)
 

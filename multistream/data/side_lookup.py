@@ -38,7 +38,7 @@ class ById:
     def __call__(self, ids: Sequence[str], index: int) -> NDArray[np.float32] | None:
         """The row under the first of the ids that has one."""
         del index
-        row = next((self.row_of[name] for name in ids if name in self.row_of), None)
+        row = named(self.row_of, *ids)
         return None if row is None or not np.isfinite(self.rows[row]).all() else self.rows[row]
 
 
@@ -55,26 +55,39 @@ class ByOrder:
         del ids
         if index >= len(self.arrays) or self.arrays[index] is None:
             return None
-        array = np.asarray(self.arrays[index], dtype=np.float32)
-        if array.shape != self.shape:
-            what = f"number {index} has the shape {array.shape}."
-            raise DataError(self.where, what, right=f"It must be {self.shape}.")
-        return array if np.isfinite(array).all() else None
+        return _finite(self.arrays[index], f"number {index}", shape=self.shape, where=self.where)
 
 
 @dataclass(frozen=True)
 class MapById:
-    """Map files by the photo's id without its extension."""
+    """Map files, or arrays of the shape that the stream reads, by the photo's id without its extension."""
 
-    files: Mapping[str, Path]
+    maps: Mapping[str, Any]
     reader: MapReader
+    where: str
 
     def __call__(self, ids: Sequence[str], index: int) -> NDArray[np.float32] | None:
         """The map of the photo; BadImage where the file is damaged."""
         del index
-        stems = (str(PurePosixPath(name).with_suffix("")) for name in ids)
-        file = next((self.files[stem] for stem in stems if stem in self.files), None)
-        return None if file is None else self.reader.read(file)
+        match named(self.maps, *map(_stem, ids)):
+            case None:
+                return None
+            case str() | Path() as file:
+                return self.reader.read(Path(file))
+            case array:
+                return _finite(array, f"the map of {ids[0]!r}", shape=self.reader.wanted.shape, where=self.where)
+
+
+def _finite(given: Any, name: str, *, shape: tuple[int, ...], where: str) -> NDArray[np.float32] | None:
+    """An array that a caller gives; None where it is not finite. DataError where it has another shape."""
+    array = np.asarray(given, dtype=np.float32)
+    if array.shape != shape:
+        raise DataError(where, f"{name} has the shape {array.shape}.", right=f"It must be {shape}.")
+    return array if np.isfinite(array).all() else None
+
+
+def _stem(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix(""))
 
 
 @dataclass(frozen=True)
@@ -93,15 +106,20 @@ def side_lookups(
     `given` are sources by stream key or input name; `own` is the run's data set, whose own vectors and maps come next.
     """
     check_sources(given, inputs)
-    lookups: dict[str, Lookup] = {}
-    for key, each in inputs.items():
-        if not isinstance(each, Vector | Map):
-            continue
-        source = named(given, key, each.name)
-        source = _own(own, key, each) if source is None and own is not None else source
-        if source is not None:
-            lookups[key] = _vectors(key, each, source) if isinstance(each, Vector) else _maps(key, each, source, resize)
-    return lookups
+    lookups = {
+        key: _lookup(key, each, named(given, key, each.name), own, resize)
+        for key, each in inputs.items()
+        if isinstance(each, Vector | Map)
+    }
+    return {key: lookup for key, lookup in lookups.items() if lookup}
+
+
+def _lookup(key: str, wanted: Vector | Map, given: SideSource | None, own: Table | None, resize: str) -> Lookup | None:
+    """The Lookup of one stream, in what is given for it or else in the run's own data set; None without a source."""
+    source = _own(own, key, wanted) if given is None and own is not None else given
+    if source is None:
+        return None
+    return _vectors(key, wanted, source) if isinstance(wanted, Vector) else _maps(key, wanted, source, resize)
 
 
 def _own(own: Table, key: str, each: Vector | Map) -> SideSource | None:
@@ -109,34 +127,37 @@ def _own(own: Table, key: str, each: Vector | Map) -> SideSource | None:
     if isinstance(each, Vector):
         return named(own.vectors, key, each.name)
     column = named(own.maps, key, each.name)
-    return None if column is None else {i: own.root / path for i, path in zip(own.ids, column, strict=True)}
+    return dict(zip(own.ids, map(own.root.joinpath, column), strict=True)) if column else None
 
 
 def _vectors(key: str, wanted: Vector, source: SideSource) -> Lookup:
     where = f"input.{key}"
-    if isinstance(source, str | Path):
-        source = read_vectors(Path(source).expanduser())
-    if isinstance(source, Mapping):
-        source = VectorTable(tuple(source), np.stack([np.asarray(v, dtype=np.float32) for v in source.values()]))
-    if isinstance(source, VectorTable):
-        table = align(source, wanted.vocabulary, width=wanted.width, where=where)
-        repeated_ids(table, where)
-        return ById(table.features, {name: row for row, name in reversed(list(enumerate(table.ids)))})
-    rows = source[None] if isinstance(source, np.ndarray) and source.ndim == 1 else source
-    return ByOrder(rows, (wanted.width,), where)
+    match source:
+        case str() | Path():
+            source = read_vectors(Path(source).expanduser())
+        case Mapping():
+            source = VectorTable(tuple(source), np.stack([np.asarray(v, dtype=np.float32) for v in source.values()]))
+        case np.ndarray(ndim=1):
+            source = source[None]
+    if not isinstance(source, VectorTable):
+        return ByOrder(source, wanted.shape, where)
+    table = align(source, wanted.vocabulary, width=wanted.width, where=where)
+    repeated_ids(table, where)
+    return ById(table.features, {name: row for row, name in reversed(list(enumerate(table.ids)))})
 
 
 def _maps(key: str, wanted: Map, source: SideSource, resize: str) -> Lookup:
     where, reader = f"input.{key}", MapReader((), wanted, resize)
-    if isinstance(source, str | Path):
-        folder = Path(source).expanduser()
-        if not folder.is_dir():
-            do = f"Pass a folder that mirrors the photos: joy/1{EXTENSIONS[0]} for joy/1.jpg."
-            raise DataError(where, f"{folder} is not a folder.", do=do)
-        files = {stem: found[0] for stem, found in find_map_files(folder).items() if len(found) == 1}
-        return MapById(files, reader)
-    if isinstance(source, Mapping):
-        return MapById({str(PurePosixPath(i).with_suffix("")): Path(path) for i, path in source.items()}, reader)
-    if isinstance(source, VectorTable):
-        raise UsageError(where, "this stream needs maps, but vectors were given.")
-    return ByOrder(source, (wanted.channels, wanted.size, wanted.size), where)
+    match source:
+        case str() | Path():
+            folder = Path(source).expanduser()
+            if not folder.is_dir():
+                do = f"Pass a folder that mirrors the photos: joy/1{EXTENSIONS[0]} for joy/1.jpg."
+                raise DataError(where, f"{folder} is not a folder.", do=do)
+            files = {stem: found[0] for stem, found in find_map_files(folder).items() if len(found) == 1}
+            return MapById(files, reader, where)
+        case Mapping():
+            return MapById(dict(zip(map(_stem, source), source.values(), strict=True)), reader, where)
+        case VectorTable():
+            raise UsageError(where, "this stream needs maps, but vectors were given.")
+    return ByOrder(source, wanted.shape, where)

@@ -17,7 +17,7 @@ from multistream.data.side_lookup import Lookup, Nothing
 from multistream.errors import DataError
 from multistream.features.pooled_groups import GROUP
 from multistream.inference.missing import MissingPolicy, absent_pooled, noun_of
-from multistream.inputs import Image, Input, Map, Vector
+from multistream.inputs import Image, Input, Vector
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
 from multistream.runs.model_file import LoadedModel
@@ -56,7 +56,7 @@ class GroupReader:
         self.runtime = resolve_again(recipe, device=device, precision=precision)
         self.network = self.runtime.place(network).eval()
         self.decoder = make_decoder(self.inputs, recipe.data)
-        self.zeros = {key: np.zeros(_shape(each), dtype=np.float32) for key, each in self.side_inputs.items()}
+        self.zeros = {key: np.zeros(each.shape, dtype=np.float32) for key, each in self.side_inputs.items()}
         fillings = {"mean": self.network.raw_means, "zero": self.zeros}.get(missing.policy, {})
         vectors = [key for key, each in self.side_inputs.items() if isinstance(each, Vector)]
         self.filling: dict[str, NDArray[np.generic]] = {key: fillings[key] for key in vectors if key in fillings}
@@ -145,10 +145,6 @@ class GroupPredictor(GroupReader):
         without, device = self.missing.without, self.runtime.device
         lacking = without.union(*(row.lacking for row in rows))
         return {key: torch.tensor([key not in row.lacking | without for row in rows], device=device) for key in lacking}
-
-
-def _shape(each: Vector | Map) -> tuple[int, ...]:
-    return (each.width,) if isinstance(each, Vector) else (each.channels, each.size, each.size)
 
 
 def filled_up(photos: Sequence[ReadPhoto]) -> list[ReadPhoto]:

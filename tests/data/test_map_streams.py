@@ -9,7 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from multistream.data.decoding import BadImage
+from multistream.data.maps import read_map
+from multistream.data.side_lookup import side_lookups
+from multistream.errors import DataError
 from multistream.inference.model import load
+from multistream.inputs import Map
 from multistream.recipe import Recipe
 from multistream.runtime.device import Runtime
 from multistream.training.feeds import PhotoFeed
@@ -65,6 +70,31 @@ def test_trains_and_predicts(photos: tuple[Path, Path], tmp_path: Path, monkeypa
     assert all(prediction.status == "ok" for prediction in found)
     right = sum(prediction.label == path.parent.name for prediction, path in zip(found, paths, strict=True))
     assert right >= 0.8 * len(paths)
+
+
+def test_maps_may_be_arrays_by_id_or_in_order(tmp_path: Path) -> None:
+    wanted = Map("depth", channels=1, size=8, read=read_map)
+    array = np.random.default_rng(0).random((1, 8, 8), dtype=np.float32)
+    Image.fromarray(array[0]).save(tmp_path / "b.tif")
+    given = {
+        "joy/a.jpg": array,
+        "joy/b.jpg": str(tmp_path / "b.tif"),
+        "joy/c.jpg": array[0],
+        "joy/d.jpg": array * np.nan,
+    }
+    by_id = side_lookups({"depth": wanted}, {"depth": given}, resize="squash")["depth"]
+    in_order = side_lookups({"depth": wanted}, {"depth": [array, None]}, resize="squash")["depth"]
+    for found in (by_id(("joy/a.png",), 0), by_id(("x", "joy/b.jpg"), 1), in_order(("x",), 0)):
+        assert np.array_equal(found, array)
+    assert by_id(("joy/d.jpg",), 3) is by_id(("joy/e.jpg",), 4) is in_order(("x",), 1) is None
+    with pytest.raises(DataError, match=r"the map of 'joy/c.jpg' has the shape \(8, 8\)\. It must be \(1, 8, 8\)"):
+        by_id(("joy/c.jpg",), 2)
+
+
+def test_no_message_shows_an_address_in_memory(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(BadImage, match=r"a\.png: damaged\.$"):
+        read_map(tmp_path / "a.png")
 
 
 def test_photo_and_map_are_flipped_alike(photos: tuple[Path, Path]) -> None:

@@ -118,6 +118,16 @@ def test_imagefolder_with_metadata(tmp_path: Path) -> None:
         open_table(f"imagefolder:{tmp_path}")
 
 
+def test_metadata_may_name_photos_elsewhere_where_that_is_allowed(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "1.png").write_bytes(png(1))
+    (tmp_path / "set" / "metadata.csv").write_text(f"file_name,label\n{tmp_path}/1.png,cat\n../1.png,cat\n")
+    with pytest.raises(DataError, match=r"metadata.csv:2: .*leads outside the folder.*data.allow_outside = true"):
+        open_table(f"imagefolder:{tmp_path / 'set'}")
+    table = open_table(f"imagefolder:{tmp_path / 'set'}", allow_outside=True)
+    assert (set(table.ids), table.path(0).is_file()) == ({"../1.png"}, True)
+
+
 def test_parquet_vectors(tmp_path: Path) -> None:
     path = tmp_path / "v.parquet"
     pq.write_table(pa.table({"id": ["a", "b"], "features": [[1.0, 2.0], [3.0, 4.0]]}), path)
@@ -132,6 +142,13 @@ def test_parquet_vectors(tmp_path: Path) -> None:
     pq.write_table(pa.table({"x": [1.0]}), path)
     with pytest.raises(DataError, match="no column of ids"):
         read_vectors(path)
+
+
+def test_one_array_is_not_an_archive(tmp_path: Path) -> None:
+    with (tmp_path / "v.npz").open("wb") as file:
+        np.save(file, np.zeros((2, 3), np.float32))
+    with pytest.raises(DataError, match=r"it is a single array\. Rename it so that it ends in \.npy"):
+        read_vectors(tmp_path / "v.npz")
 
 
 def test_an_archive_that_unpacks_to_too_much(tmp_path: Path) -> None:

@@ -13,22 +13,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.data.table import VectorTable
-from multistream.errors import DataError, some_of
+from multistream.errors import DataError, readable, some_of
 
 CONCEPTS = "bi-concepts"
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores (D,) of one image with their names, in the file's order."""
+    """The scores (D,) of one image with their names, in the order of the names."""
 
     names: tuple[str, ...]
     values: NDArray[np.float64]
 
     @classmethod
-    def of(cls, pairs: Sequence[Sequence[Any]]) -> Scores:
+    def of(cls, pairs: Sequence[tuple[str, Any]]) -> Scores:
         """The scores in (name, score) pairs."""
-        return cls(tuple(name for name, _ in pairs), np.array([score for _, score in pairs], dtype=np.float64))
+        names, values = zip(*sorted(pairs), strict=True)
+        return cls(names, np.array(values, dtype=np.float64))
+
+
+NONE = Scores((), np.empty(0))
 
 
 def from_scores(path: Path) -> VectorTable:
@@ -37,17 +41,12 @@ def from_scores(path: Path) -> VectorTable:
     The vocabulary is the names in alphabetical order. Every image must have the same ones, each once: in sorted
     scores only the name identifies each score.
     """
-    try:
+    with readable(path, OSError, ValueError, RecursionError):
         content = json.loads(path.read_bytes(), object_pairs_hook=_object)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(path, f"it cannot be read: {error}.") from error
     found = _images(content, path)
-    vocabulary = tuple(sorted(next(iter(found.values())).names))
+    vocabulary = next(iter(found.values())).names
     _check(found, vocabulary, path)
-    column = {name: place for place, name in enumerate(vocabulary)}
-    features = np.empty((len(found), len(vocabulary)))
-    for row, scores in enumerate(found.values()):
-        features[row, [column[name] for name in scores.names]] = scores.values
+    features = np.stack([scores.values for scores in found.values()])
     return VectorTable(tuple(found), features.astype(np.float32), vocabulary)
 
 
@@ -63,24 +62,27 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
 def _images(content: Any, path: Path) -> dict[str, Scores]:
     """The scores by image id, wherever this file keeps them."""
     right = 'It must be {"image.jpg": {"sunny day": 0.1, ...}, ...}.'
-    if isinstance(content, Mapping) and isinstance(content.get("images"), Mapping):
-        content = content["images"]
+    match content:
+        case {"images": Mapping() as images}:
+            content = images
     if not isinstance(content, Mapping) or not content:
         raise DataError(path, "it holds no images with scores.", right=right)
-    read = {image: _scores(entry) for image, entry in content.items()}
-    found = {image: scores for image, scores in read.items() if scores is not None}
-    if len(found) < len(read):
-        first = next(image for image in read if image not in found)
-        what = f"{len(read) - len(found):,} of {len(read):,} images have no scores by name, {first!r} first."
+    found = {image: _scores(entry) for image, entry in content.items()}
+    if lacking := [image for image, scores in found.items() if not scores.names]:
+        what = f"{len(lacking):,} of {len(found):,} images have no scores by name, {lacking[0]!r} first."
         raise DataError(path, what, right=right)
     return found
 
 
-def _scores(entry: Any) -> Scores | None:
+def _scores(entry: Any) -> Scores:
+    """The scores of one image; NONE where there are none."""
     held = entry.get(CONCEPTS) if isinstance(entry, Mapping) else entry
-    if isinstance(held, list) and held and all(map(_is_pair, held)):
-        return Scores.of(held)
-    return held if isinstance(held, Scores) else None
+    match held:
+        case Scores():
+            return held
+        case [_, *_] if all(map(_is_pair, held)):
+            return Scores.of(held)
+    return NONE
 
 
 def _is_pair(pair: Any) -> bool:
@@ -95,7 +97,7 @@ def _check(found: Mapping[str, Scores], vocabulary: tuple[str, ...], path: Path)
     if repeated := _repeated(vocabulary):
         what = f"{repeated[0]!r} occurs twice among the scores of an image."
         raise DataError(path, what, right="Each score needs a name of its own.")
-    unlike = [image for image, scores in found.items() if sorted(scores.names) != list(vocabulary)]
+    unlike = [image for image, scores in found.items() if scores.names != vocabulary]
     if unlike:
         what = f"{len(unlike):,} of {len(found):,} images have other score names than the first one"
         right = f"All must have the same {len(vocabulary):,} names."

@@ -20,7 +20,7 @@ from multistream.data.layouts.parquet import pyarrow_for
 from multistream.data.table import VectorTable
 from multistream.data.vectors.deepsentibank import from_scores
 from multistream.data.vectors.text import ID_COLUMNS, first_column, from_lines
-from multistream.errors import DataError, said_by, some_of
+from multistream.errors import DataError, readable, said_by, some_of
 from multistream.files import replacing
 
 _SHOWN = 5
@@ -38,14 +38,16 @@ DAMAGED = (OSError, EOFError, ValueError, MemoryError, NotImplementedError, zipf
 
 def from_npz(path: Path) -> VectorTable:
     """Arrays `ids` (N,), `features` (N, D) and perhaps `vocabulary` (D,)."""
-    with _readable(path), np.load(path, allow_pickle=False) as arrays:
-        if not isinstance(arrays, np.lib.npyio.NpzFile):
-            raise ValueError("it is not an archive of arrays")
-        _check_unpacked(path, arrays.zip)
-        wanted = [name for name in ("ids", "features", "vocabulary") if name in arrays.files]
-        found: dict[str, NDArray[Any]] = {name: arrays[name] for name in wanted}
+    with _readable(path):
+        arrays = np.load(path, allow_pickle=False)
+    if isinstance(arrays, np.ndarray):
+        raise DataError(path, "it is a single array.", do="Rename it so that it ends in .npy.")
+    with _readable(path), arrays:
+        _check_unpacked(path, arrays.zip.infolist())
+        found = {name: arrays[name] for name in arrays.files if name in ("ids", "features", "vocabulary")}
         _check_names(path, found, arrays.files)
-    return VectorTable(_texts(path, found["ids"]), found["features"], _texts(path, found.get("vocabulary")))
+    vocabulary = found.get("vocabulary", np.array([], dtype=np.str_))
+    return VectorTable(_texts(path, found["ids"]), found["features"], _texts(path, vocabulary))
 
 
 def from_safetensors(path: Path) -> VectorTable:
@@ -59,10 +61,8 @@ def from_safetensors(path: Path) -> VectorTable:
         for name in {"ids", "vocabulary"} & tensors:
             texts[name] = file.get_tensor(name).astype(np.uint8).tobytes().decode()
         _check_names(path, {*texts, *tensors}, {*texts, *tensors})
-        try:
+        with readable(path, TypeError, what="NumPy does not know the features' type"):  # it has no bfloat16
             features = file.get_tensor("features")
-        except TypeError as error:  # NumPy has no bfloat16
-            raise ValueError(f"NumPy does not know the features' type ({error})") from error
         return VectorTable(_listed(texts["ids"]), features, _listed(texts.get("vocabulary", "[]")))
 
 
@@ -89,28 +89,24 @@ def from_dat(path: Path) -> VectorTable:
 def from_parquet(path: Path) -> VectorTable:
     """A column of ids, and either one column of lists (D,) or D columns of numbers, whose names are the vocabulary."""
     arrow = pyarrow_for(path)
-    try:
+    with readable(path, arrow.ArrowException, OSError, what="it is not valid parquet"):
         table = arrow.parquet.read_table(path)
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(path, f"it is not valid parquet: {said_by(error)}.") from error
     ids = next((name for name in table.column_names if name.lower() in ID_COLUMNS), None)
     if ids is None:
         right = f"One must be called {', '.join(sorted(ID_COLUMNS)[1:5])}..."
         raise DataError(path, f"no column of ids is among {some_of(table.column_names, _SHOWN)}.", right=right)
     names = tuple(map(str, table.column(ids).to_pylist()))
-    others = [name for name in table.column_names if name != ids]
-    lists = [name for name in others if table.schema.field(name).type.num_fields]
+    others = table.drop_columns(ids)
+    lists = [field.name for field in others.schema if field.type.num_fields]
     if len(lists) == 1:
         return VectorTable(names, _rows_of_lists(table.column(lists[0]).to_pylist(), path))
-    if lists or not others:
+    if lists or not others.num_columns:
         right = "Store one list per row, or one column per number."
         raise DataError(path, f"{len(lists)} columns contain lists.", right=right)
-    try:
-        columns = [np.asarray(table.column(name).to_numpy(), dtype=np.float32) for name in others]
-    except (ValueError, TypeError) as error:
-        right = "All columns except the ids must be numbers."
-        raise DataError(path, f"a column holds no numbers: {error}.", right=right) from error
-    return VectorTable(names, np.stack(columns, axis=1), tuple(others))
+    right = "All columns except the ids must be numbers."
+    with readable(path, ValueError, TypeError, what="a column holds no numbers", right=right):
+        columns = [np.asarray(column.to_numpy(), dtype=np.float32) for column in others.columns]
+    return VectorTable(names, np.stack(columns, axis=1), tuple(others.column_names))
 
 
 def _rows_of_lists(rows: Sequence[list[float] | None], path: Path) -> NDArray[np.float32]:
@@ -145,11 +141,10 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(path, f"it cannot be read: {message}.", do=do) from error
 
 
-def _check_unpacked(path: Path, archive: zipfile.ZipFile | None) -> None:
+def _check_unpacked(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
     """Refuses an archive that unpacks to far more than it is: 3 MB of zeros can become 3 GB."""
-    entries = archive.infolist() if archive else []
-    unpacked, packed = (sum(getattr(entry, name) for entry in entries) for name in ("file_size", "compress_size"))
-    if unpacked > MAX_UNPACKED and unpacked > MAX_RATIO * packed:
+    unpacked, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
+    if unpacked > max(MAX_UNPACKED, MAX_RATIO * packed):
         what = f"it unpacks to {unpacked:,} bytes, {unpacked // max(packed, 1):,} times its compressed size."
         do = "If the file is trusted, save it without compression: np.savez."
         raise DataError(path, what, right=f"At most {MAX_RATIO} times.", do=do)
@@ -161,15 +156,13 @@ def _check_names(path: Path, found: Iterable[str], held: Iterable[str]) -> None:
         raise DataError(path, what, right="ids (N,), features (N, D), vocabulary (D,) if known.")
 
 
-def _texts(path: Path, array: NDArray[Any] | None) -> tuple[str, ...]:
+def _texts(path: Path, array: NDArray[Any]) -> tuple[str, ...]:
     """An array of text, bytes (as UTF-8) or whole numbers as names."""
-    if array is None:
-        return ()
     if array.ndim != 1 or array.dtype.kind not in "USiu":
         what = f"names are an array {array.shape} of {array.dtype}."
         raise DataError(path, what, right="They must be a 1-D array of strings.")
     if array.dtype.kind == "S":
-        return tuple(name.decode("utf-8", "surrogateescape") for name in array.tolist())
+        array = np.char.decode(array, "utf-8", "surrogateescape")
     return tuple(map(str, array.tolist()))
 
 
@@ -183,12 +176,11 @@ def _listed(text: str) -> tuple[str, ...]:
 def _ids_beside(path: Path) -> tuple[str, ...]:
     """The ids of a file that holds numbers alone: a line each, an array of text, or the first column of a CSV."""
     readers = {".ids.txt": _lines, "_ids.npy": _text_array, ".csv": first_column}
-    files = {path.with_name(path.stem + ending): read for ending, read in readers.items()}
-    for file, read in files.items():
-        if file.is_file():
+    for ending, read in readers.items():
+        if (file := path.with_name(path.stem + ending)).is_file():
             return read(file)
     what = "it holds only numbers, and there is no file of ids next to it."
-    right = f"Looked for {', '.join(file.name for file in files)}."
+    right = f"Looked for {', '.join(path.stem + ending for ending in readers)}."
     raise DataError(path, what, right=right, do="Create one of them, with one id per row.")
 
 
@@ -214,14 +206,15 @@ def read_vectors(path: Path) -> VectorTable:
     the scores by name; .parquet an id and a list, or a column a number. DataError where the file is none of these, is
     damaged or does not fit itself.
     """
-    read = FORMS.get(path.suffix.lower())
-    if path.is_dir() or read is None:
-        ending = f"its ending {path.suffix} is not a known vector format" if path.suffix else "it has no ending"
-        what = "it is a folder" if path.is_dir() else ending
-        raise DataError(path, f"{what}.", right=f"Vectors are read from {', '.join(FORMS)} files.")
+    right = f"Vectors are read from {', '.join(FORMS)} files."
+    if path.is_dir():
+        raise DataError(path, "it is a folder.", right=right)
+    if path.suffix.lower() not in FORMS:
+        what = f"its ending {path.suffix} is not a known vector format." if path.suffix else "it has no ending."
+        raise DataError(path, what, right=right)
     if not path.is_file():
         raise DataError(path, "no such file.", do="Check the path.")
-    found = read(path)
+    found = FORMS[path.suffix.lower()](path)
     _check(found, path)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes Inf, which `join` counts
         return replace(found, features=np.ascontiguousarray(found.features, dtype=np.float32))

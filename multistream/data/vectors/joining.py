@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import chain, compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,8 +104,8 @@ def _by_suffix(images: Sequence[str], names: Sequence[str], *, common_folder: bo
 
     One must hold the other whole; with `common_folder` a suffix with a folder in it will do.
     """
-    of_images = _by_longest_end(images, {end for name in names for end in path_ends(name)})
-    of_names = _by_longest_end(names, {end for image in images for end in path_ends(image)})
+    of_images = _by_longest_end(images, {*chain.from_iterable(map(path_ends, names))})
+    of_names = _by_longest_end(names, {*chain.from_iterable(map(path_ends, images))})
     both = [
         (of_images[end], of_names[end])
         for end in of_images.keys() & of_names.keys()
