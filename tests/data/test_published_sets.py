@@ -125,7 +125,16 @@ def test_metadata_may_name_photos_elsewhere_where_that_is_allowed(tmp_path: Path
     with pytest.raises(DataError, match=r"metadata.csv:2: .*leads outside the folder.*data.allow_outside = true"):
         open_table(f"imagefolder:{tmp_path / 'set'}")
     table = open_table(f"imagefolder:{tmp_path / 'set'}", allow_outside=True)
-    assert (set(table.ids), table.path(0).is_file()) == ({"../1.png"}, True)
+    assert (table.ids, table.path(0).is_file()) == (("../1.png",), True)
+
+
+def test_a_photo_with_two_labels_in_metadata_is_an_error_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(png(1))
+    (tmp_path / "metadata.csv").write_text("file_name,label\n1.png,cat\n1.png,dog\n")
+    with pytest.raises(
+        DataError, match=r"metadata.csv:3: '1.png' has a different label or split on an earlier line: cat"
+    ):
+        open_table(f"imagefolder:{tmp_path}")
 
 
 def test_parquet_vectors(tmp_path: Path) -> None:

@@ -85,7 +85,8 @@ def add_entry(entries: dict[str, Entry], entry: Entry, where: str) -> None:
     """Adds an entry under its id; DataError where the image has another label or part already."""
     other = entries.setdefault(entry.id, entry)
     if other != entry:
-        what = f"{entry.id!r} has a different label or split on an earlier line: {other.label}, {other.part}."
+        given = ", ".join(filter(None, (other.label, other.part)))
+        what = f"{entry.id!r} has a different label or split on an earlier line: {given}."
         raise DataError(where, what, do="Keep one of them.")
 
 

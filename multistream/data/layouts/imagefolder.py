@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from multistream.data.layouts.assemble import PARTS, Entry, assemble, counted, folder_of
+from multistream.data.layouts.assemble import PARTS, Entry, add_entry, assemble, counted, folder_of
 from multistream.data.layouts.delimited_text import read_table, read_text
 from multistream.data.layouts.image_paths import Root
 from multistream.data.layouts.label_sets import LabelColumn, LabelColumns, label_column
@@ -28,7 +28,8 @@ def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> 
     `label` chooses the column; `label` or else the only one is taken. With a `label` that names several columns, or one
     and its separator (`tags[;]`, `tags[]` for a list), an image may have several labels (`label_sets`).
     """
-    root, entries, missing = Root(folder_of(path), allow_outside=allow_outside), [], 0
+    root, missing = Root(folder_of(path), allow_outside=allow_outside), 0
+    entries: dict[str, Entry] = {}
     classes: tuple[str, ...] = ()
     for file, part in _metadata_files(path):
         for where, record in _records(file):
@@ -38,12 +39,12 @@ def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> 
             if root.exists(image_id):
                 column = _column(record, label, where)
                 first, labels = column.of(record, where, {})
-                entries.append(Entry(image_id, first, part, labels=labels))
+                add_entry(entries, Entry(image_id, first, part, labels=labels), where)
                 classes = column.classes
             else:
                 missing += 1
     notes = counted({"images left out: missing files": missing})
-    return assemble(printable(path.resolve().name), path, entries, notes=notes, known=classes)
+    return assemble(printable(path.resolve().name), path, entries.values(), notes=notes, known=classes)
 
 
 def _metadata_files(path: Path) -> list[tuple[Path, str | None]]:
