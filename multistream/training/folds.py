@@ -93,7 +93,7 @@ def train_folds(
         write_atomic(folder / runs.RECIPE, recipe.dumps())
         planned = fold_runs(recipe, folder)
         if engine:
-            again = f"multistream train --resume {folder}"
+            again = f"multistream train --resume {folder} {engine.words}"
             run_all(planned, engine, place=folder, console=console, stop=stop, again=again)
         for number, run in enumerate(planned, 1):
             console.say(f"fold {run.name} ({number} of {len(planned)}): {run.folder}")

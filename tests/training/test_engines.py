@@ -21,6 +21,7 @@ from multistream.training.engines import Engine, RunsFailed, run_all
 from multistream.training.folds import fold_runs, train
 from multistream.training.planned_run import PlannedRun
 from multistream.training.stop import Interrupted, Stop
+from tests.training import fake_slurm
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +73,16 @@ def test_folds_side_by_side_are_those_of_one_by_one(
     assert "run 1-2: failed" in said
 
 
-@pytest.mark.parametrize("name", ["submitit", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["slurm", pytest.param("ray", marks=pytest.mark.slow)])
 def test_other_engines_give_the_same_bits(
     vector_recipe: Recipe, one_by_one: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip(name)
+    pytest.importorskip({"slurm": "submitit"}.get(name, name))
     (first, _) = fold_runs(vector_recipe, tmp_path)
-    local = engines._slurm
-    monkeypatch.setattr(engines, "_slurm", lambda options, place: local(options, place, cluster="local"))
-    engine = Engine("slurm", {"timeout_min": 5}) if name == "submitit" else Engine("ray", {"num_cpus": 1})
+    if name == "slurm":
+        for variable, value in fake_slurm.install(tmp_path / "slurm commands").items():
+            monkeypatch.setenv(variable, value)
+    engine = Engine("slurm", {"timeout_min": 5}) if name == "slurm" else Engine("ray", {"num_cpus": 1})
     run_all([first], engine, place=tmp_path, console=Console(quiet=True))
     assert predictions(first.folder) == predictions(one_by_one / runs.FOLDS / first.name)
 

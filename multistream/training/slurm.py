@@ -1,0 +1,241 @@
+"""The engine `slurm`: a job for each run, submitted by submitit.
+
+A job that reaches its time limit saves, and goes back to the queue to continue. What jobs are in the queue is asked of
+squeue, since submitit's sacct needs accounting, which clusters may lack.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from multistream.errors import PluginError, UsageError, said_by
+from multistream.training.jobs import LOST, Job, Submit
+
+if TYPE_CHECKING:
+    from submitit import Job as SubmittedJob
+    from submitit.core.utils import DelayedSubmission
+
+TIMEOUT_MIN: Final = 60
+"""Minutes that a job may run unless `timeout_min` says so; submitit's own default is 5."""
+
+SIGNAL_DELAY: Final = 90
+"""Seconds before the time limit when submitit lets Slurm signal a job, unless `slurm_signal_delay_s` says so."""
+
+OPTIONS: Final = (
+    "Options are submitit's: timeout_min=600, cpus_per_task=8, gpus_per_node=1, mem_gb=32; "
+    "those of sbatch begin with slurm_: slurm_partition=NAME."
+)
+
+MEANINGLESS: Final = {
+    "nodes": "a run is one process on one node.",
+    "tasks_per_node": "a run is one process on one node.",
+    "slurm_nodes": "a run is one process on one node.",
+    "slurm_ntasks_per_node": "a run is one process on one node.",
+    "slurm_array_parallelism": "each run is a job of its own, not part of an array.",
+    "slurm_time": "the limit is given in minutes by timeout_min.",
+}
+"""Parameters of submitit that would start several processes on one run, or change nothing."""
+
+OF_THE_EXECUTOR: Final = ("slurm_max_num_timeout", "slurm_python")
+"""Parameters that submitit takes when its executor is made."""
+
+ENDED: Final = frozenset(
+    {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
+    | {"REVOKED", "TIMEOUT", "GONE"}
+)
+"""States of squeue of jobs that have ended; GONE is ours, of a job that squeue has forgotten."""
+
+OFTEN, SELDOM = 2.0, 30.0
+"""Seconds between two calls of squeue: soon after jobs were submitted or cancelled, and later."""
+
+
+class Queue:
+    """The states of a user's jobs by squeue, which is asked for all together; a `watcher` of submitit."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, str] = {}
+        self._asked = self._since = float("-inf")
+
+    def register_job(self, job_id: str) -> None:
+        """A new job: asks often for a while."""
+        self._states[job_id] = "PENDING"
+        self._since = time.monotonic()
+
+    def hurry(self) -> None:
+        """Asks often for a while: jobs were cancelled."""
+        self._since = time.monotonic()
+
+    def get_state(self, job_id: str, mode: str = "standard") -> str:
+        """Slurm's word for the state of a job."""
+        del mode  # submitit's way to force a call
+        now = time.monotonic()
+        if now - self._asked > min(SELDOM, max(OFTEN, (now - self._since) / 4)):
+            self._ask()
+            self._asked = time.monotonic()
+        return self._states[job_id]
+
+    def is_done(self, job_id: str, mode: str = "standard") -> bool:
+        """Whether a job has ended, with a result or without."""
+        return self.get_state(job_id, mode) in ENDED
+
+    def _ask(self) -> None:
+        """Where the controller does not answer, jobs stay what they were: it comes back, and jobs go on without it."""
+        command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%i %T"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode == 0:
+            found = dict(line.split() for line in answer.stdout.splitlines() if line.strip())
+            self._states = {
+                job_id: found.get(job_id, state if state in ENDED else "GONE") for job_id, state in self._states.items()
+            }
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    """A submitted run."""
+
+    job: SubmittedJob[tuple[int, str]]
+    queue: Queue
+
+    def done(self) -> bool:
+        """Whether it has a result, or has ended without one."""
+        return self.job.done()
+
+    def cancel(self) -> None:
+        """A job that waits leaves the queue, one that runs saves and ends."""
+        if not self.done():
+            self.queue.hurry()
+            self.job.cancel(check=False)
+
+    def result(self) -> tuple[int, str]:
+        """The exit code and why; LOST where Slurm or submitit ended the job."""
+        from submitit.core.utils import FailedJobError, UncompletedJobError
+
+        paths, state = self.job.paths, self.queue.get_state(self.job.job_id)
+        where = f"Slurm job {self.job.job_id}"
+        if state == "CANCELLED" and not paths.stdout.exists():
+            return LOST, f"{where} was cancelled before it had started."
+        try:
+            code, line = self.job.result()
+        except FailedJobError as error:
+            code, line = LOST, _last_line(str(error))
+        except UncompletedJobError:
+            known = "is no longer in the queue" if state == "GONE" else f"ended as {state}"
+            code, line = LOST, f"it {known} and left no result."
+        return code, f"{line} ({where}, log: {paths.stderr})" if code else line
+
+
+class Training:
+    """What a job does: `train`, so that it can be stopped before the time limit and continued (submitit's protocol)."""
+
+    def __init__(self, train: Callable[..., tuple[int, str]]) -> None:
+        self.train = train
+        self.process: subprocess.Popen[str] | None = None
+
+    def __call__(self, *arguments: str) -> tuple[int, str]:
+        """Trains. The signal that Slurm sends to all processes of a job reaches the training as SIGTERM alone."""
+        handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited by the process
+
+        def started(process: subprocess.Popen[str]) -> None:
+            self.process = process
+            signal.signal(signal.SIGUSR2, handler)
+
+        return self.train(*arguments, started=started, log=sys.stderr.write)
+
+    def checkpoint(self, *arguments: str) -> DelayedSubmission:
+        """Lets the training save and end, and returns what continues it; submitit calls it near the time limit."""
+        from submitit.core.utils import DelayedSubmission
+
+        if self.process is not None:
+            self.process.terminate()
+            with suppress(ChildProcessError):  # it had ended by itself
+                # Not Popen.wait: the signal may have interrupted it, and then its lock is taken.
+                os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        return DelayedSubmission(Training(self.train), *arguments)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Raises UsageError for options that submitit lacks or that mean nothing here, PluginError without Slurm."""
+    _executor(options, Path("slurm"))
+
+
+def submitter(options: Mapping[str, Any], place: Path) -> Submit:
+    """What submits a run; `place` is a folder for scripts and logs. Raises as `check_options`.
+
+    The submitter raises UsageError where sbatch refuses a job.
+    """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    executor, queue = _executor(options, place / "slurm"), Queue()
+
+    def submit(train: Callable[..., tuple[int, str]], *arguments: str) -> Job:
+        try:
+            with redirect_stderr(io.StringIO()):  # submitit prints what sbatch says; it is in the error
+                job = executor.submit(Training(train), *arguments)
+        except (FailedJobError, FailedSubmissionError) as error:
+            said = "; ".join(line.removeprefix("sbatch: error: ") for line in str(error).strip().splitlines())
+            do = "Change the --engine-option that it names."
+            raise UsageError("--engine slurm", f"sbatch refuses the job: {said.rstrip('.')}.", do=do) from error
+        job.watcher = queue
+        queue.register_job(job.job_id)
+        return SlurmJob(job, queue)
+
+    return submit
+
+
+def _executor(options: Mapping[str, Any], folder: Path) -> Any:
+    """submitit's executor with the parameters of a job."""
+    try:
+        import submitit
+    except ImportError as error:
+        do = "Install it: pip install 'multistream[slurm]'."
+        raise PluginError("--engine", "submitit is not installed.", do=do) from error
+    _check_meaning(options)
+    at_start = {name: value for name, value in options.items() if name in OF_THE_EXECUTOR}
+    parameters = {"name": "multistream", "timeout_min": TIMEOUT_MIN, **_step_options(options), **options}
+    try:
+        executor = submitit.AutoExecutor(folder, cluster="slurm", **at_start)
+        executor.update_parameters(**{name: value for name, value in parameters.items() if name not in at_start})
+    except RuntimeError as error:  # no srun
+        do = "Start the command on a machine of the cluster."
+        raise PluginError("--engine slurm", "there is no srun on PATH.", do=do) from error
+    except (NameError, ValueError, TypeError, AssertionError) as error:  # what submitit raises
+        raise UsageError("--engine-option", f"{said_by(error)}.", right=OPTIONS) from error
+    return executor
+
+
+def _step_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Since Slurm 22.05 srun does not take over the cores of its job: the training would be bound to one of them."""
+    cores = options.get("cpus_per_task", options.get("slurm_cpus_per_task"))
+    return {} if cores is None else {"slurm_srun_args": [f"--cpus-per-task={cores}"]}
+
+
+def _check_meaning(options: Mapping[str, Any]) -> None:
+    for name, why in MEANINGLESS.items():
+        if name in options:
+            raise UsageError("--engine-option", f"{name} cannot be set: {why}", right=OPTIONS)
+    minutes, delay = options.get("timeout_min", TIMEOUT_MIN), options.get("slurm_signal_delay_s", SIGNAL_DELAY)
+    if isinstance(minutes, (int, float)) and isinstance(delay, int) and minutes * 60 <= delay:
+        what = f"timeout_min={minutes} leaves no time: a run saves {delay} s before its limit (slurm_signal_delay_s)."
+        raise UsageError("--engine-option", what, right=f"It must be {delay // 60 + 1} or more.")
+
+
+def _last_line(trace: str) -> str:
+    """The exception's own words in what submitit says about a job that failed.
+
+    >>> _last_line("Job (task=0) failed during processing with trace:\\n----------------------\\n"
+    ...     "Traceback\\nOSError: no space\\n\\n----------------------\\nYou can check full logs")
+    'no space.'
+    """
+    parts = trace.split("\n" + "-" * 22)
+    last = (parts[1] if len(parts) > 1 else trace).strip().splitlines()[-1]
+    return (last.partition(": ")[2] or last).rstrip(".") + "."
