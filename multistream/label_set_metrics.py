@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,14 +100,18 @@ def average_precisions(probabilities: NDArray[np.floating], sets: Bools) -> Floa
 
 def resampled_map(probabilities: NDArray[np.floating], sets: Bools, counts_RN: NDArray[np.int64]) -> Floats:
     """The mean average precision (R,) where photos count so often; a class of no photo is left out of its draw."""
-    at_a_time = max(1, CELLS // len(sets))
-    found = []
-    for start in range(0, len(counts_RN), at_a_time):
-        counts = counts_RN[start : start + at_a_time].astype(np.float64)
-        present = counts @ sets > 0
-        drawn = _average_precisions(probabilities, sets, counts)
-        found.append((drawn * present).sum(1) / np.maximum(present.sum(1), 1))
-    return np.concatenate(found)
+    counts = counts_RN.astype(np.float64)
+    present = counts @ sets > 0
+    drawn = _average_precisions(probabilities, sets, counts)
+    means: Floats = (drawn * present).sum(1) / np.maximum(present.sum(1), 1)
+    return means
+
+
+def photo_draws(n: int, *, seed: int = 0) -> Iterator[NDArray[np.int64]]:
+    """How often each of n photos occurs in DRAWS bootstrap resamples: (R, n) after (R, n), as many as memory allows."""
+    chance, at_a_time = np.random.default_rng(seed), max(1, CELLS // n)
+    for start in range(0, DRAWS, at_a_time):
+        yield chance.multinomial(n, np.full(n, 1 / n), size=min(at_a_time, DRAWS - start))
 
 
 def micro_f1(means: Floats) -> Any:
@@ -140,9 +144,8 @@ def _ratio(numerators: Any, denominators: Any) -> Any:
 
 def _interval_of_map(probabilities: Floats, sets: Bools, *, seed: int) -> Interval:
     """Of a bootstrap of photos; a draw without a photo of some class leaves that class out."""
-    n = len(sets)
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=DRAWS)
-    return percentile_interval(resampled_map(probabilities, sets, counts))
+    drawn = [resampled_map(probabilities, sets, counts) for counts in photo_draws(len(sets), seed=seed)]
+    return percentile_interval(np.concatenate(drawn))
 
 
 def _average_precisions(probabilities: NDArray[np.floating], sets: Bools, counts_RN: Floats) -> Floats:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,13 +13,13 @@ from multistream.ablation.results import MAP
 from multistream.ablation.scores import Counts, RowScores
 from multistream.data.splits import Parts
 from multistream.label_set_metrics import (
-    DRAWS,
     THRESHOLD,
     average_precisions,
     mean_average_precision,
+    photo_draws,
     resampled_map,
 )
-from multistream.statistics import Floats, Interval, percentile_interval
+from multistream.statistics import Floats, Interval, normal_p, percentile_interval
 
 Bools = NDArray[np.bool_]
 
@@ -47,12 +46,11 @@ class LabelSetScores(RowScores):
     @cached_property
     def drawn(self) -> Floats:
         """(V, draws): the scores in a bootstrap of photos, each with all its training runs."""
-        tested = np.unique(self.photos)
-        equal = np.full(len(tested), 1 / len(tested))
-        counts = np.random.default_rng(0).multinomial(len(tested), equal, size=DRAWS)
-        counts_RM = counts[:, np.searchsorted(tested, self.photos)]
-        sets = self.label_sets[self.photos]
-        return np.stack([resampled_map(own, sets, counts_RM) for own in self.probabilities])
+        tested, place = np.unique(self.photos, return_inverse=True)
+        sets, found = self.label_sets[self.photos], []
+        for counts in photo_draws(len(tested)):
+            found.append([resampled_map(own, sets, counts[:, place]) for own in self.probabilities])
+        return np.concatenate(found, axis=1)
 
     def interval(self, v: int) -> Interval:
         """95 %, by the bootstrap of photos."""
@@ -61,10 +59,7 @@ class LabelSetScores(RowScores):
     def p_value(self, v: int, reference: int) -> float:
         """Of the difference over its bootstrap standard error, which is about normal."""
         difference = float(self.score[v] - self.score[reference])
-        error = float((self.drawn[v] - self.drawn[reference]).std(ddof=1))
-        if error == 0:
-            return 1.0 if difference == 0 else 0.0
-        return math.erfc(abs(difference) / error / math.sqrt(2))
+        return normal_p(difference, float((self.drawn[v] - self.drawn[reference]).std(ddof=1)))
 
     def per_class(self, v: int, reference: int, classes: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
         """{class: {"score", "delta"}}, the average precision of each class that a tested photo has."""

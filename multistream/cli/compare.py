@@ -37,10 +37,11 @@ def compare(
         str,
         typer.Option(
             metavar="MEASURE",
-            help="What the tests compare, photo by photo: accuracy; nll (negative log-likelihood); or, for runs with "
-            "votes, chebyshev, clark, canberra, kl, cosine, intersection.",
+            help="What the tests compare: accuracy; nll (negative log-likelihood); map (mean average precision) if "
+            "photos may have several labels; or, for runs with votes, chebyshev, clark, canberra, kl, cosine, "
+            "intersection. Default: accuracy; with several labels, map.",
         ),
-    ] = "accuracy",
+    ] = "",
     name: Annotated[
         list[str] | None, typer.Option(metavar="RUN=NAME", help="Label of a run in the table; repeatable.")
     ] = None,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multistream.comparison.compare import ComparedRow
+from multistream.comparison.run_results import IN_PERCENT
 from multistream.errors import check_known, printable
 from multistream.statistics import Interval
 from multistream.vote_distances import VOTE_MEASURES
@@ -73,8 +74,8 @@ def _accuracy(row: ComparedRow) -> str:
 
 
 def _of_measure(measure: str, value: float | None, *, sign: bool = False) -> str:
-    """Accuracies in percent, other measures with four decimals; None is empty."""
-    if measure == "accuracy" or value is None:
+    """Accuracies and mAP in percent, other measures with four decimals; None is empty."""
+    if measure in IN_PERCENT or value is None:
         return percent(value, sign=sign)
     return f"{value:{'+' if sign else ''}.4f}"
 
@@ -130,16 +131,16 @@ MEASURES: Mapping[str, Column] = {
     ),
     "score": Column(
         "score",  # `tables` writes the measure's own name
-        lambda row: _of_measure(row.measure, row.score) if row.measure != "accuracy" else "",
-        lambda row: {"measure": row.measure, "score": row.score},
+        lambda row: _of_measure(row.measure, row.score) if row.measure not in IN_PERCENT else "",  # they have columns
+        lambda row: {"score": row.score, "measure": row.measure},
     ),
+    "map": _fraction("mAP %", "map", get=_of_label_sets("map"), bold=True),
     "score_interval": Column(
         "95 %",
         lambda row: _interval_of_measure(row.measure, row.score_ci95) if row.measure != "accuracy" else "",
         lambda row: _ends("score", row.score_ci95),
     ),
     "macro_f1": _fraction("macro-F1 %", "macro_f1", get=lambda row: row.macro_f1, bold=True),
-    "map": _fraction("mAP %", "map", get=_of_label_sets("map"), bold=True),
     "micro_f1": _fraction("micro-F1 %", "micro_f1", get=_of_label_sets("micro_f1"), bold=True),
     "balanced_accuracy": _fraction("balanced %", "balanced_accuracy", get=lambda row: row.balanced_accuracy, bold=True),
     "difference": Column(
@@ -173,7 +174,7 @@ MEASURES: Mapping[str, Column] = {
 
 WITHOUT_TEST_NAME = tuple(name for name in MEASURES if name != "test")
 FOR_LATEX = (
-    *("n", "accuracy", "interval", "score", "score_interval", "map", "micro_f1", "macro_f1", "balanced_accuracy", "kl"),
+    *("n", "accuracy", "interval", "score", "map", "score_interval", "micro_f1", "macro_f1", "balanced_accuracy", "kl"),
     *("difference", "p_holm", "detectable"),
 )
 

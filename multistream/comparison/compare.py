@@ -10,9 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from multistream.comparison.differing_settings import Groups, grouped, what_differs
-from multistream.comparison.paired_tests import Difference, difference, mean_score, score_photos, shared_photos
+from multistream.comparison.paired_tests import Difference, difference
 from multistream.comparison.published_numbers import Published, published
-from multistream.comparison.run_results import HIGHER_IS_BETTER, MEASURES, Result, read_result
+from multistream.comparison.row_scores import PhotoScores, RowScores, score_photos, shared_photos
+from multistream.comparison.run_results import HIGHER_IS_BETTER, MEASURES, Result, default_measure, read_result
 from multistream.errors import UsageError, did_you_mean
 from multistream.records import JsonRecord
 from multistream.statistics import Interval, holm, oracle_any
@@ -90,28 +91,31 @@ def compare(
     runs: Sequence[str | Path],
     *,
     against: Against = "first",
-    measure: str = "accuracy",
+    measure: str = "",
     names: Mapping[str, str] | None = None,
     with_published: bool = False,
 ) -> Comparison:
     """Compares finished runs on their test photos. The reference of the differences is the first or the best row.
 
-    `measure` is what the paired tests compare, photo by photo: `accuracy`, `nll` (negative log-likelihood of the
-    label), or, where the runs have votes, one of `vote_distances.VOTE_MEASURES`. `names` gives rows their labels, by
+    `measure` is what the paired tests compare: `accuracy`, `nll` (negative log-likelihood of the label), where the runs
+    have votes one of `vote_distances.VOTE_MEASURES`, or with several labels `map` (mean average precision); "" for
+    `map` where all runs have it, else `accuracy`. `names` gives rows their labels, by
     the path of one of their runs. Photos are matched by their bytes. Raises UsageError or DataError for runs that
     cannot be read or do not have the measure.
     """
-    if measure not in MEASURES:
+    if measure and measure not in MEASURES:
         raise UsageError("--measure", f"{measure!r} is unknown.", right=did_you_mean(measure, MEASURES))
-    if with_published and measure != "accuracy":
-        raise UsageError("--published", "the published results are accuracies.", do="Omit --measure.")
     paths = [Path(run).expanduser() for run in runs]
     _check_once(paths)
     given = _names_of_runs(names or {}, paths)
     results = [read_result(path) for path in paths]
+    measure = measure or default_measure(results)
+    if with_published and measure != "accuracy":
+        raise UsageError("--published", "the published results are accuracies.", do="Pass --measure accuracy.")
     groups = grouped(results)
-    reference = _best(groups, measure) if against == "best" else 0
-    rows = _rows(groups, reference, measure, given)
+    scores = [score_photos(group, measure) for group in groups]
+    reference = _best(scores) if against == "best" else 0
+    rows = _rows(groups, scores, reference, given)
     return Comparison(
         measure=measure,
         rows=rows,
@@ -122,21 +126,19 @@ def compare(
     )
 
 
-def _best(groups: Groups, measure: str) -> int:
-    sign = 1 if measure in HIGHER_IS_BETTER else -1
-    return int(np.argmax([sign * mean_score(group, measure) for group in groups]))
+def _best(scores: Sequence[RowScores]) -> int:
+    sign = 1 if scores[0].measure in HIGHER_IS_BETTER else -1
+    return int(np.argmax([sign * each.mean for each in scores]))
 
 
-def _rows(groups: Groups, reference: int, measure: str, given: Mapping[str, str]) -> tuple[ComparedRow, ...]:
-    differences = [
-        difference(groups[reference], group, measure=measure) if i != reference else None
-        for i, group in enumerate(groups)
-    ]
+def _rows(
+    groups: Groups, scores: Sequence[RowScores], reference: int, given: Mapping[str, str]
+) -> tuple[ComparedRow, ...]:
+    differences = [difference(scores[reference], own) if i != reference else None for i, own in enumerate(scores)]
     columns, rows = what_differs(groups), []
-    for i, (group, each) in enumerate(zip(groups, with_holm(differences), strict=True)):
+    for i, (own, each) in enumerate(zip(scores, with_holm(differences), strict=True)):
         settings = {name: values[i] for name, values in columns.items()}
-        row = compared_row(group, name=_name(group, given), settings=settings, difference=each, measure=measure)
-        rows.append(row)
+        rows.append(compared_row(own, name=_name(own.results, given), settings=settings, difference=each))
     return tuple(rows)
 
 
@@ -171,14 +173,10 @@ def _name(group: Sequence[Result], given: Mapping[str, str]) -> str:
 
 
 def compared_row(
-    group: Sequence[Result],
-    *,
-    name: str,
-    settings: Mapping[str, Any],
-    difference: Difference | None,
-    measure: str = "accuracy",
+    scores: RowScores, *, name: str, settings: Mapping[str, Any], difference: Difference | None
 ) -> ComparedRow:
     """The measures of one row."""
+    group = scores.results
     accuracies = tuple(result.accuracy for result in group)
     return ComparedRow(
         name=name,
@@ -189,15 +187,15 @@ def compared_row(
         splits=len({result.recipe.data.split_seed for result in group}),
         accuracies=accuracies,
         accuracy=float(np.mean(accuracies)),
-        accuracy_ci95=score_photos(group).ci95,
+        accuracy_ci95=PhotoScores.of(group, "accuracy").ci95,
         deviation=float(np.std(accuracies, ddof=1)) if len(group) > 1 else None,
         macro_f1=float(np.mean([result.macro_f1 for result in group])),
         balanced_accuracy=_mean([result.balanced_accuracy for result in group]),
         parameters=group[0].parameters,
         difference=difference,
-        measure=measure,
-        score=mean_score(group, measure),
-        score_ci95=score_photos(group, measure).ci95,
+        measure=scores.measure,
+        score=scores.mean,
+        score_ci95=scores.ci95,
         votes=_means([result.distances for result in group]),
         label_sets=_means([result.label_set_measures for result in group]),
     )
@@ -226,7 +224,7 @@ def _oracle(groups: Groups) -> float | None:
     """What choosing the right run for each photo would reach."""
     if len(groups) < 2 or max(map(len, groups)) > 1:
         return None
-    scores = [score_photos(group) for group in groups]
+    scores = [PhotoScores.of(group, "accuracy") for group in groups]
     if max(int(each.tested.max()) for each in scores) > 1:
         return None
     correct = []
@@ -248,6 +246,8 @@ OVER_PHOTOS = (
 )
 PAIRED_T = "p: paired t test over photos, each of which counts once; intervals of differences: bootstrap of photos"
 
+BOOTSTRAP = "p: difference over its standard error in a bootstrap of photos, which gives the intervals too"
+
 
 def _notes(rows: Sequence[ComparedRow], reference: int, against: Against) -> tuple[str, ...]:
     named = [(row.name, row.difference) for row in rows if row.difference]
@@ -258,13 +258,14 @@ def _notes(rows: Sequence[ComparedRow], reference: int, against: Against) -> tup
     better = "higher" if measure in HIGHER_IS_BETTER else "lower"
     notes = [
         (found, f"reference: {rows[reference].name}; each difference is the row minus the reference"),
-        (measure != "accuracy", f"differences and tests: {MEASURES[measure]} of each photo; {better} is better"),
+        (measure != "accuracy", f"differences and tests: {MEASURES[measure]}; {better} is better"),
         (
             found and against == "best",
             f"the best was chosen on the test photos, so its {MEASURES[measure]} is optimistic",
         ),
         (any(row.label_sets for row in rows), "accuracy: images with all their labels and no other (exact match)"),
         ("mcnemar" in tests, MCNEMAR),
+        ("bootstrap" in tests, BOOTSTRAP),
         ("photos" in tests, OVER_PHOTOS if measure == "accuracy" else PAIRED_T),
         (
             any(each.p_resampled is not None for each in found),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from multistream.comparison.columns import heading, shown
 from multistream.comparison.compare import Comparison
-from multistream.comparison.run_results import MEASURES
+from multistream.comparison.run_results import IN_PERCENT, MEASURES
 from multistream.statistics import Interval
 
 OURS, PUBLISHED = "#20639b", "#8a8a8a"
@@ -21,7 +21,7 @@ def draw(comparison: Comparison) -> Figure:
     others = [(f"{each.name} (published)", each.accuracy, each.accuracy_ci95) for each in comparison.published]
     figure = Figure(figsize=(7.0, 1.2 + 0.32 * (len(ours) + len(others))), layout="constrained")
     axes = figure.subplots()
-    scale, unit = (100, ", %") if comparison.measure == "accuracy" else (1, "")
+    scale, unit = (100, ", %") if comparison.measure in IN_PERCENT else (1, "")
     _dots(axes, ours, start=0, color=OURS, scale=scale)
     _dots(axes, others, start=len(ours), color=PUBLISHED, scale=scale)
     axes.axvline(scale * comparison.rows[comparison.reference].score, color=OURS, linewidth=0.8, linestyle=":")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,12 @@ from multistream.runs.predictions_file import Predictions, read_predictions
 from multistream.statistics import balanced_accuracy, macro_f1
 from multistream.vote_distances import VOTE_MEASURES, vote_distances
 
-MEASURES: Mapping[str, str] = {"accuracy": "accuracy", "nll": "negative log-likelihood", **VOTE_MEASURES}
+OF_PHOTOS: Mapping[str, str] = {"accuracy": "accuracy", "nll": "negative log-likelihood", **VOTE_MEASURES}
 """What a single photo can be scored by, and what people call it."""
-HIGHER_IS_BETTER = ("accuracy", "cosine", "intersection")
+MEASURES: Mapping[str, str] = {**OF_PHOTOS, "map": "mAP"}
+"""What rows can be compared by; the mean average precision is of all photos together."""
+IN_PERCENT = ("accuracy", "map")
+HIGHER_IS_BETTER = (*IN_PERCENT, "cosine", "intersection")
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,17 @@ class Result:
         cells = predictions.label_indices[known] * len(classes) + predictions.probabilities.argmax(axis=1)[known]
         return np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), len(classes))
 
+    def score(self, measure: str) -> float:
+        """One of MEASURES over all test photos; UsageError where the run does not have it."""
+        if measure != "map":
+            return float(self.scores(measure).mean())
+        if self.label_set_measures is None:
+            what = f"{self.name} is about images with one label each, so it has no mAP."
+            raise UsageError("--measure", what, right="With one label: accuracy, nll.")
+        return self.label_set_measures["map"]
+
     def scores(self, measure: str) -> NDArray[np.float64]:
-        """One of MEASURES for each test photo, (N,); UsageError where the run does not have it."""
+        """One of OF_PHOTOS for each test photo, (N,); UsageError where the run does not have it."""
         if measure == "accuracy":
             return self.correct.astype(np.float64)
         probabilities = self.predictions.probabilities.astype(np.float64)
@@ -87,7 +99,7 @@ class Result:
         """The predicted probability of each photo's label, (N,); 0 for a label outside the classes."""
         if self.predictions.label_sets is not None:
             raise UsageError(
-                "--measure", "images may have several labels here.", right="With several labels: accuracy."
+                "--measure", "images may have several labels here.", right="With several labels: map, accuracy."
             )
         places = self.predictions.label_indices
         return np.where(places >= 0, probabilities[np.arange(len(places)), places], 0.0)
@@ -109,6 +121,12 @@ class Result:
     def seeds(self) -> tuple[int, int]:
         """Of training and of the split."""
         return self.recipe.training.seed, self.recipe.data.split_seed
+
+
+def default_measure(results: Iterable[Result]) -> str:
+    """Accuracy, or the mean average precision where all runs are about images that may have several labels."""
+    several = all(result.predictions.label_sets is not None for result in results)
+    return "map" if several else "accuracy"
 
 
 def read_result(run: Path) -> Result:

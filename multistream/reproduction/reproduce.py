@@ -13,7 +13,8 @@ import numpy as np
 from multistream import runs
 from multistream.comparison.compare import compared_row, with_holm
 from multistream.comparison.paired_tests import difference
-from multistream.comparison.run_results import Result, read_result
+from multistream.comparison.row_scores import RowScores, score_photos
+from multistream.comparison.run_results import Result, default_measure, read_result
 from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.files import write_atomic
@@ -129,18 +130,23 @@ class _Work:
         """The runs of a row, read."""
         return [read_result(each.folder) for each in planned(self.request, self.paper, [row], depth=depth)]
 
+    def scores(self, row: PaperRow, depth: int = 0) -> RowScores:
+        """The accuracy of a row's runs or, where photos may have several labels, their mean average precision."""
+        results = self.results(row, depth)
+        return score_photos(results, default_measure(results))
+
     def table(self, rows: Sequence[PaperRow]) -> tuple[tuple[ReproducedRow, ...], str]:
         """The rows of table 1 in the paper's order, compared with the best single stream; and that one's name."""
         ordered = [row for row in self.paper.rows.values() if row in rows]
-        results = {row.key: self.results(row) for row in ordered}
+        scores = {row.key: self.scores(row) for row in ordered}
         singles = [row for row in ordered if not row.fusion]
-        best = max(singles, key=lambda row: float(np.mean([result.accuracy for result in results[row.key]])))
+        best = max(singles, key=lambda row: scores[row.key].mean)
         found = with_holm(
-            [difference(results[best.key], results[row.key]) if row is not best else None for row in ordered]
+            [difference(scores[best.key], scores[row.key]) if row is not best else None for row in ordered]
         )
         reproduced = []
         for row, each in zip(ordered, found, strict=True):
-            measured = compared_row(results[row.key], name=row.name, settings={}, difference=each)
+            measured = compared_row(scores[row.key], name=row.name, settings={}, difference=each)
             reproduced.append(ReproducedRow(row.key, measured, row.published / 100))
         return tuple(reproduced), best.name
 
@@ -165,14 +171,13 @@ class _Work:
         for curve in curves_needed(self.request, self.paper):
             row = self.paper.rows[curve.row]
             stages = stages_of(self.request, self.paper, row)
-            results = [self.results(row, depth) for depth in (*range(1, len(stages)), 0)]
-            measured = [compared_row(each, name=curve.name, settings={}, difference=None) for each in results]
+            measured = [self.scores(row, depth) for depth in (*range(1, len(stages)), 0)]
             found.append(
                 ReproducedCurve(
                     curve.name,
                     stages,
-                    tuple(each.accuracy for each in measured),
-                    tuple(each.accuracy_ci95 for each in measured),
+                    tuple(each.mean for each in measured),
+                    tuple(each.ci95 for each in measured),
                     tuple(value / 100 for value in curve.published),
                 )
             )

@@ -416,6 +416,7 @@ def test_the_measure_of_seeds_counts_a_photo_once(lab: Lab) -> None:
     [
         ({"measure": "kl"}, "has no votes"),
         ({"measure": "kll"}, "kl"),
+        ({"measure": "map"}, "one label each, so it has no mAP"),
         ({"measure": "nll", "with_published": True}, "the published results are accuracies"),
     ],
 )

@@ -111,14 +111,20 @@ def test_all_tags_of_a_photo_are_predicted(tagged: Path, trained: dict[str, Path
     assert sum(found[6].probabilities.values()) > 1.5
 
 
-def test_compare_shows_average_precision_and_exact_matches(trained: dict[str, Path]) -> None:
-    rows = compare([trained["lbfgs"], trained["gradient"]]).rows
-    found = json.loads((trained["lbfgs"] / "summary.json").read_text())["test"]
+def test_compare_tests_average_precision_and_shows_exact_matches(trained: dict[str, Path]) -> None:
+    runs = [trained["lbfgs"], trained["gradient"]]
+    found, rows = json.loads((runs[0] / "summary.json").read_text())["test"], compare(runs).rows
     assert rows[0].label_sets == pytest.approx({"map": found["map"], "micro_f1": found["micro_f1"]})
     assert (rows[0].accuracy, rows[0].macro_f1) == pytest.approx((found["accuracy"], found["macro_f1"]))
     assert rows[0].balanced_accuracy is None
+    assert (rows[0].measure, rows[0].score) == ("map", pytest.approx(found["map"]))
+    assert rows[0].score_ci95 == pytest.approx(found["map_ci95"]), "as evaluate has it"
     assert rows[1].difference is not None
-    assert rows[1].difference.test == "mcnemar"
+    assert rows[1].difference.test == "bootstrap"
+    assert rows[1].difference.value == pytest.approx(rows[1].score - rows[0].score)
+    exact = compare(runs, measure="accuracy").rows[1].difference
+    assert exact is not None
+    assert exact.test == "mcnemar"
 
 
 def test_a_logit_is_explained_as_ever(trained: dict[str, Path]) -> None:
