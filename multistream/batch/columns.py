@@ -13,7 +13,7 @@ from multistream.data.given_photos import GivenPhoto, given_photos
 from multistream.data.side_lookup import ByOrder, Lookup
 from multistream.errors import DataError
 from multistream.inference.groups import GROUP, GroupReader, ReadPhoto
-from multistream.inputs import Image, Input
+from multistream.inputs import Input, names_of, side_inputs_of
 
 PHOTOS = ("bytes", "image", "photo")
 """Columns that may hold photos: contents of files, uint8 arrays (H, W, 3), or Hugging Face's {"bytes", "path"}."""
@@ -36,12 +36,12 @@ def length_of(batch: Columns) -> int:
 
 def photos_of(batch: Columns, *, limit: int) -> list[GivenPhoto]:
     """A photo a row: from the column that holds contents, else from the paths; called by its path if it has one."""
-    column = next((name for name in (*PHOTOS, PATH) if name in batch), None)
+    column = next((batch[name] for name in (*PHOTOS, PATH) if name in batch), None)
     if column is None:
         right = f"One column must be called {', '.join(PHOTOS)} or {PATH}."
         raise DataError("batch", f"it has no photos, but {', '.join(batch) or 'nothing'}.", right=right)
-    names = [str(name) for name in batch[PATH]] if PATH in batch else [f"<row {i}>" for i in range(len(batch[column]))]
-    return [_photo(value, name, limit=limit) for value, name in zip(batch[column], names, strict=True)]
+    names = batch.get(PATH, [f"<row {i}>" for i in range(len(column))])
+    return [_photo(value, str(name), limit=limit) for value, name in zip(column, names, strict=True)]
 
 
 def _photo(value: Any, name: str, *, limit: int) -> GivenPhoto:
@@ -52,15 +52,14 @@ def _photo(value: Any, name: str, *, limit: int) -> GivenPhoto:
     photos = list(given_photos([value], limit=limit))
     # A folder is not a photo here: a row stays a row.
     content = photos[0].content if len(photos) == 1 else None
-    return GivenPhoto(name, (name,), content) if content is not None else GivenPhoto.bad(name, "not a photo")
+    return GivenPhoto.bad(name, "not a photo") if content is None else GivenPhoto(name, (name,), content)
 
 
 def lookups_of(batch: Columns, inputs: Mapping[str, Input]) -> dict[str, Lookup]:
     """The columns of vectors (N, D) and maps (N, C, S, S), by stream key; a column is called by key or input name."""
     found: dict[str, Lookup] = {}
-    for key, each in inputs.items():
-        name = next((name for name in (key, each.name) if name in batch), None)
-        if name is not None and not isinstance(each, Image):
+    for key, each in side_inputs_of(inputs).items():
+        if name := next((name for name in (key, each.name) if name in batch), ""):
             found[key] = ByOrder(batch[name], each.shape, f"batch.{name}")
     return found
 
@@ -89,5 +88,5 @@ def in_groups(outcomes: Sequence[ReadPhoto | str]) -> list[tuple[NDArray[np.int6
 
 def kept_columns(batch: Columns, inputs: Mapping[str, Input]) -> dict[str, NDArray[Any]]:
     """The columns that are passed on: all but photos, vectors and maps."""
-    read = {*PHOTOS, *(name for key, each in inputs.items() for name in (key, each.name))}
+    read = {*PHOTOS, *names_of(inputs)}
     return {name: np.asarray(column) for name, column in batch.items() if name not in read}

@@ -15,7 +15,7 @@ from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
 from multistream.inference.measured_photos import own_part
 from multistream.inference.model import Model
-from multistream.inputs import Image
+from multistream.inputs import side_inputs_of
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,7 @@ def _in_our_classes(table: Table, classes: tuple[str, ...]) -> tuple[Table, int]
 
 def _lacks_inputs(model: Model, given: Mapping[str, str]) -> bool:
     """Whether a stream reads vectors or maps that no option names."""
-    return any(
-        key not in given and each.name not in given for key, each in model.inputs.items() if not isinstance(each, Image)
-    )
+    return any(key not in given and each.name not in given for key, each in side_inputs_of(model.inputs).items())
 
 
 def _own_photos(model: Model, paths: Sequence[Path], label: str) -> Table | None:

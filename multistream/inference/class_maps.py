@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from multistream.inference.emotions import SHIPPED
 
 ClassMap = Mapping[str, str]
 """{class of the run: class of the data}"""
+
+BY_NAME: ClassMap = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,7 @@ class ClassMatch:
         return np.isin(labels, [i for i, name in enumerate(self.classes) if name not in self.unreachable])
 
 
-def match_classes(
-    classes: Sequence[str], target_classes: Sequence[str], *, mapping: ClassMap | None = None
-) -> ClassMatch:
+def match_classes(classes: Sequence[str], target_classes: Sequence[str], *, mapping: ClassMap = BY_NAME) -> ClassMatch:
     """Meets a run's classes with those of the data (paper section 4): where `mapping` says, else by their own name.
 
     A class of the data that none goes to is a DataError, unless there is a mapping: then it is `unreachable`.
@@ -58,8 +59,8 @@ def match_classes(
     >>> match_classes(["joy", "fear"], ["fear", "joy"]).columns
     (1, 0)
     """
-    mapping = mapping or {}
-    _check_names(mapping, classes, target_classes)
+    check_known(mapping, classes, where="--class-map", what="{name!r} is not a class of the run.")
+    check_known(mapping.values(), target_classes, where="--class-map", what="{name!r} is not a class of the photos.")
     goes_to = [mapping.get(name, name) for name in classes]
     lacking = tuple(dict.fromkeys(name for name in goes_to if name not in target_classes))
     unreachable = tuple(name for name in target_classes if name not in goes_to)
@@ -70,11 +71,6 @@ def match_classes(
         raise DataError("classes", f"the photos have {names}, but the run does not.", right=right, do=do)
     reached = (*target_classes, *lacking)
     return ClassMatch(reached, tuple(reached.index(name) for name in goes_to), unreachable, lacking)
-
-
-def _check_names(mapping: ClassMap, classes: Sequence[str], target_classes: Sequence[str]) -> None:
-    check_known(mapping, classes, where="--class-map", what="{name!r} is not a class of the run.")
-    check_known(mapping.values(), target_classes, where="--class-map", what="{name!r} is not a class of the photos.")
 
 
 def read_class_map(source: str | Path) -> ClassMap:
@@ -111,12 +107,13 @@ def _from_json(path: Path) -> Any:
 
 
 def _from_csv(path: Path) -> Any:
-    rows = read_rows(path)
-    for row in rows:
+    pairs = []
+    for row in read_rows(path):
         if len(row.cells) != 2:
             right = "Each line must be OURS,THEIRS."
             raise DataError(f"{path}:{row.line}", f"it has {len(row.cells)} cells.", right=right)
-    return _once([(row.cells[0].strip(), row.cells[1].strip()) for row in rows], path)
+        pairs.append((row.cells[0].strip(), row.cells[1].strip()))
+    return _once(pairs, path)
 
 
 def _once(pairs: Sequence[tuple[str, Any]], path: Path) -> dict[str, Any]:

@@ -41,6 +41,5 @@ def polarities(classes: Iterable[str]) -> tuple[bool, ...] | None:
     ((True, False), None)
     """
     names = [name.strip().lower() for name in classes]
-    if not all(name in POSITIVE or name in NEGATIVE for name in names):
-        return None
-    return tuple(name in POSITIVE for name in names)
+    is_known = set(names) <= POSITIVE | NEGATIVE
+    return tuple(name in POSITIVE for name in names) if is_known else None

@@ -23,7 +23,7 @@ from multistream.inference.metrics import Measures, Metrics, measures, metrics, 
 from multistream.inference.missing import MissingPolicy, MissingStream, absent_pooled
 from multistream.inference.model import Model, load
 from multistream.inference.policies import PolicyAccuracy, policy_accuracies, probabilities_by_policy
-from multistream.inputs import Image, Input
+from multistream.inputs import Input, names_of, side_inputs_of
 from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, MissingVectors
@@ -102,7 +102,7 @@ def evaluate(
     policy = MissingPolicy.settle(model.network, model.recipe.data, missing=missing, without=without)
     table, left_out = photos_to_measure(model, data=data, part=part, label=label, console=console)
     _check_label_sets(model.network, table, class_map)
-    match = match_classes(model.classes, table.classes, mapping=read_class_map(class_map) if class_map else None)
+    match = match_classes(model.classes, table.classes, mapping=read_class_map(class_map) if class_map else {})
     console.say(f"evaluate: {table.name}, {len(table):,} images{_reasons(left_out)}")
     sources = dict(inputs or {})
     if not data:
@@ -231,8 +231,7 @@ def _without_source(
     if not policy.fills:
         return frozenset()
     known = {*sources, *table.vectors, *table.maps}
-    side = {key: each for key, each in inputs.items() if not isinstance(each, Image)}
-    return frozenset(key for key, each in side.items() if not {key, each.name} & known)
+    return frozenset(key for key, each in side_inputs_of(inputs).items() if known.isdisjoint({key, each.name}))
 
 
 def _gather(
@@ -246,7 +245,7 @@ def _gather(
     """Vectors and maps; what is missing is filled in, for the policy to put the right thing in its place."""
     own: MissingVectors = "error" if policy.is_asked_for else settings.missing_vectors
     missing: Mapping[str, MissingVectors] = {"error": own, "zero": "zero"}
-    names = {*inputs, *(each.name for each in inputs.values())}
+    names = names_of(inputs)
     return gather(
         table,
         inputs,

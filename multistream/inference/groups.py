@@ -17,7 +17,7 @@ from multistream.data.side_lookup import Lookup, Nothing
 from multistream.errors import DataError
 from multistream.features.pooled_groups import GROUP
 from multistream.inference.missing import MissingPolicy, absent_pooled, noun_of
-from multistream.inputs import Image, Input, Vector
+from multistream.inputs import Input, Vector, side_inputs_of
 from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
 from multistream.runs.model_file import LoadedModel
@@ -52,7 +52,7 @@ class GroupReader:
         missing: MissingPolicy = REFUSE,
     ) -> None:
         self.missing, self.inputs = missing, dict(inputs)
-        self.side_inputs = {key: each for key, each in inputs.items() if not isinstance(each, Image)}
+        self.side_inputs = side_inputs_of(inputs)
         self.runtime = resolve_again(recipe, device=device, precision=precision)
         self.network = self.runtime.place(network).eval()
         self.decoder = make_decoder(self.inputs, recipe.data)
@@ -97,12 +97,13 @@ class GroupReader:
     @torch.no_grad()
     def pooled(self, photos: Sequence[ReadPhoto], *, fill_up: bool = True) -> dict[str, dict[str, Tensor]]:
         """{key: {stage: (n, P)}} of n <= GROUP photos; with `fill_up` of a whole group, for the same last bits."""
-        what = f"{GROUP if fill_up else len(photos)} photos do not fit at once into the memory of {self.runtime}."
+        rows = filled_up(photos) if fill_up else photos
+        what = f"{len(rows)} photos do not fit at once into the memory of {self.runtime}."
         with (
             exhausted("photos", what, do="Free memory, or use a device with more: --device cpu."),
             self.runtime.autocast,
         ):
-            batch = self._batch(filled_up(photos) if fill_up else photos)
+            batch = self._batch(rows)
             branches = {key: self.network.branches[key] for key in self.inputs}
             return {key: branch.pool(batch[branch.entry(key, batch)]) for key, branch in branches.items()}
 

@@ -22,7 +22,7 @@ from multistream.data.side_lookup import Lookup, SideSource, side_lookups
 from multistream.data.table import Table
 from multistream.errors import MultistreamError
 from multistream.inference.groups import GROUP, GroupPredictor, ReadPhoto
-from multistream.inputs import Image
+from multistream.inputs import side_inputs_of
 from multistream.label_set_metrics import THRESHOLD
 from multistream.network.network import MultiStream
 from multistream.runs.model_file import LoadedModel, require_trained
@@ -121,7 +121,7 @@ def _side_inputs(
 def _own_table(model: LoadedModel) -> Table | None:
     """The data set that the run was trained on, where a stream reads more than photos; None if it is not here."""
     settings = model.recipe.data
-    if all(isinstance(each, Image) for each in model.inputs.values()):
+    if not side_inputs_of(model.inputs):
         return None
     try:
         return open_table(settings.source, label=settings.label, allow_outside=settings.allow_outside)

@@ -11,7 +11,7 @@ from typing import Any
 
 from multistream.data.given_photos import GivenPhoto
 from multistream.errors import CannotResume, PluginError, UsageError
-from multistream.files import make_folder, write_atomic, writing
+from multistream.files import json_object, make_folder, write_atomic, writing
 from multistream.inference.groups import GROUP
 from multistream.inference.model import Model
 from multistream.inference.predict import Prediction, as_photos, predict
@@ -37,8 +37,26 @@ def write_predictions_of(
         raise UsageError("--out", f"{out.name} has an unknown format.", right=right)
     _check_same(model, out, options)
     photos = as_photos(model, images, say=say)
-    writer = _lines if out.suffix in LINES else _parquet
-    return writer(model, photos, out, options, say)
+    file: _Lines | _Parquet = _Lines(out) if out.suffix in LINES else _Parquet(out, model.classes)
+    statuses: Counter[str] = Counter()
+    if done := _same_photos(out, _paths(file.done(), statuses), photos):
+        say(f"predict: {done:,} photos are already done")
+    results = predict(model, photos, **options, whole_groups=True)  # what a second call adds is the same
+    file.write(_counted(results, statuses))
+    return statuses
+
+
+def _paths(done: Iterable[tuple[str, str]], statuses: Counter[str]) -> Iterator[str]:
+    """The paths of what is done, (path, status); counts its statuses."""
+    for path, status in done:
+        statuses[status] += 1
+        yield path
+
+
+def _counted(results: Iterable[Prediction], statuses: Counter[str]) -> Iterator[Prediction]:
+    for result in results:
+        statuses[result.status] += 1
+        yield result
 
 
 def _check_same(model: Model, out: Path, options: Mapping[str, Any]) -> None:
@@ -52,12 +70,8 @@ def _check_same(model: Model, out: Path, options: Mapping[str, Any]) -> None:
     if not about.is_file():
         what = f"{about.name} is missing, so the options of the first call are unknown."
         raise CannotResume(out, what, do="Choose a new file.")
-    try:
-        before = json.loads(about.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CannotResume(about, "it is damaged.", do="Choose a new file.") from error
-    if before != now:
-        changed = [name for name in now if not isinstance(before, dict) or before.get(name) != now[name]]
+    before = json_object(about.read_bytes(), where=str(about), error=CannotResume)
+    if changed := [name for name, value in now.items() if before.get(name) != value]:
         raise CannotResume(out, f"it was started with another {', '.join(changed)}.", do="Choose a new file.")
 
 
@@ -73,72 +87,67 @@ def _same_photos(out: Path, done: Iterable[str], photos: Iterator[GivenPhoto]) -
     return count
 
 
-def _lines(
-    model: Model, photos: Iterator[GivenPhoto], out: Path, options: Mapping[str, Any], say: Callable[[str], object]
-) -> Counter[str]:
-    statuses: Counter[str] = Counter()
-    kept = _whole_lines(out) if out.exists() else 0
-    if kept:
-        with out.open("r+b") as file:
-            file.truncate(kept)
-        done = _same_photos(out, _paths_in(out, statuses), photos)
-        say(f"predict: {done:,} photos are already done")
-    with writing(out.parent), out.open("a", encoding="utf-8") as text:
-        for result in predict(model, photos, **options, whole_groups=True):  # what a second call adds is the same
-            statuses[result.status] += 1
-            text.write(json.dumps(result.to_dict(), ensure_ascii=True) + "\n")
-    return statuses
+class _Lines:
+    """A file with an object a line."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+
+    def done(self) -> Iterator[tuple[str, str]]:
+        """(path, status) of each line; a last line that a crash cut off is removed."""
+        if not self.out.exists():
+            return
+        with self.out.open("r+b") as file:
+            whole = sum(len(line) for line in file if line.endswith(b"\n"))
+            file.truncate(whole)
+        with self.out.open(encoding="utf-8") as text:
+            for number, line in enumerate(text, 1):
+                try:
+                    entry = json.loads(line)
+                    path, status = str(entry["path"]), str(entry["status"])
+                except (ValueError, KeyError, TypeError) as error:
+                    where, what = f"{self.out}:{number}", "this is not a prediction."
+                    raise CannotResume(where, what, do="Choose a new file.") from error
+                yield path, status
+
+    def write(self, results: Iterator[Prediction]) -> None:
+        """Adds a line for each of them."""
+        with writing(self.out.parent), self.out.open("a", encoding="utf-8") as text:
+            for result in results:
+                text.write(json.dumps(result.to_dict(), ensure_ascii=True) + "\n")
 
 
-def _whole_lines(out: Path) -> int:
-    """The bytes up to the last line that is whole: a crash may cut one off."""
-    with out.open("rb") as file:
-        return sum(len(line) for line in file if line.endswith(b"\n"))
+class _Parquet:
+    """A folder of files of PART rows each."""
 
-
-def _paths_in(out: Path, statuses: Counter[str]) -> Iterator[str]:
-    with out.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                entry = json.loads(line)
-                path, status = str(entry["path"]), str(entry["status"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise CannotResume(f"{out}:{number}", "this is not a prediction.", do="Choose a new file.") from error
-            statuses[status] += 1
-            yield path
-
-
-def _parquet(
-    model: Model, photos: Iterator[GivenPhoto], out: Path, options: Mapping[str, Any], say: Callable[[str], object]
-) -> Counter[str]:
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError as error:
-        do = "Install it: pip install 'multistream[datasets]'; or write .jsonl."
-        raise PluginError("--out", "parquet needs pyarrow, which is not installed.", do=do) from error
-    statuses: Counter[str] = Counter()
-    parts = sorted(make_folder(out).glob("part-*.parquet"))
-    done = 0
-    for part in parts:
+    def __init__(self, out: Path, classes: tuple[str, ...]) -> None:
         try:
-            held = parquet.read_table(part, columns=["path", "status"]).to_pydict()
-        except (arrow.ArrowException, OSError) as error:
-            raise CannotResume(part, f"it is damaged: {error}.", do="Remove it and the files after it.") from error
-        statuses.update(held["status"])
-        done += _same_photos(out, held["path"], photos)
-    if done:
-        say(f"predict: {done:,} photos are already done")
-    results = predict(model, photos, **options, whole_groups=True)
-    for number in itertools.count(len(parts)):
-        rows = list(itertools.islice(results, PART))
-        if not rows:
-            break
-        statuses.update(result.status for result in rows)
-        content = arrow.BufferOutputStream()
-        parquet.write_table(_table(arrow, rows, model.classes), content)
-        write_atomic(out / f"part-{number:05d}.parquet", content.getvalue().to_pybytes())
-    return statuses
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError as error:
+            do = "Install it: pip install 'multistream[datasets]'; or write .jsonl."
+            raise PluginError("--out", "parquet needs pyarrow, which is not installed.", do=do) from error
+        self.out, self.classes, self._arrow, self._parquet = out, classes, pyarrow, parquet
+        self.parts = sorted(make_folder(out).glob("part-*.parquet"))
+
+    def done(self) -> Iterator[tuple[str, str]]:
+        """(path, status) of each row."""
+        for part in self.parts:
+            try:
+                held = self._parquet.read_table(part, columns=["path", "status"]).to_pydict()
+            except (self._arrow.ArrowException, OSError) as error:
+                raise CannotResume(part, f"it is damaged: {error}.", do="Remove it and the files after it.") from error
+            yield from zip(held["path"], held["status"], strict=True)
+
+    def write(self, results: Iterator[Prediction]) -> None:
+        """Adds a file for every PART of them, and one for the rest."""
+        for number in itertools.count(len(self.parts)):
+            rows = list(itertools.islice(results, PART))
+            if not rows:
+                return
+            content = self._arrow.BufferOutputStream()
+            self._parquet.write_table(_table(self._arrow, rows, self.classes), content)
+            write_atomic(self.out / f"part-{number:05d}.parquet", content.getvalue().to_pybytes())
 
 
 def _table(arrow: Any, rows: list[Prediction], classes: tuple[str, ...]) -> Any:

@@ -53,6 +53,15 @@ def test_lines_continue_after_a_crash(model: Model, listed: list[str], tmp_path:
     assert said == ["predict: 40 photos are already done"]
 
 
+def test_a_first_line_that_a_crash_cut_off_is_written_again(model: Model, listed: list[str], tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole.jsonl", tmp_path / "cut.jsonl"
+    for out in (whole, cut):
+        write_predictions_of(model, listed[:2], out, options=OPTIONS, say=str)
+    cut.write_bytes(whole.read_bytes()[:10])
+    write_predictions_of(model, listed[:2], cut, options=OPTIONS, say=str)
+    assert cut.read_bytes() == whole.read_bytes()
+
+
 def test_urls_are_their_own_names_and_continue(model: Model, photos: Path, tmp_path: Path) -> None:
     files = sorted(photos.rglob("*.png"))
     urls = [file.as_uri() for file in files] + [(tmp_path / "gone.png").as_uri()]
