@@ -114,7 +114,8 @@ class _Work:
         for joins in (False, True):
             chosen = [each for each in missing if ("branches" in each.recipe.network.freeze) is joins]
             single = [run for each in chosen for run in self._single_runs(each)]
-            run_all(single, engine, place=self.request.out, console=self.console)
+            if single:
+                run_all(single, engine, place=self.request.out, console=self.console)
 
     def _single_runs(self, training: PlannedRun) -> list[PlannedRun]:
         """The one run of a training, or its folds, for which its folder is made a run that can be resumed."""

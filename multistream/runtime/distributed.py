@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from multistream.errors import MemoryExhausted, MultistreamError, UsageError
+from multistream.errors import MemoryExhausted, MultistreamError, MultistreamWarning, UsageError
 
 PATIENCE: Final = timedelta(minutes=30)
 """A rank that is silent for so long in a step is taken for dead."""
@@ -37,6 +38,9 @@ FAILED: Final = "multistream/failed"
 
 LAUNCHERS: Final = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
 """Variables of launchers that do not tell torch the address of rank 0."""
+
+SRUN: Final = "SLURM_STEP_NUM_TASKS"
+"""Slurm's number of tasks that one srun has started; not set in batch scripts, unlike SLURM_NTASKS."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,7 @@ def processes() -> Iterator[Ranks]:
     """
     ranks = ranks_of(os.environ)
     if ranks.size == 1 or dist.is_initialized():
+        _warn_of_separate_tasks(os.environ)
         yield ranks
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -189,6 +194,15 @@ def ranks_of(environment: Mapping[str, str]) -> Ranks:
         raise UsageError("RANK", f"{rank} is out of range.", right=f"WORLD_SIZE is {size}: 0 to {size - 1}.")
     local = _number(environment, "LOCAL_RANK", str(rank))
     return Ranks(rank, size, local, _number(environment, "LOCAL_WORLD_SIZE", str(size), least=1))
+
+
+def _warn_of_separate_tasks(environment: Mapping[str, str]) -> None:
+    """Tasks of one srun may well do separate work (a seed each), so they are not refused."""
+    count = environment.get(SRUN, "1")
+    if count != "1" and "WORLD_SIZE" not in environment and environment.get("SLURM_PROCID") == "0":
+        what = f"srun started {count} tasks, and each works alone. To share one training or extraction among them: "
+        message = f"{what}srun --ntasks-per-node 1 torchrun --nproc-per-node N -m multistream ..."
+        warnings.warn(message, MultistreamWarning, stacklevel=2)
 
 
 def _number(environment: Mapping[str, str], name: str, default: str, *, least: int = 0) -> int:

@@ -1,12 +1,21 @@
-"""Stopping on request: the first Ctrl-C or SIGTERM finishes the step and saves, the second stops at once."""
+"""Stopping on request: the first Ctrl-C or SIGTERM finishes the step and saves, the second stops at once.
+
+Slurm and terminals signal every process of a job, and torchrun passes the signal on once more: what comes within ECHO
+seconds is the same request.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Final
+
+ECHO: Final = 1.0
+"""Seconds after the first signal in which further ones are not a second request."""
 
 
 class Stop:
@@ -36,14 +45,20 @@ def stoppable() -> Iterator[Stop]:
         return
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def first(number: int, frame: FrameType | None) -> None:
+    since = 0.0
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal since
         del frame
-        stop.signal = number
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        if not stop.signal:
+            stop.signal, since = number, time.monotonic()
+        elif time.monotonic() - since > ECHO:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+            signal.raise_signal(number)
 
     for number in before:
-        signal.signal(number, first)
+        signal.signal(number, note)
     try:
         yield stop
     finally:

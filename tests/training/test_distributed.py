@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from itertools import chain
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -25,12 +26,12 @@ from safetensors.torch import load_file
 from torch.distributed import TCPStore
 
 from multistream import runs
-from multistream.errors import UsageError
+from multistream.errors import MultistreamWarning, UsageError
 from multistream.inputs import Image
 from multistream.recipe import Recipe
 from multistream.runs.model_file import MODEL_FILE, load_model
 from multistream.runs.predictions_file import read_predictions
-from multistream.runtime.distributed import ALONE, Ranks, ranks_of
+from multistream.runtime.distributed import ALONE, Ranks, processes, ranks_of
 from multistream.spec import INSTANCE
 from multistream.training.feeds import PhotoFeed
 from multistream.training.prepare import prepare
@@ -261,6 +262,19 @@ def test_an_environment_that_cannot_be_meant(environment: dict[str, str], says: 
 
 def test_no_variables_or_a_world_of_one_is_one_process() -> None:
     assert ranks_of({}) == ranks_of({"WORLD_SIZE": "1"}) == ranks_of({"OMPI_COMM_WORLD_SIZE": "1"}) == ALONE
+
+
+def test_separate_tasks_of_srun_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be meant, such as a seed each; in a batch script, where SLURM_NTASKS is set as well, nothing is said."""
+    for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with warnings.catch_warnings(action="error"), processes() as ranks:
+        assert ranks == ALONE
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    with pytest.warns(MultistreamWarning, match=r"srun started 2 tasks, and each works alone\..*torchrun"), processes():
+        pass
 
 
 def test_plain_reads_images_of_32() -> None:
