@@ -26,6 +26,8 @@ SMALLER: Final = (
     "Freeze more of the network (--freeze streams), or use smaller images, for example --set data.image_size=128."
 )
 
+PROCESS: Final = Path("/proc/self")
+
 _KIB: Final = 1024
 
 
@@ -55,15 +57,16 @@ def pieces_of(batch: int) -> tuple[int, ...]:
     return tuple(sorted({*small, *(batch // size for size in small)}))
 
 
-def largest_that_fits(sizes: Sequence[int], attempt: Callable[[int], int], *, free: int) -> int:
+def largest_that_fits(sizes: Sequence[int], attempt: Callable[[int], float]) -> int:
     """The largest of these ascending sizes whose attempt does not run out of memory.
 
-    `attempt(size)` tries a step and returns the bytes that it took. A size that would take more than `free` bytes, if
-    bytes grow with images, is not tried: on a CPU the process would be killed. Raises MemoryExhausted if none fits.
+    `attempt(size)` tries a step and returns the fraction of the free memory that it took. A size that would take more
+    than is USABLE, if memory grows with images, is not tried: on a CPU the process would be killed. Raises
+    MemoryExhausted if none fits.
     """
-    tried: list[tuple[int, int]] = []
+    tried: list[tuple[int, float]] = []
     for size in sizes:
-        if tried and _expected(size, tried) > free * USABLE:
+        if tried and _expected(size, tried) > USABLE:
             break
         try:
             tried.append((size, attempt(size)))
@@ -76,8 +79,8 @@ def largest_that_fits(sizes: Sequence[int], attempt: Callable[[int], int], *, fr
     return tried[-1][0]
 
 
-def _expected(size: int, tried: Sequence[tuple[int, int]]) -> float:
-    """The bytes that a size will take, on the line through the last two tried; through zero after the first."""
+def _expected(size: int, tried: Sequence[tuple[int, float]]) -> float:
+    """What a size will take, on the line through the last two tried; through zero after the first."""
     before, taken = tried[-1]
     if len(tried) == 1:
         return taken * size / before
@@ -86,32 +89,38 @@ def _expected(size: int, tried: Sequence[tuple[int, int]]) -> float:
 
 
 class Gauge:
-    """Measures how many bytes work on a device takes at its height, beyond what was taken when the gauge was made."""
+    """Measures how much of the free memory of the CPU work takes at its height, beyond what is held now.
+
+    That is the larger of two fractions: of memory (the machine's and its control group's), and of the address space
+    where it is limited (`ulimit -v`). Between blocks of the C library are gaps, so a process takes more address space
+    than memory. Elsewhere than on the CPU nothing is measured: an attempt that is too large raises an error there.
+    """
 
     def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.before = _held(device)
-
-    def free(self) -> int:
-        """Usable bytes: on a CPU of the machine, the control group and the process, elsewhere of the device."""
-        if self.device.type != "cpu":
-            return 2**63 - 1
-        process = _address_space(Path("/proc/self"))
-        return min(_available(Path("/proc/meminfo")), _group_limit(Path("/sys/fs/cgroup")), process)
+        self.on_cpu = device.type == "cpu"
+        held = _status(PROCESS / "status")
+        self.memory, self.space = held.get("VmRSS", 0), held.get("VmSize", 0)
+        self.free = min(_available(Path("/proc/meminfo")), _group_limit(Path("/sys/fs/cgroup")))
+        self.free_space = _address_space(PROCESS)
+        self.peak_before = 0
 
     def reset(self) -> None:
         """Begins a new height."""
-        if self.device.type == "cuda":
+        if torch.cuda.is_available() and not self.on_cpu:
             torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats(self.device)
-        elif os.access("/proc/self/clear_refs", os.W_OK):
-            Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak starts again from what is held now
+        if os.access(PROCESS / "clear_refs", os.W_OK):
+            (PROCESS / "clear_refs").write_text("5")  # proc(5): VmHWM starts again from what is held now
+        self.peak_before = _status(PROCESS / "status").get("VmPeak", 0)
 
-    def taken(self) -> int:
-        """The peak since the last reset; 0 if the system does not report it."""
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) - self.before
-        return max(0, _status(Path("/proc/self/status")).get("VmHWM", 0) - self.before)
+    def taken(self) -> float:
+        """The fraction at its height since the last reset; 0 if the system does not report it."""
+        if not self.on_cpu:
+            return 0.0
+        peaks = _status(PROCESS / "status")
+        memory = max(0, peaks.get("VmHWM", 0) - self.memory)
+        peak = peaks.get("VmPeak", 0)  # never falls; not above an earlier one, the memory is all that is known
+        space = peak - self.space if peak > self.peak_before else memory
+        return max(memory / max(1, self.free), space / max(1, self.free_space))
 
 
 @contextmanager
@@ -130,12 +139,6 @@ def as_it_was(network: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
             for parameter in network.parameters():
                 parameter.grad = None
-
-
-def _held(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
-    return _status(Path("/proc/self/status")).get("VmRSS", 0)
 
 
 def _status(path: Path) -> Mapping[str, int]:

@@ -33,10 +33,10 @@ def settings_that_fit(
     optimizer's state. The network is left as it was. Raises MemoryExhausted where not even one image fits.
     """
     whole = settings.batch_size * settings.accumulation
-    gauge = Gauge(device)
     reserved = [torch.ones_like(p) for p in objective.network.parameters() if p.requires_grad for _ in range(MOMENTS)]
+    gauge = Gauge(device)
 
-    def attempt(size: int) -> int:
+    def attempt(size: int) -> float:
         gauge.reset()
         with as_it_was(objective.network):
             objective.network.train()
@@ -48,7 +48,7 @@ def settings_that_fit(
     sizes = pieces_of(whole)
     if whole > 1 and _normalises_batches(objective.network):
         sizes = sizes[1:]  # of one image there is no variance
-    size = largest_that_fits(sizes, attempt, free=gauge.free())
+    size = largest_that_fits(sizes, attempt)
     del reserved
     return replace(settings, batch_size=size, accumulation=whole // size)
 
