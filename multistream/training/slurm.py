@@ -214,7 +214,7 @@ def _executor(options: Mapping[str, Any], folder: Path) -> Any:
 
 
 def _step_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Since Slurm 22.05 srun does not take over the cores of its job: the training would be bound to one of them."""
+    """Since Slurm 22.05 srun does not read the number of cores of its job, so it is told."""
     cores = options.get("cpus_per_task", options.get("slurm_cpus_per_task"))
     return {} if cores is None else {"slurm_srun_args": [f"--cpus-per-task={cores}"]}
 
