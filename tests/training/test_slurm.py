@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def run(place: Path, count: int, **more: Any) -> None:
 
 
 def soon(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not condition():
         assert time.monotonic() < until, "it never came"
         time.sleep(0.05)
@@ -151,10 +152,11 @@ def test_a_stop_withdraws_jobs_that_wait(cluster: Path, tmp_path: Path) -> None:
     assert fake_states(cluster) == {"1": "CANCELLED", "2": "CANCELLED"}
 
 
+@pytest.mark.parametrize("times", [1, 0])
 def test_at_its_time_limit_a_run_saves_and_goes_on(
-    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
-    """Slurm signals all processes of the job: the training saves, and the job goes back to the queue."""
+    """Slurm signals all processes of the job: the training saves, and the job goes back to the queue, so many times."""
     monkeypatch.setattr(engines, "train_in_process", fake_slurm.train_once_stopped)
 
     def limit() -> None:
@@ -162,9 +164,12 @@ def test_at_its_time_limit_a_run_saves_and_goes_on(
         subprocess.run(["scancel", "--signal", "USR2", "1"], check=True)
 
     in_the_background(limit)
-    run(tmp_path, 1)
+    engine = Engine("slurm", {"timeout_min": 2, "slurm_max_num_timeout": times})
+    said = r"Job not requeued because: timed-out too many times\. \(Slurm job 1, log: "
+    with nullcontext() if times else pytest.raises(RunsFailed, match=said):
+        run_all(planned(tmp_path, 1), engine, place=tmp_path, console=Console(quiet=True))
+    soon(lambda: fake_states(cluster) == {"1": "COMPLETED" if times else "FAILED"})
     assert (tmp_path / "run-1" / "saved").exists()
-    assert fake_states(cluster) == {"1": "COMPLETED"}
 
 
 @pytest.mark.usefixtures("cluster")
