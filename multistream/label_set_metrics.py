@@ -127,6 +127,18 @@ def label_set_f1(probabilities: NDArray[np.floating], sets: Bools) -> tuple[floa
     return float(micro_f1(means)), float(_macro_f1(means, _occurring(sets)))
 
 
+def label_set_cells(probabilities: NDArray[np.floating], sets: Bools) -> NDArray[np.int64]:
+    """(2, K, K): of the photos with label i (rows) in how many class j is predicted, and among how many photos.
+
+    Off the diagonal only photos without label j count, so that cell is what is wrongly added where there is label i.
+    """
+    predicted, others = probabilities >= THRESHOLD, ~np.eye(sets.shape[1], dtype=np.bool_)
+    has = sets.astype(np.int64)
+    lacks = has.T @ ~sets * others + np.diag(has.sum(axis=0))
+    wrong = has.T @ (predicted & ~sets) * others + np.diag((predicted & sets).sum(axis=0))
+    return np.stack([wrong, lacks])
+
+
 def _occurring(sets: Bools) -> Bools:
     """Which classes some photo has, (K,)."""
     found: Bools = np.asarray(sets.any(axis=0))

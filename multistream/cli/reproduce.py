@@ -54,14 +54,16 @@ def reproduce(
 ) -> None:
     """Reproduce Table 1 and Figures 3 to 5 of Lim et al. (ICIP 2020) on your photos or the demo set.
 
-    Completed runs are reused."""
+    Completed runs are reused. If photos have several labels (--label), the mean average precision replaces the
+    accuracy, and rows with late fusion are omitted."""
     from multistream.console import Console
     from multistream.recipe import Recipe
     from multistream.reproduction.paper import the_paper
     from multistream.reproduction.plan import TARGETS, Request, all_planned, stream_places
     from multistream.reproduction.reproduce import reproduce as run
 
-    _check_splits(folds=folds, splits=splits, label=label)
+    if folds == 1 or (folds and splits > 1):
+        raise UsageError("--folds", "folds are the splits.", right="Pass --folds 2 or more, or --folds 0 --splits N.")
     own = {"source": data, "label": label, "folds": folds, "fold": 0, "repeats": repeats}
     request = Request(
         recipe=options.with_options(Recipe.load(recipe), set_, runtime={"device": device}).updated({"data": own}),
@@ -75,22 +77,13 @@ def reproduce(
     )
     chosen = TARGETS if "all" in targets else targets
     if plan:
-        output.print_plan(all_planned(request, the_paper(), chosen), json=json)
+        output.print_plan(all_planned(request, request.paper, chosen), json=json)
         return
     console = Console(quiet=quiet)
     found = run(chosen, request, console=console)
     for file in written(found, request.out):
         console.say(f"reproduce: {file}")
     _print(found, json=json)
-
-
-def _check_splits(*, folds: int, splits: int, label: str) -> None:
-    from multistream.data.layouts.label_sets import LabelColumns
-
-    if folds == 1 or (folds and splits > 1):
-        raise UsageError("--folds", "folds are the splits.", right="Pass --folds 2 or more, or --folds 0 --splits N.")
-    if LabelColumns.parse(label):
-        raise UsageError("--label", "the paper's photos have one label each.", do="Use multistream train and compare.")
 
 
 def _print(found: Reproduction, *, json: bool) -> None:
@@ -118,8 +111,16 @@ def written(found: Reproduction, out: Path) -> list[Path]:
         write_atomic(files[-1], as_latex(found))
     if known := found.confusion:
         files.append(out / "fig3.pdf")
-        figure = draw_confusion(known.counts, known.classes, published_recalls=known.published_recalls)
-        save_figure(figure, files[-1])
+        save_figure(
+            draw_confusion(
+                known.counts,
+                known.classes,
+                totals=known.totals,
+                published_recalls=known.published_recalls,
+                predicted=known.predicted,
+            ),
+            files[-1],
+        )
     if found.curves:
         files.append(out / "fig4.pdf")
         save_figure(draw_truncation(found.curves), files[-1])

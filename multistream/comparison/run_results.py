@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from multistream import runs
 from multistream.errors import DataError, UsageError
-from multistream.label_set_metrics import label_set_f1, mean_average_precision
+from multistream.label_set_metrics import label_set_cells, label_set_f1, mean_average_precision
 from multistream.recipe import Recipe
 from multistream.runs.predictions_file import Predictions, read_predictions
 from multistream.statistics import balanced_accuracy, macro_f1
@@ -73,6 +73,14 @@ class Result:
         known = predictions.label_indices >= 0  # a label outside the classes is wrong whatever is predicted
         cells = predictions.label_indices[known] * len(classes) + predictions.probabilities.argmax(axis=1)[known]
         return np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), len(classes))
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """(2, K, K): counts [label][predicted], and the photos that each counts among; as `label_set_cells`."""
+        if self.predictions.label_sets is not None:
+            return label_set_cells(self.predictions.probabilities, self.predictions.label_sets)
+        counts = self.confusion
+        return np.stack([counts, np.broadcast_to(counts.sum(axis=1, keepdims=True), counts.shape)])
 
     def score(self, measure: str) -> float:
         """One of MEASURES over all test photos; UsageError where the run does not have it."""

@@ -12,16 +12,22 @@ DARK = 0.55
 
 
 def draw_confusion(
-    counts: Sequence[Sequence[int]], classes: Sequence[str], *, published_recalls: Mapping[str, float] | None = None
+    counts: Sequence[Sequence[int]],
+    classes: Sequence[str],
+    *,
+    totals: Sequence[Sequence[int]] | None = None,
+    published_recalls: Mapping[str, float] | None = None,
+    predicted: str = "predicted",
 ) -> Figure:
     """Each row is a label, each cell the fraction of its photos that were predicted so; n is written at the label.
 
-    `published_recalls` are printed below the fractions of the diagonal.
+    `totals` are the photos that each cell counts among, by default those of its row. `published_recalls` are printed
+    below the fractions of the diagonal; `predicted` is written below the columns.
     """
     recalls = published_recalls or {}
     table = np.array(counts, dtype=np.float64)
-    totals = table.sum(axis=1, keepdims=True)
-    fractions = np.divide(table, totals, out=np.zeros_like(table), where=totals > 0)
+    among = np.broadcast_to(table.sum(axis=1, keepdims=True) if totals is None else np.array(totals), table.shape)
+    fractions = np.divide(table, among, out=np.zeros_like(table), where=among > 0)
     side = 1.6 + 0.62 * len(classes)
     figure = Figure(figsize=(side + 0.6, side), layout="constrained")
     axes = figure.subplots()
@@ -31,10 +37,10 @@ def draw_confusion(
         text, color = f"{value:.2f}{published.get((i, j), '')}", "white" if value > DARK else "black"
         axes.text(j, i, text, ha="center", va="center", color=color, fontsize=8)
     places = range(len(classes))
-    labels = [f"{name} ({int(n):,})" for name, n in zip(classes, totals[:, 0], strict=True)]
+    labels = [f"{name} ({int(n):,})" for name, n in zip(classes, among.diagonal(), strict=True)]
     axes.set_yticks(places, labels, parse_math=False)
     axes.set_xticks(places, list(classes), rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-    axes.set_xlabel("predicted")
+    axes.set_xlabel(predicted)
     axes.set_ylabel("label (photos)")
     if published_recalls:
         axes.set_title("in brackets: published on FI", fontsize=8)

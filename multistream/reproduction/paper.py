@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -16,7 +16,8 @@ class PaperRow:
 
     key: str
     name: str
-    published: float
+    published: float | None
+    """None where nothing was published that compares."""
     streams: tuple[str, ...] = ()
     temporal: str = "concat"
     fusion: str = ""
@@ -44,6 +45,13 @@ class Paper:
     def streams_of(self, row: PaperRow) -> tuple[str, ...]:
         """The places (object, places, anp) that a row needs."""
         return row.streams or tuple(dict.fromkeys(s for key in row.branches for s in self.rows[key].streams))
+
+    def for_label_sets(self) -> Paper:
+        """The same for photos that may have several labels: without late fusion, which gives each photo one label, and
+        without the published numbers, which are accuracies.
+        """
+        rows = {key: replace(row, published=None) for key, row in self.rows.items() if row.fusion != "late"}
+        return Paper(rows, tuple(replace(curve, published=()) for curve in self.curves), {})
 
 
 @cache

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from multistream.data.layouts.label_sets import LabelColumns
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
-from multistream.reproduction.paper import Paper, PaperCurve, PaperRow
+from multistream.reproduction.paper import Paper, PaperCurve, PaperRow, the_paper
 from multistream.spec import parse_specs
 from multistream.training.planned_run import PlannedRun
 
@@ -37,6 +38,16 @@ class Request:
     seeds: int = 1
     engine: Engine | None = None
     """The engine that trains the runs; None: one after the other in this process."""
+
+    @property
+    def label_sets(self) -> bool:
+        """Whether the photos may have several labels."""
+        return LabelColumns.parse(self.recipe.data.label) is not None
+
+    @property
+    def paper(self) -> Paper:
+        """What is reproduced on these photos."""
+        return the_paper().for_label_sets() if self.label_sets else the_paper()
 
 
 def stream_places(text: str, paper: Paper) -> dict[str, str]:

@@ -20,7 +20,7 @@ from multistream.errors import UsageError
 from multistream.files import write_atomic
 from multistream.folder_lock import FolderLock
 from multistream.recipe import Recipe, differences
-from multistream.reproduction.paper import Paper, PaperRow, the_paper
+from multistream.reproduction.paper import Paper, PaperRow
 from multistream.reproduction.plan import (
     FUSED,
     TARGETS,
@@ -43,6 +43,11 @@ from multistream.training.planned_run import PlannedRun
 if TYPE_CHECKING:
     from multistream.training.engines import Engine
 
+SEVERAL_LABELS = (
+    "photos may have several labels: late fusion, which gives each photo one label, and the published accuracies are "
+    "left out"
+)
+WRONGLY_ADDED = "predicted (off the diagonal: wrongly, of the photos without this label)"
 GALLERY = "fig5"
 """The folder of figure 5."""
 
@@ -56,7 +61,7 @@ def reproduce(targets: Sequence[str], request: Request, *, console: Console | No
     started = time.monotonic()
     if unknown := set(targets) - set(TARGETS):
         raise UsageError("reproduce", f"{min(unknown)!r} is unknown.", right=f"Known: all, {', '.join(TARGETS)}.")
-    paper = the_paper()
+    paper = request.paper
     rows = rows_needed(targets, paper, request.streams)
     request.out.mkdir(parents=True, exist_ok=True)
     with FolderLock(request.out):
@@ -148,16 +153,23 @@ class _Work:
         reproduced = []
         for row, each in zip(ordered, found, strict=True):
             measured = compared_row(scores[row.key], name=row.name, settings={}, difference=each)
-            reproduced.append(ReproducedRow(row.key, measured, row.published / 100))
+            published = None if row.published is None else row.published / 100
+            reproduced.append(ReproducedRow(row.key, measured, published))
         return tuple(reproduced), best.name
 
     def confusion(self) -> ReproducedConfusion:
         """Figure 3 of the early fusion, over all of its runs."""
         results = self.results(self.paper.rows[FUSED])
-        counts = np.sum([result.confusion for result in results], axis=0)
+        counts, totals = np.sum([result.cells for result in results], axis=0).tolist()
         classes, recalls = results[0].predictions.classes, self.paper.recalls
         known = recalls if set(recalls) <= set(classes) else {}
-        return ReproducedConfusion(classes, tuple(map(tuple, counts.tolist())), dict(known))
+        return ReproducedConfusion(
+            classes,
+            tuple(map(tuple, counts)),
+            tuple(map(tuple, totals)),
+            predicted=WRONGLY_ADDED if self.request.label_sets else "predicted",
+            published_recalls=dict(known),
+        )
 
     def gallery(self) -> ReproducedGallery:
         """Figure 5 of the early fusion's first run."""
@@ -177,6 +189,7 @@ class _Work:
                 ReproducedCurve(
                     curve.name,
                     stages,
+                    measured[0].measure,
                     tuple(each.mean for each in measured),
                     tuple(each.ci95 for each in measured),
                     tuple(value / 100 for value in curve.published),
@@ -212,7 +225,8 @@ def _notes(request: Request, paper: Paper, rows: Sequence[PaperRow], targets: Se
             f"{figures} are left out: {fused.name} needs {', '.join(paper.streams_of(fused))}",
         ),
         ("table1" in targets and left_out, f"rows omitted because a stream is missing: {left_out}"),
-        (True, "published numbers: on FI (22,260 photos), not on these photos, unless noted"),
+        (request.label_sets, SEVERAL_LABELS),
+        (not request.label_sets, "published numbers: on FI (22,260 photos), not on these photos, unless noted"),
     ]
     return tuple(note for holds, note in notes if holds)
 

@@ -16,8 +16,8 @@ class ReproducedRow(JsonRecord):
 
     key: str
     measured: ComparedRow
-    published: float
-    """A fraction."""
+    published: float | None
+    """A fraction; None where photos may have several labels."""
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON has it: the measures next to the published number."""
@@ -26,21 +26,32 @@ class ReproducedRow(JsonRecord):
 
 @dataclass(frozen=True)
 class ReproducedCurve(JsonRecord):
-    """Accuracy and 95 % interval with 1 to n stages, next to the published accuracies on FI (fractions)."""
+    """The score and its 95 % interval with 1 to n stages, next to the published accuracies on FI (fractions).
+
+    `measure` is accuracy or, where photos may have several labels, map (the mean average precision).
+    """
 
     name: str
     stages: tuple[str, ...]
-    accuracies: tuple[float, ...]
+    measure: str
+    scores: tuple[float, ...]
     intervals: tuple[tuple[float, float], ...]
     published: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class ReproducedConfusion(JsonRecord):
-    """Counts [label][predicted] of the early fusion over all test predictions; published recalls where known."""
+    """Counts [label][predicted] of the early fusion over all test predictions; published recalls where known.
+
+    `totals` are the photos that each cell counts among: those with the label or, where photos may have several, off
+    the diagonal those that have not the predicted one.
+    """
 
     classes: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
+    totals: tuple[tuple[int, ...], ...]
+    predicted: str
+    """What a column means, in words."""
     published_recalls: dict[str, float]
 
 
