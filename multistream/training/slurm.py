@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stderr, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -48,6 +48,9 @@ MEANINGLESS: Final = {
 
 OF_THE_EXECUTOR: Final = ("slurm_max_num_timeout", "slurm_python")
 """Parameters that submitit takes when its executor is made."""
+
+CHOSEN_BY_USERS: Final = ("SLURM_CONF", "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_RESERVATION")
+"""Variables of Slurm that stay where a job submits jobs: not the outer job's properties."""
 
 ENDED: Final = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
@@ -130,8 +133,8 @@ class SlurmJob:
             code, line = LOST, _last_line(str(error))
         except UncompletedJobError:
             known = "is no longer in the queue" if state == "GONE" else f"ended as {state}"
-            code, line = LOST, f"it {known} and left no result."
-        return code, f"{line} ({where}, log: {paths.stderr})" if code else line
+            code, line = LOST, f"it {known} and left no result{_end_of(paths.stderr)}."
+        return code, f"{line} {where}, log: {paths.stderr}" if code else line
 
 
 class Training:
@@ -179,7 +182,8 @@ def submitter(options: Mapping[str, Any], place: Path) -> Submit:
 
     def submit(train: Callable[..., tuple[int, str]], *arguments: str) -> Job:
         try:
-            with redirect_stderr(io.StringIO()):  # submitit prints what sbatch says; it is in the error
+            # submitit prints what sbatch says; it is in the error
+            with redirect_stderr(io.StringIO()), _outside_of_a_job():
                 job = executor.submit(Training(train), *arguments)
         except (FailedJobError, FailedSubmissionError) as error:
             said = "; ".join(line.removeprefix("sbatch: error: ") for line in str(error).strip().splitlines())
@@ -190,6 +194,20 @@ def submitter(options: Mapping[str, Any], place: Path) -> Submit:
         return SlurmJob(job, queue)
 
     return submit
+
+
+@contextmanager
+def _outside_of_a_job() -> Iterator[None]:
+    """Hides the variables of the job that this process may be, which its own jobs would inherit as theirs."""
+    if "SLURM_JOB_ID" not in os.environ:
+        yield
+        return
+    from submitit.core.utils import environment_variables
+    from submitit.helpers import clean_env
+
+    kept = {name: os.environ[name] for name in CHOSEN_BY_USERS if name in os.environ}
+    with clean_env(), environment_variables(**kept):
+        yield
 
 
 def _executor(options: Mapping[str, Any], folder: Path) -> Any:
@@ -227,6 +245,12 @@ def _check_meaning(options: Mapping[str, Any]) -> None:
     if isinstance(minutes, (int, float)) and isinstance(delay, int) and minutes * 60 <= delay:
         what = f"timeout_min={minutes} leaves no time: a run saves {delay} s before its limit (slurm_signal_delay_s)."
         raise UsageError("--engine-option", what, right=f"It must be {delay // 60 + 1} or more.")
+
+
+def _end_of(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n") if log.is_file() else []
+    last = [line.strip() for line in lines if line.strip()][-1:]
+    return "".join(f"; its log ends with: {line.rstrip('.')}" for line in last)
 
 
 def _last_line(trace: str) -> str:

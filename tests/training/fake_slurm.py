@@ -34,6 +34,7 @@ def sbatch(script: str) -> None:
         sys.exit("sbatch: error: invalid partition specified: nosuch\nsbatch: error: Batch job submission failed")
     number = str(len(list(STATE.glob("*.state"))) + 1)
     (STATE / f"{number}.sh").write_text(Path(script).read_text())
+    (STATE / f"{number}.environment").write_text("\n".join(f"{name}={value}" for name, value in os.environ.items()))
     set_state(number, "PENDING")
     start(number)
     print(f"Submitted batch job {number}")

@@ -96,6 +96,20 @@ def test_options_of_sbatch_reach_it(cluster: Path, tmp_path: Path) -> None:
         assert words in script
 
 
+def test_a_job_that_submits_jobs(cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """srun refuses to start with the outer job's memory for each core and the inner one's for each node."""
+    (cluster / "hold").touch()
+    given = {"SLURM_JOB_ID": "7", "SLURM_MEM_PER_CPU": "500", "SLURM_CONF": "/slurm.conf", "SBATCH_ACCOUNT": "lab"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    slurm.submitter({}, tmp_path)(print)
+    inherited = (cluster / "1.environment").read_text().split()
+    assert "SLURM_CONF=/slurm.conf" in inherited
+    assert "SBATCH_ACCOUNT=lab" in inherited
+    assert not [line for line in inherited if line.startswith(("SLURM_MEM_PER_CPU", "SLURM_JOB_ID"))]
+    assert os.environ["SLURM_MEM_PER_CPU"] == "500"
+
+
 def test_a_job_that_sbatch_refuses(cluster: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The second of three: the first is withdrawn, and one line says why."""
     (cluster / "hold").touch()
@@ -123,6 +137,7 @@ def test_jobs_that_end_without_a_result_are_named(
         (cluster / "down").touch()
         time.sleep(0.3)
         (cluster / "1.state").write_text("CANCELLED")
+        (tmp_path / "slurm" / "2_0_log.err").write_text("srun: fatal: no memory\n\n")
         (cluster / "2.state").write_text("TIMEOUT")
         (cluster / "3.state").unlink()
         (cluster / "down").unlink()
@@ -135,8 +150,11 @@ def test_jobs_that_end_without_a_result_are_named(
     assert all3.value.exit_code == 71
     said = capsys.readouterr().err
     assert "run run-1: failed (Slurm job 1 was cancelled before it had started.)" in said
-    assert "run run-2: failed (it ended as TIMEOUT and left no result. (Slurm job 2, log: " in said
-    assert "run run-3: failed (it is no longer in the queue and left no result. (Slurm job 3" in said
+    assert (
+        "run run-2: failed (it ended as TIMEOUT and left no result; its log ends with: srun: fatal: no memory." in said
+    )
+    assert "Slurm job 2, log: " in said
+    assert "run run-3: failed (it is no longer in the queue and left no result. Slurm job 3" in said
 
 
 def test_a_stop_withdraws_jobs_that_wait(cluster: Path, tmp_path: Path) -> None:
@@ -165,7 +183,7 @@ def test_at_its_time_limit_a_run_saves_and_goes_on(
 
     in_the_background(limit)
     engine = Engine("slurm", {"timeout_min": 2, "slurm_max_num_timeout": times})
-    said = r"Job not requeued because: timed-out too many times\. \(Slurm job 1, log: "
+    said = r"Job not requeued because: timed-out too many times\. Slurm job 1, log: "
     with nullcontext() if times else pytest.raises(RunsFailed, match=said):
         run_all(planned(tmp_path, 1), engine, place=tmp_path, console=Console(quiet=True))
     soon(lambda: fake_states(cluster) == {"1": "COMPLETED" if times else "FAILED"})
@@ -182,7 +200,7 @@ def test_a_run_that_is_cancelled_saves_and_is_named(tmp_path: Path, monkeypatch:
 
     in_the_background(cancel)
     with pytest.raises(
-        RunsFailed, match=r"run run-1: stopped \(Slurm job 1, log: .*1_0_log\.err\) 1 of 1 runs failed\."
+        RunsFailed, match=r"run run-1: stopped Slurm job 1, log: .*1_0_log\.err 1 of 1 runs failed\."
     ) as one:
         run(tmp_path, 1)
     assert one.value.exit_code == 143
