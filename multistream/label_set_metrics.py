@@ -163,17 +163,20 @@ def _interval_of_map(probabilities: Floats, sets: Bools, *, seed: int) -> Interv
 def _average_precisions(probabilities: NDArray[np.floating], sets: Bools, counts_RN: Floats) -> Floats:
     """The average precision of each class, (R, K), where photos count so often; 0 for a class that no photo has.
 
-    The area below precision over recall in steps, as scikit-learn's `average_precision_score`; photos of one score
-    share a threshold.
+    The mean, over the photos that have the class, of the precision among all photos that score at least as high: as
+    scikit-learn's `average_precision_score`.
     """
     found = np.zeros((len(counts_RN), sets.shape[1]))
+    counts_NR = np.ascontiguousarray(counts_RN.T)  # photos are gathered in the order of each class: whole lines
     for k in range(sets.shape[1]):
         order = np.argsort(-probabilities[:, k], kind="stable")
         last = np.append(np.flatnonzero(np.diff(probabilities[order, k])), len(order) - 1)
-        counts = counts_RN[:, order]
-        right, shown = np.cumsum(counts * sets[order, k], axis=1)[:, last], np.cumsum(counts, axis=1)[:, last]
-        gained = np.diff(right, axis=1, prepend=0.0)
-        found[:, k] = (gained * _ratio(right, shown)).sum(1) / np.maximum(right[:, -1], 1)
+        places = np.flatnonzero(sets[order, k])
+        ends = last[np.searchsorted(last, places)]  # photos of one score share a threshold
+        own_PR = counts_NR[order[places]]
+        right = np.cumsum(own_PR, axis=0)[np.searchsorted(ends, ends, side="right") - 1]
+        shown = np.cumsum(counts_NR[order], axis=0)[ends]
+        found[:, k] = (own_PR * _ratio(right, shown)).sum(0) / np.maximum(own_PR.sum(0), 1)
     return found
 
 

@@ -47,7 +47,7 @@ SEVERAL_LABELS = (
     "photos may have several labels: late fusion, which gives each photo one label, and the published accuracies are "
     "left out"
 )
-WRONGLY_ADDED = "predicted (off the diagonal: wrongly, of the photos without this label)"
+WRONGLY_ADDED = "predicted\n(off the diagonal: wrongly, of the photos without this label)"
 GALLERY = "fig5"
 """The folder of figure 5."""
 
