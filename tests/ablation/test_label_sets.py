@@ -100,6 +100,13 @@ def test_the_complete_composition_has_the_map_that_train_measures(solver: str, r
     check_files(result, run.folder)
 
 
+def test_rows_by_gradient_train_as_one_batch(recipe: Recipe) -> None:
+    found = ablate(recipe, axis="depth", seeds=2, verify=True)
+    assert found.stacked == 2 * len(found.rows)
+    assert found.verified is not None
+    assert max(found.verified.largest_difference, found.verified.difference_to_train) < 1e-5
+
+
 def check_files(result: Ablation, run: Path) -> None:
     """Files, table and figure name the metric."""
     kept = json.loads((run / "ablations" / "depth-1.json").read_text())
