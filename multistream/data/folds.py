@@ -27,11 +27,14 @@ def photo_groups(table: Table, source: str) -> Indices | None:
     if not source:
         return None
     path = Path(source).expanduser()
-    if source not in table.columns and not path.is_file():
+    if source in table.columns:
+        cells = table.columns[source]
+    elif path.is_file():
+        cells = _cells_of_file(table, path)
+    else:
         right = did_you_mean(source, table.columns) if table.columns else "The data set has no further columns."
         do = "Pass a column of the CSV, or a CSV file with the columns path and group."
         raise UsageError("data.groups", f"{source!r} is neither a column nor a file.", right=right, do=do)
-    cells = table.columns[source] if source in table.columns else _cells_of_file(table, path)
     keys = [cell.strip() or f"\0{i}" for i, cell in enumerate(cells)]  # no name of a file or a cell holds a NUL
     return np.unique(keys, return_inverse=True)[1].astype(np.int64)
 

@@ -73,26 +73,30 @@ def given_photos(
     photo is also known by its path from there. What callers hold is copied: they may go on to change it.
     """
     for image in _many(images):
-        if isinstance(image, GivenPhoto):
-            yield image
-        elif isinstance(image, str) and is_url(image):
-            yield from _from_url(image)
-        elif isinstance(image, str | os.PathLike):
-            yield from _from_path(Path(image).expanduser(), root, allow_outside, say)
-        else:
-            yield GivenPhoto(IN_MEMORY, (), _content(image, limit))
+        match image:
+            case GivenPhoto():
+                yield image
+            case str() if is_url(image):
+                yield from _from_url(image)
+            case str() | os.PathLike():
+                yield from _from_path(Path(image).expanduser(), root, allow_outside, say)
+            case _:
+                yield GivenPhoto(IN_MEMORY, (), _content(image, limit))
 
 
 def _many(images: PhotoLike | Iterable[PhotoLike | GivenPhoto]) -> Iterable[PhotoLike | GivenPhoto]:
     """One photo as a list of one."""
-    if isinstance(images, np.ndarray):
-        return [images] if images.ndim < 4 else images
-    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Picture) or hasattr(images, "read"):
-        return [images]  # type: ignore[list-item]  # an open file is iterable too: its lines are not photos
-    if not isinstance(images, Iterable):
-        right = "It must be a path, bytes, an open file, a Pillow picture, a uint8 array, or several of them."
-        raise UsageError("predict", f"{type(images).__name__} is not a photo.", right=right)
-    return images
+    match images:
+        case np.ndarray():
+            return [images] if images.ndim < 4 else images
+        case str() | os.PathLike() | bytes() | bytearray() | memoryview() | Picture():
+            return [images]
+        case _ if hasattr(images, "read"):  # an open file is iterable too: its lines are not photos
+            return [images]  # type: ignore[list-item]
+        case Iterable():
+            return images
+    right = "It must be a path, bytes, an open file, a Pillow picture, a uint8 array, or several of them."
+    raise UsageError("predict", f"{type(images).__name__} is not a photo.", right=right)
 
 
 def _from_path(
@@ -106,7 +110,7 @@ def _from_path(
     except DataError as error:
         yield GivenPhoto(str(path), (), BadImage(path, "cannot be read", str(error)))
         return
-    for note in (*listing.notes, *(() if listing.ids else ("it holds no images",))):
+    for note in (*listing.notes, *([] if listing.ids else ["it holds no images"])):
         if say:
             say(f"{printable(str(path))}: {note}")
     for image_id in listing.ids:
@@ -131,14 +135,15 @@ def _ids(path: Path, root: Path | None) -> tuple[str, ...]:
 def _content(image: Any, limit: int) -> bytes | Picture | BadImage:
     """The bytes or array to decode of a photo in memory, as a copy; the file's own bytes if they are available."""
     try:
-        if isinstance(image, bytes | bytearray | memoryview):
-            return bytes(image)
-        if isinstance(image, Picture):
-            return _of_picture(image)
-        if isinstance(image, np.ndarray):
-            return _of_array(image)
-        if hasattr(image, "read"):
-            return _of_file(image, limit)
+        match image:
+            case bytes() | bytearray() | memoryview():
+                return bytes(image)
+            case Picture():
+                return _of_picture(image)
+            case np.ndarray():
+                return _of_array(image)
+            case _ if hasattr(image, "read"):
+                return _of_file(image, limit)
     except MemoryError:
         raise
     except Exception as error:  # an object of the user may raise anything; the next photo is not affected

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from multistream.data.maps import EXTENSIONS, find_map_files
 from multistream.data.side_inputs import MapReader, check_sources, named
 from multistream.data.table import Table, VectorTable
-from multistream.data.vectors import align, read_vectors, repeated_ids
+from multistream.data.vectors import align, first_rows, read_vectors, repeated_ids
 from multistream.errors import DataError, UsageError
 from multistream.inputs import Input, Map, Vector
 
@@ -143,7 +143,7 @@ def _vectors(key: str, wanted: Vector, source: SideSource) -> Lookup:
         return ByOrder(source, wanted.shape, where)
     table = align(source, wanted.vocabulary, width=wanted.width, where=where)
     repeated_ids(table, where)
-    return ById(table.features, {name: row for row, name in reversed(list(enumerate(table.ids)))})
+    return ById(table.features, first_rows(table.ids))
 
 
 def _maps(key: str, wanted: Map, source: SideSource, resize: str) -> Lookup:

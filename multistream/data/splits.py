@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import compress
 from math import floor
 
 import numpy as np
@@ -50,68 +51,65 @@ def split(
     With `folds`, test is fold number `fold` (the first, if none is named) of all photos, and validation its share of
     the others. `groups` names the photos that must stay together (`multistream.data.folds`).
     """
-    shares = dict(zip(NAMES, _shares(fractions), strict=True))
+    shares = _shares(fractions)
     together = photo_groups(table, groups)
     if folds or together is not None:
         return _whole(table, shares, seed=seed, groups=together, folds=folds, fold=fold)
     chosen = np.array(table.parts or ["train"] * len(table), dtype="U5")
     wanted = {name: share for name, share in shares.items() if name == "train" or name not in chosen}
-    notes = _note_on_predefined(table, wanted) if table.parts else []
     pool = np.flatnonzero(chosen == "train")
+    notes = [_on_predefined(wanted if len(pool) else {})] if table.parts else []
     for name, rows in _drawn(table, pool[np.argsort(np.array(table.ids)[pool])], wanted, seed, notes).items():
         chosen[rows] = name
     parts = {name: np.flatnonzero(chosen == name).astype(np.int64) for name in NAMES}
     return Parts(**parts, notes=(*notes, *_missing_classes(table, parts)))
 
 
-def _note_on_predefined(table: Table, wanted: Mapping[str, Fraction]) -> list[str]:
+def _on_predefined(wanted: Mapping[str, Fraction]) -> str:
     """That the data set itself splits, and which parts are drawn all the same."""
-    drawn = [name for name in NAMES[1:] if wanted.get(name) and "train" in (table.parts or ())]
-    source = f", {' and '.join(drawn)} drawn from its training split" if drawn else ""
-    return [f"predefined by the data set{source}"]
+    drawn = " and ".join(name for name in wanted if name != "train")
+    return "predefined by the data set" + (f", {drawn} drawn from its training split" if drawn else "")
 
 
 def _whole(
     table: Table, shares: Mapping[str, Fraction], *, seed: int, groups: Indices | None, folds: int, fold: int
 ) -> Parts:
     """Folds, or a split that keeps groups together: of all photos, whatever parts the data set has."""
-    if not folds and not shares["test"]:
+    if not folds and "test" not in shares:
         raise UsageError("data.split", "groups need a test split.", right="Write, for example, 80/5/15.")
-    count = folds or max(2, round(1 / shares["test"]))
-    validation = shares["val"] / (shares["train"] + shares["val"])
-    rows = fold_rows(table, folds=count, fold=fold or 1, seed=seed, validation=validation, groups=groups)
+    count, val = folds or max(2, round(1 / shares["test"])), shares.get("val", Fraction(0))
+    validation = val / (shares["train"] + val)
+    rows = fold_rows(table, folds=count, fold=max(fold, 1), seed=seed, validation=validation, groups=groups)
     notes = ["the predefined splits are not used: folds and groups are drawn from all photos"] if table.parts else []
     if groups is not None:
         notes.append(f"{len(np.unique(groups)):,} groups of photos stay together")
     return Parts(**rows, notes=(*notes, *_missing_classes(table, rows)))
 
 
-def _shares(fractions: str) -> tuple[Fraction, Fraction, Fraction]:
-    """The three shares, summing to 1, of a text such as 80/5/15."""
+def _shares(fractions: str) -> dict[str, Fraction]:
+    """The shares by part, summing to 1, of a text such as 80/5/15; a part with none is absent."""
     try:
-        train, val, test = (Fraction(text.strip()) for text in fractions.split("/"))
+        train, val, test = map(Fraction, fractions.split("/"))
     except (ValueError, ZeroDivisionError) as error:
         right = "It must be three numbers for train/val/test, such as 80/5/15."
         raise UsageError("data.split", f"{fractions!r} cannot be read.", right=right) from error
     if min(train, val, test) < 0 or train == 0:
-        raise UsageError(
-            "data.split", f"{fractions!r} leaves no training images.", right="Write, for example, 80/5/15."
-        )
+        right = "Write, for example, 80/5/15."
+        raise UsageError("data.split", f"{fractions!r} leaves no training images.", right=right)
     total = train + val + test
-    return train / total, val / total, test / total
+    return {name: share / total for name, share in zip(NAMES, (train, val, test), strict=True) if share}
 
 
 def _sizes(n: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
     """How many of n images each part gets, test first and train last: largest remainder, and at least 1 if n allows."""
-    names = [name for name in reversed(NAMES) if shares.get(name)]
-    total = sum(shares[name] for name in names)
-    exact = {name: n * shares[name] / total for name in names}
-    sizes = {name: floor(exact[name]) for name in names}
-    for name in sorted(names, key=lambda name: sizes[name] - exact[name])[: n - sum(sizes.values())]:
+    total = sum(shares.values())
+    exact = {name: n * shares[name] / total for name in reversed(NAMES) if name in shares}
+    sizes = dict(zip(exact, map(floor, exact.values()), strict=True))
+    for name in sorted(sizes, key=lambda name: sizes[name] - exact[name])[: n - sum(sizes.values())]:
         sizes[name] += 1
-    for name in [name for name in names if not sizes[name] and n >= len(names)]:
+    for name in [name for name in sizes if not sizes[name] and n >= len(sizes)]:
         sizes[name] += 1
-        sizes[max(names, key=lambda other: sizes[other])] -= 1
+        sizes[max(sizes, key=lambda other: sizes[other])] -= 1
     return sizes
 
 
@@ -136,11 +134,7 @@ def _drawn(
 def _missing_classes(table: Table, parts: Mapping[str, Indices]) -> list[str]:
     """Notes on the classes that a part lacks, with the images that there are of each."""
     counts = {name: np.bincount(table.labels[rows], minlength=len(table.classes)) for name, rows in parts.items()}
-    whole = np.sum(list(counts.values()), axis=0)
-    notes = []
-    for name in [name for name, rows in parts.items() if len(rows)]:
-        lacking = np.flatnonzero((counts[name] == 0) & (whole > 0))
-        if len(lacking):
-            some = some_of((f"{table.classes[k]} (has {whole[k]:,})" for k in lacking), shown=5)
-            notes.append(f"the {name} split has no image of {some}")
-    return notes
+    whole = np.sum([*counts.values()], axis=0)
+    known = [f"{name} (has {count:,})" for name, count in zip(table.classes, whole, strict=True)]
+    lacking = {name: [*compress(known, (count == 0) & (whole > 0))] for name, count in counts.items() if count.any()}
+    return [f"the {name} split has no image of {some_of(k, shown=5)}" for name, k in lacking.items() if k]

@@ -179,6 +179,7 @@ SAME = {
     "trailing spaces": "path , label\na.jpg , joy \n sub/b.jpg,fear\n",
     "other names": "Emotion,Image\njoy,a.jpg\nfear,sub/b.jpg\n",
     "more columns": "id,path,label,score\n1,a.jpg,joy,.5\n2,sub/b.jpg,fear,.25\n",
+    "a column without a name": ",path,label,\n0,a.jpg,joy,\n1,sub/b.jpg,fear,\n",
     "dots": "path,label\n./a.jpg,joy\nsub/../sub//b.jpg,fear\n",
     "backslashes": "path,label\na.jpg,joy\nsub\\b.jpg,fear\n",
 }

@@ -86,7 +86,7 @@ class _Header:
 def _roles(columns: Sequence[str], label: str) -> dict[str, str]:
     """Which column is the path, the label and the part: {role: column}; `label` may be the name of the label's."""
     named = {column.lower(): column for column in reversed(columns)}
-    labels = (label.lower(),) if label in columns else LABEL
+    labels = (label.lower(),) if label and label in columns else LABEL
     roles = {"path": PATH, "label": labels, "part": PART}
     return {role: named[name] for role, names in roles.items() for name in reversed(names) if name in named}
 
@@ -156,12 +156,12 @@ class _Reading:
         return CsvRecord(row.line, Entry(image_id, label, self._part(row, cells), votes, labels), cells)
 
     def _label(self, row: Row, cells: Mapping[str, str], votes: Votes | None) -> str:
-        best = winners(votes) if votes else []
         column = self.header.roles.get("label")
+        label = cells[column].strip() if column else ""
+        best = winners(votes) if votes else [label]
         if column is None:
             return best[0]
-        label = cells[column].strip()
-        if best and label not in best:
+        if label not in best:
             what = f"the label is {label!r}, and most votes are for {best[0]!r}."
             raise DataError(row.where, what, do="Leave the label column out.")
         if not label:

@@ -66,9 +66,9 @@ def absolute_source(source: str) -> str:
 
 def _split(source: str) -> tuple[str, str]:
     """The layout that a source names and its path, "" for what it does not name; a path may have a layout's name."""
-    name, colon, rest = source.partition(":")
-    is_layout = name.partition("@")[0] in datasets and (colon or not Path(source).expanduser().exists())
-    return (name or DEMO, rest) if is_layout or not source else ("", "")
+    name, colon, rest = (source or DEMO).partition(":")
+    is_path = not colon and bool(source) and Path(source).expanduser().exists()
+    return ("", "") if is_path or name.partition("@")[0] not in datasets else (name, rest)
 
 
 def _path(text: str) -> Path:

@@ -33,7 +33,7 @@ def align(
     if expected and given and expected != given:
         _check_names(expected, given, where)
         place = {name: column for column, name in enumerate(_numbered(given))}
-        columns = [place[name] for name in _numbered(expected)]
+        columns = [*map(place.__getitem__, _numbered(expected))]
         vectors = replace(vectors, features=vectors.features[:, columns], vocabulary=expected)
     width = width or len(expected)
     if width and vectors.features.shape[1] != width:
@@ -84,9 +84,7 @@ def match(ids: Sequence[str], names: Sequence[str], *, where: str) -> Matched:
     without a name would take that of one in another folder. Where either side has several of them, a DataError counts
     the images and shows one. Names that occur twice count once.
     """
-    row_of: dict[str, int] = {}
-    for row, name in enumerate(names):
-        row_of.setdefault(name, row)
+    row_of = first_rows(names)
     wanted = dict.fromkeys(ids)
     others = [image for image in wanted if image not in row_of]
     pairs = _by_suffix(
@@ -97,6 +95,14 @@ def match(ids: Sequence[str], names: Sequence[str], *, where: str) -> Matched:
     )
     rows = np.array([row_of.get(pairs.get(image, image), -1) for image in ids], dtype=np.int64)
     return Matched(rows, sum(image in pairs for image in ids))
+
+
+def first_rows(names: Sequence[str]) -> dict[str, int]:
+    """The row in which each name stands first."""
+    row_of: dict[str, int] = {}
+    for row, name in enumerate(names):
+        row_of.setdefault(name, row)
+    return row_of
 
 
 def _by_suffix(images: Sequence[str], names: Sequence[str], *, common_folder: bool, where: str) -> dict[str, str]:
@@ -193,8 +199,8 @@ def _counted(names: Sequence[str], what: str) -> str:
 
 def repeated_ids(vectors: VectorTable, where: str) -> tuple[str, ...]:
     """A note on ids that stand there again with the same vector; DataError where it is another."""
-    first: dict[str, int] = {}
-    again = [(name, row) for row, name in enumerate(vectors.ids) if first.setdefault(name, row) != row]
+    first = first_rows(vectors.ids)
+    again = [(name, row) for row, name in enumerate(vectors.ids) if first[name] != row]
     features = vectors.features
     unlike = [name for name, row in again if not np.array_equal(features[first[name]], features[row], equal_nan=True)]
     if unlike:
