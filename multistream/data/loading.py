@@ -28,6 +28,9 @@ Item = dict[str, NDArray[Any]]
 BAD_SHOWN = 5
 """Photos that cannot be decoded and are named one at a time."""
 
+PREFETCH = 2
+"""Batches that threads read ahead."""
+
 TIMEOUT = 300.0
 """Seconds after which a file that is still being read is taken for one that never will be."""
 
@@ -72,14 +75,13 @@ def loaded(
     *,
     batch_size: int,
     workers: int = 0,
-    prefetch: int = 2,
     pin: bool = False,
     timeout: float = TIMEOUT,
 ) -> Iterator[dict[str, Tensor]]:
     """The images with these indices, in this order, `batch_size` at a time: {name: (B, ...)} and "index" (B,) int64.
 
     Batch number b stands for indices[b * batch_size : (b + 1) * batch_size] whatever can be read of it: B is smaller
-    where images are left out, and 0 where none is left. `workers` threads read `prefetch` batches ahead; 0 reads here.
+    where images are left out, and 0 where none is left. `workers` threads read PREFETCH batches ahead; 0 reads here.
     `pin` puts batches where a GPU can fetch them. A file that takes longer than `timeout` seconds is a DataError.
     """
     ahead: deque[list[tuple[int, Future[Item]]]] = deque()
@@ -87,15 +89,14 @@ def loaded(
     with Pool(workers) as pool:
         for chunk in chunks:
             ahead.append([(int(i), pool.submit(photos.__getitem__, int(i))) for i in chunk])
-            if len(ahead) > (prefetch if workers else 0):
+            if len(ahead) > (PREFETCH if workers else 0):
                 yield _batch(photos, ahead.popleft(), pin=pin, timeout=timeout)
         while ahead:
             yield _batch(photos, ahead.popleft(), pin=pin, timeout=timeout)
 
 
 def _batch(photos: Photos, entries: list[tuple[int, Future[Item]]], *, pin: bool, timeout: float) -> dict[str, Tensor]:
-    outcomes = [(index, _outcome(photos, index, future, timeout)) for index, future in entries]
-    rows = [(index, item) for index, item in outcomes if item is not None]
+    rows = [(i, item) for i, future in entries if (item := _outcome(photos, i, future, timeout)) is not None]
     batch = {name: _stacked([item[name] for _, item in rows], pin=pin) for name in (rows[0][1] if rows else {})}
     return {**batch, "index": torch.tensor([index for index, _ in rows], dtype=torch.int64)}
 

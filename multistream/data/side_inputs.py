@@ -14,7 +14,7 @@ from multistream.data.maps import COLUMN, find_some_maps, fit_map
 from multistream.data.table import Table, VectorTable
 from multistream.data.vectors import Joined, align, join, read_vectors
 from multistream.errors import DataError, did_you_mean
-from multistream.inputs import Input, Map, Vector
+from multistream.inputs import Input, Map, Vector, names_of, side_inputs_of
 from multistream.recipe import MissingVectors
 from multistream.registry import Spec, build, find, signature
 
@@ -93,13 +93,14 @@ def gather(
     joined: dict[str, Joined] = {}
     maps: dict[str, MapReader] = {}
     for key, each in inputs.items():
-        if isinstance(each, Vector):
-            found = find_vectors(table, sources, key, each.name)
-            found = align(found, each.vocabulary, width=each.width, where=f"input.{key}")
-            joined[key] = join(table.ids, found, missing=missing)
-        elif isinstance(each, Map):
-            paths = find_some_maps(table, _source(sources, key, each.name, table), may_lack=maps_may_lack)
-            maps[key] = MapReader(paths, each, resize)
+        match each:
+            case Vector():
+                found = find_vectors(table, sources, key, each.name)
+                found = align(found, each.vocabulary, width=each.width, where=f"input.{key}")
+                joined[key] = join(table.ids, found, missing=missing)
+            case Map():
+                paths = find_some_maps(table, _source(sources, key, each.name, table), may_lack=maps_may_lack)
+                maps[key] = MapReader(paths, each, resize)
     gathered = SideInputs(
         vectors={key: each.rows for key, each in joined.items()},
         maps=maps,
@@ -130,8 +131,7 @@ def named(entries: Mapping[str, T], *labels: str) -> T | None:
 
 def check_sources(sources: Iterable[str], inputs: Mapping[str, Input]) -> None:
     """DataError for the key or name of a source that no Vector or Map of these inputs has."""
-    readers = {key: each for key, each in inputs.items() if isinstance(each, Vector | Map)}
-    names = {*readers, *(each.name for each in readers.values())}
+    names = names_of(side_inputs_of(inputs))
     for name in [name for name in sources if name not in names]:
         right = did_you_mean(name, names)
         raise DataError(f"input.{name}", "no stream of this network reads this input.", right=right)

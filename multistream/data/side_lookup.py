@@ -15,7 +15,7 @@ from multistream.data.side_inputs import MapReader, check_sources, named
 from multistream.data.table import Table, VectorTable
 from multistream.data.vectors import align, first_rows, read_vectors, repeated_ids
 from multistream.errors import DataError, UsageError
-from multistream.inputs import Input, Map, Vector
+from multistream.inputs import Input, Map, Vector, side_inputs_of
 
 SideSource = str | Path | VectorTable | Mapping[str, Any] | NDArray[Any] | Sequence[Any]
 """Where vectors or maps come from: a file or folder, {id: array}, or arrays in the order of the photos."""
@@ -106,20 +106,14 @@ def side_lookups(
     `given` are sources by stream key or input name; `own` is the run's data set, whose own vectors and maps come next.
     """
     check_sources(given, inputs)
-    lookups = {
-        key: _lookup(key, each, named(given, key, each.name), own, resize)
-        for key, each in inputs.items()
-        if isinstance(each, Vector | Map)
-    }
-    return {key: lookup for key, lookup in lookups.items() if lookup}
-
-
-def _lookup(key: str, wanted: Vector | Map, given: SideSource | None, own: Table | None, resize: str) -> Lookup | None:
-    """The Lookup of one stream, in what is given for it or else in the run's own data set; None without a source."""
-    source = _own(own, key, wanted) if given is None and own is not None else given
-    if source is None:
-        return None
-    return _vectors(key, wanted, source) if isinstance(wanted, Vector) else _maps(key, wanted, source, resize)
+    lookups: dict[str, Lookup] = {}
+    for key, each in side_inputs_of(inputs).items():
+        source = named(given, key, each.name)
+        if source is None and own is not None:
+            source = _own(own, key, each)
+        if source is not None:
+            lookups[key] = _vectors(key, each, source) if isinstance(each, Vector) else _maps(key, each, source, resize)
+    return lookups
 
 
 def _own(own: Table, key: str, each: Vector | Map) -> SideSource | None:

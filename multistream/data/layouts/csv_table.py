@@ -50,27 +50,29 @@ class _Header:
     roles: Mapping[str, str]
     votes: Mapping[str, str]
     """{column: class}"""
-    sets: LabelColumns | None
+    sets: LabelColumns
+    """Without names where each image has one label."""
 
     @classmethod
     def of(cls, row: Row, label: str) -> _Header:
         """The header in this row, with what `data.label` says."""
         votes = {column: column.removeprefix(VOTES) for column in row.cells if column.startswith(VOTES)}
-        return cls(row.where, row.cells, _roles(row.cells, label), votes, LabelColumns.parse(label))
+        sets = LabelColumns.parse(label) or LabelColumns(())
+        return cls(row.where, row.cells, _roles(row.cells, label), votes, sets)
 
     @property
     def further(self) -> list[str]:
         """The columns that are neither path, label, part nor votes."""
-        known = {"", *self.roles.values(), *self.votes, *(self.sets.names if self.sets else ())}
+        known = {"", *self.roles.values(), *self.votes, *self.sets.names}
         return [name for name in self.columns if name not in known]
 
     def check(self, path: Path, label: str) -> None:
         """UsageError for a label that is asked for and not there; DataError for a faulty header."""
         known = {"", *self.columns, *(["votes"] if self.votes else [])}
-        if self.sets is None and label not in known:
+        if not self.sets.names and label not in known:
             right = f"votes needs columns {VOTES}CLASS; several labels are COLUMN,COLUMN,... or COLUMN[SEPARATOR]."
             raise UsageError("data.label", f"{path} has no column {label!r}.", right=right)
-        needed = {"path": PATH} if self.sets or self.votes else {"path": PATH, "label": LABEL}
+        needed = {"path": PATH} if self.sets.names or self.votes else {"path": PATH, "label": LABEL}
         if lacking := [role for role in needed if role not in self.roles]:
             what = f"none of the columns {', '.join(self.columns)} is the {lacking[0]}."
             names = needed[lacking[0]]
@@ -79,8 +81,7 @@ class _Header:
             raise DataError(self.where, what, right=right, do=do)
         if twice := sorted(name for name, times in Counter(self.columns).items() if name and times > 1):
             raise DataError(self.where, f"two columns are called {twice[0]!r}.", do="Rename one.")
-        if self.sets:
-            self.sets.check(self.columns)
+        self.sets.check(self.columns)
 
 
 def _roles(columns: Sequence[str], label: str) -> dict[str, str]:
@@ -115,7 +116,7 @@ def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: b
     notes = (*numbered, *_on_missing(path, missing, len(records), strict=strict), *on_maps)
     entries = [record.entry for record in present]
     cells = {name: tuple(record.cells[name] for record in present) for name in header.further if name not in maps}
-    known = header.sets.classes if header.sets else header.votes.values() if label == "votes" else ()
+    known = (*header.sets.classes, *(header.votes.values() if label == "votes" else ()))
     return assemble(printable(path.stem), path.parent, entries, notes=notes, known=known, maps=maps, columns=cells)
 
 
@@ -150,7 +151,10 @@ class _Reading:
             raise DataError(row.where, f"{image_id!r} already occurs on line {first}.", do="Keep one line per image.")
         given, classes = [cells[name] for name in header.votes], [*header.votes.values()]
         votes = votes_of(row, given, classes) if given else None
-        label, labels = header.sets.of(cells, row.where, {}) if header.sets else (self._label(row, cells, votes), ())
+        if header.sets.names:
+            label, labels = header.sets.of(cells, row.where, {})
+        else:
+            label, labels = self._label(row, cells, votes), ()
         if _NOT_UTF8.search("".join((label, *labels))):
             raise DataError(row.where, f"the label {label!r} is not UTF-8.", do="Save the file as UTF-8.")
         return CsvRecord(row.line, Entry(image_id, label, self._part(row, cells), votes, labels), cells)
