@@ -90,14 +90,6 @@ def _stem(name: str) -> str:
     return str(PurePosixPath(name).with_suffix(""))
 
 
-@dataclass(frozen=True)
-class Nothing:
-    """No photo has any: the stream is left out, or its input is not given."""
-
-    def __call__(self, ids: Sequence[str], index: int) -> None:
-        """None."""
-
-
 def side_lookups(
     inputs: Mapping[str, Input], given: Mapping[str, SideSource], *, resize: str, own: Table | None = None
 ) -> dict[str, Lookup]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from multistream.data.decoding import BadImage
 from multistream.data.given_photos import GivenPhoto
 from multistream.data.loading import make_decoder
-from multistream.data.side_lookup import Lookup, Nothing
+from multistream.data.side_lookup import Lookup
 from multistream.errors import DataError
 from multistream.features.pooled_groups import GROUP
 from multistream.inference.missing import MissingPolicy, absent_pooled, noun_of
@@ -91,7 +91,7 @@ class GroupReader:
         self, photo: GivenPhoto, lookups: Mapping[str, Lookup], index: int
     ) -> dict[str, NDArray[np.generic]]:
         """The vectors and maps that a photo has, or that the policy fills in; BadImage for a damaged map."""
-        found = {key: lookups.get(key, Nothing())(photo.ids, index) for key in self.side_inputs}
+        found = {key: lookups[key](photo.ids, index) for key in self.side_inputs if key in lookups}
         return {**self.filling, **{key: array for key, array in found.items() if array is not None}}
 
     @torch.no_grad()

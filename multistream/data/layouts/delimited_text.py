@@ -6,9 +6,10 @@ import codecs
 import csv
 import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 from multistream.errors import DataError, readable, some_of
 
@@ -40,18 +41,33 @@ class Row:
         return dict(zip(columns, self.cells, strict=True))
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[TextIO]:
+    r"""The file as text with "\n" line ends; bytes that are not UTF-8 survive as file names do (PEP 383)."""
+    with readable(path, OSError), path.open("rb") as file:
+        start = file.read(3)
+        mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
+        encoding = _MARKS.get(mark, "utf-8")
+        file.seek(len(mark))
+        try:
+            yield io.TextIOWrapper(file, encoding, "surrogateescape" if encoding == "utf-8" else "strict")
+        except UnicodeDecodeError as error:
+            what = f"it starts with a {encoding} byte order mark but is not {encoding}."
+            raise DataError(path, what, do="Save the file as UTF-8.") from error
+
+
 def read_text(path: Path) -> str:
-    r"""The file's text with "\n" line ends; bytes that are not UTF-8 survive as file names do (PEP 383)."""
-    with readable(path, OSError):
-        data = path.read_bytes()
-    mark = next((mark for mark in _MARKS if data.startswith(mark)), b"")
-    encoding = _MARKS.get(mark, "utf-8")
-    try:
-        text = data[len(mark) :].decode(encoding, "surrogateescape" if encoding == "utf-8" else "strict")
-    except UnicodeDecodeError as error:
-        what = f"it starts with a {encoding} byte order mark but is not {encoding}."
-        raise DataError(path, what, do="Save the file as UTF-8.") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    """The whole text of a file, as `opened` gives it."""
+    with opened(path) as file:
+        return file.read()
+
+
+def read_lines(path: Path) -> Iterator[Row]:
+    """The lines of a file that are not blank, each a row of one cell without blanks around it."""
+    with opened(path) as file:
+        for line, text in enumerate(file, 1):
+            if cell := text.strip():
+                yield Row(path, line, (cell,))
 
 
 def delimiter_of(line: str) -> str:
@@ -60,27 +76,26 @@ def delimiter_of(line: str) -> str:
     return max(_DELIMITERS, key=unquoted.count)
 
 
-def read_rows(path: Path, *, delimiter: str = "") -> list[Row]:
+def read_rows(path: Path, *, delimiter: str = "") -> Iterator[Row]:
     """The records of a delimited file, blank lines left out; without `delimiter` the first line shows it."""
-    text = read_text(path)
-    first = text.lstrip("\n").split("\n", 1)[0]
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter or delimiter_of(first), strict=True)
-    rows = []
+    with opened(path) as file:
+        first = next((line for line in file if line != "\n"), "")
     line = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append(Row(path, line, tuple(cells)))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        do = "Look for an unclosed quote, or a quote inside a cell that is not doubled."
-        raise DataError(f"{path}:{line}", f"the line cannot be read: {error}.", do=do) from error
-    return rows
+    with opened(path) as file:
+        reader = csv.reader(file, delimiter=delimiter or delimiter_of(first), strict=True)
+        try:
+            for cells in reader:
+                if any(map(str.strip, cells)):
+                    yield Row(path, line, tuple(cells))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            do = "Look for an unclosed quote, or a quote inside a cell that is not doubled."
+            raise DataError(f"{path}:{line}", f"the line cannot be read: {error}.", do=do) from error
 
 
 def read_table(path: Path, *, delimiter: str = "") -> tuple[Row, list[Row]]:
     """The first line, which names the columns, without blanks around them; and the others. Neither in an empty file."""
-    header, *rows = read_rows(path, delimiter=delimiter) or [Row(path, 1, ())]
+    header, *rows = [*read_rows(path, delimiter=delimiter)] or [Row(path, 1, ())]
     return replace(header, cells=tuple(map(str.strip, header.cells))), rows
 
 
@@ -98,9 +113,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[tuple[Row, list
 
 def words(path: Path) -> Iterator[Row]:
     """The lines of a file as words between blanks, blank lines left out."""
-    for line, text in enumerate(read_text(path).split("\n"), 1):
-        if cells := tuple(text.split()):
-            yield Row(path, line, cells)
+    return (replace(row, cells=tuple(row.cells[0].split())) for row in read_lines(path))
 
 
 def read_each(rows: Iterable[R], read: Callable[[R], T]) -> list[T]:

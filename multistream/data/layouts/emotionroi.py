@@ -6,7 +6,7 @@ from pathlib import Path
 
 from multistream.data.image_files import list_images
 from multistream.data.layouts.assemble import Entry, assemble, counted, emotion, folder_of, part_files
-from multistream.data.layouts.delimited_text import read_text
+from multistream.data.layouts.delimited_text import read_lines
 from multistream.data.layouts.folders import folders
 from multistream.data.table import Table
 from multistream.errors import DataError
@@ -36,8 +36,8 @@ def _listed_parts(folder: Path) -> dict[str, str]:
     """{image: part}; DataError for an image in two parts."""
     part_of: dict[str, str] = {}
     for file, part in part_files(folder, "*.txt"):
-        for line, text in enumerate(read_text(file).split("\n"), 1):
-            name = text.strip().replace("\\", "/")
-            if name and part_of.setdefault(name, part) != part:
-                raise DataError(f"{file}:{line}", f"{name!r} is already in {part_of[name]}.", do="Keep one of them.")
+        for row in read_lines(file):
+            name = row.cells[0].replace("\\", "/")
+            if part_of.setdefault(name, part) != part:
+                raise DataError(row.where, f"{name!r} is already in {part_of[name]}.", do="Keep one of them.")
     return part_of

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from multistream.data.layouts.assemble import PARTS, Entry, add_entry, assemble, counted, folder_of
-from multistream.data.layouts.delimited_text import read_table, read_text
+from multistream.data.layouts.delimited_text import read_lines, read_table
 from multistream.data.layouts.image_paths import Root
 from multistream.data.layouts.label_sets import LabelColumn, LabelColumns, label_column
 from multistream.data.table import Table
@@ -32,10 +31,11 @@ def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> 
     entries: dict[str, Entry] = {}
     classes: tuple[str, ...] = ()
     for file, part in _metadata_files(path):
+        folder = file.parent.relative_to(path)
         for where, record in _records(file):
             if FILE not in record:
                 raise DataError(where, f"there is no {FILE}, but {', '.join(record)}.")
-            image_id = root.image_id(os.path.relpath(file.parent / str(record[FILE]), path), where)
+            image_id = root.image_id(str(folder / str(record[FILE])), where)
             if root.exists(image_id):
                 column = _column(record, label, where)
                 first, labels = column.of(record, where, {})
@@ -63,10 +63,8 @@ def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if file.suffix == ".csv":
         header, rows = read_table(file)
         yield from ((row.where, row.by_column(header.cells)) for row in rows)
-        return
-    for number, line in enumerate(read_text(file).split("\n"), 1):
-        if line.strip():
-            yield f"{file}:{number}", _json_record(line, f"{file}:{number}")
+    else:
+        yield from ((row.where, _json_record(row.cells[0], row.where)) for row in read_lines(file))
 
 
 def _json_record(line: str, where: str) -> dict[str, Any]:

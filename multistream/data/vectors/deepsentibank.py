@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ class Scores:
     @classmethod
     def of(cls, pairs: Sequence[tuple[str, Any]]) -> Scores:
         """The scores in (name, score) pairs."""
-        names, values = zip(*sorted(pairs), strict=True)
+        names, values = zip(*sorted(pairs, key=itemgetter(0)), strict=True)
         return cls(names, np.array(values, dtype=np.float64))
 
 
