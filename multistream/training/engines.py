@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -214,7 +215,21 @@ def _ray(options: Mapping[str, Any]) -> Submit:
     variables = {name: value for name, value in os.environ.items() if name.startswith(INHERITED)}
 
     def submit(_function: Callable[..., tuple[int, str]], *arguments: str) -> Job:
-        job: Job = remote.remote(*arguments, variables=variables).future()
-        return job
+        task = remote.remote(*arguments, variables=variables)
+        return _RayJob(task.future(), partial(ray.cancel, task))
 
     return submit
+
+
+@dataclass(frozen=True)
+class _RayJob:
+    """A task of Ray's; its future can be waited for, and does not cancel it."""
+
+    future: Job
+    cancel: Callable[[], object]
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def result(self) -> tuple[int, str]:
+        return self.future.result()

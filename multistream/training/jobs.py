@@ -19,6 +19,10 @@ LOST: Final = 71
 """Exit code of a run whose engine lost it: a machine that died, a time limit."""
 
 
+POLL: Final = 1.0
+"""Seconds between two looks at whether a task was cancelled."""
+
+
 class Job(Protocol):
     """What an engine gives for what was submitted: a future of concurrent.futures, or a job of Slurm's."""
 
@@ -65,10 +69,21 @@ def train_in_process(
         process = subprocess.Popen(command, cwd=cwd, env={**os.environ, **(variables or {})}, **pipes)
         if started is not None:
             started(process)
-        _, errors = process.communicate()
+        errors = _waited(process)
     if log is not None:
         log(errors)
     return _outcome(process.returncode, errors)
+
+
+def _waited(process: subprocess.Popen[str]) -> str:
+    """The stderr of a process when it has ended; Ctrl-C, which is also how Ray cancels a task, lets it save first."""
+    while True:
+        try:
+            return process.communicate(timeout=POLL)[1]
+        except subprocess.TimeoutExpired:
+            continue  # Ray's Ctrl-C comes between two calls, not within one
+        except KeyboardInterrupt:
+            process.terminate()
 
 
 def _outcome(code: int, errors: str) -> tuple[int, str]:

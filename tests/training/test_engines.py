@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
+import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,7 +19,7 @@ from multistream.console import Console
 from multistream.errors import PluginError, RunBusy, UsageError
 from multistream.folder_lock import FolderLock
 from multistream.recipe import Recipe
-from multistream.training import engines
+from multistream.training import engines, jobs
 from multistream.training.engines import Engine, RunsFailed, run_all
 from multistream.training.folds import fold_runs, train
 from multistream.training.planned_run import PlannedRun
@@ -161,3 +164,17 @@ def test_what_cannot_be_meant_is_refused(
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(PluginError, match=r"multistream\[slurm\]"):
         run_all(planned(tmp_path, 1), Engine("slurm"), place=tmp_path, console=Console(quiet=True))
+
+
+def test_a_task_that_ray_cancels_saves_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises KeyboardInterrupt in the task's main thread, between two steps of Python."""
+    monkeypatch.setattr(jobs, "POLL", 0.05)
+    code = (
+        "import signal, sys, time; signal.signal(15, lambda *_: sys.exit('saved')); print(flush=True); time.sleep(60)"
+    )
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)  # its handler is set
+        threading.Timer(0.2, _thread.interrupt_main).start()
+        assert jobs._waited(process) == "saved\n"
