@@ -16,7 +16,7 @@ from multistream.batch.predictor import Predictor
 from multistream.data.file_formats import is_image
 from multistream.data.given_photos import IN_MEMORY, given_photos
 from multistream.data.urls import is_url
-from multistream.errors import DataError, PluginError
+from multistream.errors import DataError, extra
 from multistream.inference.groups import GROUP
 from multistream.inference.predict import Prediction
 
@@ -28,11 +28,8 @@ PARQUET = (".parquet", ".pq")
 
 def start_ray() -> Any:
     """Ray, connected to a cluster or started here; PluginError (exit 69) where it is not installed."""
-    try:
+    with extra("ray", "--engine", "Ray is not installed."):
         import ray
-    except ImportError as error:
-        do = "Install it: pip install 'multistream[ray]'."
-        raise PluginError("--engine", "Ray is not installed.", do=do) from error
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     return ray

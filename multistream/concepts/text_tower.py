@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from multistream.concepts.bank import ConceptBank
 from multistream.concepts.names import shown
-from multistream.errors import PluginError, UsageError, WeightsError, did_you_mean, said_by
+from multistream.errors import UsageError, WeightsError, did_you_mean, extra, said_by
 
 TEMPLATE = "a photo of {}"
 """The sentence that a name is put into, where none is given."""
@@ -89,11 +89,8 @@ def _embeddings(
 
 
 def _open_clip() -> ModuleType:
-    try:
+    with extra("text", "concepts", "the text tower needs open_clip."):
         import open_clip
-    except ImportError as error:
-        do = "Install it: pip install 'multistream[text]'."
-        raise PluginError("concepts", "the text tower needs open_clip.", do=do) from error
     return open_clip
 
 

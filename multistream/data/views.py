@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.data.sampling import draws, flips
-from multistream.errors import UsageError, did_you_mean
+from multistream.errors import UsageError, check_known
 
 IDENTITY = "identity"
 
@@ -55,9 +55,7 @@ def parse_views(text: str) -> tuple[str, ...]:
     ('identity', 'hflip', 'centre+hflip')
     """
     names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    for name in names:
-        if name not in VIEWS:
-            raise UsageError("--views", f"{name!r} is unknown.", right=did_you_mean(name, VIEWS))
+    check_known(names, VIEWS, where="--views")
     if not names:
         raise UsageError("--views", "none is given.", right=f"They are {', '.join(VIEWS)}.")
     return names

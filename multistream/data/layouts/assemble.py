@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from multistream.data.filenames import path_ends
 from multistream.data.image_files import Listing
 from multistream.data.table import Table
-from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.errors import DataError, check_known
 
 MIKELS = ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")
 """The eight emotions of FI, EmoSet, ArtPhoto, Abstract and LDL, alphabetical (paper section 2)."""
@@ -135,8 +135,7 @@ def doubtful_labels(classes: Sequence[str]) -> tuple[str, ...]:
 def choose(layout: str, label: str, known: Sequence[str]) -> str:
     """The label asked for, the first known one if none is; UsageError if it is unknown."""
     chosen = label or known[0]
-    if chosen not in known:
-        raise UsageError("data.label", f"{layout} has no label {label!r}.", right=did_you_mean(label, known))
+    check_known([chosen], known, where="data.label", what=f"{layout} has no label {{name!r}}.")
     return chosen
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from multistream.data.layouts.assemble import choose
-from multistream.errors import DataError, UsageError, did_you_mean
+from multistream.errors import DataError, check_known
 
 _YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 _ONE_COLUMN = re.compile(r"(?P<column>.+)\[(?P<separator>.?)\]")
@@ -63,9 +63,7 @@ class LabelColumns:
 
     def check(self, columns: Sequence[str]) -> None:
         """UsageError for a column that is not there."""
-        for name in self.names:
-            if name not in columns:
-                raise UsageError("data.label", f"there is no column {name!r}.", right=did_you_mean(name, columns))
+        check_known(self.names, columns, where="data.label", what="there is no column {name!r}.")
 
     def of(self, cells: Mapping[str, Any], where: str, numbered: Names) -> Labels:
         """The first class of one image and all of them. DataError where there is none."""
