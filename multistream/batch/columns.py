@@ -64,7 +64,7 @@ def lookups_of(batch: Columns, inputs: Mapping[str, Input]) -> dict[str, Lookup]
     return found
 
 
-def read_rows(reader: GroupReader, batch: Columns, *, workers: int) -> tuple[list[ReadPhoto | str], Sequence[str]]:
+def read_rows(reader: GroupReader, batch: Columns, *, workers: int) -> tuple[list[ReadPhoto | str], list[str]]:
     """Each row's arrays, or why it cannot be used; and its status."""
     rows = length_of(batch)
     if reader.decoder is not None:

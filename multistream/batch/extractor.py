@@ -63,7 +63,7 @@ class Extractor:
                 for stage, values in stages.items():
                     features[f"{key}/{stage}"][rows] = values.cpu().numpy()[: len(rows)]
         kept = kept_columns(batch, self.groups.inputs)
-        return {**kept, STATUS: np.array(list(statuses), dtype=object), **features}
+        return {**kept, STATUS: np.array(statuses, dtype=object), **features}
 
 
 def _of_specs(text: str, weights: Mapping[str, str], image_size: int) -> MultiStream:

@@ -49,16 +49,17 @@ class Predictor:
         for rows, photos in in_groups(outcomes):
             probabilities[rows] = self.groups.probabilities(photos)
         ok = np.isfinite(probabilities).all(1)
-        message = [NOT_FINITE if s == "ok" and not fine else s for s, fine in zip(statuses, ok.tolist(), strict=True)]
+        status = np.array(statuses, dtype=object)
+        status[(status == "ok") & ~ok] = NOT_FINITE
         chosen = np.where(ok[:, None], probabilities, 0)
         if self.groups.network.label_sets:
-            labels = list(joined_names(chosen >= THRESHOLD, self.classes))
+            labels = np.array(list(joined_names(chosen >= THRESHOLD, self.classes)), dtype=object)
         else:
-            best = chosen.argmax(1).tolist()
-            labels = [self.classes[k] if fine else "" for k, fine in zip(best, ok.tolist(), strict=True)]
+            labels = np.array(self.classes, dtype=object)[chosen.argmax(1)]
+            labels[~ok] = ""
         return {
             **kept_columns(batch, self.groups.network.inputs),
-            STATUS: np.array(message, dtype=object),
-            "label": np.array(labels, dtype=object),
+            STATUS: status,
+            "label": labels,
             "probabilities": probabilities,
         }

@@ -79,10 +79,9 @@ def concepts(
             advance=bar.advance,
         )
     write_bank(bank, out)
-    if json:
-        size = {"concepts": len(bank.names), "width": bank.embeddings.shape[1]}
-        output.print_json({"out": str(out), "image_model": bank.image_model, "logit_scale": bank.logit_scale, **size})
-    else:
-        typer.echo(f"{out}: {len(bank.names):,} concepts x {bank.embeddings.shape[1]}, image tower {bank.image_model}")
+    concepts, width = bank.embeddings.shape
+    size = {"concepts": concepts, "width": width}
+    about = {"out": str(out), "image_model": bank.image_model, "logit_scale": bank.logit_scale, **size}
+    output.print_data(about, f"{out}: {concepts:,} concepts x {width}, image tower {bank.image_model}", json=json)
     part = str(out) if "/" in str(out) or str(out).endswith(".safetensors") else f"./{out}"
     console.say(f"next: multistream train --streams concepts=text:{part} --weights concepts=hub")

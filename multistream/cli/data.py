@@ -56,10 +56,7 @@ def split(
     for note in (*parts.notes, *write_split(out, table, parts)):
         typer.echo(note, err=True)
     sizes = {name: len(rows) for name, rows in parts.named().items()}
-    if json:
-        output.print_json(sizes)
-    else:
-        typer.echo(", ".join(f"{name} {size:,}" for name, size in sizes.items()))
+    output.print_data(sizes, ", ".join(f"{name} {size:,}" for name, size in sizes.items()), json=json)
 
 
 @app.command()
@@ -68,10 +65,8 @@ def demo(json: options.Json = False) -> None:
     from multistream.data.layouts.data_source import open_table
 
     table = open_table("")
-    if json:
-        output.print_json({"path": str(table.root), "images": len(table), "classes": list(table.classes)})
-    else:
-        typer.echo(f"{table.root}: {len(table):,} images in {len(table.classes)} classes")
+    about = {"path": str(table.root), "images": len(table), "classes": list(table.classes)}
+    output.print_data(about, f"{table.root}: {len(table):,} images in {len(table.classes)} classes", json=json)
 
 
 def described(found: Scan) -> str:

@@ -82,10 +82,7 @@ def explanation_tests(
         tested = self_test_model(model, device=device, say=console.say)
         results["self_test"], passed = tested.to_dict(), tested.passed
         texts.append(self_test_text(tested))
-    if json:
-        output.print_json(results)
-    else:
-        typer.echo("\n\n".join(texts))
+    output.print_data(results, "\n\n".join(texts), json=json)
     if not passed:
         raise typer.Exit(1)
 

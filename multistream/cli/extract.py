@@ -125,11 +125,9 @@ def _extract_with_ray(
         raise UsageError("--engine", "ray needs --data and --out.", right=right)
     changes = {"weights": options.pairs(weights, "--weights")} if weights else {}
     statuses = extract_with_ray(source, data, out, options=changes, say=Console(quiet=quiet).say)
-    if json:
-        output.print_json({"out": str(out), "statuses": dict(statuses)})
-        return
-    typer.echo("\n".join(f"{count:10,} {status}" for status, count in statuses.most_common()))
-    typer.echo(f"features {out}")
+    lines = [f"{count:10,} {status}" for status, count in statuses.most_common()]
+    text = "\n".join([*lines, f"features {out}"])
+    output.print_data({"out": str(out), "statuses": dict(statuses)}, text, json=json)
 
 
 def described(found: Extraction) -> str:

@@ -30,6 +30,14 @@ def print_result(result: AnyResult, text: Callable[[AnyResult], str], *, json: b
         typer.echo(text(result))
 
 
+def print_data(data: Mapping[str, Any] | Sequence[Any], text: str, *, json: bool) -> None:
+    """Data as JSON, or the text that says the same."""
+    if json:
+        print_json(data)
+    else:
+        typer.echo(text)
+
+
 def print_json(data: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 2) -> None:
     """One JSON value on stdout; on one line with `indent` None."""
     text = jsonlib.dumps(data, ensure_ascii=False, indent=indent)
@@ -42,7 +50,4 @@ def print_json(data: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 
 
 def print_plan(planned: Sequence[PlannedRun], *, json: bool) -> None:
     """What --plan prints: the runs with their status, a line or a JSON object each."""
-    if json:
-        print_json([run.to_dict() for run in planned])
-    else:
-        typer.echo("\n".join(map(str, planned)))
+    print_data([run.to_dict() for run in planned], "\n".join(map(str, planned)), json=json)

@@ -37,12 +37,9 @@ def listing(
     if context.invoked_subcommand is not None:
         return
     rows = parts(imported=load)
-    if as_json:
-        output.print_json([asdict(row) for row in rows])
-        return
-    typer.echo(as_table(rows))
+    output.print_data([asdict(row) for row in rows], as_table(rows), json=as_json)
     broken = [row.status for row in rows].count("broken")
-    if broken and not quiet:
+    if broken and not (quiet or as_json):
         typer.echo(f"{broken} of {len(rows)} components are broken; the others still work.", err=True)
 
 
@@ -50,10 +47,7 @@ def listing(
 def show(name: Name, kind: OneKind = None, as_json: options.Json = False) -> None:
     """Show a component: factory, options, variants, and the source of its weights."""
     shown = [describe(part) for part in _parts(name, kind)]
-    if as_json:
-        output.print_json([asdict(each) for each in shown])
-    else:
-        typer.echo("\n\n".join(map(as_text, shown)))
+    output.print_data([asdict(each) for each in shown], "\n\n".join(map(as_text, shown)), json=as_json)
 
 
 @app.command()
@@ -107,10 +101,8 @@ def new(
 ) -> None:
     """Create a minimal working plugin."""
     written = new_plugin(name, kind=kind, out=out.expanduser() if out else None)
-    if as_json:
-        output.print_json([str(path) for path in written])
-    else:
-        typer.echo("\n".join(map(str, written)))
+    files = list(map(str, written))
+    output.print_data(files, "\n".join(files), json=as_json)
     if not quiet:
         typer.echo(f"Next: pip install -e {written[0].parent}, multistream plugins check {name}", err=True)
 

@@ -28,32 +28,23 @@ Lines = list[list[str]]
 
 def as_table(comparison: Comparison, columns: Sequence[str] = ()) -> str:
     """Columns in line; below them the published numbers, if any, and the notes."""
-    parts = [aligned(cells(comparison, columns))]
-    if comparison.published:
-        parts.append(aligned(_published(comparison.published)))
-    if notes := all_notes(comparison):
-        parts.append("\n".join(notes))
-    return "\n\n".join(parts)
+    notes = "\n".join(all_notes(comparison))
+    return "\n\n".join(filter(None, [*map(aligned, _tables(comparison, columns)), notes]))
 
 
 def as_markdown(comparison: Comparison, columns: Sequence[str] = ()) -> str:
     """A pipe table, a second one of published numbers, and the notes as a list."""
-    parts = [piped(cells(comparison, columns))]
-    if comparison.published:
-        parts.append(piped(_published(comparison.published)))
-    if notes := all_notes(comparison):
-        parts.append("\n".join(f"- {_for_markdown(note)}" for note in notes))
-    return "\n\n".join(parts)
+    notes = "\n".join(f"- {_for_markdown(note)}" for note in all_notes(comparison))
+    return "\n\n".join(filter(None, [*map(piped, _tables(comparison, columns)), notes]))
 
 
 def as_latex(comparison: Comparison, columns: Sequence[str] = ()) -> str:
     """A tabular for the package booktabs, the best value of a column in bold; the notes are comments."""
-    shown = _columns(comparison, columns or FOR_LATEX)
-    parts = [f"% {printable(note)}" for note in all_notes(comparison)]
-    parts.append(tabular(cells(comparison, columns or FOR_LATEX), bold=_best(comparison, shown)))
-    if comparison.published:
-        parts.append(tabular(_published(comparison.published)))
-    return "\n".join(parts)
+    columns = columns or FOR_LATEX
+    notes = [f"% {printable(note)}" for note in all_notes(comparison)]
+    own, *others = _tables(comparison, columns)
+    best = _best(comparison, _columns(comparison, columns))
+    return "\n".join([*notes, tabular(own, bold=best), *map(tabular, others)])
 
 
 def as_csv(comparison: Comparison, columns: Sequence[str] = ()) -> str:
@@ -82,6 +73,12 @@ def cells(comparison: Comparison, columns: Sequence[str] = ()) -> Lines:
     shown = _columns(comparison, columns)
     head = ["run", *(column.heading for column in shown.values())]
     return [head, *([row.name, *(column.text(row) for column in shown.values())] for row in comparison.rows)]
+
+
+def _tables(comparison: Comparison, columns: Sequence[str]) -> list[Lines]:
+    """The rows, and the published numbers where they were asked for."""
+    own = cells(comparison, columns)
+    return [own, _published(comparison.published)] if comparison.published else [own]
 
 
 def _columns(comparison: Comparison, columns: Sequence[str]) -> dict[str, Column]:
@@ -139,14 +136,14 @@ def _is_number(column: Sequence[str]) -> bool:
 def piped(lines: Lines) -> str:
     """A Markdown table."""
     marks = ["---:" if _is_number(column) else ":---" for column in zip(*lines, strict=True)]
-    safe = [[_for_markdown(cell) for cell in line] for line in lines]
+    safe = [list(map(_for_markdown, line)) for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in (safe[0], marks, *safe[1:]))
 
 
 def tabular(lines: Lines, *, bold: Sequence[tuple[int, int]] = ()) -> str:
     """A LaTeX tabular for booktabs; `bold` are (row, column) of cells in bold."""
     letters = "".join("r" if _is_number(column) else "l" for column in zip(*lines, strict=True))
-    texts = [[_for_latex(cell) for cell in line] for line in lines]
+    texts = [[cell.translate(_LATEX) for cell in line] for line in lines]
     for row, column in bold:
         texts[row][column] = rf"\textbf{{{texts[row][column]}}}"
     head, *rows = (" & ".join(line) + r" \\" for line in texts)
@@ -155,23 +152,23 @@ def tabular(lines: Lines, *, bold: Sequence[tuple[int, int]] = ()) -> str:
     )
 
 
-_LATEX = {c: f"\\{c}" for c in "#$%&_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "±": r"$\pm$",
-}
-
-
-def _for_latex(cell: str) -> str:
-    return "".join(_LATEX.get(c, c) for c in cell)
+_LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "#$%&_{}"}
+    | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+        "±": r"$\pm$",
+    }
+)
+_MARKDOWN = str.maketrans({"<": "&lt;", ">": "&gt;"} | {c: f"\\{c}" for c in "\\|*_`["})
 
 
 def _for_markdown(cell: str) -> str:
     """A cell that cannot end itself, be emphasis or be HTML."""
-    return "".join({"<": "&lt;", ">": "&gt;"}.get(c, f"\\{c}" if c in "\\|*_`[" else c) for c in cell)
+    return cell.translate(_MARKDOWN)
 
 
 def _csv_cell(value: object) -> object:

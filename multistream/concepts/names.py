@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import defaultdict
 from pathlib import Path
 
 from multistream.errors import DataError
@@ -25,13 +24,11 @@ def read_names(path: str | Path) -> tuple[str, ...]:
         raise DataError(path, f"it cannot be read: {error}.", right=RIGHT) from error
     if not names:
         raise DataError(path, "it holds no names.", right=RIGHT)
-    places: dict[str, list[int]] = defaultdict(list)
+    places: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
-        places[shown(name).casefold()].append(number)
-    if twice := next((found for found in places.values() if len(found) > 1), None):
-        first, second, *_ = twice
-        what = f"{names[second - 1]!r} occurs twice, as names {first} and {second}."
-        raise DataError(path, what, do="Remove one.")
+        first = places.setdefault(shown(name).casefold(), number)
+        if first != number:
+            raise DataError(path, f"{name!r} occurs twice, as names {first} and {number}.", do="Remove one.")
     return names
 
 
@@ -49,7 +46,5 @@ def _names_in(text: str) -> tuple[str, ...]:
         names = json.loads(text)
         if not all(isinstance(name, str) and name.strip() for name in names):
             raise ValueError("it is a JSON list that does not only hold names")
-        return tuple(name.strip() for name in names)
-    if pairs := SENTIBANK.findall(text):
-        return tuple(pairs)
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+        return tuple(map(str.strip, names))
+    return tuple(SENTIBANK.findall(text) or filter(None, map(str.strip, text.splitlines())))

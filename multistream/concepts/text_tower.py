@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from multistream.concepts.bank import ConceptBank
 from multistream.concepts.names import shown
-from multistream.errors import UsageError, WeightsError, did_you_mean, extra, said_by
+from multistream.errors import UsageError, WeightsError, check_known, did_you_mean, extra, said_by
 
 TEMPLATE = "a photo of {}"
 """The sentence that a name is put into, where none is given."""
@@ -113,15 +113,19 @@ def _check_weights(open_clip: ModuleType, model: str, weights: str) -> None:
     tags = open_clip.list_pretrained_tags_by_model(model)
     if not weights:
         raise UsageError("--weights", f"none are given for {model}.", right=f"A file, or one of {', '.join(tags)}.")
-    if weights not in tags and not Path(weights).expanduser().is_file():
-        what = f"{weights!r} is not a file, and no weights of {model} in open_clip."
-        raise UsageError("--weights", what, right=did_you_mean(weights, tags))
+    if not Path(weights).expanduser().is_file():
+        check_known(
+            [weights],
+            tags,
+            where="--weights",
+            what=f"{{name!r}} is not a file, and no weights of {model} in open_clip.",
+        )
 
 
 def _loaded(open_clip: ModuleType, model: str, weights: str, device: str | torch.device) -> tuple[Any, Any]:
     """The model in eval mode, and its tokenizer."""
     path = Path(weights).expanduser()
-    pretrained = str(path) if weights and path.is_file() else weights or None
+    pretrained = str(path) if path.is_file() else weights or None
     try:
         # Where a tag was trained with QuickGELU and the model's name does not say so, open_clip only warns.
         quick = bool((open_clip.get_pretrained_cfg(model, weights) or {}).get("quick_gelu")) if weights else False
