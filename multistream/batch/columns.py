@@ -82,8 +82,8 @@ def read_rows(reader: GroupReader, batch: Columns, *, workers: int) -> tuple[lis
 def in_groups(outcomes: Sequence[ReadPhoto | str]) -> list[tuple[NDArray[np.int64], list[ReadPhoto]]]:
     """The rows that can be used, a group at a time, with their numbers."""
     usable = [(i, outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, ReadPhoto)]
-    groups = [usable[start : start + GROUP] for start in range(0, len(usable), GROUP)]
-    return [(np.array([i for i, _ in group]), [photo for _, photo in group]) for group in groups]
+    groups = (zip(*usable[start : start + GROUP], strict=True) for start in range(0, len(usable), GROUP))
+    return [(np.array(rows), list(photos)) for rows, photos in groups]
 
 
 def kept_columns(batch: Columns, inputs: Mapping[str, Input]) -> dict[str, NDArray[Any]]:

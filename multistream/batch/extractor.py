@@ -68,7 +68,7 @@ class Extractor:
 
 def _of_specs(text: str, weights: Mapping[str, str], image_size: int) -> MultiStream:
     """The streams of `object,places`, with the weights that they are given: never random unasked."""
-    specs = [spec.strip() for spec in text.split(",")]
+    specs = list(map(str.strip, text.split(",")))
     network = compose(specs, classes=("a", "b"), weights=weights, image_size=image_size)
     for key, branch in network.branches.items():
         if branch.stream.weights and key not in weights and key not in network.loaded_branches:

@@ -110,10 +110,8 @@ def new(
 def _parts(text: str, kind: Kind | None) -> tuple[Part, ...]:
     """The parts that NAME or NAME@DISTRIBUTION means: of one kind, or of all that have the name."""
     name = re.split("[:@]", text, maxsplit=1)[0]
-    distribution = "" if "/" in text else text.partition("@")[2]  # a data set's path may hold an @
-    if kind is not None:
-        return (find(kind, name, distribution=distribution or None),)
-    return find_any(name, distribution=distribution or None)
+    distribution = None if "/" in text else text.partition("@")[2] or None  # a data set's path may hold an @
+    return find_any(name, distribution=distribution) if kind is None else (find(kind, name, distribution=distribution),)
 
 
 def as_table(rows: tuple[PartInfo, ...]) -> str:

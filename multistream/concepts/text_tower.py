@@ -144,14 +144,15 @@ def _image_model(network: Any, weights: str, model: str) -> str:
 
     name = _timm_name(network)
     do = "Pass --image-model MODEL.TAG, as timm names it."
-    if not name or not timm.is_model(name):
+    if not timm.is_model(name):
         raise UsageError("--image-model", f"timm's name of the image tower of {model} is not known.", do=do)
     tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{name}.*")]
-    plain = _letters(weights or model)
+    wanted = weights or model
+    plain = _letters(wanted)
     fitting = [tag for tag in tags if _letters(tag) in plain]
     if not fitting:
         right = f"timm has {name} with {', '.join(tags) or 'no weights'}."
-        raise UsageError("--image-model", f"which weights of {name} belong to {weights or model}?", right=right, do=do)
+        raise UsageError("--image-model", f"which weights of {name} belong to {wanted}?", right=right, do=do)
     return f"{name}.{max(fitting, key=len)}"
 
 

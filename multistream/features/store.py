@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -178,3 +178,11 @@ class Shards:
             stages = self._parts[0]
             self.store.add(self._hashes, {stage: torch.cat([part[stage] for part in self._parts]) for stage in stages})
         self._hashes, self._parts, self._written = [], [], self._clock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Writes what has gathered, and the index, also after an exception."""
+        self.flush()
+        self.store.refresh()

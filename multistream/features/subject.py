@@ -37,8 +37,7 @@ class Subject:
     @property
     def pictures(self) -> dict[str, Branch]:
         """The branches that read photos or maps, and whose features can be kept."""
-        named = self.network.branches.items()
-        return {key: branch for key, branch in named if not branch.reads_vector and key not in self.instances}
+        return {key: each for key, each in self.network.picture_branches.items() if key not in self.instances}
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,7 @@ def _subject(
     """Freezes the streams, finds their inputs and settles the device; UsageError if a stream cannot be cached."""
     say(f"data: {table.name}, {len(table):,} images")
     network.freeze("streams")
-    pictures = {key: branch.stream.input for key, branch in network.branches.items() if not branch.reads_vector}
+    pictures = {key: branch.stream.input for key, branch in network.picture_branches.items()}
     if not pictures:
         raise UsageError("extract", "no stream reads images.", right="Vectors need no extraction.")
     for key in set(network.branches) - set(pictures):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import compress
 
@@ -146,15 +147,15 @@ def run_tasks(
 
     A photo is decoded once for all the tasks that miss it. What was computed is kept also if an exception ends it.
     """
-    shards = {task.id: Shards(task.store) for task in tasks if task.store is not None}
+    with ExitStack() as stack:
+        shards = {task.id: stack.enter_context(Shards(task.store)) for task in tasks if task.store is not None}
 
-    def keep(task: Task, chosen: Tensor, features: Mapping[str, Tensor]) -> None:
-        sink(task, chosen, features)
-        if task.id in shards:
-            shards[task.id].add([task.digests[i] for i in chosen.tolist()], features)
+        def keep(task: Task, chosen: Tensor, features: Mapping[str, Tensor]) -> None:
+            sink(task, chosen, features)
+            if task.id in shards:
+                shards[task.id].add([task.digests[i] for i in chosen.tolist()], features)
 
-    bad = []
-    try:
+        bad = []
         for some, rows in _together(tasks):
             branches = {task.id: task.branch for task in some}
             filled = []
@@ -164,10 +165,6 @@ def run_tasks(
                 filled += chosen.tolist()
                 tick(len(chosen))
             bad.append(np.setdiff1d(rows, filled))
-    finally:
-        for each in shards.values():
-            each.flush()
-            each.store.refresh()  # writes the index
     return union(bad)
 
 

@@ -91,7 +91,7 @@ def _of_part(table: Table, part: str, console: Console) -> Table:
         raise UsageError("--part", f"{table.name} has no predefined splits.", do="Omit --part.")
     if not counts[part]:
         raise DataError(table.name, f"it has no {part} split.", right=f"It has {message}.")
-    return table.select([i for i, name in enumerate(table.parts) if name == part])
+    return table.select(np.flatnonzero(np.array(table.parts) == part))
 
 
 def own_part(

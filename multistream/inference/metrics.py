@@ -227,10 +227,14 @@ def _per_class(confusion: Integers, classes: Sequence[str]) -> dict[str, dict[st
     return {
         name: {
             "n": n,
-            "precision": right / said if said else 0.0,
-            "recall": right / n if n else 0.0,
+            "precision": _ratio(right, said),
+            "recall": _ratio(right, n),
             "recall_ci95": wilson(right, n) if n else (0.0, 1.0),
-            "f1": 2 * right / (n + said) if n + said else 0.0,
+            "f1": _ratio(2 * right, n + said),
         }
         for name, right, n, said in rows
     }
+
+
+def _ratio(count: int, total: int) -> float:
+    return count / total if total else 0.0

@@ -36,7 +36,7 @@ class MissingPolicy:
     ) -> MissingPolicy:
         """The policy asked for, else the recipe's; UsageError for unknown names and where no stream is left."""
         _check_without(set(network.branches), without)
-        if missing and missing not in ASKED_FOR:
+        if missing not in ("", *ASKED_FOR):
             raise UsageError("--missing", f"{missing!r} is unknown.", right=f"It must be {', '.join(ASKED_FOR)}.")
         if without and missing == "error":
             do = "Use --missing drop or --missing mean."

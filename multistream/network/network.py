@@ -117,6 +117,11 @@ class MultiStream(nn.Module):
         return {key: branch.stream.input for key, branch in self.branches.items()}
 
     @property
+    def picture_branches(self) -> dict[str, Branch]:
+        """The branches whose networks run, on photos or maps; the others read vectors."""
+        return {key: branch for key, branch in self.branches.items() if not branch.reads_vector}
+
+    @property
     def raw_means(self) -> dict[str, NDArray[np.float32]]:
         """The vectors (D,) that replace missing ones where the mean is asked for, by key."""
         branches = {key: branch for key, branch in self.branches.items() if branch.reads_vector}

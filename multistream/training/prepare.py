@@ -180,7 +180,7 @@ def _default_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool) ->
     """What is frozen, and why; nothing is said where no stream reads images."""
     if network.loaded_branches >= set(network.branches):
         return ["branches"], "they are already trained; --freeze streams continues training of their taps and heads"
-    images = [key for key, branch in network.branches.items() if not branch.reads_vector]
+    images = network.picture_branches
     frozen = [key for key in images if is_demo or _is_pretrained(recipe, network, key)]
     ready = network.zero_shot_heads | network.loaded_branches
     if network.zero_shot_heads & set(frozen) and ready >= set(network.branches):
@@ -236,8 +236,8 @@ def check_augmentation(recipe: Recipe, network: MultiStream) -> None:
     chosen = [f"training.{n}" for n in ("augment", "mixup", "cutmix") if getattr(settings, n) not in ("none", 0)]
     if not chosen:
         return
-    for key, branch in network.branches.items():
-        if branch.stream.is_frozen and not branch.reads_vector:
+    for key, branch in network.picture_branches.items():
+        if branch.stream.is_frozen:
             right = "All streams that read images must be trained, otherwise they would see different images."
             do = "Use --freeze none, or omit the augmentation."
             raise UsageError(chosen[0], f"{key} is frozen.", right=right, do=do)
@@ -250,7 +250,7 @@ def _check_reads_photos(network: MultiStream) -> None:
         if isinstance(branch.stream.input, Map):
             what = f"{key} reads maps, which torchvision's augmentation policies do not transform."
             raise UsageError("training.augment", what)
-    if all(branch.reads_vector for branch in network.branches.values()):
+    if not network.picture_branches:
         raise UsageError("training.augment", "no stream reads photos.", right="Augmentation changes photos.")
 
 

@@ -76,7 +76,7 @@ class TrainingRun:
         if not trains(network):
             return self.extract(parts.named().values())
         frozen = {key for key, branch in network.branches.items() if branch.stream.is_frozen}
-        if network.is_cacheable or any(not network.branches[key].reads_vector for key in frozen):
+        if network.is_cacheable or frozen & network.picture_branches.keys():
             views = views_of(flips=self.settings.flips, crops=self.settings.crops)
             seen = parts.named().values() if network.is_cacheable else (parts.train, parts.val)
             return self.extract(seen, views=views[1:], keys=frozen)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from multistream.errors import WeightsError
+from multistream.errors import extra
 from multistream.weights.tensors import Contents, Unsupported, expect, malformed
 
 MOST_DATASETS = 100_000
@@ -52,11 +52,8 @@ def read_keras(path: Path) -> Contents:
 
     Keras 2 names each tensor. Keras 3 (.weights.h5) numbers those of a layer: {"block1.conv2d.weight", ...}.
     """
-    try:
-        h5py: Any = import_module("h5py")  # an extra, with no types of its own
-    except ImportError as error:
-        do = "Install it: pip install 'multistream[keras]'."
-        raise WeightsError(path, "reading Keras files needs h5py.", do=do) from error
+    with extra("keras", path, "reading Keras files needs h5py."):
+        h5py: Any = import_module("h5py")  # it has no types of its own
     # h5py hands on whatever the HDF5 library and numpy make of a damaged file.
     with malformed("h5py cannot read it", Exception), h5py.File(path, "r", locking=False) as file:
         found = _datasets(file, h5py.Dataset)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from multistream import streams
-from multistream.errors import WeightsError
+from multistream.errors import PluginError, WeightsError
 from multistream.weights import caffe_vgg16, keras, read_tensors
 
 h5py = pytest.importorskip("h5py")
@@ -150,7 +150,7 @@ def test_files_that_claim_more_than_they_hold(make: Callable[[Path], None], says
 def test_without_h5py_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = keras_file(tmp_path / "k.h5", {"c/kernel:0": draw(3)})
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(WeightsError, match=r"needs h5py\. Install it: pip install 'multistream\[keras\]'"):
+    with pytest.raises(PluginError, match=r"needs h5py\. Install it: pip install 'multistream\[keras\]'"):
         read_tensors(path)
 
 
