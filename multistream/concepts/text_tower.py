@@ -157,16 +157,16 @@ def _image_model(network: Any, weights: str, model: str) -> str:
 
 
 def _timm_name(network: Any) -> str:
-    """timm's name of an image tower; "" where it is not known."""
+    """timm's name of an image tower; a name that timm does not have where it is not known."""
     visual = network.visual
     if (trunk := getattr(visual, "trunk", None)) is not None:  # a model of timm's already
         return str(trunk.pretrained_cfg.get("architecture", ""))
     first = getattr(visual, "conv1", None)
-    if not isinstance(first, torch.nn.Conv2d) or not hasattr(visual, "transformer"):
+    if not isinstance(first, torch.nn.Conv2d):
         return ""
-    base = CLIP_TOWERS.get((first.out_channels, first.kernel_size[0]), "")
+    base = CLIP_TOWERS.get((first.out_channels, first.kernel_size[0]), "no tower of CLIP")
     quick = "_quickgelu" if any(type(module).__name__ == "QuickGELU" for module in visual.modules()) else ""
-    return f"{base}{quick}_{visual.image_size[0]}" if base else ""
+    return f"{base}{quick}_{visual.image_size[0]}"
 
 
 def _letters(text: str) -> str:

@@ -55,10 +55,8 @@ class Extracted:
 
 def empty_features(branches: Mapping[str, Branch], rows: int) -> Features:
     """Zeros for `rows` images."""
-    return {
-        key: {stage: torch.zeros(rows, tap.pooled_width) for stage, tap in branch.taps.items()}
-        for key, branch in branches.items()
-    }
+    taps = {key: dict(branch.taps.items()) for key, branch in branches.items()}
+    return map_stages(taps, lambda tap: torch.zeros(rows, tap.pooled_width))
 
 
 @torch.no_grad()

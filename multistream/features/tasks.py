@@ -22,7 +22,7 @@ from multistream.features.store import FeatureStore, Shards
 from multistream.files import cache_root
 from multistream.inputs import Image
 from multistream.network.branch import Branch
-from multistream.runs.split_file import sha256_of_files
+from multistream.runs.split_file import digests_of, sha256_of_files
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
 
@@ -185,8 +185,7 @@ def _digests(branch: Branch, photos: Photos, rows: Rows, known: dict[str, Mappin
     """sha256 of the files that a stream reads for these images: the photos, once for all streams, or its own maps."""
     if isinstance(branch.stream.input, Image):
         if "image" not in known:
-            paths = [photos.table.path(i) for i in rows.tolist()]
-            known["image"] = dict(zip(rows.tolist(), sha256_of_files(paths), strict=True))
+            known["image"] = digests_of(photos.table, rows.tolist())
         return known["image"]
     reader = map_reader(branch, photos)
     assert reader is not None

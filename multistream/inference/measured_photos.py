@@ -14,7 +14,7 @@ from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
 from multistream.runs.leaks import seen_in, splits_used, unknown_origins
 from multistream.runs.model_file import LoadedModel
-from multistream.runs.split_file import SplitRow, read_split, sha256_of_files
+from multistream.runs.split_file import SplitRow, digests_of, read_split
 
 PARTS = ("train", "val", "test")
 ALL = "all"
@@ -41,17 +41,14 @@ def photos_to_measure(
             right="For the run's own photos: train, val or test.",
         )
     table, rows = own_part(model, "evaluate", part=part or "test", label=label)
-    changed = np.array(_digests(table)) != np.array([row.sha256 for row in rows])
+    digests = digests_of(table, range(len(table)))
+    changed = np.array([digests[i] != row.sha256 for i, row in enumerate(rows)])
     count = int(changed.sum())
     if not count:
         return table, {}
     first = table.ids[int(changed.argmax())]
     console.warn(f"evaluate: {count:,} photos have changed since the training and are left out, first {first}")
     return table.select(np.flatnonzero(~changed)), {CHANGED: count}
-
-
-def _digests(table: Table) -> tuple[str, ...]:
-    return sha256_of_files([table.path(i) for i in range(len(table))])
 
 
 def _other_photos(
@@ -71,7 +68,7 @@ def _other_photos(
     if not splits:
         return table, {}
     seen = frozenset[str]().union(*map(seen_in, splits))
-    kept = [i for i, digest in enumerate(_digests(table)) if digest not in seen]
+    kept = [i for i, digest in digests_of(table, range(len(table))).items() if digest not in seen]
     if not kept:
         raise DataError(
             table.name, f"the run was trained on all of these {len(table):,} photos.", do="Pass other photos."

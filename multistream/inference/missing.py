@@ -12,6 +12,7 @@ from torch import Tensor
 from multistream.errors import UsageError, check_known
 from multistream.network.network import MultiStream, Pooled
 from multistream.network.present import fill_with_means, fill_with_raw_means, fuse_present
+from multistream.nn.nested import map_stages
 from multistream.recipe import DataSettings
 
 MissingStream = Literal["error", "drop", "mean", "zero"]
@@ -86,9 +87,8 @@ def _check_without(keys: Collection[str], without: Collection[str]) -> None:
 
 def absent_pooled(network: MultiStream, keys: Collection[str], rows: int) -> dict[str, dict[str, Tensor]]:
     """Pooled features of streams that do not run: the training mean in every row."""
-    return {
-        key: {stage: tap.baseline.expand(rows, -1) for stage, tap in network.branches[key].taps.items()} for key in keys
-    }
+    taps = {key: dict(network.branches[key].taps.items()) for key in keys}
+    return map_stages(taps, lambda tap: tap.baseline.expand(rows, -1))
 
 
 def noun_of(network: MultiStream, key: str) -> str:
