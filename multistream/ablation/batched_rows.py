@@ -101,9 +101,7 @@ class BatchedRows:
         for places in self.data.plain(indices):
             logits_GVKB = self._fused(self._logits(places.expand(self.shape[0], -1), {}))
             own = self.data.targets[places]
-            own = (
-                own.mT.double() if own.ndim == 2 else own
-            )  # what has a number for each class lies as logits do: (K, B)
+            own = own.mT.double() if own.ndim == 2 else own  # numbers of classes lie as logits do: (K, B)
             targets = own.expand(*self.shape, *own.shape).flatten(0, 1)
             each = image_losses(logits_GVKB.double().flatten(0, 1), targets, criterion=self.plain)
             loss += each.view(*self.shape, -1).sum(2).cpu()

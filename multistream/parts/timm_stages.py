@@ -59,8 +59,7 @@ def cut(model: nn.Module, *, sizes: Sequence[int]) -> Cut:
     """
     with evaluating(model), torch.no_grad():
         picture, expected = _features(model, sizes)
-        owners = {id(tensor): name.partition(".")[0] for name, tensor in model.state_dict(keep_vars=True).items()}
-        children = dict.fromkeys(name for name, _ in model.named_children())
+        owners, children = _owners(model), dict(model.named_children())  # the embedding empties the model
         special = chain_of(model)
         ends = dict.fromkeys(special.ends, 0) if special else _ends(model)
         chain = dict(special.steps) if special else dict(_chain(model, ends))
@@ -72,12 +71,22 @@ def cut(model: nn.Module, *, sizes: Sequence[int]) -> Cut:
     layout = "NCHW" if special else _layout(model, states)
     prefix = int(getattr(model, "num_prefix_tokens", 0)) if layout == "tokens" else 0
     channels = {s: as_map(state, layout, prefix).shape[1] for s, state in zip(stages, states, strict=True)}
-    for stage, promised in zip(list(stages)[:-1], ends.values(), strict=False):
-        if promised and channels[stage] != promised:
-            raise CannotCut(f"{stage} has {channels[stage]} channels where timm declares {promised}")
-    used = {owners.get(id(t)) for s in stages.values() for t in s.state_dict(keep_vars=True).values()}
-    left = {name for name in (*children, *CLASSIFIER) if name not in used}
+    _check_channels(list(channels.items())[:-1], ends)  # the last stage has the rest of forward_features
+    used = map(owners.get, _owners(nn.ModuleDict(stages)))
+    left = (children.keys() | CLASSIFIER).difference(used)
     return Cut(stages, channels, layout, prefix, after, tuple(sorted(left)), states[-1])
+
+
+def _owners(model: nn.Module) -> dict[int, str]:
+    """Which child of a model each of its tensors belongs to, by the tensor's id."""
+    return {id(tensor): name.partition(".")[0] for name, tensor in model.state_dict(keep_vars=True).items()}
+
+
+def _check_channels(channels: Iterable[tuple[str, int]], ends: Mapping[str, int]) -> None:
+    """Refuses stages that do not have the channels that timm promises of the modules at their ends; 0 is no promise."""
+    for (stage, found), promised in zip(channels, ends.values(), strict=False):
+        if promised not in (0, found):
+            raise CannotCut(f"{stage} has {found} channels where timm declares {promised}")
 
 
 def as_map(state: Tensor | Tokens, layout: Layout, prefix_tokens: int) -> Tensor:

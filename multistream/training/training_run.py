@@ -21,6 +21,7 @@ from multistream.inputs import Image
 from multistream.interfaces import Loss
 from multistream.nn.trains import trains
 from multistream.recipe import TrainingSettings
+from multistream.runs.checkpoint import Checkpoint
 from multistream.runs.split_file import read_split
 from multistream.runtime.cuda_graphs import GraphedStreams
 from multistream.runtime.device import Runtime, compiling_pays, parameter_count
@@ -94,22 +95,34 @@ class TrainingRun:
         return Progress.from_state(self.ranks.from_first(progress.to_state()))
 
     def _fit(self, *, resume: bool, ranks: Ranks) -> Progress:
+        """Trains as the recipe's solver does."""
+        criterion = self.prepared.criterion(self.prepared.parts.train)
+        if self.settings.solver == "lbfgs":
+            return self._solve(criterion)
+        saved = read_checkpoint(self.folder, self.prepared, console=self.console) if resume else None
+        if saved is None:
+            self._begin(criterion, ranks)
+        elif ranks.is_first:
+            runs.write_lines(self.folder / runs.METRICS, saved.state["history"])
+        return self._descend(criterion, ranks, saved)
+
+    def _solve(self, criterion: Loss) -> Progress:
+        """Fits the classifier to its optimum."""
+        assert self.extracted is not None  # lbfgs is for frozen streams alone
+        line, self.out_of_fold = solve(self.prepared, self.extracted, criterion, say=self.console.say)
+        runs.write_lines(self.folder / runs.METRICS, [line])
+        return Progress(epoch=1, best_epoch=0, finished=True)
+
+    def _begin(self, criterion: Loss, ranks: Ranks) -> None:
+        """What precedes the first step, and is in the checkpoint later: probing, and the size of a batch."""
+        if self.settings.probe_epochs > 0:
+            self._probe()
+        if self.prepared.recipe.runtime.fit_batch:
+            self._fit_batch(criterion, ranks)
+
+    def _descend(self, criterion: Loss, ranks: Ranks, saved: Checkpoint | None) -> Progress:
         """The training loop, with its progress on the console."""
         prepared, pooled = self.prepared, self.prepared.network.is_cacheable
-        criterion = prepared.criterion(prepared.parts.train)
-        if self.settings.solver == "lbfgs":
-            assert self.extracted is not None
-            line, self.out_of_fold = solve(prepared, self.extracted, criterion, say=self.console.say)
-            runs.write_lines(self.folder / runs.METRICS, [line])
-            return Progress(epoch=1, best_epoch=0, finished=True)
-        saved = read_checkpoint(self.folder, prepared, console=self.console) if resume else None
-        if saved is not None and ranks.is_first:
-            runs.write_lines(self.folder / runs.METRICS, saved.state["history"])
-        if self.settings.probe_epochs > 0 and saved is None:
-            self._probe()
-        if prepared.recipe.runtime.fit_batch and saved is None:
-            plain = Objective(prepared.network, criterion=criterion, runtime=prepared.runtime, pooled=pooled)
-            self._fit_batch(plain, ranks)
         steps = -(-len(prepared.parts.train) // self.settings.batch_size)
         runtime, shard = prepared.runtime, prepared.recipe.runtime.shard
         if prepared.recipe.runtime.compile == "auto" and not pooled and not shard:
@@ -217,14 +230,16 @@ class TrainingRun:
         workers = self.prepared.workers
         return PhotoFeed(self.photos, self.targets, settings, runtime, workers=workers, held=held, ranks=ranks)
 
-    def _fit_batch(self, objective: Objective, ranks: Ranks) -> None:
+    def _fit_batch(self, criterion: Loss, ranks: Ranks) -> None:
         """Settles `runtime.fit_batch`: what fits goes into the run's recipe, so that it can be repeated and resumed."""
+        network, runtime = self.prepared.network, self.prepared.runtime
+        objective = Objective(network, criterion=criterion, runtime=runtime, pooled=network.is_cacheable)
         fitted = settings_that_fit(
             self.settings,
             objective=objective,
             make_feed=lambda settings: self._feed(settings, pooled=objective.pooled),
             train=self.prepared.parts.train,
-            device=self.prepared.runtime.device,
+            device=runtime.device,
         )
         size, whole = int(ranks.table(fitted.batch_size).min()), fitted.batch_size * fitted.accumulation
         self.settings = fitted = replace(fitted, batch_size=size, accumulation=whole // size)
