@@ -121,9 +121,10 @@ def explain(
     every = _choice("--classes", classes, {"auto": None, "all": True, "target": False})
     scale_of_colours = _choice("--colour-scale", colour_scale, {"shared": "shared", "map": "map"})
     request = ExplanationRequest(Target(target, against, scale), method, baseline, every)
-    explainer = _explainer(
-        load(run), paths, request, data=data, label=label, input=input, device=device, console=Console(quiet=quiet)
-    )
+    model, console = load(run), Console(quiet=quiet)
+    if (own := model.recipe.runtime.precision) != "fp32":
+        console.say(f"precision: fp32; predict computes in {own}, and its probabilities may differ a little")
+    explainer = _explainer(model, paths, request, data=data, label=label, input=input, device=device, console=console)
     folder = options.writable_folder(overlays) if overlays else None
     _explain_all(explainer, npz=npz, overlays=folder, colour_scale=scale_of_colours, json=json)
 

@@ -22,9 +22,14 @@ def explanation_text(found: Explanation) -> str:
     label = f" (label {found.label})" if found.label else ""
     lines = [
         f"{found.path}: {found.predicted}{label}",
-        f"class {found.subject} (probability {100 * found.probability:.1f} %); {found.settings}",
+        f"class {found.subject} (probability {100 * found.probability:.1f} %{_calibrated(found)}); {found.settings}",
     ]
     return "\n".join([*lines, *_streams(found), *_sums(found), *_games(found)])
+
+
+def _calibrated(found: Explanation) -> str:
+    """What the probability has that the logits below do not have."""
+    return "" if found.temperature == 1 else f", of logits divided by the temperature {found.temperature:.3g}"
 
 
 def _streams(found: Explanation) -> Iterator[str]:

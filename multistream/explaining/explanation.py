@@ -78,7 +78,8 @@ class Explanation:
     `integrated-gradients` explain `value`, on `scale`; the latter sum to its difference from that of the average
     training photo, up to `gap`. `shapley` are the streams' exact Shapley values of the fused score on `scale`,
     `shapley_stages` the Owen values of their stages, `interactions` those of pairs ("a+b"), with `baseline` for what is
-    absent. `labels` are those of the photo, in one text `label`. `decisions` is the class that each stream chooses by
+    absent. `probability` is of the fused logits divided by `temperature`, which is 1 unless the network was calibrated.
+    `labels` are those of the photo, in one text `label`. `decisions` is the class that each stream chooses by
     itself: its own classifier's, or with early fusion, which has none, the class of its largest Shapley value.
     `warnings` name parts whose declarations do not hold.
     """
@@ -91,6 +92,7 @@ class Explanation:
     target: str = ""
     against: str = ""
     probability: float = 0.0
+    temperature: float = 1.0
     value: float = 0.0
     method: str = ""
     flow: str = ""
@@ -166,6 +168,7 @@ class ExplainedBatch:
             target=self.classes[target],
             against=self.classes[int(columns.against[place])] if columns.against is not None else "",
             probability=float(self.forward.probabilities[place, target]),
+            temperature=self.forward.temperature,
             value=float(columns.score(logits)[place]),
             method=made.method,
             flow=self.request.flow,

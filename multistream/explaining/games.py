@@ -189,7 +189,7 @@ class CoalitionValues:
         return torch.zeros_like(there) if self.baseline == "zero" else branch.taps[stage].baseline.expand_as(there)
 
     def _scaled(self, logits: Tensor) -> Tensor:
-        return logits.double() if self.scale == "logit" else logits.double().softmax(1)
+        return logits.double() if self.scale == "logit" else self.network.probabilities(logits)
 
 
 @torch.no_grad()

@@ -79,7 +79,8 @@ def _measure_faithfulness(meter: FaithfulnessMeter, explainer: Explainer, batch:
     targets = batch.attribution.columns.rows.to(explainer.runtime.device)
 
     def score(rows: torch.Tensor) -> Score:
-        return lambda logits: logits.softmax(1)[torch.arange(len(rows), device=logits.device), targets[rows]]
+        places = torch.arange(len(rows), device=targets.device)
+        return lambda logits: network.probabilities(logits)[places, targets[rows]]
 
     answer = answering(network, batch.batch, keys=keys, score=score, runtime=explainer.runtime)
     meter.add(answer, batch.batch["image"], maps)

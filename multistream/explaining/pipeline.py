@@ -184,7 +184,9 @@ class Explainer:
         network = attributor.network
         forward = forward_pass(network, batch, runtime=self.runtime)
         labels = torch.from_numpy(self.selection.table.labels[rows])
-        columns = self.request.target.of(forward.probabilities, labels, self.model.classes)
+        columns = self.request.target.of(
+            forward.probabilities, labels, self.model.classes, temperature=network.temperature
+        )
         shapley = shapley_values(network, forward.pooled, baseline=self.request.baseline, scale=columns.scale)
         is_usual = (self.request.baseline, columns.scale) == ("mean", "logit")
         usual = shapley if is_usual else shapley_values(network, forward.pooled, stages=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -51,11 +51,13 @@ class Target:
         """Whether photos without a label cannot be explained."""
         return "true" in (self.name, self.against)
 
-    def of(self, probabilities_BK: Tensor, labels_B: Tensor, classes: Sequence[str]) -> TargetColumns:
+    def of(
+        self, probabilities_BK: Tensor, labels_B: Tensor, classes: Sequence[str], *, temperature: float = 1.0
+    ) -> TargetColumns:
         """The classes meant for each photo of a batch, from its probabilities and labels."""
         rows = self._column(self.name, probabilities_BK, labels_B, classes)
         against = self._column(self.against, probabilities_BK, labels_B, classes) if self.against else None
-        return TargetColumns(rows, against, "probability" if self.scale == "probability" else "logit")
+        return TargetColumns(rows, against, "probability" if self.scale == "probability" else "logit", temperature)
 
     @staticmethod
     def _column(name: str, probabilities_BK: Tensor, labels_B: Tensor, classes: Sequence[str]) -> Tensor:
@@ -67,11 +69,15 @@ class Target:
 
 @dataclass(frozen=True)
 class TargetColumns:
-    """The target's column for each photo of a batch (B,), the column it is compared against or None, and the scale."""
+    """The target's column for each photo of a batch (B,), the column it is compared against or None, and the scale.
+
+    Probabilities are of the logits divided by `temperature`, as everywhere (`MultiStream.probabilities`).
+    """
 
     rows: Tensor
     against: Tensor | None
     scale: Scale
+    temperature: float = 1.0
 
     def pick(self, values: Tensor) -> Tensor:
         """(B, K, ...) -> (B, ...): each photo's target, minus what it is compared against."""
@@ -83,9 +89,9 @@ class TargetColumns:
         """Logits (B, K), or (n x B, K) of n variants of the batch in turn -> what is explained, (B,) or (n x B,)."""
         times = len(logits) // len(self.rows)
         against = None if self.against is None else self.against.repeat(times)
-        values = logits if self.scale == "logit" else logits.softmax(1)
-        return TargetColumns(self.rows.repeat(times), against, self.scale).pick(values)
+        values = logits if self.scale == "logit" else (logits / self.temperature).softmax(1)
+        return replace(self, rows=self.rows.repeat(times), against=against).pick(values)
 
     def of_class(self, column: int) -> TargetColumns:
         """The same class for every photo, without a comparison."""
-        return TargetColumns(torch.full_like(self.rows, column), None, self.scale)
+        return replace(self, rows=torch.full_like(self.rows, column), against=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -55,6 +56,7 @@ def render_page(
             recipe=run.result.recipe,
             metrics=run.metrics,
             has_sets=has_sets,
+            odds=math.exp(1 / run.temperature),
             right=right,
             vote_measures=VOTE_MEASURES,
             results=results,

@@ -54,6 +54,8 @@ class RunDetails:
     best_epoch: int | None
     """The epoch that was kept, counted from 1."""
     versions: Mapping[str, str]
+    temperature: float
+    """What logits are divided by before the softmax; 1 where the network was not calibrated."""
     penalties: Mapping[str, float]
     """{key: penalty of a stream's weights} that `training.solver = "lbfgs"` chose; empty for gradient descent."""
 
@@ -102,7 +104,7 @@ class RunDetails:
 def read_run_details(folder: Path, model_file: Path) -> RunDetails:
     """Reads the folder of a finished run. DataError for a run without a test split and for damaged files."""
     result = read_result(folder)
-    predictions = result.predictions
+    predictions, temperature = result.predictions, read_temperature(model_file)
     if predictions.label_sets is None and (unknown := set(predictions.labels or ()) - set(predictions.classes)):
         what = f"the label {min(unknown)!r} is not among its classes."
         raise DataError(str(folder / runs.PREDICTIONS), what, do="Restore the file.")
@@ -119,13 +121,14 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
             predictions.classes,
             votes=predictions.votes,
             label_sets=predictions.label_sets,
-            uncalibrated=without_temperature(predictions.probabilities, read_temperature(model_file)),
+            uncalibrated=without_temperature(predictions.probabilities, temperature),
         ),
         rows=read_split(folder / runs.SPLIT),
         split_sha256=sha256_file(folder / runs.SPLIT),
         model_sha256=sha256_file(model_file),
         epochs=epochs,
         best_epoch=best + 1 if isinstance(best, int) and 0 <= best < len(epochs) else None,
+        temperature=temperature,
         penalties=_penalties(log, lines[-1] if lines else {}),
         versions={**read_about(model_file)["distributions"], **_installed()},
     )

@@ -15,8 +15,10 @@ from torch import nn
 import multistream
 from multistream import Image as Photo
 from multistream import Stream, compose
-from multistream.explaining import Explainer
+from multistream.cli.explain_text import explanation_text
+from multistream.explaining import Explainer, explain
 from multistream.explaining.npz import NpzColumn
+from multistream.inference.model import load
 from multistream.recipe import Recipe
 from multistream.runs.model_file import save_model
 from multistream.training.train import train
@@ -163,6 +165,25 @@ def test_the_fused_probability_is_explained_by_gradients_and_exact_shapley_value
     assert found["shapley_stages"] == {}
     _, err = call("explain", *words, "--method", "decomposition", cwd=tmp_path, code=2)
     assert "a probability is not a linear function" in err
+
+
+def test_a_calibrated_network_has_one_probability(early: Path, photos: Path) -> None:
+    model, photo = load(early), photos / "awe" / "1.png"
+    model.network.calibrate(0.25)
+    (predicted,) = model.predict([photo], precision="fp32")
+    (plain,) = explain(model, [photo], target="awe")
+    (found,) = explain(model, [photo], target="awe", scale="probability", baseline="drop")
+    expected = predicted.probabilities["awe"]
+    assert found.probability == plain.probability == pytest.approx(expected, abs=1e-6)
+    assert found.value == pytest.approx(expected, abs=1e-6)
+    assert sum(found.shapley.values()) == pytest.approx(expected - 1 / 3, abs=1e-5)  # the classes' prior
+    assert plain.temperature == 0.25
+    assert "of logits divided by the temperature 0.25" in explanation_text(plain)
+    model.network.calibrate(1.0)
+    (other,) = explain(model, [photo], target="awe")
+    assert other.logits == plain.logits
+    assert other.probability != pytest.approx(plain.probability, abs=1e-3)
+    assert "temperature" not in explanation_text(other)
 
 
 def test_integrated_gradients_sum_to_the_distance_from_the_average_photo(

@@ -35,6 +35,13 @@ def test_scores_on_the_probability_scale() -> None:
     assert torch.allclose(chosen.score(LOGITS), LOGITS.softmax(1)[:, 2] - LOGITS.softmax(1)[:, 1])
 
 
+def test_a_calibrated_probability_is_of_the_scaled_logits() -> None:
+    probabilities = (LOGITS / 0.5).softmax(1)
+    chosen = Target("fear", scale="probability").of(probabilities, LABELS, CLASSES, temperature=0.5)
+    assert torch.allclose(chosen.score(LOGITS.repeat(2, 1)), probabilities[:, 2].repeat(2))
+    assert torch.allclose(chosen.of_class(1).score(LOGITS), probabilities[:, 1])
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [

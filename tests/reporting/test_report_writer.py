@@ -372,6 +372,23 @@ def test_a_stream_given_as_an_instance_and_fitted_by_lbfgs(photos: Path, vectors
     assert re.search(r"with L-BFGS\. L2 penalties: toy [\d.e-]+\.", section(page, "learning"))
 
 
+@pytest.mark.parametrize("calibration", ["none", "temperature"])
+def test_the_odds_of_a_logit_heed_the_temperature(
+    photos: Path, vectors: Path, tmp_path: Path, calibration: str
+) -> None:
+    made = recipe(photos, vectors, streams=("object", "anp"), fusion="early")
+    run = train(made.updated({"training": {"calibration": calibration}}), out=tmp_path / "run").folder
+    temperature = json.loads((run / "summary.json").read_text()).get("temperature", 1.0)
+    report(run, photos=1, out=tmp_path / "p.html", device="cpu", precision="fp32")
+    told = section((tmp_path / "p.html").read_text(), "attribution")
+    assert f"against each other class by {np.exp(1 / temperature):.3g} (e" in told
+    assert (f"T = {temperature:.3g}" in told) == (calibration == "temperature")
+    shown = embedded((tmp_path / "p.html").read_text())["photos"][0]
+    logits = np.array(shown["logits"][""])[np.argsort(shown["classes"])]
+    scaled = np.exp(logits / temperature)
+    assert scaled / scaled.sum() == pytest.approx(shown["probabilities"], abs=1e-3)
+
+
 def test_a_run_on_folds_names_a_fold(early: Path, tmp_path: Path) -> None:
     shutil.copytree(early, tmp_path / "run" / "folds" / "1")
     with pytest.raises(UsageError, match=r"multistream report .*run/folds/1$"):
