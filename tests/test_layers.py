@@ -18,7 +18,7 @@ PACKAGE = ROOT / "multistream"
 DESIGN = ROOT / "docs" / "design.md"
 
 LAYERS = (
-    ("_version", "errors", "inputs", "hookspecs", "nn", "console", "records", "statistics"),
+    ("_version", "commands", "errors", "inputs", "hookspecs", "nn", "console", "records", "statistics"),
     ("spec", "system_errors", "vote_distances", "label_set_metrics"),
     ("files",),
     ("checksums", "figures", "folder_lock"),

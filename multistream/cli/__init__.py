@@ -12,6 +12,7 @@ import typer
 
 from multistream._version import __version__
 from multistream.cli.ablate import ablate
+from multistream.cli.closed_pipe import ends_quietly
 from multistream.cli.compare import compare
 from multistream.cli.concepts import concepts
 from multistream.cli.data import app as data
@@ -104,13 +105,17 @@ def main() -> None:
     warnings.showwarning = _show_warning(warnings.showwarning)
     keep_memory()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch.distributed's remarks to its own developers
+    with ends_quietly():
+        _run()
+
+
+def _run() -> None:
     try:
         app()
     except KeyboardInterrupt:
         _leave("stopped.", 130)
-    except BrokenPipeError:  # the reader of a pipe has gone: nothing is left to say, not even at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except BrokenPipeError:
+        raise  # ends_quietly knows whose pipe it is
     except Exception as error:
         _leave_interrupted(error)
         if found := known_error(error) or blamed(error):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from multistream.cli import options, output
+from multistream.commands import command_line
 
 Names = Annotated[
     Path,
@@ -84,4 +85,4 @@ def concepts(
     about = {"out": str(out), "image_model": bank.image_model, "logit_scale": bank.logit_scale, **size}
     output.print_data(about, f"{out}: {concepts:,} concepts x {width}, image tower {bank.image_model}", json=json)
     part = str(out) if "/" in str(out) or str(out).endswith(".safetensors") else f"./{out}"
-    console.say(f"next: multistream train --streams concepts=text:{part} --weights concepts=hub")
+    console.say(f"next: {command_line('train', '--streams', f'concepts=text:{part}', '--weights', 'concepts=hub')}")

@@ -113,7 +113,10 @@ def explain(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show how much each stream, stage, pixel and vector entry contributes to the logit of a class."""
+    """Show how much each stream, stage, pixel and vector entry contributes to the logit of a class.
+
+    With --json, one JSON list with an object per photo.
+    """
     from multistream.console import Console
     from multistream.explaining import ExplanationRequest, Target
     from multistream.inference.model import load

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from multistream.cli import options, output
+from multistream.commands import command_line, quoted
 from multistream.errors import PluginError, UsageError
 from multistream.registry import PLURALS, Kind, Part, PartInfo, find, find_any, parts
 from multistream.registry.describing import Description, describe
@@ -104,7 +105,9 @@ def new(
     files = list(map(str, written))
     output.print_data(files, "\n".join(files), json=as_json)
     if not quiet:
-        typer.echo(f"Next: pip install -e {written[0].parent}, multistream plugins check {name}", err=True)
+        typer.echo(
+            f"Next: pip install {quoted('-e', written[0].parent)}, {command_line('plugins', 'check', name)}", err=True
+        )
 
 
 def _parts(text: str, kind: Kind | None) -> tuple[Part, ...]:

@@ -42,7 +42,12 @@ def predict(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Predict class probabilities, one line per photo; unusable files are listed with an error status."""
+    """Predict class probabilities, one line per photo; unusable files are listed with an error status.
+
+    With --json, one JSON object per line (JSON Lines), printed as soon as the photo is predicted.
+
+    Exit code 0 if at least one photo could be used; 65 if none.
+    """
     from multistream.console import Console
 
     common: dict[str, Any] = {"missing": missing, "without": without or (), "say": Console(quiet=quiet).say}

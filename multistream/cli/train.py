@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from multistream.cli import options, output
+from multistream.commands import command_line
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
 
@@ -177,7 +178,9 @@ def next_commands(run: Run) -> str:
     """The commands to type next, which work for this run: another photo has no vector or input map yet."""
     is_demo = not run.recipe.data.source
     title = "Next steps" + (" (this run used the demo set; pass --data PATH to train on your own photos)" * is_demo)
-    lines = [f"{title}:", f"  multistream evaluate {run.folder}", f"  multistream explain {run.folder}"]
+    lines = [f"{title}:", *(f"  {command_line(name, run.folder)}" for name in ("evaluate", "explain"))]
     if len(run.side_inputs) < len(run.recipe.network.streams):
-        lines.append(f"  multistream predict {run.folder} PHOTO..." + (" --missing mean" if run.side_inputs else ""))
+        lines.append(
+            f"  {command_line('predict', run.folder)} PHOTO..." + (" --missing mean" if run.side_inputs else "")
+        )
     return "\n".join(lines)

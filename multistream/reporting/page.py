@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from multistream.commands import command_line
 from multistream.inference.metrics import Measures
 from multistream.inference.policies import POLICIES, PolicyAccuracy
 from multistream.label_set_metrics import LabelSetMetrics
@@ -97,6 +98,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    environment.globals["command"] = command_line
     environment.filters |= {
         "percent": percent,
         "percent_interval": percent_interval,

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream import runs
+from multistream.commands import command_line
 from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.files import write_atomic
@@ -113,7 +114,7 @@ def _refuse_folds(run: Path) -> None:
     if is_fold_run(run):
         first = min((run / runs.FOLDS).iterdir(), default=run / runs.FOLDS)
         what = "this run consists of folds and has no single model."
-        raise UsageError(run, what, do=f"Report one of its folds: multistream report {first}")
+        raise UsageError(run, what, do=f"Report one of its folds: {command_line('report', first)}")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from multistream.checksums import check_checksum
+from multistream.commands import quoted
 from multistream.errors import DataError, UsageError
 from multistream.files import json_object, make_folder, write_atomic, writing
 from multistream.folder_lock import LOCK
@@ -37,7 +38,9 @@ def new_run(out: str | Path | None, recipe: Recipe) -> Path:
         is_used = os.path.lexists(folder) and (not folder.is_dir() or any(p.name != LOCK for p in folder.iterdir()))
     if is_used:
         right = "A run needs a new or empty folder."
-        raise UsageError("--out", f"{folder} is not empty.", right=right, do=f"To continue it: --resume {folder}.")
+        raise UsageError(
+            "--out", f"{folder} is not empty.", right=right, do=f"To continue it: {quoted('--resume', folder)}."
+        )
     return make_folder(folder)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -66,16 +65,16 @@ class Engine:
         return cls(name, {key: _value(text) for key, text in options.items()})
 
     @property
-    def words(self) -> str:
-        """The engine as on the command line.
+    def words(self) -> list[str]:
+        """The engine as words of a command line.
 
         >>> Engine("local", {"parallel": 4}).words
-        '--engine local --engine-option parallel=4'
+        ['--engine', 'local', '--engine-option', 'parallel=4']
         """
         words = ["--engine", self.name]
         for key, value in self.options.items():
             words += ["--engine-option", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
-        return shlex.join(words)
+        return words
 
 
 def _value(text: str) -> Any:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from multistream.commands import command_line
 from multistream.console import Console
 from multistream.data.loading import skipped_lines
 from multistream.errors import DataError, printable
@@ -52,7 +53,7 @@ class TrainingFeatures:
             def tick(done: int) -> None:
                 bar.advance(done)
                 if self.stop():
-                    raise Interrupted(self.stop.signal, f"multistream train --resume {self.folder}")
+                    raise Interrupted(self.stop.signal, command_line("train", "--resume", self.folder))
 
             runtime, photos = self.prepared.runtime, self.prepared.photos
             what = f"{GROUP} images do not fit at once into the memory of {runtime}."

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream import runs
+from multistream.commands import command_line
 from multistream.console import Console
 from multistream.errors import CannotResume, UsageError
 from multistream.files import write_atomic
@@ -93,7 +94,7 @@ def train_folds(
         write_atomic(folder / runs.RECIPE, recipe.dumps())
         planned = fold_runs(recipe, folder)
         if engine:
-            again = f"multistream train --resume {folder} {engine.words}"
+            again = command_line("train", "--resume", folder, *engine.words)
             run_all(planned, engine, place=folder, console=console, stop=stop, again=again)
         for number, run in enumerate(planned, 1):
             console.say(f"fold {run.name} ({number} of {len(planned)}): {run.folder}")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from multistream.commands import command_line
 from multistream.data.splits import Parts
 from multistream.network.network import MultiStream
 from multistream.nn.eval_mode import evaluating
@@ -184,7 +185,7 @@ class Trainer:
         progress = self.progress
         self.progress = replace(progress, loss_sum=progress.loss_sum + loss, seen=progress.seen + seen)
         if signal:
-            raise Interrupted(signal, f"multistream train --resume {self.folder.parent}")
+            raise Interrupted(signal, command_line("train", "--resume", self.folder.parent))
         return due
 
     def _save(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from multistream import runs
+from multistream.commands import quoted
 from multistream.console import Say
 from multistream.errors import CannotResume, PluginError, UsageError
 from multistream.recipe import Recipe, differences
@@ -51,7 +52,7 @@ def check_is_run(folder: Path) -> None:
         right = f"Every run folder has a {runs.RECIPE}."
         raise UsageError("--resume", f"{folder} is not a run.", right=right, do="Start a new run with --out.")
     what = f"{folder} does not exist: no run was started there, or it was stopped before writing anything."
-    raise UsageError("--resume", what, do=f"Run the same command with --out {folder} instead of --resume.")
+    raise UsageError("--resume", what, do=f"Run the same command with {quoted('--out', folder)} instead of --resume.")
 
 
 def _has_moved(source: str) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from multistream import runs
+from multistream.commands import command_line
 from multistream.console import Console
 from multistream.data.loading import Photos
 from multistream.data.views import views_of
@@ -162,7 +163,7 @@ class TrainingRun:
         try:
             training.run(resume=resume, started=time.monotonic())
         except Interrupted as error:
-            raise Interrupted(error.signal, f"multistream train --resume {self.folder}") from error
+            raise Interrupted(error.signal, command_line("train", "--resume", self.folder)) from error
         self.prepared.network.load_state_dict(network.state_dict())
 
     def _objective(self, criterion: Loss, *, runtime: Runtime, pooled: bool, ranks: Ranks) -> Objective:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -52,10 +53,10 @@ def test_what_comes_next_works_for_a_run_with_vectors(photos: Path, tmp_path: Pa
     ids = [str(path.relative_to(photos)) for path in sorted(photos.glob("*/*"))]
     features = np.random.default_rng(0).normal(size=(len(ids), 3)).astype(np.float32)
     np.savez(tmp_path / "anp.npz", ids=ids, features=features)
-    command = ["train", *options(photos), "--input", f"anp={tmp_path / 'anp.npz'}", "--out", "run"]
+    command = ["train", *options(photos), "--input", f"anp={tmp_path / 'anp.npz'}", "--out", "mein Lauf ä"]
     command[command.index("object")] = "object,anp"
     _, err = call(*command, cwd=tmp_path)
-    proposed = [line.split() for line in err.splitlines() if line.startswith("  multistream ")]
+    proposed = [shlex.split(line) for line in err.splitlines() if line.startswith("  multistream ")]
     assert [words[1] for words in proposed] == ["evaluate", "explain", "predict"]
     (tmp_path / "new.png").write_bytes(next(photos.glob("*/*")).read_bytes())
     for _, *words in proposed:
@@ -164,16 +165,16 @@ def test_ctrl_c_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> Non
     import time
 
     environment = {**os.environ, "MULTISTREAM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "multistream", "train", *options(photos), "--epochs", "100000", "--out", "run"]
+    command = [sys.executable, "-m", "multistream", "train", *options(photos), "--epochs", "100000", "--out", "Lauf 1"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+    while not (tmp_path / "Lauf 1" / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    assert "multistream train --resume run" in err
-    assert any((tmp_path / "run" / "checkpoints").glob("step-*"))
+    assert "multistream train --resume 'Lauf 1'" in err
+    assert any((tmp_path / "Lauf 1" / "checkpoints").glob("step-*"))
 
 
 def test_data_scan_and_split(photos: Path, tmp_path: Path) -> None:

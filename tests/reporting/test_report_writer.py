@@ -248,11 +248,12 @@ def test_frozen_streams_come_from_the_cache(early: Path, tmp_path: Path) -> None
 
 
 def test_ablations_are_shown_as_ablate_leaves_them(early: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(early, tmp_path / "run")
+    run = shutil.copytree(early, tmp_path / "a run; twice")
     shutil.rmtree(run / "ablations")
     for axis in ("depth", "taps", "streams"):
         multistream.ablate(run, axis=axis)
     found = report(run, photos=0).path.read_text()
+    assert "multistream ablate 'a run; twice'" in section(found, "reproduce")
     ablation = section(found, "ablation")
     for path in (run / "ablations").glob("*.json"):
         for row in json.loads(path.read_text())["rows"]:
