@@ -1,16 +1,18 @@
-"""Photos as callers give them: paths, folders, URLs, bytes, open files, Pillow pictures, uint8 arrays; one or many."""
+"""Photos as callers give them, one or many: paths, folders, URLs, bytes, open files, pictures, arrays, tensors."""
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from PIL.Image import Image as Picture
 
 from multistream.data.decoding import BadImage, Decoder
@@ -18,7 +20,21 @@ from multistream.data.image_files import list_images
 from multistream.data.urls import is_url, photos_at, read_url
 from multistream.errors import DataError, MultistreamError, UsageError, printable
 
-PhotoLike = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Picture | NDArray[np.uint8]
+
+class TensorLike(Protocol):
+    """A torch.Tensor uint8 (3, H, W), or (B, 3, H, W); this room is free of torch."""
+
+    @property
+    def ndim(self) -> int:
+        """The number of its axes."""
+
+    def permute(self, *dims: int) -> Any:
+        """The axes in this order."""
+
+
+PhotoLike = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Picture | NDArray[np.uint8] | TensorLike
+)
 """One photo; a path or a URL may also be a folder's."""
 
 IN_MEMORY = "<image>"
@@ -58,6 +74,25 @@ class GivenPhoto:
             case _:
                 return decoder.from_picture(self.content, path=name).pixels
 
+    def aspect(self, *, limit: int) -> float:
+        """The photo's width by its height as it is looked at, from its header; `limit` is the most that a URL may give.
+
+        Only for a photo of which there are pixels.
+        """
+        match self.content:
+            case BadImage():
+                raise self.content
+            case Picture():
+                return _aspect(self.content)
+            case Path():
+                source: Path | io.BytesIO = self.content
+            case str():
+                source = io.BytesIO(_of_url(self.content, limit))
+            case bytes():
+                source = io.BytesIO(self.content)
+        with Image.open(source) as picture:
+            return _aspect(picture)
+
 
 def given_photos(
     images: PhotoLike | Iterable[PhotoLike | GivenPhoto],
@@ -84,9 +119,18 @@ def given_photos(
                 yield GivenPhoto(IN_MEMORY, (), _content(image, limit))
 
 
+def _aspect(picture: Picture) -> float:
+    width, height = picture.size
+    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) > 4
+    return height / width if turned else width / height
+
+
 def _many(images: PhotoLike | Iterable[PhotoLike | GivenPhoto]) -> Iterable[PhotoLike | GivenPhoto]:
     """One photo as a list of one."""
     match images:
+        case _ if _is_tensor(images):
+            _check_tensor(images)
+            return [images] if images.ndim < 4 else images  # type: ignore[union-attr,list-item,return-value]
         case np.ndarray():
             return [images] if images.ndim < 4 else images
         case str() | os.PathLike() | bytes() | bytearray() | memoryview() | Picture():
@@ -96,7 +140,7 @@ def _many(images: PhotoLike | Iterable[PhotoLike | GivenPhoto]) -> Iterable[Phot
         case Iterable():
             return images
     right = "It must be a path, bytes, an open file, a Pillow picture, a uint8 array, or several of them."
-    raise UsageError("predict", f"{type(images).__name__} is not a photo.", right=right)
+    raise UsageError("images", f"{type(images).__name__} is not a photo.", right=right)
 
 
 def _from_path(
@@ -142,6 +186,8 @@ def _content(image: Any, limit: int) -> bytes | Picture | BadImage:
                 return _of_picture(image)
             case np.ndarray():
                 return _of_array(image)
+            case _ if _is_tensor(image):
+                return _of_tensor(image)
             case _ if hasattr(image, "read"):
                 return _of_file(image, limit)
     except MemoryError:
@@ -171,6 +217,30 @@ def _of_array(array: NDArray[Any]) -> Picture | BadImage:
     if not array.size:
         return _bad("empty", f"an array {array.shape}")
     return Image.fromarray(np.array(array, order="C"))
+
+
+def _is_tensor(image: object) -> bool:
+    """Whether it is a torch.Tensor; torch is not imported for it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(image, torch.Tensor)
+
+
+_TENSOR = "A tensor must be uint8, channels first: (3, H, W) or (B, 3, H, W), with values from 0 to 255."
+
+
+def _check_tensor(images: Any) -> None:
+    """UsageError for a tensor that is no photo and no batch of photos."""
+    if str(images.dtype) != "torch.uint8" or images.ndim not in (3, 4) or images.shape[-3] != 3:
+        what = f"a tensor {tuple(images.shape)} of {str(images.dtype).removeprefix('torch.')} is not a photo."
+        raise UsageError("images", what, right=_TENSOR)
+
+
+def _of_tensor(tensor: Any) -> Picture | BadImage:
+    try:
+        _check_tensor(tensor)
+    except UsageError as error:
+        return _bad("not a photo", str(error))
+    return _of_array(tensor.permute(1, 2, 0).cpu().numpy()) if tensor.ndim == 3 else _bad("not a photo", _TENSOR)
 
 
 def _of_url(url: str, limit: int) -> bytes:

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 
 from multistream.data.decode_pool import Pool
 from multistream.data.decoding import BadImage, Decoder
+from multistream.data.given_photos import GivenPhoto
 from multistream.data.side_inputs import SideInputs
 from multistream.data.table import Table
 from multistream.errors import DataError, printable
@@ -38,9 +39,9 @@ TIMEOUT = 300.0
 class Photos(Dataset[Item]):
     """The images of a table as arrays, by index: "image" uint8 (3, S, S), maps (C, S, S), vectors (D,) float32.
 
-    Without a `decoder` no photo is read. `vectors` hold row i for image i; `maps` are called with i. A file that is
-    no image raises BadImage if `on_bad_image` is "error"; else `loaded` leaves it out, and under "report"
-    remembers it in `bad`, {index: why}.
+    Without a `decoder` no photo is read; `given` photos are read in place of the table's files. `vectors` hold row i
+    for image i; `maps` are called with i. A file that is no image raises BadImage if `on_bad_image` is "error"; else
+    `loaded` leaves it out, and under "report" remembers it in `bad`, {index: why}.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class Photos(Dataset[Item]):
         vectors: Mapping[str, NDArray[np.float32]] | None = None,
         maps: Mapping[str, Callable[[int], NDArray[np.float32]]] | None = None,
         on_bad_image: OnBadImage = "error",
+        given: Sequence[GivenPhoto] = (),
     ) -> None:
+        self.given = given
         self.table, self.decoder, self.on_bad_image = table, decoder, on_bad_image
         self.vectors, self.maps = dict(vectors or {}), dict(maps or {})
         self.bad: dict[int, str] = {}
@@ -63,10 +66,13 @@ class Photos(Dataset[Item]):
         return len(self.table)
 
     def __getitem__(self, index: int) -> Item:
-        item: Item = {} if self.decoder is None else {"image": self.decoder.read(self.table.path(index))}
+        item: Item = {} if self.decoder is None else {"image": self._pixels(self.decoder, index)}
         item |= {name: read(index) for name, read in self.maps.items()}
         item |= {name: rows[index] for name, rows in self.vectors.items()}
         return item
+
+    def _pixels(self, decoder: Decoder, index: int) -> NDArray[np.uint8]:
+        return self.given[index].pixels(decoder) if self.given else decoder.read(self.table.path(index))
 
 
 def loaded(
@@ -134,14 +140,25 @@ def skipped_lines(table: Table, bad: Mapping[int, str]) -> list[str]:
     return lines
 
 
-def make_photos(table: Table, inputs: Mapping[str, Input], side_inputs: SideInputs, settings: DataSettings) -> Photos:
-    """The photos of a table with their vectors and maps, as these inputs (by stream key) ask for them."""
+def make_photos(
+    table: Table,
+    inputs: Mapping[str, Input],
+    side_inputs: SideInputs,
+    settings: DataSettings,
+    *,
+    given: Sequence[GivenPhoto] = (),
+) -> Photos:
+    """The photos of a table with their vectors and maps, as these inputs (by stream key) ask for them.
+
+    `given` are the photos of the rows where they are not files of the table.
+    """
     return Photos(
         table,
         make_decoder(inputs, settings),
         vectors=side_inputs.vectors,
         maps=side_inputs.maps,
         on_bad_image=settings.on_bad_image,
+        given=given,
     )
 
 

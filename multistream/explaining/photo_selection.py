@@ -1,30 +1,38 @@
-"""Which photos are explained: files and folders, a labelled set, or the run's test split; their labels and inputs."""
+"""Which photos are explained: those given, a labelled set, or the run's test split; their labels and inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from pathlib import Path
 
 import numpy as np
 
-from multistream.data.given_photos import given_photos
+from multistream.data.given_photos import IN_MEMORY, GivenPhoto, PhotoLike, given_photos
 from multistream.data.layouts.data_source import open_table
-from multistream.data.table import Table
+from multistream.data.loading import make_decoder
+from multistream.data.side_inputs import check_sources
+from multistream.data.side_lookup import SideSource
+from multistream.data.table import Table, VectorTable
 from multistream.errors import DataError, UsageError
 from multistream.inference.measured_photos import own_part
 from multistream.inference.model import Model
-from multistream.inputs import side_inputs_of
+from multistream.inference.predict import MAX_BYTES
+from multistream.inputs import Vector, side_inputs_of
 
 
 @dataclass(frozen=True)
 class PhotoSelection:
-    """A table whose labels are the run's classes, -1 where unknown; `names` to call the photos by; inputs' sources."""
+    """A table whose labels are the run's classes, -1 where unknown; `names` to call the photos by; inputs' sources.
+
+    `given` are the photos themselves where the caller gave them; empty for those of a data set, which are its files.
+    """
 
     table: Table
     names: tuple[str, ...]
     sources: Mapping[str, str]
+    given: tuple[GivenPhoto, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -36,46 +44,97 @@ class PhotoSelection:
         label = int(self.table.labels[place])
         return (self.table.classes[label],) if label >= 0 else ()
 
+    def aspect(self, place: int) -> float:
+        """The width of a photo by its height, as it is looked at."""
+        path = self.table.path(place)
+        photo = self.given[place] if self.given else GivenPhoto(str(path), (), path)
+        return photo.aspect(limit=MAX_BYTES)
+
 
 def find_photos(
     model: Model,
-    images: Sequence[str | Path] | None,
+    images: PhotoLike | Iterable[PhotoLike | GivenPhoto] | None,
     *,
     data: str = "",
     label: str = "",
-    inputs: Mapping[str, str] | None = None,
+    inputs: Mapping[str, SideSource] | None = None,
     labelled: bool = False,
 ) -> PhotoSelection:
     """The photos to explain, with labels where they are known and the vectors and maps that the recipe names.
 
     Photos that are named and lie in the run's own data set have its labels and inputs too. `labelled` asks for labels:
-    UsageError where there are none.
+    UsageError where there are none. `inputs` are paths, or vectors as {id: array} or in the order of the photos.
     """
-    given = dict(inputs or {})
+    inputs = inputs or {}
+    given = {name: str(source) for name, source in inputs.items() if isinstance(source, str | Path)}
+    arrays = {name: source for name, source in inputs.items() if name not in given}
     if images is not None and data:
         raise UsageError("--data", "PATHS were given too.", right="Pass only one of the two.")
     if images is not None:
-        return _named_photos(model, images, given, label=label, labelled=labelled)
-    if data:
+        selection = _given_photos(model, images, given, arrays, label=label, labelled=labelled)
+    elif data:
         table = open_table(data, label=label, allow_outside=model.recipe.data.allow_outside)
-        return _selection(model, table, table.ids, given, labelled=labelled)
-    table, _ = own_part(model, "explain", label=label)
-    return _selection(model, table, table.ids, {**model.recipe.network.inputs, **given}, labelled=labelled)
+        selection = _selection(model, table, table.ids, given, labelled=labelled)
+    else:
+        table, _ = own_part(model, "explain", label=label)
+        selection = _selection(model, table, table.ids, {**model.recipe.network.inputs, **given}, labelled=labelled)
+    return _with_arrays(selection, model, arrays) if arrays else selection
 
 
-def _named_photos(
-    model: Model, images: Sequence[str | Path], given: Mapping[str, str], *, label: str, labelled: bool
+def _given_photos(
+    model: Model,
+    images: PhotoLike | Iterable[PhotoLike | GivenPhoto],
+    given: Mapping[str, str],
+    arrays: Mapping[str, SideSource],
+    *,
+    label: str,
+    labelled: bool,
 ) -> PhotoSelection:
-    paths = tuple(Path(photo.path) for photo in given_photos(images, limit=0))
-    names = tuple(map(str, paths))
-    own = _own_photos(model, paths, label) if labelled or _lacks_inputs(model, given) else None
+    decoder = make_decoder(model.inputs, model.recipe.data)
+    photos = tuple(given_photos(images, limit=decoder.max_bytes if decoder else MAX_BYTES))
+    names = tuple(photo.path for photo in photos)
+    is_known = labelled or _lacks_inputs(model, {**given, **arrays})
+    own = _own_photos(model, [Path(name) for name in names], label) if is_known else None
     if own is not None:
-        return _selection(model, own, names, {**model.recipe.network.inputs, **given}, labelled=labelled)
+        sources = {**model.recipe.network.inputs, **given}
+        return replace(_selection(model, own, names, sources, labelled=labelled), given=photos)
     if labelled:
         what = "the target true needs labels, but these photos have none."
         raise UsageError("--target", what, do="Omit PATHS, or give --data.")
-    unknown = np.full(len(paths), -1, dtype=np.int64)
-    return PhotoSelection(Table("photos", Path(), names, unknown, model.classes), names, given)
+    # Photos in memory all have one name, and a table's ids are distinct.
+    ids = tuple(f"{name} {place}" if name == IN_MEMORY else name for place, name in enumerate(names))
+    unknown = np.full(len(photos), -1, dtype=np.int64)
+    return PhotoSelection(Table("photos", Path(), ids, unknown, model.classes), names, given, photos)
+
+
+def _with_arrays(selection: PhotoSelection, model: Model, arrays: Mapping[str, SideSource]) -> PhotoSelection:
+    """The selection with vectors that are given as arrays, by stream key or input name."""
+    table, vectors, sources = selection.table, {}, dict(selection.sources)
+    for name, source in arrays.items():
+        readers = {key: each for key, each in model.inputs.items() if name in (key, each.name)}
+        if not all(isinstance(each, Vector) for each in readers.values()):
+            raise UsageError(f"inputs[{name!r}]", "maps were given as arrays.", right="It must be a folder of maps.")
+        for other in {name, *readers, *(each.name for each in readers.values())}:
+            sources.pop(other, None)
+        for key in readers or (name,):
+            vectors[key] = _vector_table(name, source, table.ids)
+    check_sources(arrays, model.inputs)
+    return replace(selection, table=replace(table, vectors={**table.vectors, **vectors}), sources=sources)
+
+
+def _vector_table(name: str, source: SideSource, ids: tuple[str, ...]) -> VectorTable:
+    """Vectors {id: array}, or in the order of the photos with these ids."""
+    if isinstance(source, VectorTable):
+        return source
+    if isinstance(source, Mapping):
+        return VectorTable(tuple(source), np.stack([np.asarray(v, dtype=np.float32) for v in source.values()]))
+    rows = np.atleast_2d(np.asarray(source, dtype=np.float32))
+    if len(rows) != len(ids):
+        what = f"{len(rows):,} rows were given for {len(ids):,} photos."
+        raise UsageError(f"inputs[{name!r}]", what, right="Each photo needs one row, in the order of the photos.")
+    if len({(name, row.tobytes()) for name, row in zip(ids, rows, strict=True)}) > len(set(ids)):
+        raise UsageError(f"inputs[{name!r}]", "a photo that is given twice has two different rows.")
+    return VectorTable(ids, rows)
 
 
 def _selection(
@@ -101,7 +160,7 @@ def _in_our_classes(table: Table, classes: tuple[str, ...]) -> tuple[Table, int]
     return replace(table, labels=labels, classes=classes, label_sets=sets), unknown
 
 
-def _lacks_inputs(model: Model, given: Mapping[str, str]) -> bool:
+def _lacks_inputs(model: Model, given: Mapping[str, SideSource]) -> bool:
     """Whether a stream reads vectors or maps that no option names."""
     return any(key not in given and each.name not in given for key, each in side_inputs_of(model.inputs).items())
 

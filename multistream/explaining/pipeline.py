@@ -7,7 +7,7 @@ Everything that explains photos goes this way: `explain`, galleries, tests of ex
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as PillowImage
 from torch import Tensor
 
 from multistream.console import Console
+from multistream.data.given_photos import GivenPhoto, PhotoLike
 from multistream.data.loading import Photos, loaded, make_photos
 from multistream.data.side_inputs import SideInputs, gather
+from multistream.data.side_lookup import SideSource
 from multistream.explaining.attribution import Attributor, ExplanationRequest
 from multistream.explaining.explanation import ExplainedBatch, Explanation, chosen_classes
 from multistream.explaining.forward import forward_pass
@@ -44,7 +45,7 @@ MANY = 32
 
 def explain(
     model: Model | str | Path,
-    images: Sequence[str | Path] | None = None,
+    images: PhotoLike | Iterable[PhotoLike | GivenPhoto] | None = None,
     *,
     data: str = "",
     label: str = "",
@@ -54,20 +55,22 @@ def explain(
     scale: str = "logit",
     baseline: str = "mean",
     every_class: bool | None = None,
-    inputs: Mapping[str, str] | None = None,
+    inputs: Mapping[str, SideSource] | None = None,
     streams: Mapping[str, Stream] | None = None,
     device: str = "auto",
     console: Console | None = None,
 ) -> Iterator[Explanation]:
     """Explains photos, in float32: yields one Explanation with its arrays for each photo, in order.
 
-    `images` are files and folders; without them the test split of the run is explained, or the labelled data set
-    `data`. `target` is a class, `predicted` or `true`; `against` is a second class, for the difference to it. `method`
-    is `decomposition` (the exact sum), `grad-cam` (every stage, each through its own tap), `grad-cam-total` (through
-    all deeper stages too), `grad-cam-last` (the last stage) or `integrated-gradients`; `auto` uses the exact sum if
-    there is one. `every_class` adds the other classes to the target (None: for exact sums of up to 32 photos).
-    `streams` supplies the streams that were given as instances. A file that cannot be used gets an Explanation with
-    its status. Raises UsageError for options that contradict each other.
+    `images` are photos as `Model.predict` takes them, one or many; without them the test split of the run is explained,
+    or the labelled data set `data`. `inputs` gives vectors and maps by stream key or input name: a file or folder; for
+    vectors also {id: array}, or an array (N, D) in the order of the photos. `target` is a class, `predicted` or `true`;
+    `against` is a second class, for the difference to it. `method` is `decomposition` (the exact sum), `grad-cam` (each
+    stage, through its own tap), `grad-cam-total` (through all deeper stages too), `grad-cam-last` (the last stage)
+    or `integrated-gradients`; `auto` uses the exact sum if there is one. `every_class` adds the other classes to the
+    target (None: for exact sums of up to 32 photos). `streams` supplies the streams that were given as instances. A
+    photo that cannot be used gets an Explanation with its status. Raises UsageError for options that contradict each
+    other.
     """
     explainer = Explainer(
         load(model, streams=streams) if isinstance(model, str | Path) else model,
@@ -88,12 +91,12 @@ class Explainer:
     def __init__(
         self,
         model: Model,
-        images: Sequence[str | Path] | None = None,
+        images: PhotoLike | Iterable[PhotoLike | GivenPhoto] | None = None,
         *,
         request: ExplanationRequest,
         data: str = "",
         label: str = "",
-        inputs: Mapping[str, str] | None = None,
+        inputs: Mapping[str, SideSource] | None = None,
         labelled: bool = False,
         device: str = "auto",
         console: Console | None = None,
@@ -139,19 +142,21 @@ class Explainer:
 
     def records(self, explained: ExplainedBatch) -> dict[int, Explanation]:
         """{place in the table: Explanation} of a batch's photos."""
-        table, records = self.selection.table, {}
+        records = {}
         sees_photos = any(isinstance(each, Image) for each in self.model.inputs.values())
+        is_whole = sees_photos and self.settings.resize != "crop"  # of a crop the network sees a square
         for place, row in enumerate(explained.rows):
             records[row] = explained.explanation(
                 place,
                 path=self.selection.names[row],
                 labels=self.selection.labels(row),
-                aspect=aspect_ratio(table.path(row), resize=self.settings.resize) if sees_photos else 1.0,
+                aspect=self.selection.aspect(row) if is_whole else 1.0,
             )
         return records
 
     def _photos(self) -> Photos:
-        return make_photos(self.selection.table, self.model.inputs, self._side_inputs, self.settings)
+        selection = self.selection
+        return make_photos(selection.table, self.model.inputs, self._side_inputs, self.settings, given=selection.given)
 
     @cached_property
     def _side_inputs(self) -> SideInputs:
@@ -206,16 +211,6 @@ class Explainer:
     def _unusable(self, index: int, photos: Photos, side_inputs: SideInputs) -> Explanation:
         reason = photos.bad.get(index, "no vector" if not side_inputs.usable[index] else "not read")
         return Explanation(self.selection.names[index], reason)
-
-
-def aspect_ratio(path: Path, *, resize: str) -> float:
-    """A photo's width by its height as it is looked at, from its header; 1 where the network sees a square of it."""
-    if resize == "crop":
-        return 1.0
-    with PillowImage.open(path) as image:
-        width, height = image.size
-        turned = image.getexif().get(0x0112, 1) > 4
-    return height / width if turned else width / height
 
 
 def _end(usable: NDArray[np.int64], number: int, total: int) -> int:

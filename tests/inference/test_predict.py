@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -94,6 +95,21 @@ def test_photos_are_taken_as_they_come(model: Model) -> None:
 def test_what_is_no_photo_at_all_is_refused(model: Model) -> None:
     with pytest.raises(UsageError, match="int is not a photo"):
         list(model.predict(5, without=["anp"]))  # type: ignore[arg-type]
+
+
+def test_a_tensor_is_read_as_an_image(model: Model, photos: Path) -> None:
+    array = np.asarray(Image.open(photos / "joy" / "0.png"))
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    expected = rows(model, array)
+    for given in (tensor, tensor[None], [tensor]):
+        assert np.array_equal(rows(model, given), expected)
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(3, 8, 8), torch.zeros(8, 8, 3, dtype=torch.uint8), torch.zeros(3)])
+def test_a_tensor_that_is_no_image_is_refused(model: Model, tensor: torch.Tensor) -> None:
+    with pytest.raises(UsageError, match=r"uint8, channels first: \(3, H, W\)"):
+        list(model.predict(tensor, without=["anp"]))
+    assert [each.status for each in model.predict([tensor], without=["anp"])] == ["not a photo"]
 
 
 def test_folders_tell_what_they_pass_over(model: Model, photos: Path, tmp_path: Path) -> None:
