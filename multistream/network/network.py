@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from multistream.errors import UsageError, check_known
 from multistream.inputs import Input
 from multistream.interfaces import VECTOR, Fusion, FusionOutput
+from multistream.network.batch_check import checked_batch
 from multistream.network.branch import Batch, Branch
 from multistream.network.plan import Options
 from multistream.nn.module_dict import Modules
@@ -144,9 +145,13 @@ class MultiStream(nn.Module):
         """{key: {stage: (B, P)}} -> logits (B, K)."""
         return self.fuse(pooled).logits
 
-    def forward(self, batch: Batch) -> Tensor:
-        """A batch by input name, images uint8 (B, 3, S, S), vectors float32 (B, D) -> logits (B, K)."""
-        return self.classify(self.pool(batch))
+    def forward(self, batch: Batch | Tensor) -> Tensor:
+        """A batch by input name, images uint8 (B, 3, H, W), vectors float32 (B, D) -> logits (B, K).
+
+        A tensor alone will do where all streams read the same input. UsageError for a batch that does not fit, and for
+        images of floating-point numbers that do not require gradients: their scale is unknown.
+        """
+        return self.classify(self.pool(checked_batch(batch, dict(self.branches.items()))))
 
     def truncate(self, depths: Mapping[str, int]) -> MultiStream:
         """A new network of which these streams keep the first n stages (paper fig. 4).
@@ -189,6 +194,9 @@ class MultiStream(nn.Module):
 
     def _frozen_stages(self, entry: str) -> dict[str, int | None]:
         """The stages that an entry of --freeze means, {key: how many}, None for all of them."""
+        if not isinstance(entry, str):
+            right = "Entries are separate arguments: freeze('object', 'places:3')."
+            raise UsageError("freeze", f"{entry!r} is a {type(entry).__name__}.", right=right)
         if entry in ("streams", "branches"):
             return dict.fromkeys(self.branches)
         if entry == "none":

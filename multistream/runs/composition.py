@@ -13,7 +13,7 @@ from torch import nn
 
 from multistream.data.side_inputs import known_of_vectors
 from multistream.data.table import Table
-from multistream.errors import MultistreamWarning, UsageError, WeightsError, check_known, did_you_mean
+from multistream.errors import MultistreamWarning, UsageError, WeightsError, did_you_mean
 from multistream.inputs import Image
 from multistream.interfaces import Stream
 from multistream.network.branch import Branch
@@ -24,8 +24,9 @@ from multistream.network.plan import BranchPlan, Options
 from multistream.nn.seeding import drawn_seed
 from multistream.recipe import Recipe
 from multistream.registry import Kind, pinned
+from multistream.runs.compose_arguments import check_classes, check_keys, streams_by_key
 from multistream.runs.model_file import load_model
-from multistream.spec import INSTANCE, Spec, check_key, parse_specs
+from multistream.spec import INSTANCE, Spec
 from multistream.weights import from_hub, read_tensors
 
 
@@ -62,12 +63,11 @@ def compose(
     >>> net({"anp": torch.zeros(2, 12)}).shape
     torch.Size([2, 2])
     """
-    if not classes:
-        raise UsageError("classes", "none is given.", right="A network needs the names of its classes.")
+    check_classes(classes)
     options, weights, depth, known = options or {}, weights or {}, depth or {}, known or {}
     seed = drawn_seed() if seed is None else seed
-    specs = _by_key(streams)
-    _check_keys(specs, {"weights": weights, "depth": depth, "options.streams": options.get("streams", {})})
+    specs = streams_by_key(streams)
+    check_keys(specs, {"weights": weights, "depth": depth, "options.streams": options.get("streams", {})})
     tap, temporal = _pinned("tap", tap), _pinned("temporal", temporal)
     branches, loaded = dict[str, Branch](), dict[str, nn.Module | None]()
     for key, given in specs.items():
@@ -206,12 +206,6 @@ def _without_weights(key: str, stream: Stream) -> WeightsError:
     )
 
 
-def _check_keys(specs: Mapping[str, Spec | Stream], by_key: Mapping[str, Mapping[str, object]]) -> None:
-    """Refuses arguments {name: {key: ...}} for a stream that is not composed."""
-    for where, named in by_key.items():
-        check_known(named, specs, where=where, what="the network has no stream {name!r}.")
-
-
 def _with_options(
     plan: BranchPlan,
     key: str,
@@ -253,17 +247,6 @@ def _without_files(plan: BranchPlan, stream: Stream) -> BranchPlan:
     settled = dict(stream.settled)
     options = {name: value for name, value in plan.stream_options.items() if name not in settled}
     return replace(plan, stream_options=options, known={**plan.known, **settled}) if settled else plan
-
-
-def _by_key(streams: Mapping[str, str | Stream] | Sequence[str]) -> dict[str, Spec | Stream]:
-    """Every stream by its key; a sequence of specs brings its own keys."""
-    if not streams:
-        raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object,anp.")
-    if isinstance(streams, Mapping):
-        for key in streams:
-            check_key(key)
-        return {k: Spec.parse(v, key=k) if isinstance(v, str) else v for k, v in streams.items()}
-    return {spec.key: spec for spec in parse_specs(streams)}
 
 
 def _pinned(kind: Kind, text: str) -> str:

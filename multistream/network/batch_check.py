@@ -1,0 +1,64 @@
+"""What a caller gives a network to read, checked before it runs: names, types, shapes and the scale of images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from multistream.errors import UsageError
+from multistream.inputs import Image, Input, Vector
+from multistream.network.branch import Batch, Branch
+
+SCALE = "Images must be uint8, with values from 0 to 255."
+
+
+def checked_batch(batch: Batch | Tensor, branches: Mapping[str, Branch]) -> Batch:
+    """The batch by input name; a tensor alone is the one input that all streams read. UsageError for what is wrong.
+
+    Nothing is computed: only types and shapes are looked at.
+    """
+    names = list(dict.fromkeys(branch.stream.input.name for branch in branches.values()))
+    if isinstance(batch, Tensor) and len(names) == 1:
+        batch = {names[0]: batch}
+    if not isinstance(batch, Mapping):
+        raise UsageError("batch", f"a {type(batch).__name__} was given.", right=_wanted(branches))
+    for key, branch in branches.items():
+        entry = branch.entry(key, batch)
+        if entry not in batch:
+            found = f" It has {', '.join(map(repr, batch))}." if batch else ""
+            raise UsageError("batch", f"{entry!r} is missing.{found}", right=_wanted(branches))
+        if not isinstance(batch[entry], Mapping):  # else features that were pooled before
+            _check_entry(entry, batch[entry], branch.stream.input)
+    return batch
+
+
+def _wanted(branches: Mapping[str, Branch]) -> str:
+    inputs = {branch.stream.input.name: branch.stream.input for branch in branches.values()}
+    entries = ", ".join(f"{name!r}: {_form(each)}" for name, each in inputs.items())
+    return f"It must be a mapping of tensors: {{{entries}}}."
+
+
+def _form(wanted: Input) -> str:
+    if isinstance(wanted, Image):
+        return "uint8 (B, 3, H, W)"
+    return f"float32 (B, {wanted.width})" if isinstance(wanted, Vector) else f"float32 (B, {wanted.channels}, H, W)"
+
+
+def _check_entry(name: str, entry: object, wanted: Input) -> None:
+    """Refuses what is no tensor of the form that an input has, and images of floating-point numbers.
+
+    Those that require gradients are accepted: whoever differentiates an image cannot pass uint8.
+    """
+    where = f"batch[{name!r}]"
+    if not isinstance(entry, Tensor):
+        raise UsageError(where, f"it is a {type(entry).__name__}.", right=f"It must be a tensor, {_form(wanted)}.")
+    width = wanted.width if isinstance(wanted, Vector) else 3 if isinstance(wanted, Image) else wanted.channels
+    if entry.ndim != (2 if isinstance(wanted, Vector) else 4) or entry.shape[1] != width:
+        raise UsageError(where, f"its shape is {tuple(entry.shape)}.", right=f"It must be {_form(wanted)}.")
+    if isinstance(wanted, Image) and entry.is_floating_point() and not entry.requires_grad:
+        do = (
+            "For [0, 1] pass (x * 255).round().byte(), or load without ToTensor's scaling; for floating-point numbers "
+            "from 0 to 255 call net.classify(net.pool(batch))."
+        )
+        raise UsageError(where, f"it is {str(entry.dtype).removeprefix('torch.')}.", right=SCALE, do=do)
