@@ -33,6 +33,18 @@ class Contract:
         torch.manual_seed(0)
         return self.make()
 
+    def trained(self) -> Any:
+        """The part as a training might leave it: every parameter moved away from its initial value, by a fixed seed.
+
+        Two ways to compute one thing can agree at the initial ones and zeros alone, so they are compared after this.
+        """
+        part, chance = self.made(), torch.Generator().manual_seed(4)
+        with torch.no_grad():
+            for parameter in part.parameters():
+                size = float(parameter.abs().mean()) or 1.0
+                parameter.add_(0.2 * size * torch.randn(parameter.shape, generator=chance).to(parameter))
+        return part
+
 
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     """Whether two dicts of tensors are equal bit by bit."""

@@ -49,7 +49,7 @@ class FusionContract(Contract):
     @torch.no_grad()
     def test_streams_are_their_own_classifiers(self) -> None:
         """the logits of each stream are what `stream_logits` gives for its vector alone"""
-        fusion, vectors = self.made().eval(), self.vectors()
+        fusion, vectors = self.trained().eval(), self.vectors()
         for key, own in fusion(vectors).streams.items():
             if key in fusion.heads:
                 same = torch.allclose(fusion.stream_logits(key, vectors[key]), own, atol=1e-5)
@@ -57,7 +57,7 @@ class FusionContract(Contract):
 
     def test_linear_streams_are_affine(self) -> None:
         """where `is_linear_stream` says so, a stream's own logits are an affine function of its vector"""
-        fusion = self.made().eval()
+        fusion = self.trained().eval()
         for key in fusion.heads:
             affine = is_affine(lambda vector, key=key: fusion.stream_logits(key, vector), 2, WIDTHS[key])
             assert affine or not fusion.is_linear_stream(key), f"the logits of {key} are not an affine function"
@@ -65,7 +65,7 @@ class FusionContract(Contract):
     @torch.no_grad()
     def test_averages_are_averages(self) -> None:
         """where `averages_probabilities` says so, the fused probabilities are the mean of the streams'"""
-        fusion = self.made().eval()
+        fusion = self.trained().eval()
         output = fusion(self.vectors())
         if fusion.averages_probabilities:
             assert set(output.streams) == set(WIDTHS), "averages_probabilities is True, but streams are missing"
@@ -86,7 +86,7 @@ class FusionContract(Contract):
     @torch.no_grad()
     def test_a_stream_can_be_left_out(self) -> None:
         """with `present`, the absent stream's vector no longer matters"""
-        fusion, vectors = self.made().eval(), self.vectors()
+        fusion, vectors = self.trained().eval(), self.vectors()
         some = fusion(vectors, frozenset({"one"})).logits
         moved = fusion({**vectors, "two": vectors["two"] + 100}, frozenset({"one"})).logits
         assert torch.isfinite(some).all(), "with one stream present the logits are NaN or Inf"
@@ -96,13 +96,13 @@ class FusionContract(Contract):
     @torch.no_grad()
     def test_rows_are_independent(self) -> None:
         """an image's logits do not depend on the others in the batch"""
-        fusion, vectors = self.made().eval(), self.vectors()
+        fusion, vectors = self.trained().eval(), self.vectors()
         first = fusion({key: v[:1] for key, v in vectors.items()}).logits
         assert torch.allclose(fusion(vectors).logits[:1], first, atol=1e-5), "rows are mixed"
 
     def test_linear_means_affine(self) -> None:
         """where `linear` says so, logits are an affine function of the vectors"""
-        fusion = self.made().eval()
+        fusion = self.trained().eval()
 
         def joined(x: Tensor) -> Tensor:
             parts = x.split(list(WIDTHS.values()), dim=1)

@@ -48,7 +48,7 @@ class LossContract(Contract):
     @torch.no_grad()
     def test_takes_distributions(self) -> None:
         """targets (B, K) that are all of one class give what labels (B,) give"""
-        made, logits, labels = self.made(), self.logits(), self.labels()
+        made, logits, labels = self.trained(), self.logits(), self.labels()
         one, other = made(logits, labels), made(logits, functional.one_hot(labels, CLASSES).float())
         assert torch.allclose(one, other, atol=1e-5), (
             f"labels give {float(one)}, the same as distributions {float(other)}"

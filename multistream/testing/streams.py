@@ -58,7 +58,7 @@ class StreamContract(Contract):
     @torch.no_grad()
     def test_eval_mode_is_deterministic_and_rows_are_independent(self) -> None:
         """in eval mode the map of a photo does not depend on the other photos of the batch"""
-        stream, x = self.made().eval(), self.batch(3)
+        stream, x = self.trained().eval(), self.batch(3)
         whole, again, first = stream(x), stream(x), stream(x[:1])
         for stage in whole:
             assert torch.equal(whole[stage], again[stage]), f"{stage}: two passes differ"
@@ -68,7 +68,7 @@ class StreamContract(Contract):
     @torch.no_grad()
     def test_the_batch_is_left_as_it_was(self) -> None:
         """neither the batch nor a map that was returned is changed afterwards"""
-        stream, x = self.made().eval(), self.batch()
+        stream, x = self.trained().eval(), self.batch()
         before = x.clone()
         stream(x)
         assert torch.equal(x, before), "the batch was modified in place"
@@ -96,7 +96,7 @@ class StreamContract(Contract):
     @torch.no_grad()
     def test_truncation_shares_what_stays_and_drops_the_rest(self) -> None:
         """truncate(n) keeps the first n stages, shared, with equal maps, and nothing of the later ones"""
-        stream, x = self.made().eval(), self.batch()
+        stream, x = self.trained().eval(), self.batch()
         whole, stages = stream(x), list(stream.stages)
         for depth in range(1, len(stages) + 1):
             cut = stream.truncate(depth)
@@ -137,7 +137,7 @@ class StreamContract(Contract):
     @torch.no_grad()
     def test_state_dict_and_copies_carry_everything(self) -> None:
         """a state dict or a deep copy gives the same maps"""
-        stream, x = self.made().eval(), self.batch()
+        stream, x = self.trained().eval(), self.batch()
         torch.manual_seed(7)
         other = self.make().eval()
         other.load_state_dict(stream.state_dict())

@@ -52,7 +52,7 @@ class TemporalContract(Contract):
     @torch.no_grad()
     def test_rows_are_independent(self) -> None:
         """an image's vector does not depend on the others in the batch"""
-        temporal, tokens = self.made().eval(), self.tokens()
+        temporal, tokens = self.trained().eval(), self.tokens()
         assert torch.allclose(temporal(tokens)[:1], temporal(tokens[:1]), atol=1e-6), "rows are mixed"
 
     @torch.no_grad()
@@ -64,6 +64,6 @@ class TemporalContract(Contract):
 
     def test_linear_means_affine(self) -> None:
         """where `linear` says so, the vector is an affine function of the tokens"""
-        temporal = self.made().eval()
+        temporal = self.trained().eval()
         affine = is_affine(temporal, 2, STEPS, WIDTH)
         assert affine or not temporal.linear, "linear is True, but the vector is not an affine function of the tokens"

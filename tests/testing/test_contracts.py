@@ -189,7 +189,67 @@ class Deaf(Fusion):
         return FusionOutput(self.classifier(torch.cat(list(vectors.values()), 1)), {})
 
 
+class Weighted(Fusion):
+    """Weights its streams, and tells nobody: at the initial weight of 1 it keeps every promise."""
+
+    averages_probabilities = True
+
+    def __init__(self, widths: dict[str, int], *, classes: int, heads: dict[str, nn.Module]) -> None:
+        super().__init__(widths, classes=classes, heads=heads)
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def forward(self, vectors: dict[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
+        used = [key for key in vectors if present is None or key in present]
+        streams = {key: self.heads[key](vectors[key]) * self.weight for key in used}
+        mean = torch.stack([self.heads[key](vectors[key]).softmax(1) for key in used]).mean(0)
+        return FusionOutput(mean.log(), streams)
+
+
+class Opening(Fusion):
+    """A gate that is shut at first hides what is not linear, and that the rows are mixed."""
+
+    linear = True
+
+    def __init__(self, widths: dict[str, int], *, classes: int, heads: dict[str, nn.Module]) -> None:
+        super().__init__(widths, classes=classes, heads=heads)
+        self.gate = nn.Parameter(torch.zeros(()))
+
+    def forward(self, vectors: dict[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
+        del present
+        total = torch.stack([self.heads[key](vector) for key, vector in vectors.items()]).sum(0)
+        return FusionOutput(total + self.gate * (total.square() - total.mean(0)), {})
+
+
+class Unscaled(Tap):
+    """Leaves out in `forward` what `fit` sets."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, width=channels)
+
+    def forward(self, map_BChw: Tensor) -> Tensor:
+        return self.pool(map_BChw)
+
+
+class Bending(Temporal):
+    """Says that it is linear, and is so at its first slope alone."""
+
+    linear = True
+
+    def __init__(self, width: int, *, steps: int) -> None:
+        super().__init__(width, steps=steps, out_width=width)
+        self.bend = nn.PReLU(init=1.0)
+
+    def forward(self, tokens_BTW: Tensor) -> Tensor:
+        return self.bend(tokens_BTW).mean(1)
+
+
 BROKEN = [
+    (FusionContract, Weighted, "test_streams_are_their_own_classifiers", "override stream_logits"),
+    (FusionContract, Weighted, "test_averages_are_averages", "not the mean"),
+    (FusionContract, Opening, "test_linear_means_affine", "not an affine function"),
+    (FusionContract, Opening, "test_rows_are_independent", "rows are mixed"),
+    (TapContract, Unscaled, "test_forward_is_pool_then_project", "more than pool and project"),
+    (TemporalContract, Bending, "test_linear_means_affine", "not an affine function"),
     (StreamContract, WrongChannels, "test_maps_have_the_declared_channels", "must be"),
     (StreamContract, Dead, "test_random_weights_are_alive", "training on it would have no effect"),
     (StreamContract, Mixing, "test_eval_mode_is_deterministic_and_rows_are_independent", "depends on the others"),
