@@ -39,21 +39,31 @@ def scan(data: Source, label: options.Label = "", json: options.Json = False, qu
 @app.command()
 def split(
     data: Source,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Output CSV (columns path, label, part, sha256).")],
+    out: Annotated[
+        Path,
+        typer.Argument(
+            metavar="OUT",
+            help="Output CSV (columns path, label, part, sha256); its paths are relative to its own folder.",
+        ),
+    ],
     fractions: Annotated[str, typer.Option(help="train/val/test percentages.")] = "80/5/15",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 18,
     groups: options.Groups = "",
     label: options.Label = "",
     json: options.Json = False,
 ) -> None:
-    """Assign each photo to train, val or test, and write a CSV with the assignment and the file's SHA-256."""
+    """Assign each photo to train, val or test, and write a CSV with the assignment and the file's SHA-256.
+
+    The CSV is a data set itself: pass it to train --data. If photos lie outside its folder, training also needs
+    --set data.allow_outside=true.
+    """
     from multistream.data.layouts.data_source import open_table
     from multistream.data.splits import split as draw
     from multistream.runs.split_file import write_split
 
     table = open_table(data, label=label)
     parts = draw(table, fractions=fractions, seed=seed, groups=groups)
-    for note in (*parts.notes, *write_split(out, table, parts)):
+    for note in (*parts.notes, *write_split(out.expanduser(), table, parts, as_data_set=True)):
         typer.echo(note, err=True)
     sizes = {name: len(rows) for name, rows in parts.named().items()}
     output.print_data(sizes, ", ".join(f"{name} {size:,}" for name, size in sizes.items()), json=json)

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +21,7 @@ from multistream.errors import DataError, printable
 from multistream.files import sha256_file, write_atomic
 
 HEADER = ("path", "label", "part", "sha256")
+ALLOW = "to train with it, pass --set data.allow_outside=true, or write it next to them."
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,21 @@ def split_rows(table: Table, parts: NamedSplits, *, digests: Mapping[int, str] |
     return tuple(SplitRow(table.ids[i], table.classes[table.labels[i]], part_of[i], digests[i]) for i in chosen)
 
 
-def write_split(path: Path, table: Table, parts: NamedSplits, *, strict: bool = False) -> tuple[str, ...]:
+def write_split(
+    path: Path, table: Table, parts: NamedSplits, *, strict: bool = False, as_data_set: bool = False
+) -> tuple[str, ...]:
     """Writes split.csv, whole or not at all, and gives notes on images that lie in two parts.
 
     Those are a DataError if `strict`. Names are escaped (`multistream.data.filenames`), so that each stays on its line.
+    Paths are the ids of the table; `as_data_set`, they are relative to the CSV's own folder, which `open_table` reads.
     """
     rows = split_rows(table, parts)
     notes = check_parts(rows, strict=strict)
+    if as_data_set:
+        folder = os.path.abspath(path.parent)
+        rows = tuple(replace(row, path=os.path.relpath(os.path.abspath(table.root / row.path), folder)) for row in rows)
+        if any(row.path.startswith(f"..{os.sep}") for row in rows):
+            notes += (f"the photos lie outside the folder of {path}: {ALLOW}",)
     write_rows(path, rows)
     return notes
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 
 from multistream import evaluate, load
+from multistream.data.layouts.data_source import open_table
 from multistream.recipe import Recipe
 from multistream.training.train import train
 from tests.cli.in_process import call
@@ -178,8 +180,6 @@ def test_ctrl_c_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> Non
 
 
 def test_data_scan_and_split(photos: Path, tmp_path: Path) -> None:
-    import shutil
-
     copied = tmp_path / "photos"
     shutil.copytree(photos, copied)
     (copied / "awe" / "bad.jpg").write_bytes(b"nothing")
@@ -193,6 +193,19 @@ def test_data_scan_and_split(photos: Path, tmp_path: Path) -> None:
     out, _ = call("data", "split", photos, "split.csv", "--fractions", "60/20/20", cwd=tmp_path)
     assert out.strip() == "train 36, val 12, test 12"
     assert len((tmp_path / "split.csv").read_text().splitlines()) == 61
+
+
+@pytest.mark.parametrize("out", ["split.csv", "photos/split.csv", "elsewhere/split.csv"])
+def test_the_csv_of_a_split_is_a_data_set_wherever_it_lies(photos: Path, tmp_path: Path, out: str) -> None:
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "elsewhere").mkdir()
+    _, err = call("data", "split", "photos", out, cwd=tmp_path)
+    outside = out.startswith("elsewhere")
+    assert ("data.allow_outside=true" in err) == outside
+    table = open_table(str(tmp_path / out), allow_outside=outside)
+    assert len(table) == 60
+    assert all(table.path(i).is_file() for i in range(60))
+    assert table.parts is not None
 
 
 def test_sigterm_saves_and_leaves_with_143(photos: Path, tmp_path: Path) -> None:
