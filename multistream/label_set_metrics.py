@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multistream.bootstrap import Interval, percentile_interval, resampled_means
 from multistream.errors import DataError
 from multistream.records import JsonRecord
-from multistream.statistics import Interval, percentile_interval, resampled_means, wilson
+from multistream.statistics import wilson
 
 THRESHOLD = 0.5
 """A class is predicted from this probability on."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.statistics import percentile_interval, resampled_means
+from multistream.bootstrap import percentile_interval, resampled_means
 
 Floats = NDArray[np.float64]
 

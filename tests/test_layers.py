@@ -18,7 +18,8 @@ PACKAGE = ROOT / "multistream"
 DESIGN = ROOT / "docs" / "design.md"
 
 LAYERS = (
-    ("_version", "commands", "errors", "inputs", "hookspecs", "nn", "console", "records", "statistics"),
+    ("_version", "commands", "errors", "inputs", "hookspecs", "nn", "console", "records", "bootstrap"),
+    ("statistics",),
     ("spec", "system_errors", "vote_distances", "label_set_metrics"),
     ("files",),
     ("checksums", "figures", "folder_lock"),

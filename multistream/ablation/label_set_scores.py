@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from multistream.ablation.results import MAP
 from multistream.ablation.scores import Counts, RowScores
+from multistream.bootstrap import Floats, Interval, percentile_interval
 from multistream.data.splits import Parts
 from multistream.label_set_metrics import (
     THRESHOLD,
@@ -19,7 +20,7 @@ from multistream.label_set_metrics import (
     photo_draws,
     resampled_map,
 )
-from multistream.statistics import Floats, Interval, normal_p, percentile_interval
+from multistream.statistics import normal_p
 
 Bools = NDArray[np.bool_]
 

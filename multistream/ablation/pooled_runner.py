@@ -19,6 +19,7 @@ from multistream.ablation.row_parameters import Grid
 from multistream.ablation.scores import Tally
 from multistream.ablation.statistics import new_tally
 from multistream.ablation.variants import Variant
+from multistream.bootstrap import Floats
 from multistream.console import Console
 from multistream.data.splits import Parts
 from multistream.data.views import views_of
@@ -28,7 +29,6 @@ from multistream.network.compose import fusion_factory
 from multistream.network.network import MakeFusion, MultiStream
 from multistream.network.plan import Options
 from multistream.runs.leaks import check_leaks
-from multistream.statistics import Floats
 from multistream.training.convex import ConvexFit, fit_network, is_convex
 from multistream.training.convex_training import convex_data
 from multistream.training.feeds import as_targets

@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from multistream.bootstrap import Interval
 from multistream.files import write_atomic
 from multistream.runs import first_free, write_json
-from multistream.statistics import Interval
 
 COLUMNS = (
     *("keep", "fusion", "score", "score_low", "score_high", "delta", "p_value", "p_holm"),

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.ablation.results import ACCURACY, Metric
+from multistream.bootstrap import Floats, Interval
 from multistream.data.splits import Parts
-from multistream.statistics import Floats, Interval, mcnemar, tested_interval
+from multistream.statistics import mcnemar, tested_interval
 
 Counts = NDArray[np.int64]
 

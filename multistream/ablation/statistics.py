@@ -12,10 +12,11 @@ from multistream.ablation.label_set_scores import LabelSetTally
 from multistream.ablation.results import LeftOut, PairOfStreams, StreamComplement, TapShapley
 from multistream.ablation.scores import AccuracyTally, RowScores, Tally
 from multistream.ablation.variants import Variant
+from multistream.bootstrap import Floats
 from multistream.data.splits import Parts
 from multistream.data.table import Table
 from multistream.explaining.games import shapley
-from multistream.statistics import Floats, agreement, oracle_any
+from multistream.statistics import agreement, oracle_any
 
 
 def new_tally(table: Table, variants: int) -> Tally:

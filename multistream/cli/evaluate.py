@@ -13,11 +13,11 @@ from multistream.errors import UsageError
 from multistream.figures import save_figure
 
 if TYPE_CHECKING:
+    from multistream.bootstrap import Interval
     from multistream.inference.evaluate import Evaluation
     from multistream.inference.metrics import Measures, Metrics
     from multistream.label_set_metrics import LabelSetMetrics
     from multistream.reproduction.webemo import WebEmoResult
-    from multistream.statistics import Interval
 
 
 LabelledPhotos = Annotated[

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from multistream.bootstrap import Interval
 from multistream.comparison.compare import ComparedRow
 from multistream.comparison.run_results import IN_PERCENT
 from multistream.errors import check_known, printable
-from multistream.statistics import Interval
 from multistream.vote_distances import VOTE_MEASURES
 
 SETTINGS = "settings"

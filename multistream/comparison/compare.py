@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from multistream.bootstrap import Interval
 from multistream.comparison.differing_settings import Groups, grouped, what_differs
 from multistream.comparison.paired_tests import Difference, difference
 from multistream.comparison.published_numbers import Published, published
@@ -16,7 +17,7 @@ from multistream.comparison.row_scores import PhotoScores, RowScores, score_phot
 from multistream.comparison.run_results import HIGHER_IS_BETTER, MEASURES, Result, default_measure, read_result
 from multistream.errors import UsageError, did_you_mean
 from multistream.records import JsonRecord
-from multistream.statistics import Interval, holm, oracle_any
+from multistream.statistics import holm, oracle_any
 
 Against = Literal["first", "best"]
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from multistream.bootstrap import Interval
 from multistream.comparison.columns import heading, shown
 from multistream.comparison.compare import Comparison
 from multistream.comparison.run_results import IN_PERCENT, MEASURES
-from multistream.statistics import Interval
 
 OURS, PUBLISHED = "#20639b", "#8a8a8a"
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from multistream.bootstrap import Interval
 from multistream.comparison.row_scores import RowScores, shared_photos
 from multistream.records import JsonRecord
-from multistream.statistics import Agreement, Interval, corrected_t
+from multistream.statistics import Agreement, corrected_t
 
 
 @dataclass(frozen=True)

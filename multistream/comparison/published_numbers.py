@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from multistream.bootstrap import Interval
 from multistream.comparison.run_results import Result
 from multistream.errors import UsageError
 from multistream.records import JsonRecord
-from multistream.statistics import Interval, wilson
+from multistream.statistics import wilson
 
 PAPER, BEFORE, LATER = "Lim et al. 2020, table 1", "as Lim et al. 2020 cite it", "later, another split"
 PAPER_N = 3339

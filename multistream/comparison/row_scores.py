@@ -12,18 +12,11 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from multistream.bootstrap import Floats, Interval, percentile_interval
 from multistream.comparison.run_results import Result
 from multistream.label_set_metrics import photo_draws, resampled_map
 from multistream.runs.predictions_file import PhotoKey, pair_keys, photo_keys
-from multistream.statistics import (
-    Floats,
-    Interval,
-    PairedTest,
-    bootstrap_test,
-    paired_test,
-    percentile_interval,
-    tested_interval,
-)
+from multistream.statistics import PairedTest, bootstrap_test, paired_test, tested_interval
 
 Places = NDArray[np.int64]
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.transforms.functional import gaussian_blur
 
+from multistream.bootstrap import Interval, paired_bootstrap
 from multistream.explaining.gradients import Score
 from multistream.inputs import Image
 from multistream.network.network import MultiStream
@@ -25,7 +26,6 @@ from multistream.nn.eval_mode import evaluating
 from multistream.nn.nested import take_rows
 from multistream.records import JsonRecord
 from multistream.runtime.device import Runtime
-from multistream.statistics import Interval, paired_bootstrap
 
 Answer = Callable[[Tensor, Tensor], Tensor]
 """Pictures (n, C, H, W), and which rows of the batch they were made of (n,) -> a number for each, (n,)."""

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from multistream.bootstrap import Interval, paired_bootstrap
 from multistream.data.maps import find_maps, fit_map, read_map
 from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.records import JsonRecord
-from multistream.statistics import Interval, paired_bootstrap, wilson
+from multistream.statistics import wilson
 
 COLUMNS = ("path", "left", "top", "right", "bottom")
 """Of a CSV of boxes, in the photo's own pixels; right and bottom are exclusive. A photo may have several rows."""

@@ -9,19 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multistream.bootstrap import Interval, percentile_interval, resampled_counts, resampled_means
 from multistream.errors import DataError
 from multistream.inference.emotions import polarities
 from multistream.label_set_metrics import LabelSetMetrics, label_set_metrics
 from multistream.records import JsonRecord
-from multistream.statistics import (
-    Interval,
-    balanced_accuracy,
-    macro_f1,
-    percentile_interval,
-    resampled_counts,
-    resampled_means,
-    wilson,
-)
+from multistream.statistics import balanced_accuracy, macro_f1, wilson
 from multistream.vote_distances import vote_metrics
 
 BINS = 15

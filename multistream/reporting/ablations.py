@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from multistream.ablation.results import ACCURACY, METRICS, Metric
+from multistream.bootstrap import Interval
 from multistream.errors import DataError
-from multistream.statistics import Interval
 
 FOLDER = "ablations"
 

@@ -18,9 +18,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
+from multistream.bootstrap import Interval
 from multistream.errors import printable
 from multistream.reporting.results import CalibrationBin
-from multistream.statistics import Interval
 
 PRIMARY, SECONDARY, GRID, TEXT, LABEL = "#b4450b", "#6b7684", "#d9dde2", "#1c1f23", "#5c646e"
 VARIABLES = {PRIMARY: "primary", SECONDARY: "secondary", GRID: "line", TEXT: "ink", LABEL: "soft"}

@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from multistream.bootstrap import Interval
 from multistream.commands import command_line
 from multistream.inference.metrics import Measures
 from multistream.inference.policies import POLICIES, PolicyAccuracy
@@ -24,7 +25,6 @@ from multistream.reporting.gallery_data import GalleryData
 from multistream.reporting.planted_cues import CueResult
 from multistream.reporting.results import ResultRow, ResultTable, calibration_bins
 from multistream.reporting.run_details import EPOCH_COLUMNS, SPLITS, RunDetails
-from multistream.statistics import Interval
 from multistream.vote_distances import VOTE_MEASURES
 
 LARGEST_MATRIX = 40

@@ -10,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from multistream.bootstrap import Interval, paired_bootstrap, percentile_interval, resampled_means
 from multistream.data.demo import Cues, demo_cues
 from multistream.explaining.attribution import density
 from multistream.explaining.decomposition import decompose
 from multistream.explaining.localisation import energy_in, points_into
 from multistream.reporting.outputs import NetworkOutputs, batches
-from multistream.statistics import Interval, paired_bootstrap, percentile_interval, resampled_means, wilson
+from multistream.statistics import wilson
 
 NAMES = ("sun or drop", "zigzags or bands", "adjective-noun pairs")
 BATCH = 32

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream import runs
+from multistream.bootstrap import paired_bootstrap
 from multistream.commands import command_line
 from multistream.console import Console
 from multistream.errors import UsageError
@@ -30,7 +31,6 @@ from multistream.reporting.planted_cues import CueResult, measure_cues
 from multistream.reporting.results import ResultRow, result_table
 from multistream.reporting.run_details import RunDetails, read_run_details
 from multistream.runs.model_file import require_trained
-from multistream.statistics import paired_bootstrap
 from multistream.training.folds import is_fold_run
 
 FILE_NAME = "report.html"

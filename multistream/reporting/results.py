@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from multistream.bootstrap import Interval
 from multistream.comparison.run_results import read_result
 from multistream.errors import MultistreamError, UsageError
 from multistream.inference.metrics import BINS
 from multistream.reporting.run_details import RunDetails
 from multistream.runs.predictions_file import Predictions, pair_photos
 from multistream.spec import Spec
-from multistream.statistics import Interval, agreement, mcnemar, wilson
+from multistream.statistics import agreement, mcnemar, wilson
 
 Probabilities = Mapping[str, NDArray[np.float64]]
 """{key of a stream: (N, K)}"""

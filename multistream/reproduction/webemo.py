@@ -18,6 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from multistream.bootstrap import Interval
 from multistream.console import Console
 from multistream.data.layouts.data_source import open_table
 from multistream.errors import UsageError
@@ -28,7 +29,6 @@ from multistream.recipe import Recipe
 from multistream.records import JsonRecord, plain
 from multistream.runs import folder_of
 from multistream.runs.model_file import model_file, read_about
-from multistream.statistics import Interval
 from multistream.training.folds import train_folds
 
 MAPS = {"awe as surprise": "fi-webemo7", "awe as joy": "fi-webemo7-awe-joy"}
