@@ -30,9 +30,10 @@ from multistream.explaining.games import shapley_values
 from multistream.explaining.gradients import attention
 from multistream.explaining.photo_selection import find_photos
 from multistream.explaining.targets import Target
-from multistream.inference.model import Model, load
+from multistream.inference.model import Model, as_model
 from multistream.inputs import Image
 from multistream.interfaces import VECTOR, Stream
+from multistream.network.network import MultiStream
 from multistream.recipe import RuntimeSettings
 from multistream.runs.model_file import require_trained
 from multistream.runtime.device import available_workers, resolve
@@ -44,7 +45,7 @@ MANY = 32
 
 
 def explain(
-    model: Model | str | Path,
+    model: Model | MultiStream | str | Path,
     images: PhotoLike | Iterable[PhotoLike | GivenPhoto] | None = None,
     *,
     data: str = "",
@@ -62,6 +63,7 @@ def explain(
 ) -> Iterator[Explanation]:
     """Explains photos, in float32: yields one Explanation with its arrays for each photo, in order.
 
+    `model` is a run, a model file, or a trained model or network in memory.
     `images` are photos as `Model.predict` takes them, one or many; without them the test split of the run is explained,
     or the labelled data set `data`. `inputs` gives vectors and maps by stream key or input name: a file or folder; for
     vectors also {id: array}, or an array (N, D) in the order of the photos. `target` is a class, `predicted` or `true`;
@@ -73,7 +75,7 @@ def explain(
     other.
     """
     explainer = Explainer(
-        load(model, streams=streams) if isinstance(model, str | Path) else model,
+        as_model(model, streams=streams),
         images,
         request=ExplanationRequest(Target(target, against, scale), method, baseline, every_class),
         data=data,

@@ -1,22 +1,64 @@
-"""Model: a trained network that predicts; what `multistream.load` returns."""
+"""Model: a trained network that predicts; `multistream.load` returns it, `Model.of` wraps a network in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self, TypeVar
 
+from multistream import runs
+from multistream.errors import UsageError
+from multistream.files import writing
 from multistream.interfaces import Stream
-from multistream.runs.model_file import LoadedModel, load_model
+from multistream.network.network import MultiStream
+from multistream.recipe import Recipe
+from multistream.runs.composition import recipe_of
+from multistream.runs.model_file import MODEL_FILE, LoadedModel, load_model, save_model
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from multistream.data.given_photos import GivenPhoto, PhotoLike
     from multistream.data.side_lookup import SideSource
     from multistream.inference.predict import Prediction
 
+AnyModel = TypeVar("AnyModel", bound="Model")
+
 
 class Model(LoadedModel):
-    """A trained network in eval mode, with its recipe. It predicts, and can be pickled."""
+    """A trained network in eval mode, with its recipe. It predicts, and can be saved and pickled."""
+
+    @classmethod
+    def of(cls, network: MultiStream, *, recipe: Recipe | None = None, prior: Tensor | None = None) -> Self:
+        """Wraps a network that was trained in one's own loop: it is marked as trained, and put into eval mode.
+
+        `recipe` says how photos become pixels (`data`), by default as `Recipe()` does. `prior` (K,) are the fractions
+        of the classes in the training data: the prediction where an explanation leaves all streams out.
+
+        >>> from multistream import compose, streams
+        >>> model = Model.of(compose({"anp": streams["anp"](width=3)}, classes=["awe", "fear"]))
+        >>> model.classes
+        ('awe', 'fear')
+        """
+        if not isinstance(network, MultiStream):
+            right = "It must be the multistream.MultiStream that compose returned."
+            raise UsageError("Model.of", f"a {type(network).__name__} was given.", right=right)
+        return _in_memory(cls, network.mark_trained(prior), recipe)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the model to a folder, as `model.safetensors`, or to a file of that ending; returns the file.
+
+        `multistream.load` reads both. A model that is there already is replaced, but not that of a run: UsageError.
+        """
+        path = Path(path).expanduser()
+        file = path if path.suffix == Path(MODEL_FILE).suffix else path / MODEL_FILE
+        if any((file.parent / name).exists() for name in (runs.SUMMARY, runs.METRICS, runs.CHECKPOINTS)):
+            right = "A run keeps the model of its own training."
+            raise UsageError("save", f"{file.parent} is a run.", right=right, do="Choose another folder.")
+        with writing(file.parent):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        save_model(self.network, file, recipe=self.recipe)
+        return file
 
     def predict(
         self,
@@ -49,6 +91,17 @@ class Model(LoadedModel):
             precision=precision,
             say=say,
         )
+
+
+def _in_memory(kind: type[AnyModel], network: MultiStream, recipe: Recipe | None = None) -> AnyModel:
+    return kind(network.eval(), recipe or recipe_of(network), Path("<network>", MODEL_FILE), "")
+
+
+def as_model(source: Model | MultiStream | str | Path, *, streams: Mapping[str, Stream] | None = None) -> Model:
+    """The model of a run, of a file or of a network in memory, whether that is trained or not."""
+    if isinstance(source, Model):
+        return source
+    return _in_memory(Model, source) if isinstance(source, MultiStream) else load(source, streams=streams)
 
 
 def load(path: str | Path, *, streams: Mapping[str, Stream] | None = None) -> Model:

@@ -18,7 +18,7 @@ from multistream.inputs import Image
 from multistream.interfaces import Stream
 from multistream.network.branch import Branch
 from multistream.network.checks import check_fusion
-from multistream.network.compose import build_branch, build_stream, fusion_factory
+from multistream.network.compose import build_branch, build_stream, fusion_factory, plan_of
 from multistream.network.network import MultiStream
 from multistream.network.plan import BranchPlan, Options
 from multistream.nn.seeding import drawn_seed
@@ -28,6 +28,9 @@ from multistream.runs.compose_arguments import check_classes, check_keys, stream
 from multistream.runs.model_file import load_model
 from multistream.spec import INSTANCE, Spec
 from multistream.weights import from_hub, read_tensors
+
+UNKNOWN_DATA = "<unknown>"
+"""The data set of a network that was trained in a loop of the caller's own. No file has this name."""
 
 
 def compose(
@@ -159,6 +162,32 @@ def compose_recipe(
         depth=recipe.network.depth,
         image_size=recipe.data.image_size,
         **settled,
+    )
+
+
+def recipe_of(network: MultiStream) -> Recipe:
+    """A recipe with the components of a network that no recipe composed; its data set is unknown.
+
+    Taps and temporal modules are those of the first stream with stages.
+    """
+    plan = plan_of(network)
+    branches = plan.branches
+    with_stages = (each for key, each in branches.items() if not network.branches[key].is_vector)
+    first = next(with_stages, BranchPlan(INSTANCE))
+    components = {"tap": first.tap_options, "temporal": first.temporal_options, "fusion": plan.fusion_options}
+    streams = {key: each.stream_options for key, each in branches.items() if each.stream_options}
+    return Recipe().updated(
+        {
+            "data": {"source": UNKNOWN_DATA, "image_size": first.image_size},
+            "network": {
+                "streams": {key: each.stream or INSTANCE for key, each in branches.items()},
+                "tap": first.tap,
+                "temporal": first.temporal,
+                "fusion": plan.fusion,
+                "depth": {key: each.depth for key, each in branches.items() if each.depth},
+            },
+            "options": {**components, "streams": streams},
+        }
     )
 
 

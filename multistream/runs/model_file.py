@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -92,6 +93,10 @@ def load_model(path: str | Path, *, streams: Mapping[str, Stream] | None = None)
     missing, damaged or of another version, PluginError (69) for a plugin that is not here. Warns (MultistreamWarning)
     where a plugin has another version than the one that the model was trained with.
     """
+    if not isinstance(path, str | os.PathLike):
+        what = f"a {type(path).__name__} was given."
+        do = "Save a network in memory first: multistream.Model.of(network).save(folder)."
+        raise UsageError("run", what, right="It must be the path of a run or of a model file.", do=do)
     file = model_file(Path(path).expanduser())
     metadata = _read_metadata(file)
     _check_distributions(metadata.distributions, file)
@@ -267,9 +272,9 @@ def _version(distribution: str) -> str | None:
 def require_trained(model: LoadedModel, what: str) -> None:
     """Refuses a network whose fusion has never been trained."""
     if not model.network.trained:
-        raise UsageError(
-            what, f"{model.path} is untrained: its fusion still has its initial weights.", do="Train it first."
-        )
+        right = "Its fusion may still have its initial weights."
+        do = "Train it with multistream.train or, after training it yourself, wrap it: multistream.Model.of(network)."
+        raise UsageError(what, f"{model.path} is not marked as trained.", right=right, do=do)
 
 
 __all__ = ["MODEL_FILE", "LoadedModel", "load_model", "require_trained", "save_model"]

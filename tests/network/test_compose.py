@@ -104,7 +104,7 @@ def test_a_stream_given_as_an_instance_is_asked_for_again(tmp_path: Path) -> Non
 
 def test_an_untrained_network_does_not_predict(tmp_path: Path) -> None:
     save_model(compose(["object"], classes=CLASSES, image_size=32), tmp_path / "model.safetensors", recipe=Recipe())
-    with pytest.raises(MultistreamError, match="untrained"):
+    with pytest.raises(MultistreamError, match="not marked as trained"):
         list(load(tmp_path).predict([]))
 
 
