@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 MARKS = {"exact": "", "local": "   gradient x input: the head is not linear, so there is no exact sum", "gradient": ""}
 
 
+SMALLEST = 0.0005
+"""What three decimals show of an interaction: a network whose logits are sums over the streams has none."""
+
+
 def explanation_text(found: Explanation) -> str:
     """One photo's explanation."""
     if found.status != "ok":
@@ -55,11 +59,11 @@ def _sums(found: Explanation) -> Iterator[str]:
 
 
 def _games(found: Explanation) -> Iterator[str]:
-    """Shapley values and what the fusion attends to."""
+    """Shapley values and what the fusion attends to; interactions where the network has any."""
     yield f"  Shapley    {_values(found.shapley)}"
     for key, values in found.shapley_stages.items():
         yield f"    {key:8} {_values(values)}"
-    if found.interactions:
+    if any(abs(value) >= SMALLEST for value in found.interactions.values()):
         yield f"  interaction {_values(found.interactions)}"
     for key, values in found.attention.items():
         yield f"  attention  {key}: " + "  ".join(f"{stage} {value:.2f}" for stage, value in values.items())

@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 class NpzWriter:
     """Collects explanations row by row in files next to the target, and makes one .npz of them at the end.
 
-    Keys: `ids`, `classes`, `target` and `against` (N,), -1 where there is none; `logits` (N, K) and `bias` (K), or
+    Keys: `ids`, `classes`, `target` and `against` (N,), -1 where there is none; `logits` and `bias` (N, K), or
     `logits/KEY`, `bias/KEY` and `probability/KEY` where the fusion averages probabilities, with `remainder/KEY` in
     place of `bias/KEY` where no sum is exact; `map/KEY/STAGE` (N, K, h, w); `vector/KEY` (N, K, D); `tokens/KEY`
     (N, T, W); `shapley/streams` (N, K, S), `shapley/stages/KEY` (N, K, T), `interactions` (N, K, S, S);
@@ -96,7 +96,7 @@ class NpzWriter:
                     np.lib.format.write_array(member, array, allow_pickle=False)
             for name, column in self.columns.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    column.copy(member, rows=len(self.ids), one_row=name.partition("/")[0] == "bias")
+                    column.copy(member, rows=len(self.ids))
 
 
 @dataclass
@@ -107,16 +107,11 @@ class NpzColumn:
     empty: NDArray[np.generic]
     """The row of a photo that could not be used."""
     rows: int = 0
-    first: bytes = b""
-    is_constant: bool = True
 
     def put(self, row: int, value: NDArray[np.generic]) -> None:
         """Writes the row of one photo, and empty ones for those before it that have none."""
         self._fill(row)
-        content = np.ascontiguousarray(value, dtype=self.empty.dtype).tobytes()
-        self.first = self.first or content
-        self.is_constant &= content == self.first
-        self.file.write(content)
+        self.file.write(np.ascontiguousarray(value, dtype=self.empty.dtype).tobytes())
         self.rows += 1
 
     def _fill(self, row: int) -> None:
@@ -124,15 +119,11 @@ class NpzColumn:
             self.file.write(self.empty.tobytes())
         self.rows = row
 
-    def copy(self, target: IO[bytes], *, rows: int, one_row: bool) -> None:
-        """Writes the array (rows, ...), or with `one_row` its row alone where all photos have the same."""
-        single = one_row and self.is_constant
-        shape = self.empty.shape if single else (rows, *self.empty.shape)
+    def copy(self, target: IO[bytes], *, rows: int) -> None:
+        """Writes the array (rows, ...)."""
+        shape = (rows, *self.empty.shape)
         header = {"descr": np.lib.format.dtype_to_descr(self.empty.dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_2_0(target, header)
-        if single:
-            target.write(self.first)
-            return
         self._fill(rows)
         self.file.seek(0)
         shutil.copyfileobj(self.file, target, 1 << 20)

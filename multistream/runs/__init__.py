@@ -13,6 +13,7 @@ from multistream.runs.folder import RECIPE as RECIPE
 from multistream.runs.folder import SPLIT as SPLIT
 from multistream.runs.folder import SUMMARY as SUMMARY
 from multistream.runs.folder import append_line as append_line
+from multistream.runs.folder import check_unused as check_unused
 from multistream.runs.folder import first_free as first_free
 from multistream.runs.folder import folder_of as folder_of
 from multistream.runs.folder import new_run as new_run

@@ -33,6 +33,12 @@ def new_run(out: str | Path | None, recipe: Recipe) -> Path:
     """The folder of a new run: `out`, which must be empty or not exist, or the next free `runs/KEYS-FUSION-N`."""
     if out is None:
         return make_folder(_free_folder(recipe))
+    check_unused(out)
+    return make_folder(Path(out).expanduser())
+
+
+def check_unused(out: str | Path) -> None:
+    """UsageError for a folder that a new run cannot have: one that is not empty."""
     folder = Path(out).expanduser()
     with writing(folder):
         is_used = os.path.lexists(folder) and (not folder.is_dir() or any(p.name != LOCK for p in folder.iterdir()))
@@ -41,7 +47,6 @@ def new_run(out: str | Path | None, recipe: Recipe) -> Path:
         raise UsageError(
             "--out", f"{folder} is not empty.", right=right, do=f"To continue it: {quoted('--resume', folder)}."
         )
-    return make_folder(folder)
 
 
 def _free_folder(recipe: Recipe) -> Path:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from multistream.commands import command_line
 from multistream.errors import MultistreamError, MultistreamWarning, PluginError, UsageError, WeightsError
 from multistream.files import json_object, sha256_file, write_atomic
 from multistream.inputs import Input
@@ -27,7 +28,7 @@ from multistream.network.network import MultiStream
 from multistream.network.plan import NetworkPlan
 from multistream.recipe import Recipe
 from multistream.registry import find
-from multistream.runs.folder import FOLDS
+from multistream.runs.folder import FOLDS, RECIPE
 from multistream.runs.largest_tensor import MOST_NUMBERS, LargestTensor
 from multistream.spec import Spec
 
@@ -130,6 +131,9 @@ def model_file(path: Path) -> Path:
     if not file.is_file() and (path / FOLDS).is_dir():
         right = f"Each fold has a model, for example {path / FOLDS / '1-1'}."
         raise WeightsError(path, "it is a run on folds, which has no single model.", right=right)
+    if not file.is_file() and (path / RECIPE).is_file():
+        do = f"Resume it: {command_line('train', '--resume', path)}"
+        raise WeightsError(path, "its training is not finished, so it has no model yet.", do=do)
     if not file.is_file():
         raise WeightsError(
             path, "no model found.", right=f"Pass a run folder that contains {MODEL_FILE}, or the file itself."

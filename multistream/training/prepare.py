@@ -22,7 +22,7 @@ from multistream.network.network import MultiStream
 from multistream.nn.trains import trains
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
 from multistream.runs.composition import compose_network, settle_weights, with_distributions, with_instances
-from multistream.runtime.device import Runtime, available_workers
+from multistream.runtime.device import Runtime, available_workers, resolve
 from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.precision_check import settle
 from multistream.training.calibration import settle_calibration
@@ -89,6 +89,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     if recipe.training.batch_size < ranks.size:
         what = f"{recipe.training.batch_size} images per batch cannot be divided among {ranks.size} processes."
         raise UsageError("training.batch_size", what, right=f"It must be at least {ranks.size}.")
+    resolve(on_rank(recipe.runtime, ranks))  # a device that is not there is refused before any work on the data
     table, is_demo = _opened(recipe.data, say=say), not recipe.data.source
     image_size = recipe.data.image_size or table.image_size
     recipe = recipe.updated({"data": {"image_size": image_size}})
@@ -187,7 +188,9 @@ def _default_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool) ->
         return ["branches"], "the classes are concepts: zero-shot; --freeze streams trains the classifier further"
     if not images:
         return ["streams"], ""
-    chosen = ["streams"] if len(frozen) == len(images) else frozen or ["none"]
+    if not frozen:
+        return ["none"], "no stream has pretrained weights; --freeze streams freezes them"
+    chosen = ["streams"] if len(frozen) == len(images) else frozen
     return chosen, f"{_why_frozen(is_demo)}; --freeze none trains them"
 
 

@@ -49,6 +49,8 @@ def train(
         if resume is not None:
             own = recipe if recipe == Recipe() else with_distributions(with_instances(recipe, streams or {}))
             recipe = recipe_to_resume(Path(resume).expanduser(), own)
+        elif out is not None and ranks.is_first:
+            runs.check_unused(out)  # again when it is made; here, so that it is not refused after minutes of work
         with threads(recipe.runtime.threads):
             with signals_end_the_process(ranks):
                 prepared = prepare(recipe, say=console.say, streams=streams, ranks=ranks)

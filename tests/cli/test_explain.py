@@ -72,7 +72,9 @@ def test_early_everything_sums_to_the_logit(early: Path, vectors: Path, photos: 
     arrays = np.load(tmp_path / "e.npz")
     logits = arrays["logits"]
     assert logits.shape == (20, 3)
-    assert arrays["bias"].shape == (3,)
+    assert arrays["bias"].shape == (20, 3)
+    explained(*words, "--classes", "target", cwd=tmp_path)  # the same axes, whatever is kept
+    assert [np.load(tmp_path / "e.npz")[name].shape for name in ("logits", "bias")] == [(20, 1), (20, 1)]
     difference = np.abs(total(arrays, "") + arrays["bias"] - logits)
     assert (difference <= 1e-5 * np.maximum(1, np.abs(logits))).all()
     assert arrays["shapley/streams"].shape == (20, 3, 2)
@@ -80,6 +82,11 @@ def test_early_everything_sums_to_the_logit(early: Path, vectors: Path, photos: 
     stages = arrays["shapley/stages/object"]
     assert stages.shape == (20, 3, len(arrays["stages/object"]))
     assert np.allclose(stages.sum(2), arrays["shapley/streams"][:, :, 0], atol=1e-5)
+    text, _ = call(
+        "explain", early, photos / "awe" / "1.png", "--input", f"anp={vectors}", "--device", "cpu", cwd=tmp_path
+    )
+    assert "Shapley" in text
+    assert "interaction" not in text  # a sum over the streams has none
     said = {name: str(arrays[name]) for name in ("method", "flow", "scale", "baseline")}
     assert said == {"method": "decomposition", "flow": "direct", "scale": "logit", "baseline": "mean"}
 

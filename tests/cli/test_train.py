@@ -137,6 +137,8 @@ def test_compare_puts_runs_side_by_side(run: Path, photos: Path, tmp_path: Path)
         (["train", "--streams", "object", "--device", "tpu"], 2, "device"),
         (["train", "--resume", "nowhere"], 2, "no run"),
         (["evaluate", "nowhere"], 69, "no model found"),
+        (["train", "--data", "nowhere", "--streams", "object", "--device", "cuda:99"], 2, "cuda:99 does not exist"),
+        (["train", "--data", "nowhere", "--streams", "object", "--out", __file__], 2, "is not empty"),
         (["predict", "nowhere", "a.jpg"], 69, "no model found"),
         (["weights", "inspect", "nowhere.pth"], 69, "no such file"),
     ],
@@ -177,6 +179,9 @@ def test_ctrl_c_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> Non
     assert process.returncode == 130, err
     assert "multistream train --resume 'Lauf 1'" in err
     assert any((tmp_path / "Lauf 1" / "checkpoints").glob("step-*"))
+    for command in (["evaluate", "Lauf 1"], ["predict", "Lauf 1", photos], ["explain", "Lauf 1"], ["report", "Lauf 1"]):
+        _, err = call(*command, cwd=tmp_path, code=69)
+        assert "multistream train --resume 'Lauf 1'" in err
 
 
 def test_data_scan_and_split(photos: Path, tmp_path: Path) -> None:
@@ -214,7 +219,7 @@ def test_sigterm_saves_and_leaves_with_143(photos: Path, tmp_path: Path) -> None
     import time
 
     environment = {**os.environ, "MULTISTREAM_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
-    words = [*options(photos), "--freeze", "none", "--epochs", "500", "--set", "training.patience=0"]
+    words = [*options(photos), "--freeze", "", "--epochs", "500", "--set", "training.patience=0"]
     command = [sys.executable, "-m", "multistream", "train", *words, "--out", "run"]
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
@@ -226,6 +231,7 @@ def test_sigterm_saves_and_leaves_with_143(photos: Path, tmp_path: Path) -> None
     assert process.returncode == 128 + signal.SIGTERM == 143, err
     assert time.monotonic() - began < 10
     assert "multistream train --resume run" in err
+    assert "freeze: none (no stream has pretrained weights; --freeze streams freezes them)" in err
     epochs = len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
     out, _ = call("train", "--resume", "run", "--epochs", str(epochs + 1), "--json", cwd=tmp_path)
     assert json.loads(out)["epochs"] == epochs + 1

@@ -51,6 +51,14 @@ def test_the_page_says_what_did_not_come_out(picture: float, net: float, failing
     assert "pass" not in rendered([*(replace(each, shapley=alone.shapley) for each in found), alone])
 
 
+@pytest.mark.parametrize(("value", "noted"), [(0.7, True), (0.95, False)])
+def test_a_pointing_game_below_chance_is_explained(value: float, noted: bool) -> None:
+    found = [replace(cue(name, picture=0.0, net=1.0), signed={}, planted={}, absolute={}) for name in NAMES]
+    below = CueFraction(value, (value - 0.04, value + 0.04), 0.89)
+    page = rendered([found[0], replace(found[1], pointing={"object": below}), found[2]])
+    assert ("the pointing game is below chance" in page) == noted
+
+
 @pytest.mark.slow
 def test_evidence_lies_where_it_was_planted(tmp_path: Path) -> None:
     recipe = Recipe().updated({"network": {"streams": {"object": "object", "anp": "anp"}}, "training": {"epochs": 15}})
