@@ -38,8 +38,9 @@ TORCH_NAMES = frozenset(
 INSTANCE = "<instance>"
 """What a recipe and a plan write for a stream that was given as an instance: no file can hold it."""
 
-OUR_NAMES = frozenset({"none", "streams", "branches", "index"})
-"""`--freeze none|streams|branches` names no stream, and a batch's `index` holds the images' numbers."""
+OUR_NAMES = frozenset({"none", "streams", "branches", "index", "fused"})
+"""`--freeze none|streams|branches` names no stream, a batch's `index` holds the images' numbers, and an explanation's
+`fused` the logits of the whole network."""
 
 
 @dataclass(frozen=True)

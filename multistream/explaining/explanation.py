@@ -19,6 +19,8 @@ from multistream.runs.predictions_file import SEPARATOR
 
 TOP = 8
 """Vector entries that are named."""
+FUSED = "fused"
+"""The name of the classifier of the whole network, next to those of the streams by key."""
 
 
 FLOWS = {"direct": "gradient through each stage's own tap", "total": "also through deeper stages"}
@@ -32,9 +34,10 @@ class ExplanationArrays:
 
     `columns` are the target's place on the C axis and that of the class it is compared against. `maps`
     {key: {stage: (C, h, w)}}, `vectors` {key: (C, D)}, `tokens` {key: (T, W)} of integrated gradients. `shapley`
-    (C, S), `shapley_stages` {key: (C, T)}, `interactions` (C, S, S), `attention` {key: (T,)}; `logits`, `bias` and
-    `remainder` {name: (C,)} and `probabilities` {key: (K,)} of each stream's own classifier. `image` is uint8 (3, S, S)
-    as the network saw it, `aspect` the photo's width by its height, `inputs` {key: (D,)} are the vectors themselves.
+    (C, S), `shapley_stages` {key: (C, T)}, `interactions` (C, S, S), `attention` {key: (T,)}. `logits`, `bias` and
+    `remainder` {name: (C,)} are by classifier: `fused`, or a stream's key. `probabilities` {key: (K,)} are of each
+    stream's own classifier. `image` is uint8 (3, S, S) as the network saw it, `aspect` the photo's width by its height,
+    `inputs` {key: (D,)} are the vectors themselves.
     """
 
     image: Tensor | None
@@ -192,7 +195,7 @@ class ExplainedBatch:
 
     def _numbers(self, values: Mapping[str, Tensor], place: int) -> dict[str, float]:
         """What belongs to the target, by classifier."""
-        return {name or "fused": float(self.attribution.of_target(v)[place]) for name, v in values.items()}
+        return {name or FUSED: float(self.attribution.of_target(v)[place]) for name, v in values.items()}
 
     def _games(self, place: int) -> dict[str, dict[str, object]]:
         """The Shapley values of streams and stages, the interactions of pairs, and the attention."""
@@ -230,9 +233,9 @@ class ExplainedBatch:
             aspect=aspect,
             inputs={key: self.forward.pooled[key][stage][place].cpu() for key, stage in self._vector_stages().items()},
             columns=(int(columns.rows[place]), against) if made.every_class else (0, None),
-            logits=_row(made.logits, place),
-            bias=_row(made.bias, place),
-            remainder=_row(made.remainder, place),
+            logits=_classifiers_row(made.logits, place),
+            bias=_classifiers_row(made.bias, place),
+            remainder=_classifiers_row(made.remainder, place),
             probabilities={
                 key: self.forward.probabilities_of(own[place : place + 1])[0].cpu()
                 for key, own in self.forward.output.streams.items()
@@ -257,6 +260,11 @@ def _number(values_B: Tensor | None, place: int) -> float | None:
 
 def _row(values: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
     return {name: value[place] for name, value in values.items()}
+
+
+def _classifiers_row(values: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
+    """What each classifier has of one photo."""
+    return {name or FUSED: value[place] for name, value in values.items()}
 
 
 def _by_stage(stages: Sequence[str], values_T: Tensor) -> dict[str, float]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.explaining.explanation import Explanation, ExplanationArrays
+from multistream.explaining.explanation import FUSED, Explanation, ExplanationArrays
 from multistream.files import replacing, temporary, writing
 
 Value = TypeVar("Value")
@@ -132,9 +132,9 @@ class NpzColumn:
 def arrays_by_name(arrays: ExplanationArrays) -> dict[str, Tensor]:
     """One photo's tensors by their names in the file."""
     return {
-        **_under("logits", arrays.logits),
-        **_under("bias", arrays.bias),
-        **_under("remainder", arrays.remainder),
+        **_by_classifier("logits", arrays.logits),
+        **_by_classifier("bias", arrays.bias),
+        **_by_classifier("remainder", arrays.remainder),
         **_under("probability", arrays.probabilities),
         **_under("map", {f"{key}/{stage}": m for key, stages in arrays.maps.items() for stage, m in stages.items()}),
         **_under("vector", arrays.vectors),
@@ -147,7 +147,12 @@ def arrays_by_name(arrays: ExplanationArrays) -> dict[str, Tensor]:
 
 
 def _under(prefix: str, parts: Mapping[str, Value]) -> dict[str, Value]:
-    return {f"{prefix}/{key}" if key else prefix: value for key, value in parts.items()}
+    return {f"{prefix}/{key}": value for key, value in parts.items()}
+
+
+def _by_classifier(prefix: str, parts: Mapping[str, Value]) -> dict[str, Value]:
+    """Of a stream's classifier under its key, of the whole network's under the prefix alone."""
+    return {prefix if name == FUSED else f"{prefix}/{name}": value for name, value in parts.items()}
 
 
 def facts_of(found: Explanation) -> dict[str, NDArray[np.generic]]:

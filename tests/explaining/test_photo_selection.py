@@ -88,3 +88,17 @@ def test_what_is_no_photo_gets_the_status_that_prediction_gives(model: Model, ph
     found = list(ms.explain(model, given, inputs={"anp": vectors}, device="cpu"))  # type: ignore[arg-type]
     expected = list(model.predict(given, inputs={"anp": vectors}, device="cpu"))  # type: ignore[arg-type]
     assert [(each.path, each.status) for each in found] == [(each.path, each.status) for each in expected]
+
+
+@pytest.mark.parametrize("fusion", ["early", "late"])
+def test_arrays_and_numbers_have_the_same_names(fusion: str, photos: Path) -> None:
+    streams = {"object": "object", "anp": ms.streams["anp"](width=4)}
+    network = ms.compose(streams, classes=CLASSES, image_size=32, seed=0, fusion=fusion)
+    photo = photos / "awe" / "0.png"
+    (found,) = ms.explain(Model.of(network), photo, inputs={"anp": np.ones(4)}, device="cpu")
+    assert found.arrays is not None
+    for name in ("logits", "bias", "remainder"):
+        numbers, arrays = getattr(found, name), getattr(found.arrays, name)
+        column, _ = found.arrays.columns
+        assert {key: float(values[column]) for key, values in arrays.items()} == pytest.approx(numbers)
+    assert list(found.arrays.logits) == (["fused"] if fusion == "early" else ["object", "anp"])
