@@ -50,14 +50,13 @@ def compose(
 ) -> MultiStream:
     """Composes a network of streams, given by spec (`object`, `places:resnet18`, `runs/o`) or as instances.
 
-    `weights` maps keys to a file, a run, `hub` or `random`; the other streams keep their initialisation. `options` are
-    the components' options: `{"tap": {...}, "temporal": {...}, "fusion": {...}, "streams": {key: {...}}}`. `depth`
-    keeps the first n stages of a stream; `image_size` replaces the streams' own. `known` holds, by key, what the data
-    set determines of a stream (`width`, `vocabulary`); a factory receives those that its signature names. Each
-    component is initialised from (seed, key, component), so that none depends on another; without `seed`, torch's
-    generator draws one.
-    With `label_sets` an image may have several classes. All shapes are checked once. Raises UsageError, PluginError
-    (69) and WeightsError (69).
+    `weights` maps keys to a file, a run, `hub` or `random`; the others are initialised at random, but an instance stays
+    as it is. Nothing is frozen: call `freeze`. `options` are those of components: `{"tap": {...}, "temporal": {...},
+    "fusion": {...}, "streams": {key: {...}}}`. `depth` keeps the first n stages of a stream; `image_size` replaces the
+    streams' own. `known` holds, by key, what the data set determines of a stream (`width`, `vocabulary`); a factory
+    receives those that its signature names. Each component is initialised from (seed, key, component), so that none
+    depends on another; without `seed`, torch's generator draws one. `label_sets`: an image may have several classes.
+    All shapes are checked once. Raises UsageError, PluginError (69) and WeightsError (69).
 
     >>> import torch
     >>> from multistream import streams
