@@ -113,6 +113,25 @@ def test_commands_in_the_docs_exist(page: Path) -> None:
                 Recipe().with_settings(["network.streams.object=object", "network.streams.anp=anp", setting])
 
 
+@pytest.mark.slow  # one epoch on the demo set
+def test_the_sample_of_explain_is_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The README's lines, but for the numbers: those are of the whole training."""
+    (sample,) = [block for block in blocks(ROOT / "README.md", "") if "method: decomposition" in block]
+    photo = multistream.datasets["demo"]().root / sample.partition(":")[0]
+    words = "--streams object,places,anp --fusion early --epochs 1 --device cpu --quiet --out"
+    COMMANDS.main(["train", *words.split(), str(tmp_path / "run")], standalone_mode=False)
+    capsys.readouterr()
+    options = ["--target", "fear", "--device", "cpu", "--quiet"]
+    COMMANDS.main(["explain", str(tmp_path / "run"), str(photo), *options], standalone_mode=False)
+    assert _without_numbers(capsys.readouterr().out) == _without_numbers(sample)
+
+
+def _without_numbers(text: str) -> list[str]:
+    """The lines, from the second on, without numbers; of the vector only its name, for its largest entries differ."""
+    lines = [re.sub(r" +[+-]?[.\d]+(e-\d+)?", " #", line) for line in text.strip().splitlines()[1:]]
+    return ["anp" if line.startswith("  anp ") else line for line in lines]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page: Path) -> None:
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.M | re.S)

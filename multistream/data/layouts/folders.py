@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from multistream.commands import quoted
 from multistream.data.image_files import Listing, list_images
 from multistream.data.layouts.assemble import PARTS, Entry, assemble
 from multistream.data.layouts.imagefolder import METADATA
@@ -83,7 +84,7 @@ def _refuse_folder_above(path: Path, inner: Mapping[str, set[str]]) -> None:
     if not others:
         (only,) = inner
         what = f"one folder, {only}, holds all photos, in folders inside it ({shown})."
-        raise DataError(path, what, right="Pass the folder that holds the classes.", do=f"Write {path}/{only}.")
+        raise DataError(path, what, right="Pass the folder that holds the classes.", do=f"Write {quoted(path / only)}.")
     if len(first) > 1 and all(map(first.__eq__, others)):
         what = f"{some_of(sorted(inner))} contain the same folders ({shown}), so these look like the classes."
         do = "Name the outer folders train, val and test, or pass one of them."
