@@ -15,7 +15,7 @@ from multistream.comparison.paired_tests import Difference, difference
 from multistream.comparison.published_numbers import Published, published
 from multistream.comparison.row_scores import PhotoScores, RowScores, score_photos, shared_photos
 from multistream.comparison.run_results import HIGHER_IS_BETTER, MEASURES, Result, default_measure, read_result
-from multistream.errors import UsageError, did_you_mean
+from multistream.errors import UsageError, check_known
 from multistream.records import JsonRecord
 from multistream.statistics import holm, oracle_any
 
@@ -100,12 +100,12 @@ def compare(
 
     `measure` is what the paired tests compare: `accuracy`, `nll` (negative log-likelihood of the label), where the runs
     have votes one of `vote_distances.VOTE_MEASURES`, or with several labels `map` (mean average precision); "" for
-    `map` where all runs have it, else `accuracy`. `names` gives rows their labels, by
-    the path of one of their runs. Photos are matched by their bytes. Raises UsageError or DataError for runs that
-    cannot be read or do not have the measure.
+    `map` where all runs have it, else `accuracy`. `names` gives rows their labels, by the path of one of their runs.
+    Photos are matched by their bytes. Raises UsageError or DataError for runs that cannot be read or do not have the
+    measure.
     """
-    if measure and measure not in MEASURES:
-        raise UsageError("--measure", f"{measure!r} is unknown.", right=did_you_mean(measure, MEASURES))
+    if measure:
+        check_known([measure], MEASURES, where="--measure")
     paths = [Path(run).expanduser() for run in runs]
     _check_once(paths)
     given = _names_of_runs(names or {}, paths)

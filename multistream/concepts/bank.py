@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -81,12 +82,7 @@ def read_bank(path: str | Path) -> ConceptBank:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is not a mapping
     except (SafetensorError, OSError, ValueError) as error:
         raise WeightsError(path, f"it cannot be read: {error}.", do=MAKE) from error
-    if ABOUT not in metadata:
-        raise WeightsError(path, "it is not a concept bank.", do=MAKE)
-    about = json_object(metadata[ABOUT], where=str(path), error=WeightsError)
-    if about.get("format") != FORMAT:
-        what = f"its format is {str(about.get('format'))[:20]!r}."
-        raise WeightsError(path, what, right=f"This version reads {FORMAT}.", do=MAKE)
+    about = _about(metadata, path)
     try:
         return ConceptBank(
             names=_texts(about["names"]),
@@ -100,6 +96,17 @@ def read_bank(path: str | Path) -> ConceptBank:
         )
     except (LookupError, TypeError, ValueError, RuntimeError) as error:
         raise WeightsError(path, f"it is malformed ({type(error).__name__}: {error}).", do=MAKE) from error
+
+
+def _about(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any]:
+    """What a bank says of itself; WeightsError where it is none, or of another format."""
+    if ABOUT not in metadata:
+        raise WeightsError(path, "it is not a concept bank.", do=MAKE)
+    about = json_object(metadata[ABOUT], where=str(path), error=WeightsError)
+    if about.get("format") != FORMAT:
+        what = f"its format is {str(about.get('format'))[:20]!r}."
+        raise WeightsError(path, what, right=f"This version reads {FORMAT}.", do=MAKE)
+    return about
 
 
 def _texts(values: Sequence[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from multistream.errors import DataError
@@ -24,12 +25,16 @@ def read_names(path: str | Path) -> tuple[str, ...]:
         raise DataError(path, f"it cannot be read: {error}.", right=RIGHT) from error
     if not names:
         raise DataError(path, "it holds no names.", right=RIGHT)
+    _check_once(names, path)
+    return names
+
+
+def _check_once(names: Sequence[str], path: Path) -> None:
     places: dict[str, int] = {}
     for number, name in enumerate(names, start=1):
         first = places.setdefault(shown(name).casefold(), number)
         if first != number:
             raise DataError(path, f"{name!r} occurs twice, as names {first} and {number}.", do="Remove one.")
-    return names
 
 
 def shown(name: str) -> str:

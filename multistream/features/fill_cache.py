@@ -131,21 +131,25 @@ def _fill(
     for task in whole:
         console.say(task.progress_note())
     started = time.perf_counter()
-    label = "features" if ranks.size == 1 else f"features, part 1 of {ranks.size}"
-    workers = max(1, available_workers() // ranks.local_size)
-    with (
-        console.progress(len(union(task.missing for task in tasks)), label) as bar,
-        evaluating(subject.network),
-    ):
-        bad = run_tasks(tasks, photos, runtime=runtime, workers=workers, tick=bar.advance, sink=lambda *_: None)
-    every = set(exchange({}, photos, bad, ranks))
+    bad = _compute(tasks, subject, console, ranks)
     seconds = time.perf_counter() - started
     for task in whole:
         task.cache.refresh()  # what the other ranks have written
-    for line in skipped_lines(photos.table, {i: photos.bad[i] for i in every}):
+    for line in skipped_lines(photos.table, {i: photos.bad[i] for i in bad}):
         console.warn(line)
-    computed = len(union(task.missing for task in whole)) - len(every)
-    return [_filled(task, every) for task in whole], whole, round(max(computed, 0) / seconds, 1)
+    computed = len(union(task.missing for task in whole)) - len(bad)
+    return [_filled(task, bad) for task in whole], whole, round(max(computed, 0) / seconds, 1)
+
+
+def _compute(tasks: Sequence[Task], subject: Subject, console: Console, ranks: Ranks) -> set[int]:
+    """Computes this rank's part of what is missing; the photos that any rank could not decode."""
+    label = "features" if ranks.size == 1 else f"features, part 1 of {ranks.size}"
+    workers = max(1, available_workers() // ranks.local_size)
+    with console.progress(len(union(task.missing for task in tasks)), label) as bar, evaluating(subject.network):
+        bad = run_tasks(
+            tasks, subject.photos, runtime=subject.runtime, workers=workers, tick=bar.advance, sink=lambda *_: None
+        )
+    return set(exchange({}, subject.photos, bad, ranks))
 
 
 def _filled(task: Task, bad: set[int]) -> Filled:

@@ -68,10 +68,20 @@ class _Header:
 
     def check(self, path: Path, label: str) -> None:
         """UsageError for a label that is asked for and not there; DataError for a faulty header."""
+        self._check_label(path, label)
+        self._check_roles()
+        if twice := sorted(name for name, times in Counter(self.columns).items() if name and times > 1):
+            raise DataError(self.where, f"two columns are called {twice[0]!r}.", do="Rename one.")
+        self.sets.check(self.columns)
+
+    def _check_label(self, path: Path, label: str) -> None:
         known = {"", *self.columns, *(["votes"] if self.votes else [])}
         if not self.sets.names and label not in known:
             right = f"votes needs columns {VOTES}CLASS; several labels are COLUMN,COLUMN,... or COLUMN[SEPARATOR]."
             raise UsageError("data.label", f"{path} has no column {label!r}.", right=right)
+
+    def _check_roles(self) -> None:
+        """There is a column of paths, and one of labels where no other columns give them."""
         needed = {"path": PATH} if self.sets.names or self.votes else {"path": PATH, "label": LABEL}
         if lacking := [role for role in needed if role not in self.roles]:
             what = f"none of the columns {', '.join(self.columns)} is the {lacking[0]}."
@@ -79,9 +89,6 @@ class _Header:
             right = f"A column must be called {names[0]} (or {', '.join(names[1:4])}...)."
             do = "If the first line is already an image, add the header path,label above it."
             raise DataError(self.where, what, right=right, do=do)
-        if twice := sorted(name for name, times in Counter(self.columns).items() if name and times > 1):
-            raise DataError(self.where, f"two columns are called {twice[0]!r}.", do="Rename one.")
-        self.sets.check(self.columns)
 
 
 def _roles(columns: Sequence[str], label: str) -> dict[str, str]:
