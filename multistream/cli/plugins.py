@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -62,16 +63,10 @@ def check(
     as_json: options.Json = False,
 ) -> None:
     """Test a component against the contract of its kind; exit 69 if a check fails."""
-    from multistream import testing  # it imports torch
-
     given = dict(map(_option, settings or ()))
     kept: list[dict[str, str]] = []
     for part in _parts(name, kind):
-        spec, path = (name, "") if part.kind != "dataset" else (part.name, name.partition(":")[2])
-        try:
-            promises, broken = testing.check(part.kind, spec, options=given, path=path), None
-        except testing.BrokenPromise as error:
-            promises, broken = error.kept, error
+        promises, broken = _checked(part, name, given)
         kept += [{"kind": part.kind, "promise": promise} for promise in promises]
         if not as_json:
             typer.echo("\n".join(f"ok  {part.kind}: {promise}" for promise in promises))
@@ -79,6 +74,17 @@ def check(
             raise PluginError(PLURALS[part.kind], f"{name!r} breaks its contract: {broken}") from broken
     if as_json:
         output.print_json(kept)
+
+
+def _checked(part: Part, name: str, options: Mapping[str, Any]) -> tuple[Sequence[str], Exception | None]:
+    """The promises that a part keeps, and the first that it breaks."""
+    from multistream import testing  # it imports torch
+
+    spec, path = (name, "") if part.kind != "dataset" else (part.name, name.partition(":")[2])
+    try:
+        return testing.check(part.kind, spec, options=options, path=path), None
+    except testing.BrokenPromise as error:
+        return error.kept, error
 
 
 def _option(text: str) -> tuple[str, Any]:

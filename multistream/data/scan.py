@@ -94,9 +94,7 @@ def scan(
     `tick` is called with 1 after each image.
     """
     seen, unreadable = _read_all(table, decoder, workers=workers, tick=tick)
-    part_of = dict(enumerate(table.parts or ()))
-    for name, rows in (parts or {}).items():
-        part_of |= dict.fromkeys(map(int, rows), name)
+    part_of = _part_of(table, parts or {})
     same_bytes = _same_bytes(seen)
     flat = [i for i, each in seen.items() if each.deviation < FLAT]
     counts = np.bincount(table.labels, minlength=len(table.classes))
@@ -113,6 +111,14 @@ def scan(
         remarks=dict(sorted(Counter(chain.from_iterable(each.notes for each in seen.values())).items())),
         notes=table.notes,
     )
+
+
+def _part_of(table: Table, parts: Mapping[str, Iterable[int]]) -> dict[int, str]:
+    """The part of each row: its own, or that of `parts`."""
+    part_of = dict(enumerate(table.parts or ()))
+    for name, rows in parts.items():
+        part_of |= dict.fromkeys(map(int, rows), name)
+    return part_of
 
 
 def _named(table: Table, groups: Iterable[list[int]]) -> tuple[tuple[str, ...], ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
@@ -44,9 +44,7 @@ class FeatureColumn:
 def columns_of(subject: Subject, views: Sequence[str], stages: Sequence[str]) -> list[FeatureColumn]:
     """The columns of these views, of `stages` (STAGE or KEY/STAGE) or of all, shallow to deep."""
     known = {f"{key}/{stage}": (key, stage) for key, branch in subject.pictures.items() for stage in branch.taps}
-    for name in stages:
-        if name not in known and name not in {stage for _, stage in known.values()}:
-            raise UsageError("--stages", f"no tap reads {name!r}.", right=did_you_mean(name, known))
+    _check_stages(stages, known)
     chosen = [place for name, place in known.items() if not stages or {name, place[1]} & set(stages)]
     columns, start = [], 0
     for view, (key, stage) in product(views, chosen):
@@ -55,6 +53,14 @@ def columns_of(subject: Subject, views: Sequence[str], stages: Sequence[str]) ->
         columns.append(FeatureColumn(view, key, stage, start, stop, branch.stream.channel_names(stage)))
         start = stop
     return columns
+
+
+def _check_stages(stages: Sequence[str], known: Mapping[str, tuple[str, str]]) -> None:
+    """UsageError for a stage that no tap reads; `known` are {KEY/STAGE: (key, stage)}."""
+    read = known.keys() | {stage for _, stage in known.values()}
+    for name in stages:
+        if name not in read:
+            raise UsageError("--stages", f"no tap reads {name!r}.", right=did_you_mean(name, known))
 
 
 def write_features(path: Path, columns: Sequence[FeatureColumn], tasks: Sequence[Task], photos: Photos) -> int:
