@@ -33,7 +33,7 @@ def explanation_text(found: Explanation) -> str:
 
 def _calibrated(found: Explanation) -> str:
     """What the probability has that the logits below do not have."""
-    return "" if found.temperature == 1 else f", of logits divided by the temperature {found.temperature:.3g}"
+    return "" if found.temperature == 1 else f" at temperature {found.temperature:.3g}"
 
 
 def _streams(found: Explanation) -> Iterator[str]:

@@ -185,7 +185,7 @@ def test_a_calibrated_network_has_one_probability(early: Path, photos: Path) -> 
     assert found.value == pytest.approx(expected, abs=1e-6)
     assert sum(found.shapley.values()) == pytest.approx(expected - 1 / 3, abs=1e-5)  # the classes' prior
     assert plain.temperature == 0.25
-    assert "of logits divided by the temperature 0.25" in explanation_text(plain)
+    assert "% at temperature 0.25)" in explanation_text(plain)
     model.network.calibrate(1.0)
     (other,) = explain(model, [photo], target="awe")
     assert other.logits == plain.logits
