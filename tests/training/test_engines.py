@@ -166,6 +166,7 @@ def test_what_cannot_be_meant_is_refused(
         run_all(planned(tmp_path, 1), Engine("slurm"), place=tmp_path, console=Console(quiet=True))
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_task_that_ray_cancels_saves_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ray raises KeyboardInterrupt in the task's main thread, between two steps of Python."""
     monkeypatch.setattr(jobs, "POLL", 0.05)

@@ -20,6 +20,7 @@ def test_a_signal_that_comes_twice_is_one_request(number: signal.Signals) -> Non
     assert asked.signal == number
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_second_request_stops_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(stop, "ECHO", 0.0)
