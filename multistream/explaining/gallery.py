@@ -143,7 +143,7 @@ def make_gallery(
 
 def how_made(method: str, *, own_heads: bool) -> str:
     """A sentence on the maps of a gallery, and on the decision of a single stream."""
-    maps = "exact decomposition" if method == "decomposition" else "integrated gradients from the mean training image"
+    maps = "exact decomposition" if method == "decomposition" else "integrated gradients from the training mean"
     by = "its own classifier's class" if own_heads else "the class of its largest Shapley value"
     return (
         f"Attribution maps: {maps}, all stages, per unit of image area. {COLOURS} "

@@ -174,7 +174,7 @@ class _GalleryBuilder:
         return {"key": key, "stages": stages, "exact": key not in self.inexact, "target": target}
 
     def baselines(self) -> dict[str, dict[str, list[float]]]:
-        """{key: {stage: contributions of the mean training image}} of the streams whose sum is exact."""
+        """{key: {stage: contributions of the training mean}} of the streams whose sum is exact."""
         whole = "" in self.targets
         return {
             key: baseline_contributions(self.outputs, key, whole=whole)
@@ -212,7 +212,7 @@ def _nonlinear_part(outputs: NetworkOutputs, key: str) -> str:
 
 @torch.no_grad()
 def baseline_contributions(outputs: NetworkOutputs, key: str, *, whole: bool) -> dict[str, list[float]]:
-    """{stage: (K,)}: contributions of a linear stream's stages for the mean training image.
+    """{stage: (K,)}: contributions of a linear stream's stages at the training mean of their pooled features.
 
     The logit is affine in the pooled features, so the difference is the same at any image: here the first.
     """

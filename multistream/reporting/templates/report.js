@@ -135,7 +135,7 @@
     const total = chosen().reduce((sum, [key, stage]) => sum + contribution(key, stage), 0);
     const name = data.classes[photo().classes[state.k]];
     const who = `${state.stream === ALL ? "all image streams" : state.stream}, ${state.stage === ALL ? "all stages" : state.stage}`;
-    const reference = state.reference === "mean" && chosen().every(([key]) => data.baseline[key]) ? " relative to the mean training image" : "";
+    const reference = state.reference === "mean" && chosen().every(([key]) => data.baseline[key]) ? " relative to the training mean" : "";
     const contribute = chosen().length === 1 ? "contributes" : "contribute";
     const text = `${photo().name}: ${who} ${contribute} ${signed(total)} to the logit of ${name}${reference}. The strongest evidence for this class is in the ${place} of the image.`;
     $("description").textContent = text;
@@ -176,9 +176,9 @@
       if (stream.target) rows.push(...totals(p, k, stream.target, stream.key + ": "));
     }
     if (!data.streams.some((stream) => stream.target)) rows.push(...totals(p, k, "", ""));
-    fill("contributions", `Contribution of each stage to the logit of ${name}`, ["stage", "contribution", ...(relative ? ["relative to the mean training image"] : [])],
+    fill("contributions", `Contribution of each stage to the logit of ${name}`, ["stage", "contribution", ...(relative ? ["relative to the training mean"] : [])],
       rows.map((row) => ({ ...row, cells: row.cells.slice(0, relative ? 3 : 2) })));
-    fill("shapley", `Shapley value of each stream for the logit of ${name}, relative to the mean training image`, ["stream", "Shapley value"],
+    fill("shapley", `Shapley value of each stream for the logit of ${name}, relative to the training mean`, ["stream", "Shapley value"],
       data.streams.length > 1 ? data.streams.map((stream, s) => ({ cells: [stream.key, signed(p.shapley[k][s])] })) : []);
     const entries = data.streams.filter((stream) => p.vectors[stream.key])
       .flatMap((stream) => p.vectors[stream.key].entries[k].map(([i, value]) => ({ cells: [data.vocabulary[stream.key][i], signed(value)] })));
@@ -189,7 +189,7 @@
     const known = keys.every((key) => data.baseline[key]), exact = data.streams.every((stream) => stream.target !== target || stream.exact);
     const mean = keys.flatMap((key) => Object.keys(data.baseline[key] || {}).map((stage) => baseline(key, stage))).reduce((a, b) => a + b, 0);
     const bias = p.bias[target][k], logit = signed(p.logits[target][k]);
-    return [{ cells: [before + (!exact ? "remainder" : relative && known ? "bias (right column: plus the mean training image)" : "bias"), signed(bias), known ? signed(bias + mean) : ""] }, { cells: [before + "logit", logit, known ? logit : ""], chosen: true }];
+    return [{ cells: [before + (!exact ? "remainder" : relative && known ? "bias (right column: plus the training mean)" : "bias"), signed(bias), known ? signed(bias + mean) : ""] }, { cells: [before + "logit", logit, known ? logit : ""], chosen: true }];
   }
   function part(name, value, key, stage) {
     return [name, signed(value), data.baseline[key] ? signed(value - baseline(key, stage)) : ""];
