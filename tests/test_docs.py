@@ -57,9 +57,11 @@ def rendered() -> str:
     lines += [
         "## Exit codes",
         "",
-        "0 ok; 1 a bug in multistream, with a traceback; 2 usage or recipe; 65 data; "
+        "0 ok; 1 a failed check (`test-explanation`, `ablate --verify`), or an unexpected error, shown with a "
+        "traceback; 2 usage or recipe; 65 data; "
         "69 weights or plugin missing or broken; "
-        "70 diverged; 71 out of memory; 73 run folder busy; 74 disk; 78 cannot resume; 130 Ctrl-C; "
+        "70 diverged; 71 out of memory, or a worker process, rank or job was lost; "
+        "73 run folder busy; 74 disk; 78 cannot resume; 130 Ctrl-C; "
         "141 the reader of the output left, as with `| head`; 143 SIGTERM.",
     ]
     return "\n".join(lines) + "\n"

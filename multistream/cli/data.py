@@ -46,7 +46,7 @@ def split(
             help="Output CSV (columns path, label, part, sha256); its paths are relative to its own folder.",
         ),
     ],
-    fractions: Annotated[str, typer.Option(help="train/val/test percentages.")] = "80/5/15",
+    fractions: Annotated[str, typer.Option(help="Percentages for train, val and test.")] = "80/5/15",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 18,
     groups: options.Groups = "",
     label: options.Label = "",

@@ -144,7 +144,7 @@ def distances(metrics: Metrics) -> list[str]:
         return []
     from multistream.vote_distances import VOTE_MEASURES
 
-    lines = ["", "distance of predictions and votes (cosine and intersection: similarity)"]
+    lines = ["", "distance between predictions and votes (cosine and intersection: similarity)"]
     for name, title in VOTE_MEASURES.items():
         low, high = metrics.votes[f"{name}_ci95"]
         lines.append(f"{title:18} {metrics.votes[name]:7.4f}    [{low:.4f}, {high:.4f}]")

@@ -113,7 +113,7 @@ def explain(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Show how much each stream, stage, pixel and vector entry contributes to the logit of a class.
+    """Show how much each stream, stage, position and vector entry contributes to the logit of a class.
 
     With --json, one JSON list with an object per photo.
     """

@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 RunSelfTest = Annotated[
     bool,
     typer.Option(
-        "--self-test", help="Train the network on data with planted cues, and check that the explanations find them."
+        "--self-test",
+        help="Train a small version of the network on images with planted cues, and check that the explanations "
+        "find them.",
     ),
 ]
 Faithfulness = Annotated[
     bool,
     typer.Option(
         "--faithfulness",
-        help="Run deletion and insertion tests with the attribution maps, and compare them with noise maps.",
+        help="Run deletion and insertion tests with the attribution maps, and compare them with random maps.",
     ),
 ]
 Masks = Annotated[
     str,
     typer.Option(
         metavar="FOLDER|CSV",
-        help="Object masks or boxes, for the pointing game and the fraction of attribution inside them.",
+        help="Object masks or boxes, for the pointing game and the fraction of positive attribution inside them.",
     ),
 ]
 
@@ -52,7 +54,7 @@ def explanation_tests(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Test the explanations: a self-test on planted cues (the default, a minute or more), or tests on your photos.
+    """Test the explanations: a self-test on planted cues (the default; a few minutes), or tests on your photos.
 
     To test on photos, use --faithfulness or --masks.
 

@@ -53,7 +53,8 @@ def _sums(found: Explanation) -> Iterator[str]:
             yield f"  residual   {found.residual:.1e} (fraction of the logit not accounted for)"
         yield from (f"  warning    {warning}" for warning in found.warnings)
     elif found.method == "integrated-gradients":
-        yield f"  gap        {found.gap:.1e}: the sum is the {found.scale} minus that of the mean training image"
+        exact = f"the {found.scale} minus its value at the training mean"
+        yield f"  gap        {found.gap:.1e}: error of the sum, which should be {exact}"
     else:
         yield f"  {'':10} gradients of the {found.scale} ({found.value:+.3f}): no exact sum"
 
@@ -93,8 +94,8 @@ def photo_tests_text(found: PhotoTests) -> str:
             "",
             f"{each.name}: probability of the class as pixels are removed or inserted in {each.steps} steps; "
             f"removed pixels become: {each.absent}",
-            f"  deletion   {_area(each.deletion)}   lower than noise is better",
-            f"  insertion  {_area(each.insertion)}   higher than noise is better",
+            f"  deletion   {_area(each.deletion)}   lower than the random map is better",
+            f"  insertion  {_area(each.insertion)}   higher than the random map is better",
         ]
     if found.localisation:
         lines += ["", f"{'stream':12} {'pointing game':>24} {'energy in the mask':>24} {'chance':>8}"]
@@ -121,7 +122,7 @@ def _photos(n: int, left_out: int) -> str:
 
 def _area(area: CurveArea) -> str:
     low, high = area.difference_ci95
-    return f"{area.value:.3f}, noise {area.noise:.3f}, map minus noise {area.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
+    return f"{area.value:.3f}, random map {area.noise:.3f}, difference {area.difference:+.3f} [{low:+.3f}, {high:+.3f}]"
 
 
 def _percent(value: float, ends: tuple[float, float]) -> str:

@@ -62,7 +62,7 @@ def extract(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Compute the features of frozen streams into the cache, verify them, or write them to a file."""
+    """Compute the features of frozen streams and store them in the cache, verify them, or write them to a file."""
     options.check_run_or_streams("extract", run, streams, recipe)
     if run is not None and (set_ or weights):
         raise UsageError("extract", "a RUN has its own settings and weights.", do="Omit --set and --weights.")
@@ -118,10 +118,10 @@ def _extract_with_ray(
     from multistream.console import Console
 
     if refused:
-        right = "It computes the plain photos on CPUs, in the precision of the training."
-        raise UsageError("--engine", f"ray takes no {', '.join(refused)}.", right=right)
+        right = "Ray workers process unaugmented photos on CPUs, in the training precision."
+        raise UsageError("--engine", f"ray cannot be combined with {', '.join(refused)}.", right=right)
     if not data or out is None:
-        right = "Photos: a folder, parquet or a URL. Features: a folder of parquet files."
+        right = "Photos: a folder, a Parquet file or a URL. Features: a folder of Parquet files."
         raise UsageError("--engine", "ray needs --data and --out.", right=right)
     changes = {"weights": options.pairs(weights, "--weights")} if weights else {}
     statuses = extract_with_ray(source, data, out, options=changes, say=Console(quiet=quiet).say)
@@ -141,8 +141,8 @@ def described(found: Extraction) -> str:
     if found.bad:
         lines.append(f"{len(found.bad):,} photos cannot be decoded and are skipped")
     if found.out:
-        lines.append(f"{found.out}: {found.images - len(found.bad):,} x {found.width:,} numbers")
+        lines.append(f"{found.out}: {found.images - len(found.bad):,} x {found.width:,} values")
     if found.verified:
         count, numbers = found.verified.images, found.verified.numbers
-        lines.append(f"verified: {count:,} images computed again, {numbers:,} numbers, all equal bit for bit")
+        lines.append(f"verified: {count:,} images computed again, {numbers:,} values, all bit-identical")
     return "\n".join(lines)

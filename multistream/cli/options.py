@@ -23,8 +23,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON only, to stdout."
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Suppress progress and messages.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
-DeviceSet = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps. Default: auto.")]
-PrecisionSet = Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16. Default: auto.")]
+DeviceSet = Annotated[
+    str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps. Default: the recipe's (auto).")
+]
+PrecisionSet = Annotated[
+    str, typer.Option("--precision", help="auto, fp32, bf16 or fp16. Default: the recipe's (auto).")
+]
 """Where "" leaves the recipe's setting as it is."""
 Inputs = Annotated[
     list[str] | None,
@@ -50,7 +54,7 @@ Tap = Annotated[
     typer.Option(
         help="How to turn the feature map of a stage into a token: gap[:WIDTH], last, cls, embed, or one "
         "provided by a plugin. "
-        "Default: gap:64.",
+        "Default: the run's or the recipe's (gap:64).",
         show_default=False,
     ),
 ]
@@ -59,14 +63,15 @@ Temporal = Annotated[
     typer.Option(
         help="How to combine the tokens of a stream into one vector: concat, average, bigru, bigru+att, or "
         "one provided by a plugin. "
-        "Default: concat.",
+        "Default: the run's or the recipe's (concat).",
         show_default=False,
     ),
 ]
 Fusion = Annotated[
     str,
     typer.Option(
-        help="How to combine the streams: early, late, gated, or one provided by a plugin. Default: early.",
+        help="How to combine the streams: early, late, gated, or one provided by a plugin. "
+        "Default: the run's or the recipe's (early).",
         show_default=False,
     ),
 ]
@@ -105,13 +110,13 @@ Missing = Annotated[
     str,
     typer.Option(
         metavar="error|drop|mean",
-        help="What to do with photos that lack a vector or map: report an error, ignore that stream, or use the "
-        "training mean. Default: as in training.",
+        help="What to do with photos that lack a vector or input map: report an error, ignore that stream, or use the "
+        "training mean. Default: the run's data.missing_vectors, where skip means error.",
     ),
 ]
 Engine = Annotated[
     str,
-    typer.Option(metavar="local|ray", help="ray: run on Ray Data; the photos may then also be Parquet files or URLs."),
+    typer.Option(metavar="local|ray", help="ray: run on Ray Data; the photos may then also be in Parquet files."),
 ]
 TrainingEngine = Annotated[
     str,
@@ -126,7 +131,8 @@ EngineOptions = Annotated[
     typer.Option(
         "--engine-option",
         metavar="NAME=VALUE",
-        help="local: parallel; slurm: any submitit parameter (timeout_min, ...); ray: num_cpus, num_gpus. Repeatable.",
+        help="Option of the engine: parallel (local), any submitit parameter such as timeout_min (slurm), num_cpus or "
+        "num_gpus (ray); repeatable.",
     ),
 ]
 Plan = Annotated[bool, typer.Option("--plan", "--dry-run", help="List the planned runs and their status, then exit.")]
@@ -152,15 +158,16 @@ Freeze = Annotated[
         "branches reused from other runs.",
     ),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Maximum number of epochs. Default: 30, or the recipe's.")]
+Epochs = Annotated[int | None, typer.Option(help="Maximum number of epochs. Default: the recipe's (30).")]
 BatchSize = Annotated[
     str,
     typer.Option(
         metavar="N|auto",
-        help="Images per batch; auto: the largest that fits in memory, with gradient accumulation. Default: 64.",
+        help="Images per batch; auto: the largest that fits in memory, with gradient accumulation. "
+        "Default: the recipe's (64).",
     ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Random seed. Default: 0.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed. Default: the recipe's (0).")]
 RecipeName = Annotated[
     str,
     typer.Option(

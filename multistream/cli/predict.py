@@ -46,6 +46,8 @@ def predict(
 
     With --json, one JSON object per line (JSON Lines), printed as soon as the photo is predicted.
 
+    --engine ray cannot be combined with --input, --out, --precision or a --device other than cpu.
+
     Exit code 0 if at least one photo could be used; 65 if none.
     """
     from multistream.console import Console
@@ -73,11 +75,13 @@ def predict(
 def _refuse_for_ray(*, input: list[str] | None, out: Path | None, device: str, precision: str) -> None:
     """UsageError for options that Ray's workers would ignore."""
     if input or out:
-        right = "Vectors are read from columns of the parquet file."
-        raise UsageError("--engine", "ray takes neither --input nor --out.", right=right)
+        right = "Vectors are read from columns of the Parquet file."
+        raise UsageError("--engine", "ray cannot be combined with --input or --out.", right=right)
     if device not in ("auto", "cpu") or precision != "auto":
         right = "Ray workers run on CPUs, in the training precision."
-        raise UsageError("--engine", f"ray takes neither --device {device} nor --precision {precision}.", right=right)
+        raise UsageError(
+            "--engine", f"ray cannot be combined with --device {device} and --precision {precision}.", right=right
+        )
 
 
 def _print(results: Iterator[Prediction], *, json: bool, quiet: bool) -> None:

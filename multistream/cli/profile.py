@@ -54,7 +54,7 @@ def profile(
     from multistream.runtime.device import resolve
 
     if (run is None) == (not streams):
-        raise UsageError("profile", "give a RUN or --streams, but not both.")
+        raise UsageError("profile", "pass either RUN or --streams.")
     if run is not None:
         from multistream.runs.model_file import load_model
 
@@ -87,8 +87,8 @@ def table(found: Profile) -> str:
     lines.append(
         f"\nmachine: {peak.macs_per_second / 1e9:.0f} G multiply-adds/s in a matrix product, "
         f"{peak.bytes_per_second / 1e9:.0f} GB/s in a copy; {found.runtime}. "
-        "MACs are multiply-adds, FLOPs are twice as many;\nroofline is the fraction of the time that this machine "
-        "needs at the rates of its matrix product and copy."
+        "MACs: multiply-adds, 2 FLOPs each;\nroofline: the time that a row would take at these rates, divided by the "
+        "measured time."
     )
     return "\n".join(lines)
 

@@ -13,7 +13,7 @@ from multistream.cli import options, output
 def report(
     run: options.Run,
     photos: Annotated[
-        int, typer.Option(metavar="N", help="Number of test images to explain; 0: do not read any images.")
+        int, typer.Option(metavar="N", help="Number of test photos to explain; 0: do not read any photos.")
     ] = 24,
     against: Annotated[
         list[Path] | None,

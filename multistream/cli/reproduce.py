@@ -62,8 +62,10 @@ def reproduce(
     from multistream.reproduction.plan import TARGETS, Request, all_planned, stream_places
     from multistream.reproduction.reproduce import reproduce as run
 
-    if folds == 1 or (folds and splits > 1):
-        raise UsageError("--folds", "folds are the splits.", right="Pass --folds 2 or more, or --folds 0 --splits N.")
+    if folds == 1:
+        raise UsageError("--folds", "1 is not possible.", right="It must be 2 or more, or 0 for random splits.")
+    if folds and splits > 1:
+        raise UsageError("--splits", f"{splits} random splits cannot be combined with folds.", do="Add --folds 0.")
     own = {"source": data, "label": label, "folds": folds, "fold": 0, "repeats": repeats}
     request = Request(
         recipe=options.with_options(Recipe.load(recipe), set_, runtime={"device": device}).updated({"data": own}),

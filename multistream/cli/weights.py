@@ -66,13 +66,15 @@ def convert_command(
     found = convert(file, out, names=names.value if names else None, rgb=rgb)
     output.print_result(found, described, json=json)
     if not quiet and (channels := found.metadata.get("channels")):
-        typer.echo(f"It reads {', '.join(channels)}, 0-255, minus the mean (Caffe's weights).", err=True)
+        typer.echo(
+            f"The converted network expects {', '.join(channels)}, 0 to 255, with the mean subtracted.", err=True
+        )
 
 
 def described(found: Inspection, *, every: bool = False) -> str:
     """An inspection as lines to read."""
     types = ", ".join(f"{count} {name}" for name, count in found.dtypes.items())
-    guess = f"{found.architecture} in the names of {found.style}" if found.style else "unknown names"
+    guess = f"{found.architecture} with the tensor names of {found.style}" if found.style else "unknown naming scheme"
     lines = [
         f"{found.path}: {found.format}, {guess}",
         f"{found.tensors:,} tensors ({types}), {found.parameters:,} parameters, {found.bytes:,} bytes",

@@ -130,7 +130,7 @@ def model_file(path: Path) -> Path:
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file() and (path / FOLDS).is_dir():
         right = f"Each fold has a model, for example {path / FOLDS / '1-1'}."
-        raise WeightsError(path, "it is a run on folds, which has no single model.", right=right)
+        raise WeightsError(path, "it is a cross-validation run, which has no single model.", right=right)
     if not file.is_file() and (path / RECIPE).is_file():
         do = f"Resume it: {command_line('train', '--resume', path)}"
         raise WeightsError(path, "its training is not finished, so it has no model yet.", do=do)

@@ -175,7 +175,7 @@ def _end(jobs: Mapping[str, Job], processes: Sequence[subprocess.Popen[str]], co
             process.terminate()  # nothing, where it has ended
             signalled += 1
         if not said:
-            console.say(f"waiting until {running:,} runs are saved; Ctrl-C again leaves at once")
+            console.say(f"waiting until {running:,} runs are saved; Ctrl-C again exits immediately")
         said = True
         time.sleep(POLL)
 

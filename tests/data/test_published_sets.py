@@ -146,7 +146,7 @@ def test_parquet_vectors(tmp_path: Path) -> None:
     held = read_vectors(path)
     assert (held.features.tolist(), held.vocabulary) == ([[1, 0.5], [2, 0.25]], ("old car", "dog"))
     pq.write_table(pa.table({"id": ["a", "b"], "features": [[1.0, 2.0], [3.0]]}), path)
-    with pytest.raises(DataError, match="row 1: its list has another length"):
+    with pytest.raises(DataError, match="row 1: its list differs in length"):
         read_vectors(path)
     pq.write_table(pa.table({"x": [1.0]}), path)
     with pytest.raises(DataError, match="no column of ids"):

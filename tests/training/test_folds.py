@@ -53,7 +53,8 @@ def test_every_photo_is_predicted_once_by_a_network_that_has_not_seen_it(trained
 
 def test_a_run_on_folds_has_no_model_and_says_where_they_are(trained: FoldsRun) -> None:
     with pytest.raises(
-        WeightsError, match=r"run on folds, which has no single model\. Each fold has a model, for example .*folds/1-1"
+        WeightsError,
+        match=r"cross-validation run, which has no single model\. Each fold has a model, for example .*folds/1-1",
     ):
         load(trained.folder)
     assert len(load(trained.folder / "folds" / "1-1").classes) == 3

@@ -87,7 +87,7 @@ def test_the_command_prints_json_or_lines(mobilenet: Path) -> None:
     assert json.loads(printed) == json.loads(json.dumps(inspect(mobilenet).to_dict()))
     assert messages == ""
     lines = run("inspect", mobilenet)[0].splitlines()
-    assert lines[0] == f"{mobilenet}: safetensors, MobileNetV2 in the names of torchvision"
+    assert lines[0] == f"{mobilenet}: safetensors, MobileNetV2 with the tensor names of torchvision"
     assert lines[-1] == "  and 308 more (--all)"
     assert len(run("inspect", mobilenet, "--all")[0].splitlines()) == 3 + 314
 
@@ -121,7 +121,7 @@ def test_convert_keeps_numbers_types_and_names(tmp_path: Path) -> None:
 def test_caffes_vgg16_gets_torchvisions_names(rgb: bool, vgg16: Path, tmp_path: Path) -> None:
     out = tmp_path / "vgg16.safetensors"
     _, messages = run("convert", vgg16, out, *["--rgb"] * rgb)
-    assert messages.startswith("It reads R, G, B" if rgb else "It reads B, G, R")
+    assert messages.startswith(f"The converted network expects {'R, G, B' if rgb else 'B, G, R'}, 0 to 255")
     before, after = read_tensors(vgg16).tensors, load_file(out)
     own = {
         name

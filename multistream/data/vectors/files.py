@@ -114,7 +114,7 @@ def _rows_of_lists(rows: Sequence[list[float] | None], path: Path) -> NDArray[np
     lengths = [-1 if row is None else len(row) for row in rows]
     wrong = next((i for i, length in enumerate(lengths) if length != max(lengths[0], 0)), None)
     if wrong is not None:
-        raise DataError(f"{path}, row {wrong}", "its list has another length than the first.")
+        raise DataError(f"{path}, row {wrong}", "its list differs in length from the first.")
     return np.array(rows, dtype=np.float32).reshape(len(rows), -1)
 
 
@@ -210,7 +210,11 @@ def read_vectors(path: Path) -> VectorTable:
     if path.is_dir():
         raise DataError(path, "it is a folder.", right=right)
     if path.suffix.lower() not in FORMS:
-        what = f"its ending {path.suffix} is not a known vector format." if path.suffix else "it has no ending."
+        what = (
+            f"the extension {path.suffix} is not a known vector format."
+            if path.suffix
+            else "the file name has no extension."
+        )
         raise DataError(path, what, right=right)
     if not path.is_file():
         raise DataError(path, "no such file.", do="Check the path.")
