@@ -382,7 +382,7 @@ def test_the_odds_of_a_logit_heed_the_temperature(
     temperature = json.loads((run / "summary.json").read_text()).get("temperature", 1.0)
     report(run, photos=1, out=tmp_path / "p.html", device="cpu", precision="fp32")
     told = section((tmp_path / "p.html").read_text(), "attribution")
-    assert f"against each other class by {np.exp(1 / temperature):.3g} (e" in told
+    assert f"against every other class by {np.exp(1 / temperature):.3g} (e" in told
     assert (f"T = {temperature:.3g}" in told) == (calibration == "temperature")
     shown = embedded((tmp_path / "p.html").read_text())["photos"][0]
     logits = np.array(shown["logits"][""])[np.argsort(shown["classes"])]
