@@ -82,6 +82,18 @@ def test_late_fusion_is_the_mean_of_the_branches_of_the_same_fold(command: list[
     assert np.mean([each.probabilities for each in own], axis=0) == pytest.approx(late.probabilities, abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--folds", "1"], "--folds: 1 is not possible"),
+        (["--folds", "5", "--splits", "3"], "--splits: 3 random splits cannot be combined with folds"),
+    ],
+)
+def test_folds_and_splits_that_do_not_fit_are_named(words: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        CliRunner().invoke(app, ["reproduce", "table1", *words], catch_exceptions=False)
+
+
 def test_figure_5_is_drawn_once(command: list[str]) -> None:
     out = Path(command[command.index("--out") + 1])
     asked = ["reproduce", "fig5", *command[3:], "--json"]
