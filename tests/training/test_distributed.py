@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.distributed import TCPStore
 
-from multistream import runs
+from multistream import compose, runs
 from multistream.errors import MultistreamWarning, UsageError
 from multistream.inputs import Image
 from multistream.recipe import Recipe
@@ -35,6 +35,7 @@ from multistream.runtime.distributed import ALONE, Ranks, processes, ranks_of
 from multistream.spec import INSTANCE
 from multistream.training.feeds import PhotoFeed
 from multistream.training.prepare import prepare
+from multistream.training.sharding import check_sharding
 from tests.training.killing import newest
 from tests.training.ranks import Plain, work, work_extract
 
@@ -169,7 +170,7 @@ def test_a_divided_run_resumes_on_another_number_of_ranks(start: Start, trained:
     [
         (1, ["network.freeze=['none']"], "one process cannot divide weights"),
         (2, [], "all streams are frozen, so rank 0 trains the heads alone"),
-        (2, ["network.freeze=['none']", "runtime.precision=fp16"], "not work with runtime.precision = fp16"),
+        (2, ["network.freeze=['none']", "runtime.fit_batch=true"], "not work with --batch-size auto"),
         (
             2,
             ["network.freeze=['none']", "training.optimizer=timm:lamb"],
@@ -180,6 +181,14 @@ def test_a_divided_run_resumes_on_another_number_of_ranks(start: Start, trained:
 def test_weights_that_cannot_be_divided(recipe: Recipe, size: int, settings: list[str], says: str) -> None:
     with pytest.raises(UsageError, match=says):
         prepare(recipe.with_settings(["runtime.shard=true", *settings]), say=str, ranks=Ranks(0, size))
+
+
+def test_weights_in_fp16_cannot_be_divided(recipe: Recipe) -> None:
+    """On a GPU: a CPU does not compute in fp16 at all, which is refused before."""
+    network = compose(["object"], classes=("awe", "fear"), image_size=32)
+    settings = ["runtime.shard=true", "runtime.precision=fp16"]
+    with pytest.raises(UsageError, match=r"not work with runtime\.precision = fp16"):
+        check_sharding(recipe.with_settings(settings), network, Ranks(0, 2))
 
 
 def test_frozen_streams_train_on_rank_0_with_the_features_of_all(

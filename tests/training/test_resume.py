@@ -160,6 +160,7 @@ def test_a_full_disk_is_told_by_every_line(recipe: Recipe, tmp_path: Path, monke
         patch.setattr(runs, "METRICS", "full")
         (tmp_path / "run").mkdir()
         patch.setattr(runs, "new_run", lambda out, _: Path(out))
+        patch.setattr(runs, "check_unused", lambda _: None)
         (tmp_path / "run" / "full").symlink_to("/dev/full")
         with pytest.raises(DiskFull, match="the disk is full") as error:
             train(recipe, out=tmp_path / "run")
