@@ -13,8 +13,8 @@ from multistream.bootstrap import Interval
 from multistream.comparison.differing_settings import Groups, grouped, what_differs
 from multistream.comparison.paired_tests import Difference, difference
 from multistream.comparison.published_numbers import Published, published
-from multistream.comparison.row_scores import PhotoScores, RowScores, score_photos, shared_photos
 from multistream.comparison.run_results import HIGHER_IS_BETTER, MEASURES, Result, default_measure, read_result
+from multistream.comparison.run_scores import PhotoScores, RunScores, score_photos, shared_photos
 from multistream.errors import UsageError, check_known
 from multistream.records import JsonRecord
 from multistream.statistics import holm, oracle_any
@@ -127,13 +127,13 @@ def compare(
     )
 
 
-def _best(scores: Sequence[RowScores]) -> int:
+def _best(scores: Sequence[RunScores]) -> int:
     sign = 1 if scores[0].measure in HIGHER_IS_BETTER else -1
     return int(np.argmax([sign * each.mean for each in scores]))
 
 
 def _rows(
-    groups: Groups, scores: Sequence[RowScores], reference: int, given: Mapping[str, str]
+    groups: Groups, scores: Sequence[RunScores], reference: int, given: Mapping[str, str]
 ) -> tuple[ComparedRow, ...]:
     differences = [difference(scores[reference], own) if i != reference else None for i, own in enumerate(scores)]
     columns, rows = what_differs(groups), []
@@ -174,7 +174,7 @@ def _name(group: Sequence[Result], given: Mapping[str, str]) -> str:
 
 
 def compared_row(
-    scores: RowScores, *, name: str, settings: Mapping[str, Any], difference: Difference | None
+    scores: RunScores, *, name: str, settings: Mapping[str, Any], difference: Difference | None
 ) -> ComparedRow:
     """The measures of one row."""
     group = scores.results

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from multistream.bootstrap import Interval
-from multistream.comparison.row_scores import RowScores, shared_photos
+from multistream.comparison.run_scores import RunScores, shared_photos
 from multistream.records import JsonRecord
 from multistream.statistics import Agreement, corrected_t
 
@@ -45,7 +45,7 @@ class Difference(JsonRecord):
         return values
 
 
-def difference(reference: RowScores, other: RowScores) -> Difference:
+def difference(reference: RunScores, other: RunScores) -> Difference:
     """What separates two rows."""
     rows, measure = shared_photos(reference, other), reference.measure
     if isinstance(rows, str):
@@ -66,7 +66,7 @@ def difference(reference: RowScores, other: RowScores) -> Difference:
     )
 
 
-def _resampled(reference: RowScores, other: RowScores) -> float | None:
+def _resampled(reference: RunScores, other: RunScores) -> float | None:
     """The corrected resampled t test, one difference a split; None unless both rows have the same several splits."""
     first, second = _by_split(reference), _by_split(other)
     if len(first) < 2 or first.keys() != second.keys():
@@ -77,7 +77,7 @@ def _resampled(reference: RowScores, other: RowScores) -> float | None:
     )
 
 
-def _by_split(scores: RowScores) -> dict[int, float]:
+def _by_split(scores: RunScores) -> dict[int, float]:
     """Mean score by split seed."""
     by_split: dict[int, list[float]] = defaultdict(list)
     for result in scores.results:

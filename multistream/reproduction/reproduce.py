@@ -13,8 +13,8 @@ import numpy as np
 from multistream import runs
 from multistream.comparison.compare import compared_row, with_holm
 from multistream.comparison.paired_tests import difference
-from multistream.comparison.row_scores import RowScores, score_photos
 from multistream.comparison.run_results import Result, default_measure, read_result
+from multistream.comparison.run_scores import RunScores, score_photos
 from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.files import write_atomic
@@ -136,7 +136,7 @@ class _Work:
         """The runs of a row, read."""
         return [read_result(each.folder) for each in planned(self.request, self.paper, [row], depth=depth)]
 
-    def scores(self, row: PaperRow, depth: int = 0) -> RowScores:
+    def scores(self, row: PaperRow, depth: int = 0) -> RunScores:
         """The accuracy of a row's runs or, where photos may have several labels, their mean average precision."""
         results = self.results(row, depth)
         return score_photos(results, default_measure(results))

@@ -22,7 +22,7 @@ Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class RowScores(ABC):
+class RunScores(ABC):
     """What the runs of a row got by one measure; `labels` are those of its N test photos by key."""
 
     results: Sequence[Result]
@@ -45,7 +45,7 @@ class RowScores(ABC):
 
 
 @dataclass(frozen=True)
-class PhotoScores(RowScores):
+class PhotoScores(RunScores):
     """Scores of single photos: the sum of each photo's scores in all its tests, and how many tests it had, (N,).
 
     By accuracy, that sum is in how many of its tests the photo was right.
@@ -83,7 +83,7 @@ class PhotoScores(RowScores):
 
 
 @dataclass(frozen=True)
-class RankedPhotos(RowScores):
+class RankedPhotos(RunScores):
     """Photos with label sets: their order by each class decides, so they are scored together, by the mAP.
 
     `places` are those of each run's predictions among the photos.
@@ -138,7 +138,7 @@ class RankedPhotos(RowScores):
         return mean
 
 
-def score_photos(results: Sequence[Result], measure: str = "accuracy") -> RowScores:
+def score_photos(results: Sequence[Result], measure: str = "accuracy") -> RunScores:
     """The scores of a row's runs by one of `run_results.MEASURES`; UsageError where a run does not have it."""
     for result in results:
         result.score(measure)
@@ -154,7 +154,7 @@ def _labels(results: Sequence[Result]) -> dict[PhotoKey, str]:
     return labels
 
 
-def shared_photos(first: RowScores, second: RowScores) -> tuple[Places, Places] | str:
+def shared_photos(first: RunScores, second: RunScores) -> tuple[Places, Places] | str:
     """Indices into both of the photos that both tested; or, in words, why they cannot be paired."""
     rows = pair_keys(first.labels, second.labels)
     common = len(rows[0])
