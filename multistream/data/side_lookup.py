@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -122,7 +122,7 @@ def _vectors(key: str, wanted: Vector, source: SideSource) -> Lookup:
         case str() | Path():
             source = read_vectors(Path(source).expanduser())
         case Mapping():
-            source = VectorTable(tuple(source), np.stack([np.asarray(v, dtype=np.float32) for v in source.values()]))
+            source = VectorTable(tuple(source), equal_vectors(source.values(), where=where))
         case np.ndarray(ndim=1):
             source = source[None]
     if not isinstance(source, VectorTable):
@@ -130,6 +130,18 @@ def _vectors(key: str, wanted: Vector, source: SideSource) -> Lookup:
     table = align(source, wanted.vocabulary, width=wanted.width, where=where)
     repeated_ids(table, where)
     return ById(table.features, first_rows(table.ids))
+
+
+def equal_vectors(vectors: Iterable[Any], *, where: str) -> NDArray[np.float32]:
+    """Vectors that a caller gives, as rows (N, D); DataError where they are no numbers, or differ in length."""
+    right = "All vectors must be numbers, (D,) with one D."
+    try:
+        rows = np.asarray(list(vectors), dtype=np.float32)
+    except (TypeError, ValueError) as error:  # numpy's words for both
+        raise DataError(where, f"these are not vectors: {error}.", right=right) from error
+    if rows.ndim != 2:
+        raise DataError(where, f"they have the shape {rows.shape} together.", right=right)
+    return rows
 
 
 def _maps(key: str, wanted: Map, source: SideSource, resize: str) -> Lookup:

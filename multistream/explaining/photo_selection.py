@@ -13,7 +13,7 @@ from multistream.data.given_photos import IN_MEMORY, GivenPhoto, PhotoLike, give
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import make_decoder
 from multistream.data.side_inputs import check_sources
-from multistream.data.side_lookup import SideSource
+from multistream.data.side_lookup import SideSource, equal_vectors
 from multistream.data.table import Table, VectorTable
 from multistream.errors import DataError, UsageError
 from multistream.inference.measured_photos import own_part
@@ -124,16 +124,19 @@ def _with_arrays(selection: PhotoSelection, model: Model, arrays: Mapping[str, S
 
 def _vector_table(name: str, source: SideSource, ids: tuple[str, ...]) -> VectorTable:
     """Vectors {id: array}, or in the order of the photos with these ids."""
+    where = f"inputs[{name!r}]"
     if isinstance(source, VectorTable):
         return source
     if isinstance(source, Mapping):
-        return VectorTable(tuple(source), np.stack([np.asarray(v, dtype=np.float32) for v in source.values()]))
-    rows = np.atleast_2d(np.asarray(source, dtype=np.float32))
+        return VectorTable(tuple(source), equal_vectors(source.values(), where=where))
+    assert not isinstance(source, str | Path)  # `find_photos` reads these
+    is_one = isinstance(source, np.ndarray) and source.ndim == 1
+    rows = equal_vectors([source] if is_one else source, where=where)
     if len(rows) != len(ids):
         what = f"{len(rows):,} rows were given for {len(ids):,} photos."
-        raise UsageError(f"inputs[{name!r}]", what, right="Each photo needs one row, in the order of the photos.")
+        raise UsageError(where, what, right="Each photo needs one row, in the order of the photos.")
     if len({(name, row.tobytes()) for name, row in zip(ids, rows, strict=True)}) > len(set(ids)):
-        raise UsageError(f"inputs[{name!r}]", "a photo that is given twice has two different rows.")
+        raise UsageError(where, "a photo that is given twice has two different rows.")
     return VectorTable(ids, rows)
 
 

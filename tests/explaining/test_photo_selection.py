@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import multistream as ms
+from multistream.errors import DataError
 from multistream.explaining.overlays import write_overlay
 from multistream.inference.model import Model
 from multistream.recipe import Recipe
@@ -80,6 +81,16 @@ def test_too_few_or_many_vectors_are_refused(model: Model, photos: Path, rows: i
     paths = sorted((photos / "awe").glob("*.png"))[:2]
     with pytest.raises(ms.MultistreamError, match=f"{rows} rows were given for 2 photos"):
         ms.explain(model, paths, inputs={"anp": np.ones((rows, 4))})
+
+
+@pytest.mark.parametrize("source", [{"a": np.ones(4), "b": np.ones(3)}, {}, {"a": np.ones((2, 4))}, ["four", "words"]])
+def test_vectors_that_are_none_are_one_line(model: Model, photos: Path, source: object) -> None:
+    paths = [photos / "awe" / "0.png", photos / "awe" / "1.png"]
+    with pytest.raises(DataError, match="All vectors must be numbers"):
+        list(ms.explain(model, paths, inputs={"anp": source}, device="cpu"))  # type: ignore[dict-item]
+    if isinstance(source, dict):
+        with pytest.raises(DataError, match="All vectors must be numbers"):
+            list(model.predict(paths, inputs={"anp": source}, device="cpu"))
 
 
 def test_what_is_no_photo_gets_the_status_that_prediction_gives(model: Model, photos: Path) -> None:
