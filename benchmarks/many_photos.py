@@ -1,4 +1,4 @@
-"""predict on 20,000 photos: its memory, and its rate against decoding in one thread and decoding ahead.
+"""predict on 20,000 photos: its memory, and its rate against one thread, going by turns, and decoding ahead blindly.
 
     python -m benchmarks.many_photos [--photos 20000] [--pairs 9] [--size 32]
 
@@ -13,7 +13,7 @@ import itertools
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from unittest import mock
 
@@ -23,8 +23,10 @@ from benchmarks.conftest import interleaved
 from benchmarks.many_rows import peak
 from benchmarks.test_data import write_photo
 from multistream import compose
+from multistream.data.prefetch import AHEAD, Prefetch
 from multistream.inference import predict as prediction
 from multistream.inference.model import Model
+from multistream.nn.threads import threads
 from multistream.recipe import Recipe
 
 FILES = 64
@@ -40,12 +42,25 @@ def random_model(size: int) -> Model:
     return Model(network.eval(), Recipe(), Path("random"), sha256="")
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Photos are decoded where the network runs, in one thread as well."""
+    with mock.patch.object(prediction, "available_workers", return_value=0), threads(1):
+        yield
+
+
+def prefetching(groups: int) -> AbstractContextManager[object]:
+    """This many groups are decoded ahead, whatever is measured; 0: all cores decode a group, then all compute it."""
+    return mock.patch.object(prediction, "prefetch_for", return_value=Prefetch(groups))
+
+
 WAYS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "predict": nullcontext,
-    "one thread": lambda: mock.patch.object(prediction, "available_workers", return_value=0),
-    "decoding ahead": lambda: mock.patch.object(prediction, "groups_ahead", return_value=prediction.AHEAD),
+    "one thread": one_thread,
+    "by turns": lambda: prefetching(0),
+    "decoding ahead": lambda: prefetching(AHEAD),
 }
-"""What `predict` does; photos decoded where the network runs; groups decoded while one is computed, as on a GPU."""
+"""What `predict` does, and what it could do. Decoding ahead is what it does on a GPU: all cores decode and compute."""
 
 
 def photos(folder: Path, count: int) -> Iterator[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLate
@@ -17,6 +16,7 @@ from torch.utils.data import Dataset
 from multistream.data.decode_pool import Pool
 from multistream.data.decoding import BadImage, Decoder
 from multistream.data.given_photos import GivenPhoto
+from multistream.data.prefetch import AHEAD, Prefetch, read_groups
 from multistream.data.side_inputs import SideInputs
 from multistream.data.table import Table
 from multistream.errors import DataError, printable
@@ -28,9 +28,6 @@ Item = dict[str, NDArray[Any]]
 
 BAD_SHOWN = 5
 """Photos that cannot be decoded and are named one at a time."""
-
-PREFETCH = 2
-"""Batches that threads read ahead."""
 
 TIMEOUT = 300.0
 """Seconds after which a file that is still being read is taken for one that never will be."""
@@ -83,22 +80,21 @@ def loaded(
     workers: int = 0,
     pin: bool = False,
     timeout: float = TIMEOUT,
+    prefetch: Prefetch | None = None,
 ) -> Iterator[dict[str, Tensor]]:
     """The images with these indices, in this order, `batch_size` at a time: {name: (B, ...)} and "index" (B,) int64.
 
     Batch number b stands for indices[b * batch_size : (b + 1) * batch_size] whatever can be read of it: B is smaller
-    where images are left out, and 0 where none is left. `workers` threads read PREFETCH batches ahead; 0 reads here.
-    `pin` puts batches where a GPU can fetch them. A file that takes longer than `timeout` seconds is a DataError.
+    where images are left out, and 0 where none is left. `workers` threads read AHEAD batches ahead, or as many as
+    `prefetch` says; 0 reads here. `pin` puts batches where a GPU can fetch them. A file that takes longer than
+    `timeout` seconds is a DataError.
     """
-    ahead: deque[list[tuple[int, Future[Item]]]] = deque()
-    chunks = (indices[start : start + batch_size] for start in range(0, len(indices), batch_size))
+    prefetch = prefetch or Prefetch(AHEAD if workers else 0)
+    starts = range(0, len(indices), batch_size)
+    chunks = ([int(i) for i in indices[start : start + batch_size]] for start in starts)
     with Pool(workers) as pool:
-        for chunk in chunks:
-            ahead.append([(int(i), pool.submit(photos.__getitem__, int(i))) for i in chunk])
-            if len(ahead) > (PREFETCH if workers else 0):
-                yield _batch(photos, ahead.popleft(), pin=pin, timeout=timeout)
-        while ahead:
-            yield _batch(photos, ahead.popleft(), pin=pin, timeout=timeout)
+        for group in read_groups(pool, chunks, photos.__getitem__, prefetch=prefetch):
+            yield _batch(photos, group, pin=pin, timeout=timeout)
 
 
 def _batch(photos: Photos, entries: list[tuple[int, Future[Item]]], *, pin: bool, timeout: float) -> dict[str, Tensor]:

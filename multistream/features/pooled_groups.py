@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.data.loading import Photos, loaded
+from multistream.data.prefetch import prefetch_for
 from multistream.data.views import turn
 from multistream.inputs import Image
 from multistream.network.branch import Branch
@@ -74,17 +76,24 @@ def pooled_groups(
     left out, and the last rows of a group are filled up, so that no row depends on its neighbours.
     """
     needed = _needed(photos, {key: branch for (_, key), branch in branches.items()})
-    views = list(dict.fromkeys(view for view, _ in branches))
-    for batch in loaded(needed, indices, batch_size=GROUP, workers=workers):
+    prefetch = prefetch_for(runtime.device, workers=workers)
+    for batch in loaded(needed, indices, batch_size=GROUP, workers=workers, prefetch=prefetch):
         chosen = batch.pop("index")
         rows = len(chosen)
         if not rows:
             continue
-        sent = runtime.send({name: _padded(tensor) for name, tensor in batch.items()})
-        seen = {view: runtime.send(turn(sent, view)) for view in views}
-        with runtime.autocast:
-            pooled = {(v, k): branch.pool(seen[v][branch.entry(k, sent)]) for (v, k), branch in branches.items()}
+        pooled = prefetch.compute(partial(_pooled, branches, batch, runtime=runtime))
         yield chosen, map_stages(take_rows(pooled, slice(rows)), Tensor.cpu)
+
+
+def _pooled(
+    branches: Mapping[tuple[str, str], Branch], batch: Mapping[str, Tensor], *, runtime: Runtime
+) -> dict[tuple[str, str], dict[str, Tensor]]:
+    """The features of a whole group, of which the last rows may be there to fill it up."""
+    sent = runtime.send({name: _padded(tensor) for name, tensor in batch.items()})
+    seen = {view: runtime.send(turn(sent, view)) for view in {view for view, _ in branches}}
+    with runtime.autocast:
+        return {(v, k): branch.pool(seen[v][branch.entry(k, sent)]) for (v, k), branch in branches.items()}
 
 
 def _needed(photos: Photos, branches: Mapping[str, Branch]) -> Photos:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,12 +14,14 @@ from torch import Tensor
 from multistream.data.decoding import BadImage
 from multistream.data.given_photos import GivenPhoto
 from multistream.data.loading import make_decoder
+from multistream.data.prefetch import Prefetch
 from multistream.data.side_lookup import Lookup
 from multistream.errors import DataError
 from multistream.features.pooled_groups import GROUP
 from multistream.inference.missing import MissingPolicy, absent_pooled, noun_of
 from multistream.inputs import Input, Vector, side_inputs_of
 from multistream.network.network import MultiStream
+from multistream.nn.threads import threads
 from multistream.recipe import Recipe
 from multistream.runs.model_file import LoadedModel
 from multistream.runtime.device import resolve_again
@@ -95,14 +98,20 @@ class GroupReader:
         return {**self.filling, **{key: array for key, array in found.items() if array is not None}}
 
     @torch.no_grad()
-    def pooled(self, photos: Sequence[ReadPhoto], *, fill_up: bool = True) -> dict[str, dict[str, Tensor]]:
-        """{key: {stage: (n, P)}} of n <= GROUP photos; with `fill_up` of a whole group, for the same last bits."""
+    def pooled(
+        self, photos: Sequence[ReadPhoto], *, fill_up: bool = True, prefetch: Prefetch | None = None
+    ) -> dict[str, dict[str, Tensor]]:
+        """{key: {stage: (n, P)}} of n <= GROUP photos; with `fill_up` of a whole group, for the same last bits.
+
+        `prefetch` computes them, while it has further photos decoded.
+        """
         rows = filled_up(photos) if fill_up else photos
         what = f"{len(rows)} photos do not fit at once into the memory of {self.runtime}."
-        with (
-            exhausted("photos", what, do="Free memory, or use a device with more: --device cpu."),
-            self.runtime.autocast,
-        ):
+        with exhausted("photos", what, do="Free memory, or use a device with more: --device cpu."):
+            return (prefetch or Prefetch()).compute(partial(self._pooled, rows))
+
+    def _pooled(self, rows: Sequence[ReadPhoto]) -> dict[str, dict[str, Tensor]]:
+        with self.runtime.autocast:
             batch = self._batch(rows)
             branches = {key: self.network.branches[key] for key in self.inputs}
             return {key: branch.pool(batch[branch.entry(key, batch)]) for key, branch in branches.items()}
@@ -132,13 +141,19 @@ class GroupPredictor(GroupReader):
         super().__init__(model.network, model.recipe, device=device, precision=precision, inputs=inputs, missing=policy)
 
     @torch.no_grad()
-    def probabilities(self, photos: Sequence[ReadPhoto], *, fill_up: bool = True) -> NDArray[np.float64]:
-        """Probabilities (n, K) of n <= GROUP photos; `fill_up` runs a whole group, for the same last bits."""
+    def probabilities(
+        self, photos: Sequence[ReadPhoto], *, fill_up: bool = True, prefetch: Prefetch | None = None
+    ) -> NDArray[np.float64]:
+        """Probabilities (n, K) of n <= GROUP photos; `fill_up` and `prefetch` as in `pooled`.
+
+        Heads and the fusion run in one thread: they are small, and its number changes the last bits of their sums.
+        """
         rows = filled_up(photos) if fill_up else photos
         absent = absent_pooled(self.network, self.missing.without, len(rows))
-        pooled = {**self.pooled(photos, fill_up=fill_up), **absent}
-        logits = self.missing.logits(self.network, pooled, self._present(rows))
-        probabilities: NDArray[np.float64] = self.network.probabilities(logits).cpu().numpy()
+        pooled = {**self.pooled(photos, fill_up=fill_up, prefetch=prefetch), **absent}
+        with threads(1):
+            logits = self.missing.logits(self.network, pooled, self._present(rows))
+            probabilities: NDArray[np.float64] = self.network.probabilities(logits).cpu().numpy()
         return probabilities[: len(photos)]
 
     def _present(self, rows: Sequence[ReadPhoto]) -> dict[str, Tensor]:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import itertools
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from multistream.data.decode_pool import Pool
 from multistream.data.given_photos import GivenPhoto, PhotoLike, given_photos
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import make_decoder
+from multistream.data.prefetch import prefetch_for, read_groups
 from multistream.data.side_lookup import Lookup, SideSource, side_lookups
 from multistream.data.table import Table
 from multistream.errors import MultistreamError
@@ -29,16 +27,11 @@ from multistream.runs.model_file import LoadedModel, require_trained
 from multistream.runs.predictions_file import SEPARATOR
 from multistream.runtime.device import available_workers
 
-AHEAD = 2
-"""Groups that are decoded while one runs through the network, on a GPU."""
-
 NOT_FINITE = "prediction not finite"
 """The status of a photo of which the network makes NaN: its weights are damaged, or its vector is out of all bounds."""
 
 MAX_BYTES = 2**29
 """The most that is read of an open file where no stream looks at photos."""
-
-_Reading = tuple[GivenPhoto, "Future[ReadPhoto | str]"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +72,8 @@ def predict(
 ) -> Iterator[Prediction]:
     """One Prediction a photo, in input order; folders give all their images. Never raises for a bad image.
 
-    Photos are taken as they come, decoded in threads while the network runs, and never more than a few groups held.
+    Photos are taken as they come, decoded in threads, on a CPU while the network runs only if that is faster, and never
+    more than a few groups are held.
     `missing` is error, drop or mean, for a photo without a vector or map ("" for the recipe's choice); `without` leaves
     streams out by key. `whole_groups` computes a group even for a list that is shorter, so that the last bits are those
     that the photos have in a longer one.
@@ -136,41 +130,26 @@ def _predictions(
     *,
     whole_groups: bool,
 ) -> Iterator[Prediction]:
+    def read(numbered: tuple[int, GivenPhoto]) -> ReadPhoto | str:
+        return predictor.read(numbered[1], lookups, numbered[0])
+
     numbered = enumerate(photos)
-    most = groups_ahead(predictor.runtime.device)
-    ahead: deque[list[_Reading]] = deque()
-    with Pool(available_workers()) as pool:  # Pillow lets go of the interpreter while it decodes
-        fill_up = whole_groups
-        while True:
-            while len(ahead) <= most and (group := list(itertools.islice(numbered, GROUP))):
-                ahead.append([(photo, pool.submit(predictor.read, photo, lookups, i)) for i, photo in group])
-            if not ahead:
-                return
-            group_ = ahead.popleft()
+    groups = iter(lambda: list(itertools.islice(numbered, GROUP)), [])
+    workers = available_workers()
+    prefetch = prefetch_for(predictor.runtime.device, workers=workers)
+    fill_up = whole_groups
+    with Pool(workers) as pool:  # Pillow lets go of the interpreter while it decodes
+        for group in read_groups(pool, groups, read, prefetch=prefetch):
             # One photo alone answers at once; of many, the last bits do not depend on where a group ends.
-            fill_up = fill_up or len(group_) == GROUP
-            yield from _of_group(predictor, group_, fill_up=fill_up)
-
-
-def groups_ahead(device: torch.device) -> int:
-    """The groups that are decoded while one runs through the network: none on a CPU.
-
-    There the threads of decoding would hold up those of each layer, which wait for one another. Cores that first
-    decode a group and then compute it together are 1.5 times as fast where decoding dominates
-    (`benchmarks.many_photos`).
-    """
-    return 0 if device.type == "cpu" else AHEAD
-
-
-def _of_group(predictor: GroupPredictor, group: list[_Reading], *, fill_up: bool) -> Iterator[Prediction]:
-    outcomes = [future.result() for _, future in group]
-    usable = [outcome for outcome in outcomes if isinstance(outcome, ReadPhoto)]
-    rows = iter(predictor.probabilities(usable, fill_up=fill_up) if usable else ())
-    for (photo, _), outcome in zip(group, outcomes, strict=True):
-        if isinstance(outcome, str):
-            yield Prediction(photo.path, outcome)
-        else:
-            yield _prediction(photo.path, predictor.network, next(rows))
+            fill_up = fill_up or len(group) == GROUP
+            outcomes = [future.result() for _, future in group]
+            usable = [outcome for outcome in outcomes if isinstance(outcome, ReadPhoto)]
+            rows = iter(predictor.probabilities(usable, fill_up=fill_up, prefetch=prefetch) if usable else ())
+            for ((_, photo), _), outcome in zip(group, outcomes, strict=True):
+                if isinstance(outcome, str):
+                    yield Prediction(photo.path, outcome)
+                else:
+                    yield _prediction(photo.path, predictor.network, next(rows))
 
 
 def _prediction(path: str, network: MultiStream, row: NDArray[np.float64]) -> Prediction:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -112,17 +111,6 @@ def resolve_again(recipe: Recipe, *, device: str, precision: str) -> Runtime:
             stacklevel=2,
         )
     return runtime
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """So many threads for torch inside (0: as they are); as many as before afterwards. Sums are split among them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def compiling_pays(runtime: Runtime, *, steps: int) -> bool:

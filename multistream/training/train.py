@@ -10,12 +10,12 @@ from multistream import runs
 from multistream.console import Console
 from multistream.folder_lock import FolderLock
 from multistream.interfaces import Stream
+from multistream.nn.threads import threads
 from multistream.recipe import Recipe
 from multistream.runs.absolute_paths import with_absolute_paths
 from multistream.runs.composition import with_distributions, with_instances
 from multistream.runs.leaks import check_leaks, unknown_origins
 from multistream.runs.split_file import SplitRow, check_parts, split_rows
-from multistream.runtime.device import threads
 from multistream.runtime.distributed import processes, signals_end_the_process
 from multistream.training.extraction import hashed
 from multistream.training.prepare import Prepared, prepare

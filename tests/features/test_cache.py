@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from multistream.data.decoding import Decoder
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos
+from multistream.data.prefetch import AHEAD, MeasuredPrefetch
 from multistream.features import GROUP, pooled_groups
 from multistream.interfaces import Stream, Tap
 from multistream.network.network import MultiStream
+from multistream.nn.threads import threads
 from multistream.runs.composition import compose
 from multistream.runtime.device import Runtime
 from tests.features.conftest import CLASSES, ON_CPU, SIZE, Ask, make_network, make_photos
@@ -69,6 +73,24 @@ def test_a_row_does_not_depend_on_its_neighbours(folder: Path, ask: Ask) -> None
         ):
             for stage, values in pooled["identity", "object"].items():
                 assert torch.equal(values, whole[stage][chosen]), (stage, rows)
+
+
+def test_a_row_does_not_depend_on_the_threads_that_compute_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Groups that one thread computes while others are decoded, against groups that all threads compute by turns."""
+    network = make_network().eval()
+
+    def extracted(groups: int) -> list[Tensor]:
+        with threads(2):
+            prefetch = MeasuredPrefetch(workers=2)
+            prefetch.groups = groups
+            prefetch.decoded = Mock()  # type: ignore[method-assign]
+            monkeypatch.setattr(pooled_groups, "prefetch_for", Mock(return_value=prefetch))
+            branches = {("identity", "object"): network.branches["object"]}
+            every = np.arange(PHOTOS)
+            found = pooled_groups.pooled_groups(branches, make_photos(folder), every, runtime=ON_CPU, workers=2)
+            return [values for _, pooled in found for values in pooled["identity", "object"].values()]
+
+    assert all(torch.equal(one, all_) for one, all_ in zip(extracted(AHEAD), extracted(0), strict=True))
 
 
 @torch.no_grad()

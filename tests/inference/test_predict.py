@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,8 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import multistream as ms
+from multistream.data.prefetch import AHEAD, MeasuredPrefetch
 from multistream.errors import DataError, UsageError
+from multistream.inference import predict as prediction
+from multistream.inference.groups import GROUP
 from multistream.inference.model import Model
+from multistream.nn.threads import threads
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +163,52 @@ def test_vectors_as_arrays(model: Model, photos: Path, vectors: Path) -> None:
 def test_a_large_jpeg_is_decoded_small(model: Model, tmp_path: Path) -> None:
     Image.new("RGB", (10_000, 7_000), (90, 20, 200)).save(tmp_path / "phone.jpg")
     assert [each.status for each in model.predict(tmp_path / "phone.jpg", without=["anp"])] == ["ok"]
+
+
+class Overlap(MeasuredPrefetch):
+    """Decodes ahead and computes in one thread from the first group on."""
+
+    def __init__(self) -> None:
+        super().__init__(workers=2)
+        self.groups = AHEAD
+
+    def decoded(self, seconds: float) -> None:
+        """Learns nothing."""
+
+
+@pytest.fixture
+def overlap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Overlap]:
+    with threads(2):
+        overlap = Overlap()
+        monkeypatch.setattr(prediction, "prefetch_for", Mock(return_value=overlap))
+        yield overlap
+
+
+def noise(count: int) -> list[NDArray[np.uint8]]:
+    return list(np.random.default_rng(0).integers(0, 256, (count, 40, 40, 3), dtype=np.uint8))
+
+
+def test_overlapping_gives_the_bits_and_the_order_of_going_by_turns(model: Model, overlap: Overlap) -> None:
+    images = noise(3 * GROUP + 5)
+    overlapped = rows(model, images)
+    overlap.groups = 0
+    assert np.array_equal(rows(model, images), overlapped)
+    assert len(np.unique(overlapped, axis=0)) == len(images)
+
+
+@pytest.mark.usefixtures("overlap")
+def test_threads_are_given_back_when_photos_or_callers_break_off(model: Model) -> None:
+    def breaking() -> Iterator[NDArray[np.uint8]]:
+        yield from noise(4 * GROUP)
+        raise EOFError
+
+    found = model.predict(breaking(), without=["anp"])
+    assert next(found).status == "ok"
+    assert torch.get_num_threads() == 2
+    with pytest.raises(EOFError):
+        list(found)
+    assert torch.get_num_threads() == 2
+    closed = model.predict(noise(4 * GROUP), without=["anp"])
+    next(closed)
+    closed.close()  # type: ignore[attr-defined]
+    assert torch.get_num_threads() == 2

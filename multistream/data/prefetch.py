@@ -1,0 +1,130 @@
+"""Prefetching: groups of photos that are decoded while the network computes an earlier one.
+
+On a GPU that is always right. On a CPU both want the same cores: the threads of a layer wait for one another, so that
+decoding threads hold all of them up. What is fastest depends on the photos and on the network, and is measured.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from multistream.data.decode_pool import Pool
+from multistream.nn.threads import threads
+
+AHEAD = 2
+"""Groups that are decoded while one is computed."""
+
+Key = TypeVar("Key")
+Item = TypeVar("Item")
+Features = TypeVar("Features", bound=Mapping[Any, Mapping[str, Tensor]])
+
+
+class Prefetch:
+    """Decodes the same number of `groups` ahead at all times, and computes in all threads of torch."""
+
+    def __init__(self, groups: int = AHEAD) -> None:
+        self.groups = groups
+
+    def compute(self, features: Callable[[], Features]) -> Features:
+        """What `features` returns."""
+        return features()
+
+    def decoded(self, seconds: float) -> None:
+        """Learns how long the photos of the group that is done took to decode."""
+
+
+class MeasuredPrefetch(Prefetch):
+    """Decodes ahead while one core computes, or goes by turns, whichever is faster: for a CPU.
+
+    By turns, W cores decode a group in D seconds and then T threads compute it in C: it takes D + C. Overlapped, one
+    thread computes it in C1, and the other cores decode, all of them when it waits: it takes C1, or D + C1 / W where
+    that is longer. C1 is T * C at most, as T threads are at most T times as fast. So overlapping is at least as fast
+    where T * C <= D + C, and faster as far as threads that share a layer, or end a group, wait for one another.
+
+    Every group is measured anew: the photos of a list may change. While groups overlap, decoding has about W - 1 cores.
+
+    The last bits must not depend on how fast a machine was at the time. Some operations split their sums among threads
+    (bfloat16 matrix products of transformers on 8 or more), so one group is computed in both ways before the first
+    overlap; if a bit differs, all groups go by turns.
+    """
+
+    def __init__(self, *, workers: int) -> None:
+        super().__init__(0)
+        self.workers, self.threads = workers, torch.get_num_threads()
+        self.computing = 0.0
+        self.same_bits: bool | None = True if self.threads == 1 else None
+        """Whether one thread computes the bits that all do; None as long as nobody has looked."""
+        self.is_faster = False
+        """Whether overlapping is expected to be faster than going by turns."""
+
+    def compute(self, features: Callable[[], Features]) -> Features:
+        """What `features` returns, computed in one thread while other groups are decoded, else in all."""
+        with threads(1 if self.groups else 0):
+            began = time.perf_counter()
+            result = features()
+            self.computing = time.perf_counter() - began
+        if self.is_faster and self.same_bits is None:
+            with threads(1):
+                self.same_bits = _equal(result, features())
+        return result
+
+    def decoded(self, seconds: float) -> None:
+        """Decides how the next group is computed, by the `seconds` for which this one was decoded."""
+        if self.groups:
+            one_thread, all_threads = self.computing, self.computing / self.threads
+            seconds *= (self.workers - 1) / self.workers
+        else:
+            one_thread, all_threads = self.computing * self.threads, self.computing
+        self.is_faster = one_thread <= seconds + all_threads
+        self.groups = AHEAD if self.is_faster and self.same_bits else 0
+
+
+def prefetch_for(device: torch.device, *, workers: int) -> Prefetch:
+    """How photos are decoded ahead for a network on this device, by this number of decoding threads."""
+    if not workers:
+        return Prefetch(0)
+    return MeasuredPrefetch(workers=workers) if device.type == "cpu" else Prefetch()
+
+
+def read_groups(
+    pool: Pool, groups: Iterable[Sequence[Key]], read: Callable[[Key], Item], *, prefetch: Prefetch
+) -> Iterator[list[tuple[Key, Future[Item]]]]:
+    """Every group in order, as what `read` returns for each of its keys, to come; later ones are begun before."""
+    coming, ahead = iter(groups), deque[_Group[Key, Item]]()
+    ended = 0.0
+    while True:
+        while len(ahead) <= prefetch.groups and (keys := next(coming, None)) is not None:
+            ahead.append(_Group(pool, keys, read))
+        if not ahead:
+            return
+        group = ahead.popleft()
+        yield group.entries
+        prefetch.decoded(group.ended - max(group.began, ended))
+        ended = group.ended
+
+
+class _Group(Generic[Key, Item]):
+    """Tasks that are computed together, and when the pool began and ended them."""
+
+    def __init__(self, pool: Pool, keys: Sequence[Key], read: Callable[[Key], Item]) -> None:
+        self.began = self.ended = time.perf_counter()
+        self.entries = [(key, pool.submit(self._read, read, key)) for key in keys]
+
+    def _read(self, read: Callable[[Key], Item], key: Key) -> Item:
+        try:
+            return read(key)
+        finally:
+            self.ended = time.perf_counter()
+
+
+def _equal(one: Mapping[Any, Mapping[str, Tensor]], other: Mapping[Any, Mapping[str, Tensor]]) -> bool:
+    return all(
+        torch.equal(tensor, other[key][stage]) for key, stages in one.items() for stage, tensor in stages.items()
+    )
