@@ -6,6 +6,7 @@ decoding threads hold all of them up. What is fastest depends on the photos and 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -43,12 +44,10 @@ class Prefetch:
 class MeasuredPrefetch(Prefetch):
     """Decodes ahead while one core computes, or goes by turns, whichever is faster: for a CPU.
 
-    By turns, W cores decode a group in D seconds and then T threads compute it in C: it takes D + C. Overlapped, one
+    By turns, W cores decode a group in D seconds, and then T threads compute it in C: it takes D + C. Overlapped, one
     thread computes it in C1, and the other cores decode, all of them when it waits: it takes C1, or D + C1 / W where
-    that is longer. C1 is T * C at most, as T threads are at most T times as fast. So overlapping is at least as fast
-    where T * C <= D + C, and faster as far as threads that share a layer, or end a group, wait for one another.
-
-    Every group is measured anew: the photos of a list may change. While groups overlap, decoding has about W - 1 cores.
+    that is longer. So overlapping is faster if C1 <= D + C. Until C1 is known it is taken to be T * C, the most it can
+    be. D is measured at every group: the photos of a list may change.
 
     The last bits must not depend on how fast a machine was at the time. Some operations split their sums among threads
     (bfloat16 matrix products of transformers on 8 or more), so one group is computed in both ways before the first
@@ -58,7 +57,7 @@ class MeasuredPrefetch(Prefetch):
     def __init__(self, *, workers: int) -> None:
         super().__init__(0)
         self.workers, self.threads = workers, torch.get_num_threads()
-        self.computing = 0.0
+        self.in_all_threads = self.in_one_thread = math.inf
         self.same_bits: bool | None = True if self.threads == 1 else None
         """Whether one thread computes the bits that all do; None as long as nobody has looked."""
         self.is_faster = False
@@ -66,23 +65,29 @@ class MeasuredPrefetch(Prefetch):
 
     def compute(self, features: Callable[[], Features]) -> Features:
         """What `features` returns, computed in one thread while other groups are decoded, else in all."""
-        with threads(1 if self.groups else 0):
-            began = time.perf_counter()
+        if self.groups:
+            return self._in_one_thread(features)
+        began = time.perf_counter()
+        result = features()
+        # The fastest: the first group warms up, and after an overlap some photos are still being decoded.
+        self.in_all_threads = min(self.in_all_threads, time.perf_counter() - began)
+        self.in_one_thread = min(self.in_one_thread, self.in_all_threads * self.threads)
+        if self.same_bits is None and self.is_faster:
+            self.same_bits = _equal(result, self._in_one_thread(features))
+        return result
+
+    def _in_one_thread(self, features: Callable[[], Features]) -> Features:
+        with threads(1):
+            began = time.thread_time()  # without what it waits for cores that decode
             result = features()
-            self.computing = time.perf_counter() - began
-        if self.is_faster and self.same_bits is None:
-            with threads(1):
-                self.same_bits = _equal(result, features())
+            self.in_one_thread = time.thread_time() - began
         return result
 
     def decoded(self, seconds: float) -> None:
         """Decides how the next group is computed, by the `seconds` for which this one was decoded."""
-        if self.groups:
-            one_thread, all_threads = self.computing, self.computing / self.threads
-            seconds *= (self.workers - 1) / self.workers
-        else:
-            one_thread, all_threads = self.computing * self.threads, self.computing
-        self.is_faster = one_thread <= seconds + all_threads
+        if self.groups:  # of which the computing took one core
+            seconds -= min(seconds, self.in_one_thread) / self.workers
+        self.is_faster = self.in_one_thread <= seconds + self.in_all_threads
         self.groups = AHEAD if self.is_faster and self.same_bits else 0
 
 
