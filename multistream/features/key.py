@@ -56,6 +56,7 @@ def identity(branch: Branch, photos: Photos, runtime: Runtime, *, view: str) -> 
         "precision": runtime.precision,
         "device": device_kind(runtime.device),
         "channels_last": runtime.channels_last,
+        **({"compiled": True} if runtime.compile else {}),
         "torch": torch.__version__,
         "decoder": decoder_of(branch, photos),
         "group": GROUP,

@@ -17,6 +17,7 @@ from multistream.data.views import turn
 from multistream.inputs import Image
 from multistream.network.branch import Branch
 from multistream.nn.nested import map_stages, take_rows
+from multistream.runtime.cuda_graphs import PooledGroups
 from multistream.runtime.device import Runtime
 
 GROUP = 32
@@ -76,24 +77,24 @@ def pooled_groups(
     left out, and the last rows of a group are filled up, so that no row depends on its neighbours.
     """
     needed = _needed(photos, {key: branch for (_, key), branch in branches.items()})
+    groups = PooledGroups(runtime, size=GROUP)
     prefetch = prefetch_for(runtime.device, workers=workers)
     for batch in loaded(needed, indices, batch_size=GROUP, workers=workers, prefetch=prefetch):
         chosen = batch.pop("index")
         rows = len(chosen)
         if not rows:
             continue
-        pooled = prefetch.compute(partial(_pooled, branches, batch, runtime=runtime))
+        pooled = prefetch.compute(partial(_pooled, branches, batch, groups=groups))
         yield chosen, map_stages(take_rows(pooled, slice(rows)), Tensor.cpu)
 
 
 def _pooled(
-    branches: Mapping[tuple[str, str], Branch], batch: Mapping[str, Tensor], *, runtime: Runtime
+    branches: Mapping[tuple[str, str], Branch], batch: Mapping[str, Tensor], *, groups: PooledGroups
 ) -> dict[tuple[str, str], dict[str, Tensor]]:
     """The features of a whole group, of which the last rows may be there to fill it up."""
-    sent = runtime.send({name: _padded(tensor) for name, tensor in batch.items()})
-    seen = {view: runtime.send(turn(sent, view)) for view in {view for view, _ in branches}}
-    with runtime.autocast:
-        return {(v, k): branch.pool(seen[v][branch.entry(k, sent)]) for (v, k), branch in branches.items()}
+    sent = groups.runtime.send({name: _padded(tensor) for name, tensor in batch.items()})
+    seen = {view: groups.runtime.send(turn(sent, view)) for view in {view for view, _ in branches}}
+    return {(v, k): groups.pool(branch, seen[v][branch.entry(k, sent)]) for (v, k), branch in branches.items()}
 
 
 def _needed(photos: Photos, branches: Mapping[str, Branch]) -> Photos:

@@ -37,7 +37,9 @@ def measure_roofline(runtime: Runtime, *, size: int = 0) -> Roofline:
     """
     size = size or (8192 if runtime.device.type == "cuda" else 2048)
     kind = AUTOCAST.get(runtime.precision, torch.float32)
-    a, b = (torch.full((size, size), 0.5, device=runtime.device, dtype=kind) for _ in range(2))
+    # Random numbers: a GPU multiplies constants a tenth faster, since fewer bits flip and its clock stays higher.
+    chance = torch.Generator(runtime.device).manual_seed(0)
+    a, b = (torch.randn(size, size, device=runtime.device, generator=chance).to(kind) for _ in range(2))
     source = torch.empty(16 * 2**20, device=runtime.device)
     target = torch.empty_like(source)
     product = min(timed(lambda: a @ b, runtime, repeats=7))

@@ -1,19 +1,25 @@
-"""CUDA graphs: the kernels of streams that train are recorded once and replayed, which saves launching each of them.
+"""CUDA graphs: the kernels of streams are recorded once and replayed, which saves launching each of them.
 
 A step of MobileNetV2 launches some thousand small kernels. On a fast GPU launching takes longer than computing.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from multistream.console import Say
+from multistream.errors import MultistreamWarning
 from multistream.network.branch import Batch, Branch
 from multistream.network.network import MultiStream
 from multistream.runtime.device import Runtime
+
+Pooling = Callable[[Tensor], dict[str, Tensor]]
+"""A stream's input -> {stage: (B, P)}."""
 
 TOLERANCE = 2e-2
 """The largest relative difference between a replay and its kernels launched one at a time (bf16 keeps 8 bits)."""
@@ -83,6 +89,77 @@ class GraphedStreams:
             self.say(f"CUDA graphs: {key} not used (a replay differs by {100 * worst:.1f} % from the plain kernels)")
             return None
         return module
+
+
+class PooledGroups:
+    """`Branch.pool` in evaluation, for groups of `size` images, as extraction and prediction run them.
+
+    On a GPU a stream is replayed from a CUDA graph that is recorded at its first whole group and checked against the
+    plain kernels; a stream that cannot be recorded runs without, with a warning. Smaller groups run as they are. Where
+    the runtime compiles, so are the streams. The caller holds `torch.no_grad`.
+    """
+
+    def __init__(self, runtime: Runtime, *, size: int) -> None:
+        self.runtime, self.size = runtime, size
+        self.runs: dict[Branch, Pooling] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Neither graphs nor compiled kernels travel to another process; it makes its own."""
+        return {**self.__dict__, "runs": {}}
+
+    def pool(self, branch: Branch, x: Tensor) -> dict[str, Tensor]:
+        """The stream's input -> {stage: (B, P) float32}, in the runtime's precision."""
+        if len(x) != self.size:
+            return self._plain(branch.pool)(x)
+        if branch not in self.runs:
+            plain = self._plain(torch.compile(branch.pool) if self.runtime.compile else branch.pool)
+            self.runs[branch] = self._replayed(plain, x, name=type(branch.stream).__name__) or plain
+        return self.runs[branch](x)
+
+    def _plain(self, pool: Pooling) -> Pooling:
+        def run(x: Tensor) -> dict[str, Tensor]:
+            with self.runtime.autocast:
+                return pool(x)
+
+        return run
+
+    def _replayed(self, plain: Pooling, sample: Tensor, *, name: str) -> Pooling | None:
+        """The same from a graph; None where there is none."""
+        if not self.runtime.cuda_graphs:
+            return None
+        try:
+            replay = record(plain, sample)
+            other = sample.flip(0)
+            expected = plain(other)
+            worst = max(_difference(values, expected[stage]) for stage, values in replay(other).items())
+        except RuntimeError as error:
+            reason = str(error).partition("\n")[0]
+        else:
+            if worst <= TOLERANCE:
+                return replay
+            reason = f"a replay differs by {100 * worst:.1f} % from the plain kernels"
+        warnings.warn(f"CUDA graphs: not used for {name} ({reason})", MultistreamWarning, stacklevel=2)
+        return None
+
+
+def record(run: Pooling, sample: Tensor) -> Pooling:
+    """A call without gradients as a CUDA graph, for inputs of the sample's shape; its results are new tensors."""
+    given, graph, aside = sample.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream(sample.device)
+    aside.wait_stream(torch.cuda.current_stream(sample.device))
+    with torch.cuda.device(sample.device):
+        with torch.cuda.stream(aside):
+            for _ in range(2):  # libraries choose their kernels and take their memory before the recording
+                run(given)
+        torch.cuda.current_stream(sample.device).wait_stream(aside)
+        with torch.cuda.graph(graph):
+            result = run(given)
+
+    def replay(x: Tensor) -> dict[str, Tensor]:
+        given.copy_(x)
+        graph.replay()
+        return {stage: values.clone() for stage, values in result.items()}
+
+    return replay
 
 
 def _difference(replayed: Tensor, plain: Tensor) -> float:

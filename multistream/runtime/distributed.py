@@ -143,6 +143,8 @@ def processes() -> Iterator[Ranks]:
         yield ranks
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if ranks.local_rank < torch.cuda.device_count():
+        torch.cuda.set_device(ranks.local_rank)  # "cuda" means this rank's own GPU from here on
     with signals_end_the_process(ranks):
         dist.init_process_group(backend, timeout=PATIENCE)
     try:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.distributed import TCPStore
@@ -271,6 +272,21 @@ def test_an_environment_that_cannot_be_meant(environment: dict[str, str], says: 
 
 def test_no_variables_or_a_world_of_one_is_one_process() -> None:
     assert ranks_of({}) == ranks_of({"WORLD_SIZE": "1"}) == ranks_of({"OMPI_COMM_WORLD_SIZE": "1"}) == ALONE
+
+
+def test_each_rank_takes_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for extraction and decoding, where "cuda" is all that is said."""
+    taken: list[int] = []
+    environment = {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "1", "MASTER_ADDR": "x", "MASTER_PORT": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, **__: None)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: None)
+    with processes() as ranks:
+        assert ranks.rank == 3
+    assert taken == [1]
 
 
 def test_separate_tasks_of_srun_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
