@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_jpeg
-from torchvision.transforms.v2.functional import resize
 
 from benchmarks.subjects import ours
+from multistream.data.decode_processes import decoded_in_processes
 from multistream.data.decoding import Decoder
+from multistream.data.gpu_decoding import on_gpu
 from multistream.data.loading import Photos
 from multistream.data.table import Table
 from multistream.parts.losses import CrossEntropy
@@ -83,19 +84,23 @@ def test_waiting_for_photos(tmp_path: Path, fast: Runtime, capsys: pytest.Captur
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 def test_decoding_on_a_gpu(tmp_path: Path, report: Report) -> None:
-    """256 JPEGs of 640 x 480: nvJPEG by torchvision and a resize there, against our decoder in threads."""
+    """256 JPEGs of 640 x 480: nvJPEG in groups of 32, against Pillow in threads and in processes."""
     for number in range(8):
         write_photo(tmp_path / f"{number}.jpg", (640, 480), seed=number)
-    paths = [tmp_path / f"{number % 8}.jpg" for number in range(256)]
-    decoder = Decoder(size=224)
+    groups = [[tmp_path / f"{number % 8}.jpg" for number in range(32)]] * 8
+    pillow, workers = Decoder(size=224), available_workers()
+    nvjpeg = on_gpu(pillow)
 
     def on_the_gpu() -> None:
-        files = [torch.from_numpy(np.fromfile(path, dtype=np.uint8)) for path in paths]
-        for picture in decode_jpeg(files, mode=ImageReadMode.RGB, device="cuda"):
-            resize(picture, [224, 224], antialias=True)
+        for group in groups:
+            nvjpeg.finish([nvjpeg.begin(path.read_bytes(), path=path) for path in group])
 
     def in_threads() -> None:
-        with ThreadPoolExecutor(available_workers()) as pool:
-            torch.from_numpy(np.stack(list(pool.map(decoder.read, paths)))).to("cuda")
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(pillow.read, chain.from_iterable(groups)))
+
+    def in_processes() -> None:
+        list(decoded_in_processes(pillow, groups, workers=workers, ahead=0, timeout=60))
 
     report("decoding 256 JPEGs, GPU against threads", on_the_gpu, in_threads, pairs=5)
+    report("decoding 256 JPEGs, GPU against processes", on_the_gpu, in_processes, pairs=5)

@@ -47,6 +47,7 @@ UPWARD: dict[tuple[str, str], str] = {}
 LATE = {
     "cli": "A command imports what it runs: `--help` stays fast and imports no torch.",
     "registry.discovery": "`forget` clears the cache of loading, which itself reads what discovery found.",
+    "data.loading": "torchvision takes a second to import, and only decoding on a GPU needs it.",
     "inference.model": "Model.predict is a method of what `load` returns, and prediction takes a Model.",
     "training.engines": "Only the engine ray needs the modules of prediction: a training run starts without them.",
     "reproduction.reproduce": "What only reads finished runs needs no torch: a second call ends in seconds.",

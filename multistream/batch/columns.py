@@ -75,7 +75,7 @@ def read_rows(reader: GroupReader, batch: Columns, *, workers: int) -> tuple[lis
     reader.check_lookups(lookups)
     with Pool(workers) as pool:
         futures = [pool.submit(reader.read, photo, lookups, i) for i, photo in enumerate(photos)]
-        outcomes = [future.result() for future in futures]
+        outcomes = reader.finish([future.result() for future in futures])
     return outcomes, [outcome if isinstance(outcome, str) else "ok" for outcome in outcomes]
 
 

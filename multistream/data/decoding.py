@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
@@ -59,6 +59,18 @@ class Photo:
     """One decoded file: `pixels` uint8 (3, S, S) RGB, and `notes` on what of the file was not used."""
 
     pixels: NDArray[np.uint8]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A file that will be decoded together with others: its content, and what its header says."""
+
+    data: bytes
+    path: Path
+    width: int
+    height: int
+    turn: Image.Transpose | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -126,7 +138,7 @@ class Decoder:
         if wrong := png.fault(data) if data else "empty":
             raise BadImage(path, wrong)
         # Pillow's decoders raise whatever a damaged file makes them stumble over: struct.error, KeyError, zlib.error...
-        with bad_image(path, lambda error: _reason(error, data)):
+        with bad_image(path, lambda error: reason_of(error, data)):
             try:
                 return self._photo(data, path)
             except (ValueError, SyntaxError, UnidentifiedImageError):
@@ -135,6 +147,18 @@ class Decoder:
             # A text or profile that is broken, or unpacks to more than Pillow bears: the picture may be good.
             photo = self._photo(png.without_texts(data), path)
             return replace(photo, notes=(*photo.notes, "text or profile left out"))
+
+    def begin(self, data: bytes, *, path: Path) -> Photo | Encoded:
+        """What a thread does for one file; `finish` does the rest for many. With Pillow nothing is left to do."""
+        return self.decode(data, path=path)
+
+    def finish(self, begun: Sequence[Photo | Encoded]) -> list[Photo | BadImage]:
+        """The photos that were begun, in their order."""
+        return [each if isinstance(each, Photo) else self.decode(each.data, path=each.path) for each in begun]
+
+    def threads(self, available: int) -> int:
+        """How many threads `begin` is best called in, of so many that may be used."""
+        return available
 
     def content(self, path: Path) -> bytes:
         """The bytes of a regular file of bearable size; BadImage if it is none."""
@@ -179,7 +203,7 @@ class Decoder:
 
     def _laid_out(self, image: Image.Image, *, box: tuple[float, float, float, float]) -> Photo:
         """Converts, resizes, lays over the background, turns: in this order for speed."""
-        turn, notes = _orientation(image)  # after loading: Pillow turns a TIFF itself, and takes its tag away
+        turn, notes = orientation_of(image)  # after loading: Pillow turns a TIFF itself, and takes its tag away
         flat = self._over_background(self._resized(to_rgb(image), box))
         if turn is not None:
             flat = flat.transpose(turn)
@@ -231,7 +255,7 @@ BOXES: dict[str, Callable[[float, float], tuple[float, float, float, float]]] = 
 """Which box of a picture each `resize` takes: left, top, right, bottom."""
 
 
-def _orientation(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:
+def orientation_of(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:
     """The operation that turns the picture upright by its EXIF, and a note if the EXIF cannot be read."""
     try:
         exif = image.getexif()
@@ -252,7 +276,7 @@ def _has_more_frames(image: Image.Image) -> bool:
         return True
 
 
-def _reason(error: Exception, data: bytes) -> str:
+def reason_of(error: Exception, data: bytes) -> str:
     """A few stable words for what Pillow said of `data`."""
     if isinstance(error, Image.DecompressionBombError):
         return "too large"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.Image import Image as Picture
 
-from multistream.data.decoding import BadImage, Decoder
+from multistream.data.decoding import BadImage, Decoder, Encoded, Photo
 from multistream.data.image_files import list_images
 from multistream.data.urls import is_url, photos_at, read_url
 from multistream.errors import DataError, MultistreamError, UsageError, printable
@@ -59,20 +59,20 @@ class GivenPhoto:
         """A photo that is none."""
         return cls(path, (), BadImage(Path(path), reason))
 
-    def pixels(self, decoder: Decoder) -> NDArray[np.uint8]:
-        """uint8 (3, S, S) RGB, whatever the photo was given as; BadImage if there are none."""
+    def begin(self, decoder: Decoder) -> Photo | Encoded:
+        """What `decoder.finish` makes a photo of, whatever it was given as; BadImage if it is none."""
         name = Path(self.path)
         match self.content:
             case BadImage():
                 raise self.content
             case Path():
-                return decoder.read(self.content)
+                return decoder.begin(decoder.content(self.content), path=self.content)
             case str():
-                return decoder.decode(_of_url(self.content, decoder.max_bytes), path=name).pixels
+                return decoder.begin(_of_url(self.content, decoder.max_bytes), path=name)
             case bytes():
-                return decoder.decode(self.content, path=name).pixels
+                return decoder.begin(self.content, path=name)
             case _:
-                return decoder.from_picture(self.content, path=name).pixels
+                return decoder.from_picture(self.content, path=name)
 
     def aspect(self, *, limit: int) -> float:
         """The photo's width by its height as it is looked at, from its header; `limit` is the most that a URL may give.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLate
@@ -14,17 +15,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from multistream.data.decode_pool import Pool
-from multistream.data.decoding import BadImage, Decoder
+from multistream.data.decode_processes import CORES, PHOTOS, decoded_in_processes
+from multistream.data.decoding import BadImage, Decoder, Encoded, Photo
 from multistream.data.given_photos import GivenPhoto
 from multistream.data.prefetch import AHEAD, Prefetch, read_groups
 from multistream.data.side_inputs import SideInputs
 from multistream.data.table import Table
-from multistream.errors import DataError, printable
+from multistream.errors import DataError, MultistreamWarning, UsageError, printable
 from multistream.inputs import Image, Input
 from multistream.recipe import DataSettings
 from multistream.recipe.sections import OnBadImage
 
 Item = dict[str, NDArray[Any]]
+Begun = dict[str, Any]
+"""An item of which "image" is still a Photo or Encoded."""
 
 BAD_SHOWN = 5
 """Photos that cannot be decoded and are named one at a time."""
@@ -63,13 +67,41 @@ class Photos(Dataset[Item]):
         return len(self.table)
 
     def __getitem__(self, index: int) -> Item:
-        item: Item = {} if self.decoder is None else {"image": self._pixels(self.decoder, index)}
-        item |= {name: read(index) for name, read in self.maps.items()}
-        item |= {name: rows[index] for name, rows in self.vectors.items()}
+        [item] = self.finish([self.begin(index)])
+        if isinstance(item, BadImage):
+            raise item
         return item
 
-    def _pixels(self, decoder: Decoder, index: int) -> NDArray[np.uint8]:
-        return self.given[index].pixels(decoder) if self.given else decoder.read(self.table.path(index))
+    def begin(self, index: int) -> Begun:
+        """What a thread reads of one image; `finish` completes several."""
+        begun: Begun = {} if self.decoder is None else {"image": self._begun(self.decoder, index)}
+        return begun | self.beside(index)
+
+    def beside(self, index: int) -> Item:
+        """The maps and vectors of an image."""
+        maps = {name: read(index) for name, read in self.maps.items()}
+        return maps | {name: rows[index] for name, rows in self.vectors.items()}
+
+    def finish(self, begun: Sequence[Begun | BadImage]) -> list[Item | BadImage]:
+        """The images that were begun, in their order."""
+        if self.decoder is None:
+            return list(begun)
+        pictures = [each["image"] for each in begun if not isinstance(each, BadImage)]
+        photos = iter(self.decoder.finish(pictures))
+        return [each if isinstance(each, BadImage) else _with_picture(each, next(photos)) for each in begun]
+
+    def leave_out(self, index: int, error: BadImage) -> None:
+        """Raises the error, or remembers its reason, as `on_bad_image` says."""
+        if self.on_bad_image == "error":
+            raise error
+        if self.on_bad_image == "report":
+            self.bad[index] = error.reason
+
+    def _begun(self, decoder: Decoder, index: int) -> Photo | Encoded:
+        if self.given:
+            return self.given[index].begin(decoder)
+        path = self.table.path(index)
+        return decoder.begin(decoder.content(path), path=path)
 
 
 def loaded(
@@ -90,34 +122,74 @@ def loaded(
     `timeout` seconds is a DataError.
     """
     prefetch = prefetch or Prefetch(AHEAD if workers else 0)
-    starts = range(0, len(indices), batch_size)
-    chunks = ([int(i) for i in indices[start : start + batch_size]] for start in starts)
-    with Pool(workers) as pool:
-        for group in read_groups(pool, chunks, photos.__getitem__, prefetch=prefetch):
-            yield _batch(photos, group, pin=pin, timeout=timeout)
+    chunks = [[int(i) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size)]
+    if prefetch.processes and _are_worth_processes(photos, len(indices), workers):
+        for chunk, begun in zip(chunks, _in_processes(photos, chunks, workers, prefetch, timeout), strict=True):
+            yield _batch(photos, chunk, begun, pin=pin)
+        return
+    threads = workers if photos.decoder is None else photos.decoder.threads(workers)
+    with Pool(threads) as pool:
+        for group in read_groups(pool, chunks, photos.begin, prefetch=prefetch):
+            outcomes = [_outcome(photos, i, future, timeout) for i, future in group]
+            yield _batch(photos, [i for i, _ in group], outcomes, pin=pin)
 
 
-def _batch(photos: Photos, entries: list[tuple[int, Future[Item]]], *, pin: bool, timeout: float) -> dict[str, Tensor]:
-    rows = [(i, item) for i, future in entries if (item := _outcome(photos, i, future, timeout)) is not None]
+def _are_worth_processes(photos: Photos, count: int, workers: int) -> bool:
+    """Whether processes decode these files faster than threads, which alone decode what is no file, and read maps."""
+    are_files = type(photos.decoder) is Decoder and not photos.given and not photos.maps
+    return are_files and workers >= CORES and count >= PHOTOS
+
+
+def _in_processes(
+    photos: Photos, chunks: Sequence[Sequence[int]], workers: int, prefetch: Prefetch, timeout: float
+) -> Iterator[list[Begun | BadImage]]:
+    """What was read of the images of each chunk, or why they cannot be had."""
+    assert photos.decoder is not None
+    files = ([photos.table.path(i) for i in chunk] for chunk in chunks)
+    found = decoded_in_processes(photos.decoder, files, workers=workers, ahead=prefetch.groups, timeout=timeout)
+    for chunk in chunks:
+        try:
+            decoded = next(found)
+        except TooLate as error:
+            raise _still_reading(photos, chunk[0], timeout) from error
+        yield [
+            photo if isinstance(photo, BadImage) else {"image": photo, **photos.beside(i)}
+            for i, photo in zip(chunk, decoded, strict=True)
+        ]
+
+
+def _batch(
+    photos: Photos, indices: Sequence[int], begun: Sequence[Begun | BadImage], *, pin: bool
+) -> dict[str, Tensor]:
+    rows = []
+    for index, item in zip(indices, photos.finish(begun), strict=True):
+        if isinstance(item, BadImage):
+            photos.leave_out(index, item)
+        else:
+            rows.append((index, item))
     batch = {name: _stacked([item[name] for _, item in rows], pin=pin) for name in (rows[0][1] if rows else {})}
     return {**batch, "index": torch.tensor([index for index, _ in rows], dtype=torch.int64)}
 
 
-def _outcome(photos: Photos, index: int, future: Future[Item], timeout: float) -> Item | None:
-    """What was read of an image; None for one that is left out."""
+def _outcome(photos: Photos, index: int, future: Future[Begun], timeout: float) -> Begun | BadImage:
+    """What was read of an image, or why it cannot be had."""
     try:
         return future.result(timeout)
     except BadImage as error:
-        if photos.on_bad_image == "error":
-            raise
-        if photos.on_bad_image == "report":
-            photos.bad[index] = error.reason
-        return None
+        return error
     except TooLate as error:
         if future.done():  # then the reader itself raised it
             raise
-        do = "Is its disk still mounted? multistream data scan reads every file."
-        raise DataError(photos.table.path(index), f"it is still being read after {timeout:g} s.", do=do) from error
+        raise _still_reading(photos, index, timeout) from error
+
+
+def _still_reading(photos: Photos, index: int, timeout: float) -> DataError:
+    do = "Is its disk still mounted? multistream data scan reads every file."
+    return DataError(photos.table.path(index), f"it is still being read after {timeout:g} s.", do=do)
+
+
+def _with_picture(begun: Begun, photo: Photo | BadImage) -> Item | BadImage:
+    return photo if isinstance(photo, BadImage) else {**begun, "image": photo.pixels}
 
 
 def _stacked(arrays: list[NDArray[Any]], *, pin: bool) -> Tensor:
@@ -159,11 +231,14 @@ def make_photos(
 
 
 def make_decoder(inputs: Mapping[str, Input], settings: DataSettings) -> Decoder | None:
-    """Decodes once for all streams, at the largest size that one asks for; None where no stream reads photos."""
+    """Decodes once for all streams, at the largest size that one asks for; None where no stream reads photos.
+
+    What was trained on photos that nvJPEG decoded is used with Pillow where there is none, with a warning.
+    """
     sizes = [each.size for each in inputs.values() if isinstance(each, Image)]
     if not sizes:
         return None
-    return Decoder(
+    decoder = Decoder(
         size=max(sizes),
         resize=settings.resize,
         max_pixels=settings.max_pixels,
@@ -171,3 +246,27 @@ def make_decoder(inputs: Mapping[str, Input], settings: DataSettings) -> Decoder
         background=settings.background,
         draft=settings.draft,
     )
+    if settings.decoder == "pillow":
+        return decoder
+    from multistream.data.gpu_decoding import on_gpu
+
+    if why := no_nvjpeg():
+        what = f"data.decoder: nvjpeg is not available ({why}); Pillow is used, and some predictions may differ"
+        warnings.warn(what, MultistreamWarning, stacklevel=2)
+        return decoder
+    return on_gpu(decoder)
+
+
+def check_decoder(settings: DataSettings) -> None:
+    """UsageError if the photos of a training or extraction cannot be decoded as its recipe says."""
+    if settings.decoder == "nvjpeg" and (why := no_nvjpeg()):
+        raise UsageError("data.decoder", f"nvjpeg is not available: {why}.", do="Use --set data.decoder=pillow.")
+
+
+def no_nvjpeg() -> str:
+    """Why nvJPEG cannot decode here; empty where it can."""
+    try:
+        from multistream.data.gpu_decoding import why_not
+    except ImportError as error:  # torchvision is to leave it to torchcodec one day
+        return str(error)
+    return why_not("cuda")

@@ -28,10 +28,13 @@ Features = TypeVar("Features", bound=Mapping[Any, Mapping[str, Tensor]])
 
 
 class Prefetch:
-    """Decodes the same number of `groups` ahead at all times, and computes in all threads of torch."""
+    """Decodes the same number of `groups` ahead at all times, and computes in all threads of torch.
 
-    def __init__(self, groups: int = AHEAD) -> None:
-        self.groups = groups
+    `processes` says that the network leaves the cores to decoding, which may then use processes.
+    """
+
+    def __init__(self, groups: int = AHEAD, *, processes: bool = False) -> None:
+        self.groups, self.processes = groups, processes
 
     def compute(self, features: Callable[[], Features]) -> Features:
         """What `features` returns."""
@@ -95,7 +98,7 @@ def prefetch_for(device: torch.device, *, workers: int) -> Prefetch:
     """How photos are decoded ahead for a network on this device, by this number of decoding threads."""
     if not workers:
         return Prefetch(0)
-    return MeasuredPrefetch(workers=workers) if device.type == "cpu" else Prefetch()
+    return MeasuredPrefetch(workers=workers) if device.type == "cpu" else Prefetch(processes=True)
 
 
 def read_groups(

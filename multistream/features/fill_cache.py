@@ -21,8 +21,8 @@ from multistream.features.tasks import Task, own_rows, plan_tasks, run_tasks, un
 from multistream.features.verify import Verified, chosen_rows, verify
 from multistream.interfaces import Stream
 from multistream.nn.eval_mode import evaluating
+from multistream.nn.threads import threads
 from multistream.recipe import Recipe
-from multistream.runtime.device import available_workers
 from multistream.runtime.distributed import Ranks, processes
 
 
@@ -90,7 +90,8 @@ def extract(
         views = parse_views(",".join(views))
         subject = subject_of(source, request, say=console.say)
         columns = columns_of(subject, views, stages)
-        filled, tasks, speed = _fill(subject, views, console, ranks)
+        with threads(subject.settings.threads):
+            filled, tasks, speed = _fill(subject, views, console, ranks)
         if ranks.is_first and path is not None:  # it alone writes and verifies
             width = write_features(path, columns, tasks, subject.photos)
         if ranks.is_first and sample is not None:
@@ -144,8 +145,8 @@ def _fill(
 def _compute(tasks: Sequence[Task], subject: Subject, console: Console, ranks: Ranks) -> set[int]:
     """Computes this rank's part of what is missing; the photos that any rank could not decode."""
     label = "features" if ranks.size == 1 else f"features, part 1 of {ranks.size}"
-    workers = max(1, available_workers() // ranks.local_size)
-    with console.progress(len(union(task.missing for task in tasks)), label) as bar, evaluating(subject.network):
+    workers, total = subject.workers(ranks), len(union(task.missing for task in tasks))
+    with console.progress(total, label) as bar, evaluating(subject.network):
         bad = run_tasks(
             tasks, subject.photos, runtime=subject.runtime, workers=workers, tick=bar.advance, sink=lambda *_: None
         )
@@ -160,4 +161,4 @@ def _filled(task: Task, bad: set[int]) -> Filled:
 def _verify(tasks: Sequence[Task], subject: Subject, sample: int, seed: int, console: Console) -> Verified:
     total = len(chosen_rows(subject, sample, seed=seed))
     with console.progress(total, "verify") as bar, evaluating(subject.network):
-        return verify(tasks, subject, sample, seed=seed, workers=available_workers(), tick=bar.advance)
+        return verify(tasks, subject, sample, seed=seed, workers=subject.workers(), tick=bar.advance)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from multistream.console import Say
 from multistream.data.layouts.data_source import open_table
-from multistream.data.loading import Photos, make_photos
+from multistream.data.loading import Photos, check_decoder, make_photos
 from multistream.data.side_inputs import gather
 from multistream.data.table import Table
 from multistream.errors import UsageError
@@ -20,7 +20,8 @@ from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
 from multistream.runs.composition import compose_network, settle_weights, with_instances
 from multistream.runs.model_file import load_model
-from multistream.runtime.device import Runtime
+from multistream.runtime.device import Runtime, available_workers
+from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.precision_check import settle
 
 
@@ -33,6 +34,12 @@ class Subject:
     runtime: Runtime
     instances: frozenset[str] = frozenset()
     """Branches composed of an instance, whose features cannot be kept."""
+    settings: RuntimeSettings = field(default_factory=RuntimeSettings)
+
+    def workers(self, ranks: Ranks = ALONE) -> int:
+        """Decoding workers of this process: those of its settings, or its share of the machine's cores."""
+        available = max(1, available_workers() // ranks.local_size)
+        return available if self.settings.workers < 0 else self.settings.workers
 
     @property
     def pictures(self) -> dict[str, Branch]:
@@ -79,6 +86,7 @@ def of_recipe(recipe: Recipe, request: ExtractionRequest, *, say: Say) -> Subjec
     if not recipe.network.streams:
         raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object.")
     settings = recipe.data
+    check_decoder(settings)
     source = request.data or settings.source
     table = open_table(source, label=request.label or settings.label, allow_outside=settings.allow_outside)
     recipe = recipe.updated(
@@ -115,7 +123,7 @@ def _subject(
         say(f"data: {note}")
     photos = make_photos(table, network.inputs, side_inputs, replace(settings, on_bad_image="report"))
     instances = _instances_to_skip(network, pictures, say=say)
-    subject = Subject(network, photos, settle(runtime, network, say=say), instances)
+    subject = Subject(network, photos, settle(runtime, network, say=say), instances, runtime)
     for key, branch in subject.pictures.items():
         if why := why_not_cached(branch, photos):
             raise UsageError("extract", f"the features of {key} cannot be kept: {why}.")

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from multistream.data.decoding import BadImage
+from multistream.data.decoding import BadImage, Encoded, Photo
 from multistream.data.given_photos import GivenPhoto
 from multistream.data.loading import make_decoder
 from multistream.data.prefetch import Prefetch
@@ -24,6 +24,7 @@ from multistream.network.network import MultiStream
 from multistream.nn.threads import threads
 from multistream.recipe import Recipe
 from multistream.runs.model_file import LoadedModel
+from multistream.runtime.cuda_graphs import PooledGroups
 from multistream.runtime.device import resolve_again
 from multistream.runtime.memory import exhausted
 
@@ -35,10 +36,14 @@ REFUSE = MissingPolicy()
 
 @dataclass(frozen=True)
 class ReadPhoto:
-    """One photo: "image" uint8 (3, S, S), vectors (D,) and maps (C, S, S) by key; and the keys of what it lacks."""
+    """One photo: "image" uint8 (3, S, S), vectors (D,) and maps (C, S, S) by key; and the keys of what it lacks.
+
+    Until `GroupReader.finish` its picture is `begun`.
+    """
 
     arrays: Mapping[str, NDArray[np.generic]]
     lacking: frozenset[str] = field(default_factory=frozenset)
+    begun: Photo | Encoded | None = None
 
 
 class GroupReader:
@@ -58,6 +63,7 @@ class GroupReader:
         self.side_inputs = side_inputs_of(inputs)
         self.runtime = resolve_again(recipe, device=device, precision=precision)
         self.network = self.runtime.place(network).eval()
+        self.groups = PooledGroups(self.runtime, size=GROUP)
         self.decoder = make_decoder(self.inputs, recipe.data)
         self.zeros = {key: np.zeros(each.shape, dtype=np.float32) for key, each in self.side_inputs.items()}
         fillings = {"mean": self.network.raw_means, "zero": self.zeros}.get(missing.policy, {})
@@ -74,7 +80,7 @@ class GroupReader:
             raise DataError(f"input.{key}", f"this stream needs {kind}, but none were given.", do=do)
 
     def read(self, photo: GivenPhoto, lookups: Mapping[str, Lookup], index: int) -> ReadPhoto | str:
-        """The arrays of a photo, number `index` of all; or in a few words why it cannot be used."""
+        """What a thread reads of a photo, number `index` of all; or in a few words why it cannot be used."""
         try:
             arrays = self._side_arrays(photo, lookups, index)
         except BadImage as error:
@@ -84,11 +90,17 @@ class GroupReader:
         if lacking and is_refused:
             return f"no {noun_of(self.network, lacking[0])}"
         try:
-            if self.decoder is not None:
-                arrays["image"] = photo.pixels(self.decoder)
-            return ReadPhoto(arrays, frozenset(lacking))
+            return ReadPhoto(arrays, frozenset(lacking), photo.begin(self.decoder) if self.decoder else None)
         except BadImage as error:
             return error.reason
+
+    def finish(self, read: Sequence[ReadPhoto | str]) -> list[ReadPhoto | str]:
+        """Photos that were read, decoded together where they are not decoded yet."""
+        if self.decoder is None:
+            return list(read)
+        begun = [each.begun for each in read if isinstance(each, ReadPhoto) and each.begun is not None]
+        decoded = iter(self.decoder.finish(begun))
+        return [each if isinstance(each, str) else _with_picture(each, next(decoded)) for each in read]
 
     def _side_arrays(
         self, photo: GivenPhoto, lookups: Mapping[str, Lookup], index: int
@@ -111,10 +123,9 @@ class GroupReader:
             return (prefetch or Prefetch()).compute(partial(self._pooled, rows))
 
     def _pooled(self, rows: Sequence[ReadPhoto]) -> dict[str, dict[str, Tensor]]:
-        with self.runtime.autocast:
-            batch = self._batch(rows)
-            branches = {key: self.network.branches[key] for key in self.inputs}
-            return {key: branch.pool(batch[branch.entry(key, batch)]) for key, branch in branches.items()}
+        batch = self._batch(rows)
+        branches = {key: self.network.branches[key] for key in self.inputs}
+        return {key: self.groups.pool(branch, batch[branch.entry(key, batch)]) for key, branch in branches.items()}
 
     def _batch(self, rows: Sequence[ReadPhoto]) -> dict[str, Tensor]:
         """What the streams read, by name; zeros where a photo has none."""
@@ -161,6 +172,12 @@ class GroupPredictor(GroupReader):
         without, device = self.missing.without, self.runtime.device
         lacking = without.union(*(row.lacking for row in rows))
         return {key: torch.tensor([key not in row.lacking | without for row in rows], device=device) for key in lacking}
+
+
+def _with_picture(read: ReadPhoto, photo: Photo | BadImage) -> ReadPhoto | str:
+    if isinstance(photo, BadImage):
+        return photo.reason
+    return ReadPhoto({**read.arrays, "image": photo.pixels}, read.lacking)
 
 
 def filled_up(photos: Sequence[ReadPhoto]) -> list[ReadPhoto]:

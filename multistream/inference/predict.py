@@ -138,11 +138,12 @@ def _predictions(
     workers = available_workers()
     prefetch = prefetch_for(predictor.runtime.device, workers=workers)
     fill_up = whole_groups
-    with Pool(workers) as pool:  # Pillow lets go of the interpreter while it decodes
+    threads = predictor.decoder.threads(workers) if predictor.decoder else workers
+    with Pool(threads) as pool:  # Pillow lets go of the interpreter while it decodes
         for group in read_groups(pool, groups, read, prefetch=prefetch):
             # One photo alone answers at once; of many, the last bits do not depend on where a group ends.
             fill_up = fill_up or len(group) == GROUP
-            outcomes = [future.result() for _, future in group]
+            outcomes = predictor.finish([future.result() for _, future in group])
             usable = [outcome for outcome in outcomes if isinstance(outcome, ReadPhoto)]
             rows = iter(predictor.probabilities(usable, fill_up=fill_up, prefetch=prefetch) if usable else ())
             for ((_, photo), _), outcome in zip(group, outcomes, strict=True):

@@ -27,6 +27,7 @@ COUNT = 1_000_000
 """An upper bound on epochs and on images per batch."""
 
 Resize = Literal["squash", "crop"]
+DecoderName = Literal["pillow", "nvjpeg"]
 OnBadImage = Literal["report", "error", "skip"]
 MissingVectors = Literal["error", "mean", "zero", "skip"]
 Solver = Literal["gradient", "lbfgs"]
@@ -158,6 +159,7 @@ class DataSettings(Section):
     min_side: int = setting(8, integer(1, 2**20))
     background: tuple[int, int, int] = setting((255, 255, 255), listing(integer(0, 255), length=3))
     draft: bool = setting(True, flag)
+    decoder: DecoderName = setting("pillow", word(DecoderName))
     allow_outside: bool = setting(False, flag)
     strict: bool = setting(False, flag)
     missing_vectors: MissingVectors = setting("error", word(MissingVectors))

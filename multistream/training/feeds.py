@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.data.loading import Photos, loaded
+from multistream.data.prefetch import AHEAD, Prefetch
 from multistream.data.sampling import order
 from multistream.data.views import augment, drawn, views_of
 from multistream.nn.nested import take_rows
@@ -129,7 +130,10 @@ class PhotoFeed:
         if not parts:
             return
         own, size = np.concatenate(parts), len(parts[0])
-        for batch in loaded(self.photos, own, batch_size=max(1, size), workers=self.workers, pin=pin):
+        prefetch = Prefetch(AHEAD if self.workers else 0, processes=pin)
+        for batch in loaded(
+            self.photos, own, batch_size=max(1, size), workers=self.workers, pin=pin, prefetch=prefetch
+        ):
             chosen = batch.pop("index")
             if change is not None and "image" in batch:
                 batch["image"] = change(batch["image"], chosen)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from multistream.console import Say
 from multistream.data.layouts.data_source import VOTES, open_table
-from multistream.data.loading import Photos, make_photos
+from multistream.data.loading import Photos, check_decoder, make_photos
 from multistream.data.side_inputs import SideInputs, gather
 from multistream.data.splits import Parts, split
 from multistream.data.table import Table
@@ -90,6 +90,7 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
         what = f"{recipe.training.batch_size} images per batch cannot be divided among {ranks.size} processes."
         raise UsageError("training.batch_size", what, right=f"It must be at least {ranks.size}.")
     resolve(on_rank(recipe.runtime, ranks))  # a device that is not there is refused before any work on the data
+    check_decoder(recipe.data)
     table, is_demo = _opened(recipe.data, say=say), not recipe.data.source
     image_size = recipe.data.image_size or table.image_size
     recipe = recipe.updated({"data": {"image_size": image_size}})

@@ -14,7 +14,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
 from multistream.data import open_table, urls
-from multistream.data.decoding import BadImage, Decoder
+from multistream.data.decoding import BadImage, Decoder, Photo
 from multistream.data.given_photos import given_photos
 from multistream.errors import DataError, PluginError, UsageError
 
@@ -50,9 +50,10 @@ def test_photos_at_urls_have_their_urls_as_ids(tmp_path: Path) -> None:
     decoder = Decoder(size=16)
     for seed, photo in zip((0, 1, 2, 3, 7), photos[:5], strict=True):
         expected = np.asarray(Image.open(io.BytesIO(png(seed)))).transpose(2, 0, 1)
-        assert np.array_equal(photo.pixels(decoder), expected)
+        [pixels] = [each.pixels for each in decoder.finish([photo.begin(decoder)]) if isinstance(each, Photo)]
+        assert np.array_equal(pixels, expected)
     with pytest.raises(BadImage, match="missing"):
-        photos[5].pixels(decoder)
+        photos[5].begin(decoder)
 
 
 @pytest.mark.usefixtures("memory")
@@ -63,7 +64,7 @@ def test_a_storage_that_fails_costs_one_photo(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(MemoryFileSystem, "cat_file", refuse)
     (photo,) = given_photos("memory://set/awe/0.png", limit=10**6)
     with pytest.raises(BadImage, match=r"cannot be read \(RuntimeError: no credentials\)"):
-        photo.pixels(Decoder(size=16))
+        photo.begin(Decoder(size=16))
     monkeypatch.setattr(MemoryFileSystem, "isdir", refuse)
     (folder,) = given_photos("memory://set", limit=10**6)
     assert isinstance(folder.content, BadImage)

@@ -112,8 +112,8 @@ def test_every_view_is_that_of_the_turned_photo(ask: Ask, folder: Path) -> None:
 
 def test_a_photo_is_decoded_once_for_all_views(ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    plain = Decoder.read
-    monkeypatch.setattr(Decoder, "read", lambda self, path: read.append(path) or plain(self, path))
+    plain = Decoder.decode
+    monkeypatch.setattr(Decoder, "decode", lambda self, data, path: read.append(path) or plain(self, data, path=path))
     ask(make_network(), turned={"hflip": np.arange(50)})
     assert len(read) == len(set(read)) == PHOTOS
 
@@ -266,8 +266,8 @@ def test_streams_share_a_decode_and_a_vector_needs_none(
     folder: Path, monkeypatch: pytest.MonkeyPatch, ask: Ask
 ) -> None:
     read: list[Path] = []
-    plain = Decoder.read
-    monkeypatch.setattr(Decoder, "read", lambda self, path: read.append(path) or plain(self, path))
+    plain = Decoder.decode
+    monkeypatch.setattr(Decoder, "decode", lambda self, data, path: read.append(path) or plain(self, data, path=path))
     torch.manual_seed(0)
     network = compose(
         {"object": "object", "other": "object", "anp": "anp"},

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from multistream.errors import DataError, UsageError
-from multistream.features import store
+from multistream.features import fill_cache, store
 from multistream.features.fill_cache import extract
 from multistream.recipe import Recipe
 from multistream.training.train import train
@@ -213,3 +214,18 @@ def test_the_command_as_a_user_types_it(folder: Path, tmp_path: Path) -> None:
     assert found["verified"]["images"] == 5
     assert found["images_per_second"] > 0
     assert found["width"] == 2 * sum(NUMBERS.values())
+
+
+def test_workers_and_threads_are_the_recipes(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    plain = fill_cache.run_tasks
+
+    def watching(*arguments: Any, workers: int, **named: Any) -> Any:
+        seen.append((workers, torch.get_num_threads()))
+        return plain(*arguments, workers=workers, **named)
+
+    monkeypatch.setattr(fill_cache, "run_tasks", watching)
+    before = torch.get_num_threads()
+    extract(recipe.updated({"runtime": {"workers": 3, "threads": before + 1}}))
+    assert seen == [(3, before + 1)]
+    assert torch.get_num_threads() == before

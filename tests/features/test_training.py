@@ -26,8 +26,8 @@ def weights_of(run: Path) -> dict[str, Tensor]:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Path]]:
     """The photos that are decoded."""
     read: list[Path] = []
-    plain = Decoder.read
-    monkeypatch.setattr(Decoder, "read", lambda self, path: read.append(path) or plain(self, path))
+    plain = Decoder.decode
+    monkeypatch.setattr(Decoder, "decode", lambda self, data, path: read.append(path) or plain(self, data, path=path))
     return read
 
 
