@@ -28,7 +28,8 @@ COMMANDS = typer.main.get_command(app)
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), flags=re.M | re.S)
+    return [block for named, block in found if named == language]
 
 
 def walk(command, name: str) -> Iterator[tuple[str, object]]:  # type: ignore[no-untyped-def]
