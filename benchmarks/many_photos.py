@@ -28,9 +28,10 @@ from multistream.inference import predict as prediction
 from multistream.inference.model import Model
 from multistream.nn.threads import threads
 from multistream.recipe import Recipe
+from multistream.runtime.malloc import keep_memory
 
 FILES = 64
-CHUNK = 512
+CHUNK = 1024
 """Photos of one measurement."""
 
 
@@ -83,6 +84,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--size", type=int, default=32)
     options = parser.parse_args()
+    keep_memory()  # as the command line does
     model = random_model(options.size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
