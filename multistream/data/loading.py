@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooLate
 from typing import Any
@@ -118,13 +119,13 @@ def loaded(
 
     Batch number b stands for indices[b * batch_size : (b + 1) * batch_size] whatever can be read of it: B is smaller
     where images are left out, and 0 where none is left. `workers` threads read AHEAD batches ahead, or as many as
-    `prefetch` says; 0 reads here. `pin` puts batches where a GPU can fetch them. A file that takes longer than
-    `timeout` seconds is a DataError.
+    `prefetch` says; 0 reads here. Many files are read by processes instead, if `prefetch` allows it. `pin` puts batches
+    where a GPU can fetch them. A file that takes longer than `timeout` seconds is a DataError.
     """
     prefetch = prefetch or Prefetch(AHEAD if workers else 0)
-    chunks = [[int(i) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size)]
+    chunks = ([int(i) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size))
     if prefetch.processes and _are_worth_processes(photos, len(indices), workers):
-        for chunk, begun in zip(chunks, _in_processes(photos, chunks, workers, prefetch, timeout), strict=True):
+        for chunk, begun in _in_processes(photos, chunks, workers=workers, prefetch=prefetch, timeout=timeout):
             yield _batch(photos, chunk, begun, pin=pin)
         return
     threads = workers if photos.decoder is None else photos.decoder.threads(workers)
@@ -141,21 +142,23 @@ def _are_worth_processes(photos: Photos, count: int, workers: int) -> bool:
 
 
 def _in_processes(
-    photos: Photos, chunks: Sequence[Sequence[int]], workers: int, prefetch: Prefetch, timeout: float
-) -> Iterator[list[Begun | BadImage]]:
-    """What was read of the images of each chunk, or why they cannot be had."""
+    photos: Photos, chunks: Iterable[list[int]], *, workers: int, prefetch: Prefetch, timeout: float
+) -> Iterator[tuple[list[int], list[Begun | BadImage]]]:
+    """Each chunk, with what was read of its images, or why they cannot be had."""
     assert photos.decoder is not None
-    files = ([photos.table.path(i) for i in chunk] for chunk in chunks)
+    asked, answered = itertools.tee(chunks)
+    files = ([photos.table.path(i) for i in chunk] for chunk in asked)
     found = decoded_in_processes(photos.decoder, files, workers=workers, ahead=prefetch.groups, timeout=timeout)
-    for chunk in chunks:
+    for chunk in answered:
         try:
             decoded = next(found)
         except TooLate as error:
             raise _still_reading(photos, chunk[0], timeout) from error
-        yield [
+        begun = [
             photo if isinstance(photo, BadImage) else {"image": photo, **photos.beside(i)}
             for i, photo in zip(chunk, decoded, strict=True)
         ]
+        yield chunk, begun
 
 
 def _batch(
