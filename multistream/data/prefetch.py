@@ -22,6 +22,9 @@ from multistream.nn.threads import threads
 AHEAD = 2
 """Groups that are decoded while one is computed."""
 
+PATIENCE = 5
+"""Where one thread seems too slow, it is tried once computing has taken this many times as long as it can take."""
+
 Key = TypeVar("Key")
 Item = TypeVar("Item")
 Features = TypeVar("Features", bound=Mapping[Any, Mapping[str, Tensor]])
@@ -52,6 +55,9 @@ class MeasuredPrefetch(Prefetch):
     that is longer. So overlapping is faster if C1 <= D + C. Until C1 is known it is taken to be T * C, the most it can
     be. D is measured at every group: the photos of a list may change.
 
+    C1 may be far less: where other programs keep a core busy, the threads of each layer wait for the one that has no
+    core. So C1 is measured in a long list even if T * C is too slow.
+
     The last bits must not depend on how fast a machine was at the time. Some operations split their sums among threads
     (bfloat16 matrix products of transformers on 8 or more), so one group is computed in both ways before the first
     overlap; if a bit differs, all groups go by turns.
@@ -60,6 +66,7 @@ class MeasuredPrefetch(Prefetch):
     def __init__(self, *, workers: int) -> None:
         super().__init__(0)
         self.workers, self.threads = workers, torch.get_num_threads()
+        self.computed = 0.0
         self.in_all_threads = self.in_one_thread = math.inf
         self.same_bits: bool | None = True if self.threads == 1 else None
         """Whether one thread computes the bits that all do; None as long as nobody has looked."""
@@ -72,10 +79,12 @@ class MeasuredPrefetch(Prefetch):
             return self._in_one_thread(features)
         began = time.perf_counter()
         result = features()
+        seconds = time.perf_counter() - began
         # The fastest: the first group warms up, and after an overlap some photos are still being decoded.
-        self.in_all_threads = min(self.in_all_threads, time.perf_counter() - began)
+        self.in_all_threads = min(self.in_all_threads, seconds)
         self.in_one_thread = min(self.in_one_thread, self.in_all_threads * self.threads)
-        if self.same_bits is None and self.is_faster:
+        self.computed += seconds
+        if self.same_bits is None and (self.is_faster or self.computed >= PATIENCE * self.in_one_thread):
             self.same_bits = _equal(result, self._in_one_thread(features))
         return result
 

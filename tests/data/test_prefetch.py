@@ -12,7 +12,7 @@ from torch import Tensor
 
 from multistream.data import prefetch
 from multistream.data.decode_pool import Pool
-from multistream.data.prefetch import AHEAD, MeasuredPrefetch, Prefetch, prefetch_for, read_groups
+from multistream.data.prefetch import AHEAD, PATIENCE, MeasuredPrefetch, Prefetch, prefetch_for, read_groups
 from multistream.nn.threads import threads
 
 Features = dict[str, dict[str, Tensor]]
@@ -87,6 +87,19 @@ def test_a_network_that_splits_sums_among_threads_is_computed_in_all_of_them(clo
     network = Network(clock, seconds=1, splits_sums=True)
     assert decisions(network, [2, 2, 2, 2]) == [0, 0, 0, 0]
     assert network.ran == [2, 2, 1, 2, 2]
+
+
+def test_threads_that_wait_for_one_another_are_found_out_in_a_long_list(clock: Clock) -> None:
+    """Another program has a core: two threads take 8 seconds a group, and one takes 1."""
+
+    class Waiting(Network):
+        def __call__(self) -> Features:
+            self.clock.now += 7.5 if torch.get_num_threads() == 2 else 0
+            return super().__call__()
+
+    network = Waiting(clock, seconds=1)
+    assert decisions(network, [0.5] * 40) == [0] * (2 * PATIENCE - 1) + [AHEAD] * (41 - 2 * PATIENCE)
+    assert decisions(Network(clock, seconds=5), [2] * 40) == [0] * 40
 
 
 @pytest.mark.parametrize("seconds", [1, 50])
