@@ -64,12 +64,11 @@ class Photo:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A file that will be decoded together with others: its content, and what its header says."""
+    """A file that will be decoded together with others: its content, and its header's `size` (width, height)."""
 
     data: bytes
     path: Path
-    width: int
-    height: int
+    size: tuple[int, int]
     turn: Image.Transpose | None = None
     notes: tuple[str, ...] = ()
 

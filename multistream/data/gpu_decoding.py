@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Final
 
@@ -64,7 +65,7 @@ class GpuDecoder(Decoder):
             if not _suits(image):
                 return super().decode(data, path=path)
             self._check_size(image.size, image.size, path)
-            return Encoded(data, path, *image.size, *orientation_of(image))
+            return Encoded(data, path, image.size, *orientation_of(image))
 
     def threads(self, available: int) -> int:
         """Few: they read headers only, and hold up the thread that launches the GPU's work."""
@@ -113,7 +114,7 @@ def _portions(files: Sequence[Encoded]) -> Iterator[list[Encoded]]:
     """As many files at a time as PIXELS allows."""
     some: list[Encoded] = []
     for file in files:
-        if some and sum(each.width * each.height for each in (*some, file)) > PIXELS:
+        if some and sum(prod(each.size) for each in (*some, file)) > PIXELS:
             yield some
             some = []
         some.append(file)
@@ -142,7 +143,7 @@ def why_not(device: str) -> str:
     file = io.BytesIO()
     Image.new("RGB", (16, 16)).save(file, format="JPEG")
     try:
-        GpuDecoder(size=8, device=device)._pixels([Encoded(file.getvalue(), Path("probe"), 16, 16)])
+        GpuDecoder(size=8, device=device)._pixels([Encoded(file.getvalue(), Path("probe"), (16, 16))])
     except RuntimeError as error:
         return str(error).partition("\n")[0]
     return ""

@@ -154,7 +154,7 @@ def test_many_are_decoded_together(decoded: list[int]) -> None:
 
 def test_a_bad_file_does_not_spoil_the_others() -> None:
     good = gpu().begin(jpeg(picture()), path=Path("good.jpg"))
-    bad = Encoded(b"no JPEG", Path("bad.jpg"), 96, 64)
+    bad = Encoded(b"no JPEG", Path("bad.jpg"), (96, 64))
     first, second, third = gpu().finish([good, bad, good])
     assert isinstance(first, Photo)
     assert isinstance(third, Photo)
