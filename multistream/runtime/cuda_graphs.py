@@ -151,7 +151,8 @@ def record(run: Pooling, sample: Tensor) -> Pooling:
             for _ in range(2):  # libraries choose their kernels and take their memory before the recording
                 run(given)
         torch.cuda.current_stream(sample.device).wait_stream(aside)
-        with torch.cuda.graph(graph):
+        # By default calls of other threads end the recording too, such as those of NCCL's that watches for timeouts.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = run(given)
 
     def replay(x: Tensor) -> dict[str, Tensor]:
