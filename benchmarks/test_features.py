@@ -71,8 +71,10 @@ def test_extraction_of_vgg16_against_the_roofline(
         print(f"\n{f'extraction of VGG16 ({fast}), share of the roofline':42} {told}, {rate}")
 
 
-@pytest.mark.parametrize("decoder", ["pillow", "nvjpeg"])
-@pytest.mark.parametrize("stream", [pytest.param(stream, marks=GPU) for stream in ("object", "places")])
+@pytest.mark.parametrize(
+    ("stream", "decoder"),
+    [pytest.param(*case, marks=GPU) for case in (("object", "pillow"), ("object", "nvjpeg"), ("places", "nvjpeg"))],
+)
 def test_extraction_from_files(
     stream: str, decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
