@@ -251,12 +251,12 @@ def make_decoder(inputs: Mapping[str, Input], settings: DataSettings) -> Decoder
     )
     if settings.decoder == "pillow":
         return decoder
-    from multistream.data.gpu_decoding import on_gpu
-
     if why := no_nvjpeg():
         what = f"data.decoder: nvjpeg is not available ({why}); Pillow is used, and some predictions may differ"
         warnings.warn(what, MultistreamWarning, stacklevel=2)
         return decoder
+    from multistream.data.gpu_decoding import on_gpu
+
     return on_gpu(decoder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,15 @@ def test_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.warns(MultistreamWarning, match="Pillow is used, and some predictions may differ"):
         decoder = make_decoder({"object": ImageInput(size=32)}, NVJPEG)
     assert type(decoder) is Decoder
+
+
+def test_a_torchvision_without_decoders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the reason that is given, not a traceback."""
+    monkeypatch.setitem(sys.modules, "multistream.data.gpu_decoding", None)
+    with pytest.raises(UsageError, match=r"data\.decoder: nvjpeg is not available: import of"):
+        check_decoder(NVJPEG)
+    with pytest.warns(MultistreamWarning, match="Pillow is used"):
+        assert type(make_decoder({"object": ImageInput(size=32)}, NVJPEG)) is Decoder
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
