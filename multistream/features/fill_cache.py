@@ -23,7 +23,7 @@ from multistream.interfaces import Stream
 from multistream.nn.eval_mode import evaluating
 from multistream.nn.threads import threads
 from multistream.recipe import Recipe
-from multistream.runtime.distributed import Ranks, processes
+from multistream.runtime.distributed import ALONE, Ranks, processes
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ def extract(
         columns = columns_of(subject, views, stages)
         with threads(subject.settings.threads):
             filled, tasks, speed = _fill(subject, views, console, ranks)
-        if ranks.is_first and path is not None:  # it alone writes and verifies
-            width = write_features(path, columns, tasks, subject.photos)
-        if ranks.is_first and sample is not None:
-            verified = _verify(tasks, subject, sample, seed, console)
+            if ranks.is_first and path is not None:  # it alone writes and verifies
+                width = write_features(path, columns, tasks, subject.photos)
+            if ranks.is_first and sample is not None:
+                verified = _verify(tasks, subject, sample, seed, console)
         ranks.wait_for_first()
     photos = subject.photos
     return Extraction(
@@ -145,7 +145,7 @@ def _fill(
 def _compute(tasks: Sequence[Task], subject: Subject, console: Console, ranks: Ranks) -> set[int]:
     """Computes this rank's part of what is missing; the photos that any rank could not decode."""
     label = "features" if ranks.size == 1 else f"features, part 1 of {ranks.size}"
-    workers, total = subject.workers(ranks), len(union(task.missing for task in tasks))
+    workers, total = ranks.workers(subject.settings.workers), len(union(task.missing for task in tasks))
     with console.progress(total, label) as bar, evaluating(subject.network):
         bad = run_tasks(
             tasks, subject.photos, runtime=subject.runtime, workers=workers, tick=bar.advance, sink=lambda *_: None
@@ -159,6 +159,6 @@ def _filled(task: Task, bad: set[int]) -> Filled:
 
 
 def _verify(tasks: Sequence[Task], subject: Subject, sample: int, seed: int, console: Console) -> Verified:
-    total = len(chosen_rows(subject, sample, seed=seed))
+    total, workers = len(chosen_rows(subject, sample, seed=seed)), ALONE.workers(subject.settings.workers)
     with console.progress(total, "verify") as bar, evaluating(subject.network):
-        return verify(tasks, subject, sample, seed=seed, workers=subject.workers(), tick=bar.advance)
+        return verify(tasks, subject, sample, seed=seed, workers=workers, tick=bar.advance)

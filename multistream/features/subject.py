@@ -20,8 +20,7 @@ from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
 from multistream.runs.composition import compose_network, settle_weights, with_instances
 from multistream.runs.model_file import load_model
-from multistream.runtime.device import Runtime, available_workers
-from multistream.runtime.distributed import ALONE, Ranks
+from multistream.runtime.device import Runtime
 from multistream.runtime.precision_check import settle
 
 
@@ -35,11 +34,6 @@ class Subject:
     instances: frozenset[str] = frozenset()
     """Branches composed of an instance, whose features cannot be kept."""
     settings: RuntimeSettings = field(default_factory=RuntimeSettings)
-
-    def workers(self, ranks: Ranks = ALONE) -> int:
-        """Decoding workers of this process: those of its settings, or its share of the machine's cores."""
-        available = max(1, available_workers() // ranks.local_size)
-        return available if self.settings.workers < 0 else self.settings.workers
 
     @property
     def pictures(self) -> dict[str, Branch]:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from multistream.errors import MemoryExhausted, MultistreamError, MultistreamWarning, UsageError
+from multistream.runtime.device import available_workers
 
 PATIENCE: Final = timedelta(minutes=30)
 """A rank that is silent for so long in a step is taken for dead."""
@@ -58,6 +59,10 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this is rank 0, which writes and prints."""
         return self.rank == 0
+
+    def workers(self, wanted: int) -> int:
+        """Decoding workers of this process: as many as are wanted, or for -1 its share of the machine's cores."""
+        return max(1, available_workers() // self.local_size) if wanted < 0 else wanted
 
     def portion(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
         """This rank's consecutive part of a batch; the parts differ by one entry at most.

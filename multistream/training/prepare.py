@@ -22,7 +22,7 @@ from multistream.network.network import MultiStream
 from multistream.nn.trains import trains
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
 from multistream.runs.composition import compose_network, settle_weights, with_distributions, with_instances
-from multistream.runtime.device import Runtime, available_workers, resolve
+from multistream.runtime.device import Runtime, resolve
 from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.precision_check import settle
 from multistream.training.calibration import settle_calibration
@@ -77,8 +77,7 @@ class Prepared:
     @property
     def workers(self) -> int:
         """Decoding workers of this process."""
-        available = max(1, available_workers() // self.ranks.local_size)
-        return available if self.recipe.runtime.workers < 0 else self.recipe.runtime.workers
+        return self.ranks.workers(self.recipe.runtime.workers)
 
 
 def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = None, ranks: Ranks = ALONE) -> Prepared:

@@ -226,6 +226,7 @@ def test_workers_and_threads_are_the_recipes(recipe: Recipe, monkeypatch: pytest
 
     monkeypatch.setattr(fill_cache, "run_tasks", watching)
     before = torch.get_num_threads()
-    extract(recipe.updated({"runtime": {"workers": 3, "threads": before + 1}}))
-    assert seen == [(3, before + 1)]
+    monkeypatch.setattr(fill_cache, "verify", lambda *_, workers, **__: seen.append((workers, torch.get_num_threads())))
+    extract(recipe.updated({"runtime": {"workers": 3, "threads": before + 1}}), sample=2)
+    assert seen == [(3, before + 1)] * 2
     assert torch.get_num_threads() == before
