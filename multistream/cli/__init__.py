@@ -104,6 +104,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF and bombs: each file's own status says so
     warnings.showwarning = _show_warning(warnings.showwarning)
     keep_memory()
+    # OpenMP's threads sleep while they wait for each other. They would spin, which on a machine with other work takes
+    # the core from the very thread that they wait for. libgomp reads this when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch.distributed's remarks to its own developers
     with ends_quietly():
         _run()
