@@ -1,7 +1,7 @@
 """Compose, train and dissect image classifiers made of several streams.
 
-Names are imported when they are first used: `import multistream` alone imports no torch, so that the command line
-answers at once and a plugin's hook module costs nothing.
+Names are imported on first use: `import multistream` alone does not import torch, so that the command line starts fast
+and a plugin's hook module loads fast.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _WHERE = {
 }
 
 _ROOMS = ("batch",)
-"""Rooms that are reached as they are: `multistream.batch.Predictor`."""
+"""Subpackages that are public as a whole: `multistream.batch.Predictor`."""
 
 __all__ = ["__version__", *_WHERE, *_ROOMS]
 

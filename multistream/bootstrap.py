@@ -11,16 +11,16 @@ Floats = NDArray[np.float64]
 Interval = tuple[float, float]
 
 DRAWS = 10_000
-"""Resamples of a bootstrap: the ends of a 95 % interval then move by less than 1 % of its width between seeds."""
+"""Resamples of a bootstrap: the ends of a 95 % interval vary between seeds by less than 1 % of its width."""
 NORMAL_FROM = 50_000
-"""From so many photos on a mean's distribution is drawn as a normal one: the bootstrap's own limit, at no cost."""
+"""From this number of photos on, means are drawn from a normal distribution: the limit of the bootstrap, and fast."""
 
 _CELLS = 50_000
-"""Numbers drawn at a time: 0.4 MB, which stay in the processor's cache."""
+"""Numbers drawn at a time: 0.4 MB, which fit in the processor's cache."""
 
 
 def resampled_means(values_NC: Floats, *, draws: int = DRAWS, seed: int = 0) -> Floats:
-    """Column means (draws, C) of bootstrap resamples of the N rows; the columns of a draw share their rows."""
+    """Column means (draws, C) of bootstrap resamples of the N rows; all columns of a draw use the same rows."""
     n = len(values_NC)
     rng = np.random.default_rng(seed)
     if n >= NORMAL_FROM:
@@ -37,9 +37,9 @@ def resampled_means(values_NC: Floats, *, draws: int = DRAWS, seed: int = 0) -> 
 
 
 def resampled_counts(counts: NDArray[np.int64], *, draws: int = DRAWS, seed: int = 0) -> NDArray[np.int64]:
-    """Bootstrap resamples (draws, *shape) of a table of counts, a confusion matrix say.
+    """Bootstrap resamples (draws, *shape) of a table of counts, such as a confusion matrix.
 
-    Drawing N photos with replacement and counting their cells is one multinomial draw, whatever N is.
+    Drawing N photos with replacement and counting their cells is one multinomial draw for any N.
     """
     flat = counts.ravel()
     drawn = np.random.default_rng(seed).multinomial(int(flat.sum()), flat / flat.sum(), size=draws)
@@ -47,12 +47,12 @@ def resampled_counts(counts: NDArray[np.int64], *, draws: int = DRAWS, seed: int
 
 
 def percentile_interval(draws: NDArray[Any], *, level: float = 0.95) -> Interval:
-    """The middle `level` of a statistic's bootstrap draws; draws in which it is not defined (NaN) are left out."""
+    """The central interval that holds `level` of a statistic's bootstrap draws; undefined draws (NaN) are left out."""
     low, high = np.nanquantile(draws, [0.5 - level / 2, 0.5 + level / 2])
     return float(low), float(high)
 
 
 def paired_bootstrap(differences_N: Floats, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95) -> Interval:
-    """Interval of the mean difference of two classifiers' scores on the same N photos."""
+    """Bootstrap interval of the mean difference of two classifiers' scores on the same N photos."""
     means = resampled_means(np.asarray(differences_N, dtype=np.float64)[:, None], draws=draws, seed=seed)
     return percentile_interval(means, level=level)

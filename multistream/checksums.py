@@ -1,6 +1,6 @@
-"""SHA256SUMS of a run: hashes of its files at the end of training, in the format of `sha256sum --check`.
+"""SHA256SUMS of a run: the hashes of its files at the end of training, in the format of `sha256sum --check`.
 
-A changed file is detected when it is read, instead of being shown as a result.
+A file that was changed later is detected when it is read.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from multistream.system_errors import reason
 
 SUMS: Final = "SHA256SUMS"
 COVERED: Final = ("recipe.toml", "split.csv", "metrics.jsonl", "predictions.csv", "summary.json")
-"""The model file holds a digest of its own, and each checkpoint a manifest."""
+"""The files that SHA256SUMS lists. A model file contains its own digest, and a checkpoint has a manifest."""
 KEPT_ON_RESUME: Final = ("recipe.toml", "split.csv")
-"""The log of metrics is written again from the checkpoint."""
+"""The files that a resumed run keeps; the log of metrics is rewritten from the checkpoint."""
 
 _LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\0]{1,255})")
 
 
 def write_checksums(run: Path) -> None:
-    """Writes SHA256SUMS: the last thing that a training does."""
+    """Writes SHA256SUMS: the last step of training."""
     found = [(sha256_file(run / name), name) for name in COVERED if (run / name).is_file()]
     write_atomic(run / SUMS, "".join(f"{digest}  {name}\n" for digest, name in found))
 
 
 def remove_checksums(run: Path) -> None:
-    """Removes SHA256SUMS before a run's files change, as they do when it is resumed; what is kept is checked first."""
+    """Removes SHA256SUMS before a resumed run changes its files; the files that it keeps are checked first."""
     for name in KEPT_ON_RESUME:
         check_checksum(run / name)
     with writing(run):
@@ -37,9 +37,9 @@ def remove_checksums(run: Path) -> None:
 
 
 def check_checksum(path: Path) -> None:
-    """DataError if a file of a run does not match SHA256SUMS; files that it does not list are not checked.
+    """Raises DataError if a file of a run does not match SHA256SUMS; files that are not listed in it are not checked.
 
-    A folder without SHA256SUMS is a run that has not ended, or no run.
+    A folder without SHA256SUMS is an unfinished run, or not a run.
     """
     wanted = _read(path.parent).get(path.name)
     if wanted is None:

@@ -1,4 +1,4 @@
-"""Commands for people to paste into a shell: the only place that builds one from values."""
+"""Shell commands for messages; every command line that is built from values is built here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def command_line(*words: str | Path) -> str:
 
 
 def quoted(*words: str | Path) -> str:
-    """Words of a command line that a message names, quoted for a shell.
+    """Words of a command line, quoted for a shell.
 
     >>> quoted("--out", Path("my run"))
     "--out 'my run'"
@@ -27,6 +27,6 @@ def quoted(*words: str | Path) -> str:
 
 
 def _word(word: str | Path) -> str:
-    """The word as a command line takes it, not yet quoted."""
+    """The word as the command line must read it, not yet quoted."""
     text = str(word)
     return f"./{text}" if isinstance(word, Path) and text.startswith("-") else text

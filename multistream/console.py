@@ -13,14 +13,14 @@ Say = Callable[[str], None]
 """A function that prints one line of text."""
 
 INTERVAL = 30.0
-"""Seconds between two lines of progress where there is no terminal."""
+"""Seconds between two lines of progress if stderr is not a terminal."""
 
 
 class Bar(Protocol):
-    """Counts the work that is done."""
+    """Counts completed work."""
 
     def advance(self, count: int = 1) -> None:
-        """Tells that `count` more of the total are done."""
+        """Adds `count` to the completed work."""
 
 
 class Console:
@@ -35,13 +35,13 @@ class Console:
 
     @classmethod
     def silent(cls) -> Console:
-        """One that prints nothing, not even warnings: for processes next to the one that the user reads."""
+        """A console that prints nothing, not even warnings, for processes whose output the user does not read."""
         console = cls(quiet=True)
         console._print = lambda _: None
         return console
 
     def say(self, line: str) -> None:
-        """Prints a line of news, unless quiet."""
+        """Prints a line, unless quiet."""
         if not self.quiet:
             self._print(line)
 
@@ -53,8 +53,8 @@ class Console:
     def progress(self, total: int, label: str, *, done: int = 0) -> Iterator[Bar]:
         """Shows how much of `total` is done, with the time left: a bar on a terminal, a line every 30 s elsewhere.
 
-        `done` was so before: a resumed run's steps say nothing of its speed. Lines said meanwhile stand above the bar;
-        a bar inside another bar's block counts in lines.
+        `done` is what was completed before, such as by a run that is resumed; it does not count for the speed. Lines
+        that are printed in the block appear above the bar. A bar inside another bar's block prints lines instead.
         """
         if self.quiet:
             yield _Silent()
@@ -69,14 +69,14 @@ class Console:
 
 
 class _Silent:
-    """Counts nothing: a quiet console."""
+    """Progress that is not shown."""
 
     def advance(self, count: int = 1) -> None:
         """Does nothing."""
 
 
 class _Lines:
-    """Progress for log files: a line now and then, none for what is done in less."""
+    """Progress for log files: a line every INTERVAL seconds, and none for shorter work."""
 
     def __init__(self, total: int, label: str, *, done: int, say: Say, clock: Callable[[], float]) -> None:
         self.total, self.label, self._say, self._clock = total, label, say, clock
@@ -84,7 +84,7 @@ class _Lines:
         self._started = self._said = clock()
 
     def advance(self, count: int = 1) -> None:
-        """Counts, and says where it stands if the last line is long ago."""
+        """Counts, and prints a line if the last one is INTERVAL seconds old."""
         self.done += count
         now = self._clock()
         if now - self._said >= INTERVAL:
@@ -99,8 +99,8 @@ class _Lines:
 
 @contextmanager
 def _drawn_bar(total: int, label: str, *, done: int) -> Iterator[tuple[Bar, Say]]:
-    """A bar on the terminal, which goes when it is done, and how to print above it."""
-    from rich.console import Console as Terminal  # rich costs 50 ms, which no --json needs
+    """A bar on the terminal, removed at the end of the block, and a function that prints above it."""
+    from rich.console import Console as Terminal  # importing rich takes 50 ms, and --json does not need it
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -128,7 +128,7 @@ def _to_stderr(line: str) -> None:
 
 
 def _duration(seconds: float) -> str:
-    """Seconds as a clock shows them.
+    """Seconds as h:mm:ss.
 
     >>> _duration(3725)
     '1:02:05'

@@ -1,8 +1,8 @@
 """Errors that the user can fix, with their exit codes.
 
-Messages are one line: *where: what is wrong, with the value. What is allowed. What to do.* What cannot be printed in it
-is escaped, so that no file's name breaks a line or a terminal. The command line prints it and exits with the error's
-exit code. All other exceptions are shown with a traceback.
+Messages are one line: *where: what is wrong, with the value. What is allowed. What to do.* Unprintable characters are
+escaped, so that a file's name cannot break a line or a terminal. The command line prints the message and exits with
+the error's exit code. All other exceptions are shown with a traceback.
 """
 
 from __future__ import annotations
@@ -95,13 +95,13 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """The question whether the nearest known word was meant, with a space behind it; empty where none is near."""
+    """The question whether the nearest known word was meant, followed by a space; "" if none is near."""
     near = get_close_matches(word, list(known), n=1)
     return f"Did you mean {near[0]!r}? " if near else ""
 
 
 def check_known(names: Iterable[str], known: Iterable[str], *, where: str, what: str = "{name!r} is unknown.") -> None:
-    """UsageError for the first of these names that is not among the known ones; `what` says it of a `name`."""
+    """Raises UsageError for the first of these names that is not known; `what` is the message, with `{name!r}`."""
     known = set(known)
     for name in names:
         if name not in known:
@@ -109,7 +109,7 @@ def check_known(names: Iterable[str], known: Iterable[str], *, where: str, what:
 
 
 def printable(name: str) -> str:
-    """`name` on one line for people to read: what cannot be printed (newlines, bytes that are not UTF-8) is escaped.
+    """`name` on one line, with unprintable characters (newlines, bytes that are not UTF-8) escaped.
 
     >>> print(printable("a\\nb.jpg"))
     a\\nb.jpg
@@ -129,7 +129,7 @@ def some_of(names: Iterable[object], shown: int = 3) -> str:
 
 
 def said_by(error: BaseException) -> str:
-    """The first line of what an exception of another library says, without a full stop."""
+    """The first line of the message of another library's exception, without a full stop."""
     return str(error).strip().partition("\n")[0][:200].rstrip(".") or type(error).__name__
 
 
@@ -141,7 +141,7 @@ def readable(
     right: str = "",
     do: str = "",
 ) -> Iterator[None]:
-    """Turns exceptions of these kinds, which a library raises over a damaged file, into a DataError that quotes them.
+    """Turns exceptions of these kinds, which a library raises on a damaged file, into a DataError that quotes them.
 
     >>> with readable("a.json", ValueError):
     ...     int("x")
@@ -151,13 +151,13 @@ def readable(
     try:
         yield
     except kinds as error:
-        said = getattr(error, "strerror", None) or said_by(error)  # of the system without number and path
+        said = getattr(error, "strerror", None) or said_by(error)  # the system's message, without number and path
         raise DataError(where, f"{what}: {said}.", right=right, do=do) from error
 
 
 @contextmanager
 def extra(name: str, where: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Around an import: a library that one of our extras brings and that is not installed becomes a PluginError."""
+    """Around an import: raises PluginError if the library is not installed; the package's extra `name` installs it."""
     try:
         yield
     except ImportError as error:

@@ -16,8 +16,8 @@ FORMATS: Final = {".pdf": "CreationDate", ".svg": "Date", ".png": "Software"}
 
 
 def save_figure(figure: Figure, path: Path, *, dpi: int = 200) -> None:
-    """Writes a figure as its name says, whole or not at all; the same figure gives the same bytes."""
-    import matplotlib  # a second, which only figures need
+    """Writes a figure atomically, in the format of the path's suffix; equal figures give equal bytes."""
+    import matplotlib  # takes a second, and only figures need it
 
     suffix, content = path.suffix.lower(), io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "multistream", "pdf.fonttype": 42}):

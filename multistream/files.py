@@ -19,11 +19,11 @@ from multistream.errors import DataError, MultistreamError, UsageError
 from multistream.system_errors import disk_error
 
 _STALE = re.compile(r"\.tmp-(?:[a-z]+-\d+-)?(\d+)-[0-9a-f]{8}")
-_in_flight: set[Path] = set()  # what this process writes right now: pids come again, so ours alone says nothing
+_in_flight: set[Path] = set()  # temporary files of this process: pids are reused, so the pid alone does not identify it
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
-    """Writes a whole file, text as UTF-8. After a crash or DiskFull (exit 74) the old file is there, untouched."""
+    """Writes a whole file, text as UTF-8. After a crash or DiskFull (exit 74) the old file is unchanged."""
     content = data.encode() if isinstance(data, str) else data
     with replacing(path, needed=len(content)) as file:
         file.write(content)
@@ -31,12 +31,12 @@ def write_atomic(path: str | Path, data: bytes | str) -> None:
 
 @contextmanager
 def replacing(path: str | Path, *, needed: int = 0) -> Iterator[IO[bytes]]:
-    """A new file that takes the place of `path` when the block ends well; else the old one stays.
+    """A new file that replaces `path` when the block ends without an exception; otherwise the old file stays.
 
     It is in the folder of `path`, because a rename cannot cross file systems, and is flushed before the rename.
-    `needed`, in bytes, goes into the message of DiskFull.
+    `needed`, in bytes, is for the message of DiskFull.
     """
-    target = Path(os.path.realpath(path))  # a link keeps its target
+    target = Path(os.path.realpath(path))  # replaces the target of a link, not the link
     if os.path.exists(target) and not target.is_file():  # Path.exists raises for a name that is too long
         raise UsageError(path, "it is not a regular file.", right="Pass a regular file, or a new path.")
     with temporary(target.parent, needed=needed) as name:
@@ -50,9 +50,9 @@ def replacing(path: str | Path, *, needed: int = 0) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def temporary(folder: Path, *, noun: str = "", needed: int = 0) -> Iterator[Path]:
-    """The free name `.tmp-[NOUN-]PID-RANDOM` in `folder`, made if missing; what still lies there at the end goes.
+    """An unused path `.tmp-[NOUN-]PID-RANDOM` in `folder`, which is made if missing.
 
-    A disk that is full or cannot be written becomes DiskFull.
+    A file or folder of that name is removed at the end. Raises DiskFull if the disk is full or cannot be written.
     """
     name = folder / "-".join(part for part in (".tmp", noun, str(os.getpid()), secrets.token_hex(4)) if part)
     with writing(folder, needed=needed):
@@ -67,9 +67,9 @@ def temporary(folder: Path, *, noun: str = "", needed: int = 0) -> Iterator[Path
 
 @contextmanager
 def writing(folder: Path, *, needed: int = 0) -> Iterator[None]:
-    """Turns what a disk refuses inside the block into DiskFull, with the bytes needed and free.
+    """Turns disk errors inside the block into DiskFull, with the bytes needed and free.
 
-    All that writes into a folder is in such a block, by itself or through the functions of this module.
+    All code that writes into a folder runs in such a block, directly or through the functions of this module.
     """
     try:
         yield
@@ -80,7 +80,7 @@ def writing(folder: Path, *, needed: int = 0) -> Iterator[None]:
 
 
 def write_folder(folder: Path, texts: Mapping[str, str]) -> None:
-    """Writes a new or empty folder of text files, by their paths in it: all of them, or DiskFull and none."""
+    """Writes text files, by relative path, into a new or empty folder: all of them, or none and DiskFull."""
     with temporary(folder.absolute().parent) as made:
         for path, text in texts.items():
             (made / path).parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +91,7 @@ def write_folder(folder: Path, texts: Mapping[str, str]) -> None:
 
 
 def make_folder(folder: str | Path) -> Path:
-    """Makes a folder with all above it, if it is not there; DiskFull (exit 74) where that is not permitted."""
+    """Makes a folder and its parents if they do not exist; raises DiskFull (exit 74) if that is not permitted."""
     path = Path(folder)
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -99,9 +99,9 @@ def make_folder(folder: str | Path) -> Path:
 
 
 def reserve(path: Path, *, size: int) -> None:
-    """Makes a new file's blocks real, up to `size` bytes of zeros; DiskFull where they are not there.
+    """Allocates a file's blocks on the disk, up to `size` bytes of zeros; raises DiskFull if there is no space.
 
-    A file that is mapped into memory needs this: one with holes ends the process by a signal when the disk is full.
+    A file that is mapped into memory needs this: writing into a hole of it kills the process if the disk is full.
     """
     with writing(path.parent, needed=size), path.open("r+b" if path.exists() else "xb") as file:
         if hasattr(os, "posix_fallocate"):
@@ -113,9 +113,9 @@ def reserve(path: Path, *, size: int) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Brings a folder's names, renames above all, to the disk."""
+    """Flushes a folder's entries (renames) to the disk."""
     if sys.platform == "win32":
-        return  # Windows opens no folders; its renames are journalled
+        return  # Windows cannot open folders; its renames are journalled
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -127,11 +127,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def cache_root() -> Path:
-    """The folder of all that can be made again: MULTISTREAM_CACHE, else `multistream` in the user's cache."""
+    """The folder for files that can be recomputed: MULTISTREAM_CACHE, or `multistream` in the user's cache folder."""
     if chosen := os.environ.get("MULTISTREAM_CACHE"):
         return Path(chosen).expanduser().absolute()
     xdg = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(xdg):  # others are to be ignored (XDG Base Directory Specification 0.8)
+    if os.path.isabs(xdg):  # relative paths must be ignored (XDG Base Directory Specification 0.8)
         return Path(xdg, "multistream")
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData/Local", "multistream", "Cache")
@@ -139,7 +139,7 @@ def cache_root() -> Path:
 
 
 def json_object(content: bytes | str, *, where: str, error: type[MultistreamError] = DataError) -> dict[str, Any]:
-    """The JSON object in a file's content; `error` for anything else, however deep or damaged."""
+    """The JSON object in a file's content; raises `error` for any other content, damaged or nested too deeply."""
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
         found = json.loads(text)
@@ -158,7 +158,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a folder with all in it; a link itself, not what it points to. Nothing there is fine."""
+    """Removes a file, a folder with its content, or a link (not its target); does nothing if there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -166,7 +166,7 @@ def remove(path: Path) -> None:
 
 
 def clean(folder: Path) -> tuple[Path, ...]:
-    """Removes what processes that are dead left half-written in `folder`; returns what it removed."""
+    """Removes the temporary files that dead processes left in `folder`; returns their paths."""
     found = [(path, _STALE.fullmatch(path.name)) for path in folder.glob(".tmp-*")]
     stale = [path for path, match in found if match and _is_stale(path, pid=int(match[1]))]
     with writing(folder):
@@ -179,7 +179,7 @@ if sys.platform == "win32":
     import ctypes
 
     def is_alive(pid: int) -> bool:
-        """Whether a process of this number runs; os.kill would end it here."""
+        """Whether a process with this pid runs; os.kill would end it on Windows."""
         handle = ctypes.windll.kernel32.OpenProcess(0x0010_0000, False, pid)  # SYNCHRONIZE
         state = ctypes.windll.kernel32.WaitForSingleObject(handle, 0) if handle else 0
         ctypes.windll.kernel32.CloseHandle(handle)
@@ -188,7 +188,7 @@ if sys.platform == "win32":
 else:
 
     def is_alive(pid: int) -> bool:
-        """Whether a process of this number runs, whoever owns it."""
+        """Whether a process with this pid runs, of any user."""
         try:
             os.kill(pid, 0)
         except (ProcessLookupError, OverflowError):

@@ -18,10 +18,10 @@ LOCK: Final = ".lock"
 
 
 class FolderLock:
-    """Keeps a second process, or a second lock in this one, out of a folder: RunBusy (exit 73) names who holds it.
+    """An exclusive lock on a folder: for a second process or object, RunBusy (exit 73) names the holder.
 
-    The system releases the lock when the process dies, also while a forked worker lives on (filelock 4.3). The file
-    `.lock` stays: were it removed, two processes could each lock a file of that name.
+    The system releases the lock when the process dies, even if a forked worker still runs (filelock 4.3). The file
+    `.lock` stays: if it were removed, two processes could each lock a file of that name.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -29,7 +29,7 @@ class FolderLock:
         self._lock: BaseFileLock | None = None
 
     def __enter__(self) -> FolderLock:
-        from filelock import FileLock, Timeout  # takes 50 ms, which no other command needs
+        from filelock import FileLock, Timeout  # takes 50 ms, and other commands do not need it
 
         path = self.folder.resolve() / LOCK
         if self._lock is not None:

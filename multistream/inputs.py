@@ -1,4 +1,4 @@
-"""Inputs of a stream: Image, Map and Vector. Free of torch, because recipes and data use them too."""
+"""Inputs of a stream: Image, Map and Vector. Does not import torch, because recipes and data use them too."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class Image:
-    """The photo itself, (B, 3, size, size) uint8 RGB in the batch; the stream brings it to the channel order asked for.
+    """The photo, (B, 3, size, size) uint8 RGB in the batch; the stream converts it to the order of `channels`.
 
-    `mean` and `std` are on the 0-255 scale and in the order of `channels`. Streams that name one input share
-    one decode, whatever their normalisation.
+    `mean` and `std` are on the 0-255 scale and in the order of `channels`. Streams with the same input name share
+    one decoded photo, even if their normalisation differs.
 
     >>> Image(size=64).name
     'image'
@@ -44,7 +44,7 @@ class Image:
 class Map:
     """An additional input image for each photo (depth, saliency), (B, channels, size, size) float32 in the batch.
 
-    `read(path)` gives float32 (C, H, W). Geometric augmentation turns it together with the photo.
+    `read(path)` returns float32 (C, H, W). Geometric augmentation is applied to it together with the photo.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Map:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what one photo has."""
+        """(channels, size, size), the shape for one photo."""
         return self.channels, self.size, self.size
 
 
@@ -77,7 +77,7 @@ class Vector:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what one photo has."""
+        """(width,), the shape for one photo."""
         return (self.width,)
 
 
@@ -85,10 +85,10 @@ Input = Image | Map | Vector
 
 
 def side_inputs_of(inputs: Mapping[str, Input]) -> dict[str, Map | Vector]:
-    """The inputs by stream key that a photo itself does not give."""
+    """The inputs, by stream key, that are read in addition to the photo."""
     return {key: each for key, each in inputs.items() if not isinstance(each, Image)}
 
 
 def names_of(inputs: Mapping[str, Input]) -> set[str]:
-    """The names under which a user may give these inputs: the streams' keys, and the inputs' own."""
+    """The names by which a user may refer to these inputs: the streams' keys and the inputs' own names."""
     return {*inputs, *(each.name for each in inputs.values())}

@@ -24,19 +24,19 @@ __all__ = ["VECTOR", "Fusion", "FusionOutput", "Image", "Input", "Loss", "Map", 
 class Tap(nn.Module):
     """Turns a feature map into a token: pools first, then projects (paper section 1; checks E1: the two commute).
 
-    `pool` has no parameters and reduces in float32. Between the two lie the buffers `mean` and `scale`, which
-    standardise pooled features where the stream is frozen, and are the identity otherwise; `baseline` is the
-    training mean of the pooled features, which replaces a tap that is masked.
+    `pool` has no parameters and reduces in float32. Before the projection, the buffers `mean` and `scale` standardise
+    the pooled features if the stream is frozen; otherwise they are the identity. `baseline` is the training mean of the
+    pooled features, which replaces the features of a masked tap.
     """
 
     linear: ClassVar[bool] = False
-    """Whether a token is an affine function of the map; only then is there an exact sum over the map's pixels."""
+    """Whether a token is an affine function of the map; only then it is an exact sum over the map's pixels."""
     cacheable: ClassVar[bool] = True
     """Whether a token depends on the map through `pool` alone."""
     last_only: ClassVar[bool] = False
     """Whether only the last stage is tapped."""
     reads: ClassVar[str] = ""
-    """The stage that is tapped alone, where it is a summary of the whole photo: `cls`, `embed`; "" for the maps."""
+    """The only tapped stage, for a tap that reads a summary of the whole photo: `cls` or `embed`; "" for the maps."""
 
     mean: Tensor
     scale: Tensor
@@ -55,18 +55,18 @@ class Tap(nn.Module):
 
     @property
     def affine_layer(self) -> nn.Module | None:
-        """The one trainable layer of `project`, where that is `layer(standardise(pooled))`; nn.Identity without one.
+        """The trainable layer, if `project` is `layer(standardise(pooled))`; nn.Identity if it has none, else None.
 
-        None for any other tap. What has it trains in one batch with other rows of an ablation, and is fitted by
-        `training.solver = "lbfgs"`.
+        A tap with this layer can train in one batch with other rows of an ablation, and `training.solver = "lbfgs"`
+        can fit it.
         """
         return nn.Identity() if type(self).project is Tap.project else None
 
     def locate(self, weights: Tensor, map_BChw: Tensor) -> Tensor:
         """Distributes `weights . pool(map)` over the map's pixels: weights (K, P) or (B, K, P) -> (B, K, h, w).
 
-        The pixels of a linear tap sum to `weights . pool(map)`. For another `pool` than the global average this takes
-        one gradient a row of `weights`; a tap that knows a faster way overrides it.
+        The pixels of a linear tap sum to `weights . pool(map)`. If `pool` is not the global average, this computes one
+        gradient per row of `weights`; a tap with a faster method overrides it.
         """
         pixels = map_BChw.shape[2] * map_BChw.shape[3]
         if type(self).pool is Tap.pool:
@@ -96,8 +96,8 @@ class Tap(nn.Module):
 
     @torch.no_grad()
     def fit(self, pooled_NP: Tensor, *, standardise: bool) -> None:
-        """Sets `baseline`, and if asked `mean` and `scale`, from the training split's pooled features (N, P)."""
-        # Channels are summed in float64: 20,000 rows of float32 lose digits that a dead channel's test needs.
+        """Sets `baseline`, and with `standardise` also `mean` and `scale`, from the training features (N, P)."""
+        # Sums are in float64: in float32, 20,000 rows lose digits that are needed to recognise a constant channel.
         mean = pooled_NP.double().mean(0)
         self.baseline.copy_(mean)
         if standardise:
@@ -118,14 +118,14 @@ class Temporal(nn.Module):
         self.width, self.steps, self.out_width = width, steps, out_width
 
     def attention(self, tokens_BTW: Tensor) -> Tensor | None:
-        """The weight of each step, (B, T), for a temporal module that weights its steps; None for others."""
+        """The weight of each step, (B, T), if the temporal module weights its steps; otherwise None."""
         del tokens_BTW
         return None
 
 
 @dataclass(frozen=True)
 class FusionOutput:
-    """The output of a fusion: `logits` (B, K), and each stream's own logits (B, K) where the fusion has them."""
+    """The output of a fusion: `logits` (B, K), and each stream's own logits (B, K) if the fusion computes them."""
 
     logits: Tensor
     streams: Mapping[str, Tensor]
@@ -135,16 +135,16 @@ class Fusion(nn.Module):
     """Computes one prediction from the vectors of all branches: {key: (B, E)} -> FusionOutput.
 
     softmax(logits) are always the probabilities. `heads` holds one classifier per stream, made by `Stream.make_head`;
-    a fusion that needs none drops them. `present` names the streams to use, where some are left out.
+    a fusion that does not need them drops them. `present` names the streams to use, or is None for all.
     """
 
     heads: Modules[nn.Module]
     linear: bool = False
     """Whether the logits are an affine function of the vectors."""
     averages_probabilities: bool = False
-    """Whether the fused probabilities are the mean of the streams' own."""
+    """Whether the fused probabilities are the mean of the streams' own probabilities."""
     one_class: bool = False
-    """Whether the logits are logarithms of probabilities that sum to 1: an image cannot have several classes then."""
+    """Whether the logits are logarithms of probabilities that sum to 1; an image then cannot have several classes."""
 
     def __init__(self, widths: Mapping[str, int], *, classes: int, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -152,7 +152,7 @@ class Fusion(nn.Module):
         self.heads = Modules(heads)
 
     def stream_logits(self, key: str, vector_BE: Tensor) -> Tensor:
-        """The logits (B, K) of one stream's own classifier: what `FusionOutput.streams[key]` holds."""
+        """The logits (B, K) of one stream's own classifier, as in `FusionOutput.streams[key]`."""
         logits: Tensor = self.heads[key](vector_BE)
         return logits
 
@@ -163,8 +163,8 @@ class Fusion(nn.Module):
     def set_classifier(self, weights: Mapping[str, Tensor], bias_K: Tensor) -> None:
         """Sets the linear classifier over these streams' vectors: weights {key: (K, E)}, bias (K,).
 
-        For a linear fusion the streams are all; one that averages probabilities gets one stream at a time. Called by
-        `training.solver = "lbfgs"`, without gradients.
+        A linear fusion gets all streams at once; a fusion that averages probabilities gets one stream per call. Called
+        by `training.solver = "lbfgs"`, without gradients.
         """
         del weights, bias_K
         raise TypeError(f"{type(self).__name__} is not linear, or does not define set_classifier(weights, bias)")
@@ -182,14 +182,14 @@ class Fusion(nn.Module):
 class Loss(nn.Module):
     """What training minimises: logits (B, K) and targets -> the mean over the images, a scalar.
 
-    Targets are class indices (B,) or, with mixup or vote labels, distributions (B, K). `weights` (K,)
-    are the class weights; None: all classes count equally. A loss that leaves `weights` or `label_smoothing` out of its
-    constructor's arguments is built without them; a user who sets one of them gets an error.
+    Targets are class indices (B,) or, with mixup or vote labels, distributions (B, K). `weights` (K,) are the class
+    weights, or None if all classes count equally. If the constructor of a loss has no `weights` or `label_smoothing`
+    argument, it is built without it, and a user who sets that option gets an error.
     """
 
     weights: Tensor | None
     label_sets: bool = False
-    """Whether targets may be sets of classes, (B, K) of 0 and 1, and each logit is of one class alone."""
+    """Whether targets may be label sets, (B, K) of 0 and 1, with an independent probability per logit."""
 
     def __init__(self, *, weights: Tensor | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Metrics where an image may have several classes: average precision, F1 at a threshold of .5, and exact matches."""
+"""Metrics for images with several classes: average precision, F1 at a threshold of .5, and exact matches."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from multistream.records import JsonRecord
 from multistream.statistics import wilson
 
 THRESHOLD = 0.5
-"""A class is predicted from this probability on."""
+"""A class is predicted if its probability is at least this."""
 DRAWS = 1000
 """Resamples of the bootstrap of average precisions."""
 CELLS = 4_000_000
-"""Counts of photos that a bootstrap holds at a time: 32 MB."""
+"""Counts that a bootstrap holds in memory at a time: 32 MB."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -27,14 +27,14 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class LabelSetMetrics(JsonRecord):
-    """How good independent probabilities of K classes are on n photos that may have several of them.
+    """Metrics of independent probabilities of K classes on n photos, each of which may have several classes.
 
-    Intervals are Wilson's for accuracy and percentile bootstraps of photos for the rest. Means over classes leave out
-    classes that no photo has; a class that is never predicted has a precision of 0.
+    Intervals are Wilson's for accuracy and percentile bootstraps over photos for the other metrics. Means over classes
+    leave out classes that no photo has; a class that is never predicted has a precision of 0.
     """
 
     map: float
-    """Mean over the classes of the average precision, as scikit-learn's `average_precision_score`."""
+    """Mean average precision over the classes, as in scikit-learn's `average_precision_score`."""
     map_ci95: Interval
     micro_f1: float
     """F1 over all photos and classes together."""
@@ -43,7 +43,7 @@ class LabelSetMetrics(JsonRecord):
     """Mean of the classes' F1."""
     macro_f1_ci95: Interval
     accuracy: float
-    """The fraction of photos that get all their classes and no other (exact match)."""
+    """The fraction of photos for which exactly their classes are predicted (exact match)."""
     accuracy_ci95: Interval
     nll: float
     """Mean over photos and classes of the binary cross entropy; a probability of 0 counts as 2.2e-16."""
@@ -59,7 +59,7 @@ def label_set_metrics(
 ) -> LabelSetMetrics:
     """Measures probabilities (N, K) against label sets (N, K); `seed` draws the bootstraps.
 
-    Raises DataError where there is no photo, ValueError for arrays that do not fit.
+    Raises DataError if there is no photo, ValueError for arrays of other shapes or values that are not finite.
     """
     exact = np.asarray(probabilities, np.float64)
     if not len(sets):
@@ -89,18 +89,21 @@ def label_set_metrics(
 
 
 def mean_average_precision(probabilities: NDArray[np.floating], sets: Bools) -> float:
-    """Of the classes that some photo has, from probabilities and label sets (N, K)."""
+    """The mean average precision over the classes that some photo has, from probabilities and label sets (N, K)."""
     return float(average_precisions(probabilities, sets)[_occurring(sets)].mean())
 
 
 def average_precisions(probabilities: NDArray[np.floating], sets: Bools) -> Floats:
-    """Of each class, (K,), as scikit-learn's `average_precision_score`; 0 for a class that no photo has."""
+    """Average precision of each class, (K,), as in scikit-learn's `average_precision_score`; 0 if no photo has it."""
     found: Floats = _average_precisions(probabilities, sets, np.ones((1, len(sets))))[0]
     return found
 
 
 def resampled_map(probabilities: NDArray[np.floating], sets: Bools, counts_RN: NDArray[np.int64]) -> Floats:
-    """The mean average precision (R,) where photos count so often; a class of no photo is left out of its draw."""
+    """The mean average precision (R,) of R resamples, given how often each photo occurs in each, (R, N).
+
+    A class that no photo of a resample has is left out of its mean.
+    """
     counts = counts_RN.astype(np.float64)
     present = counts @ sets > 0
     drawn = _average_precisions(probabilities, sets, counts)
@@ -109,14 +112,14 @@ def resampled_map(probabilities: NDArray[np.floating], sets: Bools, counts_RN: N
 
 
 def photo_draws(n: int, *, seed: int = 0) -> Iterator[NDArray[np.int64]]:
-    """How often each of n photos occurs in DRAWS bootstrap resamples: (R, n) after (R, n), as many as memory allows."""
+    """How often each of n photos occurs in DRAWS bootstrap resamples: blocks (R, n) of at most CELLS counts."""
     chance, at_a_time = np.random.default_rng(seed), max(1, CELLS // n)
     for start in range(0, DRAWS, at_a_time):
         yield chance.multinomial(n, np.full(n, 1 / n), size=min(at_a_time, DRAWS - start))
 
 
 def micro_f1(means: Floats) -> Any:
-    """From the means of right, there, predicted, (..., 3K): F1 over all classes together, (...,)."""
+    """F1 over all classes together, (...,), from the means of true positives, labels and predictions, (..., 3K)."""
     right, there, predicted = (part.sum(-1) for part in np.split(means, 3, axis=-1))
     return _ratio(2 * right, there + predicted)
 
@@ -129,9 +132,9 @@ def label_set_f1(probabilities: NDArray[np.floating], sets: Bools) -> tuple[floa
 
 
 def label_set_cells(probabilities: NDArray[np.floating], sets: Bools) -> NDArray[np.int64]:
-    """(2, K, K): of the photos with label i (rows) in how many class j is predicted, and among how many photos.
+    """(2, K, K): how many photos with label i (rows) get class j predicted, and the number of photos counted.
 
-    Off the diagonal only photos without label j count, so that cell is what is wrongly added where there is label i.
+    Off the diagonal only photos without label j count: the cell counts wrong predictions of j on photos with label i.
     """
     predicted, others = probabilities >= THRESHOLD, ~np.eye(sets.shape[1], dtype=np.bool_)
     has = sets.astype(np.int64)
@@ -141,7 +144,7 @@ def label_set_cells(probabilities: NDArray[np.floating], sets: Bools) -> NDArray
 
 
 def _occurring(sets: Bools) -> Bools:
-    """Which classes some photo has, (K,)."""
+    """Whether any photo has the class, (K,)."""
     found: Bools = np.asarray(sets.any(axis=0))
     return found
 
@@ -156,24 +159,24 @@ def _ratio(numerators: Any, denominators: Any) -> Any:
 
 
 def _interval_of_map(probabilities: Floats, sets: Bools, *, seed: int) -> Interval:
-    """Of a bootstrap of photos; a draw without a photo of some class leaves that class out."""
+    """Bootstrap interval of the mean average precision; a class without a photo in a resample is left out of it."""
     drawn = [resampled_map(probabilities, sets, counts) for counts in photo_draws(len(sets), seed=seed)]
     return percentile_interval(np.concatenate(drawn))
 
 
 def _average_precisions(probabilities: NDArray[np.floating], sets: Bools, counts_RN: Floats) -> Floats:
-    """The average precision of each class, (R, K), where photos count so often; 0 for a class that no photo has.
+    """The average precision of each class in R resamples, (R, K), from photo counts (R, N); 0 if no photo has it.
 
-    The mean, over the photos that have the class, of the precision among all photos that score at least as high: as
-    scikit-learn's `average_precision_score`.
+    This is the mean, over the photos that have the class, of the precision among all photos with at least their score,
+    as in scikit-learn's `average_precision_score`.
     """
     found = np.zeros((len(counts_RN), sets.shape[1]))
-    counts_NR = np.ascontiguousarray(counts_RN.T)  # photos are gathered in the order of each class: whole lines
+    counts_NR = np.ascontiguousarray(counts_RN.T)  # contiguous, because rows are gathered below
     for k in range(sets.shape[1]):
         order = np.argsort(-probabilities[:, k], kind="stable")
         last = np.append(np.flatnonzero(np.diff(probabilities[order, k])), len(order) - 1)
         places = np.flatnonzero(sets[order, k])
-        ends = last[np.searchsorted(last, places)]  # photos of one score share a threshold
+        ends = last[np.searchsorted(last, places)]  # photos of equal score share a threshold
         own_PR = counts_NR[order[places]]
         right = np.cumsum(own_PR, axis=0)[np.searchsorted(ends, ends, side="right") - 1]
         shown = np.cumsum(counts_NR[order], axis=0)[ends]

@@ -1,4 +1,4 @@
-"""Records: frozen dataclasses that are results, as JSON has them."""
+"""Results as frozen dataclasses that convert to JSON."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any
 
 
 class JsonRecord:
-    """A base of dataclasses of numbers, texts and paths, and of mappings, tuples and records of these."""
+    """Base class of dataclasses with JSON fields: numbers, texts, paths, and mappings, tuples and records of these."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What `--json` prints: the fields by name, tuples as lists and paths as texts."""
+        """The dictionary that `--json` prints: the fields by name, tuples as lists and paths as texts."""
         return {each.name: plain(getattr(self, each.name)) for each in fields(self)}  # type: ignore[arg-type]  # see above
 
 
 def plain(value: Any) -> Any:
-    """A field's value as JSON has it.
+    """A field's value as JSON data.
 
     >>> plain({"range": (0, 1), "run": Path("runs/a")})
     {'range': [0, 1], 'run': 'runs/a'}

@@ -17,12 +17,12 @@ PART = re.compile(rf"(?P<name>{NAME.pattern})(?::(?P<variant>[^\s:@=,/]+))?(?:@(
 FILE_PART = re.compile(
     rf"(?P<name>{NAME.pattern}(?<=..)):(?P<variant>[^:@,]*[/\\][^:@,]*)(?:@(?P<distribution>{NAME.pattern}))?"
 )
-"""A part whose variant is a file's path. A name of one letter is a drive: `C:/runs/x` is a run."""
+"""A part whose variant is a file's path. A name of one letter does not match: `C:/runs/x` is the path of a run."""
 
 GRAMMAR = "It must read [KEY=]NAME[:VARIANT][@DISTRIBUTION], or KEY=PATH for a branch of a run."
 
-# What torch.nn.ModuleDict has itself, and so refuses as a key. Written down because torch is not imported here;
-# a test compares it with the installed torch. `cpu`, `train`, `values` are the likely accidents.
+# The attributes of torch.nn.ModuleDict, which it refuses as keys. Listed here because this module does not import
+# torch; a test compares the list with the installed torch. Likely mistakes are `cpu`, `train` and `values`.
 TORCH_NAMES = frozenset(
     """
     add_module apply bfloat16 buffers call_super_init children clear compile cpu cuda double dump_patches eval
@@ -36,18 +36,18 @@ TORCH_NAMES = frozenset(
     """.split()  # noqa: SIM905  a list would take a screen
 )
 INSTANCE = "<instance>"
-"""What a recipe and a plan write for a stream that was given as an instance: no file can hold it."""
+"""The text in recipes and plans for a stream that was passed as an instance, which a file cannot hold."""
 
 OUR_NAMES = frozenset({"none", "streams", "branches", "index", "fused"})
-"""`--freeze none|streams|branches` names no stream, a batch's `index` holds the images' numbers, and an explanation's
-`fused` the logits of the whole network."""
+"""Reserved keys: `--freeze` reads `none`, `streams` and `branches`; a batch's `index` holds the images' row numbers; an
+explanation's `fused` holds the logits of the whole network."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """One part as the user named it: a part's `name` with its `variant` and `distribution`, or a branch of a `run`.
+    """A parsed spec: a part's `name` with its `variant` and `distribution`, or a branch of a `run`.
 
-    `is_instance` stands in recipes and plans for a stream that was given as an instance.
+    `is_instance` marks a stream that was passed as an instance.
 
     >>> spec = Spec.parse("scenes=places:resnet18@multistream-places")
     >>> spec.key, spec.name, spec.variant, spec.distribution
@@ -65,7 +65,7 @@ class Spec:
 
     @classmethod
     def parse(cls, text: str, *, key: str | None = None, where: str = "streams") -> Spec:
-        """Parses a spec; with `key` given, `text` holds the rest. Raises UsageError for an invalid spec."""
+        """Parses a spec; if `key` is passed, `text` is the spec without it. Raises UsageError for an invalid spec."""
         if key is None:
             key, rest = _split_key(text)
         else:
@@ -85,7 +85,7 @@ class Spec:
 
     @property
     def variant_path(self) -> Path | None:
-        """The file that the variant is, where it is one: `text:banks/anp.safetensors`.
+        """The variant as a path if it names a file, such as `text:banks/anp.safetensors`; otherwise None.
 
         >>> Spec.parse("text:banks/anp.safetensors").variant_path is None, Spec.parse("places:vgg16").variant_path
         (False, None)
@@ -95,7 +95,7 @@ class Spec:
 
     @property
     def part(self) -> str:
-        """The spec without its key, as a recipe's table writes it."""
+        """The spec without its key, as written in a recipe's table."""
         if self.is_instance:
             return INSTANCE
         if self.run is not None:
@@ -109,7 +109,7 @@ class Spec:
 
 
 def parse_specs(texts: str | Iterable[str], *, where: str = "streams") -> tuple[Spec, ...]:
-    """Reads several specs, of which none may have another's key; a string is cut at its commas.
+    """Parses several specs, each with a different key; a string is split at its commas.
 
     >>> [str(spec) for spec in parse_specs("object,places,net=timm:resnet18")]
     ['object', 'places', 'net=timm:resnet18']
@@ -126,7 +126,7 @@ def parse_specs(texts: str | Iterable[str], *, where: str = "streams") -> tuple[
 
 
 def check_key(key: str, *, where: str = "streams", noun: str = "key") -> str:
-    """Returns `key` if it may name a stream or a stage (`noun`), in files as in torch's modules; else a UsageError."""
+    """Returns `key`; raises UsageError if it cannot name a stream or stage (`noun`) in files and torch modules."""
     if not KEY.fullmatch(key):
         raise UsageError(
             where, f"{key!r} cannot be a {noun}.", right="It must be a-z, 0-9 and _, and start with a letter."
@@ -141,27 +141,27 @@ def check_key(key: str, *, where: str = "streams", noun: str = "key") -> str:
 
 
 def is_path(text: str) -> bool:
-    """Whether a spec is the path of a run: it holds a `/`, or is `.`, `..` or starts with `~`."""
+    """Whether a spec is the path of a run: it contains a `/`, is `.` or `..`, or starts with `~`."""
     return "/" in text or os.sep in text or text in (".", "..") or text.startswith("~")
 
 
 def expanded(path: str | os.PathLike[str], *, where: str) -> Path:
-    """A path with the home folder instead of `~`; UsageError where there is no such home."""
+    """The path with `~` replaced by the home folder; raises UsageError if that home folder does not exist."""
     try:
-        # A Path forgets the `./` by which a folder of the name `~` differs from the home folder.
+        # Tested before conversion: Path drops the `./` that distinguishes a folder named `~` from the home folder.
         return Path(path).expanduser() if os.fspath(path).startswith("~") else Path(path)
     except RuntimeError as error:
         raise UsageError(where, f"{str(path)!r} contains an unknown home folder.") from error
 
 
 def _split_key(text: str) -> tuple[str, str]:
-    """`KEY=REST` -> (KEY, REST); ("", text) where there is no key. A `=` inside a path is the path's own."""
+    """`KEY=REST` -> (KEY, REST); ("", text) without a key. A `=` inside a path does not end a key."""
     key, equals, rest = text.partition("=")
     return (key, rest) if equals and key and not is_path(key) else ("", text)
 
 
 def _key_of(key: str, name: str, *, where: str) -> str:
-    """The key, by default the part's name; a name that cannot be one says how to give a key."""
+    """The key, by default the part's name; if that cannot be a key, the UsageError says how to write one."""
     if key:
         return check_key(key, where=where)
     try:

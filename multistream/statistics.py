@@ -1,6 +1,6 @@
 """Statistics over N photos: intervals, paired tests, corrections, and how streams complement each other.
 
-The distributions of tests are SciPy's, imported where a test is made: it takes a third of the time of importing torch.
+Tests use SciPy's distributions, imported inside the functions: the import takes a third of the time of importing torch.
 Vectors `correct` are boolean, (N,) for one classifier or (S, N) for S on the same photos. A photo counts once for any
 number of runs: runs on the same photos are not independent samples.
 """
@@ -21,11 +21,11 @@ from multistream.bootstrap import Floats, Interval, paired_bootstrap, percentile
 Bools = NDArray[np.bool_]
 
 _DETECTABLE = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
-"""Standard errors of a true difference that is found at 5 % in 8 of 10 cases."""
+"""The true difference, in standard errors, that a test at 5 % detects in 8 of 10 cases."""
 
 
 def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion: near its nominal coverage also at few photos and near 0 or 1.
+    """Wilson's score interval of a proportion: near its nominal coverage even with few photos and near 0 or 1.
 
     >>> [round(100 * end, 2) for end in wilson(2147, 3339)]  # the paper's 64.30 %
     [62.66, 65.91]
@@ -35,19 +35,18 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
     z = _normal_quantile(0.5 + level / 2)
     center = (2 * successes + z**2) / (2 * (n + z**2))
     margin = z * math.sqrt(4 * successes * (n - successes) / n + z**2) / (2 * (n + z**2))
-    low = 0.0 if successes == 0 else center - margin  # exact where rounding leaves 1e-17
+    low = 0.0 if successes == 0 else center - margin  # exact, without a rounding error of 1e-17
     return low, 1.0 if successes == n else center + margin
 
 
 def _normal_quantile(probability: float) -> float:
-    """Of the standard normal distribution."""
     return NormalDist().inv_cdf(probability)
 
 
 def tested_interval(total_N: NDArray[Any], tested_N: NDArray[np.int64]) -> Interval:
     """95 % interval of a mean over tests, from the sum of each photo's scores and the number of its tests.
 
-    Wilson's where each photo was right or wrong once, else a bootstrap of photos with all their tests.
+    Wilson's interval if each photo was tested once and is right or wrong; otherwise a bootstrap over photos.
     """
     if tested_N.max() <= 1 and bool(np.isin(total_N, (0, 1)).all()):
         return wilson(int(total_N.sum()), int(tested_N.sum()))
@@ -56,7 +55,7 @@ def tested_interval(total_N: NDArray[Any], tested_N: NDArray[np.int64]) -> Inter
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Exact two-sided p of McNemar's test, from the photos that only one of two classifiers gets right.
+    """Exact two-sided p of McNemar's test, from the counts of photos that only one of two classifiers gets right.
 
     >>> round(mcnemar(10, 2), 4)
     0.0386
@@ -69,29 +68,29 @@ def mcnemar(only_first: int, only_second: int) -> float:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Mean score of a second classifier less that of a first on the same N photos, each of which counts once."""
+    """Mean score of a second classifier minus that of a first on the same N photos, each of which counts once."""
 
     difference: float
     ci95: Interval
-    """A bootstrap of photos, each with all the runs that tested it."""
+    """From a bootstrap over photos, each with all the runs that tested it."""
     test: str
-    """`mcnemar` (exact) where each photo was tested once, else `photos`: Student's t over photos; or `bootstrap`."""
+    """`mcnemar` (exact) if each photo was tested once; `photos`, Student's t over photos; or `bootstrap`."""
     p_value: float
     n: int
     smallest_detectable: float | None
-    """The true difference that so many photos show in 8 of 10 cases; None where no photo was judged differently."""
+    """The true difference that n photos detect in 8 of 10 cases; None if the two never differ on a photo."""
     agreement: Agreement | None = None
-    """Of `mcnemar`."""
+    """Only for `mcnemar`."""
 
 
 def paired_test(first_N: NDArray[Any], second_N: NDArray[Any], *, tested_N: NDArray[Any] | None = None) -> PairedTest:
-    """Compares two classifiers photo by photo: in how many of the `tested_N` runs each was right, or the sum of its
-    scores in them.
+    """Compares two classifiers photo by photo.
 
-    Without `tested_N` each photo has one test, or numbers are the mean of its tests.
+    `first_N` and `second_N` hold, per photo, the number of the `tested_N` runs in which the classifier was right, or
+    the sum of its scores in them. Without `tested_N` each photo counts as tested once.
 
-    Several runs on one photo (seeds, repeated folds, overlapping splits) are one number of that photo, so that a
-    difference which all runs share on few photos is not taken for many. `compare` and `ablate` both use this.
+    Several runs on one photo (seeds, repeated folds, overlapping splits) are one number of that photo, because they are
+    not independent samples. `compare` and `ablate` both use this.
 
     >>> found = paired_test(np.array([1, 1, 0, 0, 0, 1]), np.array([1, 1, 1, 1, 0, 1]))
     >>> round(found.difference, 3), found.test, found.p_value
@@ -128,7 +127,7 @@ def bootstrap_test(difference: float, draws_R: Floats, *, n: int) -> PairedTest:
 
 
 def normal_p(difference: float, error: float) -> float:
-    """Two-sided p of a difference over its standard error, which is about normal.
+    """Two-sided p of a difference with this standard error, by the normal approximation.
 
     >>> round(normal_p(-0.0196, 0.01), 3)
     0.05
@@ -139,10 +138,10 @@ def normal_p(difference: float, error: float) -> float:
 
 
 def corrected_t(differences: Sequence[float], *, test_to_train: float) -> float:
-    """Two-sided p of the corrected resampled t test (Nadeau, Bengio 2003) of differences, one a split.
+    """Two-sided p of the corrected resampled t test (Nadeau, Bengio 2003) of differences, one per split.
 
-    Splits that are drawn again and again overlap, so a plain t over them understates p: the variance of their mean is
-    (1/J + n_test/n_train) of the variance of one. `test_to_train` = 0 is Student's paired t.
+    Repeated random splits overlap, so that a plain t test over them understates p: the variance of the mean of J
+    differences is (1/J + n_test/n_train) times the variance of one. `test_to_train` = 0 gives Student's paired t.
 
     >>> round(corrected_t([0.01, 0.03, 0.02, 0.04, 0.02], test_to_train=15 / 80), 3)
     0.028
@@ -159,7 +158,7 @@ def corrected_t(differences: Sequence[float], *, test_to_train: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Holm's adjusted p values, in the order given: below .05 means shown, with all of the table in view.
+    """Holm's adjusted p values, in the order of the input: below .05 is significant, corrected for all tests.
 
     >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]
     [0.03, 0.06, 0.06]
@@ -174,8 +173,9 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
 def smallest_detectable(n: int, *, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float:
     """The smallest true difference of accuracies that McNemar's test finds with n photos in `power` of all cases.
 
-    `discordance` is the share of photos that exactly one of the two classifiers gets right; no difference can be
-    larger, so where the result is, n photos are too few. Normal approximation of Connor (Biometrics, 1987), solved.
+    `discordance` is the fraction of photos that exactly one of the two classifiers gets right. A difference cannot be
+    larger, so if the result is, n photos are too few. Normal approximation of Connor (Biometrics, 1987), solved for the
+    difference.
 
     >>> round(100 * smallest_detectable(3339, discordance=0.25), 2)  # in points
     2.42
@@ -187,7 +187,7 @@ def smallest_detectable(n: int, *, discordance: float, alpha: float = 0.05, powe
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two classifiers do on the same photos: how many both, only one of them, or neither got right."""
+    """Counts of photos that both of two classifiers, only one of them, or neither classified correctly."""
 
     both: int
     only_first: int
@@ -196,17 +196,17 @@ class Agreement:
 
     @property
     def n(self) -> int:
-        """All photos."""
+        """The number of photos."""
         return self.both + self.only_first + self.only_second + self.neither
 
     @property
     def difference(self) -> float:
-        """Accuracy of the second less that of the first."""
+        """Accuracy of the second minus that of the first."""
         return (self.only_second - self.only_first) / self.n
 
     @property
     def disagreement(self) -> float:
-        """The share of photos that exactly one got right."""
+        """The fraction of photos that exactly one got right."""
         return (self.only_first + self.only_second) / self.n
 
     @property
@@ -216,19 +216,19 @@ class Agreement:
 
     @property
     def oracle(self) -> float:
-        """The share of photos that at least one got right."""
+        """The fraction of photos that at least one got right."""
         return 1 - self.double_fault
 
 
 def agreement(first_N: Bools, second_N: Bools) -> Agreement:
-    """Counts, from two classifiers' `correct` on the same N photos."""
+    """Counts the agreement of two classifiers' `correct` vectors on the same N photos."""
     cells = np.bincount(2 * first_N.astype(np.int64) + second_N.astype(np.int64), minlength=4)
     neither, only_second, only_first, both = (int(count) for count in cells)
     return Agreement(both, only_first, only_second, neither)
 
 
 def oracle_any(correct_SN: Bools) -> float:
-    """The share of photos that at least one of S classifiers gets right: the ceiling of every choice among them."""
+    """The fraction of photos that at least one of S classifiers gets right: the upper bound of any selection."""
     return float(correct_SN.any(axis=0).mean())
 
 
@@ -253,14 +253,14 @@ def balanced_accuracy(confusion: NDArray[np.int64]) -> Any:
 
 
 def _mean_ratio(numerators: NDArray[np.int64], denominators: NDArray[np.int64]) -> Any:
-    """The mean over the last axis of numerators / denominators, without what is 0/0."""
+    """The mean over the last axis of numerators / denominators, leaving out 0/0."""
     occurs = denominators > 0
     ratios = np.divide(numerators, denominators, out=np.zeros(denominators.shape), where=occurs)
     return ratios.sum(axis=-1) / occurs.sum(axis=-1)
 
 
 def pareto(accuracy: Sequence[float], cost: Sequence[float]) -> list[bool]:
-    """Which rows no other beats: at least as accurate for no more cost, and better in one of the two.
+    """Whether each row is on the Pareto front: no other row is at least as accurate and cheap, and better in one.
 
     >>> pareto([0.5, 0.6, 0.55], [10, 20, 30])
     [True, True, False]

@@ -23,7 +23,7 @@ from multistream.spec import check_key
 from multistream.weights import Fitted, Source, fit
 
 VECTOR = "vector"
-"""The one stage of a stream that reads a Vector, and the last of one whose network ends in named numbers (B, D)."""
+"""The only stage of a stream that reads a Vector, and the last stage of a network that ends in a vector (B, D)."""
 
 
 class Stream(nn.Module):
@@ -41,9 +41,9 @@ class Stream(nn.Module):
 
     variants: ClassVar[tuple[str, ...]] = ()
     variant: str = ""
-    """Which of the `variants` this is; the constructor sets it."""
+    """The variant of this instance, one of `variants`; the constructor sets it."""
     weights: ClassVar[Mapping[str, Source]] = {}
-    """Where pretrained weights can be had, by variant. A stream without sources trains from scratch, unasked."""
+    """The sources of pretrained weights, by variant. A stream without sources trains from scratch by default."""
     ignored_weights: ClassVar[tuple[str, ...]] = ()
     """Prefixes of keys in weight files that are ignored, for example classifiers."""
 
@@ -94,7 +94,7 @@ class Stream(nn.Module):
         return (x.float() - self.mean) / self.std
 
     def example_input(self, *, batch: int = 1) -> Tensor:
-        """A batch of zeros as this stream reads it."""
+        """A batch of zeros in the shape and type of this stream's input."""
         match self.input:
             case Image(size=size):
                 return torch.zeros(batch, 3, size, size, dtype=torch.uint8)
@@ -110,25 +110,25 @@ class Stream(nn.Module):
         return {stage: tuple(m.shape) for stage, m in maps.items()}
 
     def to_map(self, state: Any, stage: str) -> Tensor:
-        """The map (B, C, h, w) of what `stage` returned; override it if that is not a map itself."""
+        """The map (B, C, h, w) from the output of `stage`; override it if that output is not a map."""
         del stage
         return state  # type: ignore[no-any-return]
 
     def fit(self, vectors: Tensor) -> str | None:
         """Called once with the raw vectors (N, D) of the training split, for a stream that reads a Vector.
 
-        Text that it returns is printed: it says what was chosen.
+        A returned text is printed, for example to report what was chosen.
         """
         del vectors
         return None
 
     def truncate(self, depth: int) -> Self:
-        """A new stream of the first `depth` stages (paper fig. 4): shares them, holds nothing of the later ones."""
+        """A new stream of the first `depth` stages (paper fig. 4), shared with this one."""
         if not 1 <= depth <= len(self.stages):
             raise ValueError(f"{type(self).__name__}: depth {depth} is out of range. It has {len(self.stages)} stages.")
         kept = list(self.stages)[:depth]
         new = type(self).__new__(type(self))
-        # Module keeps its registries in dicts: the new stream needs its own of each, or it would change this one.
+        # nn.Module keeps its registries in dicts: without copies, changes to the new stream would change this one.
         new.__dict__ = {k: v.copy() if isinstance(v, dict) else v for k, v in self.__dict__.items()}
         new.stages = Modules({name: self.stages[name] for name in kept})
         new.channels = {name: self.channels[name] for name in kept}
@@ -138,7 +138,7 @@ class Stream(nn.Module):
     def freeze(self, depth: int | None = None) -> Self:
         """Freezes the first `depth` stages, or all: no gradients, and eval mode kept under `.train()`.
 
-        What is frozen stays so: after `freeze()` a `freeze(1)` changes nothing.
+        Frozen stages stay frozen: after `freeze()`, `freeze(1)` changes nothing.
         """
         if depth is not None and not 0 <= depth <= len(self.stages):
             raise ValueError(f"{type(self).__name__}: cannot freeze {depth} of {len(self.stages)} stages.")
@@ -148,22 +148,22 @@ class Stream(nn.Module):
         return self.train(self.training)
 
     def keep_statistics(self) -> Self:
-        """Batch norms keep their running statistics and normalise by them, in training too; their weights train."""
+        """Makes batch norms use and keep their running statistics in training too; their weights still train."""
         self.keeps_statistics = True
         return self.train(self.training)
 
     @property
     def source(self) -> Source | None:
-        """Where this variant's pretrained weights are available."""
+        """The source of this variant's pretrained weights."""
         return self.weights.get(self.variant)
 
     @property
     def is_frozen(self) -> bool:
-        """Whether nothing here trains."""
+        """Whether no parameter trains and all stages are frozen."""
         return self.frozen == len(self.stages) and not trains(self)
 
     def train(self, mode: bool = True) -> Self:
-        """As in torch, but frozen stages stay in eval mode: their batch norm must not move."""
+        """As in torch, but frozen stages stay in eval mode, so that their batch norm statistics do not change."""
         if self.stages and self.frozen == len(self.stages):
             return super().train(False)
         super().train(mode)
@@ -175,7 +175,7 @@ class Stream(nn.Module):
         return self
 
     def make_head(self, width: int, classes: int) -> nn.Module:
-        """The classifier of this stream alone, (B, width) -> logits (B, classes): linear (paper section 1)."""
+        """The classifier of this stream alone, (B, width) -> logits (B, classes); default: linear (paper section 1)."""
         return nn.Linear(width, classes)
 
     def zero_shot_head(self, classes: Sequence[str]) -> nn.Linear | None:
@@ -188,25 +188,26 @@ class Stream(nn.Module):
 
     @property
     def settled(self) -> Mapping[str, Any]:
-        """Options with which this stream can be rebuilt without the files that it was built from.
+        """Options to rebuild this stream without the files that it was built from.
 
-        A model file holds them instead of the options of the same names; everything else is in its buffers.
+        A model file holds them instead of the options of the same names; the stream's buffers hold everything else.
         """
         return {}
 
     def channel_names(self, stage: str) -> tuple[str, ...]:
-        """The names of a stage's channels, if they have any (for example class names); `extract --out` writes them.
+        """The names of a stage's channels, such as class names; () if they have none. `extract --out` writes them.
 
-        A file of these is then a vector stream with named entries. Those of the stage `vector` name an explanation's.
+        A vector stream that reads such a file has named entries. The names of the stage `vector` also appear in
+        explanations.
         """
         return self.input.vocabulary if stage == VECTOR and isinstance(self.input, Vector) else ()
 
     def rename(self, key: str) -> str | None:
-        """The name in this stream of a weight file's `key`; None to ignore the tensor."""
+        """Maps a weight file's `key` to this stream's name of the tensor; None ignores the tensor."""
         return key
 
     def load_weights(self, tensors: Mapping[str, Tensor], *, where: str = "weights") -> Fitted:
-        """Loads the tensors of a weight file strictly: a WeightsError lists all that do not fit."""
+        """Loads the tensors of a weight file strictly: WeightsError lists all tensors that do not fit."""
         return fit(self, tensors, rename=self.rename, ignore=self.ignored_weights, where=where)
 
 

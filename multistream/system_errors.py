@@ -1,4 +1,4 @@
-"""Errors of the operating system and of memory allocators as a MultistreamError: one line and an exit code."""
+"""Converts errors of the operating system and of memory allocators to a MultistreamError: one line and an exit code."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ NO_MEMORY: Final = (
     "DefaultCPUAllocator",
     "you tried to allocate",  # torch's allocator on the CPU
     "out of memory",  # CUDA, MPS and XPU
-    "could not create a primitive",  # oneDNN has no error of its own for it
+    "could not create a primitive",  # oneDNN has no separate error for memory
     "could not create a memory",
     "could not execute a primitive",
     "ALLOC_FAILED",  # cuBLAS, cuDNN
     "bad_alloc",
     "Cannot allocate memory",
     "cannot allocate memory",
-    "failed to map segment",  # a library that is loaded late
+    "failed to map segment",  # a library that is loaded later
     "can't start new thread",
     "unable to allocate shared memory",
     "unable to mmap",
 )
-"""What errors say that mean memory: torch raises a plain RuntimeError for most."""
+"""Parts of messages of out-of-memory errors; torch raises a plain RuntimeError for most of them."""
 
 KILLED_WORKER: Final = ("DataLoader worker (pid", "exited unexpectedly")
 MORE_MEMORY: Final = "Use a smaller batch (--batch-size) or smaller images (--set data.image_size=128)."
 
 
 def known_error(error: BaseException) -> MultistreamError | None:
-    """The error of ours that says what happened, or None where this may be a fault of the program.
+    """The MultistreamError that reports this error, or None if it may be a fault of the program.
 
-    Memory that is used up is exit 71; a file or folder that is full, read-only, removed or not permitted is exit 74.
+    Out of memory is exit 71; a disk that is full or read-only, or a file that is missing or not permitted, is exit 74.
     """
     if isinstance(error, MultistreamError):
         return error
@@ -56,7 +56,7 @@ def known_error(error: BaseException) -> MultistreamError | None:
 
 
 def memory_error(error: BaseException) -> MemoryExhausted | None:
-    """MemoryExhausted for what allocators raise when memory is used up; None for anything else."""
+    """MemoryExhausted if the error is an allocator's out-of-memory error; otherwise None."""
     text = str(error)
     if isinstance(error, RuntimeError) and any(part in text for part in KILLED_WORKER) and _is_of_torch(error):
         return MemoryExhausted(
@@ -73,7 +73,7 @@ def memory_error(error: BaseException) -> MemoryExhausted | None:
 
 
 def disk_error(error: OSError, folder: Path, *, needed: int = 0) -> DiskFull | None:
-    """DiskFull for what a disk refuses while `folder` is written, with the bytes needed and free; None for others."""
+    """DiskFull, with the bytes needed and free, if the error came from writing into `folder`; otherwise None."""
     if error.errno in NO_SPACE:
         return _full(folder, needed, error)
     if not _concerns(error, folder):
@@ -92,7 +92,7 @@ def reason(error: OSError) -> str:
 
 
 def size_text(count: int) -> str:
-    """A number of bytes, to read and to the byte.
+    """A number of bytes in a readable unit, and exactly.
 
     >>> size_text(52_428_800)
     '52.4 MB (52,428,800 bytes)'
@@ -104,12 +104,12 @@ def size_text(count: int) -> str:
 
 
 def _file_error(error: OSError) -> DiskFull | None:
-    """For an error that was not converted by a writer: the file is named by the system, if at all."""
+    """DiskFull for an error outside a `writing` block; the only name of the file is the one in the error, if any."""
     if error.errno in NO_SPACE:
         return _full(Path(_named(error) or "."), 0, error)
     name = _named(error)
     if not name or Path(name).is_relative_to(Path(__file__).parent):
-        return None  # a file of our own that is missing is a fault of the installation
+        return None  # a missing file of this package is a fault of the installation
     return DiskFull(name, f"it cannot be used: {reason(error)}.", do="Check that it exists, and its permissions.")
 
 
@@ -125,9 +125,9 @@ def _full(folder: Path, needed: int, error: OSError) -> DiskFull:
 
 
 def _concerns(error: OSError, folder: Path) -> bool:
-    """Whether the error is about this folder, one above or what is in it: code in the block may read elsewhere."""
+    """Whether the error is about this folder, a parent or its content: code in the block may read other files."""
     if error.filename is None:
-        return True  # a write: only opening knows a name
+        return True  # a write: only errors of opening have a file name
     path = Path(_named(error))
     return path.is_relative_to(folder) or folder.is_relative_to(path)
 

@@ -1,6 +1,6 @@
-"""How near predicted distributions are to the votes: the six measures of label distribution learning.
+"""Distances between predicted distributions and votes: the six measures of label distribution learning.
 
-Geng 2016 (Label Distribution Learning, IEEE TKDE, table 1), as Emotion6 and the LDL sets are reported.
+Source: Geng 2016 (Label Distribution Learning, IEEE TKDE, table 1); Emotion6 and the LDL sets are reported with them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ VOTE_MEASURES: Mapping[str, str] = {
     "cosine": "cosine",
     "intersection": "intersection",
 }
-"""What people call them. The first four are distances, the last two similarities."""
+"""The names of the measures. The first four are distances, the last two similarities."""
 
 
 def vote_distances(probabilities: Floats, votes: Floats) -> dict[str, Floats]:
-    """Each measure of every image, {name: (N,)}, from predictions and votes (N, K).
+    """The measures of each image, {name: (N,)}, from predictions and votes (N, K).
 
-    A class that neither has counts 0 in Clark and Canberra; KL(votes || prediction) is in nats, and a predicted
+    A class with 0 in both counts 0 in Clark and Canberra. KL(votes || prediction) is in nats, and a predicted
     probability of 0 counts as 2.2e-16.
     """
     difference, total = np.abs(probabilities - votes), probabilities + votes
@@ -48,7 +48,7 @@ def vote_distances(probabilities: Floats, votes: Floats) -> dict[str, Floats]:
 
 
 def vote_metrics(probabilities: Floats, votes: Floats, *, seed: int = 0) -> dict[str, Any]:
-    """{measure: its mean, measure_ci95: percentile bootstrap interval over images}; `seed` draws the bootstrap."""
+    """{measure: its mean, measure_ci95: percentile bootstrap interval over images}; `seed` is that of the bootstrap."""
     values = vote_distances(probabilities, votes)
     resampled = resampled_means(np.stack(list(values.values()), axis=1), seed=seed)
     found: dict[str, Any] = {}

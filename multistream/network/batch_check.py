@@ -1,4 +1,4 @@
-"""What a caller gives a network to read, checked before it runs: names, types, shapes and the scale of images."""
+"""Checks of a batch before a network runs on it: names, types, shapes and the scale of images."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SCALE = "Images must be uint8, with values from 0 to 255."
 
 
 def checked_batch(batch: Batch | Tensor, branches: Mapping[str, Branch]) -> Batch:
-    """The batch by input name; a tensor alone is the one input that all streams read. UsageError for what is wrong.
+    """Returns the batch by input name; a tensor is accepted if all streams read the same input.
 
-    Nothing is computed: only types and shapes are looked at.
+    Checks only types and shapes. Raises UsageError if they do not fit.
     """
     names = list(dict.fromkeys(branch.stream.input.name for branch in branches.values()))
     if isinstance(batch, Tensor) and len(names) == 1:
@@ -28,7 +28,7 @@ def checked_batch(batch: Batch | Tensor, branches: Mapping[str, Branch]) -> Batc
         if entry not in batch:
             found = f" It has {', '.join(map(repr, batch))}." if batch else ""
             raise UsageError("batch", f"{entry!r} is missing.{found}", right=_wanted(branches))
-        if not isinstance(batch[entry], Mapping):  # else features that were pooled before
+        if not isinstance(batch[entry], Mapping):  # a mapping holds pooled features
             _check_entry(entry, batch[entry], branch.stream.input)
     return batch
 
@@ -46,9 +46,9 @@ def _form(wanted: Input) -> str:
 
 
 def _check_entry(name: str, entry: object, wanted: Input) -> None:
-    """Refuses what is no tensor of the form that an input has, and images of floating-point numbers.
+    """Raises UsageError for an entry that is not a tensor of the input's shape, and for images that are not integers.
 
-    Those that require gradients are accepted: whoever differentiates an image cannot pass uint8.
+    Floating-point images are accepted if they require gradients, because uint8 cannot be differentiated.
     """
     where = f"batch[{name!r}]"
     if not isinstance(entry, Tensor):

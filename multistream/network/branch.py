@@ -18,7 +18,7 @@ from multistream.nn.shallow_copy import shallow_copy
 from multistream.parts.taps import MaskedTap, VectorTap
 
 Batch = Mapping[str, Tensor | Mapping[str, Tensor]]
-"""By input name, or by a stream's key: pictures (B, C, S, S), vectors (B, D), or what a frozen stream's `pool` gave."""
+"""Entries by input name or stream key: images (B, C, S, S), vectors (B, D), or the pooled features of a stream."""
 
 MakeTemporal = Callable[[int, int], Temporal]
 """(token width, steps) -> a new Temporal"""
@@ -27,7 +27,7 @@ MakeTemporal = Callable[[int, int], Temporal]
 class Branch(nn.Module):
     """A stream with its taps and its temporal: batch entry -> one vector (B, out_width).
 
-    A stream that reads or gives a vector (B, D) has one tap, named `vector`, and no temporal.
+    A stream that reads or returns a vector (B, D) has one tap, named `vector`, and no temporal.
     """
 
     stream: Stream
@@ -53,17 +53,17 @@ class Branch(nn.Module):
 
     @property
     def is_vector(self) -> bool:
-        """Whether what is tapped is a vector (B, D) and no map: the stream reads one, or its network ends in one."""
+        """Whether the tapped stage is a vector (B, D): the stream reads one, or its network ends in one."""
         return VECTOR in self.taps
 
     @property
     def reads_vector(self) -> bool:
-        """Whether the stream reads a Vector, for which no network runs."""
+        """Whether the stream reads a Vector, so that it runs no network."""
         return isinstance(self.stream.input, Vector)
 
     @property
     def is_cacheable(self) -> bool:
-        """Whether training needs `pool` only once: the stream is frozen, all taps are cacheable."""
+        """Whether training needs `pool` only once: the stream is frozen and all taps are cacheable."""
         return self.stream.is_frozen and all(tap.cacheable for tap in self.taps.values())
 
     def make_head(self, classes: int) -> nn.Module:
@@ -71,18 +71,18 @@ class Branch(nn.Module):
         return self.stream.make_head(self.out_width, classes)
 
     def entry(self, key: str, batch: Batch) -> str:
-        """The name under which a batch holds what this branch reads: its own key, else its input's name."""
+        """The name of this branch's entry in a batch: its own key if the batch has it, else its input's name."""
         return key if key in batch else self.stream.input.name
 
     def pool(self, x: Tensor) -> dict[str, Tensor]:
-        """The stream's input -> {stage: (B, P) float32}; without gradients where the stream is frozen.
+        """The stream's input -> {stage: (B, P) float32}; without gradients if the stream is frozen.
 
-        An input that asks for gradients itself gets them: explanation differentiates frozen streams too.
+        An input that requires gradients gets them, because explanation differentiates frozen streams too.
         """
         is_still = self.stream.is_frozen and not x.requires_grad
         with torch.no_grad() if is_still else nullcontext():
             maps = self.stream(x)
-        # A pool that trains (it is not cacheable) trains under a frozen stream too.
+        # A pool with trainable parameters (not cacheable) trains even if the stream is frozen.
         with torch.no_grad() if is_still and self.is_cacheable else nullcontext():
             return {stage: tap.pool(maps[stage]) for stage, tap in self.taps.items()}
 
@@ -114,7 +114,7 @@ class Branch(nn.Module):
         )
 
     def mask(self, stages: Iterable[str]) -> Branch:
-        """The same branch, all weights shared, in which these stages' taps give the training mean."""
+        """The same branch, sharing all weights, in which the taps of these stages return the training mean."""
         new = shallow_copy(self)
         new.taps = Modules({s: MaskedTap(tap) if s in stages else tap for s, tap in self.taps.items()})
         return new

@@ -1,6 +1,6 @@
-"""The shapes of a network's parts, checked once when it is composed: an error names the part and does the arithmetic.
+"""Checks the shapes of a network's parts when it is composed; an error names the part and both shapes.
 
-Nothing is computed for it. An exception of a plugin here becomes one line too.
+The checks compute shapes only. An exception in a plugin's code becomes a PluginError of one line.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from multistream.registry import PLURALS, Kind, Owner, owner_of, owner_of_instan
 from multistream.spec import Spec
 
 BATCH = 2
-"""Images in the batch that is followed through the network."""
+"""Images in the batch that the checks pass through the network."""
 
 _CHECKED: set[tuple[object, ...]] = set()
-"""The plans whose branches were found right in this process, with the classes that they built."""
+"""The plans of branches that passed in this process, each with the classes of its parts."""
 
 
 def check_branch(key: str, branch: Branch) -> None:
-    """Compares the maps, pooled features, tokens and vector of a branch with what its parts declare; PluginError.
+    """Raises PluginError if the shapes of a branch's maps, pooled features, tokens or vector are not as declared.
 
-    A plan is checked once in a process: with batch norm in the stream it takes half a second.
+    A plan is checked once in a process, because a stream with batch norm takes half a second.
     """
     made = (branch.stream, next(iter(branch.taps.values()), None), branch.temporal)
     plan = (repr(branch.plan), *map(type, made))
@@ -44,7 +44,10 @@ def check_branch(key: str, branch: Branch) -> None:
 
 
 def check_fusion(network: MultiStream) -> None:
-    """Compares the logits of every head and of the fusion with the network's classes; PluginError, UsageError."""
+    """Compares the logits of every head and of the fusion with the network's classes.
+
+    Raises PluginError for wrong shapes, UsageError for a fusion that does not support label sets.
+    """
     _check_label_sets(network)
     with evaluating(network):
         without_numbers(partial(_check_fusion, network))
@@ -68,7 +71,7 @@ def _check_branch(key: str, branch: Branch) -> None:
 
 
 def _checked_maps(key: str, branch: Branch) -> dict[str, Tensor]:
-    """The maps of the example input, all as declared."""
+    """The maps of the example input, after checking them against the declared stages and channels."""
     stream, owner = branch.stream, stream_owner(key, branch)
     with owner.running("forward"):
         maps: dict[str, Tensor] = stream(stream.example_input(batch=BATCH))
@@ -94,7 +97,7 @@ def _checked_maps(key: str, branch: Branch) -> dict[str, Tensor]:
 
 
 def _checked_token(owner: Owner, stage: str, tap: Tap, map_BChw: Tensor) -> Tensor:
-    """The token of a map; pooled features and token have the widths that the tap declares."""
+    """The token of a map, after checking pooled features and token against the tap's declared widths."""
     with owner.running("pool"), torch.enable_grad():
         pooled = tap.pool(map_BChw)
     for_map = f"pool of a map {_shape(map_BChw)} (stage {stage!r}) returns"
@@ -132,21 +135,21 @@ def _check_fusion(network: MultiStream) -> None:
 
 
 def _check_label_sets(network: MultiStream) -> None:
-    """UsageError where an image may have several classes and the fusion gives it one."""
+    """Raises UsageError if an image may have several classes and the fusion predicts only one."""
     if network.label_sets and network.fusion.one_class:
         what = f"{network.fusion_plan[0]} gives probabilities that sum to 1, and an image may have several labels here."
         raise UsageError("fusion", what, do="Pass --fusion early.")
 
 
 def stream_owner(key: str, branch: Branch) -> Owner:
-    """Whose stream a branch has: a plugin's, or the class of an instance."""
+    """The owner of a branch's stream: a plugin, or the class of an instance."""
     if branch.plan is None or branch.plan.is_instance:
         return owner_of_instance(branch.stream, where=f"streams.{key}")
     return owner_of("stream", Spec.parse(branch.plan.stream, key=key), where=f"streams.{key}")
 
 
 def fusion_owner(network: MultiStream) -> Owner:
-    """Whose fusion a network has."""
+    """The owner of a network's fusion."""
     text, _ = network.fusion_plan
     if not text:
         return owner_of_instance(network.fusion, where="fusion")
@@ -154,7 +157,7 @@ def fusion_owner(network: MultiStream) -> Owner:
 
 
 def _owner(kind: Kind, branch: Branch) -> Owner:
-    """Whose tap or temporal a branch has; a vector's tap is ours."""
+    """The owner of a branch's tap or temporal; the tap of a vector belongs to this package."""
     made = next(iter(branch.taps.values())) if kind == "tap" else branch.temporal
     if branch.plan is None or branch.is_vector:
         return owner_of_instance(made, where=PLURALS[kind])
@@ -163,7 +166,7 @@ def _owner(kind: Kind, branch: Branch) -> Owner:
 
 
 def _require(owner: Owner, what: str, value: object, wanted: tuple[int, int], why: str) -> None:
-    """Refuses a value that is not a tensor of the `wanted` shape."""
+    """Raises PluginError for a value that is not a tensor of the `wanted` shape."""
     if not isinstance(value, Tensor) or tuple(value.shape) != wanted:
         raise owner.broken(f"{what} {_shape(value)}, but {why}: it must be ('B', {wanted[1]})")
 

@@ -1,4 +1,4 @@
-"""From a plan to a network: its branches, taps, temporals and fusion, built by the registry and checked for shapes."""
+"""Builds a network from a plan: its branches, taps, temporals and fusion, from the registry, with checked shapes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from multistream.spec import Spec
 def recompose(
     plan: NetworkPlan, *, streams: Mapping[str, Stream] | None = None, trained: bool | None = None
 ) -> MultiStream:
-    """The network of a plan, with new weights; `streams` gives those that the plan cannot name (instances).
+    """Builds the network of a plan, with new weights; `streams` holds the streams that were passed as instances.
 
-    `trained` is given by whoever puts a saved network's weights in afterwards: all branches and heads then count as
-    loaded, and it says whether the fusion had been trained too.
+    A caller that then loads saved weights passes `trained`: all branches and heads count as loaded, and `trained` is
+    whether the fusion has been trained too.
     """
     given = streams or {}
     for key, branch in plan.branches.items():
@@ -67,9 +67,9 @@ def plan_of(network: MultiStream) -> NetworkPlan:
 
 
 def build_branch(key: str, plan: BranchPlan, stream: Stream, *, seed: int | None = None) -> Branch:
-    """One branch of a plan over its stream, which is cut to the plan's depth here; `seed` initialises taps, temporal.
+    """Builds one branch of a plan over its stream, truncated to the plan's depth.
 
-    Without a seed torch's own generator gives one.
+    Taps and temporal are initialised from `seed`; if it is None, it is drawn from torch's global generator.
     """
     seed = drawn_seed() if seed is None else seed
     if VECTOR in stream.channels:
@@ -91,9 +91,9 @@ def build_branch(key: str, plan: BranchPlan, stream: Stream, *, seed: int | None
 
 
 def build_stream(key: str, plan: BranchPlan, *, seed: int | None = None) -> Stream:
-    """The stream of a plan, newly initialised from `seed`, or from torch's own generator."""
+    """Builds the stream of a plan, initialised from `seed`, or from torch's global generator if it is None."""
     spec = Spec.parse(plan.stream, key=key)
-    # A stream that declares `size` refuses an impossible one itself; the others are set to it below.
+    # A stream whose constructor has `size` checks it itself; for other streams it is set below.
     known = dict(plan.known) | ({"size": plan.image_size} if plan.image_size else {})
     known |= {"summary": reads} if (reads := summary_read(plan)) else {}
     known = {name: value for name, value in known.items() if name not in plan.stream_options}
@@ -105,9 +105,9 @@ def build_stream(key: str, plan: BranchPlan, *, seed: int | None = None) -> Stre
 
 
 def build_taps(stream: Stream, plan: BranchPlan, *, key: str = "", seed: int | None = None) -> dict[str, Tap]:
-    """New taps for the stages of a stream, or for the one that the plan's tap reads.
+    """Builds taps for the stages of a stream, or for the one stage that the plan's tap reads.
 
-    They are initialised from (seed, key, stage), without a seed from one of torch's own generator.
+    They are initialised from (seed, key, stage); if `seed` is None, it is drawn from torch's global generator.
     """
     seed = drawn_seed() if seed is None else seed
     spec, options = Spec.parse(plan.tap, key="tap", where="tap"), plan.tap_options
@@ -130,7 +130,7 @@ def build_taps(stream: Stream, plan: BranchPlan, *, key: str = "", seed: int | N
 
 
 def summary_read(plan: BranchPlan) -> str:
-    """The stage that the plan's tap reads alone, `cls` or `embed`; "" where it reads the maps."""
+    """The only stage that the plan's tap reads, `cls` or `embed`; "" if it reads the maps."""
     spec = Spec.parse(plan.tap, key="tap", where="tap")
     factory = registry.find("tap", spec.name, distribution=spec.distribution).resolve()
     reads: str = getattr(factory, "reads", "")
@@ -139,7 +139,7 @@ def summary_read(plan: BranchPlan) -> str:
 
 @dataclass(frozen=True)
 class TemporalFactory:
-    """Makes temporal modules of one spec for one stream. A class and no closure: networks are pickled."""
+    """Makes temporal modules of one spec for one stream. A class, because a closure cannot be pickled."""
 
     spec: Spec
     options: Options
@@ -155,7 +155,7 @@ class TemporalFactory:
 
 @dataclass(frozen=True)
 class FusionFactory:
-    """Makes fusions of one spec for K classes; `Solo` where there is one stream."""
+    """Makes fusions of one spec for K classes; returns `Solo` for a network with one stream."""
 
     spec: Spec
     options: Options
@@ -164,7 +164,7 @@ class FusionFactory:
     def __call__(self, widths: Mapping[str, int], heads: Mapping[str, nn.Module]) -> Fusion:
         """A new fusion of branches of these widths."""
         given = {"widths": widths, "classes": self.classes, "heads": heads}
-        # Made for one stream too: its spec and options are checked.
+        # Built even for one stream, to check its spec and options.
         made: Fusion = _built("fusion", self.spec, self.options, given, Fusion)
         if not isinstance(made.heads, nn.ModuleDict):
             cause = f"its heads are {made.heads!r}; a fusion without heads gives Fusion heads={{}}"
@@ -185,7 +185,7 @@ def fusion_factory(text: str, options: Options, *, classes: int) -> MakeFusion:
 
 
 def _built(kind: registry.Kind, spec: Spec, options: Options, given: Options, base: type[Any]) -> Any:
-    """A part from the registry, which must be of the interface's class and have run its constructor."""
+    """Builds a part from the registry; PluginError if it is not of class `base` or did not call its constructor."""
     made = registry.build(kind, spec, options=options, given=given)
     owner = registry.owner_of(kind, spec)
     if not isinstance(made, base):

@@ -1,9 +1,9 @@
-"""The network: branches side by side, a fusion on top.
+"""The network: parallel branches and a fusion.
 
     batch -> pool: {key: {stage: (B, P)}} -> classify: logits (B, K)
 
-`pool` runs the streams and is what the feature cache keeps; `classify` is all that trains when the streams are
-frozen; ablation trains it, explanation differentiates it.
+`pool` runs the streams, and the feature cache stores its output. `classify` holds all that trains if the streams are
+frozen: ablation trains it, explanation differentiates it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ MakeFusion = Callable[[Mapping[str, int], Mapping[str, nn.Module]], Fusion]
 class MultiStream(nn.Module):
     """A network: its branches by key, and their fusion. `compose` returns it.
 
-    `classes` names the K outputs; `fusion_plan` is the fusion's spec and options. `loaded` names the branches that
-    were taken from a run, each with its trained head, or None for a branch without one or with a new one.
+    `classes` names the K outputs; `fusion_plan` is the fusion's spec and options. `loaded` maps the branches that
+    were taken from a run to their trained heads, or to None if the branch has no head or a new one.
     `trained` is False until training has ended (`mark_trained`), and for a truncated network.
-    `prior` (K,) holds the fractions of the classes in training. New heads and the fusion are initialised from `seed`,
-    or from torch's own generator. With `label_sets` an image may have several classes: their probabilities are
-    independent of one another.
+    `prior` (K,) holds the fractions of the classes in the training data. New heads and the fusion are initialised from
+    `seed`, or from torch's global generator if it is None. With `label_sets` an image may have several classes, with
+    independent probabilities.
     """
 
     branches: Modules[Branch]
@@ -77,11 +77,11 @@ class MultiStream(nn.Module):
             self.fusion = make_fusion(widths, heads)
         self.fusion_plan = fusion_plan
         self.loaded_branches = frozenset(loaded or {})
-        """Keys of the branches that came trained, from a run."""
+        """Keys of the branches that were loaded, trained, from a run."""
         self.loaded_heads = frozenset(given) & set(self.fusion.heads)
-        """Keys of the heads that came trained, from a run."""
+        """Keys of the heads that were loaded, trained, from a run."""
         self.zero_shot_heads = frozenset(known) & set(self.fusion.heads)
-        """Keys of the heads that need no training: their streams know these classes."""
+        """Keys of the heads that need no training, because their streams provide them for these classes."""
         self._trained = trained
         self._temperature = 1.0
 
@@ -114,29 +114,30 @@ class MultiStream(nn.Module):
 
     @property
     def inputs(self) -> dict[str, Input]:
-        """What each stream reads, by key."""
+        """The input of each stream, by key."""
         return {key: branch.stream.input for key, branch in self.branches.items()}
 
     @property
     def picture_branches(self) -> dict[str, Branch]:
-        """The branches whose networks run, on photos or maps; the others read vectors."""
+        """The branches that run a network on photos or maps; the others read vectors."""
         return {key: branch for key, branch in self.branches.items() if not branch.reads_vector}
 
     @property
     def raw_means(self) -> dict[str, NDArray[np.float32]]:
-        """The vectors (D,) that replace missing ones where the mean is asked for, by key."""
+        """The vectors (D,), by key, that replace missing vectors if the policy for them is the mean."""
         branches = {key: branch for key, branch in self.branches.items() if branch.reads_vector}
         return {key: branch.raw_mean.cpu().numpy() for key, branch in branches.items()}
 
     def pool(self, batch: Batch) -> dict[str, dict[str, Tensor]]:
-        """Runs the streams: batch -> {key: {stage: (B, P) float32}}. A stream's own key goes before its input's.
+        """Runs the streams: batch -> {key: {stage: (B, P) float32}}.
 
-        Under a stream's own key a batch may hold its pooled features: that stream then does not run.
+        A batch entry under a stream's key takes precedence over one under its input's name. It may hold the stream's
+        pooled features; the stream then does not run.
         """
         return {key: _pooled(branch, batch[branch.entry(key, batch)]) for key, branch in self.branches.items()}
 
     def fuse(self, pooled: Pooled, present: frozenset[str] | None = None) -> FusionOutput:
-        """Everything after the pooling: {key: {stage: (B, P)}} -> FusionOutput, with the streams' own logits if any."""
+        """Runs everything after the pooling: {key: {stage: (B, P)}} -> FusionOutput. `present`: the streams to use."""
         vectors = {key: branch(pooled[key]) for key, branch in self.branches.items()}
         output: FusionOutput = self.fusion(vectors, present)
         return output
@@ -148,15 +149,15 @@ class MultiStream(nn.Module):
     def forward(self, batch: Batch | Tensor) -> Tensor:
         """A batch by input name, images uint8 (B, 3, H, W), vectors float32 (B, D) -> logits (B, K).
 
-        A tensor alone will do where all streams read the same input. UsageError for a batch that does not fit, and for
-        images of floating-point numbers that do not require gradients: their scale is unknown.
+        A tensor is accepted if all streams read the same input. Raises UsageError for a batch that does not fit, and
+        for images of floating-point numbers that do not require gradients, because their scale is unknown.
         """
         return self.classify(self.pool(checked_batch(batch, dict(self.branches.items()))))
 
     def truncate(self, depths: Mapping[str, int]) -> MultiStream:
-        """A new network of which these streams keep the first n stages (paper fig. 4).
+        """A new network in which these streams keep the first n stages (paper fig. 4).
 
-        Kept stages and projections are shared with this one; temporal modules and fusion are new, so it is untrained.
+        It shares the kept stages and projections; its temporal modules and fusion are new, so it is untrained.
         """
         self._check_keys(depths, "truncate")
         branches = {k: b.truncate(depths[k]) if k in depths else _renewed(b) for k, b in self.branches.items()}
@@ -169,7 +170,7 @@ class MultiStream(nn.Module):
         )
 
     def mask(self, stages: Mapping[str, Sequence[str]]) -> Self:
-        """The same network, all weights shared, with these streams' stages replaced by their training mean."""
+        """The same network, sharing all weights, with the features of these stages replaced by their training mean."""
         self._check_keys(stages, "mask")
         for key, names in stages.items():
             check_known(names, self.branches[key].taps, where="mask", what=f"{key} has no tap {{name!r}}.")
@@ -178,9 +179,9 @@ class MultiStream(nn.Module):
         return new
 
     def freeze(self, *what: str) -> Self:
-        """Freezes `streams`, `branches`, a stream by KEY or its first stages by KEY:n; `none` freezes nothing.
+        """Freezes `streams`, `branches`, a stream (KEY) or its first n stages (KEY:n); `none` freezes nothing.
 
-        Entries add up. Raises UsageError, and freezes nothing, if one of them is not valid.
+        Several entries are combined. Raises UsageError, and freezes nothing, if one of them is not valid.
         """
         depths = {entry: self._frozen_stages(entry) for entry in what}
         for stages in depths.values():
@@ -193,7 +194,7 @@ class MultiStream(nn.Module):
         return self
 
     def _frozen_stages(self, entry: str) -> dict[str, int | None]:
-        """The stages that an entry of --freeze means, {key: how many}, None for all of them."""
+        """The number of stages to freeze for an entry of --freeze, by stream key; None for all stages."""
         if not isinstance(entry, str):
             right = "Entries are separate arguments: freeze('object', 'places:3')."
             raise UsageError("freeze", f"{entry!r} is a {type(entry).__name__}.", right=right)
@@ -210,17 +211,17 @@ class MultiStream(nn.Module):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether every stream is frozen, so that `pool` gives the same in every epoch."""
+        """Whether every stream is frozen."""
         return all(branch.stream.is_frozen for branch in self.branches.values())
 
     @property
     def is_cacheable(self) -> bool:
-        """Whether training needs `pool` only once: all streams frozen, all taps cacheable."""
+        """Whether training needs `pool` only once: all streams are frozen and all taps cacheable."""
         return all(branch.is_cacheable for branch in self.branches.values())
 
     @torch.no_grad()
     def fit(self, pooled: Pooled) -> None:
-        """Fits these taps' buffers on the training split's pooled features; standardises where the stream is frozen.
+        """Fits the taps' buffers to the training split's pooled features; standardises if the stream is frozen.
 
         A branch from a run keeps the values that it was trained with; a vector keeps the scale of its stream.
         """
@@ -232,14 +233,14 @@ class MultiStream(nn.Module):
 
     @torch.no_grad()
     def set_zero_shot_heads(self) -> None:
-        """Sets the `zero_shot_heads` so that they give their streams' own logits, however their taps standardise."""
+        """Sets the `zero_shot_heads` so that they return their streams' own logits for standardised features."""
         for key in self.zero_shot_heads:
             branch, head = self.branches[key], self.fusion.heads[key]
             known, tap = branch.stream.zero_shot_head(self.classes), branch.taps[VECTOR]
             assert isinstance(head, nn.Linear)
             assert known is not None
             weight, bias = known.weight.to(tap.mean), known.bias.to(tap.mean)
-            # An entry that never varied is dropped by its tap: it counts with its mean.
+            # The tap sets an entry that is constant in training to 0; its mean is counted in the bias.
             head.weight.copy_(torch.where(tap.scale == 0, 0.0, weight / tap.scale))
             head.bias.copy_(bias + weight @ tap.mean)
 
@@ -257,5 +258,5 @@ def _new_head(key: str, branch: Branch, classes: int, seed: int) -> nn.Module:
 
 
 def _renewed(branch: Branch) -> Branch:
-    """The same stream and taps under a new temporal."""
+    """The same stream and taps with a new temporal."""
     return Branch(branch.stream, taps=dict(branch.taps.items()), make_temporal=branch.make_temporal, plan=branch.plan)

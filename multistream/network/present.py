@@ -1,4 +1,4 @@
-"""Streams that are absent: fusing images of which each may lack some of its streams."""
+"""Absent streams: fusion of images that each may lack some of the streams."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from multistream.nn.nested import take_rows
 def fill_with_means(
     network: MultiStream, pooled: Pooled, present: Mapping[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
-    """The pooled features (B, P) with the training mean where a stream is absent; `present` is {key: (B,) bool}."""
+    """The pooled features (B, P), with the training mean if a stream is absent; `present` is {key: (B,) bool}."""
     return {
         key: {
             stage: torch.where(present[key].unsqueeze(1), values, network.branches[key].taps[stage].baseline)
@@ -30,7 +30,7 @@ def fill_with_means(
 def fill_with_raw_means(
     network: MultiStream, pooled: Pooled, present: Mapping[str, Tensor]
 ) -> dict[str, dict[str, Tensor]]:
-    """The same for vectors that are read: what the branch pools of their training mean, as it is before any scaling."""
+    """The same for streams that read vectors: absent ones get the pooled features of the unscaled training mean."""
     filled = {key: dict(stages) for key, stages in pooled.items()}
     for key, there in present.items():
         branch = network.branches[key]
@@ -40,19 +40,19 @@ def fill_with_raw_means(
 
 
 def draw_present(rows: int, streams: int, *, dropout: float, device: torch.device) -> Tensor:
-    """Which streams each image keeps, (rows, streams) bool: each goes with probability `dropout`, but never all.
+    """Which streams each image keeps, (rows, streams) bool: each is dropped with probability `dropout`, but never all.
 
-    Draws from torch's generator: training seeds it by step, so that a run repeats.
+    Draws from torch's global generator, which training seeds at every step, so that a run is reproducible.
     """
     draws_BS = torch.rand(rows, streams, device=device)
-    # Where all would go, the one that was nearest to staying stays.
+    # If all would be dropped, the stream with the highest draw is kept.
     return (draws_BS >= dropout) | (draws_BS == draws_BS.max(1, keepdim=True).values)
 
 
 def fuse_present(network: MultiStream, pooled: Pooled, present_BS: Tensor) -> FusionOutput:
-    """`network.fuse` of the streams that each image has: `present_BS` bool, a column a stream in the network's order.
+    """Fuses the streams that each image has: `present_BS` bool, one column per stream, in the network's order.
 
-    Images that have the same streams are fused together. Every image must have one.
+    Images with the same streams are fused together. Raises ValueError if an image has no stream.
     """
     if not bool(present_BS.any(1).all()):
         raise ValueError("fuse_present: an image has no stream. Each must have one at least.")
