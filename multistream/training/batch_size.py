@@ -1,4 +1,4 @@
-"""--batch-size auto: the largest piece of a batch that fits into memory, found by trying before the training begins."""
+"""--batch-size auto: the largest part of a batch that fits into memory, found by trial before the training starts."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def settings_that_fit(
     train: Indices,
     device: torch.device,
 ) -> TrainingSettings:
-    """The settings with as many images at once as fit; accumulation keeps the images of an optimizer step.
+    """Returns settings with the largest batch that fits; accumulation keeps the number of images per optimizer step.
 
-    Tries forward and backward of growing pieces on photos of the training split, with memory reserved for the
-    optimizer's state. The network is left as it was. Raises MemoryExhausted where not even one image fits.
+    Runs forward and backward passes of growing size on photos of the training split, with memory reserved for the
+    optimizer's state. The network is left unchanged. Raises MemoryExhausted if not even one image fits.
     """
     whole = settings.batch_size * settings.accumulation
     reserved = [torch.ones_like(p) for p in objective.network.parameters() if p.requires_grad for _ in range(MOMENTS)]
@@ -47,21 +47,21 @@ def settings_that_fit(
 
     sizes = pieces_of(whole)
     if whole > 1 and _normalises_batches(objective.network):
-        sizes = sizes[1:]  # of one image there is no variance
+        sizes = sizes[1:]  # the variance of one image is undefined
     size = largest_that_fits(sizes, attempt)
     del reserved
     return replace(settings, batch_size=size, accumulation=whole // size)
 
 
 def _normalises_batches(network: nn.Module) -> bool:
-    """Whether a BatchNorm trains, as those of frozen streams do not."""
+    """Returns whether any BatchNorm is in training mode; those of frozen streams are not."""
     with as_it_was(network):
         network.train()
         return any(isinstance(module, _BatchNorm) and module.training for module in network.modules())
 
 
 def smaller_batches(settings: TrainingSettings) -> str:
-    """The advice if a batch does not fit: the next smaller size with the same number of images per step.
+    """Returns the advice if a batch does not fit: the next smaller size with the same number of images per step.
 
     >>> smaller_batches(TrainingSettings(batch_size=48)).partition(" (")[0]
     'Train again with --batch-size 24 --set training.accumulation=2'

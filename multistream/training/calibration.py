@@ -1,7 +1,7 @@
-"""Temperature: one number by which logits are divided, so that probabilities are as high as photos are right.
+"""Temperature scaling: logits are divided by one number, so that mean confidence agrees with accuracy.
 
-Guo et al. 2017 (On Calibration of Modern Neural Networks, ICML). Which class wins does not change. It is fitted on
-photos that the network has not learnt from: the validation split, or the inner folds of the convex probe.
+Guo et al. 2017 (On Calibration of Modern Neural Networks, ICML). The predicted class does not change. The temperature
+is fitted on photos that the network was not trained on: the validation split, or the inner folds of the convex probe.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Targets = NDArray[np.int64] | NDArray[np.float64]
 """Labels (N,) or distributions (N, K)."""
 WHERE = "training.calibration"
 HOTTEST = 100.0
-"""The temperature lies between 1 / 100 and 100. A few photos that are all right, or all wrong, have no best one."""
+"""The temperature is between 1 / 100 and 100. If a few photos are all right, or all wrong, no optimum exists."""
 
 
 ENOUGH = 100
-"""Validation photos from which a temperature is fitted unless the recipe says otherwise."""
+"""The smallest number of validation photos for which `auto` fits a temperature."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class OutOfFold:
 
 
 def settled_temperature(validation: OutOfFold, inner_folds: OutOfFold | None, targets: Targets, *, say: Say) -> float:
-    """The temperature of the validation split or, where it is empty, of the inner folds; DataError without photos.
+    """Fits the temperature on the validation split or, if it is empty, on the inner folds.
 
-    `targets` are those of all photos, by number.
+    `targets` are those of all photos, by index. Raises DataError if there are no photos.
     """
     found, source = validation, "validation photos"
     if not len(found.images) and inner_folds is not None:
@@ -52,15 +52,18 @@ def settled_temperature(validation: OutOfFold, inner_folds: OutOfFold | None, ta
 
 
 def fit_temperature(logits: NDArray[np.float64], targets: Targets) -> float:
-    """The temperature with the least mean cross entropy of logits (N, K) to labels (N,) or distributions (N, K).
+    """Returns the temperature with the least mean cross entropy, for labels (N,) or distributions (N, K).
 
-    The loss is convex in 1 / temperature, so the minimum is the only one.
+    `logits` are (N, K).
+
+    The loss is convex in 1 / temperature, so the minimum is unique.
 
     >>> logits = np.log([[0.9, 0.1]] * 4)
     >>> round(float(1 / (1 + np.exp(-np.log(9) / fit_temperature(logits, np.array([0, 0, 0, 1]))))), 4)
     0.75
     """
-    from scipy.optimize import minimize_scalar  # for calibration alone: a third of the time of importing torch
+    # Only calibration needs it; it takes a third of the import time of torch.
+    from scipy.optimize import minimize_scalar
     from scipy.special import log_softmax
 
     shares = targets if targets.ndim == 2 else np.eye(logits.shape[1])[targets.astype(np.int64)]
@@ -73,7 +76,7 @@ def fit_temperature(logits: NDArray[np.float64], targets: Targets) -> float:
 
 
 def settle_calibration(recipe: Recipe, network: MultiStream, *, validation: int) -> Recipe:
-    """Resolves `training.calibration = auto`; UsageError where a temperature is asked for and cannot be had."""
+    """Resolves `training.calibration = auto`. Raises UsageError if a temperature is requested but cannot be fitted."""
     chosen = recipe.training.calibration
     if chosen == "none":
         return recipe

@@ -1,9 +1,9 @@
-"""A network whose streams are frozen and whose other parts are linear, fitted to its optimum (`training.solver`).
+"""Fits a network with frozen streams and otherwise linear parts to its optimum (`training.solver`).
 
-What trains is an affine function of the pooled features, so its logits are a softmax regression. That is solved
-(`fit_probe`) and written back: a tap's layer gives, as the first K numbers of its token, what its stage adds to the K
-logits; the classifier adds those numbers up. The network stays what it was composed as, so that it predicts, explains
-and truncates as any other. Dropout has no part in it: the penalty takes its place.
+The trained parts are an affine function of the pooled features, so the logits are a softmax regression. It is solved
+(`fit_probe`) and written back to the network: a tap's layer writes its stage's contributions to the K logits into the
+first K numbers of its token, and the classifier adds them up. The network's composition does not change, so it
+predicts, explains and truncates like any other. Dropout is not used: the penalty replaces it.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from multistream.training.probe_data import ProbeData, as_distributions, as_labe
 from multistream.training.solver import FOLDS, PENALTIES, FittedProbe, ProbeRows
 
 Blocks = dict[str, NDArray[np.float64]]
-"""Features by `key/stage`, or by `key` where a whole branch is frozen, (N, D)."""
+"""Features (N, D) by `key/stage`, or by `key` if a whole branch is frozen."""
 
 
 @dataclass(frozen=True)
 class ConvexData:
     """Pooled features {key: {stage: (N, P)}} of N rows, their targets (N,) or (N, K), and weights (N,).
 
-    `validation` lists rows that choose the penalties; `images` (N,) numbers the photo of each row, so that inner folds
-    keep the views of a photo together.
+    `validation` lists the rows that select the penalties. `images` (N,) is the photo index of each row, so that inner
+    folds keep the views of a photo together.
     """
 
     pooled: Pooled
@@ -45,7 +45,7 @@ class ConvexData:
 
 @dataclass(frozen=True)
 class ConvexFit:
-    """One classifier, or with late fusion one a stream, by the streams that it reads."""
+    """The fitted classifiers by the streams that each reads: one, or with late fusion one per stream."""
 
     probes: Mapping[tuple[str, ...], FittedProbe]
 
@@ -56,24 +56,24 @@ class ConvexFit:
 
     @property
     def fits(self) -> int:
-        """How many fits were made."""
+        """The number of fits."""
         return sum(probe.fits for probe in self.probes.values())
 
     @property
     def held_out_loss(self) -> float:
-        """The cross entropy by which penalties were chosen; with late fusion the mean over its classifiers."""
+        """The cross entropy that selected the penalties; with late fusion, the mean over the classifiers."""
         return float(np.mean([probe.held_out_loss for probe in self.probes.values()]))
 
 
 def check_convex(network: MultiStream) -> None:
-    """Refuses, with the reason, what lbfgs cannot fit (UsageError)."""
+    """Raises UsageError, with the reason, if lbfgs cannot fit this network."""
     if reason := next(_reasons(network), ""):
         right = "lbfgs fits frozen streams with linear components: taps gap or last, concat or average, early or late."
         raise UsageError("training.solver", f"lbfgs cannot fit this network: {reason}.", right=right)
 
 
 def is_convex(network: MultiStream) -> bool:
-    """Whether lbfgs can fit this network."""
+    """Returns whether lbfgs can fit this network."""
     return next(_reasons(network), None) is None
 
 
@@ -84,10 +84,10 @@ def fit_network(
     penalties: tuple[float, ...] = PENALTIES,
     starts: Sequence[ConvexFit] = (),
 ) -> ConvexFit:
-    """Fits what trains of a network to its optimum and writes it in.
+    """Fits the trainable parts of a network to their optimum and writes the result into the network.
 
-    `starts` are fits of this or larger networks, whose taps standardise alike, to the same data: the search begins at
-    the smallest that holds all that is read, and the rows of its probes are used again.
+    `starts` are fits of this network or of larger ones to the same data, with the same standardisation of the taps. The
+    search starts from the smallest fit that contains all blocks of this one, and reuses the rows of its probes.
     """
     check_convex(network)
     probes = {}
@@ -101,14 +101,14 @@ def fit_network(
 
 
 def _classifiers(network: MultiStream) -> list[tuple[str, ...]]:
-    """The streams that each classifier reads; a head that came trained and is frozen is none."""
+    """Lists the streams that each classifier reads; a loaded head that is frozen is not included."""
     keys = tuple(network.branches)
     reads = [(key,) for key in keys] if network.fusion.averages_probabilities else [keys]
     return [read for read in reads if any(trains(part) for key in read for part in _parts(network, key))]
 
 
 def _reasons(network: MultiStream) -> Iterator[str]:
-    """Why not, one reason after another."""
+    """Yields the reasons why lbfgs cannot fit the network."""
     if not network.is_cacheable:
         yield "a stream trains"
     for key, branch in network.branches.items():
@@ -133,19 +133,19 @@ def _reasons_of_branch(key: str, branch: Branch, *, classes: int) -> Iterator[st
 
 
 def _trains(branch: Branch) -> bool:
-    """Whether anything above the stream trains, so that the pooled features are what is fitted."""
+    """Returns whether any part above the stream trains; the pooled features are then the inputs of the fit."""
     return any(map(trains, (*branch.taps.values(), branch.temporal or nn.Identity())))
 
 
 def _parts(network: MultiStream, key: str) -> list[nn.Module]:
-    """All that can train for one stream: its taps, and the fusion or, with late fusion, its head."""
+    """Lists the parts that can train for one stream: its taps, and the fusion or, with late fusion, its head."""
     fusion = network.fusion
     head = fusion.heads[key] if fusion.averages_probabilities else fusion
     return [*network.branches[key].taps.values(), head]
 
 
 def _block_names(key: str, branch: Branch) -> list[str]:
-    """`key/stage` of all taps, or `key` where a whole branch is frozen."""
+    """Lists `key/stage` for all taps, or `key` if the whole branch is frozen."""
     if not _trains(branch) and branch.temporal is not None:
         return [key]
     return [f"{key}/{stage}" for stage in branch.taps]
@@ -160,7 +160,7 @@ def _blocks(key: str, branch: Branch, pooled: Mapping[str, Tensor]) -> Blocks:
 
 
 def _rows(network: MultiStream, read: tuple[str, ...], data: ConvexData) -> ProbeRows:
-    """The rows of the classifier that reads these streams."""
+    """Builds the rows of the classifier that reads these streams."""
     blocks = {k: v for key in read for k, v in _blocks(key, network.branches[key], data.pooled[key]).items()}
     sets = network.label_sets
     targets = as_label_sets(data.targets) if sets else as_distributions(data.targets, classes=len(network.classes))
@@ -169,7 +169,7 @@ def _rows(network: MultiStream, read: tuple[str, ...], data: ConvexData) -> Prob
 
 
 def _folds(data: ConvexData) -> NDArray[np.int64]:
-    """A fold number for each row, the same for all views of a photo."""
+    """Returns a fold number for each row, the same for all views of a photo."""
     targets = np.asarray(data.targets)
     classes = targets.argmax(1) if targets.ndim == 2 else targets.astype(np.int64)
     photos, first, place = np.unique(data.images, return_index=True, return_inverse=True)
@@ -180,14 +180,14 @@ def _folds(data: ConvexData) -> NDArray[np.int64]:
 
 
 def _start(starts: Sequence[ConvexFit], names: Mapping[str, str]) -> FittedProbe | None:
-    """The smallest fit that holds all these blocks."""
+    """Returns the smallest fit that contains all these blocks, None if no fit does."""
     found = [probe for fit in starts for probe in fit.probes.values() if set(probe.weight) >= set(names)]
     return min(found, key=lambda probe: len(probe.weight), default=None)
 
 
 @torch.no_grad()
 def _write(network: MultiStream, read: tuple[str, ...], probe: FittedProbe) -> None:
-    """Puts a fitted classifier into taps and fusion."""
+    """Writes a fitted classifier into the taps and the fusion."""
     weights: dict[str, Tensor] = {}
     bias = torch.from_numpy(np.array(probe.bias))
     for key in read:
@@ -202,7 +202,7 @@ def _write(network: MultiStream, read: tuple[str, ...], probe: FittedProbe) -> N
 
 
 def _affine(probe: FittedProbe, name: str) -> tuple[Tensor, Tensor]:
-    """A block's weights (K, D) and offset (K,) on the features as they are: without the probe's standardisation."""
+    """Returns a block's weights (K, D) and offset (K,) for the unscaled features: the standardisation is folded in."""
     standard, weight = probe.standardisation[name], probe.weight[name]
     scaled = standard.scale[:, None] * weight
     return torch.from_numpy(scaled.T.copy()), torch.from_numpy(-standard.mean @ scaled)
@@ -211,7 +211,8 @@ def _affine(probe: FittedProbe, name: str) -> tuple[Tensor, Tensor]:
 def _columns(branch: Branch, weights: Mapping[str, Tensor]) -> Tensor:
     """Sets the taps' layers, and returns the classifier's columns (K, E) over this branch's vector.
 
-    Of each token the columns are to read M (K, T x W): the first K numbers where a layer has made them, else all.
+    Applied to the tokens, the columns equal M (K, T x W): the first K numbers of a token whose layer was set, else the
+    fitted weights of all its numbers.
     """
     read, classes = [], len(next(iter(weights.values())))
     for stage, tap in branch.taps.items():
@@ -223,7 +224,8 @@ def _columns(branch: Branch, weights: Mapping[str, Tensor]) -> Tensor:
     if branch.temporal is None:
         return wanted
     tokens = torch.eye(wanted.shape[1]).unflatten(1, (len(read), -1)).to(next(iter(branch.taps.values())).mean.device)
-    through = branch.temporal(tokens).double().cpu()  # (T x W, E): what a temporal makes of each number of its tokens
+    # (T x W, E): the temporal module's output for each unit vector of its tokens.
+    through = branch.temporal(tokens).double().cpu()
     if torch.equal(through, torch.eye(len(through), dtype=torch.float64)):
         return wanted
     columns: Tensor = wanted @ torch.linalg.pinv(through.T)
@@ -235,7 +237,7 @@ def _columns(branch: Branch, weights: Mapping[str, Tensor]) -> Tensor:
 
 
 def _set_layer(tap: Tap, weight_KP: Tensor) -> None:
-    """The token's first K numbers are the weights' products; the others are 0."""
+    """Sets the layer so that the token's first K numbers are the products with the weights, and the others 0."""
     layer = tap.affine_layer
     assert isinstance(layer, nn.Linear)
     layer.weight.zero_()

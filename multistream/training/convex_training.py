@@ -1,4 +1,4 @@
-"""`training.solver = "lbfgs"`: from a prepared training and its features to a fitted network and its metrics."""
+"""`training.solver = "lbfgs"`: fits a prepared network on extracted features and computes its metrics."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from multistream.training.prepare import Prepared
 def solve(
     prepared: Prepared, extracted: Extracted, criterion: Loss, *, say: Say
 ) -> tuple[dict[str, float], OutOfFold | None]:
-    """Fits the network to its optimum; returns the line of metrics.jsonl, with the penalties that were chosen.
+    """Fits the network to its optimum; returns the line of metrics.jsonl, with the selected penalties.
 
-    And what the inner folds say of the training photos, where they chose the penalties and there is one classifier.
+    The second value holds the out-of-fold logits of the training photos, if inner folds selected the penalties and
+    there is one classifier; else None.
     """
     started = time.monotonic()
     network, settings, parts = prepared.network, prepared.recipe.training, prepared.parts
@@ -63,10 +64,11 @@ def solve(
 def convex_data(
     pooled: Pooled, targets: Tensor, valid: Tensor, parts: Parts, criterion: Loss, *, views: int, classes: int
 ) -> ConvexData:
-    """The rows to fit, each photo in all its views, and after them the validation split in its first view.
+    """Builds the rows to fit: each training photo in all its views, then the validation split in its first view.
 
     `pooled` holds V * N rows, view by view; `targets`, labels (N,) or distributions (N, K), and `valid` the N photos.
-    Class weights and label smoothing become the rows' weights and targets, so that the loss is the criterion's.
+    Class weights and label smoothing are applied to the rows' weights and targets, so that the loss equals the
+    criterion.
     """
     count = len(targets)
     train, val = (_valid(rows, valid) for rows in (parts.train, parts.val))
@@ -79,7 +81,7 @@ def convex_data(
         return ConvexData(features, own.double().numpy(), np.ones(len(own)), images, held_out)
     own = own.double() if own.ndim == 2 else functional.one_hot(own, classes).double()
     weights = torch.ones(classes) if criterion.weights is None else criterion.weights.cpu()
-    # As torch's cross_entropy has it: the smoothed part of a target is weighted by its own class, not by the label's.
+    # As in torch's cross_entropy: the smoothed part of a target is weighted by its own class, not by the label's.
     weighted = ((1 - smoothing) * own + smoothing / classes) * weights.double()
     return ConvexData(features, weighted.numpy(), weighted.sum(1).numpy(), images, held_out)
 

@@ -1,7 +1,7 @@
-"""Many training runs: a list of independent runs on an engine that others have written (processes, Slurm, Ray).
+"""Trains a list of independent runs on an engine: local processes, Slurm or Ray.
 
-Each run is the command `multistream train` in a process of its own, with its own folder and lock: what is finished is
-not done again, what was stopped goes on, and one that fails or is killed is named while the others go on.
+Each run is the command `multistream train` in its own process, with its own folder and lock. Finished runs are not
+trained again and stopped runs are resumed. If a run fails or is killed, it is reported and the others continue.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from multistream.training.planned_run import PlannedRun
 from multistream.training.stop import Interrupted, Stop, stoppable
 
 OPTIONS: Final = {"local": ("parallel",), "ray": ("num_cpus", "num_gpus")}
-"""The options of engines; those of slurm are submitit's."""
+"""The options of each engine; those of slurm are submitit's."""
 
 ENGINES: Final = ("local", "slurm", "ray")
 POLL: Final = 0.2
-"""Seconds between two looks at the jobs."""
+"""Seconds between two polls of the jobs."""
 
 INHERITED: Final = ("MULTISTREAM_", "OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")
-"""Variables, or the beginnings of their names, that a job on another machine gets from here."""
+"""Names of environment variables, or their prefixes, that are passed to a job on another machine."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Where runs are trained: `local`, `slurm` or `ray`, with the engine's own options (see docs/scale.md).
+    """The engine that trains runs: `local`, `slurm` or `ray`, with its own options (see docs/scale.md).
 
-    Raises UsageError for options that the engine does not have, PluginError where it is not installed.
+    Raises UsageError for options that the engine does not have, PluginError if it is not installed.
     """
 
     name: str
@@ -61,12 +61,15 @@ class Engine:
 
     @classmethod
     def parse(cls, name: str, options: Mapping[str, str]) -> Engine:
-        """From the command line, where values are JSON or plain text. Raises as the constructor."""
+        """Parses an engine and its options from the command line.
+
+        Values are JSON or plain text. Raises UsageError or PluginError.
+        """
         return cls(name, {key: _value(text) for key, text in options.items()})
 
     @property
     def words(self) -> list[str]:
-        """The engine as words of a command line.
+        """The engine as command-line arguments.
 
         >>> Engine("local", {"parallel": 4}).words
         ['--engine', 'local', '--engine-option', 'parallel=4']
@@ -78,7 +81,7 @@ class Engine:
 
 
 def _value(text: str) -> Any:
-    """A number, a truth value, a list or an object in JSON; else the text itself.
+    """Parses JSON numbers, booleans, lists and objects; any other value is the text itself.
 
     >>> _value("4"), _value("0.5"), _value("true"), _value('["module load cuda"]'), _value("01:00:00"), _value("main")
     (4, 0.5, True, ['module load cuda'], '01:00:00', 'main')
@@ -91,7 +94,7 @@ def _value(text: str) -> Any:
 
 
 def check_can_be_sent(streams: Mapping[str, Stream] | None) -> None:
-    """UsageError where streams are given as instances: an engine trains in other processes."""
+    """Raises UsageError if streams are passed as instances: an engine trains in other processes."""
     if streams:
         what = "streams that are given as instances cannot be sent to other processes."
         raise UsageError("engine", what, do="Leave engine out, or name the streams by specs.")
@@ -106,10 +109,10 @@ def run_all(
     stop: Stop | None = None,
     again: str = "give the same command again",
 ) -> None:
-    """Trains what is not finished. `place` is a folder for the engine's own files.
+    """Trains the runs that are not finished. `place` is a folder for the engine's own files.
 
-    Raises RunsFailed, after all have ended, where some failed; Interrupted where `stop` or a signal says so, with
-    `again` as the way to go on; UsageError where the engine refuses a run.
+    Raises RunsFailed, after all runs have ended, if some failed; Interrupted if `stop` or a signal requests it, with
+    `again` as the command to continue; UsageError if the engine refuses a run.
     """
     todo = [run for run in planned if run.state != "finished"]
     console.say(f"engine {engine.name}: {len(todo):,} of {len(planned):,} runs to train")
@@ -131,7 +134,7 @@ def run_all(
 
 
 class RunsFailed(MultistreamError):
-    """Some runs of a list failed; the exit code is the first one's."""
+    """Some runs of a list failed; the exit code is that of the first."""
 
     def __init__(self, failed: Mapping[str, tuple[int, str]], total: int, again: str) -> None:
         name, (code, line) = next(iter(failed.items()))
@@ -142,7 +145,7 @@ class RunsFailed(MultistreamError):
 
 
 def _gathered(jobs: Mapping[str, Job], console: Console, stop: Stop, again: str) -> dict[str, tuple[int, str]]:
-    """Waits for all jobs, says how each ended, and returns those that failed: {name: (exit code, last line)}."""
+    """Waits for all jobs, reports how each ended, and returns those that failed: {name: (exit code, last line)}."""
     waiting, failed = dict(jobs), {}
     while waiting:
         if stop():
@@ -158,21 +161,21 @@ def _gathered(jobs: Mapping[str, Job], console: Console, stop: Stop, again: str)
 
 
 def _outcome(job: Job) -> tuple[int, str]:
-    """How a job ended; one that its engine lost (a machine that died, a time limit) is a failure of that run alone."""
+    """Returns (exit code, last line). A job that its engine lost, for example by a time limit, is a failed run."""
     try:
         return job.result()
-    except Exception as error:  # each engine raises classes of its own, and the other runs go on
+    except Exception as error:  # each engine raises its own exception classes, and the other runs must continue
         return LOST, f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
 
 
 def _end(jobs: Mapping[str, Job], processes: Sequence[subprocess.Popen[str]], console: Console) -> None:
-    """Ends what is under way, and waits: what waits is withdrawn, what runs saves and leaves."""
+    """Cancels waiting jobs, terminates running processes, which save first, and waits for them."""
     for job in jobs.values():
         job.cancel()
     signalled, said = 0, False
     while running := sum(not job.done() for job in jobs.values()):
-        for process in processes[signalled:]:  # also one that was just being started
-            process.terminate()  # nothing, where it has ended
+        for process in processes[signalled:]:  # includes processes that were being started meanwhile
+            process.terminate()  # has no effect if it has ended
             signalled += 1
         if not said:
             console.say(f"waiting until {running:,} runs are saved; Ctrl-C again exits immediately")
@@ -181,7 +184,10 @@ def _end(jobs: Mapping[str, Job], processes: Sequence[subprocess.Popen[str]], co
 
 
 def _submitter(engine: Engine, count: int, place: Path, processes: list[subprocess.Popen[str]]) -> Submit:
-    """What submits a job to the engine. Raises UsageError for options it does not have, PluginError without it."""
+    """Returns the engine's submit function.
+
+    Raises UsageError for unknown options, PluginError if it is not installed.
+    """
     if engine.name == "local":
         return _local(engine.options, count, processes)
     if engine.name == "slurm":
@@ -190,7 +196,7 @@ def _submitter(engine: Engine, count: int, place: Path, processes: list[subproce
 
 
 def _local(options: Mapping[str, Any], count: int, processes: list[subprocess.Popen[str]]) -> Submit:
-    """`parallel` processes at a time, which divide the cores among them."""
+    """Returns a submit function for `parallel` processes at a time, which divide the cores among them."""
     cores = max(1, available_workers())
     parallel = options.get("parallel", min(cores, count))
     if type(parallel) is not int or parallel < 1:
@@ -206,8 +212,8 @@ def _local(options: Mapping[str, Any], count: int, processes: list[subprocess.Po
 
 
 def _ray(options: Mapping[str, Any]) -> Submit:
-    """Ray tasks; the options are what one run needs of a machine: num_cpus (1), num_gpus (0)."""
-    from multistream.batch.ray_engine import start_ray  # prediction's modules, for this engine alone
+    """Returns a submit function for Ray tasks; the options are the resources of one run: num_cpus (1), num_gpus (0)."""
+    from multistream.batch.ray_engine import start_ray  # imports the prediction modules, which only this engine needs
 
     ray = start_ray()
     remote = ray.remote(train_in_process).options(**{"num_cpus": 1, "max_retries": 0, **options})
@@ -222,7 +228,7 @@ def _ray(options: Mapping[str, Any]) -> Submit:
 
 @dataclass(frozen=True)
 class _RayJob:
-    """A task of Ray's; its future can be waited for, and does not cancel it."""
+    """A task of Ray. Its future can be waited for but cannot cancel the task."""
 
     future: Job
     cancel: Callable[[], object]

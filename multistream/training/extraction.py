@@ -1,4 +1,4 @@
-"""Pooled features for a training: extracted, fitted on the training split, and what could not be decoded named."""
+"""Extracts pooled features for a training, fits taps on the training split, and reports undecodable photos."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from multistream.training.stop import Interrupted, Stop
 
 
 class TrainingFeatures:
-    """Runs a training's streams over its photos; says once what is left out."""
+    """Runs a training's streams on its photos; reports each photo that is left out once."""
 
     def __init__(
         self,
@@ -43,9 +43,9 @@ class TrainingFeatures:
     def __call__(
         self, parts: Iterable[NDArray[np.int64]], *, views: Sequence[str] = (), keys: Collection[str] | None = None
     ) -> Extracted:
-        """One pass of these streams, or of all, over the photos of these parts; of the training split also in views.
+        """Extracts these streams (default: all) for the photos of these parts; for the training split also in `views`.
 
-        On many ranks each computes its part of the photos; all have the whole result.
+        With many ranks each rank computes its share of the photos, and all get the whole result.
         """
         chosen = np.sort(np.concatenate(list(parts)))
         with self.console.progress(len(chosen), "features") as bar:
@@ -77,7 +77,7 @@ class TrainingFeatures:
         return extracted
 
     def name_left_out(self, bad: dict[int, str], *, read: NDArray[np.int64], valid: Tensor | None = None) -> None:
-        """Warns of photos that cannot be decoded (`bad`, or not `valid`), and of classes that have no other."""
+        """Warns about photos that cannot be decoded (`bad`, or not `valid`), and classes without a decodable photo."""
         table = self.prepared.table
         lines = skipped_lines(table, bad)
         usable = np.isin(read, list(bad), invert=True) if valid is None else valid.numpy()[read]
@@ -92,7 +92,7 @@ class TrainingFeatures:
 
 
 def hashed(prepared: Prepared) -> dict[int, str]:
-    """The sha256 of every photo of the parts, by index: each is read once, by one of the ranks."""
+    """Returns the sha256 of every photo of the parts, by index. Each file is read once, by one of the ranks."""
     chosen = np.sort(np.concatenate(list(prepared.parts.named().values())))
     own = sha256_of_files([prepared.table.path(int(i)) for i in prepared.ranks.portion(chosen)])
     digests = [digest for each in prepared.ranks.gather(own) for digest in each]
@@ -100,7 +100,7 @@ def hashed(prepared: Prepared) -> dict[int, str]:
 
 
 def training_rows(extracted: Extracted, train: NDArray[np.int64]) -> Tensor:
-    """The rows of the training split that could be decoded; DataError (exit 65) where there is none."""
+    """Returns the rows of the training split that could be decoded. Raises DataError (exit 65) if there are none."""
     rows = torch.from_numpy(train)
     rows = rows[extracted.valid[rows]]
     if not len(rows):
@@ -109,23 +109,23 @@ def training_rows(extracted: Extracted, train: NDArray[np.int64]) -> Tensor:
 
 
 def nothing_to_train_on() -> DataError:
-    """The error for a training split of which nothing can be decoded."""
+    """The error for a training split in which no photo can be decoded."""
     what = "no photo of the training split can be decoded."
     return DataError("data", what, do="multistream data scan lists the error of each file.")
 
 
 def fit_taps(prepared: Prepared, extracted: Extracted) -> None:
-    """Standardises the taps of the streams that were extracted, by the training split."""
+    """Fits the standardisation of the extracted streams' taps on the training split."""
     rows = training_rows(extracted, prepared.parts.train)
     features = extracted.to(prepared.runtime.device)
     prepared.network.fit(take_rows(features, rows))
 
 
 def set_baselines(prepared: Prepared, extracted: Extracted) -> None:
-    """Sets the taps' training means of all streams, those that trained and those that read vectors too."""
+    """Sets the training means (baselines) of the taps of all streams, including trained streams and vector streams."""
     rows = training_rows(extracted, prepared.parts.train)
     for key, branch in prepared.network.branches.items():
         if key in prepared.network.loaded_branches and branch.stream.is_frozen:
-            continue  # a branch that came from a run and did not change keeps the mean that it was trained with
+            continue  # an unchanged branch of another run keeps the mean of its own training
         for stage, tap in branch.taps.items():
             tap.baseline.copy_(extracted.features[key][stage][rows].double().mean(0))

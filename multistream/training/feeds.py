@@ -1,4 +1,4 @@
-"""Feeds: where training batches come from. From photos, or from pooled features that lie in memory."""
+"""Feeds: the sources of training batches, either photos or pooled features in memory."""
 
 from __future__ import annotations
 
@@ -27,11 +27,10 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step sees: `given` to the Objective, labels (B,) or, of votes or mixed, shares (B, K), and indices (B,).
+    """The input of one step: `given` for the Objective, labels (B,) or class fractions (B, K), and image indices (B,).
 
-    B is 0 if no photo could be decoded.
-
-    On many ranks a batch of 0 has one image of zeros in `given`: the rank takes part in the step all the same.
+    Class fractions are votes or the labels of mixed images. B is 0 if no photo could be decoded. With many ranks, a
+    batch with B = 0 has one image of zeros in `given`, because every rank must take part in every step.
     """
 
     given: Mapping[str, Any]
@@ -40,36 +39,36 @@ class Batch:
 
 
 def as_targets(targets: NDArray[np.int64] | NDArray[np.float64], *, device: torch.device) -> Tensor:
-    """Labels (N,) int64, or distributions (N, K) as float32, on the device."""
+    """Returns labels (N,) int64, or distributions (N, K) as float32, on the device."""
     tensor = torch.from_numpy(np.ascontiguousarray(targets)).to(device)
     return tensor.float() if tensor.ndim == 2 else tensor
 
 
 def winners(targets: Tensor) -> Tensor:
-    """The class that counts as right, (B,): the label, or the first with the largest share."""
+    """Returns the true class (B,): the label, or the first class with the largest fraction."""
     return targets.argmax(1) if targets.ndim == 2 else targets
 
 
 class Feed(Protocol):
-    """Gives batches of some images: in the epoch's order and augmented for training, else plainly in their own."""
+    """Yields batches of images: shuffled and augmented for training, or plain and in the given order."""
 
     @property
     def pooled(self) -> bool:
         """Whether batches hold pooled features."""
 
     def training(self, indices: Indices, *, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of this epoch from number `start` on."""
+        """Yields the batches of this epoch from number `start` on."""
 
     def plain(self, indices: Indices) -> Iterator[Batch]:
-        """The images as they are, in the order given; what cannot be decoded is left out."""
+        """Yields the images unaugmented and in the given order, without those that cannot be decoded."""
 
 
 @dataclass(frozen=True)
 class PhotoFeed:
-    """Decodes photos again for every epoch, because some stream trains.
+    """Decodes photos in every epoch, because at least one stream trains.
 
-    `held` are pooled features of frozen streams, which do not run: {key: {stage: (V * N, P)}} as PooledFeed has them.
-    The batches are those of all `ranks` together; each rank decodes its part of every one.
+    `held` are pooled features of frozen streams, which do not run: {key: {stage: (V * N, P)}} as in PooledFeed. A batch
+    is divided among the `ranks`; each decodes its part of every batch.
     """
 
     photos: Photos
@@ -98,7 +97,7 @@ class PhotoFeed:
             yield replace(batch, given={**batch.given, **self._held(batch.indices)})
 
     def _mixed(self, batch: Batch, *, epoch: int) -> Batch:
-        """The batch with its images mixed, if the settings say so; a single one has none to be mixed with."""
+        """Mixes the images of a batch if the settings ask for it and the batch has at least two images."""
         settings = self.settings
         if not (settings.mixup or settings.cutmix) or len(batch.labels) < 2:
             return batch
@@ -123,7 +122,7 @@ class PhotoFeed:
     def _batches(
         self, indices: Indices, *, change: Callable[[Tensor, Tensor], Tensor] | None = None
     ) -> Iterator[Batch]:
-        """This rank's part of every batch; `change` is what is done to photos, with their indices, before they move."""
+        """Yields this rank's part of every batch; `change(photos, indices)` runs before the copy to the device."""
         pin = self.runtime.device.type == "cuda"
         whole = [indices[at : at + self.settings.batch_size] for at in range(0, len(indices), self.settings.batch_size)]
         parts = [self.ranks.portion(batch) for batch in whole]
@@ -139,12 +138,12 @@ class PhotoFeed:
                 batch["image"] = change(batch["image"], chosen)
             sent = self.runtime.send(batch) if len(chosen) else self._zeros()
             yield Batch(sent, self.labels[chosen.to(self.labels.device)], chosen)
-        if not len(parts[-1]):  # the last batch has fewer images than there are ranks
+        if not len(parts[-1]):  # the last batch has fewer images than ranks
             nothing = torch.zeros(0, dtype=torch.int64)
             yield Batch(self._zeros(), self.labels[:0], nothing)
 
     def _zeros(self) -> dict[str, Tensor]:
-        """One image that no file holds; nothing where there is one rank, which passes over an empty batch."""
+        """Returns inputs of one image of zeros; empty with one rank, which skips an empty batch."""
         if self.ranks.size == 1:
             return {}
         zeros = {name: torch.zeros(1, rows.shape[1]) for name, rows in self.photos.vectors.items()}
@@ -157,10 +156,11 @@ class PhotoFeed:
 
 @dataclass(frozen=True)
 class PooledFeed:
-    """Pooled features {key: {stage: (V * N, P)}} in memory: an epoch is a few matrix products a step.
+    """Yields batches of pooled features {key: {stage: (V * N, P)}} in memory; a step is a few matrix products.
 
-    Row `view * N + i` is image i in one of the V views that the settings' flips and crops lead to; labels (V * N,) and
-    `valid` (V * N,), which marks the decodable photos, likewise. An epoch shows the view that `augment` would.
+    Row `view * N + i` is image i in one of the V views that the settings' flips and crops produce. Labels (V * N,) and
+    `valid` (V * N,), which marks the decodable photos, have the same order. An epoch uses the view that `augment`
+    would.
     """
 
     features: Mapping[str, Mapping[str, Tensor]]
@@ -171,7 +171,7 @@ class PooledFeed:
 
     @property
     def images(self) -> int:
-        """N"""
+        """N, the number of images."""
         return images_of(self.valid, self.settings)
 
     def training(self, indices: Indices, *, epoch: int, start: int = 0) -> Iterator[Batch]:
@@ -182,7 +182,7 @@ class PooledFeed:
         return self._batches(indices, max(1024, self.settings.batch_size))
 
     def _batches(self, indices: Indices, size: int) -> Iterator[Batch]:
-        for start in range(0, len(indices), size):  # Tensor.split makes one piece even of nothing
+        for start in range(0, len(indices), size):  # Tensor.split returns one chunk even for an empty tensor
             chunk = torch.from_numpy(indices[start : start + size])
             chosen = chunk[self.valid[chunk]]
             place = chosen.to(self.labels.device)
@@ -191,12 +191,12 @@ class PooledFeed:
 
 
 def images_of(table: Tensor, settings: TrainingSettings) -> int:
-    """How many images a table has that holds them in every view that the settings lead to."""
+    """Returns the number of images in a table that holds each image in every view of the settings."""
     return len(table) // len(views_of(flips=settings.flips, crops=settings.crops))
 
 
 def shown_rows(indices: Indices, images: int, *, settings: TrainingSettings, seed: int, epoch: int) -> Indices:
-    """The rows of such a table that an epoch shows of these images, in its order and its views."""
+    """Returns the rows of such a table for an epoch, in its random order and with its views."""
     shuffled = indices[order(len(indices), seed=seed, epoch=epoch)]
     views = drawn(shuffled, flips=settings.flips, crops=settings.crops, seed=seed, epoch=epoch)
     return views * images + shuffled

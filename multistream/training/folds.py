@@ -1,4 +1,4 @@
-"""Folds: one training for each, and the predictions of every photo by the network that has not seen it."""
+"""Cross-validation: trains a run per fold, and predicts every photo with the network that was not trained on it."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ from multistream.training.train import train as train_once
 class FoldsRun:
     """The result of a training with folds: a run for each fold, and the metrics of the out-of-fold predictions.
 
-    With repeats, `test` are the metrics of the first one, where each photo counts once; `accuracies` are those of
-    every repeat.
+    With repeats, `test` are the metrics of the first repeat, in which each photo counts once; `accuracies` holds the
+    accuracy of every repeat.
     """
 
     folder: Path
@@ -46,13 +46,13 @@ class FoldsRun:
     test: Measures
     accuracies: tuple[float, ...]
     folds: tuple[Mapping[str, Any], ...]
-    """Of each fold, in order: its run's folder below this one, and its test accuracy and number of photos."""
+    """For each fold, in order: its run's folder relative to this one, its test accuracy and number of photos."""
     seconds: float
     data: Mapping[str, Any]
     parameters: Mapping[str, int]
 
     def to_dict(self) -> dict[str, Any]:
-        """summary.json, and what `train --json` prints."""
+        """Returns the content of summary.json, which `train --json` prints too."""
         return {
             "test": self.test.to_dict(),
             "repeats": list(self.accuracies),
@@ -74,11 +74,11 @@ def train_folds(
     stop: Stop | None = None,
     engine: Engine | None = None,
 ) -> FoldsRun:
-    """Trains a recipe once for every fold and repeat, and gathers the predictions of the photos held out.
+    """Trains a recipe once per fold and repeat, and collects the predictions of the held-out photos.
 
-    With `resume`, folds that are finished stay as they are and the one that was stopped goes on. A stream that is
-    another run on folds gives each fold its own branch, trained on the same photos. With an `engine` the folds are
-    trained there, else one after the other here. Raises MultistreamError.
+    With `resume`, finished folds are kept and a stopped fold is continued. A stream that is itself a run with folds
+    gives each fold its own branch, trained on the same photos. With an `engine` the folds are trained on it, otherwise
+    one after the other in this process. Raises MultistreamError.
     """
     if ranks_of(os.environ).size > 1:
         what = "folds are trained one after the other, in one process."
@@ -103,7 +103,7 @@ def train_folds(
 
 
 def fold_recipes(recipe: Recipe) -> dict[str, Recipe]:
-    """{`REPEAT-FOLD`: recipe of one training}; the repeats draw with one split seed after the other."""
+    """Returns {`REPEAT-FOLD`: recipe of one training}; repeat r adds r to the split seed."""
     found = {}
     for repeat, fold in product(range(recipe.data.repeats), range(1, recipe.data.folds + 1)):
         name = f"{repeat + 1}-{fold}"
@@ -114,17 +114,17 @@ def fold_recipes(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def fold_runs(recipe: Recipe, folder: Path) -> list[PlannedRun]:
-    """The training runs of a run on folds, below its folder."""
+    """Returns the training runs of a run with folds, in folders below its own."""
     return [PlannedRun(name, own, folder / runs.FOLDS / name) for name, own in fold_recipes(recipe).items()]
 
 
 def is_fold_run(path: Path) -> bool:
-    """Whether a folder is a run on folds, which has no model of its own."""
+    """Returns whether a folder is a run with folds, which has no model of its own."""
     return (path / runs.FOLDS).is_dir()
 
 
 def _branches_of_fold(recipe: Recipe, name: str) -> Iterator[tuple[str, str]]:
-    """(key, path of its run on this fold) for streams that are runs on folds themselves."""
+    """Yields (key, path of its run for this fold) for streams that are runs with folds."""
     paths = {key: Path(spec).expanduser() for key, spec in recipe.network.streams.items() if "/" in spec}
     for key, path in paths.items():
         own = path / runs.FOLDS / name
@@ -136,7 +136,7 @@ def _branches_of_fold(recipe: Recipe, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _same_recipe(folder: Path, recipe: Recipe) -> Recipe:
-    """The recipe of the run to resume; CannotResume if the given recipe differs."""
+    """Returns the recipe of the run to resume. Raises CannotResume if the given recipe differs."""
     stored = Recipe.load(folder)
     changed = [name for name, *_ in differences(stored, recipe)]
     if changed and recipe.data.folds:
@@ -171,7 +171,7 @@ def _gathered(folder: Path, recipe: Recipe, *, seconds: float) -> FoldsRun:
 
 
 def joined(predictions: list[Predictions]) -> Predictions:
-    """Predictions of the same classes, one after the other."""
+    """Concatenates predictions of the same classes."""
     return Predictions(
         paths=tuple(chain.from_iterable(each.paths for each in predictions)),
         sha256=tuple(chain.from_iterable(each.sha256 for each in predictions)),
@@ -189,7 +189,7 @@ def _concatenated(arrays: Sequence[NDArray[Any] | None]) -> NDArray[Any] | None:
 
 
 def _metrics(found: Predictions, temperatures: Sequence[float], folds: Sequence[Predictions]) -> Measures:
-    """Of the predictions of all folds together, each with its own temperature."""
+    """Computes the metrics of the joined predictions, each fold with its own temperature."""
     if found.label_sets is not None:
         return label_set_metrics(found.probabilities, found.label_sets, found.classes)
     raw = None
@@ -216,7 +216,7 @@ def train(
     """Trains a network and writes a run folder; a recipe with folds trains one run per fold (a FoldsRun).
 
     `out` is the new folder; `resume` continues the run in that folder instead. `streams` supplies streams as instances,
-    by key. `stop` tells whether to stop after the current step. `engine` trains the folds in parallel. Raises
+    by key. `stop` returns whether to stop after the current step. `engine` trains the folds in parallel. Raises
     MultistreamError, and Interrupted if the training was stopped and saved.
     """
     common: dict[str, Any] = {"out": out, "resume": resume, "streams": streams, "console": console, "stop": stop}
@@ -235,12 +235,12 @@ def train_planned(
     console: Console | None = None,
     stop: Stop | None = None,
 ) -> None:
-    """Trains what is planned, or resumes it, unless it is finished."""
+    """Trains a planned run, or resumes it, unless it is finished."""
     common: dict[str, Any] = {"streams": streams, "console": console, "stop": stop}
     if run.state == "stopped":
-        own = run.recipe if run.trainings > 1 else Recipe()  # a single run has its own, complete recipe
+        own = run.recipe if run.trainings > 1 else Recipe()  # a single run has its own complete recipe
         train(own, resume=run.folder, **common)
     elif run.state == "new":
-        if run.folder.is_dir():  # stopped before it had written what it is
+        if run.folder.is_dir():  # stopped before its recipe was written
             shutil.rmtree(run.folder)
         train(run.recipe, out=run.folder, **common)

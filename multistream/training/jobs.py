@@ -1,4 +1,4 @@
-"""A job: one training run in a process of its own, and what an engine gives back for it."""
+"""A job: one training run in its own process, and the handle that an engine returns for it."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from multistream.recipe import Recipe
 from multistream.training.planned_run import PlannedRun
 
 LOST: Final = 71
-"""Exit code of a run whose engine lost it: a machine that died, a time limit."""
+"""Exit code of a run that its engine lost, for example because a machine failed or a time limit passed."""
 
 
 POLL: Final = 1.0
-"""Seconds between two looks at whether a task was cancelled."""
+"""Seconds between two checks for a cancelled task."""
 
 
 class Job(Protocol):
-    """What an engine gives for what was submitted: a future of concurrent.futures, or a job of Slurm's."""
+    """The handle of a submitted run: a future of concurrent.futures, or a Slurm job."""
 
     def done(self) -> bool:
-        """Whether `result` has an answer."""
+        """Returns whether the job has ended."""
         ...
 
     def result(self) -> tuple[int, str]:
-        """The exit code and the last line of stderr; raises where the engine lost the job."""
+        """Returns the exit code and the last line of stderr. Raises if the engine lost the job."""
         ...
 
     def cancel(self) -> object:
-        """Withdraws a job that waits; one that runs on a cluster saves and ends."""
+        """Cancels a waiting job. A running job on a cluster saves a checkpoint and ends."""
         ...
 
 
@@ -51,21 +51,21 @@ def train_in_process(
     started: Any = None,
     log: Any = None,
 ) -> tuple[int, str]:
-    """Trains a recipe in its folder with `multistream train`: the exit code, and the last line of stderr.
+    """Trains a recipe in its folder with `multistream train`; returns the exit code and the last line of stderr.
 
-    A run that was stopped goes on. `started` is called with the process, `log` with all of its stderr.
+    A stopped run is resumed. `started` is called with the process, `log` with its whole stderr.
     """
     run = PlannedRun(folder, Recipe(), Path(cwd, folder))
     words = ["--resume", str(run.folder)]
     with tempfile.TemporaryDirectory(prefix="multistream-") as temporary:
         if run.state == "new":
             if run.folder.is_dir():
-                shutil.rmtree(run.folder)  # killed before it had written what it is
+                shutil.rmtree(run.folder)  # killed before its recipe was written
             Path(temporary, "recipe.toml").write_text(recipe, encoding="utf-8")
             words = ["--recipe", str(Path(temporary, "recipe.toml")), "--out", str(run.folder)]
         command = [sys.executable, "-m", "multistream", "train", *words, "--quiet"]
         pipes: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
-        pipes["start_new_session"] = True  # Ctrl-C in a terminal comes to us alone, and the run is signalled once
+        pipes["start_new_session"] = True  # only this process gets Ctrl-C from a terminal, so the run is signalled once
         process = subprocess.Popen(command, cwd=cwd, env={**os.environ, **(variables or {})}, **pipes)
         if started is not None:
             started(process)
@@ -76,20 +76,20 @@ def train_in_process(
 
 
 def _waited(process: subprocess.Popen[str]) -> str:
-    """The stderr of a process when it has ended; Ctrl-C, which is also how Ray cancels a task, lets it save first."""
+    """Returns a process's stderr after it has ended. After Ctrl-C, which Ray sends to cancel a task, it saves first."""
     while True:
         try:
             return process.communicate(timeout=POLL)[1]
         except subprocess.TimeoutExpired:
-            continue  # Ray's Ctrl-C comes between two calls, not within one
+            continue  # a KeyboardInterrupt from Ray is raised between two calls, not within one
         except KeyboardInterrupt:
             process.terminate()
 
 
 def _outcome(code: int, errors: str) -> tuple[int, str]:
-    """The exit code as a shell gives it, and why the process ended."""
+    """Returns the exit code as a shell reports it, and the reason why the process ended."""
     if code < 0:
         return 128 - code, f"it was ended by {signal.Signals(-code).name}."
-    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # its own last line names the folder of this run alone
+    if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):  # the run's own last line would name only its own folder
         return code, f"it was stopped by {signal.Signals(code - 128).name}, and is saved."
     return code, (errors.strip().splitlines() or ["it printed nothing."])[-1]

@@ -2,10 +2,10 @@
 
     minimise over W:  sum_n w_n loss(y_n, W x_n) + sum_d penalty_d / 2 |W_d|^2,  for each of C candidates
 
-The candidates share the products with the rows, of which each iteration takes two. Logits are linear in W, so the line
-search needs no further product. The unknowns of a candidate are scaled by the Cholesky factor of an approximate
-Hessian, in which few iterations suffice. Tensors are (C, K, P) and (C, K, N), long axes last, on the CPU. In torch the
-products of few rows with many columns take half the time that they take in NumPy.
+The candidates share the products with the rows; each iteration needs two. Logits are linear in W, so the line search
+needs no further product. The unknowns of a candidate are scaled by the Cholesky factor of an approximate Hessian, so
+that few iterations suffice. Tensors are (C, K, P) and (C, K, N), with the long axes last, on the CPU. Products of few
+rows with many columns take half as long in torch as in NumPy.
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from torch import Tensor
 
 ITERATIONS = 2000
 MEMORY = 20
-"""Pairs of steps and gradients that approximate the Hessian."""
+"""Number of pairs of steps and gradient changes that approximate the Hessian."""
 SLOPE = 0.25
-"""The line search ends where the slope is this fraction of the first."""
+"""The line search ends when the slope is at most this fraction of the initial slope."""
 TRIALS = 30
-"""Steps that a line search tries at most."""
+"""Maximum number of trial steps of a line search."""
 TINY = 1e-30
-"""A number above 0 in single precision too."""
+"""A number that is positive in single precision too."""
 
 
 @dataclass(frozen=True)
 class LinearProblem:
-    """N rows with P features, the last of which is 1 for the bias, and what C candidates make of them."""
+    """N rows with P features, the last of which is 1 for the bias, and the penalties of C candidates."""
 
     rows: Tensor
-    """(P, N): the features of a row are a column."""
+    """(P, N): each row's features are a column."""
     targets: Tensor
     """(K, N) distributions over the classes or, with `label_sets`, the classes that each row has (0 or 1)."""
     weights: Tensor
-    """(N,), of sum 1."""
+    """(N,), with sum 1."""
     label_sets: bool
-    """Whether the classes are independent of one another: the logistic loss of each, else the cross entropy of all."""
+    """Whether classes are independent: a logistic loss for each class instead of one cross entropy over all classes."""
     penalties: Tensor
     """(C, P); 0 for the bias."""
     factor: Tensor
-    """The lower Cholesky factor (P - 1, P - 1) that scales the weights: nearly the Hessian of the first candidate."""
+    """The Cholesky factor (P - 1, P - 1), lower, of about the first candidate's Hessian; it scales the weights."""
     bias_scale: float
-    """The same for the bias."""
+    """The scale of the bias."""
 
     def rough(self) -> LinearProblem:
-        """The same in single precision."""
+        """Returns this problem in single precision."""
         exact = {name: getattr(self, name) for name in ("rows", "targets", "weights", "penalties", "factor")}
         return replace(self, **{name: tensor.float() for name, tensor in exact.items()})
 
     def scaled_gradient(self, weight_CKP: Tensor, probabilities_CKN: Tensor) -> Tensor:
-        """The gradient (C, K, P) over the scaled unknowns."""
+        """Returns the gradient (C, K, P) with respect to the scaled unknowns."""
         residuals = probabilities_CKN - self.targets
         residuals *= self.weights
         slope = (residuals.flatten(0, 1) @ self.rows.T).view(weight_CKP.shape)
@@ -60,15 +60,15 @@ class LinearProblem:
         return self._solved(slope, transposed=False)
 
     def unscaled(self, scaled_CKP: Tensor) -> Tensor:
-        """Weights (C, K, P) of scaled unknowns."""
+        """Returns the weights (C, K, P) of scaled unknowns."""
         return self._solved(scaled_CKP, transposed=True)
 
     def logits(self, weight_CKP: Tensor) -> Tensor:
-        """(C, K, N)"""
+        """Returns the logits (C, K, N)."""
         return (weight_CKP.flatten(0, 1) @ self.rows).view(*weight_CKP.shape[:2], -1)
 
     def probabilities(self, logits_CKN: Tensor) -> Tensor:
-        """(C, K, N)"""
+        """Returns the probabilities (C, K, N)."""
         return probabilities_of(logits_CKN, label_sets=self.label_sets, axis=1)
 
     def _solved(self, right_CKP: Tensor, *, transposed: bool) -> Tensor:
@@ -81,12 +81,15 @@ class LinearProblem:
 
 
 def probabilities_of(logits: Tensor, *, label_sets: bool, axis: int) -> Tensor:
-    """Softmax over the axis of the classes, or the logistic function of each logit."""
+    """Applies softmax over the class axis or, with `label_sets`, the logistic function to each logit."""
     return logits.sigmoid() if label_sets else logits.softmax(axis)
 
 
 def minimise(problem: LinearProblem, weight_CKP: Tensor, *, gradient: float) -> tuple[Tensor, int]:
-    """From these weights to the optimum: no entry of a scaled gradient is above `gradient`. And how many iterations."""
+    """Minimises from these weights until no entry of a scaled gradient exceeds `gradient`.
+
+    Returns the weights (C, K, P) and the number of iterations.
+    """
     logits = problem.logits(weight_CKP)
     probabilities = problem.probabilities(logits)
     slope = problem.scaled_gradient(weight_CKP, probabilities)
@@ -106,19 +109,19 @@ def minimise(problem: LinearProblem, weight_CKP: Tensor, *, gradient: float) -> 
 
 
 def _dot(one_CKP: Tensor, other_CKP: Tensor) -> Tensor:
-    """The inner product of each candidate, (C,)."""
+    """Returns the inner product for each candidate, (C,)."""
     product: Tensor = torch.linalg.vecdot(one_CKP.flatten(1), other_CKP.flatten(1))
     return product
 
 
 def _pair(moved_CKP: Tensor, bent_CKP: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A step, the change of the gradient along it, and 1 / their product (C,): 0 where a candidate no longer moves."""
+    """Returns a step, the gradient's change along it, and 1 / their product (C,), 0 for converged candidates."""
     product = _dot(moved_CKP, bent_CKP)
     return moved_CKP, bent_CKP, torch.where(product > TINY, 1 / product.clamp_min(TINY), 0)
 
 
 def _direction(slope_CKP: Tensor, pairs: deque[tuple[Tensor, Tensor, Tensor]]) -> Tensor:
-    """The two loops of L-BFGS (Nocedal and Wright 2006, algorithm 7.4)."""
+    """Returns the search direction by the two-loop recursion of L-BFGS (Nocedal and Wright 2006, algorithm 7.4)."""
     direction = -slope_CKP
     kept = []
     for moved, bent, inverse in reversed(pairs):
@@ -141,7 +144,10 @@ def _line_search(
     change_CKN: Tensor,
     first_C: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """(factors (C,), the probabilities there): Newton's method on the slope along the step, which is monotone."""
+    """Returns step factors (C,) and the probabilities at the new point.
+
+    Newton's method on the slope along the step, which is monotone.
+    """
     penalised = problem.penalties[:, None] * step_CKP
     linear_C, square_C = _dot(penalised, weight_CKP), _dot(penalised, step_CKP)
     weighted = problem.weights * change_CKN
@@ -164,7 +170,7 @@ def _line_search(
 
 
 def _curvature(problem: LinearProblem, found_CKN: Tensor, change_CKN: Tensor, weighted_CKN: Tensor) -> Tensor:
-    """The second derivative of the loss along a change of the logits, (C,)."""
+    """Returns the second derivative of the loss along a change of the logits, (C,)."""
     shared = found_CKN * change_CKN
     if problem.label_sets:
         return _dot(shared * (1 - found_CKN), weighted_CKN)

@@ -2,11 +2,11 @@
 
     minimise over W, b:  sum_n w_n loss(y_n, sum_k x_nk W_k + b)  +  sum_k penalty_k / 2 |W_k|^2,  sum_n w_n = 1
 
-The loss is the cross entropy of a softmax or, where a row may have several classes, the sum of the classes' logistic
-losses: then each class is a regression of its own. The problem is strictly convex in W: neither seed nor order matters.
-Its Hessian is close to share * x'x + penalty, where share is the mean of p (1 - p) over rows and classes. The Cholesky
-factor of this scales the unknowns; L-BFGS then needs few iterations. With more features than rows the unknowns are as
-many as the rows: the optimum lies in their span.
+The loss is the cross entropy of a softmax or, if a row may have several classes, the sum of the classes' logistic
+losses: each class is then a separate regression. The problem is strictly convex in W, so that neither the seed nor the
+order of rows matters. Its Hessian is close to share * x'x + penalty, where share is the mean of p (1 - p) over rows and
+classes. The unknowns are scaled by its Cholesky factor; L-BFGS then needs few iterations. With more features than rows
+there are as many unknowns as rows, because the optimum is in the span of the rows.
 """
 
 from __future__ import annotations
@@ -25,18 +25,21 @@ from multistream.training.lbfgs import LinearProblem, minimise, probabilities_of
 Array = NDArray[np.float64]
 
 GRADIENT = 3e-6
-"""The largest entry of the scaled gradient at the end: probabilities are then within 1e-5 of the optimum's."""
+"""Stops when no entry of the scaled gradient is larger: probabilities are then within 1e-5 of the optimum's."""
 ROUGH_GRADIENT = 3e-4
-"""The same where penalties are compared: their losses differ by far more than what is missing then."""
+"""The threshold for comparing penalties, whose losses differ by far more than the remaining error."""
 JITTER = 8 * float(np.finfo(np.float64).eps)
-"""Added to a kernel's diagonal, times its trace and rows: centred features make it singular, rounding indefinite."""
+"""Added to a kernel's diagonal, times its trace and number of rows.
+
+Centred features make the kernel singular, and rounding can make it indefinite.
+"""
 SMALLEST_SHARE = 1e-3
-"""Of the Hessian: where the start fits all rows, the optimum of another penalty need not."""
+"""Lower bound of the share in the Hessian: if the start fits all rows perfectly, p (1 - p) is 0 there."""
 
 
 @dataclass(frozen=True)
 class Optimum:
-    """`weight` {key: (D, K)} and `bias` (K,); `iterations` of L-BFGS that it took."""
+    """`weight` {key: (D, K)}, `bias` (K,), and the number of L-BFGS `iterations`."""
 
     weight: Mapping[str, Array]
     bias: Array
@@ -44,10 +47,10 @@ class Optimum:
 
 
 class LinearClassifier:
-    """The rows of one fit: `blocks` {key: (N, D)} with weighted mean 0, `targets` (N, K), `weights` (N,) that sum to 1.
+    """The rows of one fit: `blocks` {key: (N, D)} with weighted mean 0, `targets` (N, K), `weights` (N,) with sum 1.
 
-    What all penalties share is computed once: the Gram matrix or, with more features than rows, each block's kernel.
-    With `label_sets` a row's targets are the classes that it has, each of which is fitted for itself.
+    Terms that all penalties share are computed once: the Gram matrix or, with more features than rows, the kernel of
+    each block. With `label_sets`, a row's targets mark the classes that it has, and each class is fitted separately.
     """
 
     def __init__(
@@ -59,12 +62,12 @@ class LinearClassifier:
             self.kernels: dict[str, Array] = {key: block @ block.T for key, block in blocks.items()}
             return
         self.rows = _side_by_side(self.blocks)
-        """(D + 1, N), the last row 1"""
+        """(D + 1, N); the last row is 1"""
         joined = self.rows[:-1]
         self.gram = (joined * weights_N) @ joined.T
 
     def subset(self, keys: Sequence[str]) -> LinearClassifier:
-        """The same rows with some of the blocks; what is computed already is taken from here."""
+        """Returns the same rows with some of the blocks; reuses what is computed already."""
         blocks = {key: self.blocks[key] for key in keys}
         if list(blocks) == list(self.blocks):
             return self
@@ -81,7 +84,7 @@ class LinearClassifier:
         return part
 
     def _columns(self, key: str) -> NDArray[np.int64]:
-        """The places of a block's features among all."""
+        """Returns the indices of a block's features among all features."""
         before = list(self.blocks)[: list(self.blocks).index(key)]
         start = sum(self.blocks[name].shape[1] for name in before)
         return np.arange(start, start + self.blocks[key].shape[1])
@@ -89,7 +92,7 @@ class LinearClassifier:
     def solve(
         self, candidates: Sequence[Mapping[str, float]], start: Optimum | None = None, *, gradient: float = GRADIENT
     ) -> list[Optimum]:
-        """The optimum under each candidate's penalties, one a block; `start` is the optimum of another fit."""
+        """Returns the optimum for each candidate's penalties, one per block; `start` is the optimum of another fit."""
         if self.is_wide:
             return [self._solve_wide(penalties, start, gradient) for penalties in candidates]
         first = np.zeros((self.targets.shape[1], len(self.rows)))
@@ -108,7 +111,10 @@ class LinearClassifier:
         return [self._optimum(self._split(own[:, :-1].T), own[:, -1], iterations) for own in found]
 
     def _solve_wide(self, penalties: Mapping[str, float], start: Optimum | None, gradient: float) -> Optimum:
-        """In N unknowns of penalty 1: the kernel's Cholesky factor has the inner products of the features' rows."""
+        """Solves for N unknowns with penalty 1: the rows of the kernel's Cholesky factor replace those of the features.
+
+        Both have the same inner products.
+        """
         kernel = np.sum([kernel / penalties[key] for key, kernel in self.kernels.items()], axis=0)
         kernel[np.diag_indices_from(kernel)] += JITTER * len(kernel) * max(kernel.trace(), 1.0)
         design = torch.linalg.cholesky(torch.from_numpy(kernel)).numpy()
@@ -128,7 +134,7 @@ class LinearClassifier:
         return self._optimum(found, weight[:, -1], iterations)
 
     def _share(self, logits_KN: Array) -> float:
-        """The mean of p (1 - p): of the products of features, what the Hessian holds."""
+        """Returns the mean of p (1 - p), the factor of the features' products in the Hessian."""
         found = probabilities_of(torch.from_numpy(logits_KN), label_sets=self.label_sets, axis=0).numpy()
         return max(SMALLEST_SHARE, float((found * (1 - found)).mean(0) @ self.weights))
 
@@ -139,11 +145,11 @@ class LinearClassifier:
         return LinearProblem(rows_PN, targets_KN, weights_N, self.label_sets, penalties_CP, factor, bias_scale=scale)
 
     def _optimum(self, weight: Mapping[str, Array], bias_K: Array, iterations: int) -> Optimum:
-        """A softmax does not see what is added to all biases alike: their mean is 0."""
+        """Builds the result. A softmax is invariant to a constant added to all biases, so their mean is set to 0."""
         return Optimum(weight, bias_K if self.label_sets else bias_K - bias_K.mean(), iterations)
 
     def _spread(self, penalties: Mapping[str, float]) -> Array:
-        """The penalty of each feature, (D,)."""
+        """Returns the penalty of each feature, (D,)."""
         return np.concatenate([np.full(block.shape[1], penalties[key]) for key, block in self.blocks.items()])
 
     def _split(self, weight_DK: Array) -> dict[str, Array]:
@@ -156,13 +162,13 @@ def _width(blocks: Mapping[str, Array]) -> int:
 
 
 def _side_by_side(blocks: Mapping[str, Array]) -> Array:
-    """All features and a row of ones, (D + 1, N)."""
+    """Concatenates all features and a row of ones, (D + 1, N)."""
     count = len(next(iter(blocks.values())))
     return np.concatenate([*(block.T for block in blocks.values()), np.ones((1, count))])
 
 
 def _solved(factor: Array, right: Array, *, transposed: bool = False) -> Array:
-    """What a lower triangular matrix, or its transpose, maps to `right`."""
+    """Solves x in `factor` x = `right`, or with the transpose, for a lower triangular `factor`."""
     triangle = torch.from_numpy(factor)
     triangle = triangle.T if transposed else triangle
     found: Array = torch.linalg.solve_triangular(triangle, torch.from_numpy(right), upper=transposed).numpy()
@@ -170,7 +176,7 @@ def _solved(factor: Array, right: Array, *, transposed: bool = False) -> Array:
 
 
 def _factor(bound: Array, penalties_D: Array) -> Tensor:
-    """The lower Cholesky factor of bound + diag(penalties); overwrites the bound."""
+    """Returns the lower Cholesky factor of bound + diag(penalties); overwrites `bound`."""
     bound[np.diag_indices_from(bound)] += penalties_D
     factor: Tensor = torch.linalg.cholesky(torch.from_numpy(bound))
     return factor

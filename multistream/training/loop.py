@@ -32,11 +32,14 @@ from multistream.training.step import Objective, Stepper, stand_in
 from multistream.training.stop import Interrupted, Stop
 
 EPOCH_STRIDE = 1_000_003
-"""Batches of different epochs have numbers so far apart: what is drawn for one is not drawn for another."""
+"""The offset between the batch numbers of consecutive epochs, so that random draws never repeat."""
 
 
 class Trainer:
-    """Trains what of an objective's network is not frozen. `run` leaves the best epoch's weights in the network."""
+    """Trains the parameters of an objective's network that are not frozen.
+
+    `run` leaves the best epoch's weights in the network.
+    """
 
     def __init__(
         self,
@@ -65,7 +68,10 @@ class Trainer:
         self.saved = time.monotonic()
 
     def run(self, *, resume: checkpoint.Checkpoint | None = None) -> Progress:
-        """Trains until the epochs are over or patience is; raises Interrupted after having saved, DivergedError."""
+        """Trains until the last epoch or early stopping.
+
+        Raises Interrupted (after saving a checkpoint) or DivergedError.
+        """
         if resume:
             self._restore(resume)
         else:
@@ -80,13 +86,13 @@ class Trainer:
         return self.progress
 
     def _keep_start(self) -> None:
-        """Validates what the linear probe gave: weights that are kept until an epoch is better."""
+        """Validates the weights of the linear probe, which are kept until an epoch is better."""
         loss, accuracy = self.validate(self.parts.val if len(self.parts.val) else self.parts.train)
         self.progress = self.progress.at_start(loss, accuracy, settings=self.settings)
         self.best_weights = learned(self.network)
 
     def _epoch(self) -> None:
-        """One epoch from where the progress stands: train, validate, decide, report."""
+        """Continues the current epoch to its end: trains, validates, checks early stopping, reports."""
         started = time.monotonic()
         self.network.train()
         epoch, pending = self.progress.epoch, 0
@@ -113,17 +119,17 @@ class Trainer:
         self._end_epoch(seconds=time.monotonic() - started)
 
     def _pieces(self, position: int) -> float:
-        """How many batches as large as this one make up its step: an epoch's last batch is a smaller piece."""
+        """Returns the number of batches of this size in one optimizer step; an epoch's last batch is smaller."""
         size, count, images = self.settings.batch_size, self.settings.accumulation, len(self.parts.train)
         first = position - position % count
         return min(count * size, images - first * size) / min(size, images - position * size)
 
     def _end_epoch(self, *, seconds: float) -> None:
-        """Validates, keeps the best weights, decides whether patience is exhausted, and reports the epoch's line."""
+        """Validates, keeps the best weights, checks early stopping, and reports the epoch's line."""
         progress = self.progress
         if not progress.seen:
             raise nothing_to_train_on()
-        self.ranks.copy_from_first(dict(self.network.named_buffers()))  # running statistics are each rank's own
+        self.ranks.copy_from_first(dict(self.network.named_buffers()))  # running statistics differ between ranks
         try:
             with self.average.applied() if self.average else nullcontext():
                 loss, accuracy = self.validate(self.parts.val if len(self.parts.val) else self.parts.train)
@@ -137,7 +143,7 @@ class Trainer:
         self.listener.epoch(line)
 
     def _line(self, loss: float, accuracy: float, *, seconds: float) -> dict[str, float]:
-        """The line of metrics.jsonl for an epoch."""
+        """Returns the line of metrics.jsonl for an epoch."""
         return {
             "epoch": self.progress.epoch,
             "step": self.progress.step,
@@ -150,7 +156,10 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, indices: Indices) -> tuple[float, float]:
-        """(mean cross entropy, accuracy) of these images, without smoothing and weights, in eval mode."""
+        """Returns (mean cross entropy, accuracy) of these images, in eval mode.
+
+        Label smoothing and class weights are not applied.
+        """
         losses, hits, count = 0.0, 0, 0
         with evaluating(self.network):
             for batch in self.feed.plain(indices):
@@ -166,7 +175,7 @@ class Trainer:
         return loss / max(1, images), right / max(1, images)
 
     def _pause_or_stop(self) -> None:
-        """Saves when it is time to; stops, after a save, when somebody asked for it."""
+        """Saves a checkpoint if one is due; if a stop was requested, saves and raises Interrupted."""
         due = time.monotonic() - self.saved >= self.settings.checkpoint_minutes * 60
         try:
             due = self._raise_if_asked(due=due)
@@ -177,9 +186,9 @@ class Trainer:
             self._save()
 
     def _raise_if_asked(self, *, due: bool = False) -> bool:
-        """Raises Interrupted on all ranks where one was asked to stop: between steps, and batches of a validation.
+        """Raises Interrupted on all ranks if one was asked to stop; called between steps and validation batches.
 
-        Returns whether a save is `due` on any rank.
+        Returns whether a checkpoint is due on any rank.
         """
         loss, seen, signal, due = self.step.collect(self.stop.signal if self.stop() else 0, due=due)
         progress = self.progress
@@ -189,7 +198,10 @@ class Trainer:
         return due
 
     def _save(self) -> None:
-        """Writes a checkpoint, on all ranks at once: rank 0's state is every rank's, or what all have is gathered."""
+        """Writes a checkpoint; called on all ranks.
+
+        Replicated state is saved by rank 0, sharded state is gathered first.
+        """
         optimizer, groups = checkpoint.optimizer_tensors(self.step.optimizer, self.step.trained)
         state = {**self.progress.to_state(), "optimizer": groups, "scaler": self.step.scaler.state_dict()}
         tensors = {
@@ -215,7 +227,7 @@ class Trainer:
         self.progress = Progress.from_state(state)
         patient = not self.settings.patience or self.progress.waited < self.settings.patience
         if self.progress.epoch < self.settings.epochs and patient:
-            self.progress = replace(self.progress, finished=False)  # a finished run is extended by more epochs
+            self.progress = replace(self.progress, finished=False)  # more epochs extend a finished run
         load_whole(self.network, saved.tensors["model"])
         self.best_weights = dict(saved.tensors.get("best", {}))
         slots = {
@@ -231,9 +243,9 @@ class Trainer:
 
 
 def plain_loss(logits_BK: Tensor, targets: Tensor, *, label_sets: bool = False) -> float:
-    """The sum of the images' cross entropies, without smoothing and weights, in float64.
+    """Returns the sum of the images' cross entropies, without label smoothing and class weights, in float64.
 
-    With `label_sets`, of each image the mean of its classes' binary cross entropies.
+    With `label_sets`, each image contributes the mean of its classes' binary cross entropies.
     """
     exact = targets.double() if targets.ndim == 2 else targets
     if label_sets:
@@ -243,13 +255,13 @@ def plain_loss(logits_BK: Tensor, targets: Tensor, *, label_sets: bool = False) 
 
 
 def hit_count(logits_BK: Tensor, targets: Tensor, *, label_sets: bool = False) -> int:
-    """How many images get the right class or, with `label_sets`, all their classes and no other."""
+    """Counts the images with the right class or, with `label_sets`, with exactly the right set of classes."""
     if label_sets:
         return int(((logits_BK >= 0) == (targets > 0.5)).all(1).sum())
     return int((logits_BK.argmax(1) == winners(targets)).sum())
 
 
 def learned(network: MultiStream) -> dict[str, Tensor]:
-    """A copy of all state that training can change: everything but the frozen streams."""
+    """Copies all state that training can change: everything except frozen streams."""
     frozen = tuple(f"branches.{key}.stream." for key, branch in network.branches.items() if branch.stream.is_frozen)
     return {n: t.detach().clone() for n, t in network.state_dict().items() if not n.startswith(frozen)}

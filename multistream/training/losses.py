@@ -25,9 +25,9 @@ def make_loss(
     label_smoothing: float,
     label_sets: bool = False,
 ) -> Loss:
-    """The loss of this spec; class weights and priors come from `shares` (N, K), the training targets.
+    """Builds the loss of a spec; class weights and priors are computed from `shares` (N, K), the training targets.
 
-    `label_sets` says that images may have several classes: UsageError for a loss that gives each image one.
+    `label_sets` means that images may have several classes. Raises UsageError if the loss does not fit that.
     """
     spec = Spec.parse(name, key="loss", where="training.loss")
     counts = torch.from_numpy(shares.sum(0))
@@ -52,6 +52,6 @@ def make_loss(
 
 
 def class_weights(counts: Tensor) -> Tensor:
-    """Weights (K,) that make every class count the same: N / (K x n_k); a class without images gets 0."""
+    """Returns weights (K,) that balance the classes: N / (K x n_k); 0 for a class without images."""
     total = counts.double().sum()
     return torch.where(counts > 0, total / (len(counts) * counts.clamp_min(1e-12)), 0.0).float()

@@ -1,4 +1,4 @@
-"""Optimizers and learning rates: which parameters step how far, and when."""
+"""Optimizers, parameter groups and learning rate schedules."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from multistream.runtime.device import Runtime
 
 
 def make_optimizer(network: MultiStream, settings: TrainingSettings, runtime: Runtime) -> torch.optim.Optimizer:
-    """The optimizer over all parameters that train; biases and norms (one dimension) are not decayed.
+    """Builds the optimizer over all trainable parameters; biases and norms (one dimension) have no weight decay.
 
-    `settings.rates` and `settings.decays` give streams their own rate and weight decay, by key.
+    `settings.rates` and `settings.decays` set a learning rate and weight decay per stream, by key.
     """
     groups = _groups(network, settings)
     if settings.optimizer.startswith("timm:"):
@@ -29,14 +29,14 @@ def make_optimizer(network: MultiStream, settings: TrainingSettings, runtime: Ru
 def optimizer_of(
     groups: Mapping[tuple[float, float], Sequence[nn.Parameter]], settings: TrainingSettings, device: torch.device
 ) -> torch.optim.Optimizer:
-    """The settings' optimizer over parameters by (learning rate, weight decay); it treats every number by itself."""
+    """Builds the optimizer over parameters by (learning rate, weight decay). Its update is element-wise."""
     given = [{"params": p, "lr": rate, "base": rate, "weight_decay": wd} for (rate, wd), p in groups.items()]
-    if settings.optimizer.startswith("timm:"):  # several of them look at whole tensors, which batched rows are not
+    if settings.optimizer.startswith("timm:"):  # several of them use whole tensors; batched rows share tensors
         what = f"{settings.optimizer} cannot train several rows in one batch."
         raise UsageError(
             "training.optimizer", what, right="adamw, adam and sgd can.", do="Pass --set training.optimizer=adamw."
         )
-    # One kernel for all parameters: on CPU and CUDA it is the fastest of torch's three, and as exact.
+    # One fused kernel for all parameters: the fastest of torch's three implementations on CPU and CUDA, and as exact.
     fused = device.type in ("cpu", "cuda")
     if settings.optimizer == "sgd":
         return torch.optim.SGD(given, lr=settings.learning_rate, momentum=settings.momentum, fused=fused)
@@ -45,7 +45,7 @@ def optimizer_of(
 
 
 def schedule_factor(step: int, *, total: int, settings: TrainingSettings) -> float:
-    """The factor of the learning rate in optimizer step `step` of `total`: warm-up, then the schedule.
+    """Returns the factor of the learning rate in optimizer step `step` of `total`: warm-up, then the schedule.
 
     >>> schedule_factor(50, total=100, settings=TrainingSettings(schedule="linear"))
     0.5
@@ -59,21 +59,22 @@ def schedule_factor(step: int, *, total: int, settings: TrainingSettings) -> flo
 
 
 def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Sets every group's rate to its own base rate times `factor`."""
+    """Sets every group's learning rate to its base rate times `factor`."""
     for group in optimizer.param_groups:
         group["lr"] = group["base"] * factor
 
 
 def parameter_names(network: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that train, by name; a shared one once."""
+    """Returns the trainable parameters by name; a shared parameter appears once."""
     return {name: p for name, p in network.named_parameters() if p.requires_grad}
 
 
 def _timm_optimizer(
     groups: Mapping[tuple[float, float], Sequence[nn.Parameter]], settings: TrainingSettings
 ) -> torch.optim.Optimizer:
-    """An optimizer of timm by its name there (timm.optim.list_optimizers)."""
-    from timm.optim._optim_factory import create_optimizer_v2, list_optimizers  # a second that adamw need not wait
+    """Builds a timm optimizer by its name in timm (timm.optim.list_optimizers)."""
+    # Takes a second to import; adamw does not need it.
+    from timm.optim._optim_factory import create_optimizer_v2, list_optimizers
 
     name = settings.optimizer.removeprefix("timm:")
     if name not in (known := [str(each) for each in list_optimizers()]):
@@ -83,19 +84,20 @@ def _timm_optimizer(
         made: torch.optim.Optimizer = create_optimizer_v2(
             given, opt=name, lr=settings.learning_rate, weight_decay=settings.weight_decay, momentum=settings.momentum
         )
-    except (ImportError, RuntimeError, AssertionError) as error:  # of apex or bitsandbytes, which are not installed
+    # If it needs apex or bitsandbytes, which are not installed.
+    except (ImportError, RuntimeError, AssertionError) as error:
         raise UsageError("training.optimizer", f"timm's {name} cannot be used here: {error}.") from error
     return made
 
 
 def _groups(network: MultiStream, settings: TrainingSettings) -> dict[tuple[float, float], list[nn.Parameter]]:
-    """Parameters by (learning rate, weight decay): each stream's and all the rest, decayed and not.
+    """Groups parameters by (learning rate, weight decay): each stream's and all others, with and without decay.
 
-    A stage further down steps less far, by `settings.layer_decay`.
+    A lower stage has a lower rate, by `settings.layer_decay`.
     """
     members: dict[tuple[float, float], list[nn.Parameter]] = {}
     base = settings.learning_rate
-    if settings.probe_epochs > 0:  # nothing is as it was initialised
+    if settings.probe_epochs > 0:  # the linear probe has trained all other parameters
         base = min(base, settings.fine_tuning_rate)
     for name, parameter in parameter_names(network).items():
         key = name.split(".")[1] if name.startswith("branches.") and name.split(".")[2] == "stream" else ""
@@ -108,7 +110,7 @@ def _groups(network: MultiStream, settings: TrainingSettings) -> dict[tuple[floa
 
 
 def _stages_above(stream: Stream, name: str) -> int:
-    """How many stages lie above the one that a parameter belongs to; what belongs to none lies below all."""
+    """Returns the number of stages above a parameter's own; a parameter outside of stages is below all of them."""
     stages = list(stream.stages)
     _, _, inner = name.partition(".stream.")
     stage = inner.split(".")[1] if inner.startswith("stages.") else ""

@@ -1,4 +1,4 @@
-"""The choice of a penalty for each stream, from a grid, by the loss of rows that are held out."""
+"""Selects a penalty for each stream from a grid, by the loss on held-out rows."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from multistream.training.linear_classifier import ROUGH_GRADIENT, Array, Optimu
 from multistream.training.probe_data import FittedRows, HeldOut
 
 FIRST = 1.0
-"""Where the search on the grid begins."""
+"""The penalty at which the grid search starts."""
 ROUNDS = 3
-"""How often each stream's penalty is reconsidered."""
+"""The maximum number of passes over the streams."""
 
 
 class Judge:
-    """A fit and the rows that judge its penalties; each fit starts at that of the nearest penalties."""
+    """A fit and the held-out rows that score its penalties; each fit starts from that of the nearest penalties."""
 
     def __init__(self, fit: FittedRows, held_out: HeldOut, start: Optimum | None) -> None:
         self.fit, self.held_out, self.start = fit, held_out, start
         self.found: dict[tuple[float, ...], Optimum] = {}
 
     def losses(self, candidates: Sequence[Mapping[str, float]]) -> list[float]:
-        """The summed loss of the held-out rows under each candidate's penalties."""
+        """Returns the summed loss on the held-out rows for each candidate's penalties."""
         optima = self.fit.regression.solve(candidates, self._nearest(candidates[0]), gradient=ROUGH_GRADIENT)
         self.found |= {tuple(each.values()): optimum for each, optimum in zip(candidates, optima, strict=True)}
         return [self._loss(self.logits(each)) for each in candidates]
 
     def _nearest(self, penalties: Mapping[str, float]) -> Optimum | None:
-        """The optimum of the penalties that are the nearest on the grid; where there is none yet, the start."""
+        """Returns the optimum of the nearest penalties on the grid, or the start if none was fitted yet."""
         wanted = np.log([*penalties.values()])
         nearest = min(self.found, key=lambda tried: float(np.abs(np.log(tried) - wanted).sum()), default=None)
         return self.start if nearest is None else self.found[nearest]
 
     def logits(self, penalties: Mapping[str, float]) -> Array:
-        """The held-out rows' logits (M, K) under penalties that were tried."""
+        """Returns the held-out rows' logits (M, K) for penalties that were fitted."""
         optimum = self.found[tuple(penalties.values())]
         terms = [self.held_out.features[key] @ weight for key, weight in optimum.weight.items()]
         total: Array = np.sum(terms, axis=0) + optimum.bias
@@ -51,7 +51,7 @@ class Judge:
 
 
 class PenaltySearch:
-    """The choice of penalties on a grid: one for all streams, then stream by stream."""
+    """Selects penalties on a grid: one for all streams, then one per stream."""
 
     def __init__(self, judges: Sequence[Judge], groups: Mapping[str, str], grid: Sequence[float]) -> None:
         self.judges, self.groups, self.grid = judges, groups, grid
@@ -61,11 +61,11 @@ class PenaltySearch:
 
     @property
     def fits(self) -> int:
-        """How many fits were made."""
+        """The number of fits."""
         return len(self.losses) * len(self.judges)
 
     def run(self, first: Mapping[str, float], *, per_stream: bool) -> tuple[dict[str, float], float]:
-        """({key: penalty}, the held-out loss), from the grid's points nearest to `first`."""
+        """Returns ({key: penalty}, held-out loss); starts at the grid points nearest to `first`."""
         logs = np.log(self.grid)
         begin = {name: first.get(key, FIRST) for key, name in self.groups.items()}
         best = tuple(int(np.abs(logs - np.log(begin[name])).argmin()) for name in self.names)
@@ -81,7 +81,7 @@ class PenaltySearch:
         return self._penalties(best), self.losses[best]
 
     def _climb(self, best: tuple[int, ...], moved: frozenset[int]) -> tuple[int, ...]:
-        """Moves these streams' penalties along the grid together for as long as the loss falls."""
+        """Moves these streams' penalties along the grid together as long as the loss decreases."""
 
         def neighbour(steps: tuple[int, ...], direction: int) -> tuple[int, ...]:
             return tuple(step + direction * (place in moved) for place, step in enumerate(steps))
@@ -100,7 +100,7 @@ class PenaltySearch:
         return min(steps) >= 0 and max(steps) < len(self.grid)
 
     def _try(self, points: Sequence[tuple[int, ...]]) -> None:
-        """Computes the losses of these points that are not known yet, all in one fit."""
+        """Computes the losses of those of these points that have none yet, all in one fit."""
         new = [steps for steps in points if steps not in self.losses]
         if not new:
             return

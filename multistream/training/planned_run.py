@@ -1,4 +1,4 @@
-"""A training that is planned: what lists of runs are made of, and how they are printed."""
+"""A planned training run: an entry in a list of runs, and its printed form."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ State = Literal["new", "stopped", "finished"]
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training of a list: its recipe, its run's folder, and how messages name it."""
+    """One training of a list: its recipe, its run's folder, and its name in messages."""
 
     name: str
     recipe: Recipe
@@ -22,19 +22,19 @@ class PlannedRun:
 
     @property
     def state(self) -> State:
-        """How far it has come."""
+        """Whether the run has not started, was stopped, or is finished."""
         if (self.folder / runs.SUMMARY).is_file():
             return "finished"
         return "stopped" if (self.folder / runs.RECIPE).is_file() else "new"
 
     @property
     def trainings(self) -> int:
-        """Its number of training runs: one, or one for each fold and repeat."""
+        """The number of training runs: one, or one for each fold and repeat."""
         data = self.recipe.data
         return data.folds * data.repeats if data.folds and not data.fold else 1
 
     def to_dict(self) -> dict[str, Any]:
-        """An entry of what `--plan --json` prints."""
+        """Returns an entry of the list that `--plan --json` prints."""
         return {"run": self.name, "state": self.state, "trainings": self.trainings, "folder": str(self.folder)}
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""From a recipe to everything that a training needs: data, splits, network, weights, freezing. Reports defaults."""
+"""Prepares a training from its recipe: data, splits, network, weights, freezing. Reports the defaults that it chose."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from multistream.training.sharding import check_sharding
 
 @dataclass(frozen=True)
 class Prepared:
-    """A complete recipe, and the data, network and machine settings that it describes."""
+    """A complete recipe, and the data, network and runtime that it describes."""
 
     recipe: Recipe
     table: Table
@@ -46,24 +46,24 @@ class Prepared:
 
     @property
     def photos(self) -> Photos:
-        """The photos with their vectors and maps, as the network's inputs ask for them."""
+        """The photos with the vectors and maps that the network's inputs need."""
         return make_photos(self.table, self.network.inputs, self.side_inputs, self.recipe.data)
 
     @property
     def targets(self) -> NDArray[np.int64] | NDArray[np.float64]:
-        """What training aims at: labels (N,), or (N, K) label sets, or with `data.label = "votes"` the votes."""
+        """The training targets: labels (N,), (N, K) label sets, or (N, K) votes with `data.label = "votes"`."""
         if self.table.label_sets is not None:
             return self.table.label_sets.astype(np.float64)
         votes = self.table.votes if self.recipe.data.label == VOTES else None
         return self.table.labels if votes is None else votes
 
     def class_shares(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-        """What these images' targets give each class, (n, K): all of a label is its class's."""
+        """Returns the target distributions of these images, (n, K); a label is one-hot."""
         own = self.targets[indices]
         return own.astype(np.float64) if own.ndim == 2 else np.eye(len(self.table.classes))[own.astype(np.int64)]
 
     def criterion(self, train: NDArray[np.int64]) -> Loss:
-        """The recipe's loss on the device, with the class weights and priors of these training images."""
+        """Builds the recipe's loss on the device, with the class weights and priors of these training images."""
         settings = self.recipe.training
         return make_loss(
             settings.loss,
@@ -76,19 +76,19 @@ class Prepared:
 
     @property
     def workers(self) -> int:
-        """Decoding workers of this process."""
+        """The number of decoding workers of this process."""
         return self.ranks.workers(self.recipe.runtime.workers)
 
 
 def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = None, ranks: Ranks = ALONE) -> Prepared:
-    """Opens the data, composes the network, loads its weights, freezes, as the recipe says; prints what it chose."""
+    """Opens the data, composes the network, loads weights, freezes, as the recipe says; prints chosen defaults."""
     recipe = with_instances(recipe, streams or {})
     if not recipe.network.streams:
         raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object,anp.")
     if recipe.training.batch_size < ranks.size:
         what = f"{recipe.training.batch_size} images per batch cannot be divided among {ranks.size} processes."
         raise UsageError("training.batch_size", what, right=f"It must be at least {ranks.size}.")
-    resolve(on_rank(recipe.runtime, ranks))  # a device that is not there is refused before any work on the data
+    resolve(on_rank(recipe.runtime, ranks))  # checks the device before any work on the data
     check_decoder(recipe.data)
     table, is_demo = _opened(recipe.data, say=say), not recipe.data.source
     image_size = recipe.data.image_size or table.image_size
@@ -115,7 +115,8 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     side_inputs = fit_vectors(network, side_inputs, parts, fill=fill, say=say)
     runtime = settle(on_rank(recipe.runtime, ranks), network, say=say)
     runtime = replace(runtime, precision=ranks.from_first(runtime.precision))
-    recipe = recipe.updated({"runtime": {"precision": runtime.precision}})  # auto is another one elsewhere
+    # On another machine, auto may give another precision.
+    recipe = recipe.updated({"runtime": {"precision": runtime.precision}})
     return Prepared(recipe, table, parts, network, side_inputs, runtime, ranks)
 
 
@@ -143,16 +144,16 @@ def _check_solver(recipe: Recipe, network: MultiStream) -> None:
 
 
 def on_rank(settings: RuntimeSettings, ranks: Ranks) -> RuntimeSettings:
-    """The runtime settings of one of many processes: each has a GPU of its own."""
+    """Returns the runtime settings of one of many processes, each of which has its own GPU."""
     if ranks.size == 1 or settings.device not in ("auto", "cuda") or not torch.cuda.is_available():
         return settings
     return replace(settings, device=f"cuda:{ranks.local_rank}")
 
 
 def settle_loss(recipe: Recipe, table: Table, *, say: Say) -> Recipe:
-    """Binary cross entropy instead of cross entropy where images may have several labels.
+    """Replaces cross entropy by binary cross entropy if images may have several labels.
 
-    UsageError for settings that need one label per image.
+    Raises UsageError for settings that need one label per image.
     """
     if table.label_sets is None:
         return recipe
@@ -168,7 +169,10 @@ def settle_loss(recipe: Recipe, table: Table, *, say: Say) -> Recipe:
 
 
 def settle_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool, say: Say) -> Recipe:
-    """The default of --freeze: what comes trained is frozen, branches whole; random streams train, but in the demo."""
+    """Resolves the default of --freeze: pretrained streams and trained branches are frozen.
+
+    Randomly initialised streams train, except in the demo.
+    """
     if recipe.network.freeze:
         return recipe
     chosen, why = _default_freezing(recipe, network, is_demo=is_demo)
@@ -178,7 +182,7 @@ def settle_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool, say:
 
 
 def _default_freezing(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> tuple[list[str], str]:
-    """What is frozen, and why; nothing is said where no stream reads images."""
+    """Returns the parts to freeze, and the reason; the reason is empty if no stream reads images."""
     if network.loaded_branches >= set(network.branches):
         return ["branches"], "they are already trained; --freeze streams continues training of their taps and heads"
     images = network.picture_branches
@@ -205,7 +209,7 @@ def _why_frozen(is_demo: bool) -> str:
 
 
 def settle_training(recipe: Recipe, network: MultiStream) -> Recipe:
-    """Gives pretrained streams that train their lower rate and fixed batch norms; resolves `flips` and probing."""
+    """Sets lower rates and fixed batch norms for pretrained streams that train; resolves `flips` and probing."""
     settings, rates = recipe.training, dict(recipe.training.rates)
     for key, branch in network.branches.items():
         pretrained = _is_pretrained(recipe, network, key)
@@ -222,7 +226,7 @@ def settle_training(recipe: Recipe, network: MultiStream) -> Recipe:
 
 
 def draw_parts(table: Table, settings: DataSettings) -> Parts:
-    """The parts that a recipe's section `data` asks for."""
+    """Draws the splits that the recipe's section `data` describes."""
     return split(
         table,
         fractions=settings.split,
@@ -234,7 +238,7 @@ def draw_parts(table: Table, settings: DataSettings) -> Parts:
 
 
 def check_augmentation(recipe: Recipe, network: MultiStream) -> None:
-    """Refuses augmentation that some stream would not see: all that read pictures must train, and read photos."""
+    """Raises UsageError if a stream would not see the augmentation: all picture streams must train, on photos."""
     settings = recipe.training
     chosen = [f"training.{n}" for n in ("augment", "mixup", "cutmix") if getattr(settings, n) not in ("none", 0)]
     if not chosen:
@@ -258,7 +262,7 @@ def _check_reads_photos(network: MultiStream) -> None:
 
 
 def usable(parts: Parts, side_inputs: SideInputs, table: Table) -> Parts:
-    """The parts without the images that lack an input and are to be left out."""
+    """Returns the splits without the images that lack a required input."""
     train, val, test = (rows[side_inputs.usable[rows]] for rows in (parts.train, parts.val, parts.test))
     kept = replace(parts, train=train, val=val, test=test)
     if not len(parts.train):
@@ -275,9 +279,9 @@ def usable(parts: Parts, side_inputs: SideInputs, table: Table) -> Parts:
 def fit_vectors(
     network: MultiStream, side_inputs: SideInputs, parts: Parts, *, fill: bool, say: Say = lambda _: None
 ) -> SideInputs:
-    """Lets streams that read vectors fit their scaling on the training split, unless they came trained.
+    """Fits the scaling of streams that read vectors on the training split, except in branches that are trained.
 
-    `fill` gives images without a vector the mean of the training split, or of the one that the branch came with.
+    With `fill`, images without a vector get the mean of the training split, or the stored mean of a loaded branch.
     """
     for key, rows in side_inputs.vectors.items():
         if key not in network.loaded_branches:

@@ -1,4 +1,4 @@
-"""The rows of a probe: features, targets and weights; which are fitted, standardised, and which judge the fit."""
+"""The rows of a probe (features, targets, weights), and their division into fitted and held-out rows."""
 
 from __future__ import annotations
 
@@ -13,26 +13,29 @@ from multistream.training.linear_classifier import Array, LinearClassifier
 Rows = NDArray[np.int64]
 
 DEAD = 1e-6
-"""A feature whose deviation is below this fraction of its mean is constant, as in `Tap.fit`."""
+"""A feature whose standard deviation is below this fraction of its mean is constant, as in `Tap.fit`."""
 
 
 @dataclass(frozen=True)
 class Standardisation:
-    """`mean` and `scale` (D,) of a stream's features: (x - mean) * scale has mean 0 and variance 1; a constant is 0."""
+    """`mean` and `scale` (D,) of a stream's features: (x - mean) * scale has mean 0 and variance 1.
+
+    Constant features become 0.
+    """
 
     mean: Array
     scale: Array
 
     @classmethod
     def of(cls, features_ND: Array, weights_N: Array) -> Standardisation:
-        """From training rows, whose weights sum to 1."""
+        """Fits the standardisation on training rows, whose weights sum to 1."""
         mean = weights_N @ features_ND
         deviation = np.sqrt(weights_N @ np.square(features_ND - mean))
         alive = deviation > DEAD * (np.abs(mean) + DEAD)
         return cls(mean, np.where(alive, 1 / np.where(alive, deviation, 1), 0.0))
 
     def __call__(self, features_ND: ArrayLike) -> Array:
-        """(M, D) -> (M, D)"""
+        """Standardises features, (M, D) -> (M, D)."""
         standardised: Array = (np.asarray(features_ND, np.float64) - self.mean) * self.scale
         return standardised
 
@@ -75,7 +78,7 @@ def _check_block(key: str, block: Array, *, rows: int) -> None:
 
 @dataclass(frozen=True)
 class FittedRows:
-    """Rows that are fitted, standardised by themselves."""
+    """The rows of a fit, standardised by their own mean and variance."""
 
     standardisation: Mapping[str, Standardisation]
     regression: LinearClassifier
@@ -93,13 +96,13 @@ class FittedRows:
         return cls(standardisation, LinearClassifier(blocks, data.targets[rows], weights, label_sets=data.label_sets))
 
     def subset(self, keys: Sequence[str]) -> FittedRows:
-        """The same rows with some streams."""
+        """Returns the same rows with some of the streams."""
         return FittedRows({key: self.standardisation[key] for key in keys}, self.regression.subset(keys))
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Rows that judge a fit: standardised features {key: (M, D)}, targets (M, K), weights (M,)."""
+    """The rows that score a fit: standardised features {key: (M, D)}, targets (M, K), weights (M,)."""
 
     rows: Rows
     features: Mapping[str, Array]
@@ -113,7 +116,7 @@ class HeldOut:
 
 
 def as_distributions(targets: ArrayLike, *, classes: int = 0) -> Array:
-    """Classes (N,) or distributions (N, K) -> distributions (N, K) whose rows sum to 1; ValueError.
+    """Converts classes (N,) or distributions (N, K) to distributions (N, K) whose rows sum to 1. Raises ValueError.
 
     >>> as_distributions([0, 1]).tolist(), as_distributions([[1.0, 3.0]]).tolist()
     ([[1.0, 0.0], [0.0, 1.0]], [[0.25, 0.75]])
@@ -131,7 +134,7 @@ def as_distributions(targets: ArrayLike, *, classes: int = 0) -> Array:
 
 
 def as_label_sets(targets: ArrayLike) -> Array:
-    """(N, K) of 0 and 1 as numbers; ValueError for others."""
+    """Returns label sets (N, K) of 0 and 1 as float64. Raises ValueError for other values."""
     rows = np.asarray(targets, np.float64)
     if rows.ndim != 2 or not np.isin(rows, (0, 1)).all():
         raise ValueError("targets: label sets are (N, K) of 0 and 1.")
@@ -139,7 +142,10 @@ def as_label_sets(targets: ArrayLike) -> Array:
 
 
 def inner_folds(targets_NK: Array, folds: int | ArrayLike) -> Iterator[tuple[Rows, Rows]]:
-    """(rows to fit, rows held out) of every fold; a number of folds spreads each class evenly, in the rows' order."""
+    """Yields (rows to fit, rows held out) for every fold.
+
+    If `folds` is a number, each class is spread evenly over the folds, in the order of the rows.
+    """
     if isinstance(folds, int):
         if not 2 <= folds <= len(targets_NK):
             raise ValueError(f"folds={folds}: it must be between 2 and the number of rows, {len(targets_NK)}.")

@@ -12,11 +12,14 @@ from multistream.network.network import MultiStream
 from multistream.recipe import Recipe
 
 PROBE_EPOCHS = 30
-"""At most so many epochs probe where the recipe leaves the choice: as many as frozen streams train by default."""
+"""The maximum number of probe epochs by default: as many as frozen streams train by default."""
 
 
 def settle_probing(recipe: Recipe, network: MultiStream) -> Recipe:
-    """Resolves `training.probe_epochs = -1`; UsageError where a linear probe is asked for and no stream is trained."""
+    """Resolves `training.probe_epochs = -1`.
+
+    Raises UsageError if a linear probe is requested but no stream is trained.
+    """
     epochs = recipe.training.probe_epochs
     if epochs > 0 and network.is_frozen:
         what = "all streams are frozen, so there is nothing to fine-tune after the linear probe."
@@ -31,7 +34,7 @@ def settle_probing(recipe: Recipe, network: MultiStream) -> Recipe:
 
 
 def probe_of(recipe: Recipe, network: MultiStream) -> tuple[Recipe, MultiStream]:
-    """The recipe and a copy of the network for the linear probe: streams are frozen and see each photo as it is."""
+    """Returns the recipe and a copy of the network for the linear probe: frozen streams, no augmentation."""
     settings = recipe.training
     plain = {"flips": [], "crops": False, "augment": "none", "mixup": 0.0, "cutmix": 0.0, "ema": 0.0}
     epochs = {"epochs": settings.probe_epochs, "probe_epochs": 0}

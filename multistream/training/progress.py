@@ -1,4 +1,4 @@
-"""How far a training has come, and who hears of it."""
+"""Training progress, and the listeners that are notified of it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from multistream.recipe import TrainingSettings
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training has come; what a checkpoint's state.json holds."""
+    """The progress of a training, which a checkpoint stores in state.json."""
 
     epoch: int = 0
     position: int = 0
-    """Batches of this epoch that are done."""
+    """Finished batches of this epoch."""
     step: int = 0
-    """Optimizer steps that are done."""
+    """Finished optimizer steps."""
     best: float = math.inf
-    """The best monitored value so far; smaller is better (accuracy counts negative)."""
+    """The best monitored value so far; smaller is better (accuracy is negated)."""
     best_epoch: int = -1
     kept: float = math.inf
     waited: int = 0
@@ -33,16 +33,16 @@ class Progress:
 
     @property
     def number(self) -> int:
-        """The number of the checkpoint that holds this state: the end of training has one of its own."""
+        """The number of the checkpoint with this state. The end of training has a number of its own."""
         return self.step * 2 + self.finished
 
     def at_start(self, loss: float, accuracy: float, *, settings: TrainingSettings) -> Progress:
-        """The progress of weights that are worth keeping before the first epoch; their `best_epoch` is -1."""
+        """Returns the progress of initial weights that are kept until an epoch is better; their `best_epoch` is -1."""
         line = {"val_loss": loss, "val_accuracy": accuracy}
         return replace(self, best=_monitored(line, settings.monitor), kept=_monitored(line, settings.keep))
 
     def after_epoch(self, line: Mapping[str, float], *, settings: TrainingSettings) -> Progress:
-        """The progress once an epoch's validation is known: its best values, and whether patience is over."""
+        """Returns the progress after an epoch's validation, with new best values and the early stopping decision."""
         watched, kept = _monitored(line, settings.monitor), _monitored(line, settings.keep)
         waited = 0 if watched < self.best else self.waited + 1
         return replace(
@@ -60,13 +60,13 @@ class Progress:
         )
 
     def to_state(self) -> dict[str, Any]:
-        """For state.json, where infinity is null."""
+        """Returns the content of state.json, in which infinity is null."""
         values = {**vars(self), "history": list(self.history)}
         return {k: None if isinstance(v, float) and math.isinf(v) else v for k, v in values.items()}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Self:
-        """The progress of a checkpoint; CannotResume where another version wrote it."""
+        """Reads the progress of a checkpoint. Raises CannotResume if another version wrote it."""
         values: dict[str, Any] = {k: math.inf if v is None else v for k, v in state.items()}
         try:
             made = cls(**{**values, "history": tuple(values["history"])})
@@ -81,7 +81,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Listener:
-    """Callbacks of the trainer, for every epoch's line and every batch."""
+    """Callbacks that the trainer calls for every epoch's line and every batch."""
 
     epoch: Callable[[Mapping[str, float]], None]
     batch: Callable[[], None]
@@ -92,11 +92,11 @@ def _monitored(line: Mapping[str, float], measure: str) -> float:
 
 
 def _is_like(value: object, default: object) -> bool:
-    """Whether a value of a state is of the kind of its default: a count, a number, a switch, or the lines of a log."""
+    """Returns whether a stored value has the type of its default: int, float, bool, or a tuple of dicts."""
     match default:
         case tuple():
             return isinstance(value, tuple) and all(isinstance(line, dict) for line in value)
         case float():
             return type(value) in (int, float)
         case _:
-            return type(value) is type(default)  # a bool is no count
+            return type(value) is type(default)  # a bool is not accepted as an int

@@ -1,4 +1,4 @@
-"""What may differ between a run and its continuation."""
+"""The settings that may differ between a run and its continuation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multistream.recipe import Recipe, differences
 
 FREE_TO_CHANGE = frozenset(
     {
-        "data.source",  # where the photos lie: split.csv proves that they are the same
+        "data.source",  # the location of the photos: split.csv verifies that they are the same
         "training.epochs",
         "training.patience",
         "training.checkpoint_minutes",
@@ -22,14 +22,14 @@ FREE_TO_CHANGE = frozenset(
         *(f"runtime.{name}" for name in ("compile", "channels_last", "cuda_graphs", "shard")),
     }
 )
-"""What may differ when a run is resumed: how long it trains, and where. `epochs` stretch the schedule."""
+"""Settings that may change on resume: those of duration and machine. `epochs` also stretches the schedule."""
 
 BITS = ("torch", "device", "threads")
-"""What the order depends on in which a sum is rounded."""
+"""Properties of the environment that affect the order of floating-point sums."""
 
 
 def recipe_to_resume(folder: Path, recipe: Recipe) -> Recipe:
-    """The run's own recipe with the changes that a resumed run may have; CannotResume names the others."""
+    """Returns the run's recipe with the permitted changes. Raises CannotResume, which names the others."""
     check_is_run(folder)
     own = Recipe.load(folder)
     if recipe == Recipe():
@@ -45,7 +45,7 @@ def recipe_to_resume(folder: Path, recipe: Recipe) -> Recipe:
 
 
 def check_is_run(folder: Path) -> None:
-    """Refuses to resume what is not a run: UsageError says what to do instead."""
+    """Raises UsageError, with advice, if the folder is not a run."""
     if (folder / runs.RECIPE).is_file():
         return
     if folder.is_dir():
@@ -56,16 +56,16 @@ def check_is_run(folder: Path) -> None:
 
 
 def _has_moved(source: str) -> bool:
-    """Whether a plain path of photos, as it stands in a recipe, is no longer there."""
+    """Returns whether a recipe's plain path of photos no longer exists."""
     path = Path(source).expanduser()
-    return bool(source) and ":" not in source and not path.exists()  # LAYOUT:PATH is not looked into
+    return bool(source) and ":" not in source and not path.exists()  # LAYOUT:PATH is not checked
 
 
 def check_origin(folder: Path, saved: Mapping[str, Any], now: Mapping[str, Any], *, warn: Say) -> None:
-    """Holds what made a checkpoint against what is here: `about` of its manifest, and that of now.
+    """Compares the environment of a checkpoint (`about` in its manifest) with the present one.
 
-    Other plugins are a PluginError (exit 69), other classes CannotResume; another torch, device or number of threads
-    is reported to `warn`, because sums are then rounded in another order.
+    Raises PluginError (exit 69) if plugins differ, CannotResume if classes differ. Another torch version, device or
+    number of threads is reported to `warn`, because floating-point sums are then rounded differently.
     """
     for name, version in saved["distributions"].items():
         if (here := now["distributions"].get(name)) != version:

@@ -1,4 +1,4 @@
-"""The run folder of a training: what is written before its first step, what resumes it, and its results at the end."""
+"""The run folder of a training: files written before the first step, the checkpoint to resume, and the results."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from multistream.training.progress import Progress
 from multistream.training.resume import check_origin
 
 CHUNK = 4096
-"""Images whose pooled features are classified at once."""
+"""Number of images whose pooled features are classified at once."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class Run:
     temperature: float = 1.0
     """The divisor of the network's logits."""
     side_inputs: tuple[str, ...] = ()
-    """Keys of the streams that read a vector or an input map, which another photo may lack."""
+    """Keys of the streams that read a vector or an input map, which other photos may lack."""
 
     def to_dict(self) -> dict[str, Any]:
-        """summary.json, and what `train --json` prints."""
+        """Returns the content of summary.json, which `train --json` prints too."""
         return {
             **{name: part.to_dict() for name, part in self.parts.items()},
             "seconds": self.seconds,
@@ -69,7 +69,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Measured:
-    """Every part's rows that could be decoded, the probabilities (N, K) of all images, and the metrics by part."""
+    """The decodable rows of every part, the probabilities (N, K) of all images, and the metrics by part."""
 
     rows: Mapping[str, NDArray[np.int64]]
     probabilities: NDArray[np.float64]
@@ -77,9 +77,9 @@ class Measured:
 
 
 def write_head(folder: Path, prepared: Prepared, rows: Sequence[SplitRow]) -> None:
-    """Writes what a run can be repeated from, before anything is trained; a resumed run's data must be the same.
+    """Writes the files that reproduce a run, before training. Raises CannotResume if a resumed run's data have changed.
 
-    Photos that moved are the same where their ids, labels, parts and bytes are.
+    Moved photos are accepted if their ids, labels, parts and bytes are the same.
     """
     clean(folder)
     checkpoint.clean(folder / runs.CHECKPOINTS)
@@ -99,7 +99,7 @@ def _check_same_photos(folder: Path, rows: Sequence[SplitRow]) -> None:
 
 
 def origin(prepared: Prepared) -> dict[str, Any]:
-    """The origin of a checkpoint: versions, recipe, classes, plugins, device and threads."""
+    """Returns the origin of a checkpoint: versions, recipe, classes, plugins, device and threads."""
     return {
         "version": __version__,
         "recipe": prepared.recipe.to_dict(),
@@ -112,7 +112,7 @@ def origin(prepared: Prepared) -> dict[str, Any]:
 
 
 def read_checkpoint(folder: Path, prepared: Prepared, *, console: Console) -> checkpoint.Checkpoint | None:
-    """The newest complete checkpoint of a run; None where the run was stopped before its first."""
+    """Reads the newest complete checkpoint of a run; None if the run was stopped before the first."""
     place = folder / runs.CHECKPOINTS
     saved = checkpoint.latest(place, warn=console.warn)
     if saved is None:
@@ -127,7 +127,7 @@ def read_checkpoint(folder: Path, prepared: Prepared, *, console: Console) -> ch
 
 
 def measure(prepared: Prepared, logits: Tensor, valid: Tensor) -> Measured:
-    """Compares what the network says of all images, from their logits (N, K), with their labels, part by part."""
+    """Computes the metrics of each part from the logits (N, K) of all images."""
     network, table = prepared.network, prepared.table
     probabilities: NDArray[np.float64] = network.probabilities(logits).numpy()
     raw = None if network.temperature == 1 else logits.softmax(1).numpy()
@@ -153,7 +153,7 @@ def _part_of(array: NDArray[Any] | None, rows: NDArray[np.int64]) -> NDArray[Any
 
 @torch.no_grad()
 def classify(prepared: Prepared, extracted: Extracted) -> Tensor:
-    """The logits of every image, (N, K) float64; the rows of images that were not read are without meaning."""
+    """Returns the logits of every image, (N, K) float64; rows of images that were not read are undefined."""
     network = prepared.network.eval()
     features = extracted.to(prepared.runtime.device)
     chunks = []

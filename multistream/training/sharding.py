@@ -1,4 +1,4 @@
-"""`runtime.shard`: weights, gradients and optimizer states are divided among the ranks while a network trains."""
+"""`runtime.shard`: divides weights, gradients and optimizer states among the ranks during training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from multistream.training.step import Objective
 
 
 def check_sharding(recipe: Recipe, network: MultiStream, ranks: Ranks) -> None:
-    """Refuses `runtime.shard` where there is nothing to divide, or where it is not possible. Raises UsageError."""
+    """Raises UsageError if `runtime.shard` has nothing to divide, or does not work with other settings."""
     settings = recipe.runtime
     if not settings.shard:
         return
@@ -43,12 +43,13 @@ def check_sharding(recipe: Recipe, network: MultiStream, ranks: Ranks) -> None:
 
 @contextmanager
 def sharded(objective: Objective, *, runtime: Runtime, ranks: Ranks) -> Iterator[Objective]:
-    """A copy of the objective that is divided among the ranks; at the end the network itself holds its weights.
+    """Yields a copy of the objective, divided among the ranks; at the end copies its weights to the network.
 
-    The network waits in main memory meanwhile.
+    The network itself is in main memory meanwhile.
     """
     network = objective.network.cpu()
-    ranks.copy_from_first(network.state_dict())  # as DDP does: a plugin's initialisation may differ
+    # As DDP does, because a plugin's initialisation may differ between ranks.
+    ranks.copy_from_first(network.state_dict())
     copy = deepcopy(objective)
     streams = [branch.stream for branch in copy.network.branches.values()]
     parts = dict.fromkeys(part for stream in streams for part in _parts(stream))
@@ -62,6 +63,6 @@ def sharded(objective: Objective, *, runtime: Runtime, ranks: Ranks) -> Iterator
 
 
 def _parts(stream: Stream) -> list[nn.Module]:
-    """What is gathered at once: a stage; the whole stream where its own `forward` may reach into stages."""
+    """Lists the modules that are gathered as a unit: each stage, or the whole stream if it overrides `forward`."""
     parts = list(stream.stages.values()) if type(stream).forward is Stream.forward else [stream]
     return [part for part in parts if any(True for _ in part.parameters())]

@@ -1,7 +1,7 @@
-"""The engine `slurm`: a job for each run, submitted by submitit.
+"""The engine `slurm`: one job for each run, submitted by submitit.
 
-A job that reaches its time limit saves, and goes back to the queue to continue. What jobs are in the queue is asked of
-squeue, since submitit's sacct needs accounting, which clusters may lack.
+A job that reaches its time limit saves a checkpoint and is queued again to continue. Job states are read from squeue,
+since submitit's sacct needs accounting, which a cluster may lack.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from submitit.core.utils import DelayedSubmission
 
 TIMEOUT_MIN: Final = 60
-"""Minutes that a job may run unless `timeout_min` says so; submitit's own default is 5."""
+"""Time limit of a job in minutes unless `timeout_min` is set; submitit's default is 5."""
 
 SIGNAL_DELAY: Final = 90
-"""Seconds before the time limit when submitit lets Slurm signal a job, unless `slurm_signal_delay_s` says so."""
+"""Seconds between Slurm's signal to a job and its time limit, unless `slurm_signal_delay_s` is set."""
 
 OPTIONS: Final = (
     "Options are submitit's: timeout_min=600, cpus_per_task=8, gpus_per_node=1, mem_gb=32; "
@@ -44,42 +44,42 @@ MEANINGLESS: Final = {
     "slurm_array_parallelism": "each run is a job of its own, not part of an array.",
     "slurm_time": "the limit is given in minutes by timeout_min.",
 }
-"""Parameters of submitit that would start several processes on one run, or change nothing."""
+"""Parameters of submitit that would start several processes for one run, or have no effect."""
 
 OF_THE_EXECUTOR: Final = ("slurm_max_num_timeout", "slurm_python")
-"""Parameters that submitit takes when its executor is made."""
+"""Parameters that submitit accepts in the constructor of its executor."""
 
 CHOSEN_BY_USERS: Final = ("SLURM_CONF", "SBATCH_ACCOUNT", "SBATCH_PARTITION", "SBATCH_QOS", "SBATCH_RESERVATION")
-"""Variables of Slurm that stay where a job submits jobs: not the outer job's properties."""
+"""Slurm variables that are kept when a job submits jobs, because they are not properties of the outer job."""
 
 ENDED: Final = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"}
     | {"REVOKED", "TIMEOUT", "GONE"}
 )
-"""States of squeue of jobs that have ended; GONE is ours, of a job that squeue has forgotten."""
+"""States in squeue of jobs that have ended. GONE is not Slurm's: a job that squeue no longer lists."""
 
 OFTEN, SELDOM = 2.0, 30.0
-"""Seconds between two calls of squeue: soon after jobs were submitted or cancelled, and later."""
+"""Seconds between two calls of squeue: shortly after jobs were submitted or cancelled, and later."""
 
 
 class Queue:
-    """The states of a user's jobs by squeue, which is asked for all together; a `watcher` of submitit."""
+    """The states of a user's jobs, from one squeue call for all of them; a `watcher` of submitit."""
 
     def __init__(self) -> None:
         self._states: dict[str, str] = {}
         self._asked = self._since = float("-inf")
 
     def register_job(self, job_id: str) -> None:
-        """A new job: asks often for a while."""
+        """Adds a new job, and polls more often for a while."""
         self._states[job_id] = "PENDING"
         self._since = time.monotonic()
 
     def hurry(self) -> None:
-        """Asks often for a while: jobs were cancelled."""
+        """Polls more often for a while, because jobs were cancelled."""
         self._since = time.monotonic()
 
     def get_state(self, job_id: str, mode: str = "standard") -> str:
-        """Slurm's word for the state of a job."""
+        """Returns the state of a job in Slurm's terms."""
         del mode  # submitit's way to force a call
         now = time.monotonic()
         if now - self._asked > min(SELDOM, max(OFTEN, (now - self._since) / 4)):
@@ -88,11 +88,11 @@ class Queue:
         return self._states[job_id]
 
     def is_done(self, job_id: str, mode: str = "standard") -> bool:
-        """Whether a job has ended, with a result or without."""
+        """Returns whether a job has ended, with a result or without."""
         return self.get_state(job_id, mode) in ENDED
 
     def _ask(self) -> None:
-        """Where the controller does not answer, jobs stay what they were: it comes back, and jobs go on without it."""
+        """Updates the states. If the controller does not answer, they stay unchanged: jobs continue without it."""
         command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%i %T"]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         if answer.returncode == 0:
@@ -110,17 +110,17 @@ class SlurmJob:
     queue: Queue
 
     def done(self) -> bool:
-        """Whether it has a result, or has ended without one."""
+        """Returns whether the job has a result, or has ended without one."""
         return self.job.done()
 
     def cancel(self) -> None:
-        """A job that waits leaves the queue, one that runs saves and ends."""
+        """Removes a waiting job from the queue; a running job saves and ends."""
         if not self.done():
             self.queue.hurry()
             self.job.cancel(check=False)
 
     def result(self) -> tuple[int, str]:
-        """The exit code and why; LOST where Slurm or submitit ended the job."""
+        """Returns the exit code and the reason; LOST if Slurm or submitit ended the job."""
         from submitit.core.utils import FailedJobError, UncompletedJobError
 
         paths, state = self.job.paths, self.queue.get_state(self.job.job_id)
@@ -138,15 +138,18 @@ class SlurmJob:
 
 
 class Training:
-    """What a job does: `train`, so that it can be stopped before the time limit and continued (submitit's protocol)."""
+    """The content of a job: `train`, which can be stopped before the time limit and continued (submitit's protocol)."""
 
     def __init__(self, train: Callable[..., tuple[int, str]]) -> None:
         self.train = train
         self.process: subprocess.Popen[str] | None = None
 
     def __call__(self, *arguments: str) -> tuple[int, str]:
-        """Trains. The signal that Slurm sends to all processes of a job reaches the training as SIGTERM alone."""
-        handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited by the process
+        """Trains.
+
+        Slurm signals all processes of a job; the training process receives only the SIGTERM of `checkpoint`.
+        """
+        handler = signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # inherited by the child process
 
         def started(process: subprocess.Popen[str]) -> None:
             self.process = process
@@ -155,26 +158,26 @@ class Training:
         return self.train(*arguments, started=started, log=sys.stderr.write)
 
     def checkpoint(self, *arguments: str) -> DelayedSubmission:
-        """Lets the training save and end, and returns what continues it; submitit calls it near the time limit."""
+        """Lets the training save and end, and returns its continuation; submitit calls it near the time limit."""
         from submitit.core.utils import DelayedSubmission
 
         if self.process is not None:
             self.process.terminate()
-            with suppress(ChildProcessError):  # it had ended by itself
-                # Not Popen.wait: the signal may have interrupted it, and then its lock is taken.
+            with suppress(ChildProcessError):  # it had already ended
+                # Not Popen.wait: the signal may have interrupted it while it holds its lock.
                 os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         return DelayedSubmission(Training(self.train), *arguments)
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Raises UsageError for options that submitit lacks or that mean nothing here, PluginError without Slurm."""
+    """Raises UsageError for options that submitit lacks or that have no effect here, PluginError without Slurm."""
     _executor(options, Path("slurm"))
 
 
 def submitter(options: Mapping[str, Any], place: Path) -> Submit:
-    """What submits a run; `place` is a folder for scripts and logs. Raises as `check_options`.
+    """Returns the function that submits a run; `place` is a folder for scripts and logs. Raises like `check_options`.
 
-    The submitter raises UsageError where sbatch refuses a job.
+    The function raises UsageError if sbatch refuses a job.
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
@@ -182,7 +185,7 @@ def submitter(options: Mapping[str, Any], place: Path) -> Submit:
 
     def submit(train: Callable[..., tuple[int, str]], *arguments: str) -> Job:
         try:
-            # submitit prints what sbatch says; it is in the error
+            # submitit prints sbatch's output, which the error contains too
             with redirect_stderr(io.StringIO()), _outside_of_a_job():
                 job = executor.submit(Training(train), *arguments)
         except (FailedJobError, FailedSubmissionError) as error:
@@ -198,7 +201,7 @@ def submitter(options: Mapping[str, Any], place: Path) -> Submit:
 
 @contextmanager
 def _outside_of_a_job() -> Iterator[None]:
-    """Hides the variables of the job that this process may be, which its own jobs would inherit as theirs."""
+    """Hides the Slurm variables of an enclosing job, which jobs submitted from it would inherit."""
     if "SLURM_JOB_ID" not in os.environ:
         yield
         return
@@ -211,7 +214,7 @@ def _outside_of_a_job() -> Iterator[None]:
 
 
 def _executor(options: Mapping[str, Any], folder: Path) -> Any:
-    """submitit's executor with the parameters of a job."""
+    """Builds submitit's executor with the parameters of a job."""
     try:
         import submitit
     except ImportError as error:
@@ -226,13 +229,13 @@ def _executor(options: Mapping[str, Any], folder: Path) -> Any:
     except RuntimeError as error:  # no srun
         do = "Start the command on a machine of the cluster."
         raise PluginError("--engine slurm", "there is no srun on PATH.", do=do) from error
-    except (NameError, ValueError, TypeError, AssertionError) as error:  # what submitit raises
+    except (NameError, ValueError, TypeError, AssertionError) as error:  # the exceptions of submitit
         raise UsageError("--engine-option", f"{said_by(error)}.", right=OPTIONS) from error
     return executor
 
 
 def _step_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Since Slurm 22.05 srun does not read the number of cores of its job, so it is told."""
+    """Passes the number of cores to srun, which since Slurm 22.05 does not read it from the job."""
     cores = options.get("cpus_per_task", options.get("slurm_cpus_per_task"))
     return {} if cores is None else {"slurm_srun_args": [f"--cpus-per-task={cores}"]}
 
@@ -254,7 +257,7 @@ def _end_of(log: Path) -> str:
 
 
 def _last_line(trace: str) -> str:
-    """The exception's own words in what submitit says about a job that failed.
+    """Extracts the exception's own message from submitit's text about a failed job.
 
     >>> _last_line("Job (task=0) failed during processing with trace:\\n----------------------\\n"
     ...     "Traceback\\nOSError: no space\\n\\n----------------------\\nYou can check full logs")

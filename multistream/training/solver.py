@@ -1,8 +1,8 @@
-"""The convex probe: a linear classifier on pooled features at its optimum, with a penalty for each stream.
+"""The convex probe: a linear classifier on pooled features, fitted to its optimum with a penalty for each stream.
 
 For equal weights the objective is scikit-learn's `LogisticRegression(C=1 / (penalty * N))` on standardised features.
-(For two classes C is twice that: scikit-learn has one weight vector where a softmax has two.) For label sets it is that
-of a LogisticRegression for each class.
+(For two classes C is twice that, because scikit-learn has one weight vector and a softmax has two.) For label sets it
+is one such LogisticRegression for each class.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from multistream.training.probe_data import (
 )
 
 PENALTIES: tuple[float, ...] = tuple(10.0 ** (half / 2) for half in range(4, -9, -1))
-"""100 to 1e-4 in half decades."""
+"""100 to 1e-4, in steps of half a decade."""
 FOLDS = 5
 
 
@@ -42,17 +42,17 @@ class FittedProbe:
     standardisation: Mapping[str, Standardisation]
     optimum: Optimum
     penalties: Mapping[str, float]
-    """The penalty of each stream, as given or as chosen."""
+    """The penalty of each stream, fixed or selected."""
     held_out_loss: float = nan
-    """The mean cross entropy by which the penalties were chosen; NaN where they were given."""
+    """The mean cross entropy that selected the penalties; NaN if they were fixed."""
     fits: int = 1
-    """How many fits were made."""
+    """The number of fits."""
     out_of_fold: Array | None = field(default=None, repr=False, compare=False)
-    """Each row's logits (N, K) by the fit of the inner fold that held it out, where inner folds chose the penalties."""
+    """Logits (N, K) of each row by the inner fold that held it out; None if no inner folds selected penalties."""
     label_sets: bool = False
-    """Whether a row may have several classes: then `probabilities` are independent of one another."""
+    """Whether a row may have several classes; the `probabilities` of classes are then independent."""
     rows: ProbeRows | None = field(default=None, repr=False, compare=False)
-    """What it was fitted to; probes of fewer streams can be fitted to the same."""
+    """The rows of the fit, on which probes of fewer streams can be fitted too."""
 
     @property
     def weight(self) -> Mapping[str, Array]:
@@ -65,13 +65,13 @@ class FittedProbe:
         return self.optimum.bias
 
     def logits(self, features: Mapping[str, ArrayLike]) -> Array:
-        """{key: (M, D)} -> (M, K)."""
+        """Returns logits, {key: (M, D)} -> (M, K)."""
         terms = [self.standardisation[key](features[key]) @ weight for key, weight in self.weight.items()]
         total: Array = np.sum(terms, axis=0) + self.bias
         return total
 
     def probabilities(self, features: Mapping[str, ArrayLike]) -> Array:
-        """{key: (M, D)} -> (M, K), rows that sum to 1 unless the targets were label sets."""
+        """Returns probabilities, {key: (M, D)} -> (M, K); rows sum to 1 unless the targets were label sets."""
         logits = torch.from_numpy(self.logits(features))
         found: Array = probabilities_of(logits, label_sets=self.label_sets, axis=1).numpy()
         return found
@@ -91,16 +91,17 @@ def fit_probe(
     label_sets: bool = False,
     start: FittedProbe | None = None,
 ) -> FittedProbe:
-    """Fits a linear classifier to `features` {key: (N, D)} and chooses a penalty for each stream.
+    """Fits a linear classifier to `features` {key: (N, D)} and selects a penalty for each stream.
 
-    `targets` are classes (N,) or distributions over classes (N, K); `classes` is K where they do not show it. With
-    `label_sets` they are (N, K), 1 for each class that a row has and 0 for the others, and each class has a logistic
-    regression of its own. `penalties` is a grid to choose from, or {key: penalty}, which is taken as it is. The choice
-    is by the mean loss of rows that are held out: `validation` lists them, and they are not fitted; without it each of
-    `folds` is held out in turn (how many, or a fold number for every row, so that groups stay together), and the result
-    is fitted to all rows. First one penalty is chosen for all streams, then, with `per_stream`, each stream's in turn.
-    Features whose `groups` {key: name} agree share a penalty. The search begins at `start`, a fit of these or of more
-    streams. Raises ValueError.
+    `targets` are classes (N,) or distributions over classes (N, K); `classes` is K if the targets do not determine it.
+    With `label_sets` they are (N, K), 1 for each class that a row has and 0 for the others, and each class has its own
+    logistic regression. `penalties` is a grid to select from, or {key: penalty}, which is used unchanged.
+
+    Penalties are selected by the mean loss of held-out rows. `validation` lists these rows, which are not fitted.
+    Without it each of `folds` is held out in turn (a number of folds, or a fold number for every row, so that groups
+    stay together), and the result is fitted to all rows. First one penalty is selected for all streams, then, with
+    `per_stream`, one for each stream in turn. Features with equal `groups` {key: name} share a penalty. The search
+    starts at `start`, a fit of these or more streams. Raises ValueError.
 
     >>> rng = np.random.default_rng(0)
     >>> x, y = rng.normal(size=(60, 4)), np.arange(60) % 3
@@ -115,22 +116,22 @@ def fit_probe(
 
 
 class ProbeRows:
-    """Rows that probes are fitted to: standardised, and their products computed, once for all subsets of streams."""
+    """The rows of probes, which are standardised and multiplied once for all subsets of streams."""
 
     def __init__(self, data: ProbeData, *, validation: ArrayLike | None, folds: int | ArrayLike) -> None:
-        """As in `fit_probe`."""
+        """Takes the same arguments as `fit_probe`."""
         self.data = data
         self.held_out = None if validation is None else np.asarray(validation, np.int64)
         self._folds = folds
 
     @cached_property
     def all_rows(self) -> FittedRows:
-        """The fit to all rows but those of the validation split."""
+        """The rows of all splits except validation."""
         return FittedRows.of(self.data, np.setdiff1d(np.arange(len(self.data.targets)), self._validation))
 
     @cached_property
     def parts(self) -> list[tuple[FittedRows, HeldOut]]:
-        """The fits by which penalties are chosen, each with the rows that judge it."""
+        """The fits that select the penalties, each with its held-out rows."""
         if self.held_out is not None:
             return [(self.all_rows, HeldOut.of(self.data, self.held_out, self.all_rows))]
         parts = []
@@ -152,7 +153,7 @@ class ProbeRows:
         groups: Mapping[str, str] | None = None,
         start: FittedProbe | None = None,
     ) -> FittedProbe:
-        """A probe of these streams, as in `fit_probe`."""
+        """Fits a probe of these streams, as `fit_probe` does."""
         first = start.optimum if start is not None and set(start.weight) >= set(keys) else None
         _check_penalties(penalties, keys)
         if isinstance(penalties, Mapping):
@@ -174,7 +175,7 @@ def _check_penalties(penalties: Sequence[float] | Mapping[str, float], keys: Seq
 
 
 def _out_of_fold(judges: Sequence[Judge], penalties: Mapping[str, float]) -> Array:
-    """Every row's logits by the fit that held it out, (N, K): the judges hold every row once."""
+    """Returns every row's logits by the fit that held it out, (N, K); each row is held out exactly once."""
     back = np.argsort(np.concatenate([judge.held_out.rows for judge in judges]))
     logits: Array = np.concatenate([judge.logits(penalties) for judge in judges])[back]
     return logits

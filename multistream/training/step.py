@@ -1,4 +1,4 @@
-"""What is trained, the network with its loss, and one optimizer step: backward, accumulation, clipping, all ranks."""
+"""The training objective (network and loss), and one optimizer step: backward, accumulation, clipping, all ranks."""
 
 from __future__ import annotations
 
@@ -29,12 +29,11 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 class Objective(nn.Module):
-    """Network and loss, as one module: compile and DDP wrap this and nothing else.
+    """Network and loss in one module, which compile and DDP wrap.
 
-    `given` is a batch by input name, or what `pool` returned where the streams are frozen.
-
-    `graphs` replays the streams in training, on a GPU. `stream_dropout` is the probability with which a stream is
-    left out of an image in training, never all of them.
+    `given` is a batch by input name, or the output of `pool` if the streams are frozen. `graphs` replays the streams in
+    training, on a GPU. `stream_dropout` is the probability with which a stream is left out of an image in training; at
+    least one stream always remains.
     """
 
     def __init__(
@@ -52,7 +51,7 @@ class Objective(nn.Module):
         self.graphs, self.stream_dropout = graphs, stream_dropout
 
     def forward(self, given: Mapping[str, Any], labels_B: Tensor) -> tuple[Tensor, Tensor]:
-        """(given, labels) -> (loss, logits (B, K)); streams in the runtime's precision, all above in float32."""
+        """(given, labels) -> (loss, logits (B, K)). Streams run in the runtime's precision, the rest in float32."""
         if self.pooled:
             pooled = given
         elif self.graphs is not None and self.network.training:
@@ -75,9 +74,9 @@ class Objective(nn.Module):
 
 
 class Stepper:
-    """Changes the weights of an objective's network, batch by batch.
+    """Updates the weights of an objective's network, batch by batch.
 
-    The gradients of all images of a batch count alike, however the ranks cut it.
+    All images of a batch have the same weight in the gradient, however the batch is divided among the ranks.
     """
 
     def __init__(
@@ -94,24 +93,24 @@ class Stepper:
         self.trained = parameter_names(objective.network)
         self.optimizer = make_optimizer(objective.network, settings, runtime)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.precision == "fp16")
-        # where it is divided, FSDP2 averages the gradients
+        # FSDP2 averages the gradients of a divided objective.
         self.parallel = objective if is_divided(objective) else ranks.parallel(objective, runtime.device)
         compiles = runtime.compile and objective.graphs is None  # graphs compile the streams themselves
         self.module = torch.compile(self.parallel) if compiles else self.parallel
         self.pending, self.seen = 0.0, 0
-        """This rank's part of the losses since `collect`, and the images of all ranks."""
+        """This rank's part of the losses since `collect`, and the number of images of all ranks."""
         self.bad = ""
         """Files whose loss is not finite."""
 
     def __call__(self, batch: Batch, *, draw: int, pieces: float, last: bool, rate: float, step: int) -> None:
-        """Forward and backward of one batch, and the optimizer's step with the last of an accumulation.
+        """Runs forward and backward of one batch; the last batch of an accumulation also takes the optimizer step.
 
-        `draw` numbers the batch within the training; `pieces` such batches make a step; `rate` multiplies the
-        learning rates. Raises DivergedError on every rank where a loss or the gradient's norm is not finite.
+        `draw` numbers the batch within the training; a step has `pieces` such batches; `rate` multiplies the learning
+        rates. Raises DivergedError on every rank if a loss or the gradient's norm is not finite.
         """
         set_rate(self.optimizer, rate)
         self._backward(batch, draw=draw, pieces=pieces, last=last)
-        alone_and_bad = self.bad and self.ranks.size == 1  # other ranks come to the end of the step: wait for them
+        alone_and_bad = self.bad and self.ranks.size == 1  # other ranks wait at the end of the step
         if last or alone_and_bad:
             self._check_finite(self._gradient_norm(), step)
             self.scaler.step(self.optimizer)
@@ -119,9 +118,9 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=True)
 
     def collect(self, signal: int, *, due: bool) -> tuple[float, int, int, bool]:
-        """(loss summed over images, images, the highest `signal`, whether a rank's save is `due`) of all ranks
+        """Returns totals of all ranks since the last call.
 
-        since the last call.
+        (loss summed over images, number of images, the highest `signal`, whether a checkpoint is `due` on any rank)
         """
         rows = self.ranks.table(self.pending, signal, due)
         loss, seen = float(rows[:, 0].sum()), self.seen
@@ -129,14 +128,14 @@ class Stepper:
         return loss, seen, int(rows[:, 1].max()), bool(rows[:, 2].any())
 
     def _backward(self, batch: Batch, *, draw: int, pieces: float, last: bool) -> None:
-        """Adds the gradients of a batch; a rank that holds no image of it takes part with a loss of zero."""
+        """Adds the gradients of a batch; a rank without images of the batch takes part with a loss of zero."""
         count = len(batch.labels)
         total, first, share, fewest = self._share(batch.labels)
         if not total and self.ranks.size == 1:  # no photo of the batch could be decoded
             return
         reseed_dropout(self.network, seed=self.settings.seed, step=draw, rows=(first if count else 0, max(1, total)))
         if fewest <= 1 and self.ranks.size > 1:
-            # A rank with one image uses running statistics, which are its own: a resumed run has those of rank 0.
+            # A rank with one image uses running statistics. They differ between ranks; a resumed run has rank 0's.
             self.ranks.copy_from_first(dict(self.network.named_buffers()))
         labels = stand_in(batch.labels)
         with (
@@ -153,9 +152,10 @@ class Stepper:
         self.seen += total
 
     def _share(self, labels: Tensor) -> tuple[int, int, float, int]:
-        """(images of the batch on all ranks, those before this rank's, factor that makes the mean of means a mean,
+        """Returns this rank's share of a batch.
 
-        images of the rank that has the fewest).
+        (images of the batch on all ranks, images on lower ranks, factor that turns the mean of the ranks' means into
+        the mean over images, images on the rank with the fewest)
         """
         if self.ranks.size == 1:
             return len(labels), 0, 1.0, len(labels)
@@ -168,22 +168,22 @@ class Stepper:
         return int(total), int(first), factor, int(counts[:, 0].min())
 
     def _synchronised(self, last: bool) -> AbstractContextManager[object]:
-        """Gradients travel with the last batch of an accumulation alone."""
+        """Restricts the gradients' synchronisation to the last batch of an accumulation."""
         if last or not isinstance(self.parallel, nn.parallel.DistributedDataParallel):
             return nullcontext()
         return self.parallel.no_sync()
 
     def _gradient_norm(self) -> Tensor:
-        """The norm of all gradients, clipped to `clip_norm` if that is set."""
+        """Returns the norm of all gradients, which are clipped to `clip_norm` if it is set."""
         if self.settings.clip_norm > 0:
             self.scaler.unscale_(self.optimizer)
             return whole(nn.utils.clip_grad_norm_(list(self.trained.values()), self.settings.clip_norm))
-        if self.scaler.is_enabled():  # scaled gradients may overflow: the scaler skips that step itself
+        if self.scaler.is_enabled():  # scaled gradients may overflow; the scaler then skips the step
             return torch.tensor(0.0)
         return whole(nn.utils.get_total_norm([p.grad for p in self.trained.values() if p.grad is not None]))
 
     def _check_finite(self, norm: Tensor, step: int) -> None:
-        """Stops every rank before the step, and names the files of the rank whose loss it was."""
+        """Raises DivergedError on every rank before the step, with the files of the rank whose loss was not finite."""
         overflow = not torch.isfinite(norm) and not self.scaler.is_enabled()
         if not self.ranks.sums(overflow or bool(self.bad))[0]:
             return
@@ -199,13 +199,13 @@ class Stepper:
 
 
 def stand_in(labels: Tensor) -> Tensor:
-    """The labels of a batch; of one that is empty on this rank, a label for its image of zeros (see `Batch`)."""
+    """Returns the labels of a batch; for an empty batch on this rank, a label for its image of zeros (see `Batch`)."""
     return labels if len(labels) else torch.zeros(1, dtype=torch.int64, device=labels.device)
 
 
 @contextmanager
 def _running_statistics(network: nn.Module, *, when: bool) -> Iterator[None]:
-    """Batch norms that train use their running statistics: of one image with a 1 x 1 map there is no variance."""
+    """Makes trainable batch norms use running statistics: one image with a 1 x 1 map has no variance."""
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.training] if when else []
     for norm in norms:
         norm.eval()

@@ -1,7 +1,7 @@
-"""Stopping on request: the first Ctrl-C or SIGTERM finishes the step and saves, the second stops at once.
+"""Stopping on request: the first Ctrl-C or SIGTERM finishes the step and saves, the second stops immediately.
 
-Slurm and terminals signal every process of a job, and torchrun passes the signal on once more: what comes within ECHO
-seconds is the same request.
+Slurm and terminals signal every process of a job, and torchrun forwards the signal again. Signals within ECHO seconds
+are therefore the same request.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from types import FrameType
 from typing import Final
 
 ECHO: Final = 1.0
-"""Seconds after the first signal in which further ones are not a second request."""
+"""Seconds after the first signal in which further signals are not a second request."""
 
 
 class Stop:
-    """Whether somebody asked to stop, and by which signal."""
+    """Whether a stop was requested, and by which signal."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -38,7 +38,7 @@ class Interrupted(Exception):
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
-    """Catches the first SIGINT or SIGTERM inside, in the main thread; the handlers before are given back."""
+    """Catches the first SIGINT or SIGTERM inside the context, in the main thread; restores the previous handlers."""
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
         yield stop

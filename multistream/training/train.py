@@ -1,4 +1,4 @@
-"""train, from the recipe to the run folder."""
+"""`train`: from a recipe to a run folder."""
 
 from __future__ import annotations
 
@@ -36,11 +36,12 @@ def train(
     console: Console | None = None,
     stop: Stop | None = None,
 ) -> Run:
-    """Trains a network and leaves a run folder; with `resume`, continues that run where it stopped.
+    """Trains a network and writes a run folder; with `resume`, continues that run.
 
-    `streams` gives streams as instances, by key, next to those that the recipe names. Started by torchrun, all
-    processes train one network together. Raises MultistreamError for all that the user can change, and Interrupted,
-    with the run saved, soon after `stop` was asked to (the command line's `stoppable` makes one of Ctrl-C and SIGTERM).
+    `streams` supplies streams as instances, by key, in addition to those that the recipe names. If started by torchrun,
+    all processes train one network together. Raises MultistreamError for errors that the user can correct, and
+    Interrupted, with the run saved, soon after `stop` returns True (the command line's `stoppable` sets it on Ctrl-C
+    and SIGTERM).
     """
     started = time.monotonic()
     with processes() as ranks:
@@ -50,7 +51,8 @@ def train(
             own = recipe if recipe == Recipe() else with_distributions(with_instances(recipe, streams or {}))
             recipe = recipe_to_resume(Path(resume).expanduser(), own)
         elif out is not None and ranks.is_first:
-            runs.check_unused(out)  # again when it is made; here, so that it is not refused after minutes of work
+            # Checked again when the folder is created; checked here to fail before minutes of work.
+            runs.check_unused(out)
         with threads(recipe.runtime.threads):
             with signals_end_the_process(ranks):
                 prepared = prepare(recipe, say=console.say, streams=streams, ranks=ranks)
@@ -66,7 +68,10 @@ def train(
 
 
 def _checked_rows(prepared: Prepared, digests: Mapping[int, str], *, console: Console) -> tuple[SplitRow, ...]:
-    """The rows of split.csv; DataError if a branch was trained on test images, warnings if that is unknown."""
+    """Returns the rows of split.csv.
+
+    Raises DataError if a branch was trained on test images, warns if that is unknown.
+    """
     rows = split_rows(prepared.table, prepared.parts, digests=digests)
     check_leaks(prepared.recipe, prepared.table, prepared.parts, digests=digests)
     for where, path in unknown_origins(prepared.recipe).items():
@@ -77,7 +82,7 @@ def _checked_rows(prepared: Prepared, digests: Mapping[int, str], *, console: Co
 
 
 def _folder(out: str | Path | None, resume: str | Path | None, prepared: Prepared) -> Path:
-    """The run's folder, which rank 0 makes."""
+    """Returns the run's folder, which rank 0 creates."""
     if resume is not None:
         return Path(resume).expanduser()
     made = str(runs.new_run(out, prepared.recipe)) if prepared.ranks.is_first else None

@@ -1,4 +1,4 @@
-"""One training run: extracts, fits, trains, measures, writes."""
+"""One training run: extracts features, fits, trains, computes metrics, writes the run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from multistream.training.stop import Interrupted, Stop
 
 
 class TrainingRun:
-    """A prepared training run in its folder; `run` does all of it, or what is left of it."""
+    """A prepared training run in its folder; `run` executes it, or the part that is not finished."""
 
     def __init__(
         self, prepared: Prepared, folder: Path, console: Console, stop: Stop, digests: Mapping[int, str]
@@ -57,10 +57,10 @@ class TrainingRun:
         self.extracted: Extracted | None = None
         self.out_of_fold: OutOfFold | None = None
         self.photos: Photos | None = None
-        """What the training loop reads; its `bad` are named after the first epoch."""
+        """The photos that the training loop reads; undecodable ones are reported after the first epoch."""
 
     def run(self, *, resume: bool, started: float) -> Run:
-        """Trains what is left to train, and writes the run."""
+        """Trains, or continues training, and writes the run."""
         self.ranks.from_first(None)  # no rank reads the folder before rank 0 has locked and written it
         self.extracted = self._frozen_features()
         if self.extracted is not None:
@@ -73,7 +73,7 @@ class TrainingRun:
         return self._finish(progress, started=started)
 
     def _frozen_features(self) -> Extracted | None:
-        """What frozen streams give for the photos that training needs; None where no such stream reads pictures."""
+        """Extracts features of frozen streams for this training's photos; None if no frozen stream reads pictures."""
         network, parts = self.prepared.network, self.prepared.parts
         if not trains(network):
             return self.extract(parts.named().values())
@@ -85,7 +85,7 @@ class TrainingRun:
         return None
 
     def _train(self, *, resume: bool) -> Progress:
-        """Trains on every rank, or on rank 0 alone where only pooled features are needed."""
+        """Trains on every rank, or on rank 0 alone if only pooled features are needed."""
         network = self.prepared.network
         if self.ranks.size == 1 or not network.is_cacheable:
             return self._fit(resume=resume, ranks=self.ranks)
@@ -96,7 +96,7 @@ class TrainingRun:
         return Progress.from_state(self.ranks.from_first(progress.to_state()))
 
     def _fit(self, *, resume: bool, ranks: Ranks) -> Progress:
-        """Trains as the recipe's solver does."""
+        """Trains with the recipe's solver."""
         criterion = self.prepared.criterion(self.prepared.parts.train)
         if self.settings.solver == "lbfgs":
             return self._solve(criterion)
@@ -109,20 +109,20 @@ class TrainingRun:
 
     def _solve(self, criterion: Loss) -> Progress:
         """Fits the classifier to its optimum."""
-        assert self.extracted is not None  # lbfgs is for frozen streams alone
+        assert self.extracted is not None  # lbfgs is only for frozen streams
         line, self.out_of_fold = solve(self.prepared, self.extracted, criterion, say=self.console.say)
         runs.write_lines(self.folder / runs.METRICS, [line])
         return Progress(epoch=1, best_epoch=0, finished=True)
 
     def _begin(self, criterion: Loss, ranks: Ranks) -> None:
-        """What precedes the first step, and is in the checkpoint later: probing, and the size of a batch."""
+        """Prepares the first step: linear probe and batch size. Both are stored in the checkpoint later."""
         if self.settings.probe_epochs > 0:
             self._probe()
         if self.prepared.recipe.runtime.fit_batch:
             self._fit_batch(criterion, ranks)
 
     def _descend(self, criterion: Loss, ranks: Ranks, saved: Checkpoint | None) -> Progress:
-        """The training loop, with its progress on the console."""
+        """Runs the training loop, with its progress on the console."""
         prepared, pooled = self.prepared, self.prepared.network.is_cacheable
         steps = -(-len(prepared.parts.train) // self.settings.batch_size)
         runtime, shard = prepared.runtime, prepared.recipe.runtime.shard
@@ -152,7 +152,7 @@ class TrainingRun:
             return trainer.run(resume=saved)
 
     def _probe(self) -> None:
-        """Trains all but the streams first, as a run of its own inside the run, and starts from there."""
+        """Runs the linear probe as a nested run in the run's folder, and starts from its weights."""
         recipe, network = probe_of(self.prepared.recipe, self.prepared.network)
         probe, folder = replace(self.prepared, recipe=recipe, network=network), self.folder / runs.PROBE
         self.console.say(f"probe: streams are frozen for the first {self.settings.probe_epochs} epochs, at most")
@@ -167,9 +167,9 @@ class TrainingRun:
         self.prepared.network.load_state_dict(network.state_dict())
 
     def _objective(self, criterion: Loss, *, runtime: Runtime, pooled: bool, ranks: Ranks) -> Objective:
-        """Network and loss; on one GPU, streams that train are replayed from CUDA graphs."""
+        """Builds network and loss; on one GPU, trainable streams are replayed from CUDA graphs."""
         network, graphs = self.prepared.network, None
-        # DDP wraps what graphs would replace; a graph writes its gradients to one place, which accumulation adds up in
+        # DDP would wrap modules that graphs replace. A graph overwrites its gradients and cannot accumulate them.
         alone = ranks.size == 1 and self.settings.accumulation == 1
         if runtime.cuda_graphs and not pooled and alone:
             size = self.settings.batch_size
@@ -184,7 +184,7 @@ class TrainingRun:
         )
 
     def _finish(self, progress: Progress, *, started: float) -> Run:
-        """Measures the trained network on all parts, and writes the run."""
+        """Computes the metrics of the trained network on all parts, and writes the run."""
         prepared, network, parts = self.prepared, self.prepared.network, self.prepared.parts
         extracted = self.extracted
         if extracted is None or not network.is_cacheable or not bool(extracted.valid[parts.test].all()):
@@ -232,7 +232,7 @@ class TrainingRun:
         return PhotoFeed(self.photos, self.targets, settings, runtime, workers=workers, held=held, ranks=ranks)
 
     def _fit_batch(self, criterion: Loss, ranks: Ranks) -> None:
-        """Settles `runtime.fit_batch`: what fits goes into the run's recipe, so that it can be repeated and resumed."""
+        """Resolves `runtime.fit_batch`: writes the batch size that fits to the recipe, for reproduction and resume."""
         network, runtime = self.prepared.network, self.prepared.runtime
         objective = Objective(network, criterion=criterion, runtime=runtime, pooled=network.is_cacheable)
         fitted = settings_that_fit(
@@ -252,7 +252,7 @@ class TrainingRun:
         self.console.say(f"batch: {fitted.batch_size:,} images fit at once; {fitted.accumulation:,} batches per step")
 
     def _end_epoch(self, line: Mapping[str, float]) -> None:
-        """Writes the epoch's line; after the first one names the photos that cannot be decoded."""
+        """Writes the epoch's line; after the first epoch reports the photos that cannot be decoded."""
         if self.ranks.is_first:
             runs.append_line(self.folder / runs.METRICS, line)
         if self.photos is not None and line["epoch"] == 0:
