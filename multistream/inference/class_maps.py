@@ -1,4 +1,4 @@
-"""Classes of a run met with those of a data set: by name, never by index."""
+"""Matches the classes of a run with those of a data set by name, never by index."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ BY_NAME: ClassMap = MappingProxyType({})
 
 @dataclass(frozen=True)
 class ClassMatch:
-    """How K classes of a run become the T `classes`: a data set's, in its order, then those of the run it lacks.
+    """The mapping of K classes of a run to T `classes`: the data set's, in its order, then those that only the run has.
 
-    So the data's label indices hold as they are, and a photo given to a class that the data lack is wrong.
+    The label indices of the data therefore remain valid, and a prediction of a class that the data lack is wrong.
     """
 
     classes: tuple[str, ...]
     columns: tuple[int, ...]
-    """(K,) index into `classes` of each class of the run."""
+    """(K,) index into `classes` for each class of the run."""
     unreachable: tuple[str, ...]
-    """Classes of the data that the run can never say."""
+    """Classes of the data that the run cannot predict."""
     lacking: tuple[str, ...]
-    """Classes of the run that the data lack: the last of `classes`."""
+    """Classes of the run that the data do not have; they are the last of `classes`."""
 
     def apply(self, probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
         """Sums probabilities (N, K) into (N, T)."""
@@ -47,14 +47,14 @@ class ClassMatch:
         return summed
 
     def reachable(self, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which photos (N,) have a label that the run can say."""
+        """Returns which photos (N,) have a label that the run can predict."""
         return np.isin(labels, [i for i, name in enumerate(self.classes) if name not in self.unreachable])
 
 
 def match_classes(classes: Sequence[str], target_classes: Sequence[str], *, mapping: ClassMap = BY_NAME) -> ClassMatch:
-    """Meets a run's classes with those of the data (paper section 4): where `mapping` says, else by their own name.
+    """Matches a run's classes with those of the data (paper section 4), by `mapping` or else by equal names.
 
-    A class of the data that none goes to is a DataError, unless there is a mapping: then it is `unreachable`.
+    Raises DataError for a class of the data that no class maps to, unless there is a mapping: then it is `unreachable`.
 
     >>> match_classes(["joy", "fear"], ["fear", "joy"]).columns
     (1, 0)
@@ -74,7 +74,9 @@ def match_classes(classes: Sequence[str], target_classes: Sequence[str], *, mapp
 
 
 def read_class_map(source: str | Path) -> ClassMap:
-    """A class map {ours: theirs}: a shipped one by name, or a TOML, JSON or CSV file (two columns, no header).
+    """Reads a class map {class of the run: class of the data}.
+
+    `source` is the name of a built-in map, or a TOML, JSON or CSV file (two columns, no header).
 
     >>> read_class_map("fi-webemo7")["disgust"]
     'anger'
@@ -117,7 +119,7 @@ def _from_csv(path: Path) -> Any:
 
 
 def _once(pairs: Sequence[tuple[str, Any]], path: Path) -> dict[str, Any]:
-    """The pairs as a dict; a class that is named twice is a DataError."""
+    """Returns the pairs as a dict. Raises DataError if a class is mapped twice."""
     (name, count), *_ = Counter(name for name, _ in pairs).most_common(1) or [("", 0)]
     if count > 1:
         raise DataError(path, f"{name!r} is mapped twice.", do="Keep one of them.")

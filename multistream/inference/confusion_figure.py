@@ -1,4 +1,4 @@
-"""A confusion matrix as a figure (paper fig. 3)."""
+"""Draws a confusion matrix as a figure (paper fig. 3)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 DARK = 0.55
-"""From this fraction of a row on a cell is dark, and its text white."""
+"""Above this fraction of a row, a cell is dark and its text is white."""
 
 
 def draw_confusion(
@@ -19,10 +19,10 @@ def draw_confusion(
     published_recalls: Mapping[str, float] | None = None,
     predicted: str = "predicted",
 ) -> Figure:
-    """Each row is a label, each cell the fraction of its photos that were predicted so; n is written at the label.
+    """Draws each label as a row; a cell shows the fraction of the row's photos with that prediction, labels show n.
 
-    `totals` are the photos that each cell counts among, by default those of its row. `published_recalls` are printed
-    below the fractions of the diagonal; `predicted` is written below the columns.
+    `totals` are the denominators of the cells, by default the sums of their rows. `published_recalls` are printed below
+    the fractions on the diagonal; `predicted` is the label of the column axis.
     """
     recalls = published_recalls or {}
     table = np.array(counts, dtype=np.float64)

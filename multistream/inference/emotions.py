@@ -1,4 +1,4 @@
-"""What is known of emotions by name: their polarity, and how the classes of one data set meet another's."""
+"""Emotions by name: their polarity, and maps between the classes of data sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from multistream.data.layouts.webemo import SEVEN, at_level
 
 NEGATIVE = frozenset(("anger", "confusion", "disgust", "fear", "negative", "sadness"))
 POSITIVE = frozenset(
-    ("amusement", "awe", "contentment", "excitement", "joy", "love", "positive", "surprise")  # as WebEMO has surprise
+    # WebEMO has surprise as positive.
+    ("amusement", "awe", "contentment", "excitement", "joy", "love", "positive", "surprise")
 )
 
 _FI_TO_WEBEMO = {
@@ -31,11 +32,11 @@ SHIPPED: Mapping[str, Mapping[str, str]] = {
     "webemo25-polarity": {fine: at_level(fine, "2") for fine in _WEBEMO},
     "webemo7-polarity": {coarse: at_level(group[0], "2") for coarse, group in SEVEN.items()},
 }
-"""Class maps by name (paper section 4). Awe is near surprise or near joy: a reader wants both reported."""
+"""Class maps by name (paper section 4). Awe is mapped to surprise or to joy, so that both can be reported."""
 
 
 def polarities(classes: Iterable[str]) -> tuple[bool, ...] | None:
-    """Whether each class is a positive emotion; None if the polarity of one is not known.
+    """Returns whether each class is a positive emotion; None if the polarity of a class is unknown.
 
     >>> polarities(["awe", "fear"]), polarities(["awe", "car"])
     ((True, False), None)

@@ -1,4 +1,4 @@
-"""evaluate: a run measured on its own test split, or on other photos."""
+"""`evaluate`: computes a run's metrics on its own test split, or on other photos."""
 
 from __future__ import annotations
 
@@ -36,25 +36,25 @@ from multistream.runtime.memory import exhausted
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Metrics of a run on some photos, and how many were left out, by reason."""
+    """Metrics of a run on some photos, and the number of excluded photos by reason."""
 
     run: str
     data: str
     metrics: Measures
     left_out: Mapping[str, int]
     unreachable: tuple[str, ...] = ()
-    """Classes of the photos that the run cannot say."""
+    """Classes of the photos that the run cannot predict."""
     reachable: Metrics | None = None
-    """The metrics without photos of those classes, where there are any."""
+    """The metrics without photos of those classes; None if there are no such photos."""
     missing: Mapping[str, int] = field(default_factory=dict)
-    """Photos that lack a stream, by its key."""
+    """Number of photos that lack a stream, by its key."""
     temperature: float = 1.0
-    """What the logits were divided by."""
+    """The divisor of the logits."""
     policies: Mapping[str, PolicyAccuracy] = field(default_factory=dict)
-    """Where some lack one: accuracy on the photos that are complete, and on all under `drop` and under `mean`."""
+    """If some photos lack a stream: accuracy on complete photos, and on all photos under `drop` and under `mean`."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What `evaluate --json` prints."""
+        """Returns the output of `evaluate --json`."""
         about: dict[str, Any] = {"run": self.run, "data": self.data, "left_out": dict(self.left_out)}
         if self.temperature != 1:
             about["temperature"] = self.temperature
@@ -92,9 +92,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluates a run on its test split, or on the data set `data` without the images that the run was trained on.
 
-    `part` names another split. Classes are matched by name, or through `class_map` (a file {ours: theirs}, or the name
-    of a built-in map). `missing` is error, drop or mean, for photos without a vector or map; `without` names streams to
-    leave out. `streams` supplies the streams that were given as instances.
+    `part` names another split. Classes are matched by name, or through `class_map`: the name of a built-in map, or a
+    file that maps the run's classes to the data's. `missing` is error, drop or mean, for photos without a vector or
+    map; `without` names streams to leave out. `streams` supplies the streams that were passed as instances.
     """
     console = console or Console(quiet=True)
     model = load(run, streams=streams)
@@ -146,7 +146,7 @@ def _metrics(
     *,
     raw: NDArray[np.float64] | None,
 ) -> Measures:
-    """The metrics of these rows of the table; `raw` (N, K) are the run's probabilities without the temperature."""
+    """Computes the metrics of these rows of the table; `raw` (N, K) are the run's probabilities without temperature."""
     return measures(
         probabilities,
         table.labels[rows],
@@ -158,7 +158,7 @@ def _metrics(
 
 
 def _check_label_sets(network: MultiStream, table: Table, class_map: str) -> None:
-    """UsageError where the run and the data do not both have one label per image, or both have several."""
+    """Raises UsageError unless the run and the data both have one label per image, or both have label sets."""
     if network.label_sets != (table.label_sets is not None):
         several = "one label per image, and the run predicts several."
         what = several if network.label_sets else "several labels per image, and the run predicts one."
@@ -171,7 +171,7 @@ def _check_label_sets(network: MultiStream, table: Table, class_map: str) -> Non
 def _reachable_metrics(
     probabilities: NDArray[np.float64], labels: NDArray[np.int64], match: ClassMatch
 ) -> Metrics | None:
-    """The metrics without photos of classes that the run cannot say; None where there are no such classes."""
+    """Computes the metrics without photos of classes that the run cannot predict; None if there are none."""
     reachable = match.reachable(labels)
     if not (reachable.any() and match.unreachable):
         return None
@@ -191,7 +191,7 @@ def _measure(
     """Runs the available streams over the photos, and fuses them under the policy."""
     settings = replace(model.recipe.data, on_bad_image="report")
     runtime = resolve_again(model.recipe, device=device, precision=precision)
-    network = runtime.place(model.network).freeze(*model.recipe.network.freeze)  # so far the cache knows its streams
+    network = runtime.place(model.network).freeze(*model.recipe.network.freeze)  # so the cache recognises the streams
     policy = policy.leaving_out(network, _without_source(policy, network.inputs, sources, table))
     kept = {key: each for key, each in network.inputs.items() if key not in policy.without}
     side_inputs = _gather(table, kept, sources, policy, network, settings)
@@ -227,7 +227,7 @@ def _measure(
 def _without_source(
     policy: MissingPolicy, inputs: Mapping[str, Input], sources: Mapping[str, str], table: Table
 ) -> frozenset[str]:
-    """Streams that no photo has an input for, where the policy does without: nothing is given for them."""
+    """Returns the streams that have no source of inputs, if the policy permits that."""
     if not policy.fills:
         return frozenset()
     known = {*sources, *table.vectors, *table.maps}
@@ -242,14 +242,14 @@ def _gather(
     network: MultiStream,
     settings: DataSettings,
 ) -> SideInputs:
-    """Vectors and maps; what is missing is filled in, for the policy to put the right thing in its place."""
+    """Reads vectors and maps. Missing ones are filled in; the policy replaces these values later."""
     own: MissingVectors = "error" if policy.is_asked_for else settings.missing_vectors
     missing: Mapping[str, MissingVectors] = {"error": own, "zero": "zero"}
     names = names_of(inputs)
     return gather(
         table,
         inputs,
-        {name: path for name, path in sources.items() if name in names},  # not those of streams that are left out
+        {name: path for name, path in sources.items() if name in names},  # omits those of streams that are left out
         missing=missing.get(policy.policy, "mean"),
         means=network.raw_means,
         maps_may_lack=policy.fills_maps,

@@ -1,4 +1,4 @@
-"""Groups: photos read into arrays and run through a network a fixed number at a time."""
+"""Groups: photos are read into arrays and run through a network in groups of a fixed size."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from multistream.runtime.memory import exhausted
 __all__ = ["GROUP", "GroupPredictor", "GroupReader", "ReadPhoto"]
 
 REFUSE = MissingPolicy()
-"""A photo that lacks something cannot be used."""
+"""The policy that refuses a photo without a required input."""
 
 
 @dataclass(frozen=True)
 class ReadPhoto:
-    """One photo: "image" uint8 (3, S, S), vectors (D,) and maps (C, S, S) by key; and the keys of what it lacks.
+    """One photo: "image" uint8 (3, S, S), vectors (D,) and maps (C, S, S) by key, and the keys of the inputs it lacks.
 
-    Until `GroupReader.finish` its picture is `begun`.
+    Until `GroupReader.finish`, its picture is the partly decoded `begun`.
     """
 
     arrays: Mapping[str, NDArray[np.generic]]
@@ -47,7 +47,7 @@ class ReadPhoto:
 
 
 class GroupReader:
-    """Reads photos, and gives their pooled features, up to GROUP at a time, of the streams that read `inputs`."""
+    """Reads photos, and computes pooled features of the streams that read `inputs`, up to GROUP photos at a time."""
 
     def __init__(
         self,
@@ -69,10 +69,10 @@ class GroupReader:
         fillings = {"mean": self.network.raw_means, "zero": self.zeros}.get(missing.policy, {})
         vectors = [key for key, each in self.side_inputs.items() if isinstance(each, Vector)]
         self.filling: dict[str, NDArray[np.generic]] = {key: fillings[key] for key in vectors if key in fillings}
-        """What a photo without a vector is given to read, where the policy gives it something."""
+        """The vectors that replace missing ones, by key, if the policy fills them."""
 
     def check_lookups(self, lookups: Mapping[str, Lookup]) -> None:
-        """Refuses a stream without a source of vectors or maps, unless the policy does without them."""
+        """Raises DataError for a stream without a source of vectors or maps, unless the policy continues without it."""
         unknown = [key for key in self.side_inputs if key not in lookups]
         for key in unknown if not self.missing.fills else ():
             kind, place = ("vectors", "FILE") if isinstance(self.inputs[key], Vector) else ("maps", "FOLDER")
@@ -80,7 +80,10 @@ class GroupReader:
             raise DataError(f"input.{key}", f"this stream needs {kind}, but none were given.", do=do)
 
     def read(self, photo: GivenPhoto, lookups: Mapping[str, Lookup], index: int) -> ReadPhoto | str:
-        """What a thread reads of a photo, number `index` of all; or in a few words why it cannot be used."""
+        """Reads one photo in a decoding thread; returns a short reason if it cannot be used.
+
+        `index` is its number in the list.
+        """
         try:
             arrays = self._side_arrays(photo, lookups, index)
         except BadImage as error:
@@ -95,7 +98,7 @@ class GroupReader:
             return error.reason
 
     def finish(self, read: Sequence[ReadPhoto | str]) -> list[ReadPhoto | str]:
-        """Photos that were read, decoded together where they are not decoded yet."""
+        """Decodes the pictures that are not decoded yet, all in one call."""
         if self.decoder is None:
             return list(read)
         begun = [each.begun for each in read if isinstance(each, ReadPhoto) and each.begun is not None]
@@ -105,7 +108,7 @@ class GroupReader:
     def _side_arrays(
         self, photo: GivenPhoto, lookups: Mapping[str, Lookup], index: int
     ) -> dict[str, NDArray[np.generic]]:
-        """The vectors and maps that a photo has, or that the policy fills in; BadImage for a damaged map."""
+        """Returns a photo's vectors and maps, with those the policy fills in. Raises BadImage for a damaged map."""
         found = {key: lookups[key](photo.ids, index) for key in self.side_inputs if key in lookups}
         return {**self.filling, **{key: array for key, array in found.items() if array is not None}}
 
@@ -113,9 +116,10 @@ class GroupReader:
     def pooled(
         self, photos: Sequence[ReadPhoto], *, fill_up: bool = True, prefetch: Prefetch | None = None
     ) -> dict[str, dict[str, Tensor]]:
-        """{key: {stage: (n, P)}} of n <= GROUP photos; with `fill_up` of a whole group, for the same last bits.
+        """Returns {key: {stage: (n, P)}} of n <= GROUP photos.
 
-        `prefetch` computes them, while it has further photos decoded.
+        With `fill_up` a whole group is computed, so that results are bit-identical. `prefetch` computes the features
+        while it decodes further photos.
         """
         rows = filled_up(photos) if fill_up else photos
         what = f"{len(rows)} photos do not fit at once into the memory of {self.runtime}."
@@ -128,7 +132,7 @@ class GroupReader:
         return {key: self.groups.pool(branch, batch[branch.entry(key, batch)]) for key, branch in branches.items()}
 
     def _batch(self, rows: Sequence[ReadPhoto]) -> dict[str, Tensor]:
-        """What the streams read, by name; zeros where a photo has none."""
+        """Returns the streams' inputs by name, with zeros if a photo has none."""
         arrays = {key: np.stack([row.arrays.get(key, self.zeros[key]) for row in rows]) for key in self.side_inputs}
         if self.decoder:
             arrays["image"] = np.stack([row.arrays["image"] for row in rows])
@@ -136,7 +140,7 @@ class GroupReader:
 
 
 class GroupPredictor(GroupReader):
-    """Reads photos, and gives their probabilities (n, K), up to GROUP at a time."""
+    """Reads photos, and returns their class probabilities (n, K), for up to GROUP photos at a time."""
 
     def __init__(
         self,
@@ -155,9 +159,9 @@ class GroupPredictor(GroupReader):
     def probabilities(
         self, photos: Sequence[ReadPhoto], *, fill_up: bool = True, prefetch: Prefetch | None = None
     ) -> NDArray[np.float64]:
-        """Probabilities (n, K) of n <= GROUP photos; `fill_up` and `prefetch` as in `pooled`.
+        """Returns probabilities (n, K) of n <= GROUP photos; `fill_up` and `prefetch` as in `pooled`.
 
-        Heads and the fusion run in one thread: they are small, and its number changes the last bits of their sums.
+        Heads and the fusion run in one thread: they are small, and the number of threads would change the last bits.
         """
         rows = filled_up(photos) if fill_up else photos
         absent = absent_pooled(self.network, self.missing.without, len(rows))
@@ -168,7 +172,7 @@ class GroupPredictor(GroupReader):
         return probabilities[: len(photos)]
 
     def _present(self, rows: Sequence[ReadPhoto]) -> dict[str, Tensor]:
-        """{key: (n,) bool} of the streams that some photos lack."""
+        """Returns {key: (n,) bool} for the streams that some photos lack."""
         without, device = self.missing.without, self.runtime.device
         lacking = without.union(*(row.lacking for row in rows))
         return {key: torch.tensor([key not in row.lacking | without for row in rows], device=device) for key in lacking}
@@ -181,5 +185,5 @@ def _with_picture(read: ReadPhoto, photo: Photo | BadImage) -> ReadPhoto | str:
 
 
 def filled_up(photos: Sequence[ReadPhoto]) -> list[ReadPhoto]:
-    """A whole group: the last photo again and again."""
+    """Fills a group by repeating the last photo."""
     return [*photos, *([photos[-1]] * (GROUP - len(photos)))]

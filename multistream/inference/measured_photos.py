@@ -1,4 +1,4 @@
-"""Which photos are measured: a run's own, or another data set without the photos that the run was trained on."""
+"""Selects the photos to evaluate: a run's own, or another data set without the photos the run was trained on."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ LEARNT = "in the run's training"
 def photos_to_measure(
     model: LoadedModel, *, data: str, part: str, label: str, console: Console
 ) -> tuple[Table, Mapping[str, int]]:
-    """The photos, and how many were left out by reason.
+    """Returns the photos, and the number of excluded photos by reason.
 
-    Without `data` the run's own `part` (test by default), without photos that are others now than their sha256 in
-    split.csv says. With `data` all of it, or its own `part`, without what the run has learnt from, by the files' bytes.
+    Without `data`: the run's own `part` (default: test), without photos whose sha256 differs from split.csv. With
+    `data`: the whole set or its `part`, without photos the run was trained on, which are identified by sha256.
     """
     if part not in ("", *PARTS, ALL):
         raise UsageError("--part", f"{part!r} is unknown.", right=f"It must be {', '.join((*PARTS, ALL))}.")
@@ -77,7 +77,7 @@ def _other_photos(
 
 
 def _of_part(table: Table, part: str, console: Console) -> Table:
-    """The images of this part of a set that has parts; all of them together otherwise, which is said."""
+    """Selects this part of a set that has parts; with no part named, all of them, which is reported."""
     counts = Counter(table.parts)
     message = ", ".join(f"{name} {counts[name]:,}" for name in PARTS if counts[name])
     if not part and len(counts) > 1:
@@ -94,7 +94,10 @@ def _of_part(table: Table, part: str, console: Console) -> Table:
 def own_part(
     model: LoadedModel, command: str, *, part: str = "test", label: str = ""
 ) -> tuple[Table, tuple[SplitRow, ...]]:
-    """The photos of one part of the run's own split, with their rows of split.csv; `command` asks for them."""
+    """Returns the photos of one part of the run's own split, with their rows of split.csv.
+
+    `command` names the calling command in errors.
+    """
     settings = model.recipe.data
     rows = _rows_of_part(model, command, part)
     table = open_table(settings.source, label=label or settings.label, allow_outside=settings.allow_outside)

@@ -1,4 +1,4 @@
-"""Metrics of probabilities against labels, each with a 95 % interval (paper section 6)."""
+"""Metrics of predicted probabilities against labels, each with a 95 % interval (paper section 6)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Metrics(JsonRecord):
-    """How good probabilities over K classes are on n photos; shares between 0 and 1, all in float64.
+    """Metrics of probabilities over K classes on n photos; fractions are between 0 and 1, all in float64.
 
-    Intervals are Wilson's for shares of photos and percentile bootstraps for the rest. Means over classes leave out
-    classes that do not occur: for recall (`balanced_accuracy`) those without a photo, for F1 those that are moreover
-    never predicted. A precision, recall or F1 that is 0/0 is reported as 0, together with its n.
+    Intervals are Wilson's for fractions of photos, and percentile bootstraps for the rest. Means over classes leave out
+    classes that do not occur: for recall (`balanced_accuracy`) those without a photo, for F1 those without a photo and
+    without a prediction. A precision, recall or F1 that is 0/0 is reported as 0, together with its n.
     """
 
     accuracy: float
@@ -43,13 +43,13 @@ class Metrics(JsonRecord):
     """Mean negative log-likelihood in nats; a probability of 0 counts as 2.2e-16."""
     nll_ci95: Interval
     brier: float
-    """Mean squared distance between probabilities and truth, summed over the classes: 0 to 2."""
+    """Mean squared distance between probabilities and one-hot labels, summed over the classes: 0 to 2."""
     brier_ci95: Interval
     ece: float
-    """Expected calibration error of the most probable class, 15 bins of equal width."""
+    """Expected calibration error of the most probable class, with 15 bins of equal width."""
     ece_ci95: Interval
     majority: float
-    """The accuracy of always saying the most frequent class."""
+    """The accuracy of always predicting the most frequent class."""
     n: int
     classes: tuple[str, ...]
     confusion: tuple[tuple[int, ...], ...]
@@ -57,18 +57,18 @@ class Metrics(JsonRecord):
     per_class: Mapping[str, Mapping[str, Any]]
     """{class: {n, precision, recall, recall_ci95, f1}}"""
     polarity_accuracy: float | None = None
-    """The share of photos whose predicted class has the label's polarity; None unless all classes are emotions."""
+    """The fraction of photos whose predicted class has the label's polarity; None unless all classes are emotions."""
     polarity_accuracy_ci95: Interval | None = None
     votes: Mapping[str, Any] | None = None
-    """Distances to the votes, where people voted (`multistream.vote_distances`)."""
+    """Distances to the votes, if the data have votes (`multistream.vote_distances`)."""
     ece_before: float | None = None
-    """The calibration error before logits were divided by a temperature; None where they are not."""
+    """The calibration error before temperature scaling; None if there was none."""
     ece_before_ci95: Interval | None = None
     nll_before: float | None = None
     nll_before_ci95: Interval | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it; what is not known is left out."""
+        """Returns the metrics for JSON, without those that are None."""
         return {name: value for name, value in super().to_dict().items() if value is not None}
 
 
@@ -81,12 +81,11 @@ def metrics(
     uncalibrated: NDArray[np.floating] | None = None,
     seed: int = 0,
 ) -> Metrics:
-    """Measures probabilities (N, K) against labels (N,), which index the K classes; `seed` draws the bootstraps.
+    """Computes the metrics of probabilities (N, K) against labels (N,), which index the K classes.
 
-    `votes` (N, K) are the distributions that people gave, where they voted; `uncalibrated` (N, K) the probabilities
-    before a temperature was applied.
-
-    Raises DataError where there is no photo, ValueError for arrays that do not fit.
+    `votes` (N, K) are the distributions of the annotators' votes, if there are any; `uncalibrated` (N, K) are the
+    probabilities before temperature scaling; `seed` is that of the bootstraps. Raises DataError if there are no photos,
+    ValueError for arrays whose shapes or values do not fit.
     """
     exact = np.asarray(probabilities, dtype=np.float64)
     _check(exact, labels, classes)
@@ -122,7 +121,7 @@ def measures(
     label_sets: NDArray[np.bool_] | None = None,
     uncalibrated: NDArray[np.floating] | None = None,
 ) -> Measures:
-    """The metrics of `label_sets` (N, K) where images may have several classes, else of their labels."""
+    """Computes the metrics of `label_sets` (N, K) if images may have several classes, else of their labels."""
     if label_sets is not None:
         return label_set_metrics(probabilities, label_sets, classes)
     return metrics(probabilities, labels, classes, votes=votes, uncalibrated=uncalibrated)
@@ -141,7 +140,10 @@ def _check(probabilities: Floats, labels: Integers, classes: Sequence[str]) -> N
 
 
 def _over_classes(confusion: Integers, *, seed: int) -> dict[str, Any]:
-    """macro_f1 and balanced_accuracy with intervals: resampled photos are a resampled confusion matrix."""
+    """Returns macro_f1 and balanced_accuracy with intervals, by resampling the confusion matrix.
+
+    Resampling its counts is equivalent to resampling the photos.
+    """
     resampled = resampled_counts(confusion, seed=seed)
     return {
         "macro_f1": float(macro_f1(confusion)),
@@ -152,7 +154,7 @@ def _over_classes(confusion: Integers, *, seed: int) -> dict[str, Any]:
 
 
 def _of_probabilities(probabilities: Floats, labels: Integers, predicted: Integers, *, seed: int) -> dict[str, Any]:
-    """nll, brier and ece with intervals: all three are functions of the same column means, so one bootstrap does."""
+    """Returns nll, brier and ece with intervals, from one bootstrap: all are functions of the same column means."""
     n, k = probabilities.shape
     scores_NC = np.empty((n, 2 + BINS))
     own = probabilities[np.arange(n), labels]
@@ -161,7 +163,8 @@ def _of_probabilities(probabilities: Floats, labels: Integers, predicted: Intege
     scores_NC[:, 2:] = _calibration_gaps(probabilities.max(axis=1), predicted == labels)
     means, resampled = scores_NC.mean(axis=0), resampled_means(scores_NC, seed=seed)
     ece, drawn = float(np.abs(means[2:]).sum()), np.abs(resampled[:, 2:]).sum(axis=1)
-    low, high = percentile_interval(drawn + ece - drawn.mean())  # resampling adds noise to every bin, which abs() keeps
+    # Resampling adds noise to every bin, which abs() does not average out.
+    low, high = percentile_interval(drawn + ece - drawn.mean())
     return {
         "nll": float(means[0]),
         "nll_ci95": percentile_interval(resampled[:, 0]),
@@ -173,7 +176,7 @@ def _of_probabilities(probabilities: Floats, labels: Integers, predicted: Intege
 
 
 def _before(uncalibrated: NDArray[np.floating] | None, labels: Integers, *, seed: int) -> dict[str, Any]:
-    """Calibration error and likelihood of the probabilities before calibration."""
+    """Returns calibration error and likelihood before calibration."""
     if uncalibrated is None:
         return {}
     exact = np.asarray(uncalibrated, dtype=np.float64)
@@ -183,7 +186,7 @@ def _before(uncalibrated: NDArray[np.floating] | None, labels: Integers, *, seed
 
 
 def without_temperature(probabilities: NDArray[np.floating], temperature: float) -> Floats | None:
-    """softmax(logits) of softmax(logits / temperature), (N, K); None where the temperature is 1."""
+    """Undoes temperature scaling of softmax(logits / temperature), (N, K); None if the temperature is 1."""
     if temperature == 1:
         return None
     logs = temperature * np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float64).tiny))
@@ -193,9 +196,10 @@ def without_temperature(probabilities: NDArray[np.floating], temperature: float)
 
 
 def _calibration_gaps(confidences: Floats, correct: NDArray[np.bool_]) -> Floats:
-    """(N, BINS): in the column of its bin (low, high], by how much each photo was better than it was said to be.
+    """Returns (N, BINS): correctness minus confidence of each photo, in the column of its bin (low, high].
 
-    A bin's mean over all N photos is its share of them times (accuracy - confidence): the ECE sums their sizes.
+    A bin's mean over all N photos is its fraction of photos times (accuracy - confidence); the ECE sums the absolute
+    means.
     """
     gaps = np.zeros((len(confidences), BINS))
     bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], confidences, side="left")
@@ -204,7 +208,7 @@ def _calibration_gaps(confidences: Floats, correct: NDArray[np.bool_]) -> Floats
 
 
 def _polarity(confusion: Integers, classes: Sequence[str]) -> dict[str, Any]:
-    """The share of photos that got a class of the label's polarity, if that is known of every class."""
+    """Returns the fraction of photos whose prediction has the label's polarity; empty if a polarity is unknown."""
     positive = polarities(classes)
     if positive is None:
         return {}
@@ -214,7 +218,7 @@ def _polarity(confusion: Integers, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def _per_class(confusion: Integers, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Precision, recall and F1 of each class; 0 where one is 0/0."""
+    """Returns precision, recall and F1 of each class; 0 if one is 0/0."""
     hits, there, predicted = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     rows = zip(classes, hits.tolist(), there.tolist(), predicted.tolist(), strict=True)
     return {

@@ -1,4 +1,4 @@
-"""Missing streams: what becomes of a photo that lacks a vector or a map, and of a stream that is left out by name."""
+"""Missing streams: policies for a photo that lacks a vector or map, and for a stream that is left out by name."""
 
 from __future__ import annotations
 
@@ -16,26 +16,33 @@ from multistream.nn.nested import map_stages
 from multistream.recipe import DataSettings
 
 MissingStream = Literal["error", "drop", "mean", "zero"]
-"""error: the photo is refused; drop: the others decide; mean: the training mean stands in; zero: zeros, for vectors."""
+"""The policy for a missing stream.
+
+error: the photo is refused; drop: the other streams predict; mean: replaced by the training mean; zero: replaced by
+zeros, for vectors only.
+"""
 
 ASKED_FOR = ("error", "drop", "mean")
-"""What can be asked for; zeros are a recipe's alone."""
+"""The policies that a caller can choose; zero can only be set by a recipe."""
 
 
 @dataclass(frozen=True)
 class MissingPolicy:
-    """What is done where a stream is missing, and the keys of those that are left out of every photo."""
+    """The policy for missing streams, and the keys of the streams that are left out of every photo."""
 
     policy: MissingStream = "error"
     without: frozenset[str] = frozenset()
     is_asked_for: bool = False
-    """Whether the caller named the policy, and not the run's recipe."""
+    """Whether the caller chose the policy, and not the run's recipe."""
 
     @classmethod
     def settle(
         cls, network: MultiStream, settings: DataSettings, *, missing: str = "", without: Collection[str] = ()
     ) -> MissingPolicy:
-        """The policy asked for, else the recipe's; UsageError for unknown names and where no stream is left."""
+        """Returns the requested policy, else the recipe's.
+
+        Raises UsageError for unknown names and if no stream remains.
+        """
         _check_without(set(network.branches), without)
         if missing not in ("", *ASKED_FOR):
             raise UsageError("--missing", f"{missing!r} is unknown.", right=f"It must be {', '.join(ASKED_FOR)}.")
@@ -53,11 +60,11 @@ class MissingPolicy:
 
     @property
     def fills_maps(self) -> bool:
-        """Whether a photo that lacks a map is predicted: zeros are not a map of anything."""
+        """Whether a photo that lacks a map is predicted; a map cannot be replaced by zeros."""
         return self.policy in ("drop", "mean")
 
     def leaving_out(self, network: MultiStream, keys: Collection[str]) -> MissingPolicy:
-        """The policy with further streams left out; UsageError where none is left."""
+        """Returns the policy with further streams left out. Raises UsageError if none remains."""
         without = self.without | frozenset(keys)
         if self.policy == "drop" and without >= set(network.branches):
             what = "drop leaves no stream, because no input is given."
@@ -65,7 +72,7 @@ class MissingPolicy:
         return replace(self, without=without)
 
     def logits(self, network: MultiStream, pooled: Pooled, present: Mapping[str, Tensor]) -> Tensor:
-        """Logits (B, K) of pooled features; `present` is {key: (B,) bool} for the streams that some photos lack."""
+        """Returns logits (B, K) of pooled features; `present` is {key: (B,) bool} for streams that some photos lack."""
         if all(bool(mask.all()) for mask in present.values()):
             return network.classify(pooled)
         if self.policy == "drop":
@@ -86,11 +93,11 @@ def _check_without(keys: Collection[str], without: Collection[str]) -> None:
 
 
 def absent_pooled(network: MultiStream, keys: Collection[str], rows: int) -> dict[str, dict[str, Tensor]]:
-    """Pooled features of streams that do not run: the training mean in every row."""
+    """Returns pooled features for streams that do not run: the training mean in every row."""
     taps = {key: dict(network.branches[key].taps.items()) for key in keys}
     return map_stages(taps, lambda tap: tap.baseline.expand(rows, -1))
 
 
 def noun_of(network: MultiStream, key: str) -> str:
-    """What a photo lacks where this stream is missing."""
+    """Returns the noun for this stream's input in messages."""
     return "vector" if network.branches[key].reads_vector else "map"

@@ -1,4 +1,4 @@
-"""Model: a trained network that predicts; `multistream.load` returns it, `Model.of` wraps a network in memory."""
+"""Model: a trained network for prediction. `multistream.load` returns it, `Model.of` wraps a network in memory."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Model(LoadedModel):
 
     @classmethod
     def of(cls, network: MultiStream, *, recipe: Recipe | None = None, prior: Tensor | None = None) -> Self:
-        """Wraps a network that was trained in one's own loop: it is marked as trained, and put into eval mode.
+        """Wraps a network that was trained outside this library: marks it as trained and sets eval mode.
 
-        `recipe` says how photos become pixels (`data`), by default as `Recipe()` does. `prior` (K,) are the fractions
-        of the classes in the training data: the prediction where an explanation leaves all streams out.
+        `recipe` defines how photos are decoded (`data`), by default as in `Recipe()`. `prior` (K,) are the class
+        fractions of the training data, which an explanation uses as the prediction without any stream.
 
         >>> from multistream import compose, streams
         >>> model = Model.of(compose({"anp": streams["anp"](width=3)}, classes=["awe", "fear"]))
@@ -46,9 +46,9 @@ class Model(LoadedModel):
         return _in_memory(cls, network.mark_trained(prior), recipe)
 
     def save(self, path: str | Path) -> Path:
-        """Writes the model to a folder, as `model.safetensors`, or to a file of that ending; returns the file.
+        """Writes the model to `model.safetensors` in a folder, or to a file with that suffix; returns the file.
 
-        `multistream.load` reads both. A model that is there already is replaced, but not that of a run: UsageError.
+        `multistream.load` reads both. An existing model is replaced. Raises UsageError if the folder is a run.
         """
         path = Path(path).expanduser()
         file = path if path.suffix == Path(MODEL_FILE).suffix else path / MODEL_FILE
@@ -71,15 +71,15 @@ class Model(LoadedModel):
         precision: str = "auto",
         say: Callable[[str], object] | None = None,
     ) -> Iterator[Prediction]:
-        """Class probabilities for one photo or many, in order; a photo that cannot be used gets a status.
+        """Yields class probabilities for one or many photos, in order; a photo that cannot be used gets a status.
 
-        A photo is a path (a folder stands for all images in it), bytes, an open file, a Pillow picture or a uint8 array
-        (H, W, 3). `inputs` gives vectors and maps by stream key or input name: a file or folder, {id: array}, or
-        arrays in the order of the photos. `missing` says what becomes of a photo that lacks one: error (a status),
-        drop (use the other streams) or mean (use the training mean instead); `without` leaves streams out by key.
-        `say` receives messages about files in folders that are skipped.
+        A photo is a path (of a folder: all images in it), bytes, an open file, a Pillow picture or a uint8 array (H, W,
+        3). `inputs` supplies vectors and maps by stream key or input name: a file or folder, {id: array}, or arrays in
+        the order of the photos. `missing` is the policy for a photo that lacks one: error (a status), drop (use the
+        other streams) or mean (use the training mean). `without` leaves streams out by key. `say` receives messages
+        about skipped files in folders.
         """
-        from multistream.inference.predict import predict  # predictions are made with models
+        from multistream.inference.predict import predict  # only prediction needs these modules
 
         return predict(
             self,
@@ -98,7 +98,7 @@ def _in_memory(kind: type[AnyModel], network: MultiStream, recipe: Recipe | None
 
 
 def as_model(source: Model | MultiStream | str | Path, *, streams: Mapping[str, Stream] | None = None) -> Model:
-    """The model of a run, of a file or of a network in memory, whether that is trained or not."""
+    """Returns the model of a run, of a file, or of a network in memory, trained or not."""
     if isinstance(source, Model):
         return source
     return _in_memory(Model, source) if isinstance(source, MultiStream) else load(source, streams=streams)
@@ -107,8 +107,8 @@ def as_model(source: Model | MultiStream | str | Path, *, streams: Mapping[str, 
 def load(path: str | Path, *, streams: Mapping[str, Stream] | None = None) -> Model:
     """Loads a run (its folder) or a model file, in eval mode on the CPU.
 
-    `streams` supplies the streams that were given as instances. Raises WeightsError (exit 69) for a file that is
-    missing, damaged or of another version, and PluginError (69) for a plugin that is not installed.
+    `streams` supplies the streams that were passed as instances. Raises WeightsError (exit 69) if the file is missing,
+    damaged or of another version, and PluginError (exit 69) if a plugin is not installed.
     """
     loaded = load_model(path, streams=streams)
     return Model(loaded.network, loaded.recipe, loaded.path, loaded.sha256)

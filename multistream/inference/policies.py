@@ -1,4 +1,4 @@
-"""Accuracy under each policy for missing streams: on the photos that lack nothing, and on all of them."""
+"""Accuracy under each policy for missing streams, on complete photos and on all photos."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from multistream.records import JsonRecord
 from multistream.statistics import wilson
 
 POLICIES = {"complete": "nothing missing", "drop": "drop", "mean": "mean", "zero": "zero", "error": "as trained"}
-"""What the rows of `policy_accuracies` are called."""
+"""The printed names of the rows of `policy_accuracies`."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class PolicyAccuracy(JsonRecord):
 def probabilities_by_policy(
     network: MultiStream, features: Pooled, present: Mapping[str, Tensor], policy: MissingPolicy
 ) -> dict[MissingStream, NDArray[np.float64]]:
-    """Probabilities (N, K) under `policy`, and where some photos lack a stream under `drop` and `mean` too.
+    """Returns probabilities (N, K) under `policy`, and if some photos lack a stream also under `drop` and `mean`.
 
-    `present` is {key: (N,) bool} for the streams that some photos lack. Rows that drop leaves no stream are NaN.
+    `present` is {key: (N,) bool} for the streams that some photos lack. Rows without any remaining stream are NaN.
     """
     asked: list[MissingStream] = [policy.policy, *(("drop", "mean") if present else ())]
     return {
@@ -51,7 +51,7 @@ def policy_accuracies(
     *,
     label_sets: NDArray[np.bool_] | None = None,
 ) -> dict[str, PolicyAccuracy]:
-    """Accuracy on photos that lack nothing, and on all that each policy predicts; with `label_sets`, exact matches."""
+    """Returns accuracy on complete photos, and on all that each policy predicts; for `label_sets`, exact matches."""
     if not present:
         return {}
     complete = np.all(np.stack(list(present.values())), axis=0)
@@ -78,7 +78,7 @@ def _accuracy(right_N: NDArray[np.bool_]) -> PolicyAccuracy:
 def _probabilities(
     network: MultiStream, features: Pooled, present: Mapping[str, Tensor], policy: MissingPolicy
 ) -> NDArray[np.float64]:
-    """Under one policy; NaN where drop leaves a photo no stream."""
+    """Returns probabilities (N, K) under one policy; NaN if drop leaves a photo without streams."""
     count = len(next(iter(next(iter(features.values())).values())))
     has_one = torch.ones(count, dtype=torch.bool, device=network.prior.device)
     if policy.policy == "drop" and set(present) == set(network.branches):

@@ -1,4 +1,4 @@
-"""predict: class probabilities for photos, in their order; a photo that cannot be used gets a status."""
+"""`predict`: class probabilities for photos, in their order; a photo that cannot be used gets a status."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from multistream.runs.predictions_file import SEPARATOR
 from multistream.runtime.device import available_workers
 
 NOT_FINITE = "prediction not finite"
-"""The status of a photo of which the network makes NaN: its weights are damaged, or its vector is out of all bounds."""
+"""The status of a photo with NaN probabilities: the weights are damaged, or its vector has extreme values."""
 
 MAX_BYTES = 2**29
-"""The most that is read of an open file where no stream looks at photos."""
+"""The maximum number of bytes read from an open file if no stream reads photos."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """One photo's outcome: `status` is "ok" or why the file could not be used (then there is no label).
+    """The result for one photo: `status` is "ok" or the reason why the file cannot be used (then there is no label).
 
-    Where a photo may have several labels, `labels` are all that are predicted, and `label` are their names, joined.
+    If a photo may have several labels, `labels` lists all predicted ones, and `label` joins their names.
     """
 
     path: str
@@ -48,7 +48,7 @@ class Prediction:
     labels: tuple[str, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """A line of `predict --json`."""
+        """Returns a line of `predict --json`."""
         return {
             "path": self.path,
             "status": self.status,
@@ -70,13 +70,12 @@ def predict(
     say: Callable[[str], object] | None = None,
     whole_groups: bool = False,
 ) -> Iterator[Prediction]:
-    """One Prediction a photo, in input order; folders give all their images. Never raises for a bad image.
+    """Yields one Prediction per photo, in input order, for folders all their images. Never raises for a bad image.
 
-    Photos are taken as they come, decoded in threads, on a CPU while the network runs only if that is faster, and never
-    more than a few groups are held.
-    `missing` is error, drop or mean, for a photo without a vector or map ("" for the recipe's choice); `without` leaves
-    streams out by key. `whole_groups` computes a group even for a list that is shorter, so that the last bits are those
-    that the photos have in a longer one.
+    Photos are consumed lazily and decoded in threads; on a CPU the network runs at the same time only if that is
+    faster. At most a few groups are held in memory. `missing` is error, drop or mean, for a photo without a vector or
+    map ("" for the recipe's choice); `without` leaves streams out by key. `whole_groups` computes a whole group even
+    for a shorter list, so that the results are bit-identical to those in a longer list.
     """
     require_trained(model, "predict")
     predictor = GroupPredictor(model, device=device, precision=precision, missing=missing, without=without)
@@ -94,7 +93,7 @@ def as_photos(
     say: Callable[[str], object] | None = None,
     own: Table | None = None,
 ) -> Iterator[GivenPhoto]:
-    """The photos one at a time, with the ids that the run's own vectors and maps may know them by."""
+    """Yields the photos, with the ids that the run's own vectors and maps may have for them."""
     own = own or _own_table(model)
     decoder = make_decoder(model.inputs, model.recipe.data)
     limit = decoder.max_bytes if decoder else MAX_BYTES
@@ -105,7 +104,7 @@ def as_photos(
 def _side_inputs(
     model: LoadedModel, predictor: GroupPredictor, inputs: Mapping[str, SideSource], own: Table | None
 ) -> dict[str, Lookup]:
-    """Where vectors and maps are found: what is given, what the recipe names and is here, what the data set has."""
+    """Returns the sources of vectors and maps: those passed, those of the recipe that exist, those of the data set."""
     named = {name: path for name, path in model.recipe.network.inputs.items() if Path(path).expanduser().exists()}
     sources: dict[str, SideSource] = {**named, **inputs}
     lookups = side_lookups(model.inputs, sources, resize=model.recipe.data.resize, own=own)
@@ -113,13 +112,13 @@ def _side_inputs(
 
 
 def _own_table(model: LoadedModel) -> Table | None:
-    """The data set that the run was trained on, where a stream reads more than photos; None if it is not here."""
+    """Opens the run's training data if a stream reads more than photos; None if they are not available."""
     settings = model.recipe.data
     if not side_inputs_of(model.inputs):
         return None
     try:
         return open_table(settings.source, label=settings.label, allow_outside=settings.allow_outside)
-    except MultistreamError:  # a model need not be where its photos are
+    except MultistreamError:  # a model may be used without its training photos
         return None
 
 
@@ -139,9 +138,9 @@ def _predictions(
     prefetch = prefetch_for(predictor.runtime.device, workers=workers)
     fill_up = whole_groups
     threads = predictor.decoder.threads(workers) if predictor.decoder else workers
-    with Pool(threads) as pool:  # Pillow lets go of the interpreter while it decodes
+    with Pool(threads) as pool:  # Pillow releases the GIL while it decodes
         for group in read_groups(pool, groups, read, prefetch=prefetch):
-            # One photo alone answers at once; of many, the last bits do not depend on where a group ends.
+            # A single photo is not filled up. In a longer list, the last bits do not depend on group boundaries.
             fill_up = fill_up or len(group) == GROUP
             outcomes = predictor.finish([future.result() for _, future in group])
             usable = [outcome for outcome in outcomes if isinstance(outcome, ReadPhoto)]

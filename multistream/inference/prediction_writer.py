@@ -1,4 +1,4 @@
-"""Predictions to a file as they come: JSON lines or parquet, in constant memory, and on from where a call ended."""
+"""Streams predictions to a file (JSON lines or parquet) in constant memory, and resumes an interrupted call."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LINES = (".jsonl", ".ndjson")
 def write_predictions_of(
     model: Model, images: Iterable[str], out: Path, *, options: Mapping[str, Any], say: Callable[[str], object]
 ) -> Counter[str]:
-    """Predicts and writes; returns how many photos had which status. What `out` holds already is not done again.
+    """Predicts and writes; returns the number of photos by status. Photos that `out` already contains are skipped.
 
-    `out` ends in .jsonl (an object a line) or .parquet (a folder of files). A second call must be of the same model and
-    options, and list the same photos in the same order: CannotResume (exit 78) otherwise.
+    `out` ends in .jsonl (one object per line) or .parquet (a folder of files). Raises CannotResume (exit 78) if a
+    second call has another model, other options, or another list or order of photos.
     """
     out = out.expanduser()
     if out.suffix not in (*LINES, ".parquet"):
@@ -41,13 +41,13 @@ def write_predictions_of(
     statuses: Counter[str] = Counter()
     if done := _same_photos(out, _paths(file.done(), statuses), photos):
         say(f"predict: {done:,} photos are already done")
-    results = predict(model, photos, **options, whole_groups=True)  # what a second call adds is the same
+    results = predict(model, photos, **options, whole_groups=True)  # whole groups make resumed results bit-identical
     file.write(_counted(results, statuses))
     return statuses
 
 
 def _paths(done: Iterable[tuple[str, str]], statuses: Counter[str]) -> Iterator[str]:
-    """The paths of what is done, (path, status); counts its statuses."""
+    """Yields the paths of finished photos (path, status), and counts their statuses."""
     for path, status in done:
         statuses[status] += 1
         yield path
@@ -60,7 +60,7 @@ def _counted(results: Iterable[Prediction], statuses: Counter[str]) -> Iterator[
 
 
 def _check_same(model: Model, out: Path, options: Mapping[str, Any]) -> None:
-    """Holds what the file was begun with against what is asked now."""
+    """Raises CannotResume if the model or options differ from those that the file was started with."""
     names = ("missing", "without", "inputs")
     now = {"model": model.sha256, **{name: plain(options.get(name)) for name in names}}
     about = out.with_name(out.name + ".about.json")
@@ -76,7 +76,7 @@ def _check_same(model: Model, out: Path, options: Mapping[str, Any]) -> None:
 
 
 def _same_photos(out: Path, done: Iterable[str], photos: Iterator[GivenPhoto]) -> int:
-    """Passes over the photos that are done, and counts them; CannotResume where they are others."""
+    """Skips the finished photos and returns their number. Raises CannotResume if the photos differ."""
     count = 0
     for count, path in enumerate(done, 1):
         photo = next(photos, None)
@@ -88,13 +88,13 @@ def _same_photos(out: Path, done: Iterable[str], photos: Iterator[GivenPhoto]) -
 
 
 class _Lines:
-    """A file with an object a line."""
+    """A file with one JSON object per line."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
 
     def done(self) -> Iterator[tuple[str, str]]:
-        """(path, status) of each line; a last line that a crash cut off is removed."""
+        """Yields (path, status) of each line; removes a last line that a crash has truncated."""
         if not self.out.exists():
             return
         with self.out.open("r+b") as file:
@@ -111,14 +111,14 @@ class _Lines:
                 yield path, status
 
     def write(self, results: Iterator[Prediction]) -> None:
-        """Adds a line for each of them."""
+        """Appends a line for each prediction."""
         with writing(self.out.parent), self.out.open("a", encoding="utf-8") as text:
             for result in results:
                 text.write(json.dumps(result.to_dict(), ensure_ascii=True) + "\n")
 
 
 class _Parquet:
-    """A folder of files of PART rows each."""
+    """A folder of parquet files with PART rows each."""
 
     def __init__(self, out: Path, classes: tuple[str, ...]) -> None:
         try:
@@ -131,7 +131,7 @@ class _Parquet:
         self.parts = sorted(make_folder(out).glob("part-*.parquet"))
 
     def done(self) -> Iterator[tuple[str, str]]:
-        """(path, status) of each row."""
+        """Yields (path, status) of each row."""
         for part in self.parts:
             try:
                 held = self._parquet.read_table(part, columns=["path", "status"]).to_pydict()
@@ -140,7 +140,7 @@ class _Parquet:
             yield from zip(held["path"], held["status"], strict=True)
 
     def write(self, results: Iterator[Prediction]) -> None:
-        """Adds a file for every PART of them, and one for the rest."""
+        """Writes a file for every PART predictions, and one for the rest."""
         for number in itertools.count(len(self.parts)):
             rows = list(itertools.islice(results, PART))
             if not rows:
@@ -151,7 +151,7 @@ class _Parquet:
 
 
 def _table(arrow: Any, rows: list[Prediction], classes: tuple[str, ...]) -> Any:
-    """Columns path, status, label, and a float64 column p_CLASS each."""
+    """Builds a table with columns path, status, label, and a float64 column p_CLASS for each class."""
     types = {"path": arrow.string(), "status": arrow.string(), "label": arrow.string()}
     if any(row.labels is not None for row in rows):
         types["labels"] = arrow.list_(arrow.string())
