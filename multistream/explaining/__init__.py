@@ -1,4 +1,4 @@
-"""Explanation: how much streams, stages, pixels and vector entries contribute to a decision, exactly where possible."""
+"""Explanation: the contributions of streams, stages, pixels and vector entries to a decision, exact if possible."""
 
 from multistream.explaining.attribution import ExplanationRequest
 from multistream.explaining.explanation import Explanation, ExplanationArrays

@@ -37,10 +37,10 @@ Contributions = tuple[Maps, dict[str, Tensor]]
 class ExplanationRequest:
     """The options of an explanation.
 
-    `method` is one of METHODS, or `auto`: the exact sum where each stream has one and the scale is the logit, else
-    Grad-CAM; or `fused`: the exact sum of the fused logit where there is one, else integrated gradients, which point at
-    planted cues in 96 to 100 % of the pictures where gradient x input does in 49 to 62 % (docs/explanation.md).
-    `every_class` keeps all classes next to the target; None leaves it to the method.
+    `method` is one of METHODS, `auto` or `fused`. `auto` is the exact sum if every stream has one and the scale is the
+    logit, else Grad-CAM. `fused` is the exact sum of the fused logit if it has one, else integrated gradients, which
+    point at planted cues in 96 to 100 % of the images (gradient x input: in 49 to 62 %, docs/explanation.md).
+    `every_class` keeps all classes in addition to the target; None leaves the choice to the method.
     """
 
     target: Target = field(default_factory=Target)
@@ -49,7 +49,7 @@ class ExplanationRequest:
     every_class: bool | None = None
 
     def resolved(self, network: MultiStream) -> ResolvedRequest:
-        """The same with nothing left to choose. Raises UsageError where the method cannot give what is asked."""
+        """Returns the request with all choices made. Raises UsageError if the method does not fit the network."""
         self.target.check(network.classes)
         if network.label_sets:
             self.target.check_label_sets()
@@ -88,24 +88,24 @@ def _check_known(option: str, value: str, known: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class ResolvedRequest:
-    """A request with nothing left to choose."""
+    """An explanation request with all choices made for one network."""
 
     target: Target
     method: Method
     flow: Flow
     last_stage: bool
-    """Whether Grad-CAM shows the last stage of each stream alone."""
+    """Whether Grad-CAM is limited to the last stage of each stream."""
     baseline: Baseline
     every_class: bool
-    """Whether all classes are wanted next to the target."""
+    """Whether all classes are explained in addition to the target."""
 
     def for_target_alone(self) -> ResolvedRequest:
-        """The same without the other classes."""
+        """Returns the request limited to the target class."""
         return replace(self, every_class=False)
 
 
 def no_sum(network: MultiStream, target: Target) -> str:
-    """Why a stream's contributions do not sum to what is asked; empty where they do, exactly or near each photo."""
+    """Returns why the streams' contributions have no exact or local sum; an empty string if they have one."""
     if target.scale == "probability":
         return "a probability is not a linear function of the maps"
     if "gradient" not in Decomposer(network).kinds.values():
@@ -115,12 +115,12 @@ def no_sum(network: MultiStream, target: Target) -> str:
 
 @dataclass(frozen=True)
 class Attribution:
-    """The contributions of each pixel and entry of a batch. C is the number of classes, or 1: only the target.
+    """The contributions of each pixel and vector entry of a batch. C is the number of classes, or 1: only the target.
 
     `maps` {key: {stage: (B, C, h, w)}} and `vectors` {key: (B, C, D)}. `logits`, `bias` and `remainder` {name: (B, C)}
     belong to the sums (see Decomposition). `tokens` {key: (B, T, W)} are integrated gradients of the target.
-    `residual` (B,) is what the exact sums miss, None where no sum is claimed; `gap` (B,) what the integral misses.
-    `warnings` say which claim of a part does not hold.
+    `residual` (B,) is the error of the exact sums, None if no sum is exact; `gap` (B,) is the error of the integral.
+    `warnings` name the components whose declaration (for example `linear`) does not hold.
     """
 
     method: Method
@@ -138,7 +138,7 @@ class Attribution:
     warnings: tuple[str, ...] = ()
 
     def of_target(self, values_BC: Tensor) -> Tensor:
-        """(B, C, ...) -> (B, ...): the target, minus what it is compared against."""
+        """Selects the target's column, minus that of the class it is compared against: (B, C, ...) -> (B, ...)."""
         return self.columns.pick(values_BC) if self.every_class else values_BC[:, 0]
 
     @property
@@ -152,19 +152,19 @@ class Attribution:
         return {key: self.of_target(v) for key, v in self.vectors.items()}
 
     def densities(self, size: int) -> dict[str, Tensor]:
-        """{key: (B, size, size) float64} of the target: the sum of a stream's stages, as contribution by area."""
+        """Sums each stream's target maps over its stages, per unit of area: {key: (B, size, size) float64}."""
         return {key: density(list(stages.values()), size=size) for key, stages in self.target_maps.items()}
 
     def cpu(self) -> Attribution:
-        """The same on the CPU."""
-        moved = {each.name: _on_cpu(getattr(self, each.name)) for each in fields(self)}
+        """Returns a copy on the CPU."""
+        moved = {item.name: _on_cpu(getattr(self, item.name)) for item in fields(self)}
         return replace(self, **moved)
 
 
 def density(maps: Sequence[Tensor], *, size: int) -> Tensor:
-    """Maps (B, h, w) of several stages as one (B, size, size): contribution by area, interpolated and added.
+    """Interpolates the maps (B, h, w) of several stages to (B, size, size) and adds them, per unit of area.
 
-    A cell of a coarse map covers more of the photo than one of a fine map; by area the two compare.
+    A cell of a coarse map covers more of the photo than a cell of a fine map; per unit of area they are comparable.
     """
     total = torch.zeros(len(maps[0]), size, size, dtype=torch.float64)
     for each in maps:
@@ -182,7 +182,7 @@ def attribute(
     method: str = "fused",
     runtime: Runtime,
 ) -> Attribution:
-    """The contributions to the fused logit of `targets` (B,), minus those to that of `against` (B,)."""
+    """Returns the contributions to the fused logits of `targets` (B,), minus those to the logits of `against` (B,)."""
     request = ExplanationRequest(method=method, every_class=False).resolved(network)
     forward = forward_pass(network, batch, runtime=runtime)
     return Attributor(network, request).attribute(forward, batch, TargetColumns(targets, against, "logit"))
@@ -196,7 +196,7 @@ class Attributor:
         self.decomposer = Decomposer(network)
 
     def attribute(self, forward: ForwardPass, batch: Mapping[str, Tensor], columns: TargetColumns) -> Attribution:
-        """The attribution of a batch whose forward pass is given."""
+        """Returns the attribution of a batch, given its forward pass."""
         if self.request.method == "decomposition":
             return self._decomposition(forward, columns)
         if self.request.method == "grad-cam":
@@ -234,7 +234,7 @@ class Attributor:
     def _by_gradients(
         self, forward: ForwardPass, columns: TargetColumns, contributions: Callable[[TargetColumns], Contributions]
     ) -> Attribution:
-        """The attribution of a method that explains one target at a time."""
+        """Returns the attribution by a method that explains one target at a time."""
         every, logits = self.request.every_class, forward.output.logits
         wanted = [columns.of_class(k) for k in range(logits.shape[1])] if every else [columns]
         maps, vectors = zip(*map(contributions, wanted), strict=True)
@@ -252,7 +252,7 @@ class Attributor:
         )
 
     def _cams(self, forward: ForwardPass, batch: Mapping[str, Tensor], score: Score) -> Contributions:
-        """Grad-CAM. At the last stage both flows are the same: only the head is differentiated."""
+        """Computes Grad-CAM. At the last stage both flows are equal: only the head is differentiated."""
         if self.request.flow == "total":
             return self._separated(grad_cam(self.network, batch, score=score, flow="total"))
         maps, vectors = self._separated(grad_cam_of(self.network, forward, score))
@@ -261,19 +261,19 @@ class Attributor:
         return maps, vectors
 
     def _separated(self, contributions: Maps) -> Contributions:
-        """Maps and vectors apart; a network that ends in a vector has maps too, where its stages were looked at."""
+        """Splits contributions into maps and vectors. A stream whose output is a vector can have maps of its stages."""
         maps = {k: {s: m for s, m in stages.items() if s != VECTOR} for k, stages in contributions.items()}
         vectors = {key: stages[VECTOR] for key, stages in contributions.items() if VECTOR in stages}
         return {key: stages for key, stages in maps.items() if stages}, vectors
 
 
 def _stacked(by_class: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """{name: (B, ...)} of each class as {name: (B, C, ...)}."""
+    """Stacks {name: (B, ...)} of each class into {name: (B, C, ...)}."""
     return {name: torch.stack([each[name] for each in by_class], 1) for name in by_class[0]}
 
 
 def _on_cpu(value: Any) -> Any:
-    """Tensors, and all tensors within mappings, on the CPU."""
+    """Moves a tensor, or all tensors in a mapping, to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().cpu()
     return {key: _on_cpu(each) for key, each in value.items()} if isinstance(value, Mapping) else value

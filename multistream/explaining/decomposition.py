@@ -5,8 +5,8 @@ channel is the mean over its map's pixels. So with the coefficients J (K, P) of 
 
     logit_k = bias_k + sum over stages, pixels of  sum_c J_kc map_c(y, x) / (h w)  + sum over vectors, d of J_kd x_d
 
-up to rounding. Where a head is not linear the gradient takes the place of J: the result holds near this image only
-("local"), and no sum is claimed. A sum that misses the logit is never called exact, whatever the parts declare.
+up to rounding. If a head is not linear, the gradient replaces J: the result holds near this image only ("local") and is
+not an exact sum. A sum that differs from the logit is never called exact, even if all components declare `linear`.
 """
 
 from __future__ import annotations
@@ -30,43 +30,43 @@ ReadLogits = Callable[[Pooled], Tensor]
 """Pooled features -> logits (B, K)."""
 
 Coefficients = dict[str, dict[str, Tensor]]
-"""{key: {stage: (K, P)}} where they hold for every image, (B, K, P) where they are gradients at one."""
+"""{key: {stage: (K, P)}} if they hold for every image, (B, K, P) if they are gradients at each image."""
 
 ContributionKind = Literal["exact", "local", "gradient"]
-"""exact: contributions sum to the logit; local: gradient x input near this image; gradient: no sum at all."""
+"""exact: contributions sum to the logit; local: gradient x input near this image; gradient: no sum."""
 
 TOLERANCE = 1e-4
-"""The largest residual, relative to max(1, |logit|), of a sum that may be called exact. Rounding leaves 1e-6."""
+"""The largest residual, relative to max(1, |logit|), at which a sum counts as exact. Rounding alone gives 1e-6."""
 
 
 @dataclass(frozen=True)
 class Decomposition:
     """The contributions of a batch's maps and vectors to the logits.
 
-    The sums belong to `logits`: one entry, "", for the fused logits, or one for each stream's own logits (late and
-    gated fusion average probabilities). K is the number of classes, or 1 where one target alone was decomposed.
+    `logits` has the entry "" for the fused logits, or one entry for each stream's own logits (late and gated fusion
+    average probabilities). K is the number of classes, or 1 if only one target was decomposed.
     """
 
     logits: Mapping[str, Tensor]
     """{name: (B, K)}"""
     bias: Mapping[str, Tensor]
-    """{name: (B, K)} where the sum is exact."""
+    """{name: (B, K)} of the logits whose sum is exact."""
     remainder: Mapping[str, Tensor]
-    """{name: (B, K)} elsewhere: the part of the logit that gradient x input does not cover."""
+    """{name: (B, K)} of the other logits: the logit minus the sum of gradient x input."""
     maps: Mapping[str, Mapping[str, Tensor]]
-    """{key: {stage: (B, K, h, w)}}, on the logit scale, signed."""
+    """{key: {stage: (B, K, h, w)}}, signed, on the logit scale."""
     vectors: Mapping[str, Tensor]
     """{key: (B, K, D)}"""
     kinds: Mapping[str, ContributionKind]
-    """The kind of contributions that is claimed, by key of the stream."""
+    """The kind of contributions of each stream, by key."""
     residuals: Mapping[str, Tensor]
-    """{name: (B,)}, the largest |logit - sum| of each image, relative to max(1, |logit|), where a sum is declared."""
+    """{name: (B,)}, the largest |logit - sum| of each image relative to max(1, |logit|), for sums declared exact."""
     faults: tuple[str, ...] = ()
-    """Why a sum that the parts declare exact is not."""
+    """Why a sum that the components declare exact is not exact."""
 
     @property
     def residual(self) -> Tensor | None:
-        """The largest of the `residuals` of each image, (B,); None where no sum is declared exact."""
+        """The largest of the `residuals` of each image, (B,); None if no sum is declared exact."""
         return torch.stack(list(self.residuals.values())).amax(0) if self.residuals else None
 
     @property
@@ -79,13 +79,13 @@ class Decomposition:
 def decompose(network: MultiStream, batch: Mapping[str, Tensor], *, runtime: Runtime) -> Decomposition:
     """Decomposes the logits of all classes of a batch in one forward pass, without a backward pass of the streams.
 
-    Leaves modes, gradients and weights as they were.
+    Modes, gradients and weights stay unchanged.
     """
     return Decomposer(network).decompose(forward_pass(network, batch, runtime=runtime))
 
 
 class Decomposer:
-    """Decomposes batch after batch; where the network is linear its coefficients are computed once."""
+    """Decomposes batch after batch; the coefficients of a linear network are computed once."""
 
     def __init__(self, network: MultiStream) -> None:
         self.network = network
@@ -94,7 +94,7 @@ class Decomposer:
         self._linear: dict[str, tuple[Coefficients, Tensor]] = {}
 
     def kind(self, target: str) -> ContributionKind:
-        """What the parts declare of a target's logits."""
+        """Returns the kind of contributions to a target's logits, as its components declare it."""
         if target == "":
             return "exact" if is_linear(self.network) else "gradient"
         if is_linear_stream(self.network, target):
@@ -103,15 +103,15 @@ class Decomposer:
 
     @property
     def kinds(self) -> dict[str, ContributionKind]:
-        """What the parts declare of each stream's contributions."""
+        """The kind of contributions of each stream, as its components declare it."""
         return {key: self.kind(target) for target, keys in self.targets.items() for key in keys}
 
     def _exact_targets(self) -> dict[str, tuple[str, ...]]:
-        """The targets whose contributions are declared to sum to the logits, with the streams that they read."""
+        """Returns the targets whose contributions are declared to sum to the logits, with the keys of their streams."""
         return {target: keys for target, keys in self.targets.items() if self.kind(target) == "exact"}
 
     def decompose(self, forward: ForwardPass, columns: TargetColumns | None = None) -> Decomposition:
-        """All classes of a batch, or the given columns alone: then K is 1, and little is computed."""
+        """Decomposes the logits of all classes of a batch, or only those of `columns` (K = 1, at a lower cost)."""
         coefficients: Coefficients = {}
         logits, constant = {}, {}
         with evaluating(self.network):
@@ -136,7 +136,7 @@ class Decomposer:
         maps: Maps,
         vectors: Mapping[str, Tensor],
     ) -> Decomposition:
-        """The decomposition, after comparing the sums that are declared exact with the logits."""
+        """Compares the sums that are declared exact with the logits, and returns the decomposition."""
         kinds, residuals, faults, remainder = self.kinds, {}, [], dict(constant)
         for target, keys in self._exact_targets().items():
             wanted = logits[target].double()
@@ -165,7 +165,7 @@ class Decomposer:
     def _coefficients(
         self, target: str, read: ReadLogits, pooled: Pooled, logits: Tensor
     ) -> tuple[Coefficients, Tensor]:
-        """Coefficients and constant of a target: exact where it is linear, else gradients and what they leave over."""
+        """Returns a target's coefficients and constant: exact if it is linear, else gradients and the remainder."""
         if self.kind(target) == "exact":
             if target not in self._linear:
                 nothing = map_stages(pooled, lambda p: torch.zeros_like(p[:1]))
@@ -177,7 +177,7 @@ class Decomposer:
         return found, logits - torch.stack(given).sum(0)
 
     def _reader(self, target: str) -> ReadLogits:
-        """pooled features -> the target's logits (B, K)."""
+        """Returns the function from pooled features to the target's logits (B, K)."""
         network = self.network
         if target == "":
             return network.classify
@@ -185,7 +185,7 @@ class Decomposer:
 
     @torch.no_grad()
     def _logits(self, target: str, forward: ForwardPass, read: ReadLogits) -> Tensor:
-        """The target's logits (B, K) as the network gave them."""
+        """Returns the target's logits (B, K) of the forward pass."""
         if target == "":
             return forward.output.logits
         own = forward.output.streams.get(target)
@@ -193,22 +193,22 @@ class Decomposer:
 
 
 def contribution(maps: Mapping[str, Mapping[str, Tensor]], vectors: Mapping[str, Tensor], key: str) -> Tensor:
-    """The sum of one stream's contributions, (B, K) float64."""
+    """Sums the contributions of one stream, (B, K) float64."""
     if key in vectors:
         return vectors[key].sum(2, dtype=torch.float64)
     return torch.stack([m.sum((2, 3), dtype=torch.float64) for m in maps[key].values()]).sum(0)
 
 
 def _picked(values: Tensor, dimensions: int, columns: TargetColumns) -> Tensor:
-    """The columns of (K, ...), the same for all photos, or of (B, K, ...), as (B, 1, ...)."""
+    """Selects columns of (K, ...), equal for all photos, or of (B, K, ...); returns (B, 1, ...)."""
     rows = values.expand(len(columns.rows), *values.shape) if values.ndim == dimensions else values
     return columns.pick(rows).unsqueeze(1)
 
 
 def gradients_of_classes(read: ReadLogits, pooled: Pooled) -> tuple[Coefficients, Tensor]:
-    """Gradients {key: {stage: (B, K, P)}} of each class's logit at these images, and the logits (B, K).
+    """Returns the gradients {key: {stage: (B, K, P)}} of each class's logit at these images, and the logits (B, K).
 
-    One backward pass: every image appears K times, once for each class.
+    There is one backward pass, in which every image appears K times, once for each class.
     """
     with torch.no_grad():
         at = read(pooled)
@@ -223,7 +223,7 @@ def gradients_of_classes(read: ReadLogits, pooled: Pooled) -> tuple[Coefficients
 
 @torch.no_grad()
 def located(network: MultiStream, forward: ForwardPass, coefficients: Coefficients) -> tuple[Maps, dict[str, Tensor]]:
-    """Spreads coefficients over the maps' pixels {key: {stage: (B, K, h, w)}} and the vectors' entries (B, K, D)."""
+    """Distributes coefficients over the maps' pixels, {key: {stage: (B, K, h, w)}}, and vectors' entries (B, K, D)."""
     maps, vectors = {}, {}
     for key, branch in network.branches.items():
         if branch.is_vector:

@@ -1,4 +1,4 @@
-"""The explanation of one photo, numbers for people and programs with the arrays behind them, made of a batch's."""
+"""The explanation of one photo: its numbers and its arrays, extracted from those of an explained batch."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from multistream.nn.nested import map_stages, take_rows
 from multistream.runs.predictions_file import SEPARATOR
 
 TOP = 8
-"""Vector entries that are named."""
+"""The number of vector entries listed in an explanation."""
 FUSED = "fused"
-"""The name of the classifier of the whole network, next to those of the streams by key."""
+"""The name of the whole network's classifier; the streams' classifiers are named by key."""
 
 
 FLOWS = {"direct": "gradient through each stage's own tap", "total": "also through deeper stages"}
 ABSENT = {"mean": "replaced by the training mean", "zero": "replaced by zeros", "drop": "dropped"}
-"""How the settings of an explanation are printed."""
+"""The printed descriptions of an explanation's settings."""
 
 
 @dataclass(frozen=True)
 class ExplanationArrays:
-    """One photo's tensors on the CPU. C is the number of classes K, or 1: the target alone.
+    """One photo's tensors on the CPU. C is the number of classes K, or 1: only the target.
 
-    `columns` are the target's place on the C axis and that of the class it is compared against. `maps`
+    `columns` are the indices on the C axis of the target and of the class it is compared against. `maps`
     {key: {stage: (C, h, w)}}, `vectors` {key: (C, D)}, `tokens` {key: (T, W)} of integrated gradients. `shapley`
     (C, S), `shapley_stages` {key: (C, T)}, `interactions` (C, S, S), `attention` {key: (T,)}. `logits`, `bias` and
-    `remainder` {name: (C,)} are by classifier: `fused`, or a stream's key. `probabilities` {key: (K,)} are of each
-    stream's own classifier. `image` is uint8 (3, S, S) as the network saw it, `aspect` the photo's width by its height,
-    `inputs` {key: (D,)} are the vectors themselves.
+    `remainder` {name: (C,)} are by classifier: `fused`, or a stream's key. `probabilities` {key: (K,)} are those of
+    each stream's own classifier. `image` is the network's input, uint8 (3, S, S); `aspect` is the photo's width divided
+    by its height; `inputs` {key: (D,)} are the input vectors.
     """
 
     image: Tensor | None
@@ -58,12 +58,12 @@ class ExplanationArrays:
 
     @property
     def target_maps(self) -> dict[str, dict[str, Tensor]]:
-        """{key: {stage: (h, w)}} of the target, minus those it is compared against."""
+        """The target's maps {key: {stage: (h, w)}}, minus those of the class it is compared against."""
         return map_stages(self.maps, self._of_target)
 
     @property
     def target_vectors(self) -> dict[str, Tensor]:
-        """{key: (D,)} of the target, minus those it is compared against."""
+        """The target's vectors {key: (D,)}, minus those of the class it is compared against."""
         return {key: self._of_target(v) for key, v in self.vectors.items()}
 
     def _of_target(self, values_C: Tensor) -> Tensor:
@@ -73,18 +73,18 @@ class ExplanationArrays:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The contributions to `target` (minus `against`, if there is one) in one photo; values are signed.
+    """The signed contributions to the score of `target` (minus that of `against`, if given) in one photo.
 
-    By `method`: `decomposition` gives `stages` and `vectors` that sum with `bias` to `logits`, up to `residual`, for
-    every stream whose `kinds` is exact. For a `local` one they are gradient x input, and `remainder` is the rest of the
-    logit; no sum is claimed. For late and gated fusion the sums hold for each stream's own logit. `grad-cam` and
-    `integrated-gradients` explain `value`, on `scale`; the latter sum to its difference from that of the average
-    training photo, up to `gap`. `shapley` are the streams' exact Shapley values of the fused score on `scale`,
-    `shapley_stages` the Owen values of their stages, `interactions` those of pairs ("a+b"), with `baseline` for what is
-    absent. `probability` is of the fused logits divided by `temperature`, which is 1 unless the network was calibrated.
-    `labels` are those of the photo, in one text `label`. `decisions` is the class that each stream chooses by
-    itself: its own classifier's, or with early fusion, which has none, the class of its largest Shapley value.
-    `warnings` name parts whose declarations do not hold.
+    With `decomposition`, `stages` and `vectors` of the streams whose kind in `kinds` is `exact` sum with `bias` to
+    `logits`, up to `residual`. Those of a `local` stream are gradient x input, and `remainder` is the rest of the
+    logit. For late and gated fusion the sums hold for each stream's own logit. `grad-cam` and `integrated-gradients`
+    explain `value`, on `scale`; integrated gradients sum, up to `gap`, to the difference between `value` and the value
+    of the training mean. `shapley` are the streams' exact Shapley values of the fused score on `scale`,
+    `shapley_stages` the Owen values of their stages, and `interactions` those of pairs ("a+b"); `baseline` replaces
+    absent streams. `probability` is that of the fused logits divided by `temperature`, which is 1 unless the network
+    was calibrated. `label` joins the photo's `labels`. `decisions` is the class that each stream chooses alone: that of
+    its own classifier or, with early fusion, the class of its largest Shapley value. `warnings` name the components
+    whose declarations do not hold.
     """
 
     path: str
@@ -120,32 +120,32 @@ class Explanation:
     arrays: ExplanationArrays | None = field(default=None, repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
-        """An object of `explain --json`: all but the arrays."""
+        """Returns the object of `explain --json`: all fields except the arrays."""
         values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "arrays"}
         return {name: dict(value) if isinstance(value, Mapping) else value for name, value in values.items()}
 
     @property
     def subject(self) -> str:
-        """What is explained, in words."""
+        """The explained class, or classes: "fear" or "fear against awe"."""
         return f"{self.target} against {self.against}" if self.against else self.target
 
     @property
     def settings(self) -> str:
-        """How it was explained: method, scale, and the baseline of the Shapley values."""
+        """The settings in words: method, scale, and the baseline of the Shapley values."""
         method = f"{self.method} ({FLOWS[self.flow]})" if self.method == "grad-cam" else self.method
         return f"method: {method}; scale: {self.scale}; absent streams: {ABSENT[self.baseline]}"
 
 
 @dataclass(frozen=True)
 class ExplainedBatch:
-    """A batch with all that was computed for it: `explanation` gives the record of each photo.
+    """A batch with all results computed for it; `explanation` returns the record of one photo.
 
-    `batch` is what the network read, on its device; `attribution` is on the CPU. `chosen` (B, S) are the columns of
-    the classes that each stream chooses by itself, and `vocabularies` name the entries of vectors by key.
+    `batch` is the network's input, on its device; `attribution` is on the CPU. `chosen` (B, S) are the columns of the
+    classes that each stream chooses alone. `vocabularies` are the names of vector entries, by key of the stream.
     """
 
     rows: Sequence[int]
-    """The photos' places in the table."""
+    """The photos' rows in the table."""
     batch: Mapping[str, Tensor]
     classes: Sequence[str]
     vocabularies: Mapping[str, Sequence[str]]
@@ -157,7 +157,7 @@ class ExplainedBatch:
     attention: Mapping[str, Tensor]
 
     def explanation(self, place: int, *, path: str, labels: Sequence[str], aspect: float) -> Explanation:
-        """The record of one photo."""
+        """Returns the record of the photo at index `place` of the batch."""
         made, columns = self.attribution, self.attribution.columns
         target = int(columns.rows[place])
         logits = self.forward.output.logits
@@ -194,11 +194,11 @@ class ExplainedBatch:
         )
 
     def _numbers(self, values: Mapping[str, Tensor], place: int) -> dict[str, float]:
-        """What belongs to the target, by classifier."""
+        """Selects the target's values of one photo, by classifier."""
         return {name or FUSED: float(self.attribution.of_target(v)[place]) for name, v in values.items()}
 
     def _games(self, place: int) -> dict[str, dict[str, object]]:
-        """The Shapley values of streams and stages, the interactions of pairs, and the attention."""
+        """Returns the Shapley values of streams and stages, the interactions of pairs, and the attention."""
         values, pick = self.shapley, self.attribution.columns.pick
         pairs = pick(values.interactions)[place]
         stages = {key: list(stages) for key, stages in self.forward.maps.items()}
@@ -216,7 +216,7 @@ class ExplainedBatch:
         }
 
     def _stages(self, place: int) -> dict[str, dict[str, float]]:
-        """What each stage contributes: the sum of its map."""
+        """Returns the contribution of each stage: the sum of its map."""
         return map_stages(self.attribution.target_maps, lambda m: float(m[place].sum(dtype=torch.float64)))
 
     def _arrays(self, place: int, *, aspect: float) -> ExplanationArrays:
@@ -224,7 +224,7 @@ class ExplainedBatch:
         image = self.batch.get("image")
 
         def all_or_target(values_BK: Tensor) -> Tensor:
-            """All K of this photo, or the target alone, on the CPU."""
+            """Selects one photo's values of all K classes, or only of the target, on the CPU."""
             return (values_BK[place] if made.every_class else columns.pick(values_BK)[place].unsqueeze(0)).cpu()
 
         against = None if columns.against is None else int(columns.against[place])
@@ -250,7 +250,7 @@ class ExplainedBatch:
         )
 
     def _vector_stages(self) -> dict[str, str]:
-        """The one stage of each stream that reads a vector."""
+        """Returns the single stage of each vector stream, by key."""
         return {key: next(iter(self.forward.pooled[key])) for key in self.attribution.vectors}
 
 
@@ -263,7 +263,7 @@ def _row(values: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
 
 
 def _classifiers_row(values: Mapping[str, Tensor], place: int) -> dict[str, Tensor]:
-    """What each classifier has of one photo."""
+    """Selects one photo's values of each classifier."""
     return {name or FUSED: value[place] for name, value in values.items()}
 
 
@@ -272,21 +272,21 @@ def _by_stage(stages: Sequence[str], values_T: Tensor) -> dict[str, float]:
 
 
 def _largest(values_D: Tensor, vocabulary: Sequence[str]) -> list[tuple[str, float]]:
-    """The entries with the largest contributions, for or against."""
+    """Returns the entries with the largest absolute contributions."""
     order = values_D.abs().argsort(descending=True)[:TOP].tolist()
     return [(entry_name(vocabulary, i), float(values_D[i])) for i in order]
 
 
 def entry_name(vocabulary: Sequence[str], place: int) -> str:
-    """The name of an entry of a vector."""
+    """Returns the name of a vector's entry."""
     return vocabulary[place] if vocabulary else f"entry {place}"
 
 
 def chosen_classes(forward: ForwardPass, streams_BKS: Tensor) -> Tensor:
-    """The class that each stream chooses by itself, as columns (B, S).
+    """Returns the columns (B, S) of the classes that each stream chooses alone.
 
-    Its own classifier's first class, where the fusion has one for each stream (late, gated). Early fusion has none:
-    there it is the class for which the stream's Shapley value (B, K, S) is the largest.
+    It is the most probable class of the stream's own classifier if the fusion has one for each stream (late, gated).
+    With early fusion it is the class with the stream's largest Shapley value (B, K, S).
     """
     own = forward.output.streams
     if len(own) == streams_BKS.shape[2]:

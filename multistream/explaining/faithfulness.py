@@ -1,8 +1,8 @@
-"""Faithfulness of maps: deletion and insertion, compared with maps of noise, with intervals over the photos.
+"""Faithfulness of maps: deletion and insertion, compared with noise maps, with intervals over the photos.
 
-Pixels are removed from the largest value of the map to the smallest (deletion), and put back in the same order
-(insertion); the probability of the explained class is followed (Petsiuk et al. 2018). With a faithful map the deletion
-curve falls and the insertion curve rises early: the area below the first is small, below the second large.
+Pixels are removed in descending order of the map (deletion), or inserted in the same order (insertion), while the
+probability of the explained class is measured (Petsiuk et al. 2018). With a faithful map the deletion curve falls early
+and the insertion curve rises early: the area under the first is small, the area under the second is large.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from multistream.records import JsonRecord
 from multistream.runtime.device import Runtime
 
 Answer = Callable[[Tensor, Tensor], Tensor]
-"""Pictures (n, C, H, W), and which rows of the batch they were made of (n,) -> a number for each, (n,)."""
+"""Images (n, C, H, W), and the rows of the batch that they were made from (n,) -> the score of each, (n,)."""
 
 Absent = Literal["blur", "mean"]
 
 BLUR = 1 / 16
-"""The blur's standard deviation as a fraction of a picture's side: objects vanish, the light stays."""
+"""The blur's standard deviation as a fraction of an image's side: removes objects and keeps the brightness."""
 
 
 @dataclass(frozen=True)
 class PerturbationCurves:
-    """Answers at the `fractions` (P,) of changed pixels, (B, P) each."""
+    """The scores (B, P) at the `fractions` (P,) of changed pixels."""
 
     fractions: Tensor
     deletion: Tensor
@@ -46,17 +46,17 @@ class PerturbationCurves:
 
     @property
     def deletion_area(self) -> Tensor:
-        """The area below the deletion curve, (B,)."""
+        """The area under the deletion curve, (B,)."""
         return torch.trapezoid(self.deletion, self.fractions, dim=1)
 
     @property
     def insertion_area(self) -> Tensor:
-        """The area below the insertion curve, (B,)."""
+        """The area under the insertion curve, (B,)."""
         return torch.trapezoid(self.insertion, self.fractions, dim=1)
 
 
 def without_detail(pictures_BCHW: Tensor, kind: Absent) -> Tensor:
-    """The replacement of removed pixels, of the pictures' type: a strong blur, or the mean of each channel.
+    """Returns the replacement of removed pixels, in the images' dtype: a strong blur, or the mean of each channel.
 
     >>> without_detail(torch.tensor([[[[0.0, 4.0]]]]), "mean").tolist()
     [[[[2.0, 2.0]]]]
@@ -67,7 +67,7 @@ def without_detail(pictures_BCHW: Tensor, kind: Absent) -> Tensor:
     else:
         side = min(pixels.shape[-2:])
         sigma = max(0.5, side * BLUR)
-        kernel = min(2 * round(2 * sigma) + 1, side - 1 + side % 2)  # odd, and no wider than reflection allows
+        kernel = min(2 * round(2 * sigma) + 1, side - 1 + side % 2)  # odd, within the reflection padding
         gone = gaussian_blur(pixels, [kernel, kernel], [sigma, sigma])
     return gone if pictures_BCHW.is_floating_point() else gone.round().to(pictures_BCHW.dtype)
 
@@ -81,9 +81,9 @@ def perturbation_curves(
     steps: int = 20,
     chunk: int = 32,
 ) -> PerturbationCurves:
-    """Deletion and insertion of any maps, in at most `steps` steps of equally many pixels; `chunk` pictures at a time.
+    """Computes deletion and insertion curves in at most `steps` steps of equal size, `chunk` images at a time.
 
-    Pixels of equal value are taken row by row. Raises ValueError where shapes differ.
+    Pixels of equal value are ordered row by row. Raises ValueError if shapes differ.
 
     >>> x = torch.tensor([[[[0.4, 0.3], [0.2, 0.1]]]])
     >>> found = perturbation_curves(lambda p, rows: p.sum((1, 2, 3)), x, maps_BHW=x[:, 0],
@@ -103,7 +103,7 @@ def perturbation_curves(
     step = -(-pixels // steps)
     counts = torch.tensor([*range(0, pixels, step), pixels], device=device)
     inner = counts[1:-1].tolist()
-    # The whole picture and nothing of it end both curves: each is answered once.
+    # The full and the empty image are the ends of both curves: each is evaluated once.
     inserts = torch.tensor([True, False, *[False] * len(inner), *[True] * len(inner)], device=device).repeat(size)
     points = torch.tensor([pixels, pixels, *inner, *inner], device=device).repeat(size)
     of_row = torch.arange(size, device=device).repeat_interleave(len(points) // size)
@@ -120,12 +120,12 @@ def perturbation_curves(
 
 
 MapsByStream = Mapping[str, Tensor]
-"""{what is explained: maps (B, S, S)}"""
+"""{name of the stream or streams: maps (B, S, S)}"""
 
 
 @dataclass(frozen=True)
 class CurveArea(JsonRecord):
-    """The mean area below a curve over N photos, that of maps of noise, and the paired difference (map - noise)."""
+    """The mean area under a curve over N photos, that of noise maps, and the paired difference (map - noise)."""
 
     value: float
     ci95: Interval
@@ -136,9 +136,9 @@ class CurveArea(JsonRecord):
 
 @dataclass(frozen=True)
 class Faithfulness(JsonRecord):
-    """How the probability of the explained class follows a map's pixels, for `n` photos.
+    """The deletion and insertion areas of a map over `n` photos, with pixels replaced by `absent`.
 
-    Deletion: lower is better, its difference to noise below 0. Insertion: higher is better, its difference above 0.
+    Deletion: lower is better, its difference from noise is below 0. Insertion: higher is better, above 0.
     """
 
     name: str
@@ -150,10 +150,10 @@ class Faithfulness(JsonRecord):
 
 
 class FaithfulnessMeter:
-    """Collects curves batch by batch, and makes means and intervals of them at the end.
+    """Collects curves batch by batch, and computes their means and intervals at the end.
 
-    Each map is compared with a map of noise of `cells` x `cells` values, interpolated: noise by pixel would remove a
-    photo's detail everywhere at once, which no map of regions does.
+    Each map is compared with an interpolated noise map of `cells` x `cells` values: noise in single pixels would remove
+    detail everywhere in the photo, unlike a map of regions.
     """
 
     def __init__(self, *, absent: Absent = "blur", steps: int = 20, chunk: int = 32, cells: int = 7, seed: int = 0):
@@ -162,7 +162,7 @@ class FaithfulnessMeter:
         self.areas: dict[str, list[Tensor]] = {}
 
     def add(self, answer: Answer, pictures_BCHW: Tensor, maps: MapsByStream) -> dict[str, PerturbationCurves]:
-        """Measures maps of one batch; all share the replacement and one map of noise for each photo."""
+        """Measures the maps of one batch; all share the replacement image and one noise map for each photo."""
         gone = without_detail(pictures_BCHW, self.absent)
         side = pictures_BCHW.shape[2:]
         coarse = torch.rand(len(pictures_BCHW), 1, self.cells, self.cells, generator=self.generator)
@@ -180,7 +180,7 @@ class FaithfulnessMeter:
         return found
 
     def results(self) -> tuple[Faithfulness, ...]:
-        """One for each kind of map."""
+        """Returns one result for each name of a map."""
         made = []
         for name, parts in self.areas.items():
             table = torch.cat(parts).double().numpy()
@@ -208,9 +208,9 @@ def answering(
     score: Callable[[Tensor], Score],
     runtime: Runtime,
 ) -> Answer:
-    """The network's answer when the streams `keys` see other pictures and all else of a batch stays.
+    """Returns a function that scores the network's output with other images in the streams `keys`.
 
-    `score` gets the rows of the batch (n,) and returns a function of their logits. The other streams run once.
+    `score` gets the rows of the batch (n,) and returns a function of their logits. The other streams run only once.
     """
     others = {key: branch for key, branch in network.branches.items() if key not in keys}
     with evaluating(network), torch.no_grad(), runtime.autocast:
@@ -226,5 +226,5 @@ def answering(
 
 
 def photo_streams(network: MultiStream) -> tuple[str, ...]:
-    """The streams that look at the photo itself."""
+    """Returns the keys of the streams that read the photo."""
     return tuple(key for key, branch in network.branches.items() if isinstance(branch.stream.input, Image))

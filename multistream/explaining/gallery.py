@@ -1,5 +1,5 @@
-"""Galleries: photos that all, some or none of the streams get right (paper fig. 5), each class's most probable photos,
-and the mean map of each class."""
+"""Galleries: photos that all, some or no streams classify correctly (paper fig. 5), the most probable photos of each
+class, and the mean map of each class."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ OUTCOMES: tuple[Outcome, ...] = tuple(TITLES)
 
 
 class GalleryCollector:
-    """Keeps a few photos of each outcome and the sums of all maps; memory does not grow with the number of photos.
+    """Collects `each` photos of every outcome and the sums of all maps, in constant memory.
 
-    The photos with the smallest sha256 of their names are kept, in turn from each class: no manual selection, and it is
-    the same each time. A photo counts for each of its labels.
+    It keeps the photos with the smallest sha256 of their names, in turn from each class: the selection is not manual
+    and is reproducible. A photo counts for each of its labels.
     """
 
     def __init__(self, classes: Sequence[str], *, each: int = 6) -> None:
@@ -51,7 +51,7 @@ class GalleryCollector:
         self.numbers: dict[str, int] = {}
 
     def add(self, photo: GalleryPhoto) -> None:
-        """Takes one photo in."""
+        """Adds one photo."""
         self.counts[photo.outcome] += 1
         for key, own in photo.maps.items():
             self.totals[key] = self.totals.get(key, torch.zeros_like(own)) + own
@@ -59,7 +59,7 @@ class GalleryCollector:
             self._add_to(label, photo)
 
     def _add_to(self, label: str, photo: GalleryPhoto) -> None:
-        """Counts the photo for one of its labels."""
+        """Adds the photo to one of its labels."""
         digest = hashlib.sha256(photo.explanation.path.encode("utf-8", "surrogateescape")).hexdigest()
         kept = self.kept.setdefault((photo.outcome, label), [])
         kept.append((digest, photo))
@@ -71,13 +71,13 @@ class GalleryCollector:
             sums[label] = sums.get(label, torch.zeros_like(own)) + own
 
     def examples(self, outcome: Outcome) -> list[GalleryPhoto]:
-        """At most `each` photos, one class after the other in turn."""
+        """Returns at most `each` photos of an outcome, taken from the classes in turn."""
         queues = [[photo for _, photo in self.kept.get((outcome, name), [])] for name in self.classes]
         turns = [queue[turn] for turn in range(self.each) for queue in queues if turn < len(queue)]
         return list({photo.explanation.path: photo for photo in turns}.values())[: self.each]
 
     def differences(self) -> dict[str, dict[str, Tensor]]:
-        """{key: {class: the mean map of its photos minus the mean over all photos}}, classes in their order."""
+        """Returns {key: {class: the mean map of its photos minus the mean map of all photos}}, in class order."""
         made = {}
         for key, sums in self.sums.items():
             average = self.totals[key] / sum(self.counts.values())
@@ -86,7 +86,7 @@ class GalleryCollector:
 
 
 class MostProbable:
-    """The places of the `each` photos with the highest probability of each class, as batches go by."""
+    """The rows of the `each` photos with the highest probability of each class, updated batch by batch."""
 
     def __init__(self, classes: Sequence[str], *, each: int = 3) -> None:
         self.classes, self.each = tuple(classes), each
@@ -94,7 +94,7 @@ class MostProbable:
         self.places = torch.zeros(0, len(self.classes), dtype=torch.int64)
 
     def add(self, places: Sequence[int], probabilities_BK: Tensor) -> None:
-        """Takes a batch in; of equal probabilities the first photo's counts as higher."""
+        """Adds a batch; of photos with equal probabilities the first ranks higher."""
         rows = torch.tensor(places)[:, None].expand(-1, len(self.classes))
         probabilities = torch.cat([self.probabilities, probabilities_BK.cpu()])
         order = probabilities.argsort(dim=0, descending=True, stable=True)[: self.each]
@@ -102,7 +102,7 @@ class MostProbable:
         self.places = torch.cat([self.places, rows]).gather(0, order)
 
     def photos(self, explainer: Explainer) -> dict[str, list[GalleryPhoto]]:
-        """{class: its photos, the most probable first}, each explained for the class."""
+        """Returns {class: its photos, the most probable first}, each explained for that class."""
         found = {}
         for name, places in zip(self.classes, self.places.T.tolist(), strict=True):
             about = explainer.towards(Target(name))
@@ -113,7 +113,7 @@ class MostProbable:
 
 @dataclass(frozen=True)
 class Gallery(JsonRecord):
-    """The files of `multistream gallery`, and in how many of `n` photos all, some or no streams are correct."""
+    """The files of `multistream gallery`, and the counts of the `n` photos that all, some or no streams get right."""
 
     n: int
     left_out: int
@@ -125,7 +125,7 @@ class Gallery(JsonRecord):
 def make_gallery(
     explainer: Explainer, folder: Path, *, kind: str = "png", tick: Callable[[int], None] = lambda _: None
 ) -> Gallery:
-    """Explains the photos and writes the galleries. DataError where no photo could be read."""
+    """Explains the photos and writes the galleries. Raises DataError if no photo could be read."""
     found, probable, n = GalleryCollector(explainer.model.classes), MostProbable(explainer.model.classes), 0
     for batch in explainer.batches():
         for record in explainer.records(batch).values():
@@ -142,7 +142,7 @@ def make_gallery(
 
 
 def how_made(method: str, *, own_heads: bool) -> str:
-    """A sentence on the maps of a gallery, and on the decision of a single stream."""
+    """Returns the caption that defines the maps of a gallery and the decision of a single stream."""
     maps = "exact decomposition" if method == "decomposition" else "integrated gradients from the training mean"
     by = "its own classifier's class" if own_heads else "the class of its largest Shapley value"
     return (
@@ -159,7 +159,7 @@ def write_galleries(
     how: str,
     kind: str = "png",
 ) -> list[Path]:
-    """Writes what there is: all-right, some-right, none-right, by-class, mean-maps, and one figure for each vector."""
+    """Writes the figures that have photos: all-right, some-right, none-right, by-class, mean-maps, one per vector."""
     files = []
     for name, figure in _pages(found, by_class, how=how):
         files.append(folder / f"{name}.{kind}")

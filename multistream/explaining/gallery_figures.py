@@ -1,4 +1,4 @@
-"""The figures of a gallery: photos with each stream's map, each class's most probable photos, mean maps, entries."""
+"""The figures of a gallery: photos with each stream's map, most probable photos, mean maps, and vector entries."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 RIGHT, WRONG = "#1b6e3c", "#a3201a"
 LONGEST, NARROW = 34, 24
-"""Characters of a name that fit above a photo."""
+"""The number of characters of a name that fit above a photo."""
 CLASSES_PER_PAGE = 10
 COLOURS = "Orange: for the class; blue: against it."
 
 
 def draw_photos(photos: Sequence[GalleryPhoto], *, title: str, how: str) -> Figure:
-    """A row for each photo: itself, then each stream's map for the class explained, on one scale for the photo."""
+    """Draws one row per photo: the photo, then each stream's map for the explained class, on one scale per row."""
     from matplotlib.figure import Figure
 
     keys = list(photos[0].maps)
@@ -50,7 +50,7 @@ def draw_photos(photos: Sequence[GalleryPhoto], *, title: str, how: str) -> Figu
 
 
 def draw_classes(by_class: Mapping[str, Sequence[GalleryPhoto]], *, total: int) -> Figure:
-    """A row for each class: its most probable photos, each with every stream's map for that class on one scale."""
+    """Draws one row per class: its most probable photos, each with the streams' maps for that class on one scale."""
     from matplotlib.figure import Figure
 
     most = max(by_class.values(), key=len)
@@ -77,7 +77,7 @@ def draw_classes(by_class: Mapping[str, Sequence[GalleryPhoto]], *, total: int) 
 
 
 def draw_means(differences: Mapping[str, Mapping[str, Tensor]], numbers: Mapping[str, int]) -> Figure:
-    """A row for each stream, a column for each class: how the class's mean map differs from that of all photos."""
+    """Draws the class's mean map minus that of all photos, one row per stream and one column per class."""
     from matplotlib.figure import Figure
 
     classes = list(dict.fromkeys(name for maps in differences.values() for name in maps))
@@ -96,7 +96,7 @@ def draw_means(differences: Mapping[str, Mapping[str, Tensor]], numbers: Mapping
 
 
 def draw_entries(photos: Sequence[GalleryPhoto], key: str) -> Figure:
-    """A vector's view (paper fig. 1): a photo, its highest scores, and what each of these entries contributes."""
+    """Draws a vector's entries (paper fig. 1): the photo, its highest scores, and their contributions."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.5, 2.6 * len(photos) + 1.0), layout="constrained")
@@ -116,7 +116,7 @@ def draw_entries(photos: Sequence[GalleryPhoto], key: str) -> Figure:
 
 
 def _limit(maps: Sequence[Tensor]) -> float:
-    """The density that gets the full colour: not the single largest cell, which would dim the rest."""
+    """Returns the density that gets the full colour: a high quantile, since the largest cell would dim all others."""
     return max((float(m.abs().flatten().quantile(0.995)) for m in maps), default=0.0) or 1.0
 
 
@@ -135,6 +135,6 @@ def _title(figure: Figure, title: str, how: str) -> None:
 
 
 def _short(name: str, *, longest: int = LONGEST) -> str:
-    """A name on one line that fits; of a long one the end."""
+    """Shortens a name to one line; keeps the end of a long name."""
     text = printable(name)
     return text if len(text) <= longest else "…" + text[1 - longest :]

@@ -1,4 +1,4 @@
-"""A photo of a gallery: what is kept of its explanation, and which streams are right about it."""
+"""A photo of a gallery: the drawn part of its explanation, and whether all, some or no streams are correct."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from multistream.explaining.explanation import Explanation, entry_name
 Outcome = Literal["all", "some", "none"]
 
 CELLS = 56
-"""Cells of a combined map's side: finer than the last stages of our streams."""
+"""Cells of a combined map's side: finer than the last stages of the built-in streams."""
 TOP = 8
-"""Entries of a vector that are shown: those with the highest scores."""
+"""The number of vector entries drawn: those with the highest scores."""
 
 
 @dataclass(frozen=True)
 class GalleryPhoto:
-    """One photo of a gallery: its explanation without arrays, and what is drawn.
+    """One photo of a gallery: its explanation without arrays, and the drawn maps and entries.
 
-    `maps` {key: (CELLS, CELLS)} are densities of all stages; `entries` {key: (name, score, contribution)} those of a
-    vector with the highest scores.
+    `maps` {key: (CELLS, CELLS)} are densities summed over all stages. `entries` {key: [(name, score, contribution)]}
+    are the vector entries with the highest scores.
     """
 
     explanation: Explanation
@@ -35,18 +35,18 @@ class GalleryPhoto:
     entries: Mapping[str, Sequence[tuple[str, float, float]]]
 
     def has(self, name: str) -> bool:
-        """Whether this class is a label of the photo."""
+        """Returns whether the class `name` is a label of the photo."""
         return name in self.explanation.labels
 
     @property
     def outcome(self) -> Outcome:
-        """How many of the streams are right by themselves."""
+        """Whether all, some or none of the streams alone are correct."""
         right = [self.has(decision) for decision in self.explanation.decisions.values()]
         return "all" if all(right) else "some" if any(right) else "none"
 
 
 def gallery_photo(explanation: Explanation, vocabularies: Mapping[str, Sequence[str]]) -> GalleryPhoto:
-    """The parts of an explanation that a gallery shows."""
+    """Extracts the parts of an explanation that a gallery shows."""
     arrays = explanation.arrays
     assert arrays is not None
     entries = {}
@@ -60,7 +60,7 @@ def gallery_photo(explanation: Explanation, vocabularies: Mapping[str, Sequence[
 
 
 def combined(stages: Mapping[str, Tensor]) -> Tensor:
-    """A stream's maps {stage: (h, w)} as one (CELLS, CELLS): contribution by area, all stages added."""
+    """Adds a stream's maps {stage: (h, w)} into one (CELLS, CELLS) map of contributions per unit of area."""
     total = torch.zeros(CELLS, CELLS)
     for each in stages.values():
         dense = each.detach().float().cpu()[None, None] * each.numel()

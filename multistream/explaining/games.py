@@ -1,11 +1,11 @@
-"""Shapley values of streams and Owen values of stages, exact, and pairwise interactions of streams.
+"""Exact Shapley values of streams, exact Owen values of stages, and pairwise interactions of streams.
 
 The players are the streams, or their taps in groups by stream. A coalition's value is the network's output with the
-absent ones replaced by a baseline: `mean` (the training mean of their pooled features), `zero` (pooled features of 0)
-or `drop` (the fusion runs without the stream; the value of the empty coalition is the class prior).
+absent players replaced by a baseline: `mean` (the training mean of their pooled features), `zero` (pooled features of
+0) or `drop` (the fusion runs without the stream; the value of the empty coalition is the class prior).
 
-A game of n players is a table of values, one row a coalition: row `mask` holds v(S) for S = {i : bit i of mask is set}.
-Further dimensions (images, classes) go along. All is computed in the table's own precision; float64 is advised.
+A game of n players is a table of values, one row per coalition: row `mask` holds v(S) for S = {i: bit i of mask is
+set}. Further dimensions (images, classes) are kept. The computation uses the table's dtype; float64 is recommended.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from multistream.nn.eval_mode import evaluating
 Baseline = Literal["mean", "zero", "drop"]
 
 MOST_PLAYERS = 14
-"""2^14 coalitions: beyond that, an exact answer takes too long."""
+"""The largest number of players (2^14 coalitions): exact values of larger games take too long."""
 
 
 def coalitions(players: int) -> Tensor:
-    """Every coalition of n players as a row of booleans, (2^n, n); row `mask` has bit i of `mask` in column i.
+    """Returns every coalition of n players as a boolean row, (2^n, n): column i of row `mask` is bit i of `mask`.
 
     >>> coalitions(2).tolist()
     [[False, False], [True, False], [False, True], [True, True]]
@@ -46,9 +46,9 @@ def coalitions(players: int) -> Tensor:
 
 
 def shapley(values: Tensor) -> Tensor:
-    """Shapley values (n, ...) of a game (2^n, ...): each player's mean marginal value over all orders (Shapley 1953).
+    """Computes the Shapley values (n, ...) of a game (2^n, ...) (Shapley 1953).
 
-    They sum to v(all) - v(none).
+    A player's value is its mean marginal contribution over all orders. The values sum to v(all) - v(none).
 
     >>> shapley(torch.tensor([0.0, 1.0, 2.0, 4.0])).tolist()
     [1.5, 2.5]
@@ -56,18 +56,18 @@ def shapley(values: Tensor) -> Tensor:
     players = _players(values)
     masks = torch.arange(2**players)
     sizes = coalitions(players).sum(1)
-    shares = []
+    by_player = []
     for player in range(players):
         without = masks[masks >> player & 1 == 0]
         weights = _weights(players, sizes[without], values)
-        shares.append(((values[without | 1 << player] - values[without]) * weights).sum(0))
-    return torch.stack(shares)
+        by_player.append(((values[without | 1 << player] - values[without]) * weights).sum(0))
+    return torch.stack(by_player)
 
 
 def interactions(values: Tensor) -> Tensor:
-    """Shapley interaction index (n, n, ...) of every pair, 0 on the diagonal (Grabisch and Roubens 1999).
+    """Computes the Shapley interaction index (n, n, ...) of every pair (Grabisch and Roubens 1999).
 
-    Positive: the two give more together than the sum of what each gives alone.
+    It is positive if two players together contribute more than the sum of their own contributions. The diagonal is 0.
     """
     players = _players(values)
     masks = torch.arange(2**players)
@@ -83,14 +83,15 @@ def interactions(values: Tensor) -> Tensor:
 
 
 def owen(value: Callable[[Tensor], Tensor], groups: Sequence[int]) -> Tensor:
-    """Owen values (n, ...) of players in groups: a group's values sum to its Shapley value among groups (Owen 1977).
+    """Computes the Owen values (n, ...) of players in groups (Owen 1977).
 
-    `groups` gives the number of players in each group, players counted group by group; `value` gets coalitions
-    (M, n) as booleans and gives v (M, ...). Other groups are always whole or absent, so that few coalitions are needed:
-    2^(groups - 1) x 2^(size of the group) for each.
+    The values of a group's players sum to the group's Shapley value among the groups. `groups` are the numbers of
+    players in each group; players are numbered group by group. `value` maps coalitions (M, n) of booleans to v
+    (M, ...). The other groups are always complete or absent, so each group needs only 2^(groups - 1) x 2^(size of the
+    group) coalitions.
     """
     starts = list(chain([0], torch.tensor(list(groups)).cumsum(0).tolist()))
-    shares: list[Tensor] = []
+    by_group: list[Tensor] = []
     for place, size in enumerate(groups):
         others = coalitions(len(groups) - 1)
         inner = coalitions(size)
@@ -100,8 +101,8 @@ def owen(value: Callable[[Tensor], Tensor], groups: Sequence[int]) -> Tensor:
             rows[:, :, starts[other] : starts[other + 1]] = others[:, None, column, None]
         table = value(rows.flatten(0, 1)).unflatten(0, (len(others), len(inner)))
         outer = _weights(len(groups), others.sum(1), table[:, 0])
-        shares.append(shapley((table * outer.unsqueeze(1)).sum(0)))
-    return torch.cat(shares)
+        by_group.append(shapley((table * outer.unsqueeze(1)).sum(0)))
+    return torch.cat(by_group)
 
 
 def _players(values: Tensor) -> int:
@@ -112,7 +113,7 @@ def _players(values: Tensor) -> int:
 
 
 def _weights(players: int, sizes: Tensor, like: Tensor) -> Tensor:
-    """The fraction of n players' orders in which a coalition of each size comes first, to multiply `like`'s rows."""
+    """Returns the fraction of the players' orders that start with a coalition of each size, broadcastable to `like`."""
     by_size = [1 / (players * comb(players - 1, size)) for size in range(players)]
     weights = torch.tensor(by_size, dtype=torch.float64)[sizes].to(like)
     return weights.view(-1, *[1] * (like.ndim - 1))
@@ -120,10 +121,10 @@ def _weights(players: int, sizes: Tensor, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ShapleyValues:
-    """Shapley values (B, K, S) of S streams and their interactions (B, K, S, S); stages (B, K, T) by key, or none.
+    """Shapley values (B, K, S) of S streams, interactions (B, K, S, S), and Owen values {key: (B, K, T)} of stages.
 
-    `full` and `empty` (B, K) are the values of these two coalitions: the streams' values sum to their difference, a
-    stream's stages to the stream's value.
+    `full` and `empty` (B, K) are the values of the full and the empty coalition: the streams' values sum to their
+    difference. The values of a stream's stages sum to the stream's value; `stages` may be empty.
     """
 
     keys: tuple[str, ...]
@@ -137,7 +138,7 @@ class ShapleyValues:
 
 
 class CoalitionValues:
-    """The value v of any coalition of taps, for a batch of pooled features."""
+    """Computes the value v of coalitions of taps, for a batch of pooled features."""
 
     def __init__(self, network: MultiStream, pooled: Pooled, *, baseline: Baseline, scale: Scale) -> None:
         self.network, self.pooled, self.baseline, self.scale = network, pooled, baseline, scale
@@ -145,7 +146,7 @@ class CoalitionValues:
         self.vectors: dict[tuple[str, tuple[bool, ...]], Tensor] = {}
 
     def value(self, present: Mapping[str, tuple[bool, ...]]) -> Tensor:
-        """v (B, K) float64 of a coalition: for each stream, which of its taps are present."""
+        """Returns v (B, K) float64 of a coalition, given which taps of each stream are present."""
         vectors = {key: self._vector(key, taps) for key, taps in present.items()}
         if self.baseline != "drop":
             return self._scaled(self.network.fusion(vectors).logits)
@@ -156,7 +157,7 @@ class CoalitionValues:
         return prior if self.scale == "probability" else prior.clamp_min(1e-12).log()
 
     def of_streams(self, rows: Tensor) -> Tensor:
-        """v (M, B, K) of coalitions of streams (M, S)."""
+        """Returns v (M, B, K) of coalitions of streams (M, S)."""
         branches = self.network.branches
         return torch.stack(
             [
@@ -166,7 +167,7 @@ class CoalitionValues:
         )
 
     def of_taps(self, rows: Tensor) -> Tensor:
-        """v (M, B, K) of coalitions of taps (M, T), counted stream by stream."""
+        """Returns v (M, B, K) of coalitions of taps (M, T), numbered stream by stream."""
         found = []
         for row in rows.tolist():
             present: dict[str, tuple[bool, ...]] = {}
@@ -176,17 +177,18 @@ class CoalitionValues:
         return torch.stack(found)
 
     def _vector(self, key: str, taps: tuple[bool, ...]) -> Tensor:
-        """A branch's vector with the absent taps replaced; each combination is computed once."""
+        """Returns a branch's vector with the absent taps replaced; each combination is computed once."""
         if (key, taps) not in self.vectors:
             branch = self.network.branches[key]
             stages = zip(branch.taps, taps, strict=True)
-            given = {s: self.pooled[key][s] if on else self._absent(branch, key, s) for s, on in stages}
-            self.vectors[key, taps] = branch(given)
+            features = {s: self.pooled[key][s] if on else self._absent(branch, key, s) for s, on in stages}
+            self.vectors[key, taps] = branch(features)
         return self.vectors[key, taps]
 
     def _absent(self, branch: Branch, key: str, stage: str) -> Tensor:
-        there = self.pooled[key][stage]
-        return torch.zeros_like(there) if self.baseline == "zero" else branch.taps[stage].baseline.expand_as(there)
+        features = self.pooled[key][stage]
+        zero = self.baseline == "zero"
+        return torch.zeros_like(features) if zero else branch.taps[stage].baseline.expand_as(features)
 
     def _scaled(self, logits: Tensor) -> Tensor:
         return logits.double() if self.scale == "logit" else self.network.probabilities(logits)
@@ -201,11 +203,11 @@ def shapley_values(
     scale: Scale = "logit",
     stages: bool = True,
 ) -> ShapleyValues:
-    """Exact Shapley values of the streams, and with `stages` Owen values of their taps, for all classes of a batch.
+    """Computes exact Shapley values of the streams, and with `stages` Owen values of their taps, for all classes.
 
-    2^S runs of the fusion, and 2^(S-1) x 2^T for the taps of each stream: the streams do not run again.
+    The fusion runs 2^S times, and 2^(S-1) x 2^T times for the T taps of each stream; the streams do not run again.
     """
-    stages = stages and baseline != "drop"  # a fusion can run without a stream, but no temporal without a step
+    stages = stages and baseline != "drop"  # fusions can run without a stream; temporals cannot skip a step
     if baseline not in ("mean", "zero", "drop"):
         raise UsageError("baseline", f"{baseline!r} is unknown.", right="mean, zero or drop.")
     keys = tuple(network.branches)

@@ -1,7 +1,7 @@
-"""Gradient explanations: Grad-CAM at any stage, integrated gradients on tokens, attention.
+"""Gradient explanations: Grad-CAM at any stage, integrated gradients on tokens, and attention.
 
-They hold for every composition. Gradients are taken with respect to maps and tokens, never to weights: a frozen stream
-has them too, and no `.grad` is touched.
+They apply to every composition. Gradients are taken with respect to maps and tokens, not to weights: frozen streams
+have them too, and the `.grad` of parameters stays unchanged.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from multistream.runtime.device import Runtime
 
 Flow = Literal["direct", "total"]
 Score = Callable[[Tensor], Tensor]
-"""logits (B, K) -> the number (B,) to explain: a class's logit, a contrast, a fused probability."""
+"""Logits (B, K) -> the score (B,) to explain: a class's logit, a difference of logits, or a fused probability."""
 
 
 def grad_cam(network: MultiStream, batch: Mapping[str, Tensor], *, score: Score, flow: Flow = "direct") -> Maps:
-    """Grad-CAM maps (B, h, w) of every tapped stage, signed, before any ReLU (Selvaraju et al. 2017).
+    """Computes signed Grad-CAM maps (B, h, w) of every tapped stage, without a ReLU (Selvaraju et al. 2017).
 
     A channel's weight is the mean of the score's gradient over the map's pixels. `direct` takes the gradient through
-    the stage's own tap only, so that maps add up over the stages; `total` also through the deeper stages, as
-    Grad-CAM on a network with one output does, and for stages without a tap too. At the last stage both are the same.
-    For a vector there is the gradient times each entry, (B, D).
+    the stage's own tap only, so that the maps can be added over the stages. `total` takes it through the deeper stages
+    too, as Grad-CAM on a network with one output does, and includes stages without a tap. At the last stage both are
+    equal. For a vector the result is each entry times its gradient, (B, D).
     """
     if flow == "direct":
         return grad_cam_of(
@@ -46,7 +46,7 @@ def grad_cam(network: MultiStream, batch: Mapping[str, Tensor], *, score: Score,
 
 
 def grad_cam_of(network: MultiStream, forward: ForwardPass, score: Score) -> Maps:
-    """Direct Grad-CAM, given the forward pass: the backward pass ends at the pooling, no stream runs."""
+    """Computes direct Grad-CAM from a forward pass: the backward pass ends at the pooling, and no stream runs."""
     leaves = map_stages(forward.maps, lambda m: m.detach().clone().requires_grad_())
     with evaluating(network), torch.enable_grad():
         return _cams(network, leaves, score)
@@ -54,11 +54,11 @@ def grad_cam_of(network: MultiStream, forward: ForwardPass, score: Score) -> Map
 
 @dataclass(frozen=True)
 class IntegratedGradients:
-    """Integrated gradients of a batch: by unit of a token, and by the pixels that the tokens were read from.
+    """Integrated gradients of a batch, for each unit of a token and for the pixels behind the tokens.
 
-    `tokens` {key: (B, T, W)} sum to the score's difference from that of the training mean. `pixels`
-    {key: {stage: (B, h, w)}}, or (B, D) for a vector, have the same sums by stage. `gap` (B,) is the part of the
-    difference that the pixels do not sum to.
+    `tokens` {key: (B, T, W)} sum to the difference between the score and that of the training mean. `pixels`
+    {key: {stage: (B, h, w)}}, or (B, D) for a vector, have the same sums by stage. `gap` (B,) is the absolute error of
+    the pixels' sum.
     """
 
     tokens: dict[str, Tensor]
@@ -69,10 +69,10 @@ class IntegratedGradients:
 def integrated_gradients(
     network: MultiStream, forward: ForwardPass, *, score: Score, steps: int = 32, chunk: int = 8
 ) -> IntegratedGradients:
-    """Integrated gradients on the tokens, from those of the training mean (Sundararajan et al. 2017).
+    """Computes integrated gradients on the tokens; the baseline is the training mean (Sundararajan et al. 2017).
 
-    The integral is a Gauss-Legendre sum of `steps` points, `chunk` of them at once. It holds for any tap,
-    temporal and fusion.
+    The integral is a Gauss-Legendre sum of `steps` points, `chunk` of them at a time. It applies to any tap, temporal
+    and fusion.
     """
     points, weights = np.polynomial.legendre.leggauss(steps)
     with evaluating(network):
@@ -82,9 +82,9 @@ def integrated_gradients(
         slopes = {key: torch.zeros_like(end) for key, end in ends.items()}
         for low in range(0, steps, chunk):
             some = torch.tensor((points[low : low + chunk] + 1) / 2, dtype=torch.float64)
-            shares = torch.tensor(weights[low : low + chunk] / 2, dtype=torch.float64)
+            factors = torch.tensor(weights[low : low + chunk] / 2, dtype=torch.float64)
             for key, gradient in _token_gradients(network, starts, ends, some, score).items():
-                slopes[key] += torch.einsum("sbtw,s->btw", gradient, shares.to(gradient))
+                slopes[key] += torch.einsum("sbtw,s->btw", gradient, factors.to(gradient))
         with torch.no_grad():
             change = score(fused_of_tokens(network, ends)) - score(fused_of_tokens(network, starts))
         pixels = _at_pixels(network, forward, slopes, points=points, weights=weights)
@@ -94,7 +94,7 @@ def integrated_gradients(
 
 
 def _tokens_of_means(network: MultiStream, forward: ForwardPass) -> dict[str, Tensor]:
-    """The tokens of the training mean, for each row of the batch."""
+    """Returns the tokens of the training mean, for each row of the batch."""
     starts = {}
     for key, branch in network.branches.items():
         means = {stage: tap.baseline.expand_as(forward.pooled[key][stage]) for stage, tap in branch.taps.items()}
@@ -110,7 +110,7 @@ def _at_pixels(
     points: NDArray[np.float64],
     weights: NDArray[np.float64],
 ) -> Maps:
-    """The contributions of pixels and entries to tokens with these slopes {key: (B, T, W)}."""
+    """Returns the contributions of pixels and entries through tokens with these gradients {key: (B, T, W)}."""
     pixels: Maps = {}
     for key, branch in network.branches.items():
         for step, (stage, tap) in enumerate(branch.taps.items()):
@@ -127,7 +127,7 @@ def _at_pixels(
 
 
 def _through_linear_tap(tap: Tap, pooled: Tensor, map_B: Tensor, slope_BW: Tensor, *, is_vector: bool) -> Tensor:
-    """A token's change from the training mean, by pixel or entry; the mean's part is spread evenly."""
+    """Distributes a token's difference from the training mean over pixels or entries; the mean is spread evenly."""
     leaf = pooled.clone().requires_grad_()
     with torch.enable_grad():
         (weights_BP,) = torch.autograd.grad((tap.project(leaf) * slope_BW).sum(), leaf)
@@ -142,10 +142,10 @@ def _through_linear_tap(tap: Tap, pooled: Tensor, map_B: Tensor, slope_BW: Tenso
 def _through_tap(
     tap: Tap, map_BChw: Tensor, slope_BW: Tensor, *, points: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> Tensor:
-    """The same for a tap that is not linear: integrated over the way from an empty map to this one.
+    """Distributes it for a nonlinear tap: integrates over the path from a map of zeros to this map.
 
-    An empty map is all zeros. What its token differs by from that of the training mean has no place in the photo and
-    is spread evenly, as for a linear tap.
+    The difference between the token of the zero map and that of the training mean has no location in the photo; it is
+    spread evenly, as for a linear tap.
     """
     integral = torch.zeros_like(map_BChw)
     for point, weight in zip(points.tolist(), weights.tolist(), strict=True):
@@ -162,7 +162,7 @@ def _through_tap(
 
 @torch.no_grad()
 def attention(network: MultiStream, pooled: Pooled) -> dict[str, Tensor]:
-    """The attention of each step, {key: (B, T)}, for branches whose temporal weighs its steps."""
+    """Returns the attention weights of the steps, {key: (B, T)}, for branches whose temporal has them."""
     found = {}
     with evaluating(network):
         for key, branch in network.branches.items():
@@ -173,7 +173,7 @@ def attention(network: MultiStream, pooled: Pooled) -> dict[str, Tensor]:
 
 
 def fused_of_tokens(network: MultiStream, tokens: Mapping[str, Tensor]) -> Tensor:
-    """Tokens {key: (B, T, W)} -> logits (B, K)."""
+    """Computes the fused logits (B, K) of tokens {key: (B, T, W)}."""
     vectors = {
         key: branch.temporal(tokens[key]) if branch.temporal else tokens[key].squeeze(1)
         for key, branch in network.branches.items()
@@ -185,7 +185,7 @@ def fused_of_tokens(network: MultiStream, tokens: Mapping[str, Tensor]) -> Tenso
 def _token_gradients(
     network: MultiStream, starts: Mapping[str, Tensor], ends: Mapping[str, Tensor], points: Tensor, score: Score
 ) -> dict[str, Tensor]:
-    """The score's gradient with respect to the tokens at some points of the way, {key: (points, B, T, W)}."""
+    """Returns the score's gradient with respect to the tokens at points of the path, {key: (points, B, T, W)}."""
     with torch.enable_grad():
         way = {
             key: (starts[key] + points.to(end).view(-1, 1, 1, 1) * (end - starts[key])).requires_grad_()
@@ -196,7 +196,7 @@ def _token_gradients(
 
 
 def _cams(network: MultiStream, maps: Maps, score: Score) -> Maps:
-    """Each map weighted with its gradient's means, summed over the channels; a vector times its gradient."""
+    """Weights each map's channels with their mean gradients and sums over the channels; a vector times its gradient."""
     pooled = pooled_maps(network, maps)
     flat = [maps[key][stage] for key in pooled for stage in maps[key]]
     gradients = iter(torch.autograd.grad(score(network.classify(pooled)).sum(), flat, materialize_grads=True))
@@ -208,15 +208,15 @@ def _cams(network: MultiStream, maps: Maps, score: Score) -> Maps:
 
 
 def _cam(gradient: Tensor, leaf: Tensor) -> Tensor:
-    """A map (B, C, h, w) weighted with its gradient's means, (B, h, w); a vector (B, D) times its gradient."""
+    """Weights and sums a map (B, C, h, w) into (B, h, w), or multiplies a vector (B, D) with its gradient."""
     return gradient * leaf if leaf.ndim == 2 else (gradient.mean((2, 3), keepdim=True) * leaf).sum(1)
 
 
 def _total_cams(network: MultiStream, batch: Mapping[str, Tensor], score: Score) -> Maps:
-    """As `_cams`, with gradients that reach a stage through all deeper ones too, if it has a tap or not.
+    """Like `_cams`, with gradients through all deeper stages too, and for stages without a tap.
 
-    They are taken with respect to what a stage returns, and laid out as a map then: where that is tokens, the next
-    stage does not read the map.
+    Gradients are taken with respect to a stage's output and then rearranged as a map: if the output is tokens, the next
+    stage reads the tokens, not the map.
     """
     states = {key: _states(branch, batch[branch.entry(key, batch)]) for key, branch in network.branches.items()}
     maps = {k: {s: _map(network, k, s, state) for s, state in stages.items()} for k, stages in states.items()}
@@ -236,9 +236,9 @@ def _total_cams(network: MultiStream, batch: Mapping[str, Tensor], score: Score)
 
 
 def _states(branch: Branch, x: Tensor) -> dict[str, Any]:
-    """The outputs of all stages, tapped or not; the maps of a stream with its own `forward`."""
+    """Returns the outputs of all stages, tapped or not, or the maps of a stream that overrides `forward`."""
     stream = branch.stream
-    # A float input that asks for gradients makes every stage record them, whatever of it is frozen.
+    # A float input with requires_grad makes every stage record gradients, including frozen stages.
     x = x.detach().float().requires_grad_()
     if type(stream).forward is not Stream.forward:
         return stream(x)  # type: ignore[no-any-return]

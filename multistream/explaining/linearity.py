@@ -1,4 +1,4 @@
-"""Which parts are linear: what they declare, and which declaration does not hold."""
+"""The linearity that components declare, and the first declaration that does not hold on a batch."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from multistream.nn.eval_mode import evaluating
 
 
 def is_linear(network: MultiStream) -> bool:
-    """Whether every fused logit is declared an affine function of all pooled features."""
+    """Returns whether every fused logit is declared to be an affine function of all pooled features."""
     return network.fusion.linear and all(is_linear_branch(branch) for branch in network.branches.values())
 
 
 def is_linear_stream(network: MultiStream, key: str) -> bool:
-    """Whether this stream's own logits are declared an affine function of its pooled features."""
+    """Returns whether this stream's own logits are declared to be an affine function of its pooled features."""
     return network.fusion.is_linear_stream(key) and is_linear_branch(network.branches[key])
 
 
 def is_linear_branch(branch: Branch) -> bool:
-    """Whether a branch's vector is declared an affine function of its maps."""
+    """Returns whether a branch's vector is declared to be an affine function of its maps."""
     return all(tap.linear for tap in branch.taps.values()) and (branch.temporal is None or branch.temporal.linear)
 
 
 def nonlinear_part(network: MultiStream) -> str:
-    """The first part that declares itself not linear, in words: "the temporal bigru+att of object"."""
+    """Names the first component that does not declare to be linear: "the temporal module bigru+att of object"."""
     for key, branch in network.branches.items():
         if not all(tap.linear for tap in branch.taps.values()):
             return f"the tap {_tap_name(branch)} of {key}"
@@ -43,7 +43,7 @@ def nonlinear_part(network: MultiStream) -> str:
 
 @torch.no_grad()
 def false_claim(network: MultiStream, forward: ForwardPass) -> str:
-    """The first part whose declaration this batch contradicts, as a sentence that ends in what to do."""
+    """Names the first component whose declaration does not hold on this batch, in a sentence that says what to do."""
     with evaluating(network):
         branches = (_false_claims_of_branch(key, branch, forward) for key, branch in network.branches.items())
         claims = chain(chain.from_iterable(branches), _false_claims_of_fusion(network, forward))
@@ -85,7 +85,7 @@ def _declares(part: str, claim: str) -> str:
 
 
 def _is_affine(function: Callable[[Tensor], Tensor], values: Tensor) -> bool:
-    """Whether f(0.3 x + 0.7 y) = 0.3 f(x) + 0.7 f(y) for a batch x and y, its values in reverse order."""
+    """Returns whether f(0.3 x + 0.7 y) = 0.3 f(x) + 0.7 f(y), where y is the batch x with its columns reversed."""
     other = values.flip(-1)
     between, ends = function(0.3 * values + 0.7 * other), 0.3 * function(values) + 0.7 * function(other)
     return torch.allclose(between, ends, atol=1e-4 * max(1.0, float(ends.abs().max())))

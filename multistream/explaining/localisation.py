@@ -1,6 +1,6 @@
-"""Localisation: does a map point to where the object is known to lie? The pointing game, and the energy in a mask.
+"""Localisation: how well a map points to the known object: the pointing game, and the energy in a mask.
 
-Masks are boxes in a CSV or a folder of pictures. Chance for both measures is the mask's fraction of the pixels.
+Masks are boxes in a CSV, or images in a folder. The chance level of both measures is the mask's fraction of the pixels.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from multistream.records import JsonRecord
 from multistream.statistics import wilson
 
 COLUMNS = ("path", "left", "top", "right", "bottom")
-"""Of a CSV of boxes, in the photo's own pixels; right and bottom are exclusive. A photo may have several rows."""
+"""The columns of a CSV of boxes, in pixels of the photo; right and bottom are exclusive. A photo may have several."""
 
 Mask = NDArray[np.bool_]
 ReadMask = Callable[[int], Mask]
-"""The index of a photo -> its mask (S, S)."""
+"""The row of a photo -> its mask (S, S)."""
 
 Box = tuple[float, float, float, float]
 
 
 def points_into(maps_Bhw: Tensor, masks_Bhw: Tensor) -> Tensor:
-    """Whether each map's largest pixel lies in its mask, (B,) bool.
+    """Returns whether each map's largest pixel is in its mask, (B,) bool.
 
     >>> points_into(torch.tensor([[[0.0, 2.0]]]), torch.tensor([[[False, True]]])).tolist()
     [True]
@@ -44,10 +44,10 @@ def points_into(maps_Bhw: Tensor, masks_Bhw: Tensor) -> Tensor:
 
 
 def energy_in(maps_Bhw: Tensor, masks_Bhw: Tensor) -> Tensor:
-    """The fraction of each map's positive sum that lies in its mask, (B,) float64; NaN where nothing is positive.
+    """Returns the fraction of each map's positive sum inside its mask, (B,) float64; NaN if no pixel is positive.
 
-    After the energy-based pointing game of Wang et al. (Score-CAM, 2020): unlike the largest pixel alone, it
-    counts the rest of the map too.
+    This is the energy-based pointing game of Wang et al. (Score-CAM, 2020). Unlike the pointing game, it uses the whole
+    map.
 
     >>> energy_in(torch.tensor([[[3.0, 1.0, -5.0]]]), torch.tensor([[[True, False, True]]])).tolist()
     [0.75]
@@ -64,10 +64,11 @@ def _check(maps_Bhw: Tensor, masks_Bhw: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Localisation(JsonRecord):
-    """Of `n` photos: how often the largest pixel of a stream's map lies in the mask, and the energy there.
+    """The pointing game and the energy in masks of one stream's maps, over `n` photos.
 
-    `energy` is the fraction of the positive contributions that lies in the mask, over the `positive` photos that have
-    any. `chance` is the masks' mean fraction of the pixels, which a map of noise reaches in both.
+    `pointing` is the fraction of photos whose largest pixel is in the mask. `energy` is the mean fraction of the
+    positive contributions inside the mask, over the `positive` photos that have any. `chance` is the masks' mean
+    fraction of the pixels, which a noise map reaches in both.
     """
 
     stream: str
@@ -81,19 +82,19 @@ class Localisation(JsonRecord):
 
 
 class LocalisationMeter:
-    """Collects the pointing game and the energy in masks."""
+    """Collects the pointing game and the energy in masks, batch by batch."""
 
     def __init__(self) -> None:
         self.parts: dict[str, list[Tensor]] = {}
 
     def add(self, key: str, maps: Tensor, masks: Tensor) -> None:
-        """Maps and masks (B, S, S) of a stream."""
+        """Adds the maps and masks (B, S, S) of a stream."""
         fractions = masks.double().mean((1, 2))
         rows = torch.stack([points_into(maps, masks).double(), energy_in(maps, masks), fractions], dim=1)
         self.parts.setdefault(key, []).append(rows)
 
     def results(self) -> tuple[Localisation, ...]:
-        """One for each stream."""
+        """Returns one result for each stream."""
         made = []
         for key, parts in self.parts.items():
             table = torch.cat(parts).numpy()
@@ -116,10 +117,10 @@ class LocalisationMeter:
 
 
 def masks_of(table: Table, source: str | Path, *, size: int, resize: str) -> ReadMask:
-    """Reads the masks of a table's photos, brought to the square that the network sees.
+    """Returns a function that reads the mask of a photo, resized or cropped like the network's input.
 
-    `source` is a folder that mirrors the photos (what is not black is inside), or a CSV of boxes. DataError for a
-    photo without a mask, with counts; for a mask or box that contains no pixel.
+    `source` is a folder of images that mirrors the photos (pixels that are not black are in the mask), or a CSV of
+    boxes. Raises DataError for photos without a mask (with counts), and for a mask or box that contains no pixel.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -143,7 +144,7 @@ def masks_of(table: Table, source: str | Path, *, size: int, resize: str) -> Rea
 
 
 def _fitted(mask: Mask, size: int, resize: str, path: Path) -> Mask:
-    """The mask as the network sees the photo: a pixel belongs to it that lies in it by half."""
+    """Resizes or crops the mask like the network's input; a pixel is in the mask if at least half of it is."""
     fitted: Mask = fit_map(mask[None].astype(np.float32), size, resize)[0] >= 0.5
     if not fitted.any():
         raise DataError(path, "its mask is empty after resizing to the network's input.")

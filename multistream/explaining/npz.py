@@ -1,4 +1,4 @@
-"""Explanations on disk: one .npz of any number of photos, written in constant memory."""
+"""Writer of explanations: one .npz of any number of photos, in constant memory."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ Value = TypeVar("Value")
 
 
 class NpzWriter:
-    """Collects explanations row by row in files next to the target, and makes one .npz of them at the end.
+    """Writes explanations row by row to temporary files next to the target, and joins them into one .npz at the end.
 
-    Keys: `ids`, `classes`, `target` and `against` (N,), -1 where there is none; `logits` and `bias` (N, K), or
-    `logits/KEY`, `bias/KEY` and `probability/KEY` where the fusion averages probabilities, with `remainder/KEY` in
-    place of `bias/KEY` where no sum is exact; `map/KEY/STAGE` (N, K, h, w); `vector/KEY` (N, K, D); `tokens/KEY`
+    Keys: `ids`, `classes`, `target` and `against` (N,), -1 if there is none; `logits` and `bias` (N, K), or
+    `logits/KEY`, `bias/KEY` and `probability/KEY` if the fusion averages probabilities, with `remainder/KEY` in place
+    of `bias/KEY` if the sum is not exact; `map/KEY/STAGE` (N, K, h, w); `vector/KEY` (N, K, D); `tokens/KEY`
     (N, T, W); `shapley/streams` (N, K, S), `shapley/stages/KEY` (N, K, T), `interactions` (N, K, S, S);
     `attention/KEY` (N, T); `exact/KEY`, `kind/KEY`; `streams`, `stages/KEY` name the columns; `method`, `flow`,
-    `scale`, `baseline`. K is 1 where the target alone was kept. Rows of photos that could not be used are NaN.
+    `scale`, `baseline`. K is 1 if only the target was kept. Rows of photos that could not be used are NaN.
 
-    A place that cannot be written is DiskFull (exit 74), before anything is explained.
+    Entering it raises DiskFull (exit 74) if the folder cannot be written, before any photo is explained.
     """
 
     def __init__(self, path: Path, *, ids: Sequence[str], classes: Sequence[str]) -> None:
@@ -50,7 +50,7 @@ class NpzWriter:
         return self
 
     def add(self, found: Explanation) -> None:
-        """Writes the next photo's row: explanations come in the order of `ids`."""
+        """Writes the next photo's row; explanations must be added in the order of `ids`."""
         if found.arrays is not None:
             column = {name: self.classes.index(name) for name in (found.target, found.against) if name}
             self._put("target", np.array(column[found.target]))
@@ -70,7 +70,7 @@ class NpzWriter:
         self.columns[name].put(self.row, value)
 
     def _note(self, facts: dict[str, NDArray[np.generic]]) -> None:
-        """Keeps what holds for all photos; a sum that is exact for some photos only is not called exact."""
+        """Keeps the facts that hold for all photos; a sum counts as exact only if it is exact for every photo."""
         for name, fact in facts.items():
             if name not in self.about or (name.startswith("exact/") and not fact):
                 self.about[name] = fact
@@ -81,9 +81,7 @@ class NpzWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with (
-            self.stack
-        ):  # a full disk is reported in the same way while photos are explained and while the file is made
+        with self.stack:  # a full disk raises the same error while photos are explained and while the file is written
             if error is not None:
                 raise error
             self._write()
@@ -101,15 +99,15 @@ class NpzWriter:
 
 @dataclass
 class NpzColumn:
-    """The rows of one array, in a file: plain writes, which a full disk answers with an error and not with a signal."""
+    """The rows of one array in a file. It is not memory-mapped: a full disk then raises an error, not a signal."""
 
     file: IO[bytes]
     empty: NDArray[np.generic]
-    """The row of a photo that could not be used."""
+    """The row written for a photo that could not be used."""
     rows: int = 0
 
     def put(self, row: int, value: NDArray[np.generic]) -> None:
-        """Writes the row of one photo, and empty ones for those before it that have none."""
+        """Writes the row of one photo, and empty rows for skipped photos before it."""
         self._fill(row)
         self.file.write(np.ascontiguousarray(value, dtype=self.empty.dtype).tobytes())
         self.rows += 1
@@ -120,7 +118,7 @@ class NpzColumn:
         self.rows = row
 
     def copy(self, target: IO[bytes], *, rows: int) -> None:
-        """Writes the array (rows, ...)."""
+        """Copies the rows to `target` as a .npy array (rows, ...)."""
         shape = (rows, *self.empty.shape)
         header = {"descr": np.lib.format.dtype_to_descr(self.empty.dtype), "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_2_0(target, header)
@@ -130,7 +128,7 @@ class NpzColumn:
 
 
 def arrays_by_name(arrays: ExplanationArrays) -> dict[str, Tensor]:
-    """One photo's tensors by their names in the file."""
+    """Returns one photo's tensors by their keys in the file."""
     return {
         **_by_classifier("logits", arrays.logits),
         **_by_classifier("bias", arrays.bias),
@@ -151,12 +149,12 @@ def _under(prefix: str, parts: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _by_classifier(prefix: str, parts: Mapping[str, Value]) -> dict[str, Value]:
-    """Of a stream's classifier under its key, of the whole network's under the prefix alone."""
+    """Names a stream's values `prefix/KEY`, and those of the whole network `prefix`."""
     return {prefix if name == FUSED else f"{prefix}/{name}": value for name, value in parts.items()}
 
 
 def facts_of(found: Explanation) -> dict[str, NDArray[np.generic]]:
-    """The arrays that hold for all photos of the file."""
+    """Returns the arrays that hold for all photos of the file."""
     facts = {
         "streams": list(found.shapley),
         **_under("stages", {key: list(stages) for key, stages in found.shapley_stages.items()}),

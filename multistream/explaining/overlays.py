@@ -1,4 +1,4 @@
-"""Overlays: a picture for each photo, with the contributions of every stream and stage drawn over it."""
+"""Overlays: one figure per photo, with the contributions of every stream and stage drawn over the photo."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 ColourScale = Literal["shared", "map"]
 
 SIDE = 224
-"""Pixels of the longer side of a drawn map."""
+"""The longer side of a drawn map in pixels."""
 CLIPPED = 0.995
-"""Quantile of all magnitudes that gets the full colour: single pixels of early stages would dim the rest."""
+"""The quantile of all magnitudes that gets the full colour: single pixels of early stages would dim all others."""
 FOR, AGAINST = (226 / 255, 88 / 255, 12 / 255), (22 / 255, 104 / 255, 190 / 255)
 """Orange for the class, blue against it, as in the report: readable for colour-blind users and in greyscale."""
 
 Densities = dict[str, dict[str, Tensor]]
-"""{key: {stage: (h, w)}}: contribution by area, so that stages of 7 x 7 and of 112 x 112 cells compare."""
+"""{key: {stage: (h, w)}}: contributions per unit of area, so that 7 x 7 and 112 x 112 maps are comparable."""
 
 
 def write_overlay(explanation: Explanation, path: Path, *, colour_scale: ColourScale = "shared") -> None:
-    """Draws one photo's contributions to the target into a PNG. DiskFull (exit 74) where it cannot be written.
+    """Draws one photo's contributions to the target into a PNG. Raises DiskFull (exit 74) if it cannot be written.
 
-    `shared` gives all streams and stages one colour scale, `map` each map its own, so that faint ones are visible.
+    `shared` uses one colour scale for all streams and stages, `map` one for each map, so that faint maps are visible.
     """
-    from matplotlib.figure import Figure  # a second of import that only figures need
+    from matplotlib.figure import Figure  # importing it takes a second
 
     arrays = explanation.arrays
     if arrays is None:
@@ -63,7 +63,7 @@ def write_overlay(explanation: Explanation, path: Path, *, colour_scale: ColourS
 
 
 def blended(image: Tensor | None, density: Tensor, *, limit: float, aspect: float = 1.0) -> NDArray[np.float32]:
-    """The photo in grey, in its own shape, with contributions over it, (H, W, 3) in 0..1; `limit` gets full colour."""
+    """Draws contributions over the grey photo in its own shape, (H, W, 3) in 0..1; `limit` gets the full colour."""
     size = drawn_size(aspect)
     value = functional.interpolate(density[None, None].float(), size, mode="bilinear", align_corners=False)[0, 0]
     grey = torch.full(size, 0.92)
@@ -77,7 +77,7 @@ def blended(image: Tensor | None, density: Tensor, *, limit: float, aspect: floa
 
 
 def photo_pixels(image: Tensor | None, *, aspect: float) -> NDArray[np.float32]:
-    """The photo in its own shape, (H, W, 3) in 0..1; light grey where no stream reads photos."""
+    """Returns the photo in its own shape, (H, W, 3) in 0..1; light grey if no stream reads photos."""
     size = drawn_size(aspect)
     if image is None:
         return np.full((*size, 3), 0.93, dtype=np.float32)
@@ -87,7 +87,7 @@ def photo_pixels(image: Tensor | None, *, aspect: float) -> NDArray[np.float32]:
 
 
 def drawn_size(aspect: float) -> tuple[int, int]:
-    """Height and width of a drawn photo, the longer one SIDE.
+    """Returns height and width of a drawn photo; the longer side is SIDE.
 
     >>> drawn_size(2.0)
     (112, 224)
@@ -96,7 +96,7 @@ def drawn_size(aspect: float) -> tuple[int, int]:
 
 
 def limits_of(dense: Mapping[str, Mapping[str, Tensor]], *, colour_scale: ColourScale) -> dict[str, dict[str, float]]:
-    """The density that gets the full colour, for each map."""
+    """Returns the density that gets the full colour, for each map."""
     own = map_stages(dense, lambda m: float(m.abs().flatten().quantile(CLIPPED)) or 1.0)
     if colour_scale == "map":
         return own
@@ -105,7 +105,7 @@ def limits_of(dense: Mapping[str, Mapping[str, Tensor]], *, colour_scale: Colour
 
 
 def short_name(path: str) -> str:
-    """A photo's folder and name on one line."""
+    """Returns a photo's folder and file name on one line."""
     return printable("/".join(Path(path).parts[-2:]))
 
 
@@ -118,7 +118,7 @@ def _draw_maps(
     columns: int,
     colour_scale: ColourScale,
 ) -> None:
-    """The photo at the left, then a row for each stream and a column for each stage."""
+    """Draws the photo at the left, then one row per stream and one column per stage."""
     rows = max(1, len(dense))
     grid = part.add_gridspec(rows, columns + 1, width_ratios=[1.25, *[1] * columns])
     photo = part.add_subplot(grid[:, 0])
@@ -147,7 +147,7 @@ def _draw_maps(
 
 
 def draw_scale(part: Figure | SubFigure, axes: list[Axes], *, limit: float, label: str) -> None:
-    """The colour bar of some maps; `limit` is the density that gets the full colour."""
+    """Draws the colour bar of the maps in `axes`; `limit` is the density that gets the full colour."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import ListedColormap, Normalize
     from matplotlib.ticker import MaxNLocator
@@ -167,7 +167,7 @@ def draw_scale(part: Figure | SubFigure, axes: list[Axes], *, limit: float, labe
 
 
 def _draw_entries(part: Figure | SubFigure, explanation: Explanation, key: str) -> None:
-    """The entries of a vector with the largest contributions, as bars."""
+    """Draws the entries of a vector with the largest contributions as bars."""
     axis = part.subplots()
     names = [printable(name) for name, _ in explanation.entries[key]]
     values = [value for _, value in explanation.entries[key]]
@@ -176,7 +176,7 @@ def _draw_entries(part: Figure | SubFigure, explanation: Explanation, key: str) 
 
 
 def draw_bars(axis: Axes, names: list[str], values: list[float], *, colours: list[object]) -> None:
-    """Horizontal bars with their names, the first at the top."""
+    """Draws horizontal bars with their names, the first at the top."""
     from matplotlib.ticker import MaxNLocator
 
     axis.barh(range(len(names)), values, color=colours, height=0.68)
@@ -194,13 +194,13 @@ def _title(explanation: Explanation) -> str:
 
 
 def _outcome(explanation: Explanation) -> str:
-    """The prediction, and whether it was right."""
+    """Returns the prediction, the target's probability, and the label if known."""
     text = f"predicted {explanation.predicted}\np({explanation.target}) = {100 * explanation.probability:.1f} %"
     return f"{text}\nlabel {explanation.label}" if explanation.label else text
 
 
 def _caption(explanation: Explanation, colour_scale: ColourScale) -> str:
-    """Method, flow, scale, baseline, and how exact the sum is."""
+    """Returns the caption: settings, colour scale, residual of the sum, and Shapley values."""
     sums = "no exact sum" if explanation.residual is None else f"residual of the sum {explanation.residual:.0e}"
     local = [key for key, kind in explanation.kinds.items() if kind == "local"]
     marks = f"; gradient x input only: {', '.join(local)}" if local else ""

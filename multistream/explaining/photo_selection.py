@@ -1,4 +1,4 @@
-"""Which photos are explained: those given, a labelled set, or the run's test split; their labels and inputs."""
+"""Selection of the photos to explain: given photos, a data set, or the run's test split; with labels and inputs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from multistream.inputs import Vector, side_inputs_of
 
 @dataclass(frozen=True)
 class PhotoSelection:
-    """A table whose labels are the run's classes, -1 where unknown; `names` to call the photos by; inputs' sources.
+    """A table of photos with labels in the run's classes (-1 if unknown), their display `names`, and inputs' `sources`.
 
-    `given` are the photos themselves where the caller gave them; empty for those of a data set, which are its files.
+    `given` are the photos that the caller passed; it is empty if the photos are the files of a data set.
     """
 
     table: Table
@@ -38,14 +38,14 @@ class PhotoSelection:
         return len(self.table)
 
     def labels(self, place: int) -> tuple[str, ...]:
-        """The classes of a photo; none where they are unknown."""
+        """Returns the classes of a photo; empty if they are unknown."""
         if self.table.label_sets is not None:
             return tuple(compress(self.table.classes, self.table.label_sets[place]))
         label = int(self.table.labels[place])
         return (self.table.classes[label],) if label >= 0 else ()
 
     def aspect(self, place: int) -> float:
-        """The width of a photo by its height, as it is looked at."""
+        """Returns a photo's width divided by its height, after EXIF rotation."""
         path = self.table.path(place)
         photo = self.given[place] if self.given else GivenPhoto(str(path), (), path)
         return photo.aspect(limit=MAX_BYTES)
@@ -60,10 +60,10 @@ def find_photos(
     inputs: Mapping[str, SideSource] | None = None,
     labelled: bool = False,
 ) -> PhotoSelection:
-    """The photos to explain, with labels where they are known and the vectors and maps that the recipe names.
+    """Returns the photos to explain, with known labels and the vectors and maps that the recipe names.
 
-    Photos that are named and lie in the run's own data set have its labels and inputs too. `labelled` asks for labels:
-    UsageError where there are none. `inputs` are paths, or vectors as {id: array} or in the order of the photos.
+    Files that belong to the run's data set get its labels and inputs. `labelled` requires labels: raises UsageError if
+    there are none. `inputs` are paths, or vectors as {id: array} or as an array in the order of the photos.
     """
     inputs = inputs or {}
     given = {name: str(source) for name, source in inputs.items() if isinstance(source, str | Path)}
@@ -101,14 +101,14 @@ def _given_photos(
     if labelled:
         what = "the target true needs labels, but these photos have none."
         raise UsageError("--target", what, do="Omit PATHS, or give --data.")
-    # Photos in memory all have one name, and a table's ids are distinct.
+    # All photos in memory have the same name, but the ids of a table must be distinct.
     ids = tuple(f"{name} {place}" if name == IN_MEMORY else name for place, name in enumerate(names))
     unknown = np.full(len(photos), -1, dtype=np.int64)
     return PhotoSelection(Table("photos", Path(), ids, unknown, model.classes), names, given, photos)
 
 
 def _with_arrays(selection: PhotoSelection, model: Model, arrays: Mapping[str, SideSource]) -> PhotoSelection:
-    """The selection with vectors that are given as arrays, by stream key or input name."""
+    """Adds vectors given as arrays, by stream key or input name."""
     table, vectors, sources = selection.table, {}, dict(selection.sources)
     for name, source in arrays.items():
         readers = {key: each for key, each in model.inputs.items() if name in (key, each.name)}
@@ -123,7 +123,7 @@ def _with_arrays(selection: PhotoSelection, model: Model, arrays: Mapping[str, S
 
 
 def _vector_table(name: str, source: SideSource, ids: tuple[str, ...]) -> VectorTable:
-    """Vectors {id: array}, or in the order of the photos with these ids."""
+    """Builds a table of vectors from {id: array}, or from rows in the order of `ids`."""
     where = f"inputs[{name!r}]"
     if isinstance(source, VectorTable):
         return source
@@ -143,7 +143,7 @@ def _vector_table(name: str, source: SideSource, ids: tuple[str, ...]) -> Vector
 def _selection(
     model: Model, table: Table, names: tuple[str, ...], sources: Mapping[str, str], *, labelled: bool
 ) -> PhotoSelection:
-    """The photos of a table in the run's classes; refuses those without a label that it knows, where it is needed."""
+    """Maps a table's labels to the run's classes. If `labelled`, raises DataError for labels of other classes."""
     ours, unknown = _in_our_classes(table, model.classes)
     if labelled and unknown:
         right = f"It knows {', '.join(model.classes)}."
@@ -152,7 +152,7 @@ def _selection(
 
 
 def _in_our_classes(table: Table, classes: tuple[str, ...]) -> tuple[Table, int]:
-    """The table with labels that index the run's classes, by name, -1 for others; and how many labels are others."""
+    """Maps labels to the run's classes by name, -1 for other classes; returns also the number of those."""
     column = np.array([classes.index(name) if name in classes else -1 for name in table.classes], dtype=np.int64)
     labels, sets, known = column[table.labels], None, column >= 0
     unknown = int((labels < 0).sum())
@@ -164,16 +164,16 @@ def _in_our_classes(table: Table, classes: tuple[str, ...]) -> tuple[Table, int]
 
 
 def _lacks_inputs(model: Model, given: Mapping[str, SideSource]) -> bool:
-    """Whether a stream reads vectors or maps that no option names."""
+    """Returns whether a stream reads vectors or maps that are not given."""
     return any(key not in given and each.name not in given for key, each in side_inputs_of(model.inputs).items())
 
 
 def _own_photos(model: Model, paths: Sequence[Path], label: str) -> Table | None:
-    """The rows of the run's own data set that these files are; None if one of them is not, or the set is gone."""
+    """Selects the rows of the run's data set for these files; None if a file is not in it or it cannot be opened."""
     settings = model.recipe.data
     try:
         table = open_table(settings.source, label=label or settings.label, allow_outside=settings.allow_outside)
-    except DataError:  # the set need not be here: then the photos are from elsewhere
+    except DataError:  # the run's data set may be missing; the photos are then from elsewhere
         return None
     rows = {table.path(i).resolve(): i for i in range(len(table))}
     found = [rows.get(path.resolve()) for path in paths]

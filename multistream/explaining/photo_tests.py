@@ -1,4 +1,4 @@
-"""Tests of explanations on photos, in one pass: faithfulness, and localisation against masks."""
+"""Tests of explanations on photos in one pass: faithfulness, and localisation with masks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from multistream.records import JsonRecord
 
 @dataclass(frozen=True)
 class PhotoTests(JsonRecord):
-    """The results of `n` photos, of which `left_out` could not be used."""
+    """The results over `n` photos; `left_out` further photos could not be used."""
 
     n: int
     left_out: int
@@ -33,9 +33,10 @@ class PhotoTests(JsonRecord):
 def measure_on_photos(
     explainer: Explainer, *, faithfulness: bool = True, masks: str = "", tick: Callable[[int], None] = lambda _: None
 ) -> PhotoTests:
-    """Explains the photos once for all tests. DataError where no photo can be used, or a mask is missing.
+    """Explains the photos once for all tests.
 
-    UsageError where no stream reads photos.
+    Raises DataError if no photo can be used or a mask is missing, UsageError if no stream reads photos or photos may
+    have several labels.
     """
     if explainer.model.network.label_sets:
         what = "these tests follow the probability of one class, and a photo may have several labels here."
@@ -59,7 +60,7 @@ def measure_on_photos(
 
 
 def _run(explainer: Explainer, meters: Sequence[Callable[[ExplainedBatch], None]], tick: Callable[[int], None]) -> int:
-    """Gives every batch to all meters, and returns the number of photos."""
+    """Passes every batch to all meters, and returns the number of photos."""
     n = 0
     for batch in explainer.batches():
         for measure in meters:
@@ -70,7 +71,7 @@ def _run(explainer: Explainer, meters: Sequence[Callable[[ExplainedBatch], None]
 
 
 def _measure_faithfulness(meter: FaithfulnessMeter, explainer: Explainer, batch: ExplainedBatch, *, size: int) -> None:
-    """Adds a batch: the maps of all photo streams together, and of each by itself if there are several."""
+    """Adds a batch: the summed maps of all photo streams and, if there are several, the maps of each stream."""
     network = explainer.model.network
     keys, densities = photo_streams(network), batch.attribution.densities(size)
     maps = {"all photo streams" if len(keys) > 1 else keys[0]: torch.stack([densities[k] for k in keys]).sum(0)}

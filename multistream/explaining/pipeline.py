@@ -1,8 +1,8 @@
-"""explain: for photos and a class, how much each stream, stage, pixel and vector entry contributes to the decision.
+"""explain: the contributions of each stream, stage, pixel and vector entry to the decision for a class.
 
-    find_photos -> PhotoSelection; Explainer(model, selection, request).batches() -> ExplainedBatch -> Explanation
+    find_photos -> PhotoSelection; Explainer(model, images, request=...).batches() -> ExplainedBatch -> Explanation
 
-Everything that explains photos goes this way: `explain`, galleries, tests of explanations, and the report.
+`explain`, the galleries, the tests of explanations and the report all use this pipeline.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from multistream.runs.model_file import require_trained
 from multistream.runtime.device import available_workers, resolve
 
 CHUNK = 16
-"""Photos that are explained together: with 8 classes a VGG16's maps take 4 MB a photo."""
+"""The number of photos per batch: with 8 classes a VGG16's maps take 4 MB per photo."""
 MANY = 32
-"""With more photos than this only the target is kept, unless all classes are asked for."""
+"""The largest number of photos for which all classes are kept by default; for more, only the target is kept."""
 
 
 def explain(
@@ -61,18 +61,18 @@ def explain(
     device: str = "auto",
     console: Console | None = None,
 ) -> Iterator[Explanation]:
-    """Explains photos, in float32: yields one Explanation with its arrays for each photo, in order.
+    """Explains photos in float32; yields one Explanation with its arrays for each photo, in order.
 
     `model` is a run, a model file, or a trained model or network in memory.
-    `images` are photos as `Model.predict` takes them, one or many; without them the test split of the run is explained,
-    or the labelled data set `data`. `inputs` gives vectors and maps by stream key or input name: a file or folder; for
-    vectors also {id: array}, or an array (N, D) in the order of the photos. `target` is a class, `predicted` or `true`;
-    `against` is a second class, for the difference to it. `method` is `decomposition` (the exact sum), `grad-cam` (each
-    stage, through its own tap), `grad-cam-total` (through all deeper stages too), `grad-cam-last` (the last stage)
-    or `integrated-gradients`; `auto` uses the exact sum if there is one. `every_class` adds the other classes to the
-    target (None: for exact sums of up to 32 photos). `streams` supplies the streams that were given as instances. A
-    photo that cannot be used gets an Explanation with its status. Raises UsageError for options that contradict each
-    other.
+    `images` are one or several photos, as for `Model.predict`; without them the labelled data set `data` or the run's
+    test split is explained. `inputs` are vectors and maps by stream key or input name: a file or folder, or for vectors
+    {id: array} or an array (N, D) in the order of the photos. `target` is a class, `predicted` or `true`; with
+    `against`, a second class, the difference between the two is explained. `method` is `decomposition` (the exact sum),
+    `grad-cam` (each stage through its own tap), `grad-cam-total` (also through all deeper stages), `grad-cam-last` (the
+    last stage) or `integrated-gradients`; `auto` uses the exact sum if there is one. `every_class` adds the other
+    classes to the target (None: for exact sums of up to 32 photos). `streams` are the streams that were given as
+    instances. A photo that cannot be used gets an Explanation with its status. Raises UsageError if options contradict
+    each other.
     """
     explainer = Explainer(
         as_model(model, streams=streams),
@@ -88,7 +88,7 @@ def explain(
 
 
 class Explainer:
-    """A request about some photos, checked at once; `explanations` answers it photo by photo in constant memory."""
+    """Explains photos for one request, in constant memory. The constructor checks the request and finds the photos."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class Explainer:
         }
 
     def explanations(self) -> Iterator[Explanation]:
-        """One Explanation a photo, in order; a photo that cannot be used gets its status."""
+        """Yields one Explanation per photo, in order; for a photo that cannot be used it holds only the status."""
         side_inputs, photos = self._side_inputs, self._photos()
         usable, done = np.flatnonzero(side_inputs.usable), 0
         for number, explained in enumerate(self._explained(photos, usable)):
@@ -131,22 +131,22 @@ class Explainer:
             yield self._unusable(index, photos, side_inputs)
 
     def batches(self, places: Sequence[int] | None = None) -> Iterator[ExplainedBatch]:
-        """The photos that can be used, in their order, as batches with their inputs; only `places`, if given."""
+        """Yields batches of the usable photos, in order; limited to the rows `places`, if given."""
         usable = np.flatnonzero(self._side_inputs.usable)
         chosen = usable if places is None else np.intersect1d(usable, places)
         yield from (each for each in self._explained(self._photos(), chosen) if each is not None)
 
     def towards(self, target: Target) -> Explainer:
-        """An explainer of the same photos for another target."""
+        """Returns an explainer of the same photos for another target."""
         other = copy(self)
         other.request = replace(self.request, target=target)
         return other
 
     def records(self, explained: ExplainedBatch) -> dict[int, Explanation]:
-        """{place in the table: Explanation} of a batch's photos."""
+        """Returns {row of the table: Explanation} of a batch's photos."""
         records = {}
         sees_photos = any(isinstance(each, Image) for each in self.model.inputs.values())
-        is_whole = sees_photos and self.settings.resize != "crop"  # of a crop the network sees a square
+        is_whole = sees_photos and self.settings.resize != "crop"  # a crop is square
         for place, row in enumerate(explained.rows):
             records[row] = explained.explanation(
                 place,
@@ -175,14 +175,14 @@ class Explainer:
         return side_inputs
 
     def _explained(self, photos: Photos, usable: NDArray[np.int64]) -> Iterator[ExplainedBatch | None]:
-        """The usable photos, CHUNK at a time; None for a batch of which no photo can be read."""
+        """Yields the usable photos, CHUNK at a time; None for a batch in which no photo can be read."""
         network = self.runtime.place(self.model.network)
         attributor = Attributor(network, self.request)
         for batch in loaded(photos, usable, batch_size=CHUNK, workers=available_workers()):
             rows = batch.pop("index").tolist()
             explained = self._explain(attributor, self.runtime.send(batch), rows) if rows else None
             for warning in () if explained is None else explained.attribution.warnings:
-                if not self._warned:  # one is enough: the numbers differ from batch to batch
+                if not self._warned:  # only the first: the numbers differ from batch to batch
                     self.console.warn(warning)
                 self._warned.add(warning)
             yield explained
@@ -216,6 +216,6 @@ class Explainer:
 
 
 def _end(usable: NDArray[np.int64], number: int, total: int) -> int:
-    """The first index after batch `number`: photos before it that have no input belong to the batch too."""
+    """Returns the first row after batch `number`; unusable photos before that row belong to the batch too."""
     after = (number + 1) * CHUNK
     return int(usable[after]) if after < len(usable) else total

@@ -1,4 +1,4 @@
-"""Planted evidence for the self-test: pictures with a known cue in a known place, and small streams that learn it."""
+"""Planted cues for the self-test: images with a known cue at a known location, and small streams that learn it."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from multistream.network.compose import build_taps, fusion_factory
 from multistream.network.network import MultiStream
 
 SIDE = 48
-"""Pixels of a picture's side."""
+"""The side of an image in pixels."""
 PATCH = 12
-"""Pixels of the planted patch's side: 1/16 of the picture, which is the pointing game's chance."""
+"""The side of the planted patch in pixels: 1/16 of the image's area, the chance level of the pointing game."""
 FADE = 6 / SIDE
-"""How fast stripes fade, for each pixel from the middle of the patch: by half in 5 pixels."""
+"""The exponential decay of the stripes per pixel from the patch's centre: they fade by half in 5 pixels."""
 PERIOD = 4
-"""Pixels from stripe to stripe."""
+"""The period of the stripes in pixels."""
 CLASSES = ("rows", "columns")
 CLOUDS = 4
-"""Cells of the clouds' grid: the strongest variation in a picture carries no information about the class."""
+"""Cells of the clouds' grid: the strongest variation in an image carries no information about the class."""
 CHANNELS = 64
-"""Of every small stage: with 16, two training runs agreed less (rank correlation .64 to .81 instead of .76 to .93)."""
+"""Channels of a small stage: with 16, two training runs agreed less (rank correlation .64 to .81, not .76 to .93)."""
 
 
 @dataclass(frozen=True)
 class PlantedScenes:
-    """A batch by stream key, its labels (B,), and where the evidence lies in the planted stream, (B, SIDE, SIDE)."""
+    """A batch by stream key, its labels (B,), and the masks (B, SIDE, SIDE) of the cue in the planted stream."""
 
     batch: dict[str, Tensor]
     labels: Tensor
@@ -41,10 +41,10 @@ class PlantedScenes:
 
 
 def plant(inputs: Mapping[str, Input], key: str, *, count: int, generator: torch.Generator) -> PlantedScenes:
-    """Draws `count` scenes: each stream has clouds of its own, and `key` alone a patch of stripes.
+    """Draws `count` scenes: each stream gets independent clouds, and only `key` gets a patch of stripes.
 
-    The stripes run along rows or along columns: that is the class. They are strongest in the middle of the patch and
-    fade with the distance from it. Vectors are like scores that sum to 1, and carry no information.
+    The class is the direction of the stripes: along rows or along columns. They are strongest at the patch's centre and
+    fade with the distance from it. Vectors are random scores that sum to 1 and carry no information.
     """
     labels = torch.randint(0, 2, (count,), generator=generator)
     centres = PATCH / 2 + torch.rand(count, 2, generator=generator) * (SIDE - PATCH)
@@ -66,14 +66,14 @@ def plant(inputs: Mapping[str, Input], key: str, *, count: int, generator: torch
 
 
 def _clouds(count: int, channels: int, generator: torch.Generator) -> Tensor:
-    """Coloured clouds with a little grain, (B, C, SIDE, SIDE) in 0-255."""
+    """Draws coloured clouds with weak noise, (B, C, SIDE, SIDE) around 128 of 0 to 255, not yet clamped."""
     coarse = torch.randn(count, channels, CLOUDS, CLOUDS, generator=generator) * 25
     clouds = functional.interpolate(coarse, (SIDE, SIDE), mode="bicubic", align_corners=True)
     return 128 + clouds + torch.randn(count, channels, SIDE, SIDE, generator=generator)
 
 
 def _stripes(labels: Tensor, centres: Tensor) -> Tensor:
-    """Stripes of +-90 in the middle of the patch, (B, SIDE, SIDE)."""
+    """Returns stripes of +-90 at the patch's centre, (B, SIDE, SIDE)."""
     axis = torch.arange(SIDE) + 0.5
     distances = ((axis[:, None] - centres[:, :1, None]) ** 2 + (axis - centres[:, 1:, None]) ** 2).sqrt()
     wave = 90 * torch.cos(2 * torch.pi / PERIOD * torch.arange(SIDE))
@@ -82,9 +82,9 @@ def _stripes(labels: Tensor, centres: Tensor) -> Tensor:
 
 
 class SmallStream(Stream):
-    """As many stages as `stream` has, under their names: two convolutions of stride 2, then 1 x 1.
+    """A small stream with the stages' names and the head of `stream`: two 3 x 3 stages of stride 2, then 1 x 1 stages.
 
-    A pixel of any map sees 7 pixels of the picture, so that a map's pixel is a place in it. Its head is `stream`'s.
+    The receptive field of a map's pixel is at most 7 pixels, so that it corresponds to a location in the image.
     """
 
     def __init__(self, stream: Stream) -> None:
@@ -104,12 +104,12 @@ class SmallStream(Stream):
         self.head_of_original = stream.make_head
 
     def make_head(self, width: int, classes: int) -> nn.Module:
-        """The original's."""
+        """Returns the original stream's head."""
         return self.head_of_original(width, classes)
 
 
 def with_small_streams(network: MultiStream) -> MultiStream:
-    """The network's composition over small streams, newly initialised, with its heads and vectors."""
+    """Returns the network's composition with small streams, newly initialised, with its heads and vectors."""
     branches = {key: _branch(branch) for key, branch in network.branches.items()}
     fusion, options = network.fusion_plan
     return MultiStream(branches, make_fusion=fusion_factory(fusion, options, classes=len(CLASSES)), classes=CLASSES)

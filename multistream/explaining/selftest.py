@@ -1,10 +1,10 @@
-"""The self-test: a composition learns from planted cues, and its explanation must find what was planted.
+"""The self-test: a composition learns from planted cues, and its explanation must find them.
 
-Small streams take the place of the streams; taps, temporals, fusion, heads and the explanation are the composition's
-own. Each stream that reads pictures gets the evidence in turn, in its own input alone. Then its maps must point to it,
-the maps of other streams must not, the contributions must sum to what they explain, the other streams' Shapley values
-must be close to zero, maps must change when the weights are shuffled (Adebayo et al. 2018), and must come back when
-the same composition is trained again.
+Small streams replace the streams; taps, temporals, fusion, heads and the explanation are those of the composition.
+Each stream that reads images gets the cue in turn, in its input alone. Then its maps must point to the cue, the maps of
+other streams must not, the contributions must sum to the explained score, the other streams' Shapley values must be
+close to zero, the maps must change if the weights are shuffled (Adebayo et al. 2018), and training the same composition
+again must give similar maps.
 """
 
 from __future__ import annotations
@@ -37,22 +37,22 @@ from multistream.recipe import RuntimeSettings
 from multistream.runtime.device import Runtime, resolve
 
 MakeMaps = Callable[[MultiStream, PlantedScenes], Mapping[str, Tensor]]
-"""Maps {key: (B, SIDE, SIDE)} for each scene's class against the other."""
+"""A network and scenes -> maps {key: (B, SIDE, SIDE)} for each scene's class against the other class."""
 
 BATCH, SCENES, SEEDS = 64, 200, tuple(range(5))
 STEPS, RATE, DECAY = 200, 3e-3, 0.01
 TRAININGS = 3
-"""Of the same composition with each stream's evidence: pairs of training runs differ by .1 in their agreement."""
+"""Training runs per stream: the rank correlation of one pair of runs varies by .1."""
 LARGEST_GAP = 1e-2
-"""Of integrated gradients, relative to the logit: the integral is a sum of 32 points."""
+"""The largest error of integrated gradients, relative to the logit: the integral is a sum of 32 points."""
 
 Explain = Callable[[], Tensor]
-"""Explains one batch with the network as it is now: maps (B, ...)."""
+"""Explains one batch with the network's current weights: maps (B, ...)."""
 
 
 @dataclass(frozen=True)
 class SelfTestCheck:
-    """One number, measured with the evidence in `stream`, and its bound."""
+    """One measured value, with the cue in `stream`, and its bound."""
 
     name: str
     stream: str
@@ -62,13 +62,13 @@ class SelfTestCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the bound is kept; NaN keeps none."""
+        """Whether the value is within the bound; NaN never is."""
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """All checks, and the method of the maps: the exact sum, or integrated gradients where there is none."""
+    """All checks, and the method of the maps: the exact sum, or integrated gradients if there is none."""
 
     method: Method
     checks: tuple[SelfTestCheck, ...]
@@ -80,7 +80,7 @@ class SelfTest:
         return all(check.passed for check in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
-        """The object of `test-explanation --self-test --json`."""
+        """Returns the object of `test-explanation --self-test --json`."""
         checks = [{**asdict(check), "passed": check.passed} for check in self.checks]
         return {"method": self.method, "passed": self.passed, "checks": checks, "seconds": self.seconds}
 
@@ -93,10 +93,10 @@ def self_test(
     steps: int = STEPS,
     say: Say = lambda _: None,
 ) -> SelfTest:
-    """Trains small streams under a composition and checks their explanations; the network itself is only read.
+    """Trains a network's composition with small streams and checks the explanations; `network` is not changed.
 
-    Some 20 s for each training on a CPU core, three for every stream that reads pictures. Raises UsageError where none
-    does.
+    There are three training runs for every stream that reads images, each of about 20 s on one CPU core. Raises
+    UsageError if no stream reads images.
     """
     started = time.monotonic()
     keys = [key for key, branch in network.branches.items() if not branch.is_vector]
@@ -112,12 +112,12 @@ def self_test(
 
 
 def self_test_model(model: Model, *, device: str = "auto", say: Say = lambda _: None) -> SelfTest:
-    """The self-test of a trained model's composition, in float32."""
+    """Runs the self-test of a trained model's composition, in float32."""
     return self_test(model.network, runtime=resolve(RuntimeSettings(device=device, precision="fp32")), say=say)
 
 
 def teach(network: MultiStream, key: str, *, seed: int, steps: int, runtime: Runtime) -> MultiStream:
-    """Small streams under the network's composition, trained end to end on scenes with evidence in `key` alone."""
+    """Trains the network's composition with small streams, end to end, on scenes with the cue in `key` only."""
     generator = torch.Generator().manual_seed(1000 + seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -148,12 +148,15 @@ def _maps_of(runtime: Runtime) -> MakeMaps:
 
 
 def _attributed(network: MultiStream, scenes: PlantedScenes, *, runtime: Runtime) -> Attribution:
-    """The contributions to each scene's class, minus those to the other class."""
+    """Returns the contributions to each scene's class, minus those to the other class."""
     return attribute(network, scenes.batch, targets=scenes.labels, against=1 - scenes.labels, runtime=runtime)
 
 
 def _measure(trained: Sequence[MultiStream], key: str, maps_of: MakeMaps, *, runtime: Runtime) -> list[SelfTestCheck]:
-    """Every check of the first, with the evidence in `key`, over new scenes; the others show what training changes."""
+    """Runs all checks of the first trained network on new scenes with the cue in `key`.
+
+    The other trained networks measure the agreement between training runs.
+    """
     first = trained[0]
     drawn = plant(first.inputs, key, count=SCENES, generator=torch.Generator().manual_seed(7))
     scenes = PlantedScenes(runtime.send(drawn.batch), drawn.labels, drawn.masks)
@@ -187,7 +190,7 @@ def _measure(trained: Sequence[MultiStream], key: str, maps_of: MakeMaps, *, run
 
 
 def _sum_check(attribution: Attribution, logits: Tensor, key: str) -> SelfTestCheck:
-    """Whether the contributions sum to what they explain: the largest error, relative to the logit."""
+    """Checks the sum of the contributions: the largest error, relative to the logit."""
     if attribution.residual is not None:
         worst, bound = float(attribution.residual.max()), TOLERANCE
     else:
@@ -200,7 +203,7 @@ def _sum_check(attribution: Attribution, logits: Tensor, key: str) -> SelfTestCh
 def _fraction_of_others(
     network: MultiStream, pooled: Mapping[str, Mapping[str, Tensor]], scenes: PlantedScenes, key: str
 ) -> float:
-    """The largest mean Shapley value of another stream, for class against class, divided by the planted stream's."""
+    """Returns the largest mean |Shapley value| of another stream, for class against class, relative to `key`'s."""
     values = shapley_values(network, pooled, stages=False)
     rows, labels = torch.arange(len(scenes.labels)), scenes.labels
     streams = values.streams.cpu()
@@ -211,10 +214,10 @@ def _fraction_of_others(
 
 @contextmanager
 def randomised(network: MultiStream, *, seed: int, batch: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, the entries of every weight tensor are shuffled; afterwards the network is as it was.
+    """Shuffles the entries of every weight tensor inside the `with` block, and restores the network afterwards.
 
-    Shuffled weights keep their scale, so that any network stays alive. Statistics of batch norm that no longer fit are
-    measured again on `batch`. Weights, buffers and modes are restored also after an exception.
+    Shuffled weights keep their scale, so that activations do not vanish. The statistics of batch norm are measured
+    again on `batch`. Weights, buffers and modes are restored after an exception too.
     """
     state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
     before = {name: tensor.detach().clone() for name, tensor in state.items()}
@@ -252,7 +255,7 @@ def _measure_statistics(network: MultiStream, batch: Mapping[str, Tensor]) -> No
 def similarity_to_random(
     network: MultiStream, explain: Explain, *, batch: Mapping[str, Tensor], seeds: Sequence[int]
 ) -> Tensor:
-    """Rank correlation (seeds, B) of maps with those after all weights were shuffled; it should be around 0."""
+    """Returns the rank correlation (seeds, B) of maps before and after shuffling all weights; it should be near 0."""
     whole = explain().flatten(1)
     found = []
     for seed in seeds:
@@ -262,12 +265,12 @@ def similarity_to_random(
 
 
 def spearman(first_BN: Tensor, second_BN: Tensor) -> Tensor:
-    """Rank correlation (B,) float64 of two maps' values, row by row; NaN where all values of a map are equal.
+    """Returns the rank correlation (B,) float64 of two maps' values, row by row; NaN if a map is constant.
 
     >>> spearman(torch.tensor([[1.0, 2.0, 3.0]]), torch.tensor([[9.0, 10.0, 99.0]])).tolist()
     [1.0]
     """
-    from scipy.stats import rankdata  # half a second of import that only the self-test needs
+    from scipy.stats import rankdata  # importing it takes half a second
 
     one, other = (
         torch.from_numpy(rankdata(x.flatten(1).cpu().double().numpy(), axis=1)) for x in (first_BN, second_BN)

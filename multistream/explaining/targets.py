@@ -1,4 +1,4 @@
-"""What is explained: a class's logit or probability, or the difference between two classes."""
+"""The explained score: a class's logit or probability, or the difference between two classes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from multistream.errors import UsageError, did_you_mean
 
 Scale = Literal["logit", "probability"]
 WORDS = ("predicted", "true")
-"""Targets that mean another class for each photo."""
+"""Targets whose class depends on the photo."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A class by name, `predicted` or `true` (the photo's label), on a scale; with `against`, the difference to it.
+    """The explained class: a name, `predicted` or `true` (the photo's label); with `against`, the difference to that.
 
     >>> Target("fear", against="awe").check(["awe", "fear"])
     """
@@ -38,7 +38,7 @@ class Target:
             raise UsageError("--scale", f"{self.scale!r} is unknown.", right="logit or probability.")
 
     def check_label_sets(self) -> None:
-        """Raises UsageError for what needs photos that have one label each."""
+        """Raises UsageError if the target needs photos with exactly one label."""
         if self.needs_labels:
             do = "Name a class."
             raise UsageError("--target", "true means the one label of a photo, which may have several here.", do=do)
@@ -48,13 +48,13 @@ class Target:
 
     @property
     def needs_labels(self) -> bool:
-        """Whether photos without a label cannot be explained."""
+        """Whether the target or the class it is compared against is the photo's label."""
         return "true" in (self.name, self.against)
 
     def of(
         self, probabilities_BK: Tensor, labels_B: Tensor, classes: Sequence[str], *, temperature: float = 1.0
     ) -> TargetColumns:
-        """The classes meant for each photo of a batch, from its probabilities and labels."""
+        """Returns the columns of the target in each photo of a batch, from its probabilities and labels."""
         rows = self._column(self.name, probabilities_BK, labels_B, classes)
         against = self._column(self.against, probabilities_BK, labels_B, classes) if self.against else None
         return TargetColumns(rows, against, "probability" if self.scale == "probability" else "logit", temperature)
@@ -71,7 +71,7 @@ class Target:
 class TargetColumns:
     """The target's column for each photo of a batch (B,), the column it is compared against or None, and the scale.
 
-    Probabilities are of the logits divided by `temperature`, as everywhere (`MultiStream.probabilities`).
+    Probabilities are those of the logits divided by `temperature`, as in `MultiStream.probabilities`.
     """
 
     rows: Tensor
@@ -80,18 +80,18 @@ class TargetColumns:
     temperature: float = 1.0
 
     def pick(self, values: Tensor) -> Tensor:
-        """(B, K, ...) -> (B, ...): each photo's target, minus what it is compared against."""
+        """Selects each photo's target, minus the class it is compared against: (B, K, ...) -> (B, ...)."""
         places = torch.arange(len(values), device=values.device)
         picked = values[places, self.rows.to(values.device)]
         return picked if self.against is None else picked - values[places, self.against.to(values.device)]
 
     def score(self, logits: Tensor) -> Tensor:
-        """Logits (B, K), or (n x B, K) of n variants of the batch in turn -> what is explained, (B,) or (n x B,)."""
+        """Returns the explained score (B,) of logits (B, K), or (n x B,) of logits (n x B, K) of n repeated batches."""
         times = len(logits) // len(self.rows)
         against = None if self.against is None else self.against.repeat(times)
         values = logits if self.scale == "logit" else (logits / self.temperature).softmax(1)
         return replace(self, rows=self.rows.repeat(times), against=against).pick(values)
 
     def of_class(self, column: int) -> TargetColumns:
-        """The same class for every photo, without a comparison."""
+        """Returns columns of the same class for every photo, without a comparison."""
         return replace(self, rows=torch.full_like(self.rows, column), against=None)
