@@ -1,4 +1,4 @@
-"""Features as a file of vectors: with it any network becomes a vector stream of another."""
+"""Exports features to a file of vectors, which another network can read as a vector stream."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class FeatureColumn:
     start: int
     stop: int
     channels: tuple[str, ...] = ()
-    """The names of the stage's channels, where the stream has any."""
+    """The names of the stage's channels, if the stream has names for them."""
 
     @property
     def names(self) -> list[str]:
-        """What the vocabulary calls them: object/block3/17, or object.hflip/block3/17."""
+        """The columns' names in the vocabulary: object/block3/17, or object.hflip/block3/17."""
         key = self.key if self.view == IDENTITY else f"{self.key}.{self.view}"
         if len(self.channels) == self.stop - self.start:
             return [f"{key}.{name}" if self.view != IDENTITY else name for name in self.channels]
@@ -42,7 +42,7 @@ class FeatureColumn:
 
 
 def columns_of(subject: Subject, views: Sequence[str], stages: Sequence[str]) -> list[FeatureColumn]:
-    """The columns of these views, of `stages` (STAGE or KEY/STAGE) or of all, shallow to deep."""
+    """Lists the columns of these views for `stages` (STAGE or KEY/STAGE; default: all), from shallow to deep."""
     known = {f"{key}/{stage}": (key, stage) for key, branch in subject.pictures.items() for stage in branch.taps}
     _check_stages(stages, known)
     chosen = [place for name, place in known.items() if not stages or {name, place[1]} & set(stages)]
@@ -56,7 +56,7 @@ def columns_of(subject: Subject, views: Sequence[str], stages: Sequence[str]) ->
 
 
 def _check_stages(stages: Sequence[str], known: Mapping[str, tuple[str, str]]) -> None:
-    """UsageError for a stage that no tap reads; `known` are {KEY/STAGE: (key, stage)}."""
+    """Raises UsageError for a stage that no tap reads; `known` is {KEY/STAGE: (key, stage)}."""
     read = known.keys() | {stage for _, stage in known.values()}
     for name in stages:
         if name not in read:
@@ -64,9 +64,9 @@ def _check_stages(stages: Sequence[str], known: Mapping[str, tuple[str, str]]) -
 
 
 def write_features(path: Path, columns: Sequence[FeatureColumn], tasks: Sequence[Task], photos: Photos) -> int:
-    """Writes ids, features (N, D) and vocabulary of all photos that could be decoded to an .npz; returns D.
+    """Writes ids, features (N, D) and vocabulary of all decodable photos to an .npz; returns D.
 
-    The features pass through a file, shard by shard: they need not fit into memory.
+    The features are copied shard by shard through a memory-mapped file, so they need not fit into memory.
     """
     rows = np.setdiff1d(np.arange(len(photos)), list(photos.bad))
     if not len(rows):

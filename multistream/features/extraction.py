@@ -1,4 +1,4 @@
-"""Extraction through the cache: cached features are read, missing ones are computed and stored."""
+"""Extraction with the cache: reads cached features, computes and stores the missing ones."""
 
 from __future__ import annotations
 
@@ -38,11 +38,12 @@ def extract(
     digests: Mapping[int, str] | None = None,
     ranks: Ranks = ALONE,
 ) -> Extracted:
-    """The pooled features of these images, (N, P) with N = len(photos); rows of other images stay empty.
+    """Returns the pooled features of these images, (N, P) with N = len(photos); rows of other images are zero.
 
-    `keys` are the streams asked for, None all. Streams whose features the cache holds do not run. `turned` asks for
-    further views, {view: indices}. `tick` gets the number of images done, `say` what was found. `digests` are the
-    photos' sha256 by index, where they are known. Each of `ranks` computes its own photos, and all have the result.
+    `keys` are the requested streams, None for all. A stream does not run if the cache has all of its features. `turned`
+    requests further views, {view: indices}. `tick` is called with the number of finished images, `say` with messages.
+    `digests` are the photos' sha256 by index, if known. Each of the `ranks` computes its own photos; all get the
+    result.
     """
     branches = {key: branch for key, branch in network.branches.items() if keys is None or key in keys}
     pictures = {key: branch for key, branch in branches.items() if not branch.reads_vector}
@@ -71,11 +72,11 @@ def extract(
 
 
 def exchange(memory: Mapping[str, Features], photos: Photos, bad: Rows, ranks: Ranks) -> list[int]:
-    """Gives every rank the features that the others computed, and the reasons why photos were left out.
+    """Exchanges computed features between the ranks, and the reasons why photos were left out.
 
-    Returns the photos that any rank could not decode; `bad` are this one's.
+    Returns the photos that any rank could not decode; `bad` are this rank's.
     """
-    # A row is zero but on the one rank that computed it, so the sums are the rows.
+    # A row is zero on all ranks except the one that computed it, so the sum over ranks is the row.
     ranks.add_up(f for features in memory.values() for stages in features.values() for f in stages.values())
     for each in ranks.gather(list(photos.bad.items())):
         photos.bad.update(each)
@@ -84,7 +85,7 @@ def exchange(memory: Mapping[str, Features], photos: Photos, bad: Rows, ranks: R
 
 @torch.no_grad()
 def _vectors(branches: Mapping[str, Branch], photos: Photos, indices: Rows, runtime: Runtime) -> Features:
-    """The vectors of streams that read them: no photo need be looked at."""
+    """Pools the vectors of streams that read them; no photo is decoded."""
     features = empty_features(branches, len(photos))
     rows = torch.from_numpy(indices)
     for key, branch in branches.items():

@@ -1,4 +1,4 @@
-"""extract: a set of photos through the streams once; the features kept in the cache, verified, written to a file."""
+"""`extract`: computes the features of a set of photos once, caches and verifies them, and writes them to a file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from multistream.runtime.distributed import ALONE, Ranks, processes
 
 @dataclass(frozen=True)
 class Filled:
-    """One stream in one view: how many images the cache held, how many were computed, and where it lies."""
+    """Extraction of one stream in one view: number of cached and of computed images, and the cache folder."""
 
     stream: str
     view: str
@@ -47,13 +47,13 @@ class Extraction:
     streams: Sequence[Filled]
     seconds: float
     images_per_second: float
-    """Of the images that were computed; 0 where the cache held all."""
+    """Speed for the computed images; 0 if all were cached."""
     out: str = ""
     width: int = 0
     verified: Verified | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """What `extract --json` prints."""
+        """Returns the output of `extract --json`."""
         return asdict(self)
 
 
@@ -76,10 +76,10 @@ def extract(
     """Computes the features of a run's or recipe's streams for all photos of a data set, and stores them in the cache.
 
     `out` is an .npz for ids, features (N, D) and vocabulary, of the given `stages` (STAGE or KEY/STAGE) or of all.
-    `sample` images (0: all) are computed again and compared bit for bit with the cache; DataError names the first that
-    differs. Memory does not grow with the features, and an interrupted call continues where it stopped. `streams`
-    supplies the streams that were given as instances; only the others are extracted, because the settings of an
-    instance are unknown.
+    `sample` images (0: all) are recomputed and compared bit for bit with the cache; DataError names the first that
+    differs. Memory use does not grow with the number of features, and an interrupted call can be continued. `streams`
+    supplies the streams that were passed as instances. They are not extracted, because an instance's settings are
+    unknown.
     """
     request = ExtractionRequest(data, label, inputs or {}, device, precision, streams or {})
     path = _npz(out) if out is not None else None
@@ -92,7 +92,7 @@ def extract(
         columns = columns_of(subject, views, stages)
         with threads(subject.settings.threads):
             filled, tasks, speed = _fill(subject, views, console, ranks)
-            if ranks.is_first and path is not None:  # it alone writes and verifies
+            if ranks.is_first and path is not None:  # only rank 0 writes and verifies
                 width = write_features(path, columns, tasks, subject.photos)
             if ranks.is_first and sample is not None:
                 verified = _verify(tasks, subject, sample, seed, console)
@@ -121,21 +121,21 @@ def _npz(out: str | Path) -> Path:
 def _fill(
     subject: Subject, views: Sequence[str], console: Console, ranks: Ranks
 ) -> tuple[list[Filled], list[Task], float]:
-    """Computes what the cache lacks, and nothing else: what it did, the tasks of all photos, and images a second."""
+    """Computes the features that the cache lacks; returns (results, tasks for all photos, images per second)."""
     photos, runtime = subject.photos, subject.runtime
     wanted = dict.fromkeys(views, np.arange(len(photos)))
     whole = plan_tasks(subject.pictures, photos, wanted, runtime=runtime, say=console.say)
     tasks = [replace(task, rows=own_rows(task.rows, task.digests, ranks)) for task in whole]
     for task in (*tasks, *whole):
         task.read({})
-    ranks.from_first(None)  # no rank writes before all have counted what was there
+    ranks.from_first(None)  # no rank writes before all ranks have counted the cached images
     for task in whole:
         console.say(task.progress_note())
     started = time.perf_counter()
     bad = _compute(tasks, subject, console, ranks)
     seconds = time.perf_counter() - started
     for task in whole:
-        task.cache.refresh()  # what the other ranks have written
+        task.cache.refresh()  # finds the shards that other ranks have written
     for line in skipped_lines(photos.table, {i: photos.bad[i] for i in bad}):
         console.warn(line)
     computed = len(union(task.missing for task in whole)) - len(bad)
@@ -143,7 +143,7 @@ def _fill(
 
 
 def _compute(tasks: Sequence[Task], subject: Subject, console: Console, ranks: Ranks) -> set[int]:
-    """Computes this rank's part of what is missing; the photos that any rank could not decode."""
+    """Computes this rank's part of the missing features; returns the photos that any rank could not decode."""
     label = "features" if ranks.size == 1 else f"features, part 1 of {ranks.size}"
     workers, total = ranks.workers(subject.settings.workers), len(union(task.missing for task in tasks))
     with console.progress(total, label) as bar, evaluating(subject.network):

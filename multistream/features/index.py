@@ -1,8 +1,8 @@
-"""Where a file's features lie in a store of many shards: sorted arrays of 16 bytes a file, kept in one checked file.
+"""The index of a store with many shards: sorted arrays with 16 bytes per file, saved in one file with a checksum.
 
 Without it, opening a store reads the header of every shard (10^4 of them for 10^7 photos). The file `index` only saves
-time: it begins with the sha256 of the rest, and it is built again from the shards wherever it is wrong or missing.
-A shard's bytes never change, so an entry is right as long as its shard is there.
+time: it begins with the sha256 of the rest, and is rebuilt from the shards if it is wrong or missing. A shard's bytes
+never change, so an entry is valid as long as its shard exists.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ from safetensors.numpy import load, save
 from multistream.files import replacing
 
 INDEX = "index"
-"""The file's name in the store's folder."""
+"""The index file's name in the store's folder."""
 
 UNSAVED = 64
-"""So many shards may be newer than the index: an opening reads their headers, 1 ms each."""
+"""Number of shards that may be missing in the index file: opening the store reads their headers, 1 ms each."""
 
 FOLD = 2**18
-"""So many new files are held in a dict before they are sorted into the arrays."""
+"""Number of new files that are held in a dict before they are sorted into the arrays."""
 
 _DIGITS = 16
-"""Digits of a sha256 that are kept, 64 bits. Two files that share them are distinguished when a shard is read."""
+"""Hex digits of a sha256 that are kept (64 bits). Files with equal digits are distinguished when a shard is read."""
 
 
 class IndexDamaged(Exception):
-    """The file is not what was written."""
+    """The index file's content does not match its checksum or format."""
 
 
 @dataclass
 class ShardIndex:
-    """Shard and row by a file's sha256. `shards` are file names; an entry of a shard in `gone` counts for nothing."""
+    """Shard and row by a file's sha256. `shards` are file names; entries of a shard in `gone` are ignored."""
 
     shards: list[str] = field(default_factory=list)
     keys: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     """(N,) ascending: the first digits of each file's sha256."""
     numbers: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    """(N,) the shard of each, as its position in `shards`."""
+    """(N,) each file's shard, as a position in `shards`."""
     rows: NDArray[np.uint32] = field(default_factory=lambda: np.zeros(0, np.uint32))
-    """(N,) the row of each in its shard."""
+    """(N,) each file's row in its shard."""
     gone: set[int] = field(default_factory=set)
     recent: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """{key: (shard, row)} of what was added since the arrays were sorted."""
+    """{key: (shard, row)} of files that were added since the arrays were sorted."""
     unsaved: int = 0
-    """Shards that the file does not know."""
+    """Number of shards that the index file does not contain."""
 
     @classmethod
     def load(cls, folder: Path) -> ShardIndex:
-        """The index of a store; an empty one where there is none. Raises IndexDamaged."""
+        """Reads the index of a store; empty if there is none. Raises IndexDamaged."""
         try:
             with (folder / INDEX).open("rb") as file:
                 digest, body = file.read(32), file.read()
@@ -74,7 +74,7 @@ class ShardIndex:
             raise IndexDamaged(str(error) or type(error).__name__) from None
 
     def save(self, folder: Path) -> None:
-        """Writes the index, without what is gone. Raises DiskFull."""
+        """Writes the index, without removed shards. Raises DiskFull."""
         self.fold()
         names = np.frombuffer(json.dumps(self.shards).encode(), np.uint8)
         body = save({"shards": names, "keys": self.keys, "numbers": self.numbers, "rows": self.rows})
@@ -89,7 +89,7 @@ class ShardIndex:
         return {name for number, name in enumerate(self.shards) if number not in self.gone}
 
     def add(self, shard: str, files: Sequence[str]) -> None:
-        """Takes in a shard by the sha256 of its files, in the order of its rows."""
+        """Adds a shard by the sha256 of its files, in the order of its rows."""
         number = len(self.shards)
         self.shards.append(shard)
         self.unsaved += 1
@@ -98,12 +98,12 @@ class ShardIndex:
             self.fold()
 
     def forget(self, shards: Iterable[str]) -> None:
-        """Leaves out shards that are no longer there."""
+        """Removes shards that no longer exist."""
         lost = set(shards)
         self.gone |= {number for number, name in enumerate(self.shards) if name in lost}
 
     def find(self, files: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Number of the shard and row in it of each file, (N,) each; -1 where it is in none."""
+        """Returns the shard number and the row of each file, (N,) each; the number is -1 if no shard contains it."""
         keys = _keys(files)
         numbers, rows = np.full(len(keys), -1), np.zeros(len(keys), np.int64)
         if len(self.keys):
@@ -116,7 +116,7 @@ class ShardIndex:
         return numbers, rows
 
     def fold(self) -> None:
-        """Sorts what is new into the arrays, and drops what is gone; of two entries of a file the newer one stays."""
+        """Sorts new entries into the arrays and drops those of removed shards; a newer entry replaces an older one."""
         if self.gone:
             self._drop_gone()
         new = np.sort(np.fromiter(self.recent, np.uint64, len(self.recent)))
@@ -131,7 +131,7 @@ class ShardIndex:
         self.recent = {}
 
     def _drop_gone(self) -> None:
-        """Leaves out the entries of shards that are gone, and renumbers the others."""
+        """Drops the entries of removed shards, and renumbers the others."""
         kept = [number for number in range(len(self.shards)) if number not in self.gone]
         renumbered = np.full(len(self.shards), -1)
         renumbered[kept] = np.arange(len(kept))
@@ -144,7 +144,7 @@ class ShardIndex:
 
 
 def files_of(shard: Path) -> list[str]:
-    """The sha256 of the files whose features a shard holds, read from its header. Raises OSError, ValueError."""
+    """Reads the sha256 of a shard's files from its header. Raises OSError, ValueError."""
     try:
         with safe_open(shard, framework="np") as stored:
             files: list[str] = json.loads((stored.metadata() or {})["files"])

@@ -1,4 +1,4 @@
-"""The key of the cache: all that a stream's pooled features depend on, but the file that they come from."""
+"""The cache key: all that a stream's pooled features depend on, except the file they are computed from."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from multistream.registry import Spec, discover, find
 from multistream.runtime.device import Runtime
 
 RULES = 1
-"""Raise this where multistream's own code changes what a stream sees or what is pooled: decoding, cutting, pooling."""
+"""Increase this if multistream's own code changes the features: decoding, cropping, pooling."""
 
 OURS = "multistream"
 CODE = (".py", ".pyx", ".so", ".pyd", ".toml", ".json", ".yaml", ".yml", ".txt")
-"""Ends of a package's files that may change what it computes; weights have a hash of their own."""
+"""Suffixes of a package's files that may change its results; weights have a separate hash."""
 
 
 def identity(branch: Branch, photos: Photos, runtime: Runtime, *, view: str) -> dict[str, Any]:
-    """All that these features depend on, as JSON-able data; the branch must be one that can be cached."""
+    """Returns all that these features depend on, as JSON-able data. The branch must be cacheable."""
     assert branch.plan is not None
     spec = Spec.parse(branch.plan.stream, key="part")
     part = find("stream", spec.name, distribution=spec.distribution)
@@ -64,7 +64,7 @@ def identity(branch: Branch, photos: Photos, runtime: Runtime, *, view: str) -> 
 
 
 def pooling_of(tap: Tap, branch: Branch) -> str:
-    """How a tap pools: the global average depends on nothing; another way may depend on what the tap was made with."""
+    """Describes how a tap pools. The global average has no settings; another method may depend on the tap's options."""
     if type(tap).pool is Tap.pool:
         return "global average"
     assert branch.plan is not None
@@ -73,7 +73,7 @@ def pooling_of(tap: Tap, branch: Branch) -> str:
 
 
 def why_not_cached(branch: Branch, photos: Photos) -> str:
-    """Why a branch's features cannot be taken from the cache; empty where they can."""
+    """Returns the reason why a branch's features cannot be cached; empty if they can."""
     plan, wanted = branch.plan, branch.stream.input
     of_function = isinstance(wanted, Map) and map_reader(branch, photos) is None
     of_unknown = isinstance(wanted, Map) and not _is_known(wanted.read)
@@ -90,13 +90,13 @@ def why_not_cached(branch: Branch, photos: Photos) -> str:
 
 
 def map_reader(branch: Branch, photos: Photos) -> MapReader | None:
-    """The reader of a branch's maps if they are files, else None."""
+    """Returns the reader of a branch's maps if they are files, else None."""
     readers = (reader for reader in photos.maps.values() if isinstance(reader, MapReader))
     return next((reader for reader in readers if reader.wanted is branch.stream.input), None)
 
 
 def weights_hash(module: nn.Module) -> str:
-    """sha256 over all tensors of a module, names, shapes and types included, and buffers that files do not hold."""
+    """Returns the sha256 over a module's tensors with names, shapes and types, including non-persistent buffers."""
     digest = hashlib.sha256()
     named = {**dict(module.named_buffers()), **dict(module.named_parameters()), **module.state_dict()}
     for name, tensor in sorted(named.items()):
@@ -106,16 +106,19 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def code_of(branch: Branch) -> dict[str, str]:
-    """The identity of each package with code of a branch: the hash of a plugin's files, or a library's version.
+    """Returns the identity of each package with code of a branch: a hash of a plugin's files, or a library's version.
 
-    A version does not change when a plugin's author edits the code between two runs, and a class's own file misses the
-    modules next to it, so the whole package is hashed. multistream's own code has the number RULES instead.
+    A version does not change when a plugin's author edits the code between two runs, and a class's own file does not
+    include the modules next to it, so the whole package is hashed. multistream's own code is identified by RULES.
     """
     return {name: package_version(name) for name in sorted({_root(module) for module in _modules_of(branch)} - {OURS})}
 
 
 def package_version(name: str) -> str:
-    """A library's version and, for a package that depends on multistream or is in no distribution, its files' hash."""
+    """Returns a library's version, or the hash of a package's files.
+
+    A package is hashed if it depends on multistream or does not belong to an installed distribution.
+    """
     is_plugin = name in {_root(claim.module) for claim in discover()}
     owners = set() if is_plugin else set(_distributions_of(name))
     if owners and not any(map(_is_plugin, owners)):
@@ -127,7 +130,7 @@ def package_version(name: str) -> str:
 
 
 def _hash_of_folders(folders: Iterable[Path]) -> str:
-    """The sha256 of the names and contents of a package's files of code."""
+    """Returns the sha256 of the names and contents of a package's code files."""
     digest = hashlib.sha256()
     for folder in folders:
         for path in sorted(path for path in folder.rglob("*") if path.suffix in CODE):
@@ -136,10 +139,10 @@ def _hash_of_folders(folders: Iterable[Path]) -> str:
 
 
 def _distributions_of(name: str) -> list[str]:
-    """The distributions that a package was installed from.
+    """Returns the distributions that a package was installed from.
 
-    Reading which files belong to every distribution takes most of a second, so one with the package's name is looked at
-    first: it is the one if the package lies where it was installed.
+    Reading the file lists of all distributions takes most of a second, so the distribution with the package's name is
+    tried first. It is the right one if the package is in the folder of its installation.
     """
     file = _file_of(name)
     with suppress(PackageNotFoundError):
@@ -151,19 +154,19 @@ def _distributions_of(name: str) -> list[str]:
 
 @cache
 def _is_plugin(distribution: str) -> bool:
-    """Whether a distribution offers parts, and so is developed with multistream."""
+    """Returns whether a distribution registers parts, and is therefore developed with multistream."""
     return any(point.group == "multistream" for point in metadata(distribution).entry_points)
 
 
 def device_kind(device: torch.device) -> str:
-    """The kind of processor: bits differ between CPUs too, not only between a CPU and a GPU."""
+    """Returns the processor's kind: results differ in bits between CPU types too, not only between CPU and GPU."""
     if device.type == "cuda":
         return f"cuda {torch.cuda.get_device_name(device)}"
     return f"cpu {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
 
 
 def decoder_of(branch: Branch, photos: Photos) -> str:
-    """How a file becomes what the stream sees."""
+    """Describes how a file is converted to the stream's input."""
     if isinstance(branch.stream.input, Image):
         assert photos.decoder is not None
         return photos.decoder.version
@@ -177,24 +180,24 @@ def decoder_of(branch: Branch, photos: Photos) -> str:
 
 
 def _modules_of(branch: Branch) -> set[str]:
-    """The names of the modules that hold a stream's and its taps' classes, and those that these were made from."""
+    """Returns the names of the modules that define the classes of a stream and its taps, including base classes."""
     kinds = set(map(type, chain(branch.stream.modules(), branch.taps.modules())))
     named = {base.__module__ for kind in kinds for base in kind.__mro__}
     return {name for name in named if _root(name) not in ("torch", "builtins", "abc", "typing")}
 
 
 def _file_of(module: str) -> Path | None:
-    """The file of a module's code; None for what was typed in, or made on the way."""
+    """Returns the file of a module's code; None for interactive or generated code."""
     file = getattr(sys.modules.get(module), "__file__", None)
     return Path(file) if file and Path(file).is_file() and module != "__main__" else None
 
 
 def _root(module: str) -> str:
-    """The top-level package or module."""
+    """Returns the top-level package or module."""
     return module.partition(".")[0]
 
 
 def _is_known(function: Any) -> bool:
-    """Whether a function is what its module, which has a file, calls by its name: no lambda, closure or partial."""
+    """Returns whether a function can be found by name in a module with a file: not a lambda, closure or partial."""
     module, name = str(function.__module__), getattr(function, "__qualname__", "<none>")
     return getattr(sys.modules.get(module), name, None) is function and _file_of(module) is not None

@@ -1,4 +1,4 @@
-"""Extraction: what `pool` returns for every image, in groups of a fixed size."""
+"""Runs streams on images in groups of a fixed size, and returns their pooled features."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from multistream.runtime.cuda_graphs import PooledGroups
 from multistream.runtime.device import Runtime
 
 GROUP = 32
-"""Images that run through the streams together, always: float32 convolutions differ in bits between batch sizes."""
+"""Batch size of all extractions. It is fixed, because float32 convolutions differ in bits between batch sizes."""
 
 Features = dict[str, dict[str, Tensor]]
 """{key: {stage: (N, P) float32}}"""
@@ -31,7 +31,7 @@ Features = dict[str, dict[str, Tensor]]
 class Extracted:
     """Pooled features {key: {stage: (N, P) float32}} on the CPU; `valid` (N,) marks the rows that are filled.
 
-    `turned` holds the features of further views {view: features}, of the streams that see pictures.
+    `turned` holds the features of further views, {view: features}, for streams that read pictures.
     """
 
     features: Mapping[str, Mapping[str, Tensor]]
@@ -39,16 +39,16 @@ class Extracted:
     turned: Mapping[str, Mapping[str, Mapping[str, Tensor]]] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Mapping[str, Mapping[str, Tensor]]:
-        """The features on a device."""
+        """Returns the features on a device."""
         return map_stages(self.features, lambda f: f.to(device))
 
     def views_to(self, device: torch.device) -> Mapping[str, Mapping[str, Tensor]]:
-        """The features on a device with those of the further views below, (views * N, P); vectors are the same in all.
+        """Returns the features of all views on a device, concatenated along rows, (views * N, P).
 
-        Row `view * N + i` is image i, the view counted as `data.views.views_of` does.
+        Row `view * N + i` is image i, with views in the order of `data.views.views_of`. Vectors are equal in all views.
         """
         if not self.turned:
-            return self.to(device)  # the tensors themselves, not a copy
+            return self.to(device)  # returns the tensors themselves, not a copy
         each = [self.features, *({**self.features, **features} for features in self.turned.values())]
         return {
             key: {stage: torch.cat([view[key][stage].to(device) for view in each]) for stage in stages}
@@ -57,7 +57,7 @@ class Extracted:
 
 
 def empty_features(branches: Mapping[str, Branch], rows: int) -> Features:
-    """Zeros for `rows` images."""
+    """Returns zeros for `rows` images."""
     taps = {key: dict(branch.taps.items()) for key, branch in branches.items()}
     return map_stages(taps, lambda tap: torch.zeros(rows, tap.pooled_width))
 
@@ -71,10 +71,10 @@ def pooled_groups(
     runtime: Runtime,
     workers: int,
 ) -> Iterator[tuple[Tensor, dict[tuple[str, str], dict[str, Tensor]]]]:
-    """Runs these streams, by (view, key), once over the images: (indices (n,), features of n rows) a group.
+    """Runs these streams, by (view, key), over the images; yields (indices (n,), features of n rows) for each group.
 
-    Each photo is decoded once for all streams and views. The branches must be in eval mode. What cannot be decoded is
-    left out, and the last rows of a group are filled up, so that no row depends on its neighbours.
+    Each photo is decoded once for all streams and views. The branches must be in eval mode. Undecodable photos are left
+    out, and the last group is padded to the full size, so that no row depends on its neighbours.
     """
     needed = _needed(photos, {key: branch for (_, key), branch in branches.items()})
     groups = PooledGroups(runtime, size=GROUP)
@@ -91,14 +91,14 @@ def pooled_groups(
 def _pooled(
     branches: Mapping[tuple[str, str], Branch], batch: Mapping[str, Tensor], *, groups: PooledGroups
 ) -> dict[tuple[str, str], dict[str, Tensor]]:
-    """The features of a whole group, of which the last rows may be there to fill it up."""
+    """Returns the features of a whole group; its last rows may be padding."""
     sent = groups.runtime.send({name: _padded(tensor) for name, tensor in batch.items()})
     seen = {view: groups.runtime.send(turn(sent, view)) for view in {view for view, _ in branches}}
     return {(v, k): groups.pool(branch, seen[v][branch.entry(k, sent)]) for (v, k), branch in branches.items()}
 
 
 def _needed(photos: Photos, branches: Mapping[str, Branch]) -> Photos:
-    """The photos without inputs that these branches do not read; bad photos are added to the same list."""
+    """Returns the photos without inputs that these branches do not read; the list of bad photos is shared."""
     has_image = any(isinstance(branch.stream.input, Image) for branch in branches.values())
     entries = {key if key in photos.maps else branch.stream.input.name for key, branch in branches.items()}
     maps = {name: read for name, read in photos.maps.items() if name in entries}

@@ -1,9 +1,9 @@
-"""The feature cache on disk: pooled features by the sha256 of the file they come from, in shards written once.
+"""The feature cache on disk: pooled features by the sha256 of their source file, in shards that are written once.
 
-A store holds one view of one stream under one set of conditions (`identity`): another weight, decoder, torch or
-precision is another store. A shard is named by the sha256 of its own bytes: a changed bit is noticed when it is read,
-and two processes that compute the same write the same file. The file `index` says which features lie where, so that a
-store of 10^7 opens in a second; each entry is checked against the shard that is read.
+A store holds one view of one stream under one set of conditions (`identity`); other weights, another decoder, torch or
+precision have another store. A shard is named by the sha256 of its own bytes, so a changed bit is detected when it is
+read, and two processes that compute the same features write the same file. The file `index` locates features, so that
+a store of 10^7 opens in a second; each entry is checked against the shard when it is read.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from multistream.files import clean, write_atomic
 
 ENDING = ".safetensors"
 SHARD = 1024
-"""Images a shard, at most."""
+"""Maximum number of images per shard."""
 
 SECONDS = 30.0
-"""After so long a shard is written although it is not full: what a kill can cost."""
+"""Seconds after which a shard is written although it is not full; at most this much work is lost in a kill."""
 
 
 @dataclass
@@ -47,7 +47,7 @@ class FeatureStore:
 
     @classmethod
     def open(cls, root: Path, identity: Mapping[str, Any], *, warn: Say) -> FeatureStore:
-        """The store of this identity below `root`, made if there is none; reads the index, and new shards' headers."""
+        """Opens or creates the store of this identity below `root`; reads the index and the headers of new shards."""
         text = json.dumps(identity, sort_keys=True)
         store = cls(root / hashlib.sha256(text.encode()).hexdigest()[:32], warn)
         with store._writing():
@@ -65,7 +65,7 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Where the disk refuses, goes on without keeping anything: all in a cache can be computed again. Says so."""
+        """If the disk is full or read-only, warns and continues without caching; features can always be recomputed."""
         try:
             yield
         except DiskFull as error:
@@ -73,17 +73,17 @@ class FeatureStore:
             self.writable = False
 
     def refresh(self) -> int:
-        """Finds all features, also those that another process has added; returns the number of missing shards."""
+        """Finds new shards, also of other processes, and forgets missing ones; returns the number of missing shards."""
         known, there = self.index.names, {path.name for path in self.folder.glob(f"*{ENDING}")}
         lost = known - there
         self.index.forget(lost)
         for name in sorted(there - known):
             self._take_in(self.folder / name)
-        self._save_index(due=0 if lost else UNSAVED)  # else what is gone is reported at every opening
+        self._save_index(due=0 if lost else UNSAVED)  # otherwise the loss would be reported at every opening
         return len(lost)
 
     def _save_index(self, *, due: int) -> None:
-        """Writes the index where it lacks so many shards."""
+        """Writes the index if at least `due` shards are missing in its file."""
         if self.writable and self.index.unsaved >= due:
             with self._writing():
                 self.index.save(self.folder)
@@ -92,9 +92,9 @@ class FeatureStore:
         return bool(self.index.find([sha256])[0][0] >= 0)
 
     def read(self, hashes: Sequence[str], into: Mapping[str, Tensor], rows: Sequence[int]) -> list[int]:
-        """Copies these files' features into `into` {stage: (N, P)} at `rows`; returns the positions that it lacks.
+        """Copies these files' features into `into` {stage: (N, P)} at `rows`; returns positions that are not cached.
 
-        Every shard that is needed is read whole and checked, one after another, also where `into` is empty.
+        Every shard that is needed is read whole and checked, one after another, even if `into` is empty.
         """
         numbers, places = self.index.find(hashes)
         missing: list[int] = np.flatnonzero(numbers < 0).tolist()
@@ -103,14 +103,17 @@ class FeatureStore:
         for shard, positions in zip(shards.tolist(), np.split(order, starts)[1:], strict=True):
             files, tensors = self._shard(self.index.shards[shard], into)
             right = np.array([files[places[p] : places[p] + 1] == [hashes[p]] for p in positions])
-            missing += positions[~right].tolist()  # two files whose sha256 begin alike: the other one is here
+            missing += positions[~right].tolist()  # the stored file is another one with the same first digits
             source, target = places[positions[right]], np.asarray(rows)[positions[right]]
             for stage in into.keys() & tensors.keys():
                 into[stage][torch.from_numpy(target)] = tensors[stage][torch.from_numpy(source)]
         return sorted(missing)
 
     def add(self, hashes: Sequence[str], features: Mapping[str, Tensor]) -> None:
-        """Writes one shard: the features {stage: (n, P)} of n files. A disk that refuses is said once, no error."""
+        """Writes one shard: the features {stage: (n, P)} of n files.
+
+        If the disk refuses, warns once and does not raise.
+        """
         if not self.writable:
             return
         tensors = {stage: values.contiguous() for stage, values in features.items()}
@@ -119,17 +122,18 @@ class FeatureStore:
         with self._writing():
             write_atomic(path, content)
             self.index.add(path.name, hashes)
-            self._save_index(due=max(UNSAVED, len(self.index.shards) // 8))  # so that all writing stays linear
+            # The interval grows, so that the total cost of writing is linear.
+            self._save_index(due=max(UNSAVED, len(self.index.shards) // 8))
 
     def _shard(self, name: str, wanted: Mapping[str, Tensor]) -> tuple[list[str], dict[str, Tensor]]:
-        """A shard's files and tensors; none, and it is removed, where its bytes are not those that were written."""
+        """Returns a shard's files and tensors; removes the shard and returns none if its bytes are damaged."""
         shard = self.folder / name
         try:
             content = shard.read_bytes()
             if hashlib.sha256(content).hexdigest() != shard.stem:
                 raise ValueError("its bytes have changed")
             tensors = load(content)
-            if not set(wanted) <= set(tensors):  # written whole, but not by this code
+            if not set(wanted) <= set(tensors):  # not damaged, but written by other code
                 raise ValueError("it is missing a stage")
         except (OSError, ValueError) as error:
             self._remove(shard, error)
@@ -139,24 +143,27 @@ class FeatureStore:
         return files, tensors
 
     def _take_in(self, shard: Path) -> None:
-        """Reads a shard's list of files, not its features."""
+        """Adds a shard to the index from its header, without reading its features."""
         try:
             self.index.add(shard.name, files_of(shard))
         except (OSError, ValueError) as error:
             self._remove(shard, error)
 
     def _remove(self, shard: Path, error: OSError | ValueError) -> None:
-        """Takes away a damaged shard, and says so: what it held is computed again. One that is gone is forgotten."""
-        if not isinstance(error, FileNotFoundError):  # another process found it damaged, or the user emptied the cache
+        """Removes a damaged shard with a warning, so that its features are computed again.
+
+        A missing one is only forgotten.
+        """
+        if not isinstance(error, FileNotFoundError):  # removed by another process or by the user
             why = getattr(error, "strerror", None) or said_by(error)
             self.warn(f"features: {shard} is damaged ({why}); its features are computed again")
-        with contextlib.suppress(OSError):  # a cache that cannot be written stays as it is
+        with contextlib.suppress(OSError):  # a read-only cache is left unchanged
             shard.unlink(missing_ok=True)
         self.index.forget([shard.name])
 
 
 class Shards:
-    """Gathers features for a store, and writes them when there are `SHARD` of them or `SECONDS` have passed."""
+    """Collects features for a store, and writes them after `SHARD` images or `SECONDS`."""
 
     def __init__(self, store: FeatureStore, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.store, self._clock = store, clock
@@ -165,7 +172,7 @@ class Shards:
         self._written = clock()
 
     def add(self, hashes: Sequence[str], features: Mapping[str, Tensor]) -> None:
-        """Takes the features {stage: (n, P)} of n files; those that the store has by now are left out."""
+        """Adds the features {stage: (n, P)} of n files, except those that are in the store already."""
         new = [row for row, digest in enumerate(hashes) if digest not in self.store]
         self._hashes += [hashes[row] for row in new]
         self._parts.append({stage: values[new] for stage, values in features.items()})
@@ -173,7 +180,7 @@ class Shards:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what has gathered."""
+        """Writes the collected features."""
         if self._hashes:
             stages = self._parts[0]
             self.store.add(self._hashes, {stage: torch.cat([part[stage] for part in self._parts]) for stage in stages})
@@ -183,6 +190,6 @@ class Shards:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Writes what has gathered, and the index, also after an exception."""
+        """Writes the collected features and the index, also after an exception."""
         self.flush()
         self.store.refresh()

@@ -26,24 +26,24 @@ from multistream.runtime.precision_check import settle
 
 @dataclass(frozen=True)
 class Subject:
-    """A network whose streams are frozen, on its device, and the photos whose features are computed."""
+    """A network with frozen streams on its device, and the photos whose features are computed."""
 
     network: MultiStream
     photos: Photos
     runtime: Runtime
     instances: frozenset[str] = frozenset()
-    """Branches composed of an instance, whose features cannot be kept."""
+    """Branches of streams that were passed as instances, whose features cannot be cached."""
     settings: RuntimeSettings = field(default_factory=RuntimeSettings)
 
     @property
     def pictures(self) -> dict[str, Branch]:
-        """The branches that read photos or maps, and whose features can be kept."""
+        """The branches that read photos or maps, and whose features can be cached."""
         return {key: each for key, each in self.network.picture_branches.items() if key not in self.instances}
 
 
 @dataclass(frozen=True)
 class ExtractionRequest:
-    """Replacements for the photos, inputs and machine settings of a run or recipe; empty values replace nothing."""
+    """Replacements for the photos, inputs and machine settings of a run or recipe; empty values change nothing."""
 
     data: str = ""
     label: str = ""
@@ -51,21 +51,21 @@ class ExtractionRequest:
     device: str = ""
     precision: str = ""
     streams: Mapping[str, Stream] = field(default_factory=dict)
-    """Streams that are given as instances."""
+    """Streams that are passed as instances."""
 
     def runtime(self, settings: RuntimeSettings) -> RuntimeSettings:
-        """The runtime settings with this device and precision."""
+        """Returns the runtime settings with this device and precision."""
         device, precision = self.device or settings.device, self.precision or settings.precision
         return replace(settings, device=device, precision=precision)  # type: ignore[arg-type]  # checked inside
 
 
 def subject_of(source: str | Path | Recipe, request: ExtractionRequest, *, say: Say) -> Subject:
-    """The streams of a run or recipe, over its photos (of all splits) or over those of the request."""
+    """Prepares the streams of a run or recipe, for the request's photos or else its own photos of all splits."""
     return of_recipe(source, request, say=say) if isinstance(source, Recipe) else of_run(source, request, say=say)
 
 
 def of_run(run: str | Path, request: ExtractionRequest, *, say: Say) -> Subject:
-    """The streams of a run over its own photos, of all splits, or over those of the request."""
+    """Prepares the streams of a run, for the request's photos or else its own photos of all splits."""
     model = load_model(run, streams=request.streams)
     settings = model.recipe.data
     label = request.label or ("" if request.data else settings.label)
@@ -75,7 +75,7 @@ def of_run(run: str | Path, request: ExtractionRequest, *, say: Say) -> Subject:
 
 
 def of_recipe(recipe: Recipe, request: ExtractionRequest, *, say: Say) -> Subject:
-    """The streams that a recipe composes, with its weights, over its photos or over those of the request."""
+    """Prepares the streams of a recipe with its weights, for the request's photos or else its own."""
     recipe = with_instances(recipe, request.streams)
     if not recipe.network.streams:
         raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object.")
@@ -102,7 +102,10 @@ def _subject(
     runtime: RuntimeSettings,
     say: Say,
 ) -> Subject:
-    """Freezes the streams, finds their inputs and settles the device; UsageError if a stream cannot be cached."""
+    """Freezes the streams, opens their inputs and resolves the device.
+
+    Raises UsageError if a stream cannot be cached.
+    """
     say(f"data: {table.name}, {len(table):,} images")
     network.freeze("streams")
     pictures = {key: branch.stream.input for key, branch in network.picture_branches.items()}
@@ -125,7 +128,10 @@ def _subject(
 
 
 def _instances_to_skip(network: MultiStream, pictures: Collection[str], *, say: Say) -> frozenset[str]:
-    """The streams given as instances, if others remain; without others the error names the first of them."""
+    """Returns the streams passed as instances, which are skipped if others remain.
+
+    If there are no others, returns none, and the caller's error names the first instance.
+    """
     instances = frozenset(key for key in pictures if (plan := network.branches[key].plan) and plan.is_instance)
     if not instances or instances == set(pictures):
         return frozenset()

@@ -1,4 +1,4 @@
-"""Tasks: one stream in one view each; which images it is asked for, which of them the cache lacks; their running."""
+"""Extraction tasks, one per stream and view: finds the images that the cache lacks, and computes them."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from multistream.runtime.distributed import ALONE, Ranks
 
 Rows = NDArray[np.int64]
 NO_MAP = hashlib.sha256(b"").hexdigest()
-"""The digest of an image without a map, for which zeros are read: no map's own, for an empty file holds none."""
+"""The digest of an image without a map, which is read as zeros; no map has it, because a map's file is not empty."""
 
 Sink = Callable[["Task", Tensor, Mapping[str, Tensor]], None]
-"""Takes a task's features {stage: (n, P)} of the images with these indices (n,)."""
+"""Receives a task's features {stage: (n, P)} of the images with these indices (n,)."""
 
 
 def union(rows: Iterable[Rows]) -> Rows:
-    """All of these rows, each once, ascending."""
+    """Returns the union of these rows, ascending."""
     return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *rows]))
 
 
 @dataclass
 class Task:
-    """One stream in one view over `rows`, ascending. `store` is None where it cannot be cached."""
+    """One stream in one view over `rows`, ascending. `store` is None if it cannot be cached."""
 
     view: str
     key: str
@@ -64,27 +64,30 @@ class Task:
         return self.store
 
     def read(self, into: Mapping[str, Tensor]) -> None:
-        """Copies what the cache holds into {stage: (N, P)}; the rest is `missing`. Reads and checks in any case."""
+        """Copies cached features into {stage: (N, P)} and sets `missing`.
+
+        Checks the shards even if nothing is copied.
+        """
         self.missing = self.rows
         if self.store is not None:
             self.missing = self.rows[self.lacking(self.rows, into, self.rows.tolist())]
 
     def lacking(self, rows: Rows, into: Mapping[str, Tensor], targets: Sequence[int]) -> list[int]:
-        """Copies images' cached features into {stage: (n, P)} at `targets`; returns the positions that it lacks."""
+        """Copies images' cached features into {stage: (n, P)} at `targets`; returns positions that are not cached."""
         return self.cache.read([self.digests[i] for i in rows.tolist()], into, targets)
 
     def read_all(self, rows: Rows, into: Mapping[str, Tensor]) -> None:
-        """Copies the cached features of n images into {stage: (n, P)}; DataError where some are no longer there."""
+        """Copies the cached features of n images into {stage: (n, P)}. Raises DataError if some have been removed."""
         if self.lacking(rows, into, range(len(rows))):
             raise DataError(self.cache.folder, "cached features were removed during the run.", do="Extract again.")
 
     @property
     def label(self) -> str:
-        """How messages name it."""
+        """The task's name in messages."""
         return self.key if self.view == IDENTITY else f"{self.key} ({self.view})"
 
     def progress_note(self) -> str:
-        """What was found, in a line."""
+        """Returns a line about the numbers of cached and missing images."""
         found = len(self.rows) - len(self.missing)
         if not len(self.missing):
             return f"features: {self.label} loaded from cache, {found:,} images"
@@ -101,10 +104,10 @@ def plan_tasks(
     digests: Mapping[int, str] | None = None,
     ranks: Ranks = ALONE,
 ) -> list[Task]:
-    """A task for each of these branches and each view, of which `wanted` holds the rows; reports what is not cached.
+    """Plans a task for each branch and view, with the rows that `wanted` has for the view; reports what is not cached.
 
-    `digests` are the photos' sha256 by index, where they are known. Of many ranks each gets the rows of its own part:
-    by the file's sha256 where features are cached, so that no two compute or write the same.
+    `digests` are the photos' sha256 by index, if known. With many ranks each gets its own part of the rows, divided by
+    the file's sha256 if features are cached, so that no two ranks compute or write the same features.
     """
     every = union(wanted.values())
     tasks = []
@@ -126,7 +129,7 @@ def plan_tasks(
 
 
 def own_rows(rows: Rows, digests: Mapping[int, str], ranks: Ranks) -> Rows:
-    """The rows that this rank computes: cut by the file's sha256, or by the row where there is none."""
+    """Returns the rows that this rank computes, divided by the file's sha256, or by row number if there is none."""
     if ranks.size == 1:
         return rows
     numbers = np.array([int(digests[i][:12], 16) if digests else i for i in rows.tolist()], dtype=np.int64)
@@ -143,9 +146,9 @@ def run_tasks(
     tick: Callable[[int], object],
     sink: Sink,
 ) -> Rows:
-    """Computes what the tasks miss, keeps it in their stores and gives it to `sink`; returns what cannot be decoded.
+    """Computes the tasks' missing features, stores them and passes them to `sink`; returns rows that cannot be decoded.
 
-    A photo is decoded once for all the tasks that miss it. What was computed is kept also if an exception ends it.
+    A photo is decoded once for all tasks that miss it. Computed features are stored even if an exception follows.
     """
     with ExitStack() as stack:
         shards = {task.id: stack.enter_context(Shards(task.store)) for task in tasks if task.store is not None}
@@ -169,7 +172,7 @@ def run_tasks(
 
 
 def _together(tasks: Sequence[Task]) -> list[tuple[list[Task], Rows]]:
-    """The images that some tasks miss, by which tasks those are."""
+    """Groups the missing images by the set of tasks that miss them."""
     missing = [task for task in tasks if len(task.missing)]
     rows = union(task.missing for task in missing)
     if not missing:
@@ -182,7 +185,7 @@ def _together(tasks: Sequence[Task]) -> list[tuple[list[Task], Rows]]:
 
 
 def _digests(branch: Branch, photos: Photos, rows: Rows, known: dict[str, Mapping[int, str]]) -> Mapping[int, str]:
-    """sha256 of the files that a stream reads for these images: the photos, once for all streams, or its own maps."""
+    """Returns the sha256 of a stream's files: the photos, hashed once for all streams, or the stream's own maps."""
     if isinstance(branch.stream.input, Image):
         if "image" not in known:
             known["image"] = digests_of(photos.table, rows.tolist())

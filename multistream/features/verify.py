@@ -1,4 +1,4 @@
-"""Verification: features computed again and compared with the cache, bit for bit."""
+"""Verification: recomputes features and compares them with the cache, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from multistream.features.tasks import Rows, Task
 
 @dataclass(frozen=True)
 class Verified:
-    """How many images were computed again, and how many numbers of them were equal bit for bit: all."""
+    """The number of images that were recomputed, and of their values, which are all bit-identical."""
 
     images: int
     numbers: int
@@ -27,12 +27,12 @@ class Verified:
 def verify(
     tasks: Sequence[Task], subject: Subject, sample: int, *, seed: int, workers: int, tick: Callable[[int], object]
 ) -> Verified:
-    """Computes `sample` images again (0: all), drawn with `seed`; DataError names the first that differs."""
+    """Recomputes `sample` images (0: all), drawn with `seed`. Raises DataError with the first that differs."""
     photos = subject.photos
     rows = chosen_rows(subject, sample, seed=seed)
     branches = {task.id: task.branch for task in tasks}
     numbers = 0
-    for start in range(0, len(rows), SHARD):  # so much is held at once
+    for start in range(0, len(rows), SHARD):  # limits the memory in use
         block = rows[start : start + SHARD]
         held = {task.id: _held(task, block) for task in tasks}
         for chosen, pooled in pooled_groups(branches, photos, block, runtime=subject.runtime, workers=workers):
@@ -47,7 +47,7 @@ def verify(
 
 
 def chosen_rows(subject: Subject, sample: int, *, seed: int) -> Rows:
-    """The images to compute again, ascending: all that can be decoded, or `sample` of them."""
+    """Returns the images to recompute, ascending: all that can be decoded, or `sample` of them."""
     rows = np.setdiff1d(np.arange(len(subject.photos)), list(subject.photos.bad))
     if 0 < sample < len(rows):
         rows = np.sort(np.random.default_rng(seed).choice(rows, sample, replace=False))
@@ -55,14 +55,14 @@ def chosen_rows(subject: Subject, sample: int, *, seed: int) -> Rows:
 
 
 def _held(task: Task, rows: Rows) -> dict[str, Tensor]:
-    """The cached features of these images, {stage: (n, P)}."""
+    """Returns the cached features of these images, {stage: (n, P)}."""
     features: Features = empty_features({task.key: task.branch}, len(rows))
     task.read_all(rows, features[task.key])
     return features[task.key]
 
 
 def _compare(task: Task, stage: str, kept: Tensor, computed: Tensor, names: Sequence[str]) -> None:
-    """Bits, not numbers: a NaN equals itself, and 0 is not -0."""
+    """Raises DataError unless all bits are equal: a NaN equals itself, and 0 differs from -0."""
     unlike = (kept.view(torch.int32) != computed.contiguous().view(torch.int32)).any(1)
     if unlike.any():
         row = int(unlike.int().argmax())

@@ -1,1 +1,1 @@
-"""Runtime: device, precision, memory and processes; what depends on the machine and not on the recipe."""
+"""Runtime: device, precision, memory and processes, which depend on the machine and not on the recipe."""

@@ -1,6 +1,6 @@
-"""CUDA graphs: the kernels of streams are recorded once and replayed, which saves launching each of them.
+"""CUDA graphs: the kernels of streams are recorded once and replayed, which avoids their separate launches.
 
-A step of MobileNetV2 launches some thousand small kernels. On a fast GPU launching takes longer than computing.
+A step of MobileNetV2 launches some thousand small kernels. On a fast GPU, launching takes longer than computing.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from multistream.network.network import MultiStream
 from multistream.runtime.device import Runtime
 
 Pooling = Callable[[Tensor], dict[str, Tensor]]
-"""A stream's input -> {stage: (B, P)}."""
+"""A function from a stream's input to {stage: (B, P)}."""
 
 TOLERANCE = 2e-2
-"""The largest relative difference between a replay and its kernels launched one at a time (bf16 keeps 8 bits)."""
+"""The largest relative difference between a replay and its kernels launched separately (bf16 has 8 bits)."""
 
 
 class PooledStream(nn.Module):
-    """A branch's `pool` as a module of tensors: the stream's input -> one (B, P) for each stage."""
+    """A branch's `pool` as a module with tensor outputs: the stream's input -> one (B, P) for each stage."""
 
     def __init__(self, branch: Branch, runtime: Runtime) -> None:
         super().__init__()
@@ -34,7 +34,10 @@ class PooledStream(nn.Module):
         self.maps = torch.compile(branch.stream) if runtime.compile else branch.stream
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Runs in the runtime's precision. Weights are cast again each time: a cached cast would not be recorded."""
+        """Runs in the runtime's precision.
+
+        Weights are cast in every call, because a cached cast would not be recorded.
+        """
         kind = self.autocast_dtype
         with torch.autocast("cuda", dtype=kind, enabled=kind is not None, cache_enabled=False):
             maps = self.maps(x)
@@ -42,12 +45,11 @@ class PooledStream(nn.Module):
 
 
 class GraphedStreams:
-    """`MultiStream.pool` for training, where batches of `batch_size` are replayed from CUDA graphs.
+    """`MultiStream.pool` for training, with CUDA graphs for batches of `batch_size`.
 
-    A graph is recorded at the first full batch, checked against the plain kernels on other numbers, and not used
-    where the two differ (as for a stream that draws from Python's generators) or where recording fails; `say` gets
-    a message.
-    Smaller batches, frozen streams and evaluation run as without graphs.
+    A graph is recorded at the first full batch and compared with the plain kernels on other values. It is not used if
+    the two differ (for example because a stream draws from Python's generators) or if recording fails; `say` gets a
+    message. Smaller batches, frozen streams and evaluation run without graphs.
     """
 
     def __init__(self, network: MultiStream, runtime: Runtime, *, batch_size: int, say: Say) -> None:
@@ -55,7 +57,7 @@ class GraphedStreams:
         self.recorded: dict[str, Callable[[Tensor], tuple[Tensor, ...]] | None] = {}
 
     def pool(self, batch: Batch) -> dict[str, Mapping[str, Tensor]]:
-        """A batch by input name -> {key: {stage: (B, P) float32}}."""
+        """Pools a batch by input name -> {key: {stage: (B, P) float32}}."""
         pooled: dict[str, Mapping[str, Tensor]] = {}
         for key, branch in self.network.branches.items():
             entry = batch[branch.entry(key, batch)]
@@ -70,7 +72,7 @@ class GraphedStreams:
         return pooled
 
     def _record(self, key: str, branch: Branch, sample: Tensor) -> Callable[[Tensor], tuple[Tensor, ...]] | None:
-        """The stream as a graph; None where it cannot be one. Buffers (batch norm's) are left as they were."""
+        """Records the stream as a graph; None if that fails. Buffers, such as batch norm's, keep their values."""
         before = {name: buffer.clone() for name, buffer in branch.stream.named_buffers()}
         module = PooledStream(branch, self.runtime)
         try:
@@ -92,11 +94,11 @@ class GraphedStreams:
 
 
 class PooledGroups:
-    """`Branch.pool` in evaluation, for groups of `size` images, as extraction and prediction run them.
+    """`Branch.pool` in evaluation, for groups of `size` images, as in extraction and prediction.
 
-    On a GPU a stream is replayed from a CUDA graph that is recorded at its first whole group and checked against the
-    plain kernels; a stream that cannot be recorded runs without, with a warning. Smaller groups run as they are. Where
-    the runtime compiles, so are the streams. The caller holds `torch.no_grad`.
+    On a GPU a stream is replayed from a CUDA graph, which is recorded at its first whole group and compared with the
+    plain kernels. A stream that cannot be recorded runs without a graph, with a warning. Smaller groups run without a
+    graph. Streams are compiled if the runtime compiles. The caller must hold `torch.no_grad`.
     """
 
     def __init__(self, runtime: Runtime, *, size: int) -> None:
@@ -104,11 +106,11 @@ class PooledGroups:
         self.runs: dict[Branch, Pooling] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Neither graphs nor compiled kernels travel to another process; it makes its own."""
+        """Excludes graphs and compiled kernels from pickling; the other process makes its own."""
         return {**self.__dict__, "runs": {}}
 
     def pool(self, branch: Branch, x: Tensor) -> dict[str, Tensor]:
-        """The stream's input -> {stage: (B, P) float32}, in the runtime's precision."""
+        """Pools the stream's input -> {stage: (B, P) float32}, in the runtime's precision."""
         if len(x) != self.size:
             return self._plain(branch.pool)(x)
         if branch not in self.runs:
@@ -124,7 +126,7 @@ class PooledGroups:
         return run
 
     def _replayed(self, plain: Pooling, sample: Tensor, *, name: str) -> Pooling | None:
-        """The same from a graph; None where there is none."""
+        """Returns the same function as a graph; None if it cannot be recorded."""
         if not self.runtime.cuda_graphs:
             return None
         try:
@@ -143,15 +145,15 @@ class PooledGroups:
 
 
 def record(run: Pooling, sample: Tensor) -> Pooling:
-    """A call without gradients as a CUDA graph, for inputs of the sample's shape; its results are new tensors."""
+    """Records a call without gradients as a CUDA graph for inputs of the sample's shape; returns new tensors."""
     given, graph, aside = sample.clone(), torch.cuda.CUDAGraph(), torch.cuda.Stream(sample.device)
     aside.wait_stream(torch.cuda.current_stream(sample.device))
     with torch.cuda.device(sample.device):
         with torch.cuda.stream(aside):
-            for _ in range(2):  # libraries choose their kernels and take their memory before the recording
+            for _ in range(2):  # libraries choose kernels and allocate memory before the recording
                 run(given)
         torch.cuda.current_stream(sample.device).wait_stream(aside)
-        # By default calls of other threads end the recording too, such as those of NCCL's that watches for timeouts.
+        # By default, calls of other threads, such as NCCL's watchdog, would end the recording too.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = run(given)
 
@@ -164,5 +166,5 @@ def record(run: Pooling, sample: Tensor) -> Pooling:
 
 
 def _difference(replayed: Tensor, plain: Tensor) -> float:
-    """The largest difference, relative to the largest value."""
+    """Returns the largest absolute difference, relative to the largest absolute value."""
     return float((replayed - plain).abs().max() / plain.abs().max().clamp_min(1e-12))

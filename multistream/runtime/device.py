@@ -1,4 +1,4 @@
-"""Where and how precisely a network runs: device, number format, memory layout, threads."""
+"""The device, number format and memory layout in which a network runs."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from multistream.recipe import Recipe, RuntimeSettings
 Precision = Literal["fp32", "bf16", "fp16"]
 
 COMPILED_STEPS = 5_000
-"""From so many steps on, a training on a GPU is compiled: it takes 15 to 50 s and saves 2 to 9 ms a step (an H200)."""
+"""Steps from which `compile = auto` compiles on a GPU: it takes 15 to 50 s and saves 2 to 9 ms a step (H200)."""
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A device, the precision that the streams compute in, and whether convolutions run channels-last.
+    """A device, the precision of the streams, and whether convolutions use the channels-last layout.
 
-    Taps reduce, heads and fusions compute in float32 whatever the precision: they cost nothing and decide all.
+    Taps, heads and fusions always compute in float32: they cost little, and the prediction depends on them.
     """
 
     device: torch.device
@@ -38,12 +38,12 @@ class Runtime:
 
     @property
     def autocast_dtype(self) -> torch.dtype | None:
-        """The format that autocast computes in; None for float32."""
+        """The number format of autocast; None for float32."""
         return AUTOCAST.get(self.precision)
 
     @property
     def autocast(self) -> AbstractContextManager[object]:
-        """The context in which streams run."""
+        """The autocast context for streams."""
         kind = self.autocast_dtype
         return torch.autocast(
             self.device.type, dtype=kind, enabled=kind is not None, cache_enabled=torch.is_grad_enabled()
@@ -58,7 +58,7 @@ class Runtime:
         return network
 
     def send(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Moves a batch to the device; uint8 images travel as they are."""
+        """Moves a batch to the device; uint8 images are not converted."""
         moved = {name: t.to(self.device, non_blocking=True) for name, t in batch.items()}
         if self.channels_last:
             layout = torch.channels_last
@@ -79,7 +79,7 @@ class Runtime:
 
 
 def resolve(settings: RuntimeSettings) -> Runtime:
-    """Turns the recipe's `[runtime]` into a Runtime; `auto` takes the fastest that this machine computes natively."""
+    """Converts the recipe's `[runtime]` to a Runtime; `auto` selects the fastest format with native support."""
     device = _device(settings.device)
     precision: Precision = (
         ("bf16" if has_bf16(device) else "fp32") if settings.precision == "auto" else settings.precision
@@ -96,7 +96,7 @@ def resolve(settings: RuntimeSettings) -> Runtime:
 
 
 def resolve_again(recipe: Recipe, *, device: str, precision: str) -> Runtime:
-    """Where a trained network runs: `precision` auto is the one that it was trained in, if this device computes it."""
+    """Returns the Runtime of a trained network; precision `auto` is that of its training if this device supports it."""
     settings = RuntimeSettings(device=device, precision=precision)  # type: ignore[arg-type]  # checked inside
     own = recipe.runtime.precision
     there = _device(device)
@@ -114,7 +114,7 @@ def resolve_again(recipe: Recipe, *, device: str, precision: str) -> Runtime:
 
 
 def compiling_pays(runtime: Runtime, *, steps: int) -> bool:
-    """Whether `runtime.compile = "auto"` compiles a training of streams: on a GPU, if it is long.
+    """Returns whether `runtime.compile = "auto"` compiles the streams: on a GPU, if the training is long.
 
     >>> compiling_pays(Runtime(torch.device("cpu")), steps=100_000)
     False
@@ -123,7 +123,7 @@ def compiling_pays(runtime: Runtime, *, steps: int) -> bool:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 natively (AVX512-BF16 or AMX; CUDA from compute capability 8)."""
+    """Returns whether the device multiplies bfloat16 natively (AVX512-BF16 or AMX; CUDA from compute capability 8)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":
@@ -133,12 +133,12 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def available_workers() -> int:
-    """The cores that this process may use."""
+    """Returns the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def parameter_count(network: nn.Module) -> dict[str, int]:
-    """`{"total", "trainable"}` parameters; a parameter that is shared counts once."""
+    """Counts `{"total", "trainable"}` parameters; a shared parameter counts once."""
     parameters = list(network.parameters())
     return {
         "total": sum(p.numel() for p in parameters),

@@ -1,9 +1,9 @@
-"""Many processes that train or extract together: torch.distributed, as torchrun starts it.
+"""Training and extraction on several processes, with torch.distributed as torchrun starts it.
 
     torchrun --nproc-per-node 4 -m multistream train ...
 
-Every process is a rank. Rank 0 writes the run; the others compute. Small numbers travel over gloo on the CPU,
-gradients over NCCL where the network is on a GPU.
+Every process is a rank. Rank 0 writes the run; the others compute. Small values are exchanged by gloo on the CPU,
+gradients by NCCL if the network is on a GPU.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from multistream.errors import MemoryExhausted, MultistreamError, MultistreamWar
 from multistream.runtime.device import available_workers
 
 PATIENCE: Final = timedelta(minutes=30)
-"""A rank that is silent for so long in a step is taken for dead."""
+"""A rank that does not respond for this long in a step is considered dead."""
 
 WAITING: Final = timedelta(days=7)
-"""How long ranks wait for work that rank 0 does alone."""
+"""The timeout while ranks wait for work that only rank 0 does."""
 
 FAILED: Final = "multistream/failed"
-"""Where the ranks' common store keeps who failed first: that rank alone prints its error."""
+"""Key in the ranks' common store for the rank that failed first; only that rank prints its error."""
 
 LAUNCHERS: Final = {"OMPI_COMM_WORLD_SIZE": "mpirun", "PMI_SIZE": "mpiexec"}
-"""Variables of launchers that do not tell torch the address of rank 0."""
+"""Variables of launchers that do not pass the address of rank 0 to torch."""
 
 SRUN: Final = "SLURM_STEP_NUM_TASKS"
-"""Slurm's number of tasks that one srun has started; not set in batch scripts, unlike SLURM_NTASKS."""
+"""The number of tasks that one srun has started; unlike SLURM_NTASKS, it is not set in batch scripts."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that work together; alone by default."""
+    """This process's rank in its process group; a group of one by default."""
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    """Its number on this machine, which is also its GPU's."""
+    """Its number on this machine, which is also the number of its GPU."""
     local_size: int = 1
-    """How many of them run on this machine."""
+    """The number of ranks on this machine."""
 
     @property
     def is_first(self) -> bool:
@@ -61,11 +61,11 @@ class Ranks:
         return self.rank == 0
 
     def workers(self, wanted: int) -> int:
-        """Decoding workers of this process: as many as are wanted, or for -1 its share of the machine's cores."""
+        """Returns the number of decoding workers: `wanted`, or for -1 this process's share of the machine's cores."""
         return max(1, available_workers() // self.local_size) if wanted < 0 else wanted
 
     def portion(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """This rank's consecutive part of a batch; the parts differ by one entry at most.
+        """Returns this rank's consecutive part of a batch; sizes differ by at most one.
 
         >>> [Ranks(rank, 2).portion(np.arange(5)).tolist() for rank in (0, 1)]
         [[0, 1, 2], [3, 4]]
@@ -73,7 +73,7 @@ class Ranks:
         return np.array_split(indices, self.size)[self.rank]
 
     def table(self, *values: float) -> NDArray[np.float64]:
-        """These numbers of every rank, (ranks, numbers)."""
+        """Gathers these numbers from every rank, (ranks, numbers)."""
         own = torch.tensor(values, dtype=torch.float64)
         if self.size == 1:
             return own.numpy()[None]
@@ -82,12 +82,12 @@ class Ranks:
         return torch.stack(rows).numpy()
 
     def sums(self, *values: float) -> list[float]:
-        """Each of these numbers, summed over the ranks."""
+        """Sums each of these numbers over the ranks."""
         total: list[float] = self.table(*values).sum(0).tolist()
         return total
 
     def gather(self, value: Any) -> list[Any]:
-        """What every rank gave, in the order of the ranks; JSON, not pickle."""
+        """Gathers a JSON value from every rank, in the order of the ranks. JSON, because unpickling could run code."""
         if self.size == 1:
             return [value]
         own = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
@@ -99,7 +99,7 @@ class Ranks:
         return [json.loads(bytes(row[:length].numpy())) for row, length in zip(rows, lengths, strict=True)]
 
     def from_first(self, value: Any) -> Any:
-        """What rank 0 gave; JSON."""
+        """Returns rank 0's value (JSON)."""
         return self.gather(value if self.is_first else None)[0]
 
     def add_up(self, tensors: Iterable[Tensor]) -> None:
@@ -109,22 +109,22 @@ class Ranks:
                 dist.all_reduce(tensor)
 
     def copy_from_first(self, tensors: Mapping[str, Tensor]) -> None:
-        """Overwrites these tensors by rank 0's."""
+        """Overwrites these tensors with rank 0's."""
         if self.size > 1:
             for _, tensor in sorted(tensors.items()):
                 dist.broadcast(tensor, 0)
 
     def wait_for_first(self) -> None:
-        """Returns when every rank has come here; rank 0 may take days."""
+        """Waits until every rank has called this; rank 0 may take days."""
         if self.size > 1:
             dist.barrier(group=dist.new_group(backend="gloo", timeout=WAITING))  # type: ignore[arg-type]  # torch's union
 
     def parallel(self, module: nn.Module, device: torch.device) -> nn.Module:
-        """The module with its gradients averaged over the ranks in each backward (DDP); itself where there is one."""
+        """Wraps the module so that each backward averages gradients over the ranks (DDP); unchanged with one rank."""
         if self.size == 1:
             return module
-        # find_unused_parameters: a rank without an image uses none, and the buckets of the first step stay, so that
-        # a resumed run sums in the same order.
+        # find_unused_parameters: a rank without an image uses no parameters. It also keeps the first step's buckets,
+        # so that a resumed run sums in the same order.
         ids = [device] if device.type == "cuda" else None
         parallel = nn.parallel.DistributedDataParallel(module, device_ids=ids, find_unused_parameters=True)
         # `copy_from_first` at the end of an epoch is enough. Since torch 2.14 the argument of this name warns.
@@ -137,10 +137,10 @@ ALONE: Final = Ranks()
 
 @contextmanager
 def processes() -> Iterator[Ranks]:
-    """Joins the process group described by the environment, and leaves it at the end; yields ALONE where there is one.
+    """Joins the process group that the environment describes, and leaves it at the end; yields ALONE for one process.
 
-    An error on one rank ends all: the rank where it happened raises it, the others leave without a word. Raises
-    UsageError for an invalid environment, MemoryExhausted (exit 71) where another rank was killed.
+    An error on one rank ends all: the rank that failed first raises it, the others exit silently. Raises UsageError for
+    an invalid environment, MemoryExhausted (exit 71) if another rank was killed.
     """
     ranks = ranks_of(os.environ)
     if ranks.size == 1 or dist.is_initialized():
@@ -149,7 +149,7 @@ def processes() -> Iterator[Ranks]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if ranks.local_rank < torch.cuda.device_count():
-        torch.cuda.set_device(ranks.local_rank)  # "cuda" means this rank's own GPU from here on
+        torch.cuda.set_device(ranks.local_rank)  # from now on "cuda" is this rank's own GPU
     with signals_end_the_process(ranks):
         dist.init_process_group(backend, timeout=PATIENCE)
     try:
@@ -161,10 +161,10 @@ def processes() -> Iterator[Ranks]:
 
 @contextmanager
 def signals_end_the_process(ranks: Ranks) -> Iterator[None]:
-    """SIGTERM and SIGINT end one of many ranks at once inside: there is nothing to save yet.
+    """Lets SIGTERM and SIGINT end one of many ranks immediately inside the context: there is no state to save yet.
 
-    A handler that only notes them would let it go on until it meets the other ranks, which may be dead: minutes, on a
-    busy machine or many photos. torchrun kills what has not left after 30 s.
+    A handler that only records the signal would let the rank continue until it waits for the others, which may be dead:
+    for minutes on a busy machine or with many photos. torchrun kills processes that have not ended after 30 s.
     """
     if ranks.size == 1 or threading.current_thread() is not threading.main_thread():
         yield
@@ -178,7 +178,7 @@ def signals_end_the_process(ranks: Ranks) -> Iterator[None]:
 
 
 def ranks_of(environment: Mapping[str, str]) -> Ranks:
-    """The ranks that torchrun's variables describe; one of its own where there are none."""
+    """Reads torchrun's variables; a single rank if there are none."""
     if "WORLD_SIZE" not in environment:
         for name, launcher in LAUNCHERS.items():
             if environment.get(name, "1") != "1":
@@ -204,7 +204,7 @@ def ranks_of(environment: Mapping[str, str]) -> Ranks:
 
 
 def _warn_of_separate_tasks(environment: Mapping[str, str]) -> None:
-    """Tasks of one srun may well do separate work (a seed each), so they are not refused."""
+    """Warns if one srun started several separate tasks. This is not an error: each may train another seed."""
     count = environment.get(SRUN, "1")
     if count != "1" and "WORLD_SIZE" not in environment and environment.get("SLURM_PROCID") == "0":
         what = f"srun started {count} tasks, and each works alone. To share one training or extraction among them: "
@@ -221,14 +221,14 @@ def _number(environment: Mapping[str, str], name: str, default: str, *, least: i
 
 
 def _reported_once(error: Exception, ranks: Ranks) -> BaseException:
-    """The error where this rank was the first that failed; else SystemExit with the first one's exit code."""
+    """Returns the error if this rank failed first; else SystemExit with the exit code of the first failure."""
     lost = not isinstance(error, MultistreamError) and _is_lost_peer(error)
     code = getattr(error, "exit_code", None) or 128 + getattr(error, "signal", -127)
     own = f"{ranks.rank}:{MemoryExhausted.exit_code if lost else code}"
     store = dist.distributed_c10d._get_default_store()
     try:
         first = store.compare_set(FAILED, "", own).decode()
-    except RuntimeError:  # without torchrun the store is rank 0's, and rank 0 is gone
+    except RuntimeError:  # without torchrun the store is on rank 0, which has ended
         first = own
     if first != own:
         return SystemExit(int(first.partition(":")[2]))
@@ -239,7 +239,7 @@ def _reported_once(error: Exception, ranks: Ranks) -> BaseException:
 
 
 def _is_lost_peer(error: Exception) -> bool:
-    """Whether a collective failed because a rank is gone: NCCL has a class for it, gloo says so in words."""
+    """Returns whether a collective failed because a rank has ended: a class of NCCL, a message of gloo."""
     if isinstance(error, dist.DistError):
         return True
     words: Sequence[str] = ("gloo", "Connection closed by peer", "Connection reset", "Broken pipe", "Socket")

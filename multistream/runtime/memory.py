@@ -1,4 +1,4 @@
-"""Memory: what to say when it is used up, and the largest batch that fits."""
+"""Memory: the error when it is exhausted, and the largest batch that fits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _KIB: Final = 1024
 
 @contextmanager
 def exhausted(where: str, what: str, *, do: str) -> Iterator[None]:
-    """Turns "out of memory", of whatever device, into MemoryExhausted (exit 71) with advice."""
+    """Converts an out-of-memory error of any device to MemoryExhausted (exit 71) with advice."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -43,12 +43,12 @@ def exhausted(where: str, what: str, *, do: str) -> Iterator[None]:
 
 
 def is_exhaustion(error: BaseException) -> bool:
-    """Whether memory is what was lacking, on whatever device."""
+    """Returns whether the error means that memory was exhausted, on any device."""
     return memory_error(error) is not None
 
 
 def pieces_of(batch: int) -> tuple[int, ...]:
-    """The sizes, ascending, of equal pieces that a batch can be computed in.
+    """Returns the divisors of a batch size, ascending: the sizes of equal parts.
 
     >>> pieces_of(12)
     (1, 2, 3, 4, 6, 12)
@@ -58,11 +58,11 @@ def pieces_of(batch: int) -> tuple[int, ...]:
 
 
 def largest_that_fits(sizes: Sequence[int], attempt: Callable[[int], float]) -> int:
-    """The largest of these ascending sizes whose attempt does not run out of memory.
+    """Returns the largest of these ascending sizes whose attempt does not run out of memory.
 
-    `attempt(size)` tries a step and returns the fraction of the free memory that it took. A size that would take more
-    than is USABLE, if memory grows with images, is not tried: on a CPU the process would be killed. Raises
-    MemoryExhausted if none fits.
+    `attempt(size)` runs a step and returns the fraction of the free memory that it used. A size is not tried if, by
+    extrapolation, it would use more than USABLE: on a CPU the process would be killed. Raises MemoryExhausted if none
+    fits.
     """
     tried: list[tuple[int, float]] = []
     for size in sizes:
@@ -80,7 +80,7 @@ def largest_that_fits(sizes: Sequence[int], attempt: Callable[[int], float]) -> 
 
 
 def _expected(size: int, tried: Sequence[tuple[int, float]]) -> float:
-    """What a size will take, on the line through the last two tried; through zero after the first."""
+    """Extrapolates a size's memory from the last two attempts; after the first, in proportion to the size."""
     before, taken = tried[-1]
     if len(tried) == 1:
         return taken * size / before
@@ -89,11 +89,11 @@ def _expected(size: int, tried: Sequence[tuple[int, float]]) -> float:
 
 
 class Gauge:
-    """Measures how much of the free memory of the CPU work takes at its height, beyond what is held now.
+    """Measures the peak memory use on the CPU as a fraction of the free memory, above the use at construction.
 
-    That is the larger of two fractions: of memory (the machine's and its control group's), and of the address space
-    where it is limited (`ulimit -v`). Between blocks of the C library are gaps, so a process takes more address space
-    than memory. Elsewhere than on the CPU nothing is measured: an attempt that is too large raises an error there.
+    It is the larger of two fractions: of memory (the machine's and its control group's), and of the address space if
+    that is limited (`ulimit -v`). The C library's heap is fragmented, so a process uses more address space than memory.
+    On other devices nothing is measured, because an attempt that is too large raises an error.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -105,27 +105,27 @@ class Gauge:
         self.peak_before = 0
 
     def reset(self) -> None:
-        """Begins a new height."""
+        """Starts a new peak."""
         if torch.cuda.is_available() and not self.on_cpu:
             torch.cuda.empty_cache()
         if os.access(PROCESS / "clear_refs", os.W_OK):
-            (PROCESS / "clear_refs").write_text("5")  # proc(5): VmHWM starts again from what is held now
+            (PROCESS / "clear_refs").write_text("5")  # proc(5): VmHWM restarts from the present use
         self.peak_before = _status(PROCESS / "status").get("VmPeak", 0)
 
     def taken(self) -> float:
-        """The fraction at its height since the last reset; 0 if the system does not report it."""
+        """Returns the peak fraction since the last reset; 0 if the system does not report it."""
         if not self.on_cpu:
             return 0.0
         peaks = _status(PROCESS / "status")
         memory = max(0, peaks.get("VmHWM", 0) - self.memory)
-        peak = peaks.get("VmPeak", 0)  # never falls; not above an earlier one, the memory is all that is known
+        peak = peaks.get("VmPeak", 0)  # VmPeak never falls; if it has not risen, only the memory is known
         space = peak - self.space if peak > self.peak_before else memory
         return max(memory / max(1, self.free), space / max(1, self.free_space))
 
 
 @contextmanager
 def as_it_was(network: nn.Module) -> Iterator[None]:
-    """Gives back a network's buffers, modes and absent gradients, and torch's generator, after steps on trial."""
+    """Restores a network's buffers, modes and empty gradients, and torch's generator, after trial steps."""
     modes = [(module, module.training) for module in network.modules()]
     buffers = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
     with torch.random.fork_rng():
@@ -142,7 +142,7 @@ def as_it_was(network: nn.Module) -> Iterator[None]:
 
 
 def _status(path: Path) -> Mapping[str, int]:
-    """{name: bytes} of a file of Linux's with lines such as `VmRSS:  1234 kB`; empty elsewhere."""
+    """Reads {name: bytes} from a Linux status file with lines such as `VmRSS:  1234 kB`; empty on other systems."""
     if not path.is_file():
         return {}
     lines = (line.split() for line in path.read_text(encoding="utf-8", errors="replace").splitlines())
@@ -154,17 +154,17 @@ def _available(meminfo: Path) -> int:
 
 
 def _group_limit(folder: Path) -> int:
-    """The memory left in a container's control group (version 2): the limit minus what is used and cannot be freed."""
+    """Returns the free memory of a container's control group (version 2): limit minus use that cannot be reclaimed."""
     try:
         limit, current = (folder / "memory.max").read_text(), int((folder / "memory.current").read_text())
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
-        return 2**63 - 1  # no Linux, no group, or version 1
+        return 2**63 - 1  # not Linux, no control group, or version 1
     return int(limit) - current + int(stat.get("file", 0)) if limit.strip().isdecimal() else 2**63 - 1
 
 
 def _address_space(process: Path) -> int:
-    """What is left of the address space that a process may have (`ulimit -v`)."""
+    """Returns the unused address space of a process (`ulimit -v`)."""
     limits = process / "limits"
     for line in limits.read_text().splitlines() if limits.is_file() else ():
         if line.startswith("Max address space") and (soft := line.split()[3]).isdecimal():

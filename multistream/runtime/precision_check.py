@@ -1,4 +1,4 @@
-"""Whether a faster number format gives what float32 gives: measured on the network at hand before `auto` takes it."""
+"""Checks on the network itself that a faster number format agrees with float32, before `auto` selects it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from multistream.recipe import RuntimeSettings
 from multistream.runtime.device import Runtime, resolve
 
 TOLERANCE = 0.05
-"""The relative difference of a tap's pooled features above which `auto` stays with float32.
+"""The relative difference of a tap's pooled features above which `auto` uses float32.
 
-bf16 has 8 bits: each rounding is off by up to 0.4 %, and fifty layers of them add up to 1 or 2 %.
+bf16 has 8 significant bits: each rounding has an error of up to 0.4 %, and fifty layers add up to 1 or 2 %.
 """
 
 PICTURES = 4
@@ -26,21 +26,21 @@ PICTURES = 4
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest relative difference of pooled features from float32's, and where it is: `key/stage`."""
+    """The largest relative difference of pooled features from float32, and its place: `key/stage`."""
 
     difference: float
     where: str
 
     @property
     def holds(self) -> bool:
-        """Whether the difference is borne; a NaN is not."""
+        """Whether the difference is within the tolerance; False for NaN."""
         return self.difference <= TOLERANCE
 
 
 def settle(settings: RuntimeSettings, network: MultiStream, *, say: Say) -> Runtime:
     """Resolves the settings and places the network; a faster format chosen by `auto` is checked and the result printed.
 
-    The pictures are made here and are always the same, so that one network gives one answer on one machine.
+    The test pictures are generated and always the same, so that the result for a network is reproducible on a machine.
     """
     runtime = resolve(settings)
     runtime.place(network)
@@ -57,7 +57,7 @@ def settle(settings: RuntimeSettings, network: MultiStream, *, say: Say) -> Runt
 
 
 def compare(network: MultiStream, runtime: Runtime) -> Parity:
-    """Pools a few pictures in float32 and in the runtime's precision: |difference| / |float32's| of each tap."""
+    """Pools generated pictures in float32 and in the runtime's precision: |difference| / |float32| for each tap."""
     batch = runtime.send(_pictures(network))
     differences: dict[str, float] = {}
     with evaluating(network), torch.no_grad():
@@ -73,13 +73,13 @@ def compare(network: MultiStream, runtime: Runtime) -> Parity:
 
 
 def _pictures(network: MultiStream) -> dict[str, Tensor]:
-    """Pictures for every stream that reads any, by its key; vectors are never computed in another format."""
+    """Returns pictures for every stream that reads pictures, by key. Vectors are always computed in float32."""
     inputs = {key: branch.stream.example_input(batch=PICTURES) for key, branch in network.branches.items()}
     return {key: _cloudy(x) for key, x in inputs.items() if not isinstance(network.inputs[key], Vector)}
 
 
 def _cloudy(like: Tensor) -> Tensor:
-    """Noise with as much at every scale, as photos have: 0-255 for an Image, of order 1 for a Map."""
+    """Generates noise with equal amplitude at every scale, like photos: 0-255 for an Image, of order 1 for a Map."""
     generator = torch.Generator().manual_seed(0)
     side, picture = 1, torch.zeros(like.shape)
     while side <= like.shape[-1]:
