@@ -1,8 +1,8 @@
-"""Rows with linear parts trained as one: every parameter has leading dimensions G (seeds) and V (variants).
+"""Rows with linear components trained as one batch: every parameter has leading dimensions G (seeds) and V (variants).
 
-A stage is projected only for the variants that keep it: what a row leaves out does not exist. Rows share no weight, so
-the gradient of the sum of their losses is each row's own. A row equals the row trained alone up to the rounding of
-float32, because sums are taken in another order.
+A stage is projected only for the variants that keep it. Rows share no weights, so the gradient of the sum of their
+losses is the gradient of each row. A row equals the row trained alone up to float32 rounding, because the order of
+summation differs.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from multistream.recipe import TrainingSettings
 from multistream.training.optimizers import optimizer_of, set_rate
 
 BATCHED_LOSSES = (CrossEntropy, BinaryCrossEntropy)
-"""Losses that are computed for all rows at once; without arguments they have no weights and no smoothing."""
+"""Losses that can be computed for all rows at once; without arguments they have no class weights and no smoothing."""
 
 
 def batch_kind(network: MultiStream) -> str | None:
-    """The common properties of networks that can be trained in one batch; None if a part is not known to be linear."""
+    """Returns a key that is equal for networks that can train in one batch; None if a component may not be linear."""
     fusion = network.fusion
     heads_fit = all(type(head) is nn.Linear and head.bias is not None for head in fusion.heads.values())
     if type(fusion) not in (Early, Late, Solo) or not heads_fit or not all(map(_fits, network.branches.values())):
@@ -45,13 +45,13 @@ def batch_kind(network: MultiStream) -> str | None:
 
 
 def _fits(branch: Branch) -> bool:
-    """Whether the taps of a branch are linear layers, and its temporal is a linear one that is known here."""
+    """Returns whether a branch's taps are linear layers (or the identity), and its temporal is Concat or Average."""
     taps_fit = all(isinstance(tap.affine_layer, nn.Linear | nn.Identity) for tap in branch.taps.values())
     return taps_fit and (branch.temporal is None or type(branch.temporal) in (Concat, Average))
 
 
 def image_losses(logits_NKB: Tensor, targets: Tensor, *, criterion: Loss) -> Tensor:
-    """A criterion of BATCHED_LOSSES for each image, (N, B), before its mean; targets are (N, B) or (N, K, B)."""
+    """Computes a loss of BATCHED_LOSSES for each image, (N, B), without the mean; targets are (N, B) or (N, K, B)."""
     if criterion.label_sets:
         return functional.binary_cross_entropy_with_logits(logits_NKB, targets, reduction="none").mean(1)
     weights, smoothing = criterion.weights, criterion.label_smoothing
@@ -59,7 +59,7 @@ def image_losses(logits_NKB: Tensor, targets: Tensor, *, criterion: Loss) -> Ten
 
 
 class BatchedRows:
-    """Rows whose networks are of one `batch_kind`."""
+    """Rows whose networks have the same `batch_kind`, trained as one batch."""
 
     def __init__(self, grid: Grid, data: RowData, settings: TrainingSettings) -> None:
         self.grid, self.data, self.settings = grid, data, settings
@@ -77,14 +77,14 @@ class BatchedRows:
         self.optimizer = self._make_optimizer()
 
     def backward(self, step: GridStep) -> Tensor:
-        """Adds the gradients of all rows' losses; returns the losses (G, V)."""
+        """Accumulates the gradients of all rows; returns their losses (G, V)."""
         losses = self._losses(self._logits(step.places_GB, self._masks(step)), step)
         if self.optimizer is not None:
             (losses.sum() / step.of).backward()
         return losses.detach()
 
     def update(self, factor: float) -> None:
-        """One step of the optimizer over all rows; a norm is clipped row by row."""
+        """Takes one optimizer step for all rows; gradient norms are clipped row by row."""
         if self.optimizer is None:
             return
         if self.settings.clip_norm > 0:
@@ -95,13 +95,13 @@ class BatchedRows:
 
     @torch.no_grad()
     def measure(self, indices: NDArray[np.int64]) -> RowMetrics:
-        """Loss and accuracy of every row, (G, V) float64 on the CPU."""
+        """Measures loss and accuracy of every row, (G, V) float64 on the CPU."""
         loss, hits = torch.zeros(2, *self.shape, dtype=torch.float64)
         rows = self.data.rows(indices)
         for places in self.data.plain(indices):
             logits_GVKB = self._fused(self._logits(places.expand(self.shape[0], -1), {}))
             own = self.data.targets[places]
-            own = own.mT.double() if own.ndim == 2 else own  # numbers of classes lie as logits do: (K, B)
+            own = own.mT.double() if own.ndim == 2 else own  # label sets need the layout of logits: (K, B)
             targets = own.expand(*self.shape, *own.shape).flatten(0, 1)
             each = image_losses(logits_GVKB.double().flatten(0, 1), targets, criterion=self.plain)
             loss += each.view(*self.shape, -1).sum(2).cpu()
@@ -109,34 +109,34 @@ class BatchedRows:
         return RowMetrics(loss / max(1, len(rows)), hits / max(1, len(rows)))
 
     def remember(self, rows_GV: Tensor) -> None:
-        """Keeps the present weights of these rows."""
+        """Keeps a copy of the current weights of these rows."""
         for parameter in self.parameters:
             parameter.remember(rows_GV)
 
     def stop(self, rows_GV: Tensor) -> None:
-        """Nothing: rows that have stopped run along until all have."""
+        """Does nothing: stopped rows stay in the batch until all rows have stopped."""
 
     def finish(self) -> None:
-        """Puts the weights that were kept into the networks."""
+        """Copies the kept weights into the networks."""
         for parameter in self.parameters:
             parameter.write_back()
 
     def _present(self) -> Tensor:
-        """(V, O): 1 where a variant has an output, else 0."""
+        """Returns (V, O): 1 if a variant has an output, else 0."""
         present_VO = torch.zeros(self.shape[1], len(self.outputs), device=self.data.labels.device)
         for output, bias in enumerate(self.biases):
             present_VO[bias.variants, output] = 1
         return present_VO
 
     def _standardised(self) -> dict[tuple[str, str], Tensor]:
-        """The pooled features of every tap of any variant, standardised, by stream and stage."""
+        """Standardises the pooled features of every tap of any variant, by stream and stage."""
         taps: dict[tuple[str, str], Tap] = {}
         for key, branch in chain.from_iterable(network.branches.items() for network in self.grid[0]):
             taps |= {(key, stage): tap for stage, tap in branch.taps.items()}
         return {(key, stage): tap.standardise(self.data.features[key][stage]) for (key, stage), tap in taps.items()}
 
     def _make_optimizer(self) -> Optimizer | None:
-        """One optimizer over all rows, with the groups of make_optimizer: biases have no weight decay."""
+        """Makes one optimizer for all rows, with the groups of make_optimizer: biases have no weight decay."""
         trained = [parameter for parameter in self.parameters if parameter.value.requires_grad]
         if not trained:
             return None
@@ -147,7 +147,7 @@ class BatchedRows:
         return optimizer_of(groups, self.settings, self.data.labels.device)
 
     def _logits(self, places_GB: Tensor, masks: Mapping[str, Tensor]) -> Tensor:
-        """Images (G, B) -> (G, V, O, K, B); `masks` {key: (G, E, B)} are what dropout multiplies with."""
+        """Computes logits (G, V, O, K, B) of images (G, B); `masks` {key: (G, E, B)} are the scaled dropout masks."""
         count, biases = len(self.outputs), [bias.value for bias in self.biases]
         total = biases[0].new_zeros(self.shape[0], self.shape[1] * count, biases[0].shape[2], places_GB.shape[1])
         for output, bias in enumerate(self.biases):
@@ -160,7 +160,7 @@ class BatchedRows:
         return logits
 
     def _masks(self, step: GridStep) -> dict[str, Tensor]:
-        """What dropout multiplies with, {key: (G, E, B)}: what each row would draw alone, drawn once for a seed."""
+        """Draws the scaled dropout masks {key: (G, E, B)}, once per seed; they equal those of rows trained alone."""
         if not self.dropout:
             return {}
         widths: dict[str, int] = defaultdict(int)
@@ -177,7 +177,7 @@ class BatchedRows:
         return masks
 
     def _losses(self, logits_GVOKB: Tensor, step: GridStep) -> Tensor:
-        """Each row's criterion, (G, V): the mean over the images that count, weighted as the classes are."""
+        """Computes each row's loss (G, V): the mean over the counted images, with the class weights."""
         criterion, own = self.data.criterion, self.data.targets[step.places_GB]
         by_class = own.ndim == 3
         aligned = own.mT if by_class else own  # (G, K, B) or (G, B)
@@ -185,26 +185,26 @@ class BatchedRows:
         losses = image_losses(logits_GVOKB.flatten(0, 2), targets, criterion=criterion)
         each = losses.view(*logits_GVOKB.shape[:3], -1)
         counts_GB = step.counts_GB.to(each.dtype)
-        # torch's mean of distributions is over the images, that of labels over their weights
+        # as in torch: with class probabilities the mean is over the images, with labels it is over their weights
         weights_GB = counts_GB if criterion.weights is None or by_class else counts_GB * criterion.weights[own]
         total_G = weights_GB.sum(1).clamp_min(torch.finfo(each.dtype).tiny)
         return ((each * counts_GB[:, None, None]).sum(3) * self.present_VO).sum(2) / total_G[:, None]
 
     def _right(self, logits_GVKB: Tensor, places: Tensor) -> Tensor:
-        """Whether each image gets its class or, where it may have several, all of them and no other, (G, V, B)."""
+        """Returns whether each image is classified correctly, (G, V, B); label sets must match exactly."""
         if self.data.criterion.label_sets:
             return ((logits_GVKB >= 0) == (self.data.targets[places].mT > 0.5)).all(2)
         return logits_GVKB.argmax(2) == self.data.labels[places]
 
     def _fused(self, logits_GVOKB: Tensor) -> Tensor:
-        """(G, V, K, B): for late the logarithm of the mean of the streams' softmaxes, as the fusion computes it."""
+        """Returns fused logits (G, V, K, B); for late fusion, the logarithm of the streams' mean probabilities."""
         if len(self.outputs) == 1:
             return logits_GVOKB[:, :, 0]
         logs = logits_GVOKB.log_softmax(3) + self.present_VO.log()[:, :, None, None]
         return logs.logsumexp(2) - self.present_VO.sum(1).log()[:, None, None]
 
     def _clip(self) -> None:
-        """Scales each row's gradients to its own norm, as torch's clip_grad_norm_ does for a row alone."""
+        """Clips the gradient norm of each row, as torch's clip_grad_norm_ does for a single network."""
         squares_GV = self.present_VO.new_zeros(self.shape)
         trained = [(p.variants, p.value.grad) for p in self.parameters if p.value.grad is not None]
         for variants, gradient in trained:
@@ -217,11 +217,11 @@ class BatchedRows:
         return self._parameter(output, "", lambda network: _classifier(network, output).bias)
 
     def _parameter(self, key: str, stage: str, of: Callable[[MultiStream], Tensor]) -> RowParameter:
-        """A parameter of the variants that have this stream and this stage; "" means any."""
+        """Stacks a parameter of the variants that have this stream and this stage; "" means any."""
         return RowParameter(self.grid, [v for v, network in enumerate(self.grid[0]) if _has(network, key, stage)], of)
 
     def _stages(self, key: str) -> Iterator[StageRows]:
-        """The stages of a stream that some variant keeps, shallow to deep."""
+        """Yields the stages of a stream that at least one variant keeps, from shallow to deep."""
         branches = [network.branches[key] for network in self.grid[0] if key in network.branches]
         averages = isinstance(branches[0].temporal, Average)
         output = key if len(self.outputs) > 1 else ""
@@ -231,7 +231,7 @@ class BatchedRows:
                 yield self._stage(key, stage, output, shared)
 
     def _stage(self, key: str, stage: str, output: str, shared: RowParameter | None) -> StageRows:
-        """One stage; `shared` are the columns that read a stream's mean token."""
+        """Builds one stage; `shared` are the classifier's columns for the stream's mean token."""
         columns = shared or self._parameter(key, stage, lambda network: _columns(network, key, stage, output))
         variants = [v for v in columns.variants.tolist() if stage in self.grid[0][v].branches[key].taps]
         taps = [self.grid[0][v].branches[key].taps for v in variants]
@@ -254,14 +254,14 @@ class BatchedRows:
 
 
 def _has(network: MultiStream, key: str, stage: str) -> bool:
-    """Whether a network has this stream and a tap at this stage; "" means any."""
+    """Returns whether a network has this stream and a tap at this stage; "" means any."""
     if not key:
         return True
     return key in network.branches and (not stage or stage in network.branches[key].taps)
 
 
 def _classifier(network: MultiStream, output: str) -> nn.Linear:
-    """The linear layer that gives an output's logits: late's of a stream, else the only one."""
+    """Returns the linear layer of an output's logits: with late fusion the stream's head, else the only classifier."""
     fusion = network.fusion
     found = fusion.classifier if isinstance(fusion, Early) else fusion.heads[output or next(iter(fusion.heads))]
     assert isinstance(found, nn.Linear)
@@ -275,7 +275,7 @@ def _layer(network: MultiStream, key: str, stage: str) -> nn.Linear:
 
 
 def _columns(network: MultiStream, key: str, stage: str, output: str) -> Tensor:
-    """The classifier's columns (K, W) that read a stage's token, or without a stage all of a stream's vector."""
+    """Returns the classifier's columns (K, W) for a stage's token or, if `stage` is "", for a stream's whole vector."""
     branch, start = network.branches[key], 0
     if isinstance(network.fusion, Early):
         keys = list(network.fusion.widths)

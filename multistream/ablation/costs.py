@@ -1,4 +1,4 @@
-"""What each variant costs for one image: parameters, multiply-adds, milliseconds."""
+"""The cost of each variant: parameters, and the multiply-adds and milliseconds of one image."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from multistream.profiling.profile import example_batch, time_pieces, walk
 from multistream.runtime.device import Runtime, parameter_count
 
 REPEATS = 5
-"""Calls of which the median is taken: a quick look; `multistream profile` looks longer."""
+"""Timed calls, of which the median is taken; `multistream profile` uses more."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one image."""
+    """Parameters, and the multiply-adds and milliseconds of one image."""
 
     params: int
     macs: int
@@ -31,9 +31,9 @@ class Cost:
 
 
 def costs(base: MultiStream, networks: Sequence[MultiStream], *, runtime: Runtime) -> list[Cost]:
-    """The cost of each network, whose streams are `base`'s or cut from them; the modes are left as they were.
+    """Measures the cost of networks whose streams are those of `base` or truncated from them; restores the modes.
 
-    Stages are counted and timed once, on `base`; what lies above the pooling, for each network.
+    Stages are counted and timed once, on `base`; the layers after the pooling are counted and timed for each network.
     """
     with evaluating(base), torch.no_grad():
         macs, pieces = _stage_macs(base, runtime), time_pieces(base, runtime=runtime, batch=1, repeats=REPEATS)
@@ -60,7 +60,7 @@ def _cost(
 
 
 def _stage_macs(base: MultiStream, runtime: Runtime) -> dict[tuple[str, str], int]:
-    """Multiply-adds by stream and stage."""
+    """Counts multiply-adds by stream and stage."""
     found: dict[tuple[str, str], int] = {}
 
     def visit(stream: str, stage: str, run: Callable[[], Any], modules: Sequence[nn.Module]) -> Any:

@@ -1,4 +1,4 @@
-"""An ablation as a figure: the score against multiply-adds, with the line that no row lies above."""
+"""Figure of an ablation: the score against multiply-adds, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from multistream.ablation.results import Ablation, VariantResult
 
 OURS, BEST = "#8a8a8a", "#20639b"
 MOST_NAMED = 16
-"""With more rows, those on the line and the whole alone have a number and a name."""
+"""If there are more rows, only those on the Pareto front and the complete network have a number and a name."""
 NEAR = 0.025
-"""Dots closer than this fraction of an axis in both directions get one label."""
+"""Dots closer than this fraction of both axes share one label."""
 
 RIGHT = 0.8
-"""Beyond this fraction of the axis numbers stand on the left of their dots."""
+"""Beyond this fraction of the axis, numbers are on the left of their dots."""
 
 
 def draw(result: Ablation) -> Figure:
-    """A dot with its 95 % interval for each row, numbered from cheap to expensive; names; the Pareto line."""
+    """Draws each row as a dot with its 95 % interval, numbered by cost, with names and the Pareto front."""
     figure = Figure(figsize=(8.5, 4.5), layout="constrained")
     axes = figure.subplots()
     rows = sorted(result.rows, key=lambda row: (row.macs, row.score))
@@ -55,7 +55,7 @@ def _y(row: VariantResult) -> float:
 
 
 def _scale(axes: Axes, rows: Sequence[VariantResult]) -> None:
-    """Decades, or 1, 2, 5 within them where there are few; no more than 100 %."""
+    """Sets ticks at decades (or at 1, 2, 5 times a decade if there are few) and the limits of both axes."""
     axes.set_xscale("log")
     decades = log10(_x(rows[-1]) / _x(rows[0]))
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
@@ -69,7 +69,7 @@ def _scale(axes: Axes, rows: Sequence[VariantResult]) -> None:
 
 
 def _number(axes: Axes, named: Sequence[VariantResult]) -> None:
-    """Numbers next to the dots; dots that nearly coincide get one label."""
+    """Writes numbers next to the dots; dots that nearly coincide share one label."""
     left, right = axes.get_xlim()
     bottom, top = axes.get_ylim()
     dots: dict[tuple[float, float], tuple[VariantResult, list[str]]] = {}
@@ -84,7 +84,7 @@ def _number(axes: Axes, named: Sequence[VariantResult]) -> None:
 
 
 def _name(axes: Axes, named: Sequence[VariantResult], whole: VariantResult) -> None:
-    """Names next to the axes."""
+    """Writes the names of the numbered rows next to the axes."""
     handles = []
     for number, row in enumerate(named, start=1):
         name = f"{number}  {row.label}" + (" (all)" if row is whole else "")

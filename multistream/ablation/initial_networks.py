@@ -1,6 +1,6 @@
-"""Initial networks: a variant as it is before training, for each seed, with the streams shared by all.
+"""Initial networks: the untrained network of each variant and seed; all share the same streams.
 
-Taps, temporal modules, heads and fusions begin as `train` has them with that seed: each follows from (seed, key, part).
+Taps, temporal modules, heads and fusions are initialised as by `train`: each depends only on (seed, key, component).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from multistream.spec import Spec
 
 
 class InitialNetworks:
-    """Makes untrained networks of a composed, fitted one, `base`; `fusions` gives (factory, options) by spec."""
+    """Makes untrained networks from a composed and fitted one, `base`; `fusions` are (factory, options) by spec."""
 
     def __init__(self, base: MultiStream, recipe: Recipe, *, fusions: Mapping[str, tuple[MakeFusion, Options]]) -> None:
         self.base, self.recipe, self.fusions = base, recipe, fusions
@@ -31,7 +31,7 @@ class InitialNetworks:
         self.heads = {key: branch_of_run(spec.run, key)[1] for key, spec in specs.items() if spec.run is not None}
 
     def network(self, variant: Variant, *, seed: int) -> MultiStream:
-        """The variant's network, initialised from `seed`."""
+        """Returns the variant's network, initialised from `seed`."""
         branches = {key: self._branch(key, stages, seed=seed) for key, stages in variant.keep.items()}
         make, options = self.fusions[variant.fusion]
         network = MultiStream(
@@ -43,18 +43,18 @@ class InitialNetworks:
             seed=seed,
             label_sets=self.base.label_sets,
         )
-        if network.prior.device != self.base.prior.device:  # to() visits all modules of the streams, which lie there
+        if network.prior.device != self.base.prior.device:  # avoids to(): it visits all stream modules
             network.to(self.base.prior.device)
         _share_fit(self.base, network)
         network.freeze("branches" if "branches" in self.recipe.network.freeze else "streams")
         for key in network.loaded_branches:
             branch = network.branches[key]
             if branch.temporal is not None and tuple(branch.taps) != tuple(self.base.branches[key].taps):
-                branch.temporal.requires_grad_(True)  # it is new: what read other stages cannot read these
+                branch.temporal.requires_grad_(True)  # newly initialised: it reads other stages
         return network
 
     def _branch(self, key: str, stages: tuple[str, ...], *, seed: int) -> Branch:
-        """A branch over the shared stream, cut to these stages; what came trained from a run is copied."""
+        """Builds a branch of the shared stream, truncated to these stages; copies components trained in a run."""
         own = self.base.branches[key]
         assert own.plan is not None
         if own.is_vector:
@@ -75,13 +75,13 @@ class InitialNetworks:
         return branch
 
     def _head(self, key: str, branch: Branch) -> nn.Module | None:
-        """A copy of the run's head, where it has one and the branch is as it was."""
+        """Copies the run's head, if it has one and the branch keeps all its taps; else None."""
         whole = tuple(branch.taps) == tuple(self.base.branches[key].taps)
         return copy.deepcopy(self.heads.get(key)) if whole else None
 
 
 def tapped_everywhere(network: MultiStream) -> MultiStream:
-    """The same network; where only a last stage is tapped, with taps at all stages, so that each can be pooled."""
+    """Returns the network with taps at all stages of streams that tap only their last stage, so that all are pooled."""
     branches = {}
     for key, branch in network.branches.items():
         tap, plan = next(iter(branch.taps.values())), branch.plan
@@ -104,7 +104,7 @@ def tapped_everywhere(network: MultiStream) -> MultiStream:
 
 @torch.no_grad()
 def _share_fit(base: MultiStream, network: MultiStream) -> None:
-    """Gives a network's taps what `base` was fitted to: the buffers of the same stages."""
+    """Copies the fitted buffers of `base` to a network's taps at the same stages."""
     for key, branch in network.branches.items():
         for stage, tap in branch.taps.items():
             theirs = base.branches[key].taps[stage]

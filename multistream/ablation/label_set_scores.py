@@ -1,4 +1,4 @@
-"""The mean average precision of each variant where images may have several labels."""
+"""The mean average precision of each variant, for images with several labels."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Bools = NDArray[np.bool_]
 class LabelSetScores(RowScores):
     """The mean average precision of the M predictions of all training runs, on photos with `label_sets` (N, K).
 
-    Right on a photo is who predicts all its classes and no other. `photos` (M,) are the predictions' rows.
+    A prediction is correct if it has exactly the photo's classes. `photos` (M,) are the predictions' photos.
     """
 
     metric = MAP
@@ -40,13 +40,13 @@ class LabelSetScores(RowScores):
 
     @cached_property
     def score(self) -> Floats:
-        """(V,) over all test predictions pooled."""
+        """The mAP (V,) over the pooled test predictions of all training runs."""
         sets = self.label_sets[self.photos]
         return np.array([mean_average_precision(own, sets) for own in self.probabilities])
 
     @cached_property
     def drawn(self) -> Floats:
-        """(V, draws): the scores in a bootstrap of photos, each with all its training runs."""
+        """The scores (V, draws) in a bootstrap over photos; a drawn photo brings the predictions of all its runs."""
         tested, place = np.unique(self.photos, return_inverse=True)
         sets, found = self.label_sets[self.photos], []
         for counts in photo_draws(len(tested)):
@@ -54,16 +54,16 @@ class LabelSetScores(RowScores):
         return np.concatenate(found, axis=1)
 
     def interval(self, v: int) -> Interval:
-        """95 %, by the bootstrap of photos."""
+        """Returns the 95 % interval of the bootstrap over photos."""
         return percentile_interval(self.drawn[v])
 
     def p_value(self, v: int, reference: int) -> float:
-        """Of the difference over its bootstrap standard error, which is about normal."""
+        """Returns the normal p-value of the difference divided by its bootstrap standard error."""
         difference = float(self.score[v] - self.score[reference])
         return normal_p(difference, float((self.drawn[v] - self.drawn[reference]).std(ddof=1)))
 
     def per_class(self, v: int, reference: int, classes: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
-        """{class: {"score", "delta"}}, the average precision of each class that a tested photo has."""
+        """Returns {class: {"score", "delta"}}: the average precision of each class that a tested photo has."""
         sets = self.label_sets[self.photos]
         own, other = (average_precisions(self.probabilities[i], sets) for i in (v, reference))
         return {
@@ -73,13 +73,13 @@ class LabelSetScores(RowScores):
         }
 
     def constant(self, split: Parts) -> float:
-        """The mean fraction of photos that have a class: its average precision where all photos score alike."""
+        """Returns the mean frequency of the classes: the average precision if all photos get the same score."""
         fractions = self.label_sets[split.test].mean(axis=0)
         return float(fractions[fractions > 0].mean())
 
 
 class LabelSetTally:
-    """Keeps the probabilities: the order of all photos decides an average precision."""
+    """Keeps all probabilities, because an average precision depends on the order of all photos."""
 
     def __init__(self, variants: int, label_sets: Bools) -> None:
         self.label_sets = label_sets
@@ -89,14 +89,14 @@ class LabelSetTally:
         self.probabilities: list[Floats] = []
 
     def add(self, rows: Counts, probabilities_VNK: NDArray[np.floating]) -> None:
-        """One seed of one split: each variant's probabilities for these photos."""
+        """Adds one seed of one split: each variant's probabilities for these photos."""
         self.right[:, rows] += ((probabilities_VNK >= THRESHOLD) == self.label_sets[rows]).all(2)
         self.tried[rows] += 1
         self.photos.append(rows)
         self.probabilities.append(probabilities_VNK.astype(np.float64))
 
     def scores(self) -> LabelSetScores:
-        """All of it."""
+        """Returns the scores over all added training runs."""
         trainings = zip(self.photos, self.probabilities, strict=True)
         single = [[mean_average_precision(own, self.label_sets[rows]) for own in found] for rows, found in trainings]
         return LabelSetScores(

@@ -1,4 +1,4 @@
-"""Ablation where streams train too: every row is an ordinary training on the photos."""
+"""Ablation with trained streams: every row is a full training run on the photos."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from multistream.training.folds import train_planned
 from multistream.training.planned_run import PlannedRun
 
 BACKWARD = 3
-"""A training step costs some three passes: forward, and backward through activations and weights."""
+"""The cost of a training step in forward passes: one forward, two backward (activations and weights)."""
 
 
 class PhotoRunner:
-    """Trains each variant for each seed and split, in folders of their own below `folder`."""
+    """Trains each variant for each seed and split, in separate folders below `folder`."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class PhotoRunner:
             check_can_be_sent(streams)
 
     def tell_cost(self) -> None:
-        """Says how many training runs there will be and how long they may take, from a few steps timed now."""
+        """Prints the number of training runs and their estimated time, from a few timed forward passes."""
         trainings = len(self.plan.variants) * len(self.plan.seeds) * len(self.plan.split_seeds)
         settings, photos = self.plan.prepared.recipe.training, len(self.plan.prepared.parts.train)
         seconds = self._seconds_a_photo() * BACKWARD * photos * settings.epochs * trainings
@@ -59,7 +59,7 @@ class PhotoRunner:
         )
 
     def run(self) -> tuple[Tally, list[MultiStream], float]:
-        """The predictions of all; the first networks, one a variant; and the seconds of training."""
+        """Returns all predictions, the networks of the first seed and split (one per variant), and the seconds."""
         plan = self.plan
         tally = new_tally(plan.prepared.table, len(plan.variants))
         started, networks = time.perf_counter(), list[MultiStream]()
@@ -78,11 +78,11 @@ class PhotoRunner:
         return tally, networks, round(time.perf_counter() - started, 3)
 
     def _given(self, number: int) -> dict[str, Stream]:
-        """The streams of a variant that were given as instances."""
+        """Returns the streams of a variant that were given as instances."""
         return {key: stream for key, stream in self.streams.items() if key in self.plan.variants[number].keep}
 
     def _train(self, run: PlannedRun, given: Mapping[str, Stream]) -> Path:
-        """Trains what is not finished, and gives its folder."""
+        """Trains the run unless it is finished, and returns its folder."""
         self.console.say(f"ablate: {run.name}")
         if given and run.state != "new":  # an instance cannot be compared with the one that was trained
             run = replace(run, folder=_free(run.folder))
@@ -93,13 +93,13 @@ class PhotoRunner:
         return run.folder
 
     def _answers(self, run: Path) -> dict[int, NDArray[np.float64]]:
-        """{index in the table: probabilities} of a run's test split."""
+        """Returns {row of the table: probabilities (K,)} of a run's test split."""
         places = {name: i for i, name in enumerate(self.plan.prepared.table.ids)}
         found = read_predictions(run / runs.PREDICTIONS)
         return {places[path]: own for path, own in zip(found.paths, found.probabilities, strict=True)}
 
     def _seconds_a_photo(self) -> float:
-        """A forward pass in a batch of eight, of the streams that run in every epoch: frozen ones run once."""
+        """Times a forward pass of eight photos, per photo, without the frozen streams, which run only once."""
         network, runtime = self.plan.prepared.network, self.plan.prepared.runtime
         batch = runtime.send(example_batch(network, 8))
         with torch.no_grad():
@@ -114,7 +114,7 @@ class PhotoRunner:
 
 
 def span(seconds: float) -> str:
-    """A time to plan with.
+    """Formats a rough duration in words.
 
     >>> span(40), span(600), span(40_000)
     ('40 seconds', '10 minutes', '11.1 hours')
@@ -125,5 +125,5 @@ def span(seconds: float) -> str:
 
 
 def _free(folder: Path) -> Path:
-    """The next free folder next to `folder`."""
+    """Returns the next free folder name next to `folder`."""
     return runs.first_free(folder.with_name(f"{folder.name}-{number}") for number in count(2))

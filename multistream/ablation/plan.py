@@ -1,4 +1,4 @@
-"""What an ablation trains: each variant, for each seed and split."""
+"""The plan of an ablation: the training runs of each variant, seed and split."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from multistream.training.prepare import Prepared, draw_parts, prepare, usable
 
 @dataclass(frozen=True)
 class AblationPlan:
-    """The variants, the whole network last, and the seeds and splits that each is trained for."""
+    """The variants (the complete network last), and the seeds and splits for which each is trained."""
 
     prepared: Prepared
     variants: tuple[Variant, ...]
     axis: Axis
     cut: str
-    """The one stream that is cut; "": each."""
+    """The only stream that is cut; "" cuts each in turn."""
     seeds: Sequence[int]
     split_seeds: Sequence[int]
 
     @property
     def is_pooled(self) -> bool:
-        """Whether all rows train in one pass over pooled features, because the streams are frozen."""
+        """Whether all rows train on features that are pooled in one pass, because the streams are frozen."""
         return self.prepared.network.is_cacheable
 
     @property
     def size(self) -> str:
-        """How much it is, in a line."""
+        """The numbers of variants, seeds and splits, in one line."""
         counts = f"{len(self.variants):,} variants x {len(self.seeds)} seeds x {len(self.splits)} splits"
         return f"ablate: {self.axis}, {counts}"
 
     @cached_property
     def splits(self) -> list[Parts]:
-        """The parts of every split; a data set that brings its own has no others."""
+        """The train, val and test rows of every split. Raises UsageError for several splits of predefined ones."""
         if self.is_on_folds:
             return self._folds()
         prepared = self.prepared
@@ -64,7 +64,7 @@ class AblationPlan:
 
     @property
     def is_on_folds(self) -> bool:
-        """Whether the recipe's folds are the splits."""
+        """Whether the recipe's folds are used as splits."""
         data = self.prepared.recipe.data
         return bool(data.folds and not data.fold)
 
@@ -72,7 +72,7 @@ class AblationPlan:
         return usable(draw_parts(self.prepared.table, settings), self.prepared.side_inputs, self.prepared.table)
 
     def _folds(self) -> list[Parts]:
-        """The parts of every fold and repeat of a recipe on folds: each photo is tested once a repeat."""
+        """Draws the parts of every fold and repeat of a recipe with folds: each photo is tested once per repeat."""
         if len(self.split_seeds) > 1:
             what = f"the recipe has {self.prepared.recipe.data.folds} folds, which are used as splits."
             raise UsageError("--splits", what, do="Omit --splits; data.repeats draws the folds again.")
@@ -82,7 +82,7 @@ class AblationPlan:
         return [self._drawn(recipe.data) for recipe in fold_recipes(self.prepared.recipe).values()]
 
     def trainings(self, folder: Path) -> list[PlannedRun]:
-        """Every training, in the order in which they run; `folder` is that of the result."""
+        """Returns all training runs in their order; `folder` is the folder of the result."""
         if self.is_pooled:
             return self._pooled_trainings(result_path(folder, self.axis, cut=self.cut))
         numbers = range(len(self.variants))
@@ -92,7 +92,7 @@ class AblationPlan:
         ]
 
     def _pooled_trainings(self, file: Path) -> list[PlannedRun]:
-        """Trainings on pooled features have no folders: the file of the result stands for them."""
+        """Lists the training runs on pooled features; they have no folders, so each has the result's file instead."""
         recipe = self.prepared.recipe
         if self.is_on_folds:
             recipes = {f"fold {name}": own for name, own in fold_recipes(recipe).items()}
@@ -104,7 +104,7 @@ class AblationPlan:
         ]
 
     def photo_training(self, number: int, *, seed: int, split_seed: int, folder: Path) -> PlannedRun:
-        """The training of a variant on photos; its folder is that of a run of the same recipe, where there is one."""
+        """Plans the training of a variant on photos, in the folder of an existing run of the same recipe, if any."""
         variant = self.variants[number]
         recipe = recipe_of(variant, self.prepared, self.axis)
         recipe = recipe.updated({"training": {"seed": seed}, "data": {"split_seed": split_seed}})
@@ -125,7 +125,7 @@ def plan_ablation(
     streams: Mapping[str, Stream] | None,
     say: Say,
 ) -> AblationPlan:
-    """Opens the data and composes the network, which give the variants. Raises MultistreamError."""
+    """Opens the data, composes the network, and lists its variants. Raises MultistreamError."""
     if axis not in AXES:
         raise UsageError("--axis", f"{axis!r} is unknown.", right=did_you_mean(axis, AXES))
     if min(seeds, splits) < 1:
@@ -147,7 +147,7 @@ def plan_ablation(
 
 
 def _place(folder: Path, recipe: Recipe) -> Path:
-    """The run of this recipe at `folder` or next to it; else a free folder."""
+    """Returns the run of this recipe at `folder` or next to it; else a free folder name."""
     places = (folder if number == 1 else folder.with_name(f"{folder.name}-{number}") for number in count(1))
     return next(place for place in places if not place.exists() or _is_of(place, recipe))
 
@@ -157,7 +157,7 @@ def _is_of(run: Path, recipe: Recipe) -> bool:
 
 
 def recipe_of(variant: Variant, prepared: Prepared, axis: Axis) -> Recipe:
-    """The recipe that trains a variant alone."""
+    """Returns the recipe that trains a variant alone."""
     recipe = prepared.recipe
     if axis == "depth":
         return _truncated(recipe, variant, prepared.network)
@@ -171,7 +171,7 @@ def recipe_of(variant: Variant, prepared: Prepared, axis: Axis) -> Recipe:
 
 
 def _truncated(recipe: Recipe, variant: Variant, network: MultiStream) -> Recipe:
-    """The recipe with the variant's depth of the one stream that it cuts."""
+    """Returns the recipe with the variant's depth for the stream that it truncates."""
     key = variant.about
     if not key:
         return recipe

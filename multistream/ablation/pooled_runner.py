@@ -1,4 +1,4 @@
-"""Ablation over pooled features: the photos are seen once, and all rows train from what `pool` returned."""
+"""Ablation on pooled features: the frozen streams run once over the photos, and all rows train on their features."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from multistream.training.ridge import RidgeProbes
 
 @dataclass(frozen=True)
 class PooledAblation:
-    """The results of all seeds and splits; `networks` are those of the first training, one per variant."""
+    """The results of all seeds and splits; `networks` are those of the first seed and split, one per variant."""
 
     tally: Tally
     masked: Tally
@@ -49,11 +49,11 @@ class PooledAblation:
     base: MultiStream
     batched: int
     seconds: float
-    """Of training alone."""
+    """Seconds of training, without feature extraction."""
 
 
 class PooledRunner:
-    """All seeds and variants of one split after another, on features that are extracted once."""
+    """Trains all seeds and variants, split by split, on features that are extracted once."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class PooledRunner:
         self.seconds, self.batched = 0.0, 0
 
     def run(self, splits: Sequence[Parts], *, ridge: bool, check: bool) -> PooledAblation:
-        """Trains and tests everything; `ridge` gives subsets of taps a probe, `check` verifies one row."""
+        """Trains and tests all rows; `ridge` adds a probe for each subset of taps, `check` verifies one row."""
         tally, masked, probes = (new_tally(self.prepared.table, len(self.variants)) for _ in range(3))
         probed = probes if ridge else None
         certificates: list[tuple[int, float]] = []
@@ -101,7 +101,7 @@ class PooledRunner:
         )
 
     def _extract(self, splits: Sequence[Parts]) -> Extracted:
-        """One pass over all photos that any split uses."""
+        """Extracts the features of all photos that any split uses, in one pass."""
         chosen = np.unique(np.concatenate([rows for parts in splits for rows in parts.named().values()]))
         photos = self.prepared.photos
         with self.console.progress(len(chosen), "features") as bar:
@@ -120,7 +120,7 @@ class PooledRunner:
         return found
 
     def _data(self, parts: Parts, extracted: Extracted, *, first: bool) -> RowData:
-        """The features under one split, the base fitted to its training split."""
+        """Returns the features with one split, after fitting the base network to its training part."""
         check_leaks(self.prepared.recipe, self.prepared.table, parts)
         features = dict(extracted.views_to(self.prepared.runtime.device))
         if not first:
@@ -148,7 +148,7 @@ class PooledRunner:
         return data
 
     def _train(self, data: RowData) -> tuple[Grid, InitialNetworks]:
-        """All rows of all seeds, trained: convex rows by lbfgs if the recipe has it, the others step by step."""
+        """Trains all rows of all seeds: convex rows by lbfgs if the recipe uses it, the others step by step."""
         initial = InitialNetworks(self.base, self.prepared.recipe, fusions=self._fusions())
         grid = [[initial.network(variant, seed=seed) for variant in self.variants] for seed in self.seeds]
         started = time.perf_counter()
@@ -171,7 +171,7 @@ class PooledRunner:
             self._train_rows([[networks[v] for v in others] for networks in grid], data)
 
     def _fusions(self) -> dict[str, tuple[MakeFusion, Options]]:
-        """The factory and options of every fusion of the rows; only the recipe's own has options."""
+        """Returns factory and options of each fusion of the rows; only the recipe's fusion has options."""
         own, options = self.prepared.network.fusion_plan
         classes = len(self.prepared.table.classes)
         wanted = {variant.fusion: options if variant.fusion == own else {} for variant in self.variants}
@@ -184,7 +184,7 @@ class PooledRunner:
         self.batched += done.batched
 
     def _solve(self, data: RowData, networks: Sequence[MultiStream]) -> None:
-        """Fits networks to their optimum, the largest first: others begin at the smallest fit with all they read."""
+        """Fits networks to their optimum, the largest first; each starts at the smallest fit that has all its taps."""
         images = len(self.labels)
         targets, valid, views = self.targets.cpu(), data.valid[:images], len(self.views)
         classes = len(self.prepared.table.classes)
@@ -197,11 +197,11 @@ class PooledRunner:
                 bar.advance(1)
 
     def _predicted(self, data: RowData, rows: NDArray[np.int64], networks: Sequence[MultiStream]) -> Floats:
-        """The probabilities of these photos, (V, n, K)."""
+        """Returns the probabilities of these photos, (V, n, K)."""
         return np.stack([_probabilities(data, rows, network) for network in networks])
 
     def _masked(self, data: RowData, rows: NDArray[np.int64], whole: MultiStream) -> Floats:
-        """The whole network with each variant's missing taps at the training mean, or its missing streams left out."""
+        """Tests the complete network with missing taps at the training mean and without missing streams, (V, n, K)."""
         found = []
         for variant in self.variants:
             present = frozenset(variant.keep) if set(variant.keep) != set(whole.branches) else None
@@ -211,7 +211,10 @@ class PooledRunner:
         return np.stack(found)
 
     def _probe(self, data: RowData, rows: NDArray[np.int64], tally: Tally) -> list[tuple[int, float]]:
-        """Ridge probes of each stream's subsets, and their certificates; a variant without one predicts nothing."""
+        """Fits ridge probes to the tap subsets of each stream and returns their certificates.
+
+        The predictions of a variant without a probe are zeros.
+        """
         predicted = np.zeros((len(self.variants), len(rows), len(self.prepared.table.classes)))
         keys = [probed_key(self.variants, v) for v in range(len(self.variants))]
         certificates = []
@@ -225,7 +228,7 @@ class PooledRunner:
     def _probe_stream(
         self, data: RowData, rows: NDArray[np.int64], key: str, numbers: Sequence[int]
     ) -> tuple[Floats, tuple[int, float]]:
-        """The scores of these variants' probes, (n_variants, n, K); and (how many are certified, how well)."""
+        """Returns the scores of the variants' probes (n_variants, n, K), and (number certified, largest difference)."""
         branch = self.base.branches[key]
         features = {stage: tap.standardise(data.features[key][stage]) for stage, tap in branch.taps.items()}
         train = torch.from_numpy(data.rows(data.parts.train)).to(self.labels.device)
@@ -241,7 +244,7 @@ class PooledRunner:
         return np.stack(scores), probes.certify(subsets, weights)
 
     def _verify(self, data: RowData, initial: InitialNetworks, grid: Grid) -> VerifiedRow:
-        """Compares the middle row of the last seed with that row trained alone."""
+        """Compares the row of the middle variant and the last seed with the same row trained alone."""
         v, seed = len(self.variants) // 2, self.seeds[-1]
         return verify_row(
             grid[-1][v],
@@ -254,7 +257,10 @@ class PooledRunner:
 
 
 def probed_key(variants: Sequence[Variant], v: int) -> str:
-    """The stream of whose taps a variant gets a ridge probe; the whole, where one stream alone is cut; "" for none."""
+    """Returns the stream whose taps a variant's ridge probe reads; "" for none.
+
+    The complete network has a probe only if a single stream is cut.
+    """
     keys = {variant.about for variant in variants if variant.about}
     key = variants[v].about or (keys.pop() if len(keys) == 1 else "")
     return key if key in variants[v].keep else ""
@@ -268,6 +274,6 @@ def _at(features: Mapping[str, Tensor], places: Tensor) -> dict[str, Tensor]:
 def _probabilities(
     data: RowData, rows: NDArray[np.int64], network: MultiStream, present: frozenset[str] | None = None
 ) -> Floats:
-    """The network's probabilities of these photos, (n, K)."""
+    """Returns the network's probabilities of these photos, (n, K)."""
     fused = (network.fuse(data.take(places), present).logits for places in data.plain(rows))
     return np.concatenate([network.probabilities(logits).cpu().numpy() for logits in fused])

@@ -1,4 +1,4 @@
-"""What ablate returns and `--json` prints, and its files: JSON and CSV in the run's folder."""
+"""The result of `ablate`, its JSON form, and its files: JSON and CSV in the run's folder."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ COLUMNS = (
     *("keep", "fusion", "score", "score_low", "score_high", "delta", "p_value", "p_holm"),
     *("masked_score", "ridge_score", "params", "macs", "ms_p50", "pareto"),
 )
-"""Of the CSV file, with the metric's own name for `score`."""
+"""The columns of the CSV file; the metric's name replaces `score`."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """What the rows of an ablation are measured by: its `title` for people, and its names in files.
+    """The metric of an ablation's rows: its printed `title`, and its names in files.
 
     `name` replaces `score`, `plural` replaces `scores`, and `of_class` replaces the `score` of one class.
     """
@@ -34,30 +34,30 @@ class Metric:
     of_class: str
 
     def named(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """A row with these names for its scores."""
+        """Renames the scores of a row."""
         classes = {name: {self.of_class: own["score"], "delta": own["delta"]} for name, own in row["per_class"].items()}
         return {self.column(name): value for name, value in row.items()} | {"per_class": classes}
 
     def column(self, name: str) -> str:
-        """`score_ci95` as `accuracy_ci95`, and so on."""
+        """Renames a column, for example `score_ci95` to `accuracy_ci95`."""
         return self.plural if name == "scores" else name.replace("score", self.name)
 
 
 ACCURACY = Metric("accuracy", "accuracy", "accuracies", "accuracy")
 MAP = Metric("mAP", "map", "maps", "average_precision")
-"""Mean average precision, where an image may have several labels."""
+"""Mean average precision, for images with several labels."""
 METRICS = {metric.name: metric for metric in (ACCURACY, MAP)}
 
 
 @dataclass(frozen=True)
 class VariantResult:
-    """One variant: what is kept, {key: stages}; how good it is when it is trained again; what it costs.
+    """One variant: its kept stages {key: stages}, its score after retraining, and its cost.
 
-    `score` is the ablation's metric, `delta` the score less the complete network's, `p_value` the test of it (exact
-    McNemar, or for the mAP the difference over its bootstrap standard error), `p_holm` corrected for all rows; None
-    for the whole itself. `masked_score` is that of the whole, trained once, with the training mean
-    instead of the missing taps and without the missing streams. `macs` are multiply-adds and `ms_p50` milliseconds
-    for one image.
+    `score` is the ablation's metric, `delta` the score minus the complete network's. `p_value` tests `delta` (exact
+    McNemar, or for the mAP the difference over its bootstrap standard error), and `p_holm` is corrected for all rows;
+    both are None for the complete network. `masked_score` is the score of the complete network, trained once, with the
+    training mean in place of missing taps and without the missing streams. `macs` and `ms_p50` are the multiply-adds
+    and milliseconds of one image.
     """
 
     keep: Mapping[str, tuple[str, ...]]
@@ -72,19 +72,19 @@ class VariantResult:
     macs: int
     ms_p50: float
     scores: tuple[float, ...]
-    """Of each seed, within each split."""
+    """The score of each training run: seeds within splits."""
     masked_score: float | None
     ridge_score: float | None
-    """Of a ridge probe on the same pooled features, on the axis `taps`."""
+    """The score of a ridge probe on the same pooled features, on the axis `taps`."""
     pareto: bool
-    """Whether no other row is as good for fewer multiply-adds."""
+    """Whether no other row has at least the same score with fewer multiply-adds."""
     per_class: Mapping[str, Mapping[str, float]]
     """{class: {"score", "delta"}}"""
 
 
 @dataclass(frozen=True)
 class TapShapley:
-    """The Shapley value of a tap in the game whose value is the score after training again; over R training runs."""
+    """The Shapley value of a tap in the game of retrained scores: mean and standard deviation over training runs."""
 
     stream: str
     stage: str
@@ -94,19 +94,19 @@ class TapShapley:
 
 @dataclass(frozen=True)
 class PairOfStreams:
-    """How two streams, each trained alone, do on the same photos."""
+    """The agreement of two streams, each trained alone, on the same photos, as fractions."""
 
     first: str
     second: str
     disagreement: float
     double_fault: float
     oracle: float
-    """The fraction of photos that at least one gets right."""
+    """The fraction of photos that at least one of the two classifies correctly."""
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A fusion without one stream: its score, and the difference to the fusion of all."""
+    """A fusion without one stream: its score, and the difference from the fusion of all streams."""
 
     fusion: str
     stream: str
@@ -116,7 +116,7 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class StreamComplement:
-    """How streams complete each other: pairs, leave-one-out by fusion, and the ceiling of any choice among them."""
+    """The complementarity of streams: pairs, leave-one-out by fusion, and the oracle over all streams."""
 
     pairs: tuple[PairOfStreams, ...]
     leave_one_out: tuple[LeftOut, ...]
@@ -132,15 +132,15 @@ class RidgeCertificate:
 
 
 LARGEST_DIFFERENCE = 1e-5
-"""By how much a row may differ from the row trained alone."""
+"""The largest allowed difference of a probability between a row and the same row trained alone."""
 
 
 @dataclass(frozen=True)
 class VerifiedRow:
-    """One row trained among all, compared with the row trained alone: the largest difference of a probability.
+    """The largest difference of a probability between one row of a batch and the same row trained alone.
 
-    `largest_difference` is that to the loop of all rows over this row alone, `difference_to_train` that to `train`'s
-    own loop on the same pooled features, over all photos and classes.
+    `largest_difference` is the difference from the ablation's loop with only this row, `difference_to_train` that from
+    the loop of `train` on the same pooled features; both are over all photos and classes.
     """
 
     label: str
@@ -151,7 +151,7 @@ class VerifiedRow:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The rows of an axis, the whole network last; `n` test photos, some of them tested by several training runs."""
+    """The rows of an axis, the complete network last; several training runs may test each of the `n` test photos."""
 
     axis: str
     rows: tuple[VariantResult, ...]
@@ -161,9 +161,9 @@ class Ablation:
     split_seeds: tuple[int, ...]
     n: int
     trained_on: str
-    """`pooled features`, where all rows train over one pass of the streams, or `photos`."""
+    """`pooled features` if all rows train on features of one pass of the streams, else `photos`."""
     stacked: int
-    """Networks that trained as one batch; the others trained one at a time."""
+    """The number of networks trained in a batch; the others were trained one at a time."""
     data: str
     run: str
     metric: Metric = ACCURACY
@@ -174,11 +174,11 @@ class Ablation:
 
     @property
     def whole(self) -> VariantResult:
-        """The whole composition, with which the rows are compared."""
+        """The complete network, with which the rows are compared."""
         return self.rows[-1]
 
     def to_dict(self) -> dict[str, Any]:
-        """What `ablate --json` prints: scores have the metric's name."""
+        """Returns the object of `ablate --json`, in which scores have the metric's name."""
         found, named = asdict(self), self.metric.named
         found |= {"metric": self.metric.name, "rows": [named(row) for row in found["rows"]]}
         if found["streams"]:
@@ -196,14 +196,14 @@ def save_result(result: Ablation, folder: Path, *, cut: str = "") -> Path:
 
 
 def result_path(folder: Path, axis: str, *, cut: str = "") -> Path:
-    """The next free name of a result below `folder`."""
+    """Returns the next free path of a result below `folder`."""
     name = f"{axis}-{cut}" if cut else axis
     free = (folder / f"{name}-{n}.json" for n in itertools.count(1))
     return first_free(free)
 
 
 def write_csv(result: Ablation, path: Path) -> None:
-    """Writes the rows as CSV; then a column for each class, with the score on it."""
+    """Writes the rows as CSV, with an additional column for the score of each class."""
     classes, metric = list(result.whole.per_class), result.metric
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")

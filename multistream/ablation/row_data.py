@@ -1,4 +1,4 @@
-"""What rows are trained on: pooled features, labels and parts, in memory; and what a step of many rows sees."""
+"""The training data of rows: pooled features, labels and splits in memory, and the batches of all seeds."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from multistream.recipe import TrainingSettings
 from multistream.training.feeds import images_of, shown_rows
 
 PLAIN = 1024
-"""Images at a time where nothing is trained."""
+"""The batch size in eval mode."""
 
 
 @dataclass(frozen=True)
 class RowData:
     """Pooled features {key: {stage: (V * N, P)}} and targets (V * N,) or (V * N, K) on a device, as in PooledFeed.
 
-    `labels` (V * N,) are the classes that count as right. `valid` (V * N,) on the CPU tells what could be decoded.
-    Parts name images in their first view.
+    V is the number of views, N that of images. `labels` (V * N,) are the correct classes. `valid` (V * N,), on the CPU,
+    marks decoded images. The indices in `parts` refer to the first view.
     """
 
     features: Mapping[str, Mapping[str, Tensor]]
@@ -37,32 +37,32 @@ class RowData:
     criterion: Loss
 
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Of these images those that could be decoded."""
+        """Selects the images that could be decoded."""
         kept: NDArray[np.int64] = indices[self.valid.numpy()[indices]]
         return kept
 
     def take(self, places: Tensor) -> dict[str, dict[str, Tensor]]:
-        """The features of these images, {key: {stage: (B, P)}}."""
+        """Returns the features of these images, {key: {stage: (B, P)}}."""
         return take_rows(self.features, places)
 
     def plain(self, indices: NDArray[np.int64]) -> Iterator[Tensor]:
-        """The images that could be decoded, some at a time, in their order."""
+        """Yields batches of the images that could be decoded, in their order."""
         return iter(torch.from_numpy(self.rows(indices)).to(self.labels.device).split(PLAIN))
 
 
 @dataclass(frozen=True)
 class GridStep:
-    """One batch of every seed: images (G, B), and which of them count (G, B); `of` such batches make up a step."""
+    """One batch per seed: images (G, B), and a mask (G, B) of the counted ones. `of` batches form an optimizer step."""
 
     places_GB: Tensor
     counts_GB: Tensor
     seeds: Sequence[int]
     number: int
-    """The step number, from which the dropout masks are drawn, as in training."""
+    """The step number, which seeds the dropout masks, as in training."""
     of: float = 1
 
     def alone(self, g: int) -> Tensor:
-        """The images of one seed, without those that do not count."""
+        """Returns the counted images of one seed."""
         return self.places_GB[g][self.counts_GB[g]]
 
 
@@ -75,29 +75,29 @@ class RowMetrics:
 
 
 class RowBatch(Protocol):
-    """Networks in a grid of G seeds and V variants. None may influence another."""
+    """Networks in a grid of G seeds and V variants, trained independently of each other."""
 
     def backward(self, step: GridStep) -> Tensor:
-        """Adds the step's gradients; returns each row's loss, (G, V)."""
+        """Accumulates the step's gradients; returns each row's loss, (G, V)."""
 
     def update(self, factor: float) -> None:
-        """An optimizer step of every row, at `factor` times the learning rate."""
+        """Takes an optimizer step for every row, at `factor` times the learning rate."""
 
     def measure(self, indices: NDArray[np.int64]) -> RowMetrics:
-        """Loss and accuracy of every row on these images, in eval mode, without smoothing and class weights."""
+        """Measures every row on these images, in eval mode, without label smoothing and class weights."""
 
     def remember(self, rows_GV: Tensor) -> None:
-        """Keeps the present weights of these rows."""
+        """Keeps a copy of the current weights of these rows."""
 
     def stop(self, rows_GV: Tensor) -> None:
-        """Says which rows have stopped: what they do from now on does not matter."""
+        """Marks rows as stopped; later updates of them have no effect on the result."""
 
     def finish(self) -> None:
-        """Puts the weights that were kept into the networks."""
+        """Copies the kept weights into the networks."""
 
 
 def steps(data: RowData, seeds: Sequence[int], *, epoch: int, settings: TrainingSettings) -> Iterator[GridStep]:
-    """An epoch's batches: each seed has its own order and views, those of `train`."""
+    """Yields the batches of an epoch; each seed has its own order and views, equal to those of `train`."""
     batch_size, accumulation = settings.batch_size, settings.accumulation
     train, rows = data.parts.train, images_of(data.valid, settings)
     orders = np.stack([shown_rows(train, rows, settings=settings, seed=seed, epoch=epoch) for seed in seeds])
@@ -118,7 +118,7 @@ def steps(data: RowData, seeds: Sequence[int], *, epoch: int, settings: Training
 
 
 def _gathered(places_GB: Tensor, valid_GB: Tensor) -> tuple[Tensor, Tensor]:
-    """Images that cannot be decoded go to the end of their row, and those that fill it up do not count either."""
+    """Moves images that cannot be decoded to the end of their row and trims the rows; the mask excludes the rest."""
     if bool(valid_GB.all()):
         return places_GB, valid_GB
     front = torch.argsort((~valid_GB).int(), dim=1, stable=True)

@@ -1,4 +1,7 @@
-"""The training loop of many rows: each has its own order, dropout, early stop and best epoch, as if trained alone."""
+"""The training loop of many rows, each with its own order, dropout, early stopping and best epoch.
+
+A row is one network: a variant with a seed. It learns the same as if it were trained alone.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ from multistream.training.stop import Stop
 
 @dataclass(frozen=True)
 class TrainedRows:
-    """The best epoch of every row (G, V), and how many rows were trained as one batch."""
+    """The best epoch of every row (G, V), and the number of rows that were trained in a batch."""
 
     best_epochs: Tensor
     batched: int
@@ -51,9 +54,10 @@ def train_rows(
     runtime: Runtime,
     tick: Callable[[int], object],
 ) -> TrainedRows:
-    """Trains networks[g][v] on pooled features and leaves each row's best epoch in it; linear rows train as one batch.
+    """Trains networks[g][v] on pooled features and leaves them at their best epoch; linear rows train in batches.
 
-    `tick` is called with the number of finished epochs, of `epochs_of(grid, settings)`. Raises DivergedError.
+    `tick` is called with the number of newly finished epochs; they sum to `epochs_of(grid, settings)`. Raises
+    DivergedError.
     """
     best = torch.full((len(grid), len(grid[0])), -1)
     kinds = _kinds(grid, data, settings)
@@ -70,9 +74,9 @@ def train_rows(
 
 
 def _kinds(grid: Grid, data: RowData, settings: TrainingSettings) -> dict[str | None, list[int]]:
-    """The variants of each `batch_kind`; under None those that train one at a time.
+    """Groups the variants by `batch_kind`; the variants under None are trained one at a time.
 
-    A batch of rows computes its losses itself, and takes optimizers that treat every number alone.
+    Batches need a loss of BATCHED_LOSSES and an element-wise optimizer.
     """
     if type(data.criterion) not in BATCHED_LOSSES or settings.optimizer.startswith("timm:"):
         return {None: list(range(len(grid[0])))}
@@ -83,12 +87,12 @@ def _kinds(grid: Grid, data: RowData, settings: TrainingSettings) -> dict[str | 
 
 
 def epochs_of(grid: Grid, settings: TrainingSettings) -> int:
-    """The number of epochs that `train_rows` will report."""
+    """Returns the number of epochs that `train_rows` will report."""
     return len({batch_kind(network) for network in grid[0]}) * settings.epochs
 
 
 class SingleRows:
-    """Networks of any parts over the same batches, each with its own optimizer."""
+    """Networks of any components, trained on the same batches, each with its own optimizer."""
 
     def __init__(self, grid: Grid, data: RowData, settings: TrainingSettings, runtime: Runtime) -> None:
         self.grid, self.data, self.settings, self.runtime = grid, data, settings, runtime
@@ -98,7 +102,7 @@ class SingleRows:
         self.best = {(g, v): learned(network) for g, v, network in self._networks()}
 
     def backward(self, step: GridStep) -> Tensor:
-        """Adds each row's gradients; the seed's batch is gathered once for all its rows."""
+        """Accumulates each row's gradients; a seed's batch is gathered once for all its rows."""
         losses = torch.zeros(len(self.grid), len(self.grid[0]))
         for g, seed in enumerate(step.seeds):
             places = step.alone(g)
@@ -113,7 +117,7 @@ class SingleRows:
         return losses
 
     def update(self, factor: float) -> None:
-        """A step of each row's optimizer, after its own clipping."""
+        """Clips each row's gradient norm and takes a step of its optimizer."""
         for (g, v), optimizer in self.optimizers.items():
             set_rate(optimizer, factor)
             if self.settings.clip_norm > 0:
@@ -123,7 +127,7 @@ class SingleRows:
 
     @torch.no_grad()
     def measure(self, indices: NDArray[np.int64]) -> RowMetrics:
-        """Loss and accuracy of every row, (G, V) float64."""
+        """Measures loss and accuracy of every row, (G, V) float64."""
         loss, hits = torch.zeros(2, len(self.grid), len(self.grid[0]), dtype=torch.float64)
         for places in self.data.plain(indices):
             pooled, labels = self.data.take(places), self.data.labels[places]
@@ -137,19 +141,19 @@ class SingleRows:
         return RowMetrics(loss / seen, hits / seen)
 
     def remember(self, rows_GV: Tensor) -> None:
-        """Keeps the present weights of these rows."""
+        """Keeps a copy of the current weights of these rows."""
         for g, v, network in self._networks():
             if rows_GV[g, v]:
                 self.best[g, v] = learned(network)
 
     def stop(self, rows_GV: Tensor) -> None:
-        """These rows have stopped: they cost nothing more."""
+        """Stops training these rows, so that they take no more time."""
         for g, v, _ in self._networks():
             if rows_GV[g, v]:
                 self.optimizers.pop((g, v), None)
 
     def finish(self) -> None:
-        """Puts the weights that were kept into the networks."""
+        """Copies the kept weights into the networks."""
         for (g, v), weights in self.best.items():
             self.grid[g][v].load_state_dict(weights, strict=False)
 
@@ -159,7 +163,7 @@ class SingleRows:
 
 
 class _Loop:
-    """Epochs over rows; the state of all early stops."""
+    """The epochs of all rows, and the early-stopping state of each row."""
 
     def __init__(
         self, rows: RowBatch, data: RowData, seeds: Sequence[int], settings: TrainingSettings, variants: int
@@ -204,7 +208,7 @@ class _Loop:
         self._judge(epoch)
 
     def _judge(self, epoch: int) -> None:
-        """Validates, keeps what improved, and stops rows whose patience is over."""
+        """Validates all rows, keeps the weights of improved rows, and stops rows that exceed the patience."""
         settings, parts = self.settings, self.data.parts
         measured = self.rows.measure(parts.val if len(parts.val) else parts.train)
         values = {"loss": measured.loss, "accuracy": -measured.accuracy}
@@ -221,7 +225,7 @@ class _Loop:
 
 
 class VerificationError(MultistreamError):
-    """A row of a batch that is not the row trained alone."""
+    """A row of a batch differs from the row trained alone."""
 
     exit_code = 1
 
@@ -235,7 +239,10 @@ def verify_row(
     settings: TrainingSettings,
     runtime: Runtime,
 ) -> VerifiedRow:
-    """Trains two copies of a row alone, in the loop of all rows and in `train`'s; VerificationError if they differ."""
+    """Trains two copies of a row alone, one in the ablation's loop and one in the loop of `train`, and compares them.
+
+    Raises VerificationError if a probability differs by more than LARGEST_DIFFERENCE.
+    """
     alone, by_train = untrained
     train_rows([[alone]], data, seeds=[settings.seed], settings=settings, runtime=runtime, tick=lambda _: None)
     train_by_itself(by_train, data, settings=settings, runtime=runtime)
@@ -251,7 +258,7 @@ def verify_row(
 
 
 def train_by_itself(network: MultiStream, data: RowData, *, settings: TrainingSettings, runtime: Runtime) -> None:
-    """Trains the network on pooled features, in the loop of `train`."""
+    """Trains the network on pooled features with the loop of `train`."""
     if not trains(network):
         return
     with TemporaryDirectory(prefix="multistream-verify-") as folder:
@@ -271,7 +278,7 @@ def train_by_itself(network: MultiStream, data: RowData, *, settings: TrainingSe
 
 @torch.no_grad()
 def _difference(first: MultiStream, second: MultiStream, data: RowData) -> float:
-    """The largest difference of any probability on any photo."""
+    """Returns the largest difference of a probability over all photos and classes."""
     rows = torch.from_numpy(data.rows(np.concatenate(list(data.parts.named().values())))).to(data.labels.device)
     with evaluating(first), evaluating(second):
         one, other = (network.probabilities(network.classify(data.take(rows))) for network in (first, second))

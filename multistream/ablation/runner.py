@@ -1,4 +1,4 @@
-"""ablate: which depth, which tap, which stream matters, and what each costs."""
+"""ablate: the score and the cost of a network without some of its depth, taps or streams."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ def planned(
     out: str | Path | None = None,
     console: Console | None = None,
 ) -> list[PlannedRun]:
-    """The training runs of `ablate` with the same arguments, in their order, with their status; none of them is done.
+    """Returns the training runs of `ablate` with the same arguments, in order and with their status; trains none.
 
-    Frozen streams: one for each row, seed and split; its folder is the file that will hold the result of all.
+    There is one for each row, seed and split. With frozen streams, its folder is the file of the common result.
     """
     folder = _results_folder(run, out)
     if folder is None:
@@ -91,7 +91,7 @@ def planned(
 
 @dataclass(frozen=True)
 class _AblationRun:
-    """One ablation on its way."""
+    """One ablation with its plan and environment."""
 
     plan: AblationPlan
     streams: Mapping[str, Stream] | None
@@ -99,7 +99,7 @@ class _AblationRun:
     engine: Engine | None
 
     def run(self, folder: Path | None, *, verify: bool) -> Ablation:
-        """All rows, by whichever way the composition allows."""
+        """Trains and measures all rows, on pooled features if the streams are frozen, else on photos."""
         self._check(folder, verify=verify)
         self.console.say(self.plan.size)
         if self.plan.is_pooled:
@@ -110,7 +110,7 @@ class _AblationRun:
             return self._retrained(Path(temporary))
 
     def _check(self, folder: Path | None, *, verify: bool) -> None:
-        """Refuses options that have no meaning for this composition."""
+        """Raises UsageError for options that do not apply to this composition."""
         is_convex = self.plan.prepared.recipe.training.solver == "lbfgs"
         for option, is_given in {"--verify": verify, "--seeds": len(self.plan.seeds) > 1}.items():
             if is_convex and is_given:
@@ -158,7 +158,7 @@ class _AblationRun:
     ) -> tuple[VariantResult, ...]:
         last = len(self.plan.variants) - 1
         tested = [scores.p_value(v, last) for v in range(last)]
-        p_values, corrected = [*tested, None], [*holm(tested), None]  # the whole is not compared with itself
+        p_values, corrected = [*tested, None], [*holm(tested), None]  # no test for the complete network
         best = pareto(scores.score.tolist(), [cost.macs for cost in spent])
         masked, ridge = self._masked_scores(found), self._ridge_scores(found)
         classes = self.plan.prepared.table.classes
@@ -185,17 +185,17 @@ class _AblationRun:
         )
 
     def _masked_scores(self, found: PooledAblation | None) -> dict[int, float]:
-        """The score of the masked whole, for each variant whose parts it holds."""
-        score = found.masked.scores().score.tolist() if found else ()
-        return {v: each for v, each in enumerate(score) if self._can_mask(self.plan.variants[v])}
+        """Returns the score of the masked complete network, for each variant that it contains."""
+        scores = found.masked.scores().score.tolist() if found else ()
+        return {v: score for v, score in enumerate(scores) if self._can_mask(self.plan.variants[v])}
 
     def _ridge_scores(self, found: PooledAblation | None) -> dict[int, float]:
-        """The score of the ridge probe, for each variant that has one."""
-        score = found.ridge.scores().score.tolist() if found and found.ridge else ()
-        return {v: each for v, each in enumerate(score) if probed_key(self.plan.variants, v)}
+        """Returns the score of the ridge probe, for each variant that has one."""
+        scores = found.ridge.scores().score.tolist() if found and found.ridge else ()
+        return {v: score for v, score in enumerate(scores) if probed_key(self.plan.variants, v)}
 
     def _can_mask(self, variant: Variant) -> bool:
-        """Whether the whole holds all that the variant keeps, under the same fusion."""
+        """Returns whether the complete network has all taps of the variant, and the same fusion."""
         whole = self.plan.variants[-1]
         inside = all(set(stages) <= set(whole.keep[key]) for key, stages in variant.keep.items())
         return inside and variant.fusion == whole.fusion
@@ -219,14 +219,14 @@ class _AblationRun:
 
 
 def _results_folder(run: str | Path | None, out: str | Path | None) -> Path | None:
-    """Where the result is kept; None where it is not."""
+    """Returns the folder of the result; None if the result is not saved."""
     if out is not None:
         return Path(out).expanduser()
     return runs.folder_of(Path(run).expanduser()) / "ablations" if run else None
 
 
 def recipe_of(run: Path) -> Recipe:
-    """The recipe of a run, given its folder or its model file; UsageError where there is none."""
+    """Loads the recipe of a run, given its folder or its model file. Raises UsageError if there is none."""
     folder = runs.folder_of(run)
     if not (folder / runs.RECIPE).is_file():
         raise UsageError(run, f"it has no {runs.RECIPE}.", right="Every run folder has one.")

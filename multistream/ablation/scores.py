@@ -1,4 +1,4 @@
-"""How good each variant is over all seeds and splits: what every metric must offer, and the accuracy."""
+"""The score of each variant over all seeds and splits: the interface of a metric, and the accuracy."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ Counts = NDArray[np.int64]
 
 
 class Tally(Protocol):
-    """Collects what the training runs predict for their test photos."""
+    """Collects the predictions of the training runs for their test photos."""
 
     def add(self, rows: Counts, probabilities_VNK: NDArray[np.floating]) -> None:
-        """One seed of one split: each variant's probabilities for these photos."""
+        """Adds one seed of one split: each variant's probabilities for these photos."""
 
     def scores(self) -> RowScores:
-        """All of it."""
+        """Returns the scores over all added training runs."""
 
 
 @dataclass(frozen=True)
 class RowScores(ABC):
-    """The metric of V variants, and how often each was right on each photo: in `right` (V, N) of `tried` (N,) runs.
+    """The metric of V variants, and the number of correct predictions `right` (V, N) in `tried` (N,) runs per photo.
 
-    `scores` (V, R) are those of the single training runs, seeds within splits.
+    `scores` (V, R) are those of the single training runs: seeds within splits.
     """
 
     metric: ClassVar[Metric]
@@ -43,53 +43,54 @@ class RowScores(ABC):
     @property
     @abstractmethod
     def score(self) -> Floats:
-        """(V,) over all test predictions pooled."""
+        """The score (V,) over the pooled test predictions of all training runs."""
 
     @abstractmethod
     def interval(self, v: int) -> Interval:
-        """95 %, over photos."""
+        """Returns the 95 % interval of a variant's score, over photos."""
 
     @abstractmethod
     def p_value(self, v: int, reference: int) -> float:
-        """Two-sided, of the difference of two variants' scores."""
+        """Returns the two-sided p-value of the difference between two variants' scores."""
 
     @abstractmethod
     def per_class(self, v: int, reference: int, classes: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
-        """{class: {"score", "delta"}}, for classes that are tested."""
+        """Returns {class: {"score", "delta"}} of the classes that have test photos."""
 
     @abstractmethod
     def constant(self, split: Parts) -> float:
-        """The score on a split's test photos of a classifier that reads nothing."""
+        """Returns the score of a classifier without inputs on a split's test photos."""
 
 
 @dataclass(frozen=True)
 class AccuracyScores(RowScores):
-    """The accuracy where each photo has one label, `labels` (N,)."""
+    """The accuracy on photos with one label each, `labels` (N,)."""
 
     metric = ACCURACY
     labels: Counts
 
     @property
     def score(self) -> Floats:
-        """(V,) over all test predictions pooled."""
+        """The accuracy (V,) over the pooled test predictions of all training runs."""
         fractions: Floats = self.right.sum(1) / self.tried.sum()
         return fractions
 
     def interval(self, v: int) -> Interval:
-        """95 %: Wilson's where each photo was tested once, else a bootstrap of photos with all their training runs."""
+        """Returns the 95 % interval: Wilson's if each photo was tested once, else a bootstrap over photos."""
         tested = self.tried > 0
         return tested_interval(self.right[v, tested], self.tried[tested])
 
     def p_value(self, v: int, reference: int) -> float:
-        """Exact McNemar. A photo has one vote however many training runs tested it: for who was right on it more often.
+        """Returns the p-value of the exact McNemar test over photos.
 
-        Seeds are not new photos: to count each as one would find differences where there are none.
+        A photo counts once, for the variant that was correct on it in more training runs. Seeds are not independent
+        samples: counting each of them would show differences that do not exist.
         """
         worse = int((self.right[v] < self.right[reference]).sum())
         return mcnemar(worse, int((self.right[v] > self.right[reference]).sum()))
 
     def per_class(self, v: int, reference: int, classes: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
-        """{class: {"score", "delta"}}, for classes that are tested."""
+        """Returns {class: {"score", "delta"}} of the classes that have test photos."""
         found = {}
         for k, name in enumerate(classes):
             tried = self.tried[self.labels == k].sum()
@@ -99,12 +100,12 @@ class AccuracyScores(RowScores):
         return found
 
     def constant(self, split: Parts) -> float:
-        """The fraction of the class that is the most frequent in training."""
+        """Returns the fraction of test photos with the most frequent class of the training photos."""
         return float((self.labels[split.test] == np.bincount(self.labels[split.train]).argmax()).mean())
 
 
 class AccuracyTally:
-    """Counts which variant is right on which photo."""
+    """Counts the correct predictions of each variant and photo."""
 
     def __init__(self, variants: int, labels: Counts) -> None:
         self.labels = labels
@@ -113,12 +114,12 @@ class AccuracyTally:
         self.accuracies: list[list[float]] = []
 
     def add(self, rows: Counts, probabilities_VNK: NDArray[np.floating]) -> None:
-        """One seed of one split: each variant's probabilities for these photos."""
+        """Adds one seed of one split: each variant's probabilities for these photos."""
         correct = probabilities_VNK.argmax(2) == self.labels[rows]
         self.right[:, rows] += correct
         self.tried[rows] += 1
         self.accuracies.append(correct.mean(axis=1).tolist())
 
     def scores(self) -> AccuracyScores:
-        """All of it."""
+        """Returns the scores over all added training runs."""
         return AccuracyScores(self.right, self.tried, np.array(self.accuracies).T, self.labels)

@@ -1,4 +1,4 @@
-"""What the scores of all variants show: which streams complete each other, and what each tap is worth."""
+"""Statistics over the scores of all variants: the complementarity of streams, and the Shapley values of taps."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ from multistream.statistics import agreement, oracle_any
 
 
 def new_tally(table: Table, variants: int) -> Tally:
-    """What measures the variants: the mean average precision where photos may have several labels, else accuracy."""
+    """Returns an empty tally: of the mean average precision if photos may have several labels, else of the accuracy."""
     if table.label_sets is not None:
         return LabelSetTally(variants, table.label_sets)
     return AccuracyTally(variants, table.labels)
 
 
 def complement(variants: Sequence[Variant], scores: RowScores) -> StreamComplement:
-    """Of all subsets of streams; a stream is right on a photo where more than half of its training runs were."""
+    """Computes the complementarity of streams from all their subsets.
+
+    A stream counts as correct on a photo if more than half of its training runs are.
+    """
     number = {(tuple(v.keep), v.fusion if len(v.keep) > 1 else ""): i for i, v in enumerate(variants)}
     keys = tuple(variants[-1].keep)
     tested = scores.tried > 0
@@ -41,7 +44,7 @@ def complement(variants: Sequence[Variant], scores: RowScores) -> StreamCompleme
 
 
 def _left_out(keys: tuple[str, ...], scores: Mapping[tuple[tuple[str, ...], str], float]) -> tuple[LeftOut, ...]:
-    """Each fusion of all streams without one of them; `scores` are by streams and fusion."""
+    """Lists each fusion without each of the streams; `scores` are by streams and fusion."""
     found = []
     for fusion in dict.fromkeys(fusion for _, fusion in scores if fusion):
         for key in keys:
@@ -54,9 +57,9 @@ def _left_out(keys: tuple[str, ...], scores: Mapping[tuple[tuple[str, ...], str]
 def tap_values(
     variants: Sequence[Variant], scores: RowScores, *, splits: Sequence[Parts], seeds: int
 ) -> tuple[TapShapley, ...]:
-    """For every stream whose taps were tried in all subsets: one game per training run, averaged over training runs.
+    """Computes Shapley values of the taps of each ablated stream: one game per training run, averaged over the runs.
 
-    A stream's values sum to the score of the whole less that without the stream (checks A1).
+    A stream's values sum to the complete network's score minus the score without the stream (checks A1).
     """
     found: list[TapShapley] = []
     whole = variants[-1]
@@ -82,7 +85,10 @@ def _nothing(
     splits: Sequence[Parts],
     seeds: int,
 ) -> Floats:
-    """The score of no tap at all, by training: without the stream; alone, that of a classifier which reads nothing."""
+    """Returns the scores (R,) without any tap of the stream.
+
+    They are the scores without the stream or, for a single stream, those of a classifier without inputs.
+    """
     others = {k: s for k, s in variants[-1].keep.items() if k != key}
     if others:
         number = next(i for i, v in enumerate(variants) if dict(v.keep) == others)

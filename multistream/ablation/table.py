@@ -1,4 +1,4 @@
-"""An ablation as lines to read."""
+"""Text table of an ablation."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from multistream.ablation.results import LARGEST_DIFFERENCE, Ablation, Metric, StreamComplement, VariantResult
 
 MOST_ROWS = 24
-"""With more rows, the differences by class are left to the files."""
+"""If there are more rows, the differences by class are only in the files."""
 MOST_CLASSES = 10
+"""If there are more classes, the differences by class are only in the files."""
 
 
 def table(result: Ablation) -> str:
-    """The rows, and further results of the axis."""
+    """Formats the rows and the further results of the axis."""
     width = max(len("by class: row minus the complete network"), *(len(row.label) for row in result.rows))
     ridge = any(row.ridge_score is not None for row in result.rows)
     lines = [_head(width, result.metric, ridge=ridge), *(_line(row, width, ridge=ridge) for row in result.rows)]
@@ -43,7 +44,7 @@ def _percent(fraction: float | None) -> str:
 
 
 def _by_class(result: Ablation, width: int) -> Iterator[str]:
-    """Each row's differences to the whole by class, in points."""
+    """Yields the differences between each row and the complete network by class, in percentage points."""
     classes = list(result.whole.per_class)
     if len(result.rows) > MOST_ROWS or len(classes) > MOST_CLASSES:
         return

@@ -1,4 +1,4 @@
-"""Variants: what is kept of a composition, in the order in which an axis walks through it."""
+"""Variants: the parts of a composition that are kept, listed for each axis of an ablation."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Item = TypeVar("Item")
 Axis = Literal["depth", "taps", "streams"]
 AXES: tuple[Axis, ...] = ("depth", "taps", "streams")
 FUSIONS = ("early", "late", "gated")
-"""The fusions that `streams` tries, with the recipe's own."""
+"""The fusions on the axis `streams`, in addition to the recipe's own."""
 FUSIONS_OF_LABEL_SETS = ("early",)
-"""The same where an image may have several labels: the probabilities of the others sum to 1."""
+"""The same for images with several labels; late and gated average probabilities that sum to 1."""
 MOST_TAPS = 10
-"""1,023 subsets, each trained for every seed: more would take too long."""
+"""The largest number of taps (1,023 subsets, each trained for every seed): more would take too long."""
 
 
 @dataclass(frozen=True)
 class Variant:
-    """The stages of which the taps are kept, {key: stages}; a stream without an entry is gone. And the fusion's spec.
+    """The stages whose taps are kept, {key: stages}, and the spec of the fusion; streams without an entry are removed.
 
-    `about` names the stream that is cut, on the axes that cut one.
+    `about` is the key of the stream that is cut, on the axes `depth` and `taps`.
     """
 
     keep: Mapping[str, tuple[str, ...]]
@@ -34,7 +34,7 @@ class Variant:
     about: str = ""
 
     def label(self, whole: Variant) -> str:
-        """The variant in a few words: stages are named where some of a stream's are missing.
+        """Describes the variant in a few words; stages are named if some of the stream's stages are missing.
 
         >>> whole = Variant({"object": ("a", "b", "c", "d"), "anp": ("vector",)}, "early")
         >>> Variant({"object": ("a", "b", "c"), "anp": ("vector",)}, "early").label(whole)
@@ -47,7 +47,7 @@ class Variant:
 
 
 def _named(stages: tuple[str, ...], everything: tuple[str, ...]) -> str:
-    """Stages by name, a run of three or more by its ends; nothing where all are kept."""
+    """Names stages, three or more consecutive ones by the first and last; an empty string if all are kept."""
     if stages == everything:
         return ""
     start = everything.index(stages[0]) if stages[0] in everything else 0
@@ -57,13 +57,13 @@ def _named(stages: tuple[str, ...], everything: tuple[str, ...]) -> str:
 
 
 def whole(network: MultiStream) -> Variant:
-    """All that a network taps, under its own fusion."""
+    """Returns the variant of the complete network: all its taps and its own fusion."""
     keep = {key: tuple(branch.taps) for key, branch in network.branches.items()}
     return Variant(keep, network.fusion_plan[0])
 
 
 def variants(network: MultiStream, axis: Axis, *, cut: str = "") -> tuple[Variant, ...]:
-    """All variants of an axis, the whole network last; `cut` names the one stream to be cut, else each is."""
+    """Lists all variants of an axis, the complete network last; `cut` is the only stream to cut, "" cuts each."""
     full = whole(network)
     if axis == "streams":
         fusions = FUSIONS_OF_LABEL_SETS if network.label_sets else FUSIONS
@@ -82,12 +82,12 @@ def variants(network: MultiStream, axis: Axis, *, cut: str = "") -> tuple[Varian
 
 
 def _identity(variant: Variant) -> tuple[object, ...]:
-    """What is kept, under which fusion: of one stream there is none."""
+    """Returns a key that is equal for equal variants; the fusion of a single stream is ignored."""
     return (*variant.keep.items(), variant.fusion if len(variant.keep) > 1 else "")
 
 
 def _cuttable(network: MultiStream, cut: str) -> Sequence[str]:
-    """The streams that have stages to cut."""
+    """Returns the keys of the streams to cut. Raises UsageError if no stream has stages."""
     keys = [key for key, branch in network.branches.items() if not branch.is_vector]
     if cut and cut not in keys:
         raise UsageError("--cut", f"no stream with stages has the key {cut!r}.", right=did_you_mean(cut, keys))
@@ -97,7 +97,7 @@ def _cuttable(network: MultiStream, cut: str) -> Sequence[str]:
 
 
 def _depths(full: Variant, key: str, branch: Branch) -> Iterator[Variant]:
-    """One stream's depths, the others whole."""
+    """Yields every depth of one stream; the other streams are complete."""
     names = tuple(branch.stream.stages)
     last_only = next(iter(branch.taps.values())).last_only
     for depth in range(1, len(names) + 1):
@@ -106,7 +106,7 @@ def _depths(full: Variant, key: str, branch: Branch) -> Iterator[Variant]:
 
 
 def _tap_subsets(full: Variant, key: str, branch: Branch) -> Iterator[Variant]:
-    """The subsets of one stream's taps, the others whole; first without the stream: the empty coalition of the game."""
+    """Yields the subsets of one stream's taps; the first is the empty coalition: the network without the stream."""
     names = tuple(branch.stream.stages)
     if tuple(branch.taps) != names:
         right = "--axis taps needs a tap at every stage, such as gap:64."
@@ -122,7 +122,7 @@ def _tap_subsets(full: Variant, key: str, branch: Branch) -> Iterator[Variant]:
 
 
 def _stream_subsets(full: Variant, fusions: Sequence[str]) -> Iterator[Variant]:
-    """Every stream alone, then all larger subsets under each fusion."""
+    """Yields every stream alone, then all larger subsets with each fusion."""
     if len(full.keep) < 2:
         right = "Leave-one-out needs at least two streams; with one, use --axis depth or --axis taps."
         raise UsageError("--axis", "--axis streams needs several streams, but the composition has one.", right=right)
