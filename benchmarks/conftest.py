@@ -1,4 +1,4 @@
-"""What the benchmarks share: two ways timed turn by turn in one run, and the ratio with its interval."""
+"""Shared by the benchmarks: times two functions alternately in one run, and reports their ratio with its interval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import torch
 from multistream.recipe import RuntimeSettings
 from multistream.runtime.device import Runtime, resolve
 
-# `pytest` puts nothing of this repository on the path, and spawned processes import `benchmarks` by what is on it.
+# pytest does not put this repository on sys.path; spawned processes need it to import `benchmarks`.
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 PAIRS = 9
@@ -27,7 +27,7 @@ THREADS = 2
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as long `theirs` takes as `ours`: the median over pairs, and its 95 % bootstrap interval."""
+    """The time of `theirs` divided by that of `ours`: the median over pairs, and its 95 % bootstrap interval."""
 
     median: float
     low: float
@@ -44,9 +44,9 @@ class Ratio:
 
 
 class Elsewhere:
-    """A call that runs in a process of its own: as in a user's program, without what ours sets for its process.
+    """A function in a separate process, as in a user's program: without the settings of this process.
 
-    `make(*arguments)` returns what is called there. Both processes rest while the other is timed.
+    `make(*arguments)` returns the function. Each process is idle while the other is timed.
     """
 
     def __init__(self, make: Callable[..., Callable[[], Any]], *arguments: Any) -> None:
@@ -76,12 +76,12 @@ def _serve(pipe: Connection, make: Callable[..., Callable[[], Any]], arguments: 
             run()
             _synchronise()
             pipe.send("")
-        except Exception as error:  # told to the test, which fails with it
+        except Exception as error:  # is sent to the test, which then fails
             pipe.send(repr(error))
 
 
 def interleaved(ours: Callable[[], Any], theirs: Callable[[], Any], *, pairs: int = PAIRS, warmup: int = 2) -> Ratio:
-    """Times both turn by turn, so that a noisy machine is noisy for both."""
+    """Times both functions alternately, so that noise on the machine affects both."""
     for _ in range(warmup):
         ours(), theirs()
     times = np.array([(_seconds(ours), _seconds(theirs)) for _ in range(pairs)])
@@ -106,7 +106,7 @@ def _synchronise() -> None:
 
 @pytest.fixture
 def report(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., Ratio]:
-    """`report(name, ours, theirs)` times both and prints the ratio; pytest-benchmark gets the first of a test."""
+    """`report(name, ours, theirs)` times both and prints the ratio; pytest-benchmark gets a test's first pair."""
     given: list[str] = []
 
     def run(name: str, ours: Callable[[], Any], theirs: Callable[[], Any], **options: Any) -> Ratio:
@@ -124,7 +124,7 @@ def report(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> Callable[..., 
 
 @pytest.fixture
 def elsewhere() -> Iterator[Callable[..., Elsewhere]]:
-    """`elsewhere(make, *arguments)`: a call in a process of its own, which ends with the test."""
+    """`elsewhere(make, *arguments)`: a function in a separate process, which ends with the test."""
     started: list[Elsewhere] = []
 
     def start(make: Callable[..., Callable[[], Any]], *arguments: Any) -> Elsewhere:
@@ -138,6 +138,6 @@ def elsewhere() -> Iterator[Callable[..., Elsewhere]]:
 
 @pytest.fixture(scope="session")
 def fast() -> Runtime:
-    """What `--device auto --precision auto` gives here."""
+    """The runtime of `--device auto --precision auto` on this machine."""
     torch.set_num_threads(THREADS)
     return resolve(RuntimeSettings())

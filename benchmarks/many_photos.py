@@ -1,9 +1,9 @@
-"""predict on 20,000 photos: its memory, and its rate against one thread, going by turns, and decoding ahead blindly.
+"""predict on 20,000 photos: memory use, and its speed against one thread, alternating phases, and fixed prefetching.
 
     python -m benchmarks.many_photos [--photos 20000] [--pairs 9] [--size 32]
 
-The photos are 64 JPEGs of 1600 x 1200, listed again and again; the network is a random `object` at few pixels, so that
-decoding dominates. All ways run in one process, one after the other, on chunks of the same list.
+The photos are 64 JPEGs of 1600 x 1200, repeated in a list; the network is a random `object` with small inputs, so that
+decoding dominates. All variants run in one process, one after the other, on chunks of the same list.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from multistream.runtime.malloc import keep_memory
 
 FILES = 64
 CHUNK = 1024
-"""Photos of one measurement."""
+"""Photos per measurement."""
 
 
 def random_model(size: int) -> Model:
-    """A random network of `object` that counts as trained, at this number of pixels."""
+    """Builds a random `object` network with this input size, marked as trained."""
     torch.manual_seed(0)
     network = compose(["object"], classes=("awe", "fear"), image_size=size)
     network.mark_trained(torch.tensor([0.5, 0.5]))
@@ -45,13 +45,13 @@ def random_model(size: int) -> Model:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Photos are decoded where the network runs, in one thread as well."""
+    """Decodes photos in the thread that runs the network, which is the only one."""
     with mock.patch.object(prediction, "available_workers", return_value=0), threads(1):
         yield
 
 
 def prefetching(groups: int) -> AbstractContextManager[object]:
-    """This many groups are decoded ahead, whatever is measured; 0: all cores decode a group, then all compute it."""
+    """Always decodes this many groups ahead; with 0, all cores decode a group, then all compute it."""
     return mock.patch.object(prediction, "prefetch_for", return_value=Prefetch(groups))
 
 
@@ -61,30 +61,30 @@ WAYS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "by turns": lambda: prefetching(0),
     "decoding ahead": lambda: prefetching(AHEAD),
 }
-"""What `predict` does, and what it could do. Decoding ahead is what it does on a GPU: all cores decode and compute."""
+"""`predict` itself, and alternatives. Decoding ahead is its method on a GPU: all cores decode and compute."""
 
 
 def photos(folder: Path, count: int) -> Iterator[str]:
-    """This many paths."""
+    """Yields this many paths."""
     files = sorted(map(str, folder.glob("*.jpg")))
     return itertools.islice(itertools.cycle(files), count)
 
 
 def run(model: Model, folder: Path, count: int, way: str) -> None:
-    """Predicts so many photos."""
+    """Predicts this many photos."""
     with WAYS[way]():
         found = sum(each.status == "ok" for each in model.predict(photos(folder, count)))
     assert found == count
 
 
 def main() -> None:
-    """Writes the photos, and prints rates, ratios and memory."""
+    """Writes the photos, and prints speeds, ratios and memory."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--photos", type=int, default=20_000)
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--size", type=int, default=32)
     options = parser.parse_args()
-    keep_memory()  # as the command line does
+    keep_memory()  # as on the command line
     model = random_model(options.size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

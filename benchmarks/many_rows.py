@@ -1,9 +1,9 @@
-"""A feature store of 10^7 synthetic rows: seconds to open it, memory, and a head that is trained from it.
+"""A feature store of 10^7 synthetic rows: time to open it, memory, and the training of a head on it.
 
     python -m benchmarks.many_rows [--rows 10000000] [--width 16] [--folder FOLDER]
 
-Takes 1.4 GB of disk in FOLDER (a new one in the system's temporary folder), which is removed at the end. What is
-measured runs in a process of its own, after the rows are written, so the pages of its files are in memory.
+Needs 1.4 GB of disk in FOLDER (default: the system's temporary folder), in a new folder that is removed at the end.
+The measurement runs in a separate process after the rows are written, so the files are in the page cache.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ BLOCK = 16 * SHARD
 
 
 def names(start: int, stop: int) -> list[str]:
-    """The sha256 of these rows' files."""
+    """Returns the sha256 of these rows' files."""
     return [hashlib.sha256(row.to_bytes(8, "little")).hexdigest() for row in range(start, stop)]
 
 
 def labels(features: Tensor) -> Tensor:
-    """A linear rule (N,) that a head can learn."""
+    """Returns labels (N,) by a linear rule that a head can learn."""
     rule = torch.randn(features.shape[1], CLASSES, generator=torch.Generator().manual_seed(1))
     return (features @ rule).argmax(1)
 
 
 def write(folder: Path, rows: int, width: int) -> None:
-    """Fills the store, shard by shard, through the code that extraction uses."""
+    """Fills the store, shard by shard, with the code of extraction."""
     chance = torch.Generator().manual_seed(0)
     store = FeatureStore.open(folder, IDENTITY, warn=print)
     for start in range(0, rows, SHARD):
@@ -49,7 +49,7 @@ def write(folder: Path, rows: int, width: int) -> None:
 
 
 def measure(folder: Path, rows: int, width: int) -> None:
-    """Opens the store, and trains a head for one epoch; prints seconds, the memory's peak and the accuracy."""
+    """Opens the store, and trains a head for one epoch; prints seconds, peak memory and accuracy."""
     began, before = time.perf_counter(), peak()
     store = FeatureStore.open(folder, IDENTITY, warn=print)
     print(f"opened {rows:,} rows in {time.perf_counter() - began:.2f} s; memory {before} -> {peak()} MiB")
@@ -68,7 +68,7 @@ def measure(folder: Path, rows: int, width: int) -> None:
 
 
 def block(store: FeatureStore, start: int, rows: int, width: int) -> Tensor:
-    """The rows of one block in a random order, (n, width)."""
+    """Reads the rows of one block in a random order, (n, width)."""
     stop = min(start + BLOCK, rows)
     features = torch.empty(stop - start, width)
     order = torch.randperm(stop - start, generator=torch.Generator().manual_seed(start))
@@ -78,7 +78,7 @@ def block(store: FeatureStore, start: int, rows: int, width: int) -> Tensor:
 
 
 def peak() -> int:
-    """The most memory that this process has had, MiB (Linux; getrusage would count its parent's)."""
+    """Returns the peak memory of this process in MiB (Linux; getrusage would include its parent's)."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) // 1024
 

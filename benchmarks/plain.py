@@ -1,4 +1,4 @@
-"""What a user would write instead: the paper's network in one plain PyTorch module, NCHW, float32."""
+"""The baseline that a user would write: the paper's network in one plain PyTorch module, NCHW, float32."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Plain(nn.Module):
 
 
 def plain_step(models: Sequence[str], size: int, device: str) -> Callable[[], None]:
-    """One fine-tuning step of the plain loop."""
+    """Returns one fine-tuning step of the plain loop."""
     images, labels = batch_of(size, torch.device(device))
     network = Plain(*models).to(device).train()
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3)
@@ -55,14 +55,14 @@ def plain_step(models: Sequence[str], size: int, device: str) -> Callable[[], No
 
 
 def plain_inference(models: Sequence[str], size: int, device: str) -> Callable[[], Tensor]:
-    """The logits of a batch."""
+    """Returns a function that computes the logits of a batch."""
     images, _ = batch_of(size, torch.device(device))
     network = Plain(*models).to(device).eval()
     return torch.no_grad()(lambda: network(images))
 
 
 def plain_features(model: str, size: int, device: str) -> Callable[[], list[Tensor]]:
-    """timm's own feature extraction: its maps by `forward_intermediates`, averaged."""
+    """Returns timm's own feature extraction: the maps of `forward_intermediates`, averaged."""
     images, _ = batch_of(size, torch.device(device))
     network = timm.create_model(model, pretrained=False).to(device).eval()
     mean, std = MEAN.view(3, 1, 1).to(device), STD.view(3, 1, 1).to(device)
@@ -78,7 +78,7 @@ def plain_features(model: str, size: int, device: str) -> Callable[[], list[Tens
 
 
 def tuned_step(models: Sequence[str], size: int, device: str) -> Callable[[], None]:
-    """One step as somebody writes it who knows: bf16, channels-last, compile, fused AdamW."""
+    """Returns one optimised fine-tuning step: bf16, channels-last, compile, fused AdamW."""
     images, labels = batch_of(size, torch.device(device))
     plain = Plain(*models).to(device, memory_format=torch.channels_last).train()
     tuned = torch.compile(plain)
@@ -96,7 +96,7 @@ def tuned_step(models: Sequence[str], size: int, device: str) -> Callable[[], No
 
 
 class ByHand(nn.Module):
-    """The same network as ours, its stages called one after the other and its taps written as they stand."""
+    """The same network as `ours`, with its stages called one after the other and its taps written out."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Photos a second of fine-tuning and of extraction, on 1 and 2 ranks of one machine.
+"""Photos per second of fine-tuning and of extraction, on 1 and 2 ranks of one machine.
 
     python -m benchmarks.ranks [--photos 512] [--ranks 1 2] [--rounds 3]
 
-Each is the command as a user types it, under torchrun, with a cache of its own. A rank has one thread for torch; one
-rank also runs with two. Fine-tuning counts the second epoch: start-up and the first one's page faults are left out.
+Each measurement is a user's command under torchrun, with a separate cache. A rank has one torch thread; a single rank
+also runs with two. For fine-tuning the second epoch counts, to exclude start-up and the first epoch's page faults.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FINE_TUNING = ["--freeze", "none", "--epochs", "2", "--batch-size", "32", "--set
 
 
 def write_photos(folder: Path, count: int) -> Path:
-    """Class folders with this many JPEGs of 640 x 480."""
+    """Writes class folders with this many JPEGs of 640 x 480."""
     for number in range(count):
         place = folder / f"class {number % CLASSES}" / f"{number:05}.jpg"
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -35,7 +35,7 @@ def write_photos(folder: Path, count: int) -> Path:
 
 
 def command(ranks: int, threads: int, place: Path, *words: str | Path) -> str:
-    """Runs a command of multistream on so many ranks, and gives what it printed."""
+    """Runs a multistream command on this many ranks, and returns its output."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks), "-m", "multistream"]
     variables = {"OMP_NUM_THREADS": str(threads), "MULTISTREAM_CACHE": str(place / "cache")}
     line = [sys.executable, *launcher, *map(str, words)]
@@ -43,7 +43,7 @@ def command(ranks: int, threads: int, place: Path, *words: str | Path) -> str:
 
 
 def fine_tuning(ranks: int, threads: int, photos: Path, place: Path) -> float:
-    """Photos a second of the second epoch's steps and validation."""
+    """Returns photos per second of the second epoch's steps and validation."""
     command(ranks, threads, place, "train", "--data", photos, *STREAM, *FINE_TUNING, "--out", place / "run")
     last = json.loads((place / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     read = (place / "run" / "split.csv").read_text()
@@ -51,7 +51,7 @@ def fine_tuning(ranks: int, threads: int, photos: Path, place: Path) -> float:
 
 
 def extraction(ranks: int, threads: int, photos: Path, place: Path) -> float:
-    """Photos a second of an extraction into an empty cache."""
+    """Returns photos per second of an extraction into an empty cache."""
     printed = command(ranks, threads, place, "extract", "--data", photos, *STREAM, "--json")
     return float(json.loads(printed)["images_per_second"])
 
@@ -67,7 +67,7 @@ def main() -> None:
     found: dict[tuple[str, int, int], list[float]] = defaultdict(list)
     with tempfile.TemporaryDirectory() as name:
         photos = write_photos(Path(name) / "photos", options.photos)
-        for turn in range(options.rounds):  # turn by turn, so that a noisy machine is noisy for all
+        for turn in range(options.rounds):  # alternately, so that noise affects all variants
             for ranks, threads in ways:
                 place = Path(name) / f"{turn}-{ranks}-{threads}"
                 for work in (fine_tuning, extraction):

@@ -1,4 +1,4 @@
-"""What is timed: our network and its steps, as training, prediction and extraction take them."""
+"""The code under test: this library's network and its steps, as in training, prediction and extraction."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ CASES = {
     "places": (("places",), ("vgg16",), 4),
     "both": (("object", "places"), ("mobilenetv2_100", "vgg16"), 4),
 }
-"""Our streams, timm's names of the same networks, and the batch."""
+"""This library's streams, timm's names of the same networks, and the batch size."""
 
 
 def ours(streams: Sequence[str], runtime: Runtime) -> MultiStream:
-    """The paper's network, random."""
+    """Composes the paper's network with random weights."""
     torch.manual_seed(0)
     return runtime.place(compose(streams, classes=CLASSES))
 
 
 def batch_of(size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Random pictures uint8 (B, 3, 224, 224) and labels (B,)."""
+    """Returns random pictures uint8 (B, 3, 224, 224) and labels (B,)."""
     chance = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (size, 3, 224, 224), dtype=torch.uint8, generator=chance)
     return images.to(device), (torch.arange(size) % 8).to(device)
 
 
 def step_of(network: MultiStream, runtime: Runtime, images: Tensor, labels: Tensor) -> Callable[[], None]:
-    """One fine-tuning step as training takes it: on a GPU, streams are replayed from CUDA graphs."""
+    """Returns one fine-tuning step as in training: on a GPU, streams are replayed from CUDA graphs."""
     graphs = GraphedStreams(network, runtime, batch_size=len(labels), say=print) if runtime.cuda_graphs else None
     objective = Objective(network.train(), criterion=CrossEntropy(), runtime=runtime, pooled=False, graphs=graphs)
     whole = torch.compile(objective) if runtime.compile and not graphs else objective
@@ -54,7 +54,7 @@ def step_of(network: MultiStream, runtime: Runtime, images: Tensor, labels: Tens
 
 
 def inference_of(network: MultiStream, runtime: Runtime, images: Tensor) -> Callable[[], Tensor]:
-    """The logits of a batch, as prediction computes them."""
+    """Returns a function that computes the logits of a batch, as in prediction."""
     given = runtime.send({"image": images})
 
     @torch.no_grad()

@@ -1,8 +1,8 @@
-"""Ablation on pooled features: many trainings as one, against one training loop and against all of them one by one.
+"""Ablation on pooled features: batched training of many rows, against one training loop and against separate loops.
 
 pytest benchmarks/test_ablation.py -s      on a CPU, with two threads
 
-Features are random numbers in the shape of what MobileNetV2 gives for 1,584 training photos of six classes.
+Features are random numbers with the shape of MobileNetV2's for 1,584 training photos of six classes.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ RECIPE = Recipe().updated(
 
 
 class Bench:
-    """Untrained networks of one axis, and the features that they train on."""
+    """Untrained networks of one axis, and the features to train them on."""
 
     def __init__(self, *, temporal: str = "concat", epochs: int = EPOCHS, label_sets: bool = False) -> None:
         self.recipe = RECIPE.updated({"training": {"epochs": epochs}})
@@ -68,7 +68,7 @@ class Bench:
         self.initial = InitialNetworks(self.base, self.recipe, fusions={"early": (make, {})})
 
     def grid(self, axis: Axis, *, seeds: Sequence[int] = SEEDS) -> list[list[MultiStream]]:
-        """Every variant of the axis from every seed."""
+        """Builds every variant of the axis with every seed."""
         found = variants(self.base, axis)
         return [[self.initial.network(variant, seed=seed) for variant in found] for seed in seeds]
 
@@ -77,7 +77,7 @@ class Bench:
         train_rows(grid, self.data, seeds=list(SEEDS), settings=self.recipe.training, runtime=CPU, tick=lambda _: None)
 
     def alone(self, network: MultiStream, *, seed: int = 0) -> None:
-        """Trains one of them as `train` does, its checkpoints at beginning and end included."""
+        """Trains one of them as `train` does, including the checkpoints at start and end."""
         settings = self.recipe.updated({"training": {"seed": seed}}).training
         train_by_itself(network, self.data, settings=settings, runtime=CPU)
 
@@ -85,7 +85,7 @@ class Bench:
 @pytest.mark.parametrize("axis", ["depth", "taps"])
 @pytest.mark.parametrize("label_sets", [False, True])
 def test_all_rows_against_one_training_loop(label_sets: bool, axis: Axis, report: Report) -> None:
-    """The targets: 25 rows at most 2 times the loop, 155 rows at most 4.5 times."""
+    """Target: 25 rows take at most 2 times as long as the loop, 155 rows at most 4.5 times."""
     bench = Bench(label_sets=label_sets)
     grid, single = bench.grid(axis), bench.grid("depth")[0][-1]
     count = len(grid) * len(grid[0])
@@ -97,11 +97,11 @@ def test_all_rows_against_one_training_loop(label_sets: bool, axis: Axis, report
 
 
 def test_rows_at_their_optimum_against_one_training_loop(report: Report) -> None:
-    """The target: all 31 subsets by L-BFGS, each with its penalty chosen, at most once the loop of 30 epochs."""
+    """Target: all 31 subsets by L-BFGS, with selected penalties, take at most as long as the loop of 30 epochs."""
     bench = Bench(epochs=30)
     chance = torch.Generator().manual_seed(1)
     for stages in bench.data.features.values():
-        for pooled in stages.values():  # one feature in eight tells about the class
+        for pooled in stages.values():  # one feature in eight depends on the class
             directions = torch.randn(len(CLASSES), pooled.shape[1], generator=chance)
             pooled[:, ::8] += 0.3 * directions[bench.data.labels, ::8]
     labels, valid = bench.data.labels, bench.data.valid
@@ -117,7 +117,7 @@ def test_rows_at_their_optimum_against_one_training_loop(report: Report) -> None
 
 
 def test_recurrent_rows_against_the_sum_of_single_runs(report: Report) -> None:
-    """Bi-GRU with attention is not batched: its rows share what is gathered, and must cost less than one by one."""
+    """Bi-GRU with attention is not batched: its rows share gathered inputs, and must be faster than single loops."""
     bench = Bench(temporal="bigru+att", epochs=2)
     grid = bench.grid("depth")
 

@@ -1,4 +1,4 @@
-"""Photos: drafts of 12-megapixel JPEGs, and how long a fine-tuning epoch waits for its data."""
+"""Photos: JPEG draft mode at 12 megapixels, and the time that a fine-tuning epoch waits for its data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PHOTOS, BATCH = 96, 16
 
 
 def write_photo(path: Path, size: tuple[int, int], seed: int) -> None:
-    """A JPEG like a photo: amplitudes fall with frequency, and most detail is in grey."""
+    """Writes a JPEG like a photo: amplitudes fall with frequency, and most detail is in luminance."""
     chance = np.random.default_rng(seed)
     picture = np.full((size[1], size[0], 3), 128, dtype=np.float32)
     for side in (4, 8, 16, 32, 64, 128, 256):
@@ -54,7 +54,7 @@ def test_drafts_of_12_megapixels(tmp_path: Path, report: Report) -> None:
 
 
 def test_waiting_for_photos(tmp_path: Path, fast: Runtime, capsys: pytest.CaptureFixture[str]) -> None:
-    """The share of a fine-tuning epoch of `object` in which the step waits for the next batch."""
+    """Measures the fraction of a fine-tuning epoch of `object` in which the step waits for the next batch."""
     for number in range(PHOTOS):
         write_photo(tmp_path / f"{number:03}.jpg", (640, 480), seed=number)
     ids = tuple(f"{number:03}.jpg" for number in range(PHOTOS))

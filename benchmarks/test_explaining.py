@@ -1,4 +1,4 @@
-"""What an explanation costs, against the plain forward pass and against captum, interleaved in one run.
+"""The time of an explanation, against a plain forward pass and against captum, measured alternately in one run.
 
 pytest benchmarks/test_explaining.py -s      on a CPU, with two threads
 """
@@ -30,7 +30,7 @@ def exact() -> Runtime:
 
 
 def frozen(streams: list[str], size: int, runtime: Runtime) -> tuple[MultiStream, dict[str, Tensor]]:
-    """A random network with eight classes, and a batch for it."""
+    """Returns a random network with eight classes, and a batch for it."""
     torch.manual_seed(0)
     network = runtime.place(compose(streams, classes=[f"class {number}" for number in range(8)]))
     images = torch.randint(0, 256, (size, 3, 224, 224), dtype=torch.uint8)
@@ -39,7 +39,7 @@ def frozen(streams: list[str], size: int, runtime: Runtime) -> tuple[MultiStream
 
 @pytest.mark.parametrize("case", CASES)
 def test_all_stages_and_classes_against_a_plain_forward(case: str, exact: Runtime, report: Report) -> None:
-    """At most 1.2 times a forward pass, the residual with it: plain / explained stays above 1 / 1.2."""
+    """At most 1.2 times a forward pass, including the residual: plain / explained is above 1 / 1.2."""
     streams, size = CASES[case]
     network, given = frozen(streams, size, exact)
     decomposer = Decomposer(network)
@@ -56,7 +56,7 @@ def test_all_stages_and_classes_against_a_plain_forward(case: str, exact: Runtim
 
 
 def test_five_stages_against_captum(exact: Runtime, report: Report) -> None:
-    """Captum runs the network forward and back once a stage, for one class; ours tells all eight."""
+    """Captum runs forward and backward once per stage, for one class; the decomposition covers all eight."""
     captum = pytest.importorskip("captum.attr")
     network, given = frozen(["object"], 16, exact)
     decomposer = Decomposer(network)
@@ -77,7 +77,7 @@ def test_five_stages_against_captum(exact: Runtime, report: Report) -> None:
 
 
 class OfImage(nn.Module):
-    """The network as a function of the photo alone."""
+    """The network as a function of the photo only."""
 
     def __init__(self, network: MultiStream) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Extraction against the roofline and against timm, and training on the cache against photos and scikit-learn."""
+"""Extraction against the roofline and timm, and training on cached features against photos and scikit-learn."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason
 
 
 def extraction_of(streams: Sequence[str], runtime: Runtime) -> Callable[[], Any]:
-    """A group as extraction runs it."""
+    """Returns a function that runs one group as in extraction."""
     network = ours(streams, runtime).freeze("streams").eval()
     given = runtime.send({"image": batch_of(GROUP, runtime.device)[0]})
     groups = PooledGroups(runtime, size=GROUP)
@@ -57,7 +57,7 @@ def extraction_of(streams: Sequence[str], runtime: Runtime) -> Callable[[], Any]
 def test_extraction_of_vgg16_against_the_roofline(
     device: str, compiled: Switch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Photos that are decoded already: the share of the rate that a matrix product reaches here."""
+    """Decoded photos: the fraction of the speed that a matrix product reaches on this machine."""
     fast = resolve(RuntimeSettings(device=device, compile=compiled))
     group = extraction_of(["places"], fast)
     group()
@@ -78,7 +78,7 @@ def test_extraction_of_vgg16_against_the_roofline(
 def test_extraction_from_files(
     stream: str, decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Photos a second from 6,144 JPEGs of 640 x 480 on a GPU, with all the cores that this process may use."""
+    """Photos per second from 6,144 JPEGs of 640 x 480 on a GPU, with all cores that this process may use."""
     monkeypatch.setenv("MULTISTREAM_CACHE", str(tmp_path / "cache"))
     folder = write_photos(tmp_path / "photos", 6_144)
     recipe = Recipe().updated(
@@ -94,7 +94,7 @@ def test_extraction_from_files(
 
 
 def write_photos(folder: Path, count: int) -> Path:
-    """So many different files of 64 photos, in two class folders: a comment tells them apart."""
+    """Writes `count` different files of 64 photos, in two class folders; they differ by a comment."""
     for seed in range(64):
         place = folder.with_name("photo.jpg")
         write_photo(place, (640, 480), seed=seed)
@@ -137,7 +137,7 @@ def test_an_epoch_on_the_cache(fast: Runtime, report: Report) -> None:
 def test_training_on_the_cache_against_scikit_learn(
     fast: Runtime, report: Report, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Thirty epochs of our head against logistic regression on the same features side by side, to convergence."""
+    """Thirty epochs of a head against logistic regression to convergence, on the same concatenated features."""
     features, labels = clusters(ours(["object"], Runtime(torch.device("cpu"))))
     joined = np.concatenate([f.numpy() for f in features.values()], axis=1)
     train, test = slice(0, IMAGES), slice(IMAGES, None)
@@ -162,7 +162,7 @@ def test_training_on_the_cache_against_scikit_learn(
 
 
 def clusters(network: MultiStream) -> tuple[dict[str, Tensor], Tensor]:
-    """Features {stage: (N, P)} of eight overlapping classes, in the shape of what is pooled, and labels (N,)."""
+    """Returns features {stage: (N, P)} of eight overlapping classes, with pooled features' shapes, and labels (N,)."""
     chance = torch.Generator().manual_seed(0)
     labels = torch.randint(8, (IMAGES + 400,), generator=chance)
     features = {}
@@ -173,7 +173,7 @@ def clusters(network: MultiStream) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def trained_head(features: dict[str, Tensor], labels: Tensor, runtime: Runtime) -> nn.Module:
-    """Thirty epochs on the cache, batch 64, as training goes about it."""
+    """Trains a head for thirty epochs on cached features, batch 64, as in training."""
     network = ours(["object"], runtime).freeze("streams")
     network.fit({"object": {stage: f[:IMAGES].to(runtime.device) for stage, f in features.items()}})
     settings = TrainingSettings()

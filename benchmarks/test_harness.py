@@ -1,4 +1,4 @@
-"""The harness itself: a call in a process of its own, which has to find this folder."""
+"""Tests the benchmark harness: a function in a separate process, which must be able to import this folder."""
 
 from __future__ import annotations
 

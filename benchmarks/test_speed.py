@@ -1,4 +1,4 @@
-"""Fine-tuning, inference and overhead, against what a user would write instead.
+"""Fine-tuning, inference and overhead, against code that a user would write instead.
 
 pytest benchmarks -m "not gpu" -s      on a CPU, with two threads
 pytest benchmarks -m gpu -s            on a GPU
@@ -37,7 +37,7 @@ def test_inference(case: str, fast: Runtime, report: Report, elsewhere: Callable
 
 
 def test_composed_costs_what_by_hand_costs(report: Report) -> None:
-    """At most 5 % more: the lower end of theirs / ours must stay above 0.95."""
+    """Overhead of at most 5 %: the lower end of theirs / ours must be above 0.95."""
     torch.set_num_threads(2)
     runtime = Runtime(torch.device("cpu"))
     network = ours(["object"], runtime).eval()

@@ -16,7 +16,7 @@ from multistream.inference.groups import GROUP, GroupReader, ReadPhoto
 from multistream.inputs import Input, names_of, side_inputs_of
 
 PHOTOS = ("bytes", "image", "photo")
-"""Columns that may hold photos: contents of files, uint8 arrays (H, W, 3), or Hugging Face's {"bytes", "path"}."""
+"""Columns that may hold photos: file contents, uint8 arrays (H, W, 3), or Hugging Face's {"bytes", "path"}."""
 
 PATH = "path"
 STATUS = "status"
@@ -25,7 +25,7 @@ Columns = Mapping[str, Any]
 
 
 def length_of(batch: Columns) -> int:
-    """The rows of a batch; DataError where its columns differ."""
+    """Returns the number of rows of a batch. Raises DataError if its columns differ."""
     lengths = {name: len(column) for name, column in batch.items()}
     if len(set(lengths.values())) > 1:
         raise DataError(
@@ -35,7 +35,7 @@ def length_of(batch: Columns) -> int:
 
 
 def photos_of(batch: Columns, *, limit: int) -> list[GivenPhoto]:
-    """A photo a row: from the column that holds contents, else from the paths; called by its path if it has one."""
+    """Returns one photo per row, from the column of contents or else the paths; its name is its path, if it has one."""
     column = next((batch[name] for name in (*PHOTOS, PATH) if name in batch), None)
     if column is None:
         right = f"One column must be called {', '.join(PHOTOS)} or {PATH}."
@@ -50,13 +50,13 @@ def _photo(value: Any, name: str, *, limit: int) -> GivenPhoto:
     if isinstance(value, np.str_):
         value = str(value)
     photos = list(given_photos([value], limit=limit))
-    # A folder is not a photo here: a row stays a row.
+    # A folder is not accepted, because one row must remain one row.
     content = photos[0].content if len(photos) == 1 else None
     return GivenPhoto.bad(name, "not a photo") if content is None else GivenPhoto(name, (name,), content)
 
 
 def lookups_of(batch: Columns, inputs: Mapping[str, Input]) -> dict[str, Lookup]:
-    """The columns of vectors (N, D) and maps (N, C, S, S), by stream key; a column is called by key or input name."""
+    """Returns vectors (N, D) and maps (N, C, S, S) by stream key; their columns are named by key or input name."""
     found: dict[str, Lookup] = {}
     for key, each in side_inputs_of(inputs).items():
         if name := next((name for name in (key, each.name) if name in batch), ""):
@@ -65,7 +65,7 @@ def lookups_of(batch: Columns, inputs: Mapping[str, Input]) -> dict[str, Lookup]
 
 
 def read_rows(reader: GroupReader, batch: Columns, *, workers: int) -> tuple[list[ReadPhoto | str], list[str]]:
-    """Each row's arrays, or why it cannot be used; and its status."""
+    """Reads each row; returns its arrays or the reason why it cannot be used, and its status."""
     rows = length_of(batch)
     if reader.decoder is not None:
         photos = photos_of(batch, limit=reader.decoder.max_bytes)
@@ -80,13 +80,13 @@ def read_rows(reader: GroupReader, batch: Columns, *, workers: int) -> tuple[lis
 
 
 def in_groups(outcomes: Sequence[ReadPhoto | str]) -> list[tuple[NDArray[np.int64], list[ReadPhoto]]]:
-    """The rows that can be used, a group at a time, with their numbers."""
+    """Groups the usable rows; returns (row numbers, photos) for each group."""
     usable = [(i, outcome) for i, outcome in enumerate(outcomes) if isinstance(outcome, ReadPhoto)]
     groups = (zip(*usable[start : start + GROUP], strict=True) for start in range(0, len(usable), GROUP))
     return [(np.array(rows), list(photos)) for rows, photos in groups]
 
 
 def kept_columns(batch: Columns, inputs: Mapping[str, Input]) -> dict[str, NDArray[Any]]:
-    """The columns that are passed on: all but photos, vectors and maps."""
+    """Returns the columns that are passed on: all except photos, vectors and maps."""
     read = {*PHOTOS, *names_of(inputs)}
     return {name: np.asarray(column) for name, column in batch.items() if name not in read}

@@ -1,4 +1,4 @@
-"""Extractor: arrays in, pooled features out."""
+"""Extractor: a callable from arrays of photos to pooled features."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from multistream.runs.model_file import load_model
 class Extractor:
     """Loads the streams of a run, or of specs such as "object,k=timm:vit_base_patch16_224"; a call pools photos.
 
-    `weights` gives each stream of a spec a file, a run, `hub` or `random`. A batch is as `Predictor` takes it; the
-    result adds `status` and, a column a stage, `KEY/STAGE` (N, P) float32 (NaN where the photo cannot be used).
+    `weights` maps each stream of a spec to a file, a run, `hub` or `random`. A batch has the same form as for
+    `Predictor`. The result adds `status` and, for each stage, `KEY/STAGE` (N, P) float32 (NaN if the photo cannot be
+    used).
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class Extractor:
         self.groups = GroupReader(network, recipe, device=device, precision=precision, inputs=pictures)
 
     def __call__(self, batch: Columns) -> dict[str, NDArray[Any]]:
-        """{column: N rows} -> {column: N rows}, in the same order."""
+        """Extracts features: {column: N rows} -> {column: N rows}, in the same order."""
         outcomes, statuses = read_rows(self.groups, batch, workers=self.workers)
         branches = {key: self.groups.network.branches[key] for key in self.groups.inputs}
         features = {
@@ -67,7 +68,7 @@ class Extractor:
 
 
 def _of_specs(text: str, weights: Mapping[str, str], image_size: int) -> MultiStream:
-    """The streams of `object,places`, with the weights that they are given: never random unasked."""
+    """Composes the streams of `object,places` with these weights; they are random only if that is requested."""
     specs = list(map(str.strip, text.split(",")))
     network = compose(specs, classes=("a", "b"), weights=weights, image_size=image_size)
     for key, branch in network.branches.items():

@@ -1,4 +1,4 @@
-"""Predictor: arrays in, class probabilities out."""
+"""Predictor: a callable from arrays of photos to class probabilities."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from multistream.runs.predictions_file import joined_names
 
 
 class Predictor:
-    """Loads a run once; a call turns a batch of photos into their probabilities.
+    """Loads a run once; a call predicts the probabilities of a batch of photos.
 
     A batch is {column: N rows}: the photos as `bytes`, `image` (uint8 arrays) or `path`, vectors and maps under the
-    stream's key or input's name; further columns are handed on. The result adds `status` ("ok", or why the photo
-    cannot be used), `label` ("" then) and `probabilities` (N, K) float64 over `classes` (NaN then). Photos run in
-    groups of a fixed size, so no row depends on the batch that it came in. Instances can be pickled.
+    stream's key or input's name; other columns are passed on. The result adds `status` ("ok", or the reason why the
+    photo cannot be used), `label` (then "") and `probabilities` (N, K) float64 over `classes` (then NaN). Photos run in
+    groups of a fixed size, so a row's result does not depend on its batch. Instances can be pickled.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Predictor:
         self.groups = GroupPredictor(model, device=device, precision=precision, missing=missing, without=without)
 
     def __call__(self, batch: Columns) -> dict[str, NDArray[Any]]:
-        """{column: N rows} -> {column: N rows}, in the same order."""
+        """Predicts: {column: N rows} -> {column: N rows}, in the same order."""
         outcomes, statuses = read_rows(self.groups, batch, workers=self.workers)
         probabilities = np.full((len(outcomes), len(self.classes)), np.nan)
         for rows, photos in in_groups(outcomes):

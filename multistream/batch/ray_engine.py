@@ -1,4 +1,4 @@
-"""Ray Data: prediction and extraction on a cluster, of files, folders, or parquet wherever Ray can read it."""
+"""Ray Data: prediction and extraction on a cluster, from files, folders, or parquet that Ray can read."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from multistream.inference.groups import GROUP
 from multistream.inference.predict import Prediction
 
 ROWS = 4 * GROUP
-"""Rows that a worker gets at once: whole groups, so that none is filled up for nothing."""
+"""Rows per call of a worker: whole groups, so that no group is padded."""
 
 PARQUET = (".parquet", ".pq")
 
 
 def start_ray() -> Any:
-    """Ray, connected to a cluster or started here; PluginError (exit 69) where it is not installed."""
+    """Returns Ray, connected to a cluster or started locally. Raises PluginError (exit 69) if it is not installed."""
     with extra("ray", "--engine", "Ray is not installed."):
         import ray
     if not ray.is_initialized():
@@ -36,7 +36,7 @@ def start_ray() -> Any:
 
 
 def ray_data() -> Any:
-    """Ray's data module, which keeps the order of rows."""
+    """Returns Ray's data module, configured to keep the order of rows."""
     start_ray()
     import ray.data
 
@@ -48,9 +48,9 @@ def ray_data() -> Any:
 def predict_with_ray(
     run: str | Path, paths: Iterable[str], *, missing: str, without: Collection[str], say: Callable[[str], object]
 ) -> Iterator[Prediction]:
-    """As `Model.predict`, a Prediction a photo in order: `paths` are files, folders, parquet files or their URLs."""
+    """Yields one Prediction per photo in order, like `Model.predict`; `paths` are files, folders, parquet or URLs."""
     options = {"missing": missing, "without": tuple(without), "device": "cpu"}
-    predictor = Predictor(run, **options)  # type: ignore[arg-type]  # what is wrong with the run is said here, once
+    predictor = Predictor(run, **options)  # type: ignore[arg-type]  # checks the run once, before the workers start
     rows = _mapped(_dataset(paths, say), Predictor, str(Path(run).expanduser().resolve()), options).iter_rows()
     for row in rows:
         if row[STATUS] == "ok":
@@ -63,16 +63,16 @@ def predict_with_ray(
 def extract_with_ray(
     source: str | Path, data: str, out: Path, *, options: Mapping[str, Any], say: Callable[[str], object]
 ) -> Counter[str]:
-    """Features of all photos of `data` (a folder, parquet or a URL) as parquet files in the folder `out`.
+    """Writes the features of all photos of `data` (a folder, parquet or a URL) to parquet files in the folder `out`.
 
-    A row has the photo's path, its status and a column KEY/STAGE each, as `Extractor` gives them. Photos whose path is
-    in `out` already are not computed again. Returns how many photos of `out` have which status.
+    A row has the photo's path, its status and a column KEY/STAGE for each stage, as in `Extractor`. Photos whose path
+    is already in `out` are not computed again. Returns the number of photos in `out` by status.
     """
     out = out.expanduser()
     options = {**options, "device": "cpu"}
     path = Path(source).expanduser()
     where = str(path.resolve()) if path.exists() else str(source)
-    Extractor(where, **options)  # what is wrong with it is said here, once
+    Extractor(where, **options)  # checks the source once, before the workers start
     dataset, done = _dataset([data], say), {path for path, _ in _statuses_in(out)}
     if IN_MEMORY in done:
         what = "its photos have no paths, by which a call could continue."
@@ -86,7 +86,7 @@ def extract_with_ray(
 
 
 def _statuses_in(out: Path) -> list[tuple[str, str]]:
-    """(path, status) of the rows that the parquet files of a folder hold; DataError for a damaged one."""
+    """Returns (path, status) of the rows in a folder's parquet files. Raises DataError for a damaged one."""
     import pyarrow
     from pyarrow import parquet
 
@@ -101,7 +101,7 @@ def _statuses_in(out: Path) -> list[tuple[str, str]]:
 
 
 def _mapped(dataset: Any, kind: type[Any], source: str, options: Mapping[str, Any]) -> Any:
-    """The data set with each batch through a callable that every worker makes once."""
+    """Maps the data set's batches through a callable, which each worker constructs once."""
     return dataset.map_batches(
         kind,
         fn_constructor_args=(source,),
@@ -121,7 +121,7 @@ def _cores() -> int:
 
 
 def _dataset(paths: Iterable[str], say: Callable[[str], object]) -> Any:
-    """Photos as Ray reads them: parquet with a column of bytes, or one row per path, which the workers open."""
+    """Returns photos as a Ray data set: parquet with a column of bytes, or one row per path, which workers open."""
     data = ray_data()
     listed = list(paths)
     if listed and all(map(_is_parquet, listed)):
@@ -131,7 +131,7 @@ def _dataset(paths: Iterable[str], say: Callable[[str], object]) -> Any:
 
 
 def _is_parquet(path: str) -> bool:
-    """Whether a path or URL is a parquet file or a folder of them; of a URL without an ending it is believed."""
+    """Returns whether a path or URL is parquet, or a folder of it; a URL without a suffix counts as parquet."""
     if path.endswith(PARQUET) or is_url(path):
         return not is_image(path)
     folder = Path(path).expanduser()
@@ -139,7 +139,7 @@ def _is_parquet(path: str) -> bool:
 
 
 def _numbered(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch whose photos have no path: they get the path that Hugging Face stores with the bytes, or <image>."""
+    """Adds paths to a batch without them: the path that Hugging Face stores with the bytes, or <image>."""
     column: Iterable[Any] = next((batch[name] for name in ("image", "bytes", "photo") if name in batch), [])
     names = [str(value.get("path") or IN_MEMORY) if isinstance(value, Mapping) else IN_MEMORY for value in column]
     return {**batch, PATH: np.array(names, dtype=object)}

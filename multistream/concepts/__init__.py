@@ -1,1 +1,1 @@
-"""Concepts from text: a list of names, the bank of their text embeddings, and the text tower that computes it."""
+"""Concepts from text: lists of names, banks of their text embeddings, and the text tower that computes them."""

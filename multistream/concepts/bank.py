@@ -1,4 +1,4 @@
-"""A bank of concepts: their names with their text embeddings, in one safetensors file."""
+"""A bank of concepts: names and their text embeddings, in one safetensors file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from multistream.errors import WeightsError
 from multistream.files import json_object, write_atomic
 
 ABOUT = "multistream.concepts"
-"""The key of the safetensors metadata under which a bank says what it is, as JSON."""
+"""The key of the safetensors metadata for a bank's description, as JSON."""
 FORMAT = 1
 MAKE = "Write one: multistream concepts NAMES.txt --model MODEL --out BANK.safetensors."
 
@@ -26,9 +26,9 @@ MAKE = "Write one: multistream concepts NAMES.txt --model MODEL --out BANK.safet
 class ConceptBank:
     """D concepts in the space of a vision-language model: `embeddings` (D, E), one row for each of the `names`.
 
-    `image_model` is timm's name of the image tower that belongs to it, with its tag. `logit_scale` and `logit_bias`
-    turn cosine similarities into the model's own logits. `model` and `weights` name the text tower, `templates` the
-    sentences that the names were put into. Raises ValueError for numbers that do not fit.
+    `image_model` is timm's name, with tag, of the matching image tower. `logit_scale` and `logit_bias` convert cosine
+    similarities to the model's own logits. `model` and `weights` name the text tower, `templates` the sentences that
+    the names were inserted into. Raises ValueError for shapes, names or embeddings that are invalid.
 
     >>> bank = ConceptBank(("a dog", "a cat"), torch.eye(2), image_model="resnet50_clip.openai")
     >>> len(bank.names), bank.logit_scale
@@ -72,7 +72,7 @@ def write_bank(bank: ConceptBank, path: str | Path) -> None:
 
 
 def read_bank(path: str | Path) -> ConceptBank:
-    """Reads what `write_bank` wrote; WeightsError (exit 69) where that is missing, damaged or something else."""
+    """Reads the output of `write_bank`. Raises WeightsError (exit 69) if it is missing, damaged or not a bank."""
     path = Path(path).expanduser()
     if not path.is_file():
         raise WeightsError(path, "there is no concept bank.", do=MAKE)
@@ -99,7 +99,7 @@ def read_bank(path: str | Path) -> ConceptBank:
 
 
 def _about(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any]:
-    """What a bank says of itself; WeightsError where it is none, or of another format."""
+    """Returns a bank's description. Raises WeightsError if the file is not a bank, or of another format."""
     if ABOUT not in metadata:
         raise WeightsError(path, "it is not a concept bank.", do=MAKE)
     about = json_object(metadata[ABOUT], where=str(path), error=WeightsError)

@@ -1,4 +1,4 @@
-"""Lists of concepts: one name a line, a JSON list, or SentiBank's list of adjective-noun pairs."""
+"""Reads lists of concepts: one name per line, a JSON list, or SentiBank's list of adjective-noun pairs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from multistream.errors import DataError
 
 SENTIBANK = re.compile(r"^\t(\S+) \[sentiment: ", re.MULTILINE)
-"""A pair in SentiBank's 3244ANPs.txt: indented under its adjective, with its sentiment and its number of images."""
+"""A pair in SentiBank's 3244ANPs.txt: indented under its adjective, with its sentiment and number of images."""
 
 RIGHT = "One name per line, or a JSON list of names."
 
 
 def read_names(path: str | Path) -> tuple[str, ...]:
-    """The names in a file, in its order. DataError for a file that cannot be read, holds none, or one name twice."""
+    """Reads the names in a file, in its order. Raises DataError if it cannot be read, is empty, or repeats a name."""
     path = Path(path).expanduser()
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -38,7 +38,7 @@ def _check_once(names: Sequence[str], path: Path) -> None:
 
 
 def shown(name: str) -> str:
-    """A name as it is written in a sentence.
+    """Formats a name for a sentence.
 
     >>> shown("misty_woods")
     'misty woods'

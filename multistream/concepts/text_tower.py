@@ -1,4 +1,4 @@
-"""Runs the text tower of a vision-language model of open_clip over a list of concepts, once."""
+"""Computes text embeddings of concepts with the text tower of a vision-language model of open_clip."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from multistream.concepts.names import shown
 from multistream.errors import UsageError, WeightsError, check_known, did_you_mean, extra, said_by
 
 TEMPLATE = "a photo of {}"
-"""The sentence that a name is put into, where none is given."""
+"""The default sentence that a name is inserted into."""
 CHUNK = 256
-"""Sentences that run through the tower together."""
+"""Number of sentences in one batch."""
 
 CLIP_TOWERS = {
     (768, 32): "vit_base_patch32_clip",
@@ -42,13 +42,13 @@ def embed_concepts(
     device: str | torch.device = "cpu",
     advance: Callable[[int], None] = lambda _: None,
 ) -> ConceptBank:
-    """The bank of these concepts by the text tower of open_clip's `model`.
+    """Computes a bank of these concepts with the text tower of open_clip's `model`.
 
-    `weights` is one of open_clip's tags, which fetches them from the hub, or a file; a `model` that begins hf-hub: or
-    local-dir: brings its own. Each name is put into each template; the bank holds the mean of its normalised
-    embeddings. `image_model` is timm's name of the image tower, found from `model` and `weights` where it is one that
-    timm knows. `advance` is called with the number of names of each step. Raises UsageError for names that open_clip
-    does not know, WeightsError (69) for weights that cannot be read or fetched, PluginError (69) without open_clip.
+    `weights` is one of open_clip's tags, which are downloaded from the hub, or a file; a `model` that starts with
+    hf-hub: or local-dir: includes its weights. Each name is inserted into each template; the bank has the mean of its
+    normalised embeddings. `image_model` is timm's name of the image tower; by default it is derived from `model` and
+    `weights`. `advance` is called with the number of names of each step. Raises UsageError for names that open_clip
+    does not know, WeightsError (69) for weights that cannot be read or downloaded, PluginError (69) without open_clip.
     """
     open_clip = _open_clip()
     _check(open_clip, model, weights, templates)
@@ -80,7 +80,7 @@ def _embeddings(
     templates: Sequence[str],
     device: str | torch.device,
 ) -> Tensor:
-    """(D, E): the mean over the templates of the normalised text embeddings, normalised again."""
+    """Returns (D, E): the mean over the templates of the normalised text embeddings, normalised again."""
     each = [
         functional.normalize(network.encode_text(tokenize([t.format(name) for name in names]).to(device)), dim=-1)
         for t in templates
@@ -95,7 +95,7 @@ def _open_clip() -> ModuleType:
 
 
 def _check(open_clip: ModuleType, model: str, weights: str, templates: Sequence[str]) -> None:
-    """Refuses what open_clip does not know, before anything is built or fetched."""
+    """Raises UsageError for names that open_clip does not know, before anything is built or downloaded."""
     for template in templates:
         if template.count("{}") != 1 or template.replace("{}", "") != template.format(""):
             right = f"It has {{}} once, where the name goes, as in {TEMPLATE!r}."
@@ -107,7 +107,7 @@ def _check(open_clip: ModuleType, model: str, weights: str, templates: Sequence[
 
 
 def _check_weights(open_clip: ModuleType, model: str, weights: str) -> None:
-    """Refuses a model of open_clip's, or weights of it, that are not there."""
+    """Raises UsageError if open_clip does not have the model or these weights for it."""
     if open_clip.get_model_config(model) is None:
         raise UsageError("--model", f"open_clip has no {model!r}.", right=did_you_mean(model, open_clip.list_models()))
     tags = open_clip.list_pretrained_tags_by_model(model)
@@ -123,23 +123,23 @@ def _check_weights(open_clip: ModuleType, model: str, weights: str) -> None:
 
 
 def _loaded(open_clip: ModuleType, model: str, weights: str, device: str | torch.device) -> tuple[Any, Any]:
-    """The model in eval mode, and its tokenizer."""
+    """Returns the model in eval mode, and its tokenizer."""
     path = Path(weights).expanduser()
     pretrained = str(path) if path.is_file() else weights or None
     try:
-        # Where a tag was trained with QuickGELU and the model's name does not say so, open_clip only warns.
+        # If a tag was trained with QuickGELU and the model's name does not say so, open_clip only warns.
         quick = bool((open_clip.get_pretrained_cfg(model, weights) or {}).get("quick_gelu")) if weights else False
         network = open_clip.create_model(
             model, pretrained=pretrained, device=device, force_quick_gelu=quick, require_pretrained=True
         )
         return network.eval(), open_clip.get_tokenizer(model)
-    except Exception as error:  # a file may be damaged and a hub unreachable in any way
+    except Exception as error:  # damaged files and unreachable hubs raise errors of many classes
         do = "Check the network, or pass --weights FILE."
         raise WeightsError("--weights", f"{model} {weights} cannot be loaded: {said_by(error)}.", do=do) from error
 
 
 def _image_model(network: Any, weights: str, model: str) -> str:
-    """timm's name and tag of the model's image tower; UsageError where they are not known."""
+    """Returns timm's name and tag of the model's image tower. Raises UsageError if they are not known."""
     import timm
 
     name = _timm_name(network)
@@ -157,9 +157,9 @@ def _image_model(network: Any, weights: str, model: str) -> str:
 
 
 def _timm_name(network: Any) -> str:
-    """timm's name of an image tower; a name that timm does not have where it is not known."""
+    """Returns timm's name of an image tower; if it is unknown, a name that timm does not have."""
     visual = network.visual
-    if (trunk := getattr(visual, "trunk", None)) is not None:  # a model of timm's already
+    if (trunk := getattr(visual, "trunk", None)) is not None:  # already a timm model
         return str(trunk.pretrained_cfg.get("architecture", ""))
     first = getattr(visual, "conv1", None)
     if not isinstance(first, torch.nn.Conv2d):

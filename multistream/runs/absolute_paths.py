@@ -1,4 +1,4 @@
-"""The one place where the paths of a recipe are made absolute: a run is found again from any folder."""
+"""Makes the paths in a recipe absolute, so that a run can be used from any folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NO_PATHS = ("hub", "random")
 
 
 def with_absolute_paths(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths of data, inputs, weights and runs."""
+    """Returns the recipe with absolute paths of data, inputs, weights and runs."""
     network = recipe.network
     weights = {key: text if text in NO_PATHS else _absolute(text) for key, text in network.weights.items()}
     inputs = {name: _absolute(path) for name, path in network.inputs.items()}
@@ -25,7 +25,7 @@ def with_absolute_paths(recipe: Recipe) -> Recipe:
 
 
 def _streams(streams: Mapping[str, str]) -> dict[str, str]:
-    """Specs by key; those that are paths of runs are absolute, and so is a file that is a part's variant."""
+    """Returns the specs by key, with absolute paths of runs and of files that are a part's variant."""
     return {key: _absolute_spec(text, key) for key, text in streams.items()}
 
 
@@ -37,6 +37,6 @@ def _absolute_spec(text: str, key: str) -> str:
 
 
 def _absolute(path: str) -> str:
-    """The absolute path of an existing file; a name that is not a path (a CSV's column of maps) is unchanged."""
+    """Returns the absolute path of an existing file; any other name (such as a CSV's column of maps) is unchanged."""
     there = Path(path).expanduser()
     return os.path.abspath(there) if there.exists() else path

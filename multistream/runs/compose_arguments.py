@@ -1,4 +1,4 @@
-"""The arguments of compose, checked before anything is built: classes, streams, and what is given by stream key."""
+"""Checks the arguments of compose before anything is built: classes, streams, and options by stream key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from multistream.spec import Spec, check_key, parse_specs
 
 
 def check_classes(classes: Sequence[str]) -> None:
-    """UsageError for classes that are no list of different names."""
+    """Raises UsageError unless the classes are a list of different names."""
     if not classes:
         raise UsageError("classes", "none is given.", right="A network needs the names of its classes.")
     if isinstance(classes, str):
@@ -25,13 +25,13 @@ def check_classes(classes: Sequence[str]) -> None:
 
 
 def check_keys(specs: Mapping[str, Spec | Stream], by_key: Mapping[str, Mapping[str, object]]) -> None:
-    """Refuses arguments {name: {key: ...}} for a stream that is not composed."""
+    """Raises UsageError for arguments {name: {key: ...}} of a stream that is not composed."""
     for where, named in by_key.items():
         check_known(named, specs, where=where, what="the network has no stream {name!r}.")
 
 
 def streams_by_key(streams: Mapping[str, str | Stream] | Sequence[str]) -> dict[str, Spec | Stream]:
-    """Every stream by its key; a sequence of specs brings its own keys."""
+    """Returns the streams by key; specs in a sequence contain their own keys."""
     if not streams:
         raise UsageError("streams", "none is given.", right="At least one is needed, as in --streams object,anp.")
     if isinstance(streams, Mapping):
@@ -45,7 +45,7 @@ def streams_by_key(streams: Mapping[str, str | Stream] | Sequence[str]) -> dict[
 
 
 def _check_stream(key: str, given: object) -> None:
-    """UsageError for what is no stream and does not name one; with no `key`, only a spec is one."""
+    """Raises UsageError unless `given` is a spec or, with a `key`, a stream."""
     if isinstance(given, str) or (key and isinstance(given, Stream)):
         return
     where, do = f"streams.{key}" if key else "streams", ""

@@ -1,4 +1,4 @@
-"""compose: from names, specs, runs and instances to a network. The branches of runs are read here."""
+"""compose: builds a network from names, specs, runs and instances. Branches of runs are loaded here."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from multistream.spec import INSTANCE, Spec
 from multistream.weights import from_hub, read_tensors
 
 UNKNOWN_DATA = "<unknown>"
-"""The data set of a network that was trained in a loop of the caller's own. No file has this name."""
+"""The data set of a network that was trained outside this library. No file has this name."""
 
 
 def compose(
@@ -50,13 +50,14 @@ def compose(
 ) -> MultiStream:
     """Composes a network of streams, given by spec (`object`, `places:resnet18`, `runs/o`) or as instances.
 
-    `weights` maps keys to a file, a run, `hub` or `random`; the others are initialised at random, but an instance stays
-    as it is. Nothing is frozen: call `freeze`. `options` are those of components: `{"tap": {...}, "temporal": {...},
+    `weights` maps keys to a file, a run, `hub` or `random`; other streams are initialised at random, but instances are
+    not changed. Nothing is frozen: call `freeze`. `options` are those of components: `{"tap": {...}, "temporal": {...},
     "fusion": {...}, "streams": {key: {...}}}`. `depth` keeps the first n stages of a stream; `image_size` replaces the
-    streams' own. `known` holds, by key, what the data set determines of a stream (`width`, `vocabulary`); a factory
-    receives those that its signature names. Each component is initialised from (seed, key, component), so that none
-    depends on another; without `seed`, torch's generator draws one. `label_sets`: an image may have several classes.
-    All shapes are checked once. Raises UsageError, PluginError (69) and WeightsError (69).
+    streams' own. `known` contains, by key, the properties of a stream that the data set determines (`width`,
+    `vocabulary`); a factory receives those in its signature. Each component is initialised from (seed, key, component),
+    independently of the others; if `seed` is None, it is drawn from torch's global generator. With `label_sets`, an
+    image may have several classes. All shapes are checked once. Raises UsageError, PluginError (69) and WeightsError
+    (69).
 
     >>> import torch
     >>> from multistream import streams
@@ -94,7 +95,7 @@ def compose(
 
 
 def branch_of_run(path: Path, key: str) -> tuple[Branch, nn.Module | None]:
-    """The branch of this key in a run, or its only one; with its head if the run's fusion has one."""
+    """Loads the branch of this key from a run, or its only branch; with its head if the run's fusion has one."""
     network = load_model(path).network
     names = list(network.branches)
     if key not in names and len(names) > 1:
@@ -104,7 +105,7 @@ def branch_of_run(path: Path, key: str) -> tuple[Branch, nn.Module | None]:
 
 
 def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
-    """Loads a stream's weights from a file, a run, or the hub; `random` leaves its initialisation."""
+    """Loads a stream's weights from a file, a run, or the hub; `random` keeps its initialisation."""
     where = f"weights.{key}"
     if source == "random":
         return
@@ -121,13 +122,13 @@ def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
 
 
 def _load_weight_file(stream: Stream, path: Path, *, where: str) -> None:
-    """Loads a stream's weights from a file of any format; warns of a second set of weights in it."""
+    """Loads a stream's weights from a file of any format; warns if the file has a second set of weights."""
     file = read_tensors(path)
     if file.unused:
         names = ", ".join(file.unused)
         text = f"{where}: {path} also holds {names}; used: {'; '.join(file.notes[:1])}"
         warnings.warn(text, MultistreamWarning, stacklevel=2)
-    # The tensors do not show it: swapped colour channels cost accuracy without an error.
+    # Swapped colour channels cannot be detected from the tensors; they cost accuracy without an error.
     if isinstance(stream.input, Image) and (stream.input.channels, file.metadata.get("channels")) == ("BGR", "RGB"):
         what = f"{path} was converted to RGB, but this stream uses BGR."
         raise WeightsError(where, what, do="Pass the original file, or convert it without --rgb.")
@@ -135,10 +136,10 @@ def _load_weight_file(stream: Stream, path: Path, *, where: str) -> None:
 
 
 def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Stream] | None) -> MultiStream:
-    """The recipe's network, initialised from its seed; torch's own generator is left as it was."""
+    """Composes the recipe's network, initialised from its seed; the state of torch's generator does not change."""
     given: dict[str, str | Stream] = {**recipe.network.streams, **(streams or {})}
     named = {key: text for key, text in given.items() if isinstance(text, str)}
-    with torch.random.fork_rng(devices=[]):  # telling what a stream reads may take building it
+    with torch.random.fork_rng(devices=[]):  # a stream may have to be built to find its input
         known = known_of_vectors(named, table, recipe.network.inputs, options=recipe.options.streams)
     label_sets = table.label_sets is not None
     return compose_recipe(
@@ -149,7 +150,7 @@ def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Strea
 def compose_recipe(
     recipe: Recipe, *, classes: Sequence[str], streams: Mapping[str, str | Stream] | None = None, **settled: Any
 ) -> MultiStream:
-    """The recipe's network over these classes; `settled` are further arguments of `compose`."""
+    """Composes the recipe's network for these classes; `settled` are further arguments of `compose`."""
     return compose(
         streams or recipe.network.streams,
         classes=classes,
@@ -165,7 +166,7 @@ def compose_recipe(
 
 
 def recipe_of(network: MultiStream) -> Recipe:
-    """A recipe with the components of a network that no recipe composed; its data set is unknown.
+    """Returns a recipe with the components of a network that was composed without one; its data set is unknown.
 
     Taps and temporal modules are those of the first stream with stages.
     """
@@ -191,7 +192,7 @@ def recipe_of(network: MultiStream) -> Recipe:
 
 
 def with_instances(recipe: Recipe, streams: Mapping[str, Stream]) -> Recipe:
-    """The recipe with the streams that are given as instances, as `<instance>`; UsageError where one is missing."""
+    """Returns the recipe with streams passed as instances as `<instance>`. Raises UsageError if one is missing."""
     network = recipe.network.streams
     if missing := [key for key, text in network.items() if text == INSTANCE and key not in streams]:
         what = f"{', '.join(missing)} was given as a Python object, which cannot be saved in a recipe."
@@ -201,7 +202,7 @@ def with_instances(recipe: Recipe, streams: Mapping[str, Stream]) -> Recipe:
 
 
 def with_distributions(recipe: Recipe) -> Recipe:
-    """The recipe with the distribution of each third-party part: later installations do not change its meaning."""
+    """Returns the recipe with the distribution of each third-party part: later installations do not change it."""
     network = recipe.network
     specs = {key: pinned("stream", Spec.parse(text, key=key)).part for key, text in network.streams.items()}
     parts = {"tap": _pinned("tap", network.tap), "temporal": _pinned("temporal", network.temporal)}
@@ -211,7 +212,7 @@ def with_distributions(recipe: Recipe) -> Recipe:
 
 
 def settle_weights(recipe: Recipe, network: MultiStream, *, is_demo: bool) -> Recipe:
-    """Refuses a stream with published weights that got none; on the demo set it is random, and the recipe says so."""
+    """Raises WeightsError if a stream with published weights has none; on the demo set, it is set to random."""
     weights = dict(recipe.network.weights)
     for key, branch in network.branches.items():
         if key in weights or key in network.loaded_branches or not branch.stream.weights:
@@ -253,7 +254,7 @@ def _with_options(
 
 
 def _stream_text(key: str, given: Spec | Stream) -> str:
-    """A stream as a plan names it; UsageError where a recipe names an instance that was not given again."""
+    """Returns a stream's text in a plan. Raises UsageError if a recipe names an instance that was not passed again."""
     if isinstance(given, Stream):
         return INSTANCE
     if given.is_instance:
@@ -263,7 +264,7 @@ def _stream_text(key: str, given: Spec | Stream) -> str:
 
 
 def _new_branch(key: str, given: Spec | Stream, plan: BranchPlan, *, weights: str, seed: int) -> Branch:
-    """The branch of a plan: its stream built (or given) and loaded with `weights`, then its taps and its temporal."""
+    """Builds the branch of a plan: the stream (or instance) with its `weights`, its taps and its temporal module."""
     stream = given if isinstance(given, Stream) else build_stream(key, plan, seed=seed)
     plan = _without_files(plan, stream)
     load_stream_weights(stream, weights, key=key)
@@ -271,12 +272,12 @@ def _new_branch(key: str, given: Spec | Stream, plan: BranchPlan, *, weights: st
 
 
 def _without_files(plan: BranchPlan, stream: Stream) -> BranchPlan:
-    """The plan by which the stream is made again where the files that it was made of are gone."""
+    """Returns a plan that can rebuild the stream without the files it was built from."""
     settled = dict(stream.settled)
     options = {name: value for name, value in plan.stream_options.items() if name not in settled}
     return replace(plan, stream_options=options, known={**plan.known, **settled}) if settled else plan
 
 
 def _pinned(kind: Kind, text: str) -> str:
-    """A tap's, temporal's, fusion's or loss's spec, with its distribution where it is a third party's."""
+    """Returns the spec of a tap, temporal, fusion or loss, with its distribution if it is a third-party part."""
     return pinned(kind, Spec.parse(text, key=kind, where=kind)).part

@@ -1,4 +1,4 @@
-"""Run folders: their names, what is in them, and reading a run's own data back."""
+"""Run folders: their names, their files, and reading a run's own data."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PREDICTIONS = "predictions.csv"
 SPLIT = "split.csv"
 CHECKPOINTS = "checkpoints"
 FOLDS = "folds"
-"""Where a run on folds keeps the run of each fold."""
+"""The folder with the run of each fold, in a run with folds."""
 PROBE = "probe"
-"""Where a fine-tuned run keeps its linear probe, a run itself."""
+"""The folder with the linear probe of a fine-tuned run; the probe is a run too."""
 
 
 def new_run(out: str | Path | None, recipe: Recipe) -> Path:
-    """The folder of a new run: `out`, which must be empty or not exist, or the next free `runs/KEYS-FUSION-N`."""
+    """Creates a run's folder: `out`, which must be empty or not exist, or the next free `runs/KEYS-FUSION-N`."""
     if out is None:
         return make_folder(_free_folder(recipe))
     check_unused(out)
@@ -38,7 +38,7 @@ def new_run(out: str | Path | None, recipe: Recipe) -> Path:
 
 
 def check_unused(out: str | Path) -> None:
-    """UsageError for a folder that a new run cannot have: one that is not empty."""
+    """Raises UsageError if the folder is not empty and therefore cannot be that of a new run."""
     folder = Path(out).expanduser()
     with writing(folder):
         is_used = os.path.lexists(folder) and (not folder.is_dir() or any(p.name != LOCK for p in folder.iterdir()))
@@ -58,12 +58,12 @@ def _free_folder(recipe: Recipe) -> Path:
 
 
 def first_free(paths: Iterable[Path]) -> Path:
-    """The first of these paths at which nothing lies."""
+    """Returns the first of these paths that does not exist."""
     return next(path for path in paths if not path.exists())
 
 
 def folder_of(run: Path) -> Path:
-    """A run's folder, given itself or its model file."""
+    """Returns a run's folder, given the folder or its model file."""
     return run.parent if run.is_file() else run
 
 
@@ -73,7 +73,7 @@ def write_json(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def read_summary(run: Path) -> dict[str, Any]:
-    """A finished run's summary.json; DataError where it is damaged."""
+    """Reads a finished run's summary.json. Raises DataError if it is damaged."""
     path = run / SUMMARY
     if not path.is_file():
         what, right = f"it has no {SUMMARY}.", "Every finished run has one."
@@ -82,23 +82,23 @@ def read_summary(run: Path) -> dict[str, Any]:
 
 
 def append_line(path: Path, line: Mapping[str, Any]) -> None:
-    """Appends one JSON object to a .jsonl file; DiskFull (exit 74) where the disk refuses."""
+    """Appends one JSON object to a .jsonl file. Raises DiskFull (exit 74) if the disk refuses."""
     with writing(path.parent), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
 
 def write_lines(path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a .jsonl file again, atomically: what a resumed run's checkpoint holds of the epochs before."""
+    """Rewrites a .jsonl file atomically: a resumed run restores the lines of earlier epochs from its checkpoint."""
     write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a .jsonl file, each with its `epoch`; a last line that a crash cut off is dropped.
+    """Reads the objects of a .jsonl file, each with its `epoch`; drops a last line that a crash has truncated.
 
-    Any other damage is a DataError with the line, for a shorter curve would be another result.
+    Other damage is a DataError with the line number, because a shorter curve would be another result.
     """
     content = _checked(path)
-    whole, newline, _ = content.rpartition(b"\n")  # what follows the last line end was cut off
+    whole, newline, _ = content.rpartition(b"\n")  # the text after the last line end is truncated
     lines = []
     for number, text in enumerate(whole.split(b"\n") if newline else (), 1):
         line = json_object(text, where=f"{path}:{number}")

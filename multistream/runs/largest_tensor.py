@@ -1,4 +1,4 @@
-"""A limit on what composing the plan of a file may allocate: a number in a file must not request 64 GB."""
+"""Limits the size of tensors while a file's plan is composed: a number in a file must not allocate 64 GB."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from torch.utils._python_dispatch import TorchDispatchMode
 
 MOST_NUMBERS = 2**29
-"""Numbers in one tensor, 2 GB in float32. Layers that are built and then cut off may be larger than what is kept."""
+"""Elements in one tensor, 2 GB in float32. Layers that are built and then removed may be larger than those kept."""
 
 
 class LargestTensor(TorchDispatchMode):
-    """Inside, a new tensor of more than `limit` numbers is a ValueError, before its memory is taken."""
+    """A mode in which a new tensor of more than `limit` elements raises ValueError before it is allocated."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
@@ -22,7 +22,7 @@ class LargestTensor(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Every operation of torch; those that make tensors take their size first."""
+        """Checks every operation of torch; those that create tensors have the size as first argument."""
         size: Any = args[0] if args else None
         is_size = isinstance(size, list | tuple) and all(isinstance(length, int) for length in size)
         if is_size and prod(size) > self.limit:

@@ -1,4 +1,4 @@
-"""Leaks: an image that a branch was trained on must not be tested on."""
+"""Leaks: a branch must not be tested on images that it was trained on."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from multistream.runs.split_file import digests_of, read_split
 from multistream.spec import Spec
 
 SEEN = ("train", "val")
-"""Splits that a run has learned from: weights from the first, the best epoch from the second."""
+"""Splits that influence a run: the weights are fitted on train, the best epoch is selected on val."""
 
 
 def check_leaks(recipe: Recipe, table: Table, parts: Parts, *, digests: Mapping[int, str] | None = None) -> None:
-    """Refuses test images on which a run with a used branch or weights was trained; compares the files' bytes.
+    """Raises DataError if a used branch or its weights were trained on test images; compares sha256.
 
-    `digests` are the photos' sha256 by index, where they are known already.
+    `digests` are the photos' sha256 by index, if known.
     """
     used = splits_used(recipe)
     if not used:
@@ -39,14 +39,14 @@ def check_leaks(recipe: Recipe, table: Table, parts: Parts, *, digests: Mapping[
 
 
 def splits_used(recipe: Recipe) -> dict[str, Path]:
-    """The split.csv of every run that gave a branch or a stream's weights, by the setting that names the run.
+    """Returns the split.csv of every run that a branch or a stream's weights come from, by setting.
 
-    Runs that those runs were made of count too: `streams.a streams.b` is the run of b in the run of a. A model file
-    that was copied away from its run has none: its training images are unknown.
+    Runs that are part of those runs are included: `streams.a streams.b` is the run of b in the run of a. A model file
+    that was copied from its run has no split.csv, so its training images are unknown.
     """
     named: dict[Path, str] = {}
     to_look = list(_runs_named(recipe).items())
-    for where, run in to_look:  # the list grows meanwhile
+    for where, run in to_look:  # the list grows during the loop
         folder = folder_of(run).resolve()
         if folder not in named and (folder / RECIPE).is_file():
             to_look += [(f"{where} {inner}", path) for inner, path in _runs_named(Recipe.load(folder)).items()]
@@ -55,25 +55,25 @@ def splits_used(recipe: Recipe) -> dict[str, Path]:
 
 
 def _runs_named(recipe: Recipe) -> dict[str, Path]:
-    """The runs that a recipe's branches and weights come from, by setting."""
+    """Returns the runs that a recipe's branches and weights come from, by setting."""
     named = {f"streams.{key}": Spec.parse(text, key=key).run for key, text in recipe.network.streams.items()}
     named |= {f"weights.{key}": _folder(text) for key, text in recipe.network.weights.items()}
     return {where: run for where, run in named.items() if run}
 
 
 def seen_in(split: Path) -> frozenset[str]:
-    """The sha256 of all training and validation images of this split.csv."""
+    """Returns the sha256 of all training and validation images in this split.csv."""
     return frozenset(row.sha256 for row in read_split(split) if row.part in SEEN)
 
 
 def unknown_origins(recipe: Recipe) -> Mapping[str, str]:
-    """Branches from runs without a split.csv, {setting: path}: their training images are unknown."""
+    """Returns {setting: path} of branches from runs without a split.csv, whose training images are unknown."""
     known = splits_used(recipe)
     named = {f"streams.{key}": text for key, text in recipe.network.streams.items() if Spec.parse(text, key=key).run}
     return {where: text for where, text in named.items() if where not in known}
 
 
 def _folder(text: str) -> Path | None:
-    """The run that `--weights KEY=RUN` names; None for files of weights, `hub` and `random`."""
+    """Returns the run in `--weights KEY=RUN`; None for weight files, `hub` and `random`."""
     path = Path(text).expanduser()
     return path if text not in ("hub", "random") and path.is_dir() else None

@@ -1,4 +1,4 @@
-"""A trained network as a file, and back: `model.safetensors` holds the weights and, in its metadata, all else."""
+"""Saves and loads a trained network: `model.safetensors` has the weights and, in its metadata, plan and recipe."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ from multistream.runs.largest_tensor import MOST_NUMBERS, LargestTensor
 from multistream.spec import Spec
 
 FORMAT = 2
-"""Raised where what is written changes: 2 has a digest of the tensors."""
+"""Increased when the file format changes: format 2 has a digest of the tensors."""
 MODEL_FILE = "model.safetensors"
 ABOUT, DIGEST = "multistream", "multistream.sha256"
-"""Keys of the safetensors metadata: what the model is, as JSON, and the sha256 over that and all tensors."""
+"""Keys of the safetensors metadata: the description of the model as JSON, and the sha256 over it and all tensors."""
 
 RETRAIN = "Copy it again, or train it again."
 
@@ -57,7 +57,7 @@ class LoadedModel:
 
     @property
     def inputs(self) -> Mapping[str, Input]:
-        """What each stream reads, by key."""
+        """The input of each stream, by key."""
         return self.network.inputs
 
 
@@ -79,7 +79,7 @@ def save_model(network: MultiStream, path: Path, *, recipe: Recipe) -> None:
 
 
 def digest_of(about: str, tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over a model's metadata and its tensors: names, types, shapes and bytes, in the order of the names."""
+    """Returns the sha256 over a model's metadata and its tensors: names, types, shapes and bytes, sorted by name."""
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -90,9 +90,9 @@ def digest_of(about: str, tensors: Mapping[str, Tensor]) -> str:
 def load_model(path: str | Path, *, streams: Mapping[str, Stream] | None = None) -> LoadedModel:
     """Loads a run (its folder) or a model file, in eval mode on the CPU.
 
-    `streams` gives again those that were composed as instances. Raises WeightsError (exit 69) for a file that is
-    missing, damaged or of another version, PluginError (69) for a plugin that is not here. Warns (MultistreamWarning)
-    where a plugin has another version than the one that the model was trained with.
+    `streams` supplies the streams that were passed as instances. Raises WeightsError (exit 69) if the file is missing,
+    damaged or of another version, PluginError (69) if a plugin is not installed. Warns (MultistreamWarning) if a
+    plugin's version differs from that of the training.
     """
     if not isinstance(path, str | os.PathLike):
         what = f"a {type(path).__name__} was given."
@@ -113,7 +113,7 @@ def load_model(path: str | Path, *, streams: Mapping[str, Stream] | None = None)
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """The checked metadata of a model file: `text` is the JSON, `digest` the sha256 of it and the tensors."""
+    """The checked metadata of a model file: `text` is the JSON, `digest` the sha256 over it and the tensors."""
 
     plan: NetworkPlan
     recipe: Recipe
@@ -126,7 +126,7 @@ class ModelMetadata:
 
 
 def model_file(path: Path) -> Path:
-    """The model file of a run's folder, or the file itself."""
+    """Returns the model file of a run's folder, or the file itself."""
     file = path / MODEL_FILE if path.is_dir() else path
     if not file.is_file() and (path / FOLDS).is_dir():
         right = f"Each fold has a model, for example {path / FOLDS / '1-1'}."
@@ -142,12 +142,12 @@ def model_file(path: Path) -> Path:
 
 
 def read_about(file: Path) -> Mapping[str, Any]:
-    """The metadata of a model file as JSON has it, without its tensors; WeightsError where it is malformed."""
+    """Reads a model file's metadata as parsed JSON, without its tensors. Raises WeightsError if it is malformed."""
     return _read_metadata(file).about
 
 
 def read_temperature(file: Path) -> float:
-    """The divisor of a model's logits; WeightsError if the file is malformed."""
+    """Reads the divisor of a model's logits. Raises WeightsError if the file is malformed."""
     return _read_metadata(file).temperature
 
 
@@ -169,12 +169,12 @@ def _read_metadata(file: Path) -> ModelMetadata:
         plan = NetworkPlan.from_dict(about["plan"])
         recipe = Recipe.from_dict(about["recipe"])
         trained, distributions = about["trained"], about["distributions"]
-        temperature = float(about.get("temperature", 1.0))  # files of before have none
+        temperature = float(about.get("temperature", 1.0))  # older files have none
         if not 0 < temperature < math.inf:
             raise ValueError(f"'temperature' is {temperature}, it must be above 0")
         if not isinstance(trained, bool) or not _is_texts(distributions):
             raise TypeError("'trained' is true or false, 'distributions' holds versions")
-    # A file may hold anything here, and each part of the recipe and the plan raises its own errors.
+    # A file may contain any data, and the parsers of recipe and plan raise their own errors.
     except (MultistreamError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         detail = f"{type(error).__name__}: {str(error)[:200]}"
         raise WeightsError(file, f"its metadata is malformed ({detail}).", do=RETRAIN) from error
@@ -198,7 +198,7 @@ def _header(file: Path) -> dict[str, str]:
 def _read_tensors(file: Path) -> dict[str, Tensor]:
     try:
         with safe_open(file, framework="pt") as stored:
-            # Copies: what the library gives may lie in the mapped file, and goes if that is cut under us.
+            # Copies: the library's tensors may be in the mapped file, which may be truncated meanwhile.
             return {name: stored.get_tensor(name).clone() for name in stored.keys()}  # noqa: SIM118  it is not a mapping
     except (SafetensorError, OSError, ValueError, AttributeError) as error:
         raise WeightsError(file, f"it cannot be read: {error}.", do=RETRAIN) from error
@@ -213,16 +213,16 @@ def _check_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
 def _recomposed(
     metadata: ModelMetadata, tensors: Mapping[str, Tensor], file: Path, streams: Mapping[str, Stream] | None
 ) -> MultiStream:
-    """The network of the plan, whose tensors have the file's shapes; nothing much larger than those is allocated."""
+    """Composes the network of the plan and checks its shapes; limits allocations to about the file's tensors."""
     largest = max((tensor.numel() for tensor in tensors.values()), default=0)
     try:
         with LargestTensor(max(largest, MOST_NUMBERS)):
             network = recompose(metadata.plan, streams=streams, trained=metadata.trained)
     except (PluginError, WeightsError):
         raise
-    except MultistreamError as error:  # an option that a part refuses, too
+    except MultistreamError as error:  # includes options that a part refuses
         if streams is not None or any(branch.is_instance for branch in metadata.plan.branches.values()):
-            raise  # about instances, which the caller gives
+            raise  # about instances, which the caller passes
         raise WeightsError(file, f"its network cannot be rebuilt: {error}", do=RETRAIN) from error
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         detail = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}"
@@ -232,7 +232,7 @@ def _recomposed(
 
 
 def _check_shapes(network: MultiStream, tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Refuses tensors that are missing, unexpected or of another shape."""
+    """Raises WeightsError for tensors that are missing, unexpected or of another shape."""
     own = network.state_dict()
     wrong = [n for n in {**own, **tensors} if n not in own or n not in tensors or own[n].shape != tensors[n].shape]
     if wrong:
@@ -241,7 +241,7 @@ def _check_shapes(network: MultiStream, tensors: Mapping[str, Tensor], file: Pat
 
 
 def distributions_of(plan: NetworkPlan) -> dict[str, str]:
-    """{distribution: version} of the plugins that a plan's parts come from."""
+    """Returns {distribution: version} of the plugins that a plan's parts come from."""
     named = [("stream", b.stream) for b in plan.branches.values() if not b.is_instance]
     named += [("tap", b.tap) for b in plan.branches.values()] + [
         ("temporal", b.temporal) for b in plan.branches.values()
@@ -255,7 +255,7 @@ def distributions_of(plan: NetworkPlan) -> dict[str, str]:
 
 
 def _check_distributions(wanted: Mapping[str, str], file: Path) -> None:
-    """WeightsError where a plugin is missing; a warning where another version than that of the training is here."""
+    """Raises WeightsError if a plugin is missing; warns if its version differs from that of the training."""
     here = {name: _version(name) for name in wanted}
     missing = [f"{name} {wanted[name]}" for name, installed in here.items() if installed is None]
     if missing:
@@ -269,12 +269,12 @@ def _check_distributions(wanted: Mapping[str, str], file: Path) -> None:
 def _version(distribution: str) -> str | None:
     try:
         return version(distribution)
-    except (PackageNotFoundError, ValueError):  # ValueError: an empty name
+    except (PackageNotFoundError, ValueError):  # ValueError for an empty name
         return None
 
 
 def require_trained(model: LoadedModel, what: str) -> None:
-    """Refuses a network whose fusion has never been trained."""
+    """Raises UsageError for a network that was never trained."""
     if not model.network.trained:
         right = "Its fusion may still have its initial weights."
         do = "Train it with multistream.train or, after training it yourself, wrap it: multistream.Model.of(network)."

@@ -1,4 +1,4 @@
-"""predictions.csv: what a run said of every photo of its test split, with the photo's sha256."""
+"""predictions.csv: a run's predictions for every photo of its test split, with the photo's sha256."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ PROBABILITY = "p_"
 VOTES = "votes_"
 LABEL_SETS = "y_"
 SEPARATOR = "|"
-"""Between the classes of an image, where it may have several."""
+"""Separates the classes of an image that may have several."""
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
 PhotoKey = tuple[str, int]
-"""The sha256 of a photo's bytes, and which of its copies it is: copies in several places are several photos."""
+"""The sha256 of a photo's bytes, and the number of its copy: copies at several paths count as several photos."""
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Probabilities (N, K) of N photos: `labels` are names of classes, or None if they are unknown.
 
-    `votes` (N, K) are the fractions of votes that people gave each class, where they voted. `label_sets` (N, K) are the
-    classes of each photo, where it may have several; `labels` are then their names, joined.
+    `votes` (N, K) are the fractions of annotators' votes for each class, if there are any. `label_sets` (N, K) are the
+    classes of each photo, if it may have several; `labels` are then their joined names.
     """
 
     paths: tuple[str, ...]
@@ -64,20 +64,20 @@ class Predictions:
 
     @property
     def predicted(self) -> tuple[str, ...]:
-        """The most probable class of each photo, the first of equals; or all that are predicted, joined."""
+        """The most probable class of each photo, the first if several are equal; all predicted ones for label sets."""
         if self.label_sets is not None:
             return joined_names(self.probabilities >= THRESHOLD, self.classes)
         return tuple(self.classes[k] for k in self.probabilities.argmax(axis=1)) if self.classes else ()
 
     @property
     def label_indices(self) -> NDArray[np.int64]:
-        """The place of each label among the classes, (N,); -1 for one that is none of them."""
+        """The index of each label among the classes, (N,); -1 if it is none of them."""
         place_of = {name: k for k, name in enumerate(self.classes)}
         return np.array([place_of.get(label, -1) for label in self.labels or ()], dtype=np.int64)
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each prediction is the label, or the whole set of labels, (N,); ValueError without labels."""
+        """Whether each prediction equals the label, or the whole label set, (N,). Raises ValueError without labels."""
         if self.labels is None:
             raise ValueError("predictions without labels are neither right nor wrong.")
         if self.label_sets is not None:
@@ -87,10 +87,10 @@ class Predictions:
 
 
 def write_predictions(path: str | Path, predictions: Predictions) -> None:
-    """Writes predictions.csv, whole or not at all (DiskFull).
+    """Writes predictions.csv atomically. Raises DiskFull.
 
-    Each number has as many digits as it takes to be read back bit for bit. Names of files and classes that a
-    spreadsheet would run, or that break a line, are escaped (`multistream.data.filenames`).
+    Each number has enough digits to be read back bit for bit. Names of files and classes that a spreadsheet would
+    execute, or that contain line breaks, are escaped (`multistream.data.filenames`).
     """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
@@ -106,9 +106,9 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """Reads predictions.csv, probabilities as float64; DataError with the line of what cannot be.
+    """Reads predictions.csv, probabilities as float64. Raises DataError with the line number.
 
-    `predicted` is not read: it is the largest probability.
+    The column `predicted` is not read, because it follows from the probabilities.
     """
     file, where = Path(path), printable(str(path))
     if not file.is_file():
@@ -139,7 +139,7 @@ def _assembled(rows: Sequence[_Row], classes: tuple[str, ...], further: str) -> 
 
 
 class _Row:
-    """One line at `where` of predictions over k classes, checked; `further` begins the names of the last k columns."""
+    """A checked line of predictions over k classes; `where` is file:line, `further` the last k columns' prefix."""
 
     def __init__(self, cells: Sequence[str], where: str, k: int, further: str) -> None:
         self.where = where
@@ -174,7 +174,7 @@ def _check_fractions(numbers: NDArray[np.float64], noun: str, where: str) -> Non
 
 
 def _classes(header: Sequence[str], where: str) -> tuple[tuple[str, ...], str]:
-    """The classes of the probabilities, and what the columns after them begin with: those are of the same classes."""
+    """Returns the classes of the probabilities, and the prefix of the columns after them (of the same classes)."""
     names = [name.removeprefix(PROBABILITY) for name in header if name.startswith(PROBABILITY)]
     others = header[len(COLUMNS) + len(names) :]
     further = next((prefix for prefix in (VOTES, LABEL_SETS) if others and others[0].startswith(prefix)), "")
@@ -192,7 +192,7 @@ def _classes(header: Sequence[str], where: str) -> tuple[tuple[str, ...], str]:
 
 
 def joined_names(sets: NDArray[np.bool_], classes: Sequence[str]) -> tuple[str, ...]:
-    """The names of each photo's classes, joined.
+    """Joins the names of each photo's classes.
 
     >>> joined_names(np.array([[True, False, True], [False, False, False]]), ["awe", "fear", "joy"])
     ('awe|joy', '')
@@ -201,7 +201,7 @@ def joined_names(sets: NDArray[np.bool_], classes: Sequence[str]) -> tuple[str, 
 
 
 def photo_keys(predictions: Predictions) -> Iterator[PhotoKey]:
-    """The key of each row: a path that comes again (repeated folds) is the same photo, another path is a copy."""
+    """Yields the key of each row. An equal path (in repeated folds) is the same photo; another path is a copy."""
     copies: dict[str, dict[str, int]] = defaultdict(dict)
     for path, digest in zip(predictions.paths, predictions.sha256, strict=True):
         seen = copies[digest]
@@ -209,12 +209,12 @@ def photo_keys(predictions: Predictions) -> Iterator[PhotoKey]:
 
 
 def pair_photos(first: Predictions, second: Predictions) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows of both with the same photo, (n,) and (n,), in the order of the first."""
+    """Returns the rows of the photos that both have, (n,) and (n,), in the order of the first."""
     return pair_keys(photo_keys(first), photo_keys(second))
 
 
 def pair_keys(first: Iterable[PhotoKey], second: Iterable[PhotoKey]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Places in both of the keys that both have, (n,) and (n,), in the order of the first."""
+    """Returns the positions of the keys that both have, (n,) and (n,), in the order of the first."""
     places = {key: i for i, key in enumerate(second)}
     found = [(i, places[key]) for i, key in enumerate(first) if key in places]
     rows = np.array(found, dtype=np.int64).reshape(-1, 2)
@@ -222,7 +222,7 @@ def pair_keys(first: Iterable[PhotoKey], second: Iterable[PhotoKey]) -> tuple[ND
 
 
 def _labels(rows: Sequence[_Row]) -> tuple[str, ...] | None:
-    """The labels, or None if no photo has one; some with and some without is a mistake."""
+    """Returns the labels, or None if no photo has one. Raises DataError if only some photos have one."""
     labels = tuple(row.label for row in rows)
     if not any(labels):
         return None
@@ -240,7 +240,7 @@ def as_predictions(
     classes: Sequence[str],
     digests: Mapping[int, str] | None = None,
 ) -> Predictions:
-    """Predictions of some rows of a table: probabilities (len(rows), K) over `classes`.
+    """Builds predictions for some rows of a table: probabilities (len(rows), K) over `classes`.
 
     `digests` are the photos' sha256 by index; without them every file is read once.
     """
@@ -260,14 +260,14 @@ def as_predictions(
 
 
 def label_sets_over(table: Table, rows: NDArray[np.int64], *, classes: Sequence[str]) -> NDArray[np.bool_] | None:
-    """The label sets of some rows over `classes`, which begin with the table's own; none has those that it lacks."""
+    """Returns the label sets of some rows over `classes`, which start with the table's own; the others are False."""
     if table.label_sets is None:
         return None
     return np.pad(table.label_sets[rows], ((0, 0), (0, len(classes) - len(table.classes))))
 
 
 def votes_over(table: Table, rows: NDArray[np.int64], *, classes: Sequence[str]) -> NDArray[np.float64] | None:
-    """The votes of some rows over `classes`, which begin with the table's own; those that it lacks have none."""
+    """Returns the votes of some rows over `classes`, which start with the table's own; the others have no votes."""
     if table.votes is None:
         return None
     return np.pad(table.votes[rows], ((0, 0), (0, len(classes) - len(table.classes))))

@@ -1,4 +1,4 @@
-"""split.csv: path, label, part and sha256 of every image, so that a result can be repeated elsewhere."""
+"""split.csv: path, label, part and sha256 of every image, so that a result can be reproduced elsewhere."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ class SplitRow:
 
 
 class NamedSplits(Protocol):
-    """Rows by part name, as `multistream.data.splits.Parts` has them."""
+    """Row indices by part name, as in `multistream.data.splits.Parts`."""
 
     def named(self) -> dict[str, NDArray[np.int64]]: ...
 
 
 def sha256_of_files(paths: Iterable[Path]) -> tuple[str, ...]:
-    """sha256 of each file's bytes, in hexadecimal and in order; DataError if one cannot be read."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing lets go of the interpreter
+    """Returns the sha256 of each file's bytes, in hexadecimal and in order. Raises DataError if one cannot be read."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing releases the GIL
         return tuple(pool.map(_sha256, paths))
 
 
 def digests_of(table: Table, indices: Sequence[int]) -> dict[int, str]:
-    """{index: sha256} of these photos; every file is read once."""
+    """Returns {index: sha256} of these photos; every file is read once."""
     return dict(zip(indices, sha256_of_files([table.path(i) for i in indices]), strict=True))
 
 
@@ -59,7 +59,7 @@ def _sha256(path: Path) -> str:
 
 
 def split_rows(table: Table, parts: NamedSplits, *, digests: Mapping[int, str] | None = None) -> tuple[SplitRow, ...]:
-    """A row for every image that lies in a part, in the table's order.
+    """Returns a row for every image in a part, in the table's order.
 
     `digests` are the photos' sha256 by index; without them every file is read once.
     """
@@ -72,10 +72,11 @@ def split_rows(table: Table, parts: NamedSplits, *, digests: Mapping[int, str] |
 def write_split(
     path: Path, table: Table, parts: NamedSplits, *, strict: bool = False, as_data_set: bool = False
 ) -> tuple[str, ...]:
-    """Writes split.csv, whole or not at all, and gives notes on images that lie in two parts.
+    """Writes split.csv atomically, and returns notes on images that occur in two parts.
 
-    Those are a DataError if `strict`. Names are escaped (`multistream.data.filenames`), so that each stays on its line.
-    Paths are the ids of the table; `as_data_set`, they are relative to the CSV's own folder, which `open_table` reads.
+    Such images are a DataError if `strict`. Names are escaped (`multistream.data.filenames`), so that each is on one
+    line. Paths are the ids of the table; with `as_data_set` they are relative to the CSV's folder, and `open_table` can
+    read it.
     """
     rows = split_rows(table, parts)
     notes = check_parts(rows, strict=strict)
@@ -89,7 +90,7 @@ def write_split(
 
 
 def check_parts(rows: Sequence[SplitRow], *, strict: bool) -> tuple[str, ...]:
-    """Notes on images that lie in two parts; a DataError if `strict`."""
+    """Returns notes on images that occur in two parts. Raises DataError if `strict`."""
     notes = shared_between_parts(rows)
     if notes and strict:
         raise DataError("data", notes[0], do="Remove one of each pair, or set data.strict to false.")
@@ -97,7 +98,7 @@ def check_parts(rows: Sequence[SplitRow], *, strict: bool) -> tuple[str, ...]:
 
 
 def write_rows(path: Path, rows: Sequence[SplitRow]) -> None:
-    """Writes split.csv, whole or not at all (DiskFull)."""
+    """Writes split.csv atomically. Raises DiskFull."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(HEADER)
@@ -106,7 +107,7 @@ def write_rows(path: Path, rows: Sequence[SplitRow]) -> None:
 
 
 def read_split(path: Path) -> tuple[SplitRow, ...]:
-    """The rows of a split.csv; DataError with the line number where it is none."""
+    """Reads the rows of a split.csv. Raises DataError with the line number if it is not one."""
     check_checksum(path)
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -115,7 +116,7 @@ def read_split(path: Path) -> tuple[SplitRow, ...]:
         raise DataError(path, f"it cannot be read: {error}.") from error
     if records[:1] != [list(HEADER)]:
         raise DataError(f"{path}:1", "this is not a split file.", right=f"The header must be {','.join(HEADER)}.")
-    for line, record in enumerate(records[1:], 2):  # an escaped name holds no line end, so records are lines
+    for line, record in enumerate(records[1:], 2):  # escaped names contain no line ends, so each record is one line
         if len(record) != len(HEADER) or record[2] not in ("train", "val", "test"):
             right = "It must be path,label,part,sha256 with part train, val or test."
             raise DataError(f"{path}:{line}", f"{','.join(record)!r} is not a row of a split file.", right=right)
@@ -123,7 +124,7 @@ def read_split(path: Path) -> tuple[SplitRow, ...]:
 
 
 def shared_between_parts(rows: Sequence[SplitRow]) -> tuple[str, ...]:
-    """One note, with the first pair named, if files with the same bytes lie in different parts; else none."""
+    """Returns one note, with the first pair, if files with equal bytes are in different parts; else none."""
     first: dict[str, SplitRow] = {}
     pairs = []
     for row in rows:

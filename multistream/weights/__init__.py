@@ -1,6 +1,6 @@
-"""Weight files: reading all supported formats, and strict loading into a stream.
+"""Weight files: reads all supported formats, and loads tensors into a stream.
 
-Names are imported when they are first used: `Source` needs no torch.
+Modules are imported at first use: `Source` does not need torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Caffe's weights: .caffemodel (V1 and V2 layers) and .binaryproto, as named tensors (paper section 5)."""
+"""Reads Caffe's weights, .caffemodel (V1 and V2 layers) and .binaryproto, as named tensors (paper section 5)."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ Value = TypeVar("Value")
 # Field numbers of caffe.proto: BlobProto's old sizes and its shape.
 SIZES, SHAPE = (1, 2, 3, 4), 7
 NUMBERS = {(5, BYTES): 4, (5, FIXED32): 4, (8, BYTES): 8, (8, FIXED64): 8}
-"""BlobProto.data and .double_data, packed or each alone: bytes a number."""
+"""BlobProto.data and .double_data, packed or unpacked: bytes per number."""
 
 DIMENSIONS = 1
 MOST_DIMENSIONS = 8
 
 KINDS = {0: "weight", 1: "bias"}
-"""What a layer's first and second blob are; later ones are named by their number."""
+"""Names of a layer's first and second blob; later blobs are named by their number."""
 
 BATCH_NORM = b"BatchNorm"
-"""The type of layers that hold statistics; the weights of a batch norm lie in a layer of type Scale."""
+"""The type of layers with running statistics; the weights of a batch norm are in a layer of type Scale."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The field numbers of a layer, and how its type says that it is fully connected."""
+    """The field numbers of a layer, and the type value of a fully connected layer."""
 
     name: int
     type: int
@@ -49,7 +49,10 @@ LAYOUTS = {2: Layout(name=4, type=5, blobs=6, connected=14), 100: Layout(1, 2, 7
 
 
 def read_caffemodel(path: Path) -> Contents:
-    """{"LAYER.weight", "LAYER.bias"} of all layers with blobs, as stored: Caffe's OIHW is torch's, colours are BGR."""
+    """Reads {"LAYER.weight", "LAYER.bias"} of all layers with blobs, unchanged.
+
+    Caffe's order OIHW is torch's; colour channels are BGR.
+    """
     tensors: dict[str, Tensor] = {}
     left = budget()
     net = read_message(memoryview(path.read_bytes()), left)
@@ -63,7 +66,7 @@ def read_caffemodel(path: Path) -> Contents:
 
 
 def read_binaryproto(path: Path) -> Contents:
-    """{"mean": (C, H, W)} of a mean image, in the file's own channel order (Caffe's is BGR)."""
+    """Reads {"mean": (C, H, W)} of a mean image, in the file's channel order (Caffe's is BGR)."""
     tensor = _blob(memoryview(path.read_bytes()), budget())
     if tensor.ndim == 4 and tensor.shape[0] == 1:
         tensor = tensor[0]
@@ -72,7 +75,7 @@ def read_binaryproto(path: Path) -> Contents:
 
 
 def _layer(message: memoryview, layout: Layout, left: Iterator[int]) -> Mapping[str, Tensor]:
-    """The blobs of one layer by name; biases and matrices without the ones that old files put before their sizes."""
+    """Returns the blobs of a layer by name; removes leading sizes of 1, which old files add to biases and matrices."""
     layer = read_message(message, left)
     name = bytes(_last(layer.chunks[layout.name, BYTES], b"")).decode(errors="replace")
     kind = _last([*layer.integers[layout.type], *layer.chunks[layout.type, BYTES]], b"")
@@ -87,24 +90,24 @@ def _layer(message: memoryview, layout: Layout, left: Iterator[int]) -> Mapping[
 
 
 def _without_ones(blob: Tensor, count: int) -> Tensor:
-    """A blob of four sizes without the first `count`, if these are all 1."""
+    """Removes the first `count` sizes of a blob with four sizes, if these are all 1."""
     return blob.reshape(blob.shape[count:]) if blob.ndim == 4 and blob.shape[:count] == (1,) * count else blob
 
 
 def _statistics(name: str, blobs: Sequence[Tensor]) -> Mapping[str, Tensor]:
-    """A BatchNorm layer's: Caffe keeps sums of mean and variance, and by what they are to be divided."""
+    """Returns a BatchNorm layer's statistics; Caffe stores sums of mean and variance, and their divisor."""
     counts = [blob.numel() for blob in blobs]
     expect(
         len(counts) == 3 and counts[0] == counts[1] and counts[2] == 1,
         f"a BatchNorm layer {name!r} with blobs of {counts} numbers",
     )
     factor = float(blobs[2])
-    scale = 0.0 if factor == 0 else 1 / factor  # as Caffe does
+    scale = 0.0 if factor == 0 else 1 / factor  # same as in Caffe
     return {f"{name}.running_mean": blobs[0].reshape(-1) * scale, f"{name}.running_var": blobs[1].reshape(-1) * scale}
 
 
 def _blob(message: memoryview, left: Iterator[int]) -> Tensor:
-    """A BlobProto, by its shape or by the old num, channels, height, width."""
+    """Decodes a BlobProto, with its shape or the old num, channels, height, width."""
     blob = read_message(message, left)
     shapes = [_shape(shape, left) for shape in blob.chunks[SHAPE, BYTES]]
     dimensions = _last(shapes, [_last(blob.integers[number], 1) for number in SIZES])
@@ -117,7 +120,7 @@ def _blob(message: memoryview, left: Iterator[int]) -> Tensor:
 
 
 def _last(values: Sequence[Value], default: Value) -> Value:
-    """The value that counts of a field which may be repeated or missing."""
+    """Returns the last value of a field that may be repeated or missing; the last one is valid."""
     return values[-1] if values else default
 
 
@@ -127,7 +130,7 @@ def _numbers(message: memoryview, size: int) -> NDArray[np.floating]:
 
 
 def _shape(message: memoryview, left: Iterator[int]) -> list[int]:
-    """A BlobShape: its dimensions, packed or each alone; no more are read than a shape may have."""
+    """Decodes the dimensions of a BlobShape, packed or unpacked; reads at most one more than allowed."""
     shape = read_message(message, left)
     packed = map(varints, shape.chunks[DIMENSIONS, BYTES])
     found = list(islice(chain(shape.integers[DIMENSIONS], *packed), MOST_DIMENSIONS + 1))

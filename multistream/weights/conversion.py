@@ -1,4 +1,4 @@
-"""A copy of a weight file as safetensors, which every program reads and none can be harmed by."""
+"""Converts a weight file to safetensors, a widely supported format that cannot run code."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from multistream.weights.renaming import Names, caffe_vgg16, is_caffe_vgg16, to_
 
 
 def convert(path: str | Path, out: str | Path, *, names: Names | None = None, rgb: bool = False) -> Inspection:
-    """Writes a weight file's tensors to `out`, atomically, and says what is in it.
+    """Writes a weight file's tensors to `out`, atomically, and returns an inspection of it.
 
-    Caffe's VGG16 gets torchvision's names, `names` asks for a library's; numbers stay as they are. The places stream
-    gives such weights B, G, R as Caffe does; `rgb` turns the first convolution round for programs that give R, G, B.
+    Tensors of Caffe's VGG16 get torchvision's names; `names` selects a library's names. Values do not change. The
+    places stream feeds such weights B, G, R like Caffe; `rgb` reverses the first convolution's channels for programs
+    that feed R, G, B.
     """
     out = Path(out).expanduser()
     if out.suffix != ".safetensors":
@@ -34,6 +35,7 @@ def convert(path: str | Path, out: str | Path, *, names: Names | None = None, rg
         metadata["channels"] = "RGB" if rgb else "BGR"
     if names:
         tensors = to_names(tensors, names)
-    apart = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}  # views of one storage, too
+    # Also separates views of one storage.
+    apart = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
     write_atomic(out, save(apart, metadata=metadata))
     return inspect(out)

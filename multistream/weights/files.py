@@ -1,4 +1,4 @@
-"""Reading tensors from a file of any format that people keep weights in; never runs what is in it."""
+"""Reads tensors from weight files of any supported format; never runs code from a file."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from multistream.weights.safetensors_file import read_safetensors
 from multistream.weights.tensors import Contents, Malformed, all_start, expect
 
 MOST_BYTES = 16 * 2**30
-"""A larger file is refused, unread. The largest models of timm have some 10 GB."""
+"""A larger file is refused without reading it. The largest timm models have about 10 GB."""
 
 MOST_SHARING = 4
-"""Tensors that share memory may come to so many times the file's size (tied weights); more is an attack."""
+"""Tensors that share memory (tied weights) may have this many times the file's size in total; more is an attack."""
 
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")
-"""DataParallel's and torch.compile's: never a part of a network's own names."""
+"""Prefixes added by DataParallel and torch.compile, which never belong to a network's own names."""
 
 SMALL = 64 * 2**20
-"""Bytes that a file's tensors may have in any case: small ones may be compressed well."""
+"""Bytes that a compressed file's tensors may always have, because small tensors may be highly compressed."""
 
 FormatReader = Callable[[Path], Contents]
 
@@ -48,9 +48,9 @@ BY_SUFFIX: Mapping[str, tuple[str, FormatReader]] = {
 
 @dataclass(frozen=True)
 class WeightFile:
-    """Tensors by name, on the CPU and in the stored type; `notes` say what was renamed, permuted or unwrapped.
+    """Tensors by name, on the CPU in their stored types; `notes` report what was renamed, permuted or unwrapped.
 
-    `unused` names other sets of weights that lie in the file, such as a moving average.
+    `unused` names other sets of weights in the file, such as a moving average.
     """
 
     path: Path
@@ -65,8 +65,9 @@ class WeightFile:
 def read_tensors(path: str | Path) -> WeightFile:
     """Reads .safetensors, tensors-only .pth/.pt/.tar (zip and old form), .caffemodel, .binaryproto, Keras .h5.
 
-    Names and values stay as stored, but for wrappers of training scripts (paper section 5). A file that is missing,
-    damaged, or holds anything but tensors is a WeightsError (exit 69), before anything large is allocated.
+    Names and values are unchanged, except that wrappers of training scripts are removed (paper section 5). Raises
+    WeightsError (exit 69) if the file is missing, damaged, or contains anything but tensors, before any large
+    allocation.
     """
     path = Path(path).expanduser()
     try:
@@ -84,7 +85,7 @@ def read_tensors(path: str | Path) -> WeightFile:
 
 
 def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors without what DataParallel and torch.compile put before every name, and a note on each prefix."""
+    """Removes the prefixes of DataParallel and torch.compile from all names; returns a note for each prefix."""
     notes = []
     named = dict(tensors)
     while prefix := next(filter(partial(all_start, named), WRAPPER_PREFIXES), ""):
@@ -94,7 +95,7 @@ def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def _size(path: Path) -> int:
-    """The size of a regular file, in bytes."""
+    """Returns the size of a regular file, in bytes."""
     if not path.is_file():
         raise WeightsError(path, "it is not a file." if path.exists() else "no such file.", do="Check the path.")
     size = path.stat().st_size
@@ -104,10 +105,10 @@ def _size(path: Path) -> int:
 
 
 def _reader(path: Path) -> tuple[str, FormatReader]:
-    """The format of a file, from its first bytes or, failing that, from its name."""
+    """Returns the format and reader of a file, from its first bytes or else from its suffix."""
     with path.open("rb") as file:
         head = file.read(16)
-    # A safetensors file starts with its header's length, whose low byte may well be 0x80.
+    # A safetensors file starts with the length of its header, whose low byte may be 0x80.
     is_safetensors = head[8:9] == b"{"
     magic = next(filter(head.startswith, BY_HEAD), None)
     if magic and not is_safetensors and path.suffix not in (".caffemodel", ".binaryproto"):

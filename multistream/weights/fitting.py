@@ -1,4 +1,4 @@
-"""Loading the tensors of a weight file into a module: strictly, with a list of what does not fit."""
+"""Loads the tensors of a weight file into a module, strictly; errors list what does not fit."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from multistream.errors import WeightsError, some_of
 from multistream.weights.tensors import all_start, is_finite
 
 SHOWN = 4
-"""Names that an error lists; the others are counted."""
+"""Number of names that an error lists; the others are counted."""
 
 LIGHTNING = "model."
 
 COUNTER = "num_batches_tracked"
-"""Batch norm's counter, which files from before torch 0.4.1 lack; it stays as it is."""
+"""Batch norm's counter, which is missing in files from before torch 0.4.1; its value is then unchanged."""
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """How many tensors were loaded, and the keys of the file that have no place by the stream's own word."""
+    """The number of loaded tensors, and the keys of the file that the stream ignores."""
 
     loaded: int
     ignored: tuple[str, ...]
@@ -37,10 +37,11 @@ def fit(
     ignore: Sequence[str] = (),
     where: str = "weights",
 ) -> Fitted:
-    """Copies tensors into a module's state, cast to its types; all must fit, or nothing is changed.
+    """Copies tensors into a module's state, cast to its types; all must fit, otherwise nothing is changed.
 
-    `rename` gives the module's name of a key in the file, None to ignore it; `ignore` are prefixes of keys, before or
-    after renaming, that have none. WeightsError lists what is missing, unexpected, misshapen or no number of the kind.
+    `rename` returns the module's name for a key in the file, None to ignore it; `ignore` are prefixes of keys to
+    ignore, before or after renaming. Raises WeightsError with all tensors that are missing, unexpected, or of another
+    shape or kind of number.
 
     >>> fit(nn.Linear(2, 1), {"w": torch.ones(1, 2), "bias": torch.ones(1)}, rename=lambda k: k.replace("w", "weight"))
     Fitted(loaded=2, ignored=())
@@ -55,7 +56,7 @@ def fit(
 
 
 def _check_fit(placed: Mapping[str, Tensor], own: Mapping[str, Tensor], where: str) -> None:
-    """WeightsError with all that keeps these tensors from the places of a module's own."""
+    """Raises WeightsError with all differences between these tensors and a module's own."""
     both = {name: (tensor, own[name]) for name, tensor in placed.items() if name in own}
     shapes = [f"{name} {_shape(a)} for {_shape(b)}" for name, (a, b) in both.items() if a.shape != b.shape]
     floats = ((name, a, b) for name, (a, b) in both.items() if a.is_floating_point() != b.is_floating_point())
@@ -77,7 +78,7 @@ def _check_fit(placed: Mapping[str, Tensor], own: Mapping[str, Tensor], where: s
 
 
 def _without_lightning(module: nn.Module, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Without the name under which Lightning's and others' modules hold a network, where all tensors lie there."""
+    """Removes the attribute name under which Lightning modules hold a network, if all tensors start with it."""
     is_own = any(name.startswith(LIGHTNING) for name in module.state_dict())
     if is_own or not all_start(tensors, LIGHTNING):
         return tensors
@@ -95,7 +96,7 @@ def _check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 def _placed(
     tensors: Mapping[str, Tensor], rename: Callable[[str], str | None] | None, ignore: tuple[str, ...], where: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Tensors by their names here, and the keys that have no place."""
+    """Returns the tensors by the module's names, and the ignored keys."""
     placed: dict[str, Tensor] = {}
     ignored = []
     for key, tensor in tensors.items():
@@ -114,5 +115,5 @@ def _shape(tensor: Tensor) -> str:
 
 
 def type_name(tensor: Tensor) -> str:
-    """A tensor's type without the library's name: float32."""
+    """Returns a tensor's type without the library's name, such as float32."""
     return str(tensor.dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Weights from a hub, through timm, and only when somebody asked for them."""
+"""Downloads weights from a hub through timm, only on request."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from multistream.errors import WeightsError, said_by
 OWNER = "timm/"
 FILE = "model.safetensors"
 PATIENCE = 10.0
-"""Seconds that the hub may take to answer."""
+"""Seconds to wait for the hub's answer."""
 
 
 def from_hub(name: str) -> dict[str, Tensor]:
-    """The state dict of a timm model on the Hugging Face hub (`timm/mobilenetv2_100.ra_in1k`), downloaded or cached."""
+    """Returns a timm model's state dict from the Hugging Face hub (`timm/mobilenetv2_100.ra_in1k`) or its cache."""
     import timm
 
     model = name.removeprefix(OWNER)
@@ -22,7 +22,7 @@ def from_hub(name: str) -> dict[str, Tensor]:
     file = _downloaded(name)
     try:
         made = timm.create_model(model, pretrained=True, pretrained_cfg_overlay={"file": file})
-    # Whatever a damaged file, or one of another timm, makes it stumble over.
+    # Any exception that timm raises on a file that is damaged or of another version.
     except Exception as error:
         do = "Upgrade timm, or remove the file so that it is downloaded again."
         raise WeightsError("weights", f"timm cannot load {file}: {said_by(error)}.", do=do) from error
@@ -30,9 +30,9 @@ def from_hub(name: str) -> dict[str, Tensor]:
 
 
 def _downloaded(name: str) -> str:
-    """The model's file in the hub's cache; fetched if it is not there, after one quick question whether it can be.
+    """Returns the path of the model's file in the hub's cache; downloads it if needed, after one quick request.
 
-    Without that question the hub's own client tries again for most of a minute when there is no network.
+    Without that request, the hub's client would retry for most of a minute if there is no network.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -43,7 +43,7 @@ def _downloaded(name: str) -> str:
         except LocalEntryNotFoundError:
             get_hf_file_metadata(hf_hub_url(name, FILE), timeout=PATIENCE)
             return str(hf_hub_download(name, FILE))
-    # Every version of the client has another HTTP library below it, with errors of its own.
+    # The client's HTTP library, and with it the errors, depends on its version.
     except Exception as error:
         raise WeightsError(
             "weights",

@@ -1,4 +1,4 @@
-"""What is in a weight file, at a glance."""
+"""Summarises the content of a weight file."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ ARCHITECTURES: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("conv_dw_1.weight",), "Keras", "MobileNet"),
     (("mean",), "Caffe", "a mean image"),
 )
-"""Keys that identify the library and architecture of a file; the first entry whose keys are all present counts."""
+"""Keys that identify the library and architecture of a file; the first entry whose keys are all present applies."""
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""Ends of the names of batch norm's state, which is not a parameter."""
+"""Suffixes of the names of batch norm's state, which is not a parameter."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """A weight file: `style` is whose names it uses, `architecture` a guess; both are empty if unknown."""
+    """A weight file's summary: `style` is the library of its names, `architecture` a guess; both empty if unknown."""
 
     path: str
     format: str
@@ -58,12 +58,12 @@ class Inspection:
     shapes: Mapping[str, tuple[int, ...]]
 
     def to_dict(self) -> dict[str, Any]:
-        """What `weights inspect --json` prints."""
+        """Returns the output of `weights inspect --json`."""
         return asdict(self)
 
 
 def inspect(path: str | Path) -> Inspection:
-    """Reads a weight file and says what it holds; WeightsError if it cannot be read."""
+    """Reads a weight file and summarises its content. Raises WeightsError if it cannot be read."""
     file = read_tensors(path)
     is_run = "multistream" in file.metadata
     style, architecture = ("multistream", "a run's model") if is_run else guess_architecture(file.tensors)
@@ -84,14 +84,14 @@ def inspect(path: str | Path) -> Inspection:
 
 
 def guess_architecture(names: Iterable[str]) -> tuple[str, str]:
-    """Whose names these are, and of which architecture; both empty where nothing is known."""
+    """Guesses the library and architecture of these names; both are empty if unknown."""
     named = {name.removeprefix(LIGHTNING) for name in names}
     found = ((style, network) for keys, style, network in ARCHITECTURES if named.issuperset(keys))
     return next(found, ("", ""))
 
 
 def _notes(file: WeightFile) -> tuple[str, ...]:
-    """Remarks of the reader, and reasons why the file could not be used."""
+    """Lists the reader's notes, and reasons why the file may not be usable."""
     odd = [name for name, tensor in file.tensors.items() if not is_finite(tensor)]
     notes = list(file.notes)
     if odd:

@@ -1,4 +1,4 @@
-"""Keras' .h5 files: kernels turned to torch's order, under torch's words for a layer's tensors."""
+"""Reads Keras' .h5 files; kernels are transposed to torch's order, and tensors get torch's names."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from multistream.weights.tensors import Contents, Unsupported, expect, malformed
 MOST_DATASETS = 100_000
 
 STATE = re.compile("^optimizer/|optimizer_weights|seed_generator")
-"""In the names of what belongs to an optimizer or a random generator."""
+"""Matches names that belong to an optimizer or a random generator."""
 
 KINDS = {
     "kernel": "weight", "W": "weight", "depthwise_kernel": "weight", "gamma": "weight",
     "bias": "bias", "b": "bias", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var",
 }  # fmt: skip
-"""Keras' words for a layer's tensors (old ones too) -> torch's."""
+"""Keras' names of a layer's tensors (also old ones) -> torch's."""
 
 FLATTENED = {"fc1": (7, 7, 512)}
-"""VGG16's dense layer that reads a flattened map: its inputs count height, width, channels; torch's channels first."""
+"""VGG16's dense layer on a flattened map.
+
+Its inputs are in the order height, width, channels; torch's channels first.
+"""
 
 VGG16 = {"fc1": "fc6", "fc2": "fc7", "predictions": "fc8a", "prediction": "fc8a"}
-"""Keras' names of VGG16's dense layers -> Caffe's, whose weights these files hold."""
+"""Keras' names of VGG16's dense layers -> Caffe's; the weights in these files are Caffe's."""
 
 
 BY_PLACE: Mapping[tuple[int, ...], tuple[str, ...]] = {
@@ -41,20 +44,20 @@ BY_PLACE: Mapping[tuple[int, ...], tuple[str, ...]] = {
     (2,): ("kernel",),
     (4,): ("kernel",),
 }
-"""Keras 3 numbers a layer's tensors; their dimensions say what they are: batch norm, layer norm, dense, convolution."""
+"""Keras 3 numbers a layer's tensors. Their dimensions show its type: batch norm, layer norm, dense, convolution."""
 
 MOST_COMPRESSED = 2 * 2**30
-"""Bytes that compressed tensors may come to."""
+"""Maximum number of bytes of compressed tensors."""
 
 
 def read_keras(path: Path) -> Contents:
-    """{"LAYER.weight", ...}: HWIO becomes OIHW, (in, out) becomes (out, in), VGG16 gets Caffe's names.
+    """Reads {"LAYER.weight", ...}: HWIO becomes OIHW, (in, out) becomes (out, in), VGG16 gets Caffe's names.
 
     Keras 2 names each tensor. Keras 3 (.weights.h5) numbers those of a layer: {"block1.conv2d.weight", ...}.
     """
     with extra("keras", path, "reading Keras files needs h5py."):
         h5py: Any = import_module("h5py")  # it has no types of its own
-    # h5py hands on whatever the HDF5 library and numpy make of a damaged file.
+    # h5py passes on any error of the HDF5 library and NumPy on a damaged file.
     with malformed("h5py cannot read it", Exception), h5py.File(path, "r", locking=False) as file:
         found = _datasets(file, h5py.Dataset)
         compressed = any(dataset.compression for dataset in found.values())
@@ -67,7 +70,7 @@ def read_keras(path: Path) -> Contents:
 
 
 def _tensors(found: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of these data sets under torch's names."""
+    """Returns the tensors of these data sets under torch's names."""
     tensors: dict[str, Tensor] = {}
     for name, (layer, kind) in ({name: _names(name) for name in found} | _numbered(found)).items():
         expect(f"{layer}.{kind}" not in tensors, f"two tensors are {layer}.{kind}")
@@ -76,7 +79,10 @@ def _tensors(found: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _datasets(file: Any, kind: type[Any]) -> dict[str, Any]:
-    """All tensors of layers: plain ones cannot claim more than their bytes, compressed ones no more than a limit."""
+    """Returns the data sets of layers.
+
+    A plain one cannot claim more than its bytes; compressed ones are limited in total.
+    """
     found = {name: file[name] for name in filterfalse(STATE.search, _names_in(file))}
     found = {name: dataset for name, dataset in found.items() if isinstance(dataset, kind) and dataset.shape != ()}
     for name, dataset in found.items():
@@ -87,19 +93,19 @@ def _datasets(file: Any, kind: type[Any]) -> dict[str, Any]:
 
 
 def _names_in(file: Any) -> list[str]:
-    """The names of groups and data sets; links to other files are not among them."""
+    """Lists the names of groups and data sets, without links to other files."""
     names: list[str] = []
 
     def visit(name: str) -> bool | None:
         names.append(name)
-        return True if len(names) > MOST_DATASETS else None  # anything but None ends the visit
+        return True if len(names) > MOST_DATASETS else None  # any value other than None ends the visit
 
     file.visit(visit)
     return names
 
 
 def _check_dataset(name: str, dataset: Any) -> None:
-    """Refuses tensors that lie in another file, are no floating-point numbers, or claim more bytes than there are."""
+    """Refuses tensors in other files, tensors that are not floating-point, or that claim more bytes than are stored."""
     name = repr(name[:80])
     is_plain = dataset.dtype.kind == "f" and not (dataset.is_virtual or dataset.external)
     expect(is_plain, f"{name} is stored in another file, or holds no floating-point numbers")
@@ -110,7 +116,7 @@ def _check_dataset(name: str, dataset: Any) -> None:
 
 
 def _numbered(found: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """(layer, torch's word) of Keras 3's tensors, by their paths `.../LAYER/vars/NUMBER`; {} for Keras 2."""
+    """Maps Keras 3's tensors, by their paths `.../LAYER/vars/NUMBER`, to (layer, torch's name); empty for Keras 2."""
     paths = [name for name in sorted(found, key=_place) if re.search(r"(^|/)vars/\d+$", name)]
     words: dict[str, tuple[str, str]] = {}
     for layer, group in groupby(paths, key=lambda name: name.rpartition("/vars/")[0]):
@@ -128,7 +134,7 @@ def _place(name: str) -> tuple[str, int]:
 
 
 def _names(name: str) -> tuple[str, str]:
-    """(layer, torch's word) of a dataset such as model_weights/conv1/conv1/kernel:0 or fc1/fc1_W_1:0."""
+    """Returns (layer, torch's name) of a data set such as model_weights/conv1/conv1/kernel:0 or fc1/fc1_W_1:0."""
     *groups, last = name.split("/")
     layer = groups[-1] if groups else last
     word = re.sub(r"_\d+$", "", last.partition(":")[0]).removeprefix(f"{layer}_")

@@ -1,10 +1,10 @@
-"""The outline of a pickle: what it would build, found without building anything.
+"""The outline of a pickle: the objects that it would build, determined without building them.
 
-torch's `weights_only` reader runs no arbitrary code, but it trusts the sizes given in a file. Tried on torch 2.14.1: in
-the zip form all false sizes are refused, but for a stride of 0 that spreads 4 bytes over terabytes; in the older form
-a false count is still allocated before anything is read. This project also runs on torch 2.11. So the instructions are
-read first (pickletools, which executes none), on plain values. That also finds what a training script saved besides
-tensors: objects of known harmless kinds are passed over, any other is named.
+torch's `weights_only` reader runs no arbitrary code, but it trusts the sizes in a file. In torch 2.14.1 the zip form
+refuses all false sizes except a stride of 0 that expands 4 bytes to terabytes; in the older form a false count is
+allocated before anything is read. This project also runs on torch 2.11. Therefore the instructions are read first, on
+plain values (by pickletools, which executes none). This also detects other objects that a training script saved with
+the tensors: those of known harmless kinds are skipped, any other is reported.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from multistream.weights.tensors import Malformed, MoreThanTensors, expect, malf
 Readable = BytesIO | mmap
 
 MOST_INSTRUCTIONS = 1_000_000
-"""A state dict of 1,000 tensors takes some 20,000."""
+"""A state dict of 1,000 tensors needs about 20,000."""
 
 DTYPES = {
     f"torch {name}Storage": dtype
@@ -67,14 +67,14 @@ TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
 @dataclass(frozen=True, eq=False)
 class Named:
-    """A global by its name, or an object of one that is of no interest."""
+    """A global by its name, or an object of a harmless global whose content is not needed."""
 
     name: str
 
 
 @dataclass(frozen=True, eq=False)
 class Storage:
-    """`count` numbers of one type, kept elsewhere in the file under `key`."""
+    """`count` numbers of one type, stored elsewhere in the file under `key`."""
 
     dtype: torch.dtype
     key: str
@@ -83,7 +83,7 @@ class Storage:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A tensor: a storage seen with an offset, sizes and strides, all within it."""
+    """A tensor: a view of a storage with offset, sizes and strides, all within the storage."""
 
     storage: Storage
     size: tuple[int, ...]
@@ -91,15 +91,16 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """An object of one of the RECORDS, with nothing of its content."""
+    """An object of one of the RECORDS, without its content."""
 
     name: str
 
 
 class Outline:
-    """Reads one pickle. `value` is what it builds; `storages` are all that it refers to, `records` names of RECORDS.
+    """Interprets one pickle. `value` is its result; `storages` are all that it refers to, `records` names of RECORDS.
 
-    The bytes lie in memory or in a mapped file: a plain file's `read` allocates what a length in it claims.
+    The bytes are in memory or in a mapped file, because a plain file's `read` allocates any length that the file
+    claims.
     """
 
     def __init__(self, file: Readable) -> None:
@@ -112,7 +113,7 @@ class Outline:
 
     def _read(self, file: Readable) -> Any:
         with warnings.catch_warnings(), malformed("its pickle is damaged", ValueError, IndexError, KeyError):
-            warnings.simplefilter("ignore")  # pickletools warns of odd escapes in old texts
+            warnings.simplefilter("ignore")  # pickletools warns of unusual escapes in old texts
             for opcode, argument, _ in islice(genops(cast(IO[bytes], file)), MOST_INSTRUCTIONS):
                 if opcode.name == "STOP":
                     return self._stack.pop()
@@ -120,7 +121,7 @@ class Outline:
         raise Malformed(f"it has more than {MOST_INSTRUCTIONS:,} instructions")
 
     def _step(self, name: str, argument: Any) -> None:
-        """Instructions that push one value."""
+        """Interprets instructions that push one value."""
         stack = self._stack
         match name:
             case _ if name in VALUES:
@@ -145,7 +146,7 @@ class Outline:
                 self._collect(name)
 
     def _make(self, name: str) -> None:
-        """Instructions that call a function, create an object, or set its state."""
+        """Interprets instructions that call a function, create an object, or set its state."""
         stack, argument = self._stack, self._stack.pop()
         match name:
             case "REDUCE":
@@ -158,7 +159,7 @@ class Outline:
                 expect(is_plain or isinstance(stack[-1], Record), "it sets an object's state")
 
     def _collect(self, name: str) -> None:
-        """Instructions that fill containers."""
+        """Interprets instructions that fill containers."""
         match name:
             case "MARK":
                 self._marks.append(self._stack)
@@ -195,7 +196,7 @@ class Outline:
         return Named(argument)
 
     def _storage(self, identity: Any) -> Storage:
-        """A storage by its identity: ("storage", type, key, where it lay, count), in old files also a view of one."""
+        """Returns a storage by its identity: ("storage", type, key, device, count), in old files also a view of one."""
         match identity:
             case ("storage", Named(name=kind), str(key), str(), int(count), *view) if kind in DTYPES and count >= 0:
                 expect(view in ([], [None]), "it has views of storages")
@@ -206,7 +207,7 @@ class Outline:
 
 
 def _called(function: Any, arguments: Any) -> Any:
-    """The result of a call: a tensor's outline, a dict, or an object that is not needed."""
+    """Returns the result of a call: a tensor's outline, a dict, or a skipped object."""
     expect(isinstance(function, Named) and isinstance(arguments, tuple), "it calls what is not a function")
     name = function.name
     if name in CALLS:
@@ -236,7 +237,7 @@ def _ordered(arguments: tuple[Any, ...]) -> dict[Any, Any]:
 
 
 def _pairs(pairs: Iterable[Any]) -> dict[Any, Any]:
-    """A dict whose keys are plain: hashing a tuple of tuples of ... would end the process."""
+    """Returns a dict with plain keys only: hashing a deeply nested tuple would crash the process."""
     made = {}
     for pair in pairs:
         expect(isinstance(pair, tuple | list) and len(pair) == 2, "it creates an unexpected dict")
@@ -264,4 +265,4 @@ CALLS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = {
     PARAMETER: _parameter,
     ORDERED: _ordered,
 }
-"""What is made of a call, by the function's name and from its arguments."""
+"""Functions that compute a call's result from its arguments, by the name of the called function."""

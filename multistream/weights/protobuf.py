@@ -1,7 +1,7 @@
-"""The protobuf wire format: a message as fields, decoded only on request.
+"""The protobuf wire format: splits a message into fields, and decodes values only on request.
 
-Caffe's files are protobuf messages; this reads the handful of fields that hold weights, without Caffe and without
-running anything from the file (Protocol Buffers, "Encoding").
+Caffe's files are protobuf messages. This module reads the few fields that contain weights, without Caffe and without
+running any code from the file (Protocol Buffers, "Encoding").
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 WIDTHS = {FIXED32: 4, FIXED64: 8}
 
 MOST_FIELDS = 1_000_000
-"""In one file. Caffe's largest have some thousand; numbers that stand each alone are one run and count as one."""
+"""Maximum per file. Caffe's largest files have some thousand; a run of unpacked numbers counts as one field."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Message:
 
 
 def budget() -> Iterator[int]:
-    """How many fields a file may have, counted down by all messages that share it."""
+    """Returns an iterator that limits the number of fields in a file; all its messages share it."""
     return iter(range(MOST_FIELDS))
 
 
 def read_message(message: memoryview, left: Iterator[int]) -> Message:
-    """The fields of a message; Malformed where a length points outside or a type is unknown.
+    """Splits a message into its fields. Raises Malformed if a length exceeds the message or a type is unknown.
 
-    Numbers of 4 or 8 bytes that follow one another under one tag come as the bytes of them all.
+    Consecutive numbers of 4 or 8 bytes with the same tag are returned as one chunk.
     """
     found = Message(defaultdict(list), defaultdict(list))
     position = 0
@@ -66,7 +66,7 @@ def read_message(message: memoryview, left: Iterator[int]) -> Message:
 
 
 def varints(message: memoryview) -> Iterator[int]:
-    """The numbers of a packed field."""
+    """Yields the numbers of a packed field."""
     position = 0
     while position < len(message):
         value, position = varint(message, position)
@@ -74,7 +74,7 @@ def varints(message: memoryview) -> Iterator[int]:
 
 
 def varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A number of at most 64 bits, 7 of them a byte, and the place behind it."""
+    """Decodes a number of at most 64 bits, 7 bits per byte; returns it and the position after it."""
     value = 0
     for shift in range(0, 70, 7):
         if position >= len(message):
@@ -94,13 +94,13 @@ def _end(message: memoryview, start: int, length: int) -> int:
 
 
 def _run(message: memoryview, position: int, tag: int, size: int) -> tuple[memoryview, int]:
-    """All numbers that follow under the same tag (of `tag` bytes), as bytes without the tags, and the place behind."""
+    """Reads consecutive numbers with the same tag (of `tag` bytes); returns their bytes and the position after them."""
     _end(message, position, tag + size)
     count = (len(message) - position) // (tag + size)
     rows: NDArray[np.uint8] = np.frombuffer(message, np.uint8, count * (tag + size), position).reshape(count, -1)
     length = 1
     same = np.ones(1, np.bool_)
-    while length < count and same.all():  # blocks that double: most fields stand alone
+    while length < count and same.all():  # block sizes double, because most fields occur once
         same = (rows[length : 2 * length, :tag] == rows[0, :tag]).all(1)
         length += int(np.logical_and.accumulate(same).sum())
     return memoryview(rows[:length, tag:].tobytes()), position + length * (tag + size)

@@ -1,4 +1,4 @@
-"""Files of torch.save, in the zip form and the older one: tensors only, vetted before torch reads them."""
+"""Reads files of torch.save, in the zip form and the older one: tensors only, checked before torch reads them."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from multistream.weights.pickle_check import DICTS, Outline, Storage
 from multistream.weights.tensors import Contents, expect, malformed
 
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." b"\x80\x02M\xe9\x03."  # fmt: skip
-"""The two pickles with which torch's older files begin: its number and its protocol."""
+"""The two pickles at the start of torch's older files: magic number and protocol."""
 
 WRAPPERS = ("state_dict", "model", "state_dict_ema", "model_state_dict", "net")
-"""Names under which training scripts put the tensors."""
+"""Keys under which training scripts store the tensors."""
 
 MOST_WRAPPERS = 3
-"""Wrappers in wrappers; a pickle may also hold itself."""
+"""Maximum depth of nested wrappers; a pickle may contain itself."""
 
 ZIP_ERRORS = (BadZipFile, ValueError, NotImplementedError, OverflowError, EOFError, struct.error)
-"""What zipfile raises for a damaged file."""
+"""Exceptions of zipfile for a damaged file."""
 
 
 def read_pytorch(path: Path) -> Contents:
-    """The tensors of a state dict, also of one that a training script wrapped; Malformed for everything else."""
+    """Reads the tensors of a state dict, also from a training script's wrappers. Raises Malformed for other content."""
     with path.open("rb") as file:
         records = _vet_zip(file) if file.read(4) == b"PK\x03\x04" else _vet_old(file)
-        file.seek(0)  # the file that was vetted, not one of the same name
+        file.seek(0)  # the same open file that was checked, which cannot be replaced meanwhile
         substitutes = dict.fromkeys(records, PassedOver) | dict.fromkeys(records & DICTS, _plain_dict)
         known: list[Any] = [(made, text) for name, made in substitutes.items() for text in _spellings(name)]
-        # After the vetting little is left to go wrong, but torch does not say with which errors.
+        # After the checks few errors are possible, but torch does not document their classes.
         with malformed("torch cannot read it", Exception), safe_globals(known):
             found: Any = torch.load(file, map_location="cpu", weights_only=True)
     return _unwrapped(found)
 
 
 class PassedOver:
-    """Stands for an object that is not a tensor, whatever it is made of: nothing of it is kept."""
+    """Replaces an object that is not a tensor; its arguments and state are discarded."""
 
     def __new__(cls, *_: object) -> Self:
-        """Takes what the object would be made of."""
+        """Accepts the arguments of the original object's constructor."""
         return super().__new__(cls)
 
     def __init__(self, *_: object) -> None: ...
@@ -57,12 +57,12 @@ class PassedOver:
 
 
 def _plain_dict(*_: object) -> dict[Any, Any]:
-    """An empty dict instead of a defaultdict or a Counter; its items follow."""
+    """Returns an empty dict instead of a defaultdict or Counter; its items are set afterwards."""
     return {}
 
 
 def _vet_zip(file: IO[bytes]) -> set[str]:
-    """Checks that the pickle builds tensors and records alone, and each storage has the bytes that it claims.
+    """Checks that the pickle builds only tensors and records, and that each storage has the bytes that it claims.
 
     Returns the names of the records.
     """
@@ -78,7 +78,7 @@ def _vet_zip(file: IO[bytes]) -> set[str]:
 
 
 def _checked_sizes(entries: Sequence[ZipInfo], most: int) -> dict[str, int]:
-    """The bytes of each entry by its name: stored as they are, and no more than the `most` of the file."""
+    """Returns each entry's size by name; entries must be uncompressed and not exceed the file's size, `most`."""
     sizes = {entry.filename: entry.file_size for entry in entries}
     expect(len(sizes) == len(entries), "two of its entries have the same name")
     forms = {(entry.compress_type, entry.flag_bits & 1) for entry in entries}
@@ -88,7 +88,7 @@ def _checked_sizes(entries: Sequence[ZipInfo], most: int) -> dict[str, int]:
 
 
 def _pickle_of(entries: Collection[str]) -> str:
-    """The name of the one pickle that torch.save writes."""
+    """Returns the name of the pickle that torch.save writes."""
     pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     is_script = any(name.endswith("/constants.pkl") for name in entries)
     expect(len(pickles) == 1 and not is_script, "it is not a zip file from torch.save; TorchScript is not supported")
@@ -96,7 +96,7 @@ def _pickle_of(entries: Collection[str]) -> str:
 
 
 def _vet_old(file: IO[bytes]) -> set[str]:
-    """The same for the older form: five pickles, and then each storage as a count and the numbers."""
+    """Checks the older form like `_vet_zip`: five pickles, then each storage as a count and its numbers."""
     end = _size(file)
     expect(end > 0, "it is empty")
     with mmap(file.fileno(), 0, access=ACCESS_READ) as mapped:
@@ -118,7 +118,7 @@ def _vet_old(file: IO[bytes]) -> set[str]:
 
 
 def _spellings(name: str) -> tuple[str, ...]:
-    """The name of a global as torch may spell it: Python 2's modules under their names of today, too."""
+    """Returns the spellings of a global that torch may use: Python 2's module names also in their present form."""
     dotted = name.replace(" ", ".")
     return (dotted, dotted.replace("__builtin__.long", "builtins.int").replace("__builtin__.", "builtins."))
 
@@ -132,7 +132,7 @@ def _size(file: IO[bytes]) -> int:
 
 
 def _unwrapped(found: Any) -> Contents:
-    """The tensors by name, out of a training script's wrappers."""
+    """Returns the tensors by name, without a training script's wrappers."""
     expect(isinstance(found, Mapping), f"it holds a {type(found).__name__}, not a dict of tensors")
     notes: list[str] = []
     unused: list[str] = []
@@ -149,7 +149,7 @@ def _unwrapped(found: Any) -> Contents:
 
 
 def _wrapped(found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The dicts that lie under a wrapper's name, the usual one first."""
+    """Returns the dicts under a wrapper's key, the most common key first."""
     return {name: found[name] for name in WRAPPERS if isinstance(found.get(name), Mapping)}
 
 

@@ -1,4 +1,4 @@
-"""One architecture under several libraries' names: Caffe's, torchvision's and timm's."""
+"""Converts tensor names of one architecture between libraries: Caffe, torchvision and timm."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ VGG16_LAYERS = {
     "conv4_2": "features.19", "conv4_3": "features.21", "conv5_1": "features.24", "conv5_2": "features.26",
     "conv5_3": "features.28", "fc6": "classifier.0", "fc7": "classifier.3", "fc8": "classifier.6",
 }  # fmt: skip
-"""Caffe's names of VGG16's layers -> torchvision's; the last one may also be fc8a and the like."""
+"""Caffe's names of VGG16's layers -> torchvision's; the last layer may also be named fc8a or similar."""
 
 TIMM_DENSE = {
     "classifier.0": ("pre_logits.fc1", (512, 7, 7)),
     "classifier.3": ("pre_logits.fc2", (4096, 1, 1)),
     "classifier.6": ("head.fc", (4096,)),
 }
-"""torchvision's dense layers of VGG16 -> timm's, and what these read: two are convolutions of the same numbers."""
+"""torchvision's dense layers of VGG16 -> timm's, with their input shapes; two are convolutions with the same values."""
 
 TORCHVISION_DENSE = {timm: (torchvision, (-1,)) for torchvision, (timm, _) in TIMM_DENSE.items()}
 
 
 def is_caffe_vgg16(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are a VGG16's convolutions under Caffe's names."""
+    """Returns whether these tensors have the names of VGG16's convolutions in Caffe."""
     return {f"{layer}.weight" for layer in VGG16_LAYERS if layer.startswith("conv")} <= set(tensors)
 
 
 def caffe_vgg16(tensors: Mapping[str, Tensor], *, rgb: bool = True) -> dict[str, Tensor]:
-    """Caffe's VGG16 under torchvision's names. Caffe's reads B, G, R: `rgb` turns the first convolution round.
+    """Renames Caffe's VGG16 to torchvision's names. Caffe's input is B, G, R: `rgb` reverses the first convolution.
 
-    Both still expect 0-255 minus the mean. That stays outside: folded into a bias it would be wrong by up to 7.5 at
-    the border, where zeros are padded (paper section 5).
+    The network still expects 0-255 minus the mean. The mean is not folded into a bias, which would cause an error of up
+    to 7.5 at the border, where zeros are padded (paper section 5).
     """
     renamed: dict[str, Tensor] = {}
     for key, tensor in tensors.items():
@@ -57,9 +57,9 @@ def caffe_vgg16(tensors: Mapping[str, Tensor], *, rgb: bool = True) -> dict[str,
 
 
 def match_by_order(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the names that stand at the same places in `reference`: same number, shapes and kinds.
+    """Renames tensors to the names at the same positions in `reference`; number, shapes and kinds must be the same.
 
-    The kind is a name's last word (weight, bias, running_mean, ...), so that two of one shape are not confused.
+    The kind is the last part of a name (weight, bias, running_mean, ...); it distinguishes tensors of equal shape.
     """
     if len(tensors) != len(reference):
         raise WeightsError("weights", f"{len(tensors)} tensors cannot be matched to {len(reference)} by their order.")
@@ -71,9 +71,9 @@ def match_by_order(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor
 
 
 def to_names(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """A MobileNetV2, VGG16 or ResNet under torchvision's or timm's names, whichever of the two it has now.
+    """Renames the tensors of a MobileNetV2, VGG16 or ResNet from torchvision's or timm's names to the names asked for.
 
-    A ResNet has the same names in both. WeightsError for another architecture.
+    A ResNet has the same names in both libraries. Raises WeightsError for another architecture.
     """
     if "layer4.0.conv1.weight" in tensors:
         return dict(tensors)
@@ -90,7 +90,7 @@ def to_names(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
 
 @cache
 def _mobilenet_v2() -> dict[str, str]:
-    """torchvision's names of MobileNetV2's tensors -> timm's, matched by the order of both models."""
+    """Returns torchvision's names of MobileNetV2's tensors -> timm's, matched by the order of both models."""
     import timm
     from torchvision.models.mobilenetv2 import mobilenet_v2
 

@@ -1,4 +1,4 @@
-"""Where pretrained weights can be had, and what a user should know of them before using them."""
+"""Sources of pretrained weights, with the information that a user needs before using them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Source:
-    """One set of pretrained weights: the `file` to look for, its `hub` name in timm's form, and what it was made of."""
+    """One set of pretrained weights: the name of its `file`, its `hub` name in timm's form, and its origin."""
 
     file: str = ""
     hub: str = ""

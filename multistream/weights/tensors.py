@@ -1,4 +1,4 @@
-"""What a reader hands over: tensors by name, and what it noticed."""
+"""The result of a weight file's reader (tensors by name, notes), and errors that readers raise."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from multistream.errors import said_by
 
 
 class Malformed(ValueError):
-    """A file is not what it claims to be. Its text is a clause; `what` and `do` make the message."""
+    """A file's content does not match its format. The text is a clause; `what` and `do` complete the message."""
 
     what = "this is not a {format} file, or it is damaged: {clause}."
     do = "Download it again, or save only a state_dict: torch.save(model.state_dict(), FILE)."
 
 
 class MoreThanTensors(Malformed):
-    """A whole file of its kind, that holds an object of a class that is not read."""
+    """An undamaged file that contains an object of a class that is not read."""
 
     what = "this {format} file holds {clause}: loading it could run arbitrary code."
     do = "Save only the tensors: torch.save(model.state_dict(), FILE)."
 
 
 class Unsupported(Malformed):
-    """A whole file of its kind, in a form that is not read."""
+    """An undamaged file, in a form that is not read."""
 
     what = "this {format} file is not supported: {clause}."
     do = ""
@@ -40,7 +40,7 @@ def expect(condition: bool, otherwise: str) -> None:
 
 @contextmanager
 def malformed(clause: str, *errors: type[Exception]) -> Iterator[None]:
-    """Turns what a library makes of a damaged file, `errors`, into Malformed; a Malformed passes as it is."""
+    """Converts `errors` that a library raises on a damaged file to Malformed; a Malformed is re-raised unchanged."""
     try:
         yield
     except Malformed:
@@ -50,18 +50,18 @@ def malformed(clause: str, *errors: type[Exception]) -> Iterator[None]:
 
 
 def is_finite(tensor: Tensor) -> bool:
-    """Whether a tensor holds no NaN and no infinity."""
+    """Returns whether a tensor has neither NaN nor infinity."""
     return bool(tensor.isfinite().all())
 
 
 def all_start(names: Collection[str], prefix: str) -> bool:
-    """Whether there are names, and all of them start with `prefix`."""
+    """Returns whether there are names, and all of them start with `prefix`."""
     return bool(names) and all(name.startswith(prefix) for name in names)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Tensors on the CPU in their stored types; `notes` say what was renamed, permuted or unwrapped.
+    """Tensors on the CPU in their stored types; `notes` report what was renamed, permuted or unwrapped.
 
     `unused` names other sets of weights in the file.
     """

@@ -1,11 +1,11 @@
 """Checkpoints: the complete state of a training, in folders that are either complete or absent.
 
     checkpoints/step-N/   model.safetensors, optimizer.safetensors, ...   one file for each group of tensors
-                          state.json                                      how far the training has come
-                          manifest.json, manifest.sha256                  size and sha256 of each, and what made them
+                          state.json                                      the training progress
+                          manifest.json, manifest.sha256                  size and sha256 of each file, and its origin
 
-A checkpoint is written under a temporary name, flushed to disk, then renamed. So after a crash at any
-instant the newest complete folder is the newest checkpoint: it is found by looking, no pointer can be wrong.
+A checkpoint is written under a temporary name, flushed to disk, then renamed. After a crash at any time, the newest
+complete folder is the newest checkpoint. It is found by listing the folder, so there is no pointer that can be wrong.
 """
 
 from multistream.files import clean as clean

@@ -1,4 +1,4 @@
-"""Reading checkpoints: nothing is believed before it has been verified."""
+"""Reads checkpoints; all content is verified before it is used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from multistream.system_errors import memory_error
 class Checkpoint:
     """A checkpoint of optimizer step `step`: tensors by group and name (on the CPU), state, and its origin.
 
-    `skipped` holds the newer ones that are damaged, each with the reason.
+    `skipped` lists newer checkpoints that are damaged, each with the reason.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class Checkpoint:
 
 
 def latest(folder: Path, *, warn: Say) -> Checkpoint | None:
-    """The newest complete and undamaged checkpoint in `folder`, None if there is none.
+    """Returns the newest complete and undamaged checkpoint in `folder`, None if there is none.
 
     Each damaged one that is skipped is reported to `warn` and returned in `skipped`.
     """
@@ -58,7 +58,7 @@ def latest(folder: Path, *, warn: Say) -> Checkpoint | None:
 def load(path: Path) -> Checkpoint:
     """Reads one checkpoint after all its files have been verified, sizes first, then contents.
 
-    Raises CannotResume (exit 78), and nothing else, whatever lies there.
+    Raises only CannotResume (exit 78), for any content of the folder.
     """
     manifest = read_manifest(path)
     check_contents(path, manifest)
@@ -69,9 +69,9 @@ def load(path: Path) -> Checkpoint:
 
 @contextmanager
 def understood(path: Path) -> Iterator[None]:
-    """Inside, what a checkpoint holds is put to use: where it is not what this version writes, CannotResume says so.
+    """Converts errors in the use of a checkpoint's content to CannotResume.
 
-    A checkpoint that is whole may still be of another version, with a field more or less.
+    An undamaged checkpoint may be of another version, with other fields.
     """
     try:
         yield
@@ -84,10 +84,10 @@ def understood(path: Path) -> Iterator[None]:
 
 
 def _tensors(path: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of one file. safetensors checks its header against the file's size before it makes any tensor."""
+    """Reads the tensors of a file. safetensors checks its header against the file's size before it creates a tensor."""
     try:
         with safe_open(path / name, framework="pt") as stored:
-            # Copies, for what safetensors gives may lie in the mapped file, which can be pruned or cut under us.
+            # Copies: safetensors' tensors may be in the mapped file, which may be pruned or truncated meanwhile.
             return {key: stored.get_tensor(key).clone() for key in stored.keys()}  # noqa: SIM118  it is not a mapping
     except (SafetensorError, OSError, RuntimeError) as error:
         raise damaged(path, f"{name} cannot be read ({error})") from error

@@ -1,4 +1,4 @@
-"""What a checkpoint's folder must hold to be complete, and whether it does."""
+"""The manifest of a checkpoint's folder, and the check that the folder is complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, Final, TypeGuard
 from multistream.errors import CannotResume
 from multistream.files import sha256_file
 
-JSON = Any  # what json reads and writes: None, bool, int, float, str, and lists and dicts of these
+JSON = Any  # the values of json: None, bool, int, float, str, and lists and dicts of these
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -38,7 +38,7 @@ class ManifestEntry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The list of a checkpoint's files, and `about`: what made them (versions, threads, classes, plugins, ...)."""
+    """The list of a checkpoint's files, and `about`: its origin (versions, threads, classes, plugins, ...)."""
 
     step: int
     files: Mapping[str, ManifestEntry]
@@ -46,42 +46,42 @@ class Manifest:
 
     @property
     def groups(self) -> dict[str, str]:
-        """The groups of tensors and the files they lie in."""
+        """The files by the group of tensors that each contains."""
         return {match[1]: name for name in self.files if (match := _TENSORS.fullmatch(name))}
 
     def to_bytes(self) -> bytes:
-        """The manifest as a file's content."""
+        """Returns the manifest as a file's content."""
         files = {name: vars(entry) for name, entry in self.files.items()}
         return to_json({"format": FORMAT, "step": self.step, "files": files, "about": dict(self.about)})
 
 
 def file_of(group: str) -> str:
-    """The file that a group of tensors lies in; ValueError for a name that could leave the folder."""
+    """Returns the file name for a group of tensors. Raises ValueError for a name that could leave the folder."""
     if not _GROUP.fullmatch(group):
         raise ValueError(f"a group of tensors is named {group!r}; it must match {_GROUP.pattern}")
     return f"{group}.safetensors"
 
 
 def seal_of(manifest: bytes) -> bytes:
-    """The content of manifest.sha256, as `sha256sum --check` reads it."""
+    """Returns the content of manifest.sha256, in the format of `sha256sum --check`."""
     return f"{hashlib.sha256(manifest).hexdigest()}  {MANIFEST}\n".encode()
 
 
 def number_of(path: Path) -> tuple[int, int]:
-    """(step, how many times that step was saved before) of a checkpoint's folder."""
+    """Returns (step, number of earlier saves of that step) of a checkpoint's folder."""
     match = _FOLDER.fullmatch(path.name)
     assert match, path
     return int(match[1]), int(match[2] or 0)
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """All folders that are named as checkpoints are, complete or not."""
+    """Lists all folders with a checkpoint's name, complete or not, newest first."""
     named = [path for path in folder.glob("step-*") if _FOLDER.fullmatch(path.name)]
     return sorted(named, key=number_of, reverse=True)
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest of a checkpoint whose files are all there in their right sizes; else CannotResume."""
+    """Reads a checkpoint's manifest and checks the files' sizes. Raises CannotResume if one is missing or wrong."""
     content = read_small(path, MANIFEST)
     if read_small(path, SEAL) != seal_of(content):
         raise damaged(path, f"{MANIFEST} does not match the sha256 in {SEAL}")
@@ -93,7 +93,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def check_contents(path: Path, manifest: Manifest) -> None:
-    """Reads every file once and compares its sha256; CannotResume where one differs."""
+    """Reads every file once and compares its sha256. Raises CannotResume if one differs."""
     for name, entry in manifest.files.items():
         try:
             found = sha256_file(path / name)
@@ -104,7 +104,7 @@ def check_contents(path: Path, manifest: Manifest) -> None:
 
 
 def size_of(path: Path, name: str) -> int:
-    """The size in bytes of a checkpoint's file, which must be a regular one: no link, no pipe."""
+    """Returns the size in bytes of a checkpoint's file, which must be a regular file, not a link or pipe."""
     try:
         status = (path / name).lstat()
     except (OSError, ValueError) as error:
@@ -116,7 +116,7 @@ def size_of(path: Path, name: str) -> int:
 
 
 def read_small(path: Path, name: str) -> bytes:
-    """The content of a JSON file or a seal, of bounded size."""
+    """Reads a JSON file or a seal, of limited size."""
     if (size := size_of(path, name)) > JSON_LIMIT:
         raise damaged(path, f"{name} has {size:,} bytes, more than {JSON_LIMIT:,}")
     try:
@@ -126,7 +126,7 @@ def read_small(path: Path, name: str) -> bytes:
 
 
 def from_json(path: Path, name: str, content: bytes) -> dict[str, JSON]:
-    """The JSON object of a checkpoint's file."""
+    """Parses the JSON object of a checkpoint's file."""
     try:
         read = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -137,7 +137,7 @@ def from_json(path: Path, name: str, content: bytes) -> dict[str, JSON]:
 
 
 def to_json(data: Mapping[str, JSON]) -> bytes:
-    """JSON that reads back the same, infinities too; ValueError for what is larger than may be read."""
+    """Serialises JSON that reads back unchanged, infinities included. Raises ValueError above the size limit."""
     content = (json.dumps(data, indent=1) + "\n").encode()
     if len(content) > JSON_LIMIT:
         raise ValueError(f"the JSON of a checkpoint has {len(content):,} bytes, more than {JSON_LIMIT:,}")
@@ -145,7 +145,7 @@ def to_json(data: Mapping[str, JSON]) -> bytes:
 
 
 def damaged(path: Path, what: str) -> CannotResume:
-    """The error for a checkpoint that is not as it was written."""
+    """The error for a damaged checkpoint."""
     return CannotResume(str(path), f"the checkpoint is damaged: {what}.", do="Use the previous checkpoint.")
 
 
@@ -162,7 +162,7 @@ def _parsed(path: Path, content: bytes) -> Manifest:
 
 
 def _entry(path: Path, name: str, entry: JSON) -> ManifestEntry:
-    """One checked line of the manifest: a plain file name of ours, never a path."""
+    """Checks one entry of the manifest: a plain file name of this package, never a path."""
     if name != STATE and not _TENSORS.fullmatch(name):
         raise damaged(path, f"{MANIFEST} names {name[:80]!r}, which is not a file of a checkpoint")
     match entry:

@@ -1,4 +1,4 @@
-"""An optimizer as named tensors and JSON, and back, bit by bit."""
+"""Converts an optimizer to named tensors and JSON, and restores it bit by bit."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from multistream.errors import CannotResume
 from multistream.runs.checkpoint.manifest import JSON
 
 HOW_NOT_WHAT: Final = frozenset({"params", "fused", "foreach", "capturable", "differentiable"})
-"""Settings of a parameter group that choose a kernel: they belong to the device, which may change."""
+"""Settings of a parameter group that select a kernel: they depend on the device, which may change."""
 
 
 def optimizer_tensors(optimizer: Optimizer, names: Mapping[str, nn.Parameter]) -> tuple[dict[str, Tensor], JSON]:
-    """State tensors as `<parameter>/<slot>`, and everything else as JSON. `names` are the names of the parameters.
+    """Returns state tensors as `<parameter>/<slot>`, and everything else as JSON. `names` are the parameters' names.
 
-    A parameter that has never stepped has no state, before as after.
+    A parameter that was never updated has no state, neither saved nor restored.
     """
     name_of: dict[Tensor, str] = {parameter: name for name, parameter in names.items()}
     tensors: dict[str, Tensor] = {}
@@ -35,7 +35,7 @@ def optimizer_tensors(optimizer: Optimizer, names: Mapping[str, nn.Parameter]) -
 
 
 def _group_names(optimizer: Optimizer, names: Mapping[str, nn.Parameter]) -> list[list[str]]:
-    """The names of the parameters of each group."""
+    """Returns the names of the parameters of each group."""
     name_of = {parameter: name for name, parameter in names.items()}
     return [[name_of[p] for p in group["params"]] for group in optimizer.param_groups]
 
@@ -43,9 +43,9 @@ def _group_names(optimizer: Optimizer, names: Mapping[str, nn.Parameter]) -> lis
 def restore_optimizer(
     optimizer: Optimizer, names: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], json: JSON
 ) -> None:
-    """Gives a new optimizer over the same parameters what `optimizer_tensors` returned.
+    """Restores the output of `optimizer_tensors` in a new optimizer over the same parameters.
 
-    Raises CannotResume, with the difference, if the optimizer or its parameters are others.
+    Raises CannotResume, with the difference, if the optimizer or its parameters differ.
     """
     _check_kind(optimizer, names, json)
     states: dict[Tensor, dict[str, Any]] = {}
@@ -65,7 +65,7 @@ def restore_optimizer(
 
 
 def _recorded(json: JSON) -> tuple[str, list[list[str]], list[set[str]]]:
-    """The optimizer's class, and the parameters and names of settings of each group, as they were saved."""
+    """Returns the saved optimizer class, and for each group its parameters and the names of its settings."""
     try:
         json["values"].items()
         groups = json["groups"]
@@ -75,7 +75,7 @@ def _recorded(json: JSON) -> tuple[str, list[list[str]], list[set[str]]]:
 
 
 def _check_kind(optimizer: Optimizer, names: Mapping[str, nn.Parameter], json: JSON) -> None:
-    """Refuses the state of another optimizer, or of other parameters or groups."""
+    """Raises CannotResume for the state of another optimizer, or of other parameters or groups."""
     kind, groups, settings = _recorded(json)
     if kind != type(optimizer).__name__:
         raise _differs(f"it is of {kind}, not of {type(optimizer).__name__}")
@@ -85,12 +85,12 @@ def _check_kind(optimizer: Optimizer, names: Mapping[str, nn.Parameter], json: J
         what = ", ".join(differing) or "in a different order or different groups"
         raise _differs(f"its parameters differ from the current ones: {what}")
     for saved, group in zip(settings, optimizer.param_groups, strict=True):
-        if other := set(_settings(group)) - saved:  # some optimizers add a count to their groups with the first step
+        if other := set(_settings(group)) - saved:  # some optimizers add a counter to their groups in the first step
             raise _differs(f"its groups have different settings: {', '.join(sorted(other))}")
 
 
 def _placed(value: Tensor, parameter: nn.Parameter, *, key: str, on_cpu: bool) -> Tensor:
-    """A copy on the parameter's device, laid out in memory as it is: kernels round by their order of reading."""
+    """Copies a value to the parameter's device with its memory layout, which determines the rounding of kernels."""
     if value.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
     if value.ndim:
@@ -99,18 +99,18 @@ def _placed(value: Tensor, parameter: nn.Parameter, *, key: str, on_cpu: bool) -
 
 
 def _counts_on_cpu(slot: str, group: Mapping[str, Any]) -> bool:
-    """Whether torch keeps this count of steps on the CPU: there it costs no synchronisation."""
+    """Returns whether torch keeps this step counter on the CPU, where it needs no synchronisation."""
     return slot == "step" and not group.get("capturable") and not group.get("fused")
 
 
 def _settings(group: Mapping[str, Any]) -> dict[str, JSON]:
-    """Learning rate, momenta, decay, ... of a parameter group."""
+    """Returns the settings of a parameter group: learning rate, momenta, weight decay, ..."""
     plain = {name: value.item() if isinstance(value, Tensor) else value for name, value in group.items()}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in plain.items() if name not in HOW_NOT_WHAT}
 
 
 def _tuples(settings: Mapping[str, JSON]) -> dict[str, JSON]:
-    """JSON knows no tuples: betas are one again."""
+    """Converts lists to tuples, which JSON does not have: betas is a tuple again."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
 
 

@@ -1,4 +1,4 @@
-"""The states of the random generators that a training may draw from."""
+"""Saves and restores the states of the random generators that a training may use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multistream.errors import CannotResume
 
 
 def rng_tensors() -> dict[str, Tensor]:
-    """The states of torch's generators (CPU, and each CUDA device once CUDA is in use), numpy's global and Python's."""
+    """Returns the states of torch's generators (CPU; each CUDA device if in use), NumPy's global and Python's."""
     kind, keys, position, has_normal, normal = np.random.get_state()
     version, words, kept = random.getstate()
     states = {
@@ -32,7 +32,7 @@ def rng_tensors() -> dict[str, Tensor]:
 
 
 def restore_rng(tensors: Mapping[str, Tensor]) -> None:
-    """Sets the generators to what `rng_tensors` returned; for anything else CannotResume, and none is changed.
+    """Sets the generators to the output of `rng_tensors`. Raises CannotResume, without any change, if it does not fit.
 
     A CUDA device that does not exist is skipped: a run may be resumed on another device.
     """
@@ -40,7 +40,7 @@ def restore_rng(tensors: Mapping[str, Tensor]) -> None:
     try:
         cuda = {index: tensors[f"cuda_{index}"] for index in devices if f"cuda_{index}" in tensors}
         cpu, numpy, python = tensors["torch"], _numpy_state(tensors), _python_state(tensors)
-        # Others take the states first, for some generators fail half-way.
+        # Other generators are set first as a test, because some generators fail half-way.
         torch.Generator().set_state(cpu)
         np.random.RandomState().set_state(numpy)
         random.Random().setstate(python)
@@ -59,7 +59,8 @@ def restore_rng(tensors: Mapping[str, Tensor]) -> None:
 
 def _numpy_state(tensors: Mapping[str, Tensor]) -> tuple[str, NDArray[np.uint32], int, int, float]:
     position, has_normal = tensors["numpy_at"].tolist()
-    keys = np.array(tensors["numpy"].tolist(), dtype=np.uint32)  # from a list: numbers that do not fit are an error
+    # from a list, so that numbers out of range raise an error
+    keys = np.array(tensors["numpy"].tolist(), dtype=np.uint32)
     return "MT19937", keys, position, has_normal, tensors["numpy_normal"].item()
 
 

@@ -1,4 +1,4 @@
-"""Writing checkpoints: all or nothing."""
+"""Writes checkpoints atomically."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from multistream.runs.checkpoint.manifest import (
 )
 
 GOOD_ONES = 2
-"""How many complete checkpoints stay: the newest, and the one before should the newest be damaged."""
+"""Number of complete checkpoints to keep: the newest, and the one before in case the newest is damaged."""
 
 
 def save(
@@ -40,11 +40,11 @@ def save(
     about: Mapping[str, JSON],
     keep: Collection[int] = (),
 ) -> Path:
-    """Writes `folder/step-N` and returns it; then removes older ones, but for the newest two and the steps in `keep`.
+    """Writes `folder/step-N` and returns it; then removes older ones, except the newest two and the steps in `keep`.
 
-    `tensors` are given by group and name; `state` and `about` are JSON objects, the latter going into the manifest. A
-    step that is there already stays, and the new one is named `step-N-1` and found before it. Raises DiskFull (exit 74)
-    with the bytes needed and free when the disk refuses; what was there before is untouched then.
+    `tensors` are by group and name; `state` and `about` are JSON objects, the latter is part of the manifest. An
+    existing folder of the same step is kept; the new one is then named `step-N-1` and has precedence. Raises DiskFull
+    (exit 74) with the bytes needed and free if the disk refuses; existing checkpoints are then unchanged.
     """
     needed = sum(tensor.numel() * tensor.element_size() for group in tensors.values() for tensor in group.values())
     with files.temporary(folder, noun=f"step-{step}", needed=needed) as temporary:
@@ -65,7 +65,7 @@ def _write_all(
     state: Mapping[str, JSON],
     about: Mapping[str, JSON],
 ) -> None:
-    """The files of one checkpoint, one group in memory at a time; the manifest last."""
+    """Writes the files of one checkpoint, with one group in memory at a time; the manifest is last."""
     entries = {file_of(group): _write_tensors(folder / file_of(group), named) for group, named in tensors.items()}
     entries[STATE] = _write(folder / STATE, to_json(state))
     manifest = Manifest(step, entries, about).to_bytes()
@@ -78,7 +78,7 @@ def _write_tensors(path: Path, named: Mapping[str, Tensor]) -> ManifestEntry:
 
 
 def _separate(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, contiguous, none sharing memory with another: safetensors stores no sharing."""
+    """Copies the tensors to the CPU, contiguous and without shared memory, which safetensors cannot store."""
     separate: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in named.items():
@@ -92,7 +92,7 @@ def _separate(named: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write(path: Path, content: bytes) -> ManifestEntry:
-    """Writes a new file through to the disk. The sha256 is of what was meant, not of what can be read back."""
+    """Writes and syncs a new file. The sha256 is that of the data in memory, so that write errors are detected."""
     with path.open("xb") as file:
         file.write(content)
         file.flush()
@@ -101,13 +101,13 @@ def _write(path: Path, content: bytes) -> ManifestEntry:
 
 
 def _free_name(folder: Path, step: int) -> Path:
-    """step-N, or step-N-1, ... where that is there already: to replace it would leave an instant with neither."""
+    """Returns step-N, or step-N-1, ... if it exists. Replacing it would leave a moment without either."""
     saved = [again for found, again in map(number_of, newest_first(folder)) if found == step]
     return folder / (f"step-{step}-{max(saved) + 1}" if saved else f"step-{step}")
 
 
 def _prune(folder: Path, *, keep: Collection[int]) -> None:
-    """Removes what is older than the newest complete ones; those that are cut short do not count as complete."""
+    """Removes checkpoints older than the newest complete ones; truncated ones do not count as complete."""
     good = 0
     for path in newest_first(folder):
         if good >= GOOD_ONES and number_of(path)[0] not in keep:
@@ -117,13 +117,13 @@ def _prune(folder: Path, *, keep: Collection[int]) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Renames before it removes: a checkpoint that is half removed must not look like one."""
+    """Renames a checkpoint before it is removed, so that a partly removed one is not found."""
     with files.temporary(path.parent, noun="step-0") as gone:
         path.rename(gone)
 
 
 def _is_complete(path: Path) -> bool:
-    """Whether all files exist with their sizes; contents were verified when they were written."""
+    """Returns whether all files exist with their sizes; contents were verified when they were written."""
     try:
         read_manifest(path)
     except CannotResume:
