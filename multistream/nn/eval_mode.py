@@ -1,4 +1,4 @@
-"""Borrowing a network: its modules' modes are given back as they were, also after an exception."""
+"""Temporary eval mode: the modules' training flags are restored afterwards, even after an exception."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
-    """Eval mode inside; every module's own training flag afterwards."""
+    """Sets eval mode in the block; restores every module's training flag afterwards."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:

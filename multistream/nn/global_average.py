@@ -1,4 +1,4 @@
-"""The global average whose gradient takes no memory."""
+"""Global average pooling whose gradient allocates no map."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from torch import Tensor
 
 
 class GlobalAverageGradient(torch.autograd.Function):
-    """(B, C, h, w) -> (B, C) float32, as `map.mean((2, 3), dtype=torch.float32)`, bit by bit in both directions.
+    """(B, C, h, w) -> (B, C) float32: `map.mean((2, 3), dtype=torch.float32)`, bitwise equal, also its gradient.
 
     torch's own gradient fills a float32 map with B x C different numbers, divides it, and casts it to the map's type:
     three passes over the largest tensors of a step, a twelfth of a fine-tuning step of VGG16 in bf16. Here it is the
-    (B, C) numbers, seen from every pixel.
+    (B, C) numbers, expanded over the pixels.
     """
 
     generate_vmap_rule = True
@@ -25,7 +25,7 @@ class GlobalAverageGradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(context: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Remembers what the map was like, not the map."""
+        """Saves the map's shape and type, not the map."""
         del output
         context.shape, context.kind = inputs[0].shape, inputs[0].dtype
 
@@ -44,7 +44,7 @@ def global_average(map_BChw: Tensor) -> Tensor:
     >>> global_average(torch.ones(2, 3, 4, 4)).shape
     torch.Size([2, 3])
     """
-    if not (torch.is_grad_enabled() and map_BChw.requires_grad):  # what exports a network knows torch's mean
+    if not (torch.is_grad_enabled() and map_BChw.requires_grad):  # torch.mean can be exported
         return map_BChw.mean((2, 3), dtype=torch.float32)
     pooled: Tensor = GlobalAverageGradient.apply(map_BChw)
     return pooled

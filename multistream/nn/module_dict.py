@@ -1,4 +1,4 @@
-"""A dict of modules that knows what they are."""
+"""A typed ModuleDict."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 class Modules(nn.ModuleDict, Generic[M]):
-    """`nn.ModuleDict`, whose members all are of one class: `Modules[Branch]`."""
+    """`nn.ModuleDict` whose members all have one class: `Modules[Branch]`."""
 
     if TYPE_CHECKING:
 

@@ -1,4 +1,4 @@
-"""Values by stream and stage, {key: {stage: value}}: the form of maps, pooled features and contributions."""
+"""Values by stream and stage, {key: {stage: value}}: the structure of maps, pooled features and contributions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = TypeVar("Result")
 def map_stages(
     values: Mapping[Key, Mapping[str, Value]], function: Callable[[Value], Result]
 ) -> dict[Key, dict[str, Result]]:
-    """The function's result for every value, in the same form.
+    """Applies the function to every value; returns the results in the same structure.
 
     >>> map_stages({"object": {"block1": 1, "block2": 2}}, lambda value: 10 * value)
     {'object': {'block1': 10, 'block2': 20}}
@@ -24,5 +24,5 @@ def map_stages(
 
 
 def take_rows(features: Mapping[Key, Mapping[str, Tensor]], rows: Any) -> dict[Key, dict[str, Tensor]]:
-    """These rows of every tensor; `rows` are indices, a mask or a slice."""
+    """Selects rows of every tensor; `rows` are indices, a mask or a slice."""
     return map_stages(features, lambda tensor: tensor[rows])

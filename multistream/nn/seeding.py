@@ -1,4 +1,4 @@
-"""Random numbers of torch's own generators as a function of (seed, step) or of (seed, key, part)."""
+"""Seeds torch's global generators from (seed, step) or (seed, key, part)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 
 @contextmanager
 def seeded(seed: int, *, step: int, rank: int = 0, device: torch.device | None = None) -> Iterator[None]:
-    """Seeds torch's generators from (seed, step, rank) inside; their states before are restored afterwards.
+    """Seeds torch's global generators from (seed, step, rank) in the block; restores their states afterwards.
 
-    A plugin's module draws from torch's global generators (`nn.Dropout` takes none of its own). Around the forward of
-    a training step this makes what it draws independent of all that drew before: a recipe repeats, a resumed run
-    draws what the uninterrupted one does. `device` is where the network runs: its generator is seeded too. `rank`
-    keeps processes that hold different images from drawing the same mask.
+    A plugin's module draws from the global generators (`nn.Dropout` has no generator argument). Around the forward of a
+    training step this makes its draws independent of all earlier draws: a recipe is reproducible, and a resumed run
+    draws the same numbers as an uninterrupted one. `device` is the network's device, whose generator is seeded too.
+    `rank` gives processes with different images different masks.
 
     >>> def draw(step):
     ...     with seeded(0, step=step):
@@ -30,10 +30,11 @@ def seeded(seed: int, *, step: int, rank: int = 0, device: torch.device | None =
 
 @contextmanager
 def initializing(seed: int, key: str, part: str) -> Iterator[None]:
-    """Seeds torch's generators from (seed, key, part) inside, for the initial weights of one part of a network.
+    """Seeds torch's global generators from (seed, key, part) in the block, for the initial weights of one part.
 
-    What a part begins with depends on no other part: a network without some streams or stages begins with the same
-    weights in what it keeps. `key` is the stream's ("" for the fusion), `part` for example "tap block1" or "head".
+    A part's initial weights do not depend on other parts: a network without some streams or stages starts with the same
+    weights in the parts that it keeps. `key` is the stream's ("" for the fusion), `part` is for example "tap block1" or
+    "head".
 
     >>> def draw(key):
     ...     with initializing(0, key, "head"):
@@ -46,14 +47,14 @@ def initializing(seed: int, key: str, part: str) -> Iterator[None]:
 
 
 def drawn_seed() -> int:
-    """A seed from torch's own generator, for what is built without one: `torch.manual_seed` decides it."""
+    """Draws a seed from torch's global generator, which `torch.manual_seed` sets."""
     return int(torch.randint(2**62, ()))
 
 
 @contextmanager
 def _seeded(text: str, device: torch.device | None) -> Iterator[None]:
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    # Not torch.random.fork_rng and torch.manual_seed: they visit every kind of device, 0.5 ms a step.
+    # Faster than torch.random.fork_rng and torch.manual_seed, which visit all device types: 0.5 ms per step.
     generators = [torch.default_generator, *_of(device)]
     states = [generator.get_state() for generator in generators]
     try:

@@ -1,4 +1,4 @@
-"""Shapes without numbers: what a module would return is found without computing it."""
+"""Output shapes of modules, found without computing values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import (
 T = TypeVar("T")
 
 NEEDS_NUMBERS = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException)
-"""What torch raises where a shape or a branch of the code depends on numbers."""
+"""Exceptions that torch raises if a shape or a branch of the code depends on values."""
 
 
 def without_numbers(run: Callable[[], T]) -> T:
@@ -35,5 +35,5 @@ def without_numbers(run: Callable[[], T]) -> T:
 
 
 def _needs_numbers(error: BaseException) -> bool:
-    """Whether this error, or the one that caused it, says that the code needs numbers."""
+    """Whether this error or one of its causes is in NEEDS_NUMBERS."""
     return isinstance(error, NEEDS_NUMBERS) or (error.__cause__ is not None and _needs_numbers(error.__cause__))

@@ -1,4 +1,4 @@
-"""Threads of torch: changed for a while, and given back as they were, also after an exception."""
+"""Temporary number of torch threads: the previous number is restored afterwards, even after an exception."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """So many threads for torch inside (0: as they are); as many as before afterwards. Sums are split among them.
+    """Sets torch's number of threads in the block (0: unchanged); restores it afterwards.
 
-    The number belongs to the thread that calls. Other threads of the process keep theirs, but one that asks torch for
-    the first time meanwhile starts with this one.
+    The number affects rounding, because sums are split among the threads. It is set for the calling thread. Other
+    threads keep theirs, but a thread that uses torch for the first time during the block starts with this number.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)

@@ -1,4 +1,4 @@
-"""Whether a module trains."""
+"""Tests whether a module has trainable parameters."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Built-in taps, temporal modules, fusions and losses, and the stream that cuts timm models into stages."""
+"""Built-in taps, temporal modules, fusions and losses, and the stream that splits timm models into stages."""

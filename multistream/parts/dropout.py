@@ -1,4 +1,4 @@
-"""Dropout whose mask is a function of seed, step and part, so that a run can be repeated, resumed and split."""
+"""Dropout whose mask depends only on seed, step and part, so that a run can be repeated, resumed and distributed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn import functional
 
 
 class SteppedDropout(nn.Module):
-    """Dropout with rate `p` that draws from its own generator once `reseed` has been called, else from torch's.
+    """Dropout with rate `p` that draws from its own generator after `reseed` was called, before that from torch's.
 
-    torch's `nn.Dropout` takes no generator: its masks depend on all that drew before, so that two heads trained side
-    by side would get other masks than either alone (checks B1).
+    torch's `nn.Dropout` has no generator argument: its masks depend on all earlier draws, so that two heads trained in
+    one run would get other masks than each trained alone (checks B1).
     """
 
     def __init__(self, p: float) -> None:
@@ -25,11 +25,11 @@ class SteppedDropout(nn.Module):
         self.rows: tuple[int, int] | None = None
 
     def reseed(self, seed: int, step: int, rows: tuple[int, int] | None = None) -> None:
-        """Fixes the next masks; `rows` (first, total) are those of a batch of `total` that this process holds."""
+        """Sets the seed of the next masks; `rows` (first, total) locates this process's rows in the batch."""
         self.draw, self.rows = (seed, step), rows
 
     def forward(self, x_BE: Tensor, part: str = "") -> Tensor:
-        """(B, E) -> (B, E); `part` names what is dropped from: parts of one step have masks of their own."""
+        """(B, E) -> (B, E); `part` names the input: each part of a step has its own mask."""
         if not self.training or self.p == 0:
             return x_BE
         if self.draw is None:
@@ -41,9 +41,9 @@ class SteppedDropout(nn.Module):
 
 
 def kept(width: int, batch: int, *, p: float, seed: int, step: int, part: str) -> Tensor:
-    """Which entries stay, (width, batch) booleans on the CPU, the same for every device.
+    """The mask of the entries that are kept, (width, batch) booleans on the CPU, the same for every device.
 
-    A narrower vector's are the first rows of a wider one's: a network cut from the top sees what the whole sees.
+    The mask of a narrower vector is the first rows of a wider one's, so a truncated network keeps the same entries.
     """
     digest = hashlib.blake2b(f"{seed}/{step}/{part}".encode(), digest_size=8).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
@@ -51,7 +51,7 @@ def kept(width: int, batch: int, *, p: float, seed: int, step: int, part: str) -
 
 
 def reseed_dropout(network: nn.Module, *, seed: int, step: int, rows: tuple[int, int] | None = None) -> None:
-    """Fixes the next masks of every SteppedDropout in the network; `rows` as `SteppedDropout.reseed` has them."""
+    """Sets the seed of the next masks of every SteppedDropout in the network; `rows` as in `SteppedDropout.reseed`."""
     for module in network.modules():
         if isinstance(module, SteppedDropout):
             module.reseed(seed, step, rows)

@@ -1,4 +1,4 @@
-"""Fusions: how several branches make one decision."""
+"""Fusions: one prediction from several branches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multistream.parts.dropout import SteppedDropout
 
 
 class Solo(Fusion):
-    """One stream: there is nothing to fuse, its head gives the logits."""
+    """The fusion of a network with one stream: the logits are those of its head."""
 
     linear = True
 
@@ -34,7 +34,7 @@ class Solo(Fusion):
 class Early(Fusion):
     """Concatenates the vectors; dropout; one linear layer (paper section 1, EF).
 
-    A stream that is left out counts as zeros.
+    The vector of a stream that is left out is replaced by zeros.
     """
 
     linear = True
@@ -42,7 +42,7 @@ class Early(Fusion):
     def __init__(
         self, widths: Mapping[str, int], *, classes: int, heads: Mapping[str, nn.Module], dropout: float = 0.5
     ) -> None:
-        del heads  # the streams' features without their classifiers
+        del heads  # uses the streams' vectors, without their classifiers
         super().__init__(widths, classes=classes, heads={})
         self.dropout = SteppedDropout(dropout)
         self.classifier = nn.Linear(sum(widths.values()), classes)
@@ -57,7 +57,7 @@ class Early(Fusion):
 class Late(Fusion):
     """Averages the softmax outputs of the streams' own classifiers (paper section 1, LF).
 
-    Its loss is the sum of each stream's own, so that every classifier trains as if it were alone.
+    Its loss is the sum of the streams' own losses, so that every classifier trains as if it were alone.
     """
 
     averages_probabilities = True
@@ -79,11 +79,12 @@ class Late(Fusion):
 
 
 class Gated(Fusion):
-    """Learns how far to trust each stream: the softmax outputs are averaged with weights that depend on the image.
+    """Averages the softmax outputs of the streams' classifiers with learned weights that depend on the image.
 
-    A linear layer on all vectors gives one score a stream, softmax makes trust of it (it starts uniform, where the
-    probabilities are `late`'s). Each classifier also keeps its own loss, or the one that learns first would
-    silence the others. After Jacobs et al., "Adaptive mixtures of local experts" (1991).
+    A linear layer on all vectors computes one score per stream, and softmax turns the scores into weights. They are
+    uniform initially, so that the probabilities equal those of `late`. Each classifier also has its own loss;
+    otherwise the first to learn would suppress the others. After Jacobs et al., "Adaptive mixtures of local experts"
+    (1991).
     """
 
     one_class = True
@@ -98,7 +99,7 @@ class Gated(Fusion):
         nn.init.zeros_(self.gate.bias)
 
     def log_trust(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> Tensor:
-        """(B, S): the logarithm of how far each stream is trusted; trust sums to 1 over the streams in their order."""
+        """The logarithms of the streams' weights, (B, S), in the streams' order; the weights sum to 1."""
         scores: Tensor = self.gate(_joined(vectors, self.widths, present, self.dropout))
         if present is not None:
             absent = torch.tensor([key not in present for key in self.widths], device=scores.device)
@@ -126,7 +127,7 @@ def _set_linear(layer: nn.Module, weight_KE: Tensor, bias_K: Tensor) -> None:
 def _joined(
     vectors: Mapping[str, Tensor], keys: Iterable[str], present: frozenset[str] | None, dropout: SteppedDropout
 ) -> Tensor:
-    """The vectors after dropout side by side, (B, sum of widths), zeros for those that are left out."""
+    """The concatenated vectors after dropout, (B, sum of widths), with zeros for streams that are left out."""
     keep = frozenset(vectors) if present is None else present
     parts = {key: dropout(vectors[key], key) if key in keep else torch.zeros_like(vectors[key]) for key in keys}
     return torch.cat(list(parts.values()), dim=1)

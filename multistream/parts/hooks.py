@@ -1,6 +1,6 @@
-"""Our own taps, temporals, fusions, losses and the timm stream, offered through the same hooks as the parts of plugins.
+"""The built-in streams, taps, temporals, fusions and losses, registered through the same hooks as plugins' parts.
 
-Not in the package's __init__: there the hook `taps` and the module `taps` would be one name.
+They are not in the package's __init__, where the hook `taps` and the module `taps` would have the same name.
 """
 
 from collections.abc import Mapping

@@ -17,7 +17,7 @@ class CrossEntropy(Loss):
 
 
 class Focal(Loss):
-    """Cross entropy times (1 - p)^gamma: images that are right already count less (Lin et al. 2017, equation 5)."""
+    """Cross entropy times (1 - p)^gamma: well-classified images count less (Lin et al. 2017, equation 5)."""
 
     def __init__(self, *, gamma: float = 2.0, weights: Tensor | None = None, label_smoothing: float = 0.0) -> None:
         super().__init__(weights=weights, label_smoothing=label_smoothing)
@@ -36,10 +36,10 @@ class Focal(Loss):
 
 
 class LogitAdjusted(CrossEntropy):
-    """Cross entropy of logits + tau * log(prior): rare classes are learned as if all were equally frequent.
+    """Cross entropy of logits + tau * log(prior): trains as if all classes were equally frequent.
 
-    Menon et al. 2021, equation 10. The prior is that of the training split, `counts` (K,). Predictions use the logits
-    themselves.
+    Menon et al. 2021, equation 10. The prior comes from the class counts of the training split, `counts` (K,).
+    Predictions use the unadjusted logits.
     """
 
     prior: Tensor
@@ -48,7 +48,7 @@ class LogitAdjusted(CrossEntropy):
         self, *, counts: Tensor, tau: float = 1.0, weights: Tensor | None = None, label_smoothing: float = 0.0
     ) -> None:
         super().__init__(weights=weights, label_smoothing=label_smoothing)
-        counts = counts.double().clamp_min(1)  # a class without images has no logarithm
+        counts = counts.double().clamp_min(1)  # avoids log(0) for a class without images
         adjustment = _number("tau", tau, lowest=float("-inf")) * (counts / counts.sum()).log()
         self.register_buffer("prior", adjustment.float(), persistent=False)
 
@@ -66,8 +66,8 @@ class BalancedSoftmax(LogitAdjusted):
 class Distribution(Loss):
     """(1 - winner) KL(target || prediction) + winner * cross entropy of the class with the most votes.
 
-    With `winner` 0 its gradient is that of cross entropy, and it is 0 where every prediction equals its target. The
-    sum of both is Yang et al. 2017 (IJCAI, equation 4), who learn distribution and class together.
+    With `winner` = 0 its gradient is that of cross entropy, and it is 0 if every prediction equals its target. The sum
+    of both terms is from Yang et al. 2017 (IJCAI, equation 4), who learn distribution and class together.
     """
 
     def __init__(self, *, winner: float = 0.0) -> None:
@@ -98,7 +98,7 @@ class BinaryCrossEntropy(Loss):
 
 
 def _number(name: str, value: float, *, lowest: float = 0, highest: float = float("inf")) -> float:
-    """The option as a number; ValueError with what is allowed."""
+    """The option as a number; raises ValueError, with the allowed range, if it is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{name} is {value!r}, no number")
     if not lowest <= value <= highest:

@@ -1,4 +1,4 @@
-"""Taps: how a map becomes a token."""
+"""Taps: modules that turn a feature map into a token."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from multistream.interfaces import Tap
 
 
 class GlobalAverage(Tap):
-    """Multi-GAP's tap, `gap:64`: global average, then the 1x1 convolution as the linear map that it is (paper eq. 1).
+    """Multi-GAP's tap, `gap:64`: global average, then the 1x1 convolution, here a linear layer (paper eq. 1).
 
-    Bias, no activation, Glorot uniform initialisation (paper section 2).
+    It has a bias, no activation, and Glorot uniform initialisation (paper section 2).
 
     >>> import torch
     >>> GlobalAverage(24, width=64)(torch.ones(2, 24, 7, 7)).shape
@@ -30,7 +30,7 @@ class GlobalAverage(Tap):
 
     @property
     def affine_layer(self) -> nn.Linear:
-        """The 1x1 convolution as the linear map that it is."""
+        """The 1x1 convolution, as a linear layer."""
         return self.projection
 
     def project(self, pooled_BP: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class GlobalAverage(Tap):
 
 
 class LastStage(Tap):
-    """`last`: the pooled last stage alone, as it is: the usual classifier, which Multi-GAP must beat."""
+    """`last`: the pooled last stage, without projection: the usual classifier, the baseline for Multi-GAP."""
 
     linear: ClassVar[bool] = True
     last_only: ClassVar[bool] = True
@@ -50,11 +50,11 @@ class LastStage(Tap):
 
 
 class ClassToken(LastStage):
-    """`cls`: the model's class token, or its attention pool where it has one, as it is: the usual linear probe.
+    """`cls`: the model's class token, or its attention pool if it has one, without projection: the usual linear probe.
 
-    The stream gives it as a last stage `cls` with a map of 1 x 1, so a contribution is exact and says "the whole
-    photo": where in the photo it comes from is not determined by a linear map. Integrated gradients and Grad-CAM with
-    `flow="total"` say so approximately, at the stages before.
+    The stream returns it as a last stage `cls` with a map of 1 x 1, so its contribution is exact for the whole photo
+    but has no location in it. Integrated gradients and Grad-CAM with `flow="total"` locate it approximately, at the
+    earlier stages.
     """
 
     reads: ClassVar[str] = "cls"
@@ -67,10 +67,10 @@ class ModelEmbedding(LastStage):
 
 
 class VectorTap(Tap):
-    """Stands where a stream reads a Vector: the vector is pooled feature and token at once (paper: EF takes it raw).
+    """The tap of a stream whose output is a vector: both pooled feature and token (paper: EF uses it unchanged).
 
-    `raw_mean` (D,) is the mean of the training photos' vectors as they are read: what a photo without one is given
-    where `data.missing_vectors` is mean.
+    `raw_mean` (D,) is the mean of the training photos' vectors before any scaling. It replaces a missing vector if
+    `data.missing_vectors` is mean.
     """
 
     linear: ClassVar[bool] = True
@@ -82,12 +82,12 @@ class VectorTap(Tap):
         self.register_buffer("raw_mean", torch.zeros(width))
 
     def pool(self, map_BChw: Tensor) -> Tensor:
-        """(B, D) -> (B, D) float32, untouched."""
+        """(B, D) -> (B, D) float32, the same values."""
         return map_BChw.float()
 
 
 class MaskedTap(Tap):
-    """A tap that has gone blind: whatever comes, it projects the training mean (`MultiStream.mask`)."""
+    """A tap that ignores its input and projects the training mean (`MultiStream.mask`)."""
 
     def __init__(self, tap: Tap) -> None:
         super().__init__(tap.pooled_width, width=tap.width)
@@ -95,11 +95,11 @@ class MaskedTap(Tap):
         self.linear, self.cacheable = tap.linear, tap.cacheable  # type: ignore[misc]
 
     def pool(self, map_BChw: Tensor) -> Tensor:
-        """As the tap that it masks."""
+        """As in the tap that it masks."""
         return self.tap.pool(map_BChw)
 
     def locate(self, weights: Tensor, map_BChw: Tensor) -> Tensor:
-        """As the tap that it masks."""
+        """As in the tap that it masks."""
         return self.tap.locate(weights, map_BChw)
 
     def project(self, pooled_BP: Tensor) -> Tensor:

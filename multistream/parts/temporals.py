@@ -1,4 +1,4 @@
-"""Temporals: how a branch's tokens, shallow to deep, become one vector. "Time" is the stage."""
+"""Temporals: modules that turn a branch's tokens, shallow to deep, into one vector. "Time" is the stage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multistream.interfaces import Temporal
 
 
 class Concat(Temporal):
-    """All tokens side by side: (B, T, W) -> (B, T x W) (paper eq. 1)."""
+    """Concatenates all tokens: (B, T, W) -> (B, T x W) (paper eq. 1)."""
 
     linear = True
 
@@ -23,7 +23,7 @@ class Concat(Temporal):
 
 
 class Average(Temporal):
-    """The mean of the tokens: (B, T, W) -> (B, W), what the authors' object script does (paper section 2)."""
+    """The mean of the tokens: (B, T, W) -> (B, W), as in the authors' object script (paper section 2)."""
 
     linear = True
 
@@ -37,8 +37,8 @@ class Average(Temporal):
 class BiGRU(Temporal):
     """A single-layer bidirectional GRU over the tokens (paper section 1), `units` in each direction.
 
-    `directions` joins the two by `concat` (2 x units a step) or `sum`; `readout` makes one vector of the steps:
-    `flatten` all, `last` (each direction's final state) or `sum`.
+    `directions` combines the two directions by `concat` (2 x units per step) or `sum`. `readout` combines the steps:
+    `flatten` (all of them), `last` (each direction's final state) or `sum`.
 
     >>> BiGRU(64, steps=5)(torch.zeros(2, 5, 64)).shape
     torch.Size([2, 640])
@@ -65,17 +65,17 @@ class BiGRU(Temporal):
 
     def states(self, tokens_BTW: Tensor) -> Tensor:
         """The GRU's output of both directions, (B, T, 2 x units)."""
-        # cuDNN's GRU has no backward in eval mode, which explanation needs; the native kernel has one.
+        # Explanation needs gradients in eval mode, which cuDNN's GRU does not support; the native kernel does.
         with torch.backends.cudnn.flags(enabled=self.training and torch.backends.cudnn.enabled):
             states: Tensor = self.gru(tokens_BTW)[0]
         return states
 
     def join(self, states: Tensor) -> Tensor:
-        """Both directions as one: (..., 2 x units) -> (..., step_width)."""
+        """Combines both directions: (..., 2 x units) -> (..., step_width)."""
         return states if self.directions == "concat" else states[..., : self.units] + states[..., self.units :]
 
     def attend(self, states_BTS: Tensor) -> Tensor:
-        """What is done to the states before they are read; nothing here."""
+        """Returns the states unchanged; subclasses weight them here, before `read`."""
         return states_BTS
 
     def read(self, states_BTS: Tensor) -> Tensor:
@@ -90,7 +90,7 @@ class BiGRU(Temporal):
 class AttentiveBiGRU(BiGRU):
     """Bi-GRU with attention: each step's output x_t times `tanh(W_t x_t + b_t)^2` (paper eq. 2).
 
-    `weights` is one W for each `step` or one `shared`; `gate` is a `vector` (one factor a unit) or a `scalar` a step.
+    `weights`: one W per `step` or one `shared` W. `gate`: a `vector` (one factor per unit) or a `scalar` per step.
     The gate's gradient is zero at W = b = 0, so W is Glorot initialised.
     """
 
@@ -120,16 +120,16 @@ class AttentiveBiGRU(BiGRU):
         return self.factors(self.states(tokens_BTW)).mean(2)
 
     def factors(self, states_BTS: Tensor) -> Tensor:
-        """The factors (B, T, 2 x units) or (B, T, 1) in [0, 1) that each step's output is multiplied with (eq. 2)."""
+        """The factors of each step's output (eq. 2), (B, T, 2 x units) or (B, T, 1), in [0, 1)."""
         weight, bias = self.weight.expand(self.steps, -1, -1), self.bias.expand(self.steps, -1)
         return torch.tanh(torch.einsum("bts,tgs->btg", states_BTS, weight) + bias).square()
 
     def attend(self, states_BTS: Tensor) -> Tensor:
-        """Each step's output times its attention."""
+        """Multiplies each step's output by its factors."""
         return states_BTS * self.factors(states_BTS)
 
 
 def check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuses an option's value that is none of the choices."""
+    """Raises ValueError for an option's value that is not one of the choices."""
     if value not in choices:
         raise ValueError(f"temporal option {option}={value!r} is unknown. It must be one of {', '.join(choices)}.")

@@ -1,4 +1,4 @@
-"""`concepts=text:BANK`: how much a photo resembles each concept of a bank, by a vision-language model."""
+"""`concepts=text:BANK`: similarities of a photo to the concepts of a bank, from a vision-language model."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from multistream.parts.timm_stream import TimmStream, created
 from multistream.weights import Fitted
 
 OPEN_CLIP = "visual."
-"""The prefix of the image tower's tensors in a file of open_clip's, which holds both towers."""
+"""The prefix of the image tower's tensors in open_clip's weight files, which hold both towers."""
 
 
 class TextConcepts(TimmStream):
     """The image tower of a bank's model, and the cosine similarity of its embedding to every concept, (B, D).
 
-    `variant` is the bank's file, as `multistream concepts` writes it. The stages are the tower's, then `embed`, its
-    embedding, and `vector`, the similarities, which alone are tapped. Where every class is a concept, the stream has a
+    `variant` is the bank's file, written by `multistream concepts`. The stages are the tower's, then `embed`, its
+    embedding, and `vector`, the similarities; only `vector` is tapped. If every class is a concept, the stream has a
     zero-shot head: the model's own logits. `model` and `vocabulary` replace the bank's file in a model file, whose
     buffers hold the embeddings. Raises WeightsError for a bank that cannot be read, UsageError for a tower that does
     not fit it.
@@ -46,15 +46,15 @@ class TextConcepts(TimmStream):
 
     @property
     def settled(self) -> Mapping[str, Any]:
-        """The image tower's name and the concepts': with the buffers they are all that the bank gave."""
+        """The names of the image tower and the concepts; the buffers hold the rest of the bank."""
         return {"model": self.variant, "vocabulary": list(self.names_of_concepts)}
 
     def channel_names(self, stage: str) -> tuple[str, ...]:
-        """The concepts' names."""
+        """The names of the concepts, for the stage `vector`."""
         return self.names_of_concepts if stage == VECTOR else ()
 
     def zero_shot_head(self, classes: Sequence[str]) -> nn.Linear | None:
-        """The model's own logits, where every class is a concept: its scale times the similarity, plus its bias."""
+        """The model's own logits, if every class is a concept: its scale times the similarity, plus its bias."""
         places = {shown(name).casefold(): place for place, name in enumerate(self.names_of_concepts)}
         chosen = [places.get(shown(name).casefold()) for name in classes]
         similarities = self.stages[VECTOR]
@@ -68,11 +68,11 @@ class TextConcepts(TimmStream):
         return head
 
     def to_map(self, state: Any, stage: str) -> Tensor:
-        """The tower's maps; the similarities (B, D) as they are."""
+        """The tower's maps; for the stage `vector`, the similarities (B, D)."""
         return state if stage == VECTOR else super().to_map(state, stage)
 
     def load_weights(self, tensors: Mapping[str, Tensor], *, where: str = "weights") -> Fitted:
-        """Loads an image tower in timm's names, or a file of open_clip's with both towers."""
+        """Loads an image tower with timm's names, or a file of open_clip with both towers."""
         if any(name.startswith(OPEN_CLIP) for name in tensors):
             assert isinstance(self.input, Image)
             tower, _ = created(self.variant, self.input.size, "embed")
@@ -96,5 +96,5 @@ class Similarities(nn.Module):
         self.register_buffer("logit_bias", torch.tensor(bank.logit_bias if bank else 0.0))
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """The cosine of the angle between a photo's embedding and each concept's."""
+        """The cosine similarities of each photo's embedding to each concept's embedding."""
         return functional.normalize(embedding.flatten(1), dim=1) @ self.embeddings.T

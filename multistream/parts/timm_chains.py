@@ -1,7 +1,7 @@
-"""timm's models whose `forward_features` is not a chain of their modules, written as a chain of steps.
+"""Chains of steps for timm models whose `forward_features` does not just run their modules in order.
 
-The steps use the model's own modules and parameters, so nothing is copied, and `timm_stages.cut` compares what they
-compute with the model's own `forward_features`.
+The steps use the model's own modules and parameters, without copies. `timm_stages.cut` compares their output with that
+of the model's `forward_features`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ CHAINS: Mapping[str, Callable[[Any], Chain]] = {
     "Visformer": visformer,
     "Xcit": xcit,
 }
-"""By the names of timm's classes; a class that derives from one of them is cut alike."""
+"""The functions that build chains, by the names of timm's classes; also used for subclasses."""
 
 
 def chain_of(model: nn.Module) -> Chain | None:
-    """The chain of a model of one of the classes in `CHAINS`; None for every other model."""
+    """The chain of a model whose class is in `CHAINS`; None for other models."""
     for kind in type(model).__mro__:
         if kind.__name__ in CHAINS:
             return CHAINS[kind.__name__](model)

@@ -1,4 +1,4 @@
-"""Chains of timm's hierarchical vision transformers: the grid shrinks from stage to stage of the model itself."""
+"""Chains of timm's hierarchical vision transformers, whose grid of tokens shrinks from stage to stage."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from multistream.parts.timm_steps import (
 
 
 def hiera(model: Any) -> Chain:
-    """Tokens in an order of their own (mask units); `reroll` lays them out as a map."""
+    """Hiera: tokens are ordered by mask unit; `reroll` arranges them as a map."""
     blocks, reroll, ends = list(model.blocks), model.reroll, list(model.stage_ends)
     positions = {"pos_embed", "pos_embed_win", "pos_embed_spatial", "pos_embed_temporal"}
     embedding = emptied(model, {"patch_embed", "unroll"}, positions)
@@ -42,7 +42,7 @@ def _hiera_block(block: nn.Module, state: Tokens, *, spread: Callable[[Tensor], 
 
 
 def mvit(model: Any) -> Chain:
-    """Pooling attention; each stage returns its tokens and their grid."""
+    """MViT: pooling attention; each stage returns its tokens and their grid."""
     stages, norm = list(model.stages), model.norm
     embedding = emptied(model, {"patch_embed"}, {"cls_token", "pos_embed"})
     steps: dict[str, nn.Module] = {"embedding": Step(embedding, _embed_mvit)}
@@ -65,7 +65,7 @@ def _mvit_stage(stage: nn.Module, state: Tokens) -> Tokens:
 
 
 def twins(model: Any) -> Chain:
-    """A stage embeds the map before it again, and adds positions after its first block."""
+    """Twins: each stage embeds the previous map again, and adds positions after its first block."""
     parts = zip(model.patch_embeds, model.pos_drops, model.blocks, model.pos_block, strict=True)
     steps: dict[str, nn.Module] = {
         f"stages.{number}": Step(nn.ModuleList([embed, drop, position, *blocks]), _twins_stage)
@@ -87,7 +87,7 @@ def _twins_stage(modules: nn.ModuleList, state: Tensor | Tokens) -> Tokens:
 
 
 def levit(model: Any) -> Chain:
-    """A convolutional stem, then stages of tokens (or, with `use_conv`, of maps)."""
+    """LeViT: a convolutional stem, then stages of tokens (or, with `use_conv`, of maps)."""
     stages = list(model.stages)
     stem = model.stem
     steps: dict[str, nn.Module] = {"stem": Step(stem, _levit_stem, is_map=model.use_conv)}
@@ -109,7 +109,7 @@ def _levit_stage(stage: nn.Module, state: Tensor | Tokens) -> Tensor | Tokens:
 
 
 def volo(model: Any) -> Chain:
-    """Outlook attention on maps (B, h, w, C), positions, transformers, then class attention on tokens."""
+    """VOLO: outlook attention on maps (B, h, w, C), positions, transformers, then class attention on tokens."""
     network, norm, late = list(model.network), model.norm, model.post_network
     positions = WithParameter(model.pos_embed, model.pos_drop)
     token = model.cls_token if late is not None else None
@@ -141,7 +141,7 @@ def _as_tokens(_: nn.Module, state: Tokens) -> Tokens:
 
 
 def visformer(model: Any) -> Chain:
-    """Three stages of maps, each after patches and positions."""
+    """Visformer: three stages of maps, each after a patch embedding and positions."""
     steps: dict[str, nn.Module] = {}
     if model.stem is not None:
         steps["stem"] = model.stem

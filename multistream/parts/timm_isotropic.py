@@ -26,7 +26,7 @@ from multistream.parts.timm_steps import (
 
 
 def eva(model: Any) -> Chain:
-    """Patches, class and register tokens, a rotary table for all blocks or one for each."""
+    """Patches, class and register tokens, and a rotary table, shared by all blocks or one per block."""
     blocks, norm = list(model.blocks), model.norm
     mixed = bool(getattr(model, "rope_mixed", False))
     kept = {"patch_embed", "pos_drop", "patch_drop", "rope", "norm_pre"}
@@ -48,11 +48,11 @@ def _eva_block(block: nn.Module, state: Tokens, *, number: int | None) -> Tokens
     return state._replace(x=block(state.x, rope=rope))
 
 
-# NaFlexViT, whose grid may be of any shape; here it is square.
+# NaFlexViT, whose grid may have any shape; here it is square.
 
 
 def naflex(model: Any) -> Chain:
-    """Embeddings and rotary table of a batch of pictures of one size; no mask is needed."""
+    """Embeddings and rotary table for a batch of images of one size, which needs no mask."""
     blocks, norm = list(model.blocks), model.norm
     embedding = emptied(model, {"embeds", "rope", "norm_pre", "patch_drop"})
     steps: dict[str, nn.Module] = {"embedding": Step(embedding, _embed_naflex)}
@@ -76,11 +76,11 @@ def _naflex_block(block: nn.Module, state: Tokens, *, number: int | None) -> Tok
     return state._replace(x=block(state.x, rope=rope if number is None else rope[number], attn_mask=mask))
 
 
-# BEiT, with a bias of relative positions that all blocks may share.
+# BEiT, with a relative position bias that all blocks may share.
 
 
 def beit(model: Any) -> Chain:
-    """Patches, class token, positions; the shared bias belongs to the first stage."""
+    """Patches, class token and positions; the shared bias is part of the first stage."""
     blocks, norm = list(model.blocks), model.norm
     embedding = emptied(model, {"patch_embed", "pos_drop", "rel_pos_bias"}, {"cls_token", "pos_embed"})
     steps = {"embedding": Step(embedding, _embed_beit), **blocks_of(blocks, _beit_block), "norm": Step(norm, apply)}
@@ -98,11 +98,11 @@ def _beit_block(block: nn.Module, state: Tokens) -> Tokens:
     return state._replace(x=block(state.x, shared_rel_pos_bias=state.shared))
 
 
-# XCiT, CaiT, ConViT: the class token comes late.
+# XCiT, CaiT, ConViT: the class token is added after some or all of the blocks.
 
 
 def xcit(model: Any) -> Chain:
-    """Cross-covariance attention over patches; class attention at the end."""
+    """XCiT: cross-covariance attention over patches; class attention at the end."""
     blocks, norm, late = list(model.blocks), model.norm, model.cls_attn_blocks
     token = model.cls_token if late is not None else None
     steps = {
@@ -126,7 +126,7 @@ def _xcit_block(block: nn.Module, state: Tokens) -> Tokens:
 
 
 def cait(model: Any) -> Chain:
-    """Blocks over patches; then blocks in which the class token alone changes."""
+    """CaiT: blocks over patches, then blocks that update only the class token."""
     blocks, norm, late = list(model.blocks), model.norm, model.blocks_token_only
     token = model.cls_token if late is not None else None
     steps = {
@@ -147,7 +147,7 @@ def _embed_plain(model: Any, images: Tensor) -> Tokens:
 
 def _class_token_looks(held: WithParameter, state: Tokens) -> Tokens:
     assert held.parameter is not None
-    # Not a view of the parameter: torch's counter, which hooks a block's inputs, takes a view for part of a graph.
+    # A copy, because torch's FLOP counter, which hooks a block's inputs, fails on a view of a parameter.
     token = held.parameter.repeat(len(state.x), 1, 1)
     for block in held.modules_in_order:
         token = block(state.x, token)
@@ -155,7 +155,7 @@ def _class_token_looks(held: WithParameter, state: Tokens) -> Tokens:
 
 
 def convit(model: Any) -> Chain:
-    """Gated positional attention first; the class token joins before the last blocks."""
+    """ConViT: gated positional attention first; the class token is added before the last blocks."""
     blocks, norm, late, token = list(model.blocks), model.norm, model.local_up_to_layer, model.cls_token
     positions = {"pos_embed"} if model.use_pos_embed else set()
     steps: dict[str, nn.Module] = {
@@ -168,11 +168,11 @@ def convit(model: Any) -> Chain:
     return Chain(steps | {"norm": Step(norm, apply)}, quarters([f"blocks.{n}" for n in range(len(blocks))]))
 
 
-# Segment Anything: maps up to a neck.
+# Segment Anything: maps, then a convolutional neck.
 
 
 def sam(model: Any) -> Chain:
-    """Segment Anything's image tower: maps (B, h, w, C) up to a convolutional neck."""
+    """Segment Anything's image encoder: maps (B, h, w, C), then a convolutional neck."""
     blocks, neck = list(model.blocks), model.neck
     embedding = emptied(model, {"patch_embed", "pos_drop", "patch_drop", "norm_pre"}, {"pos_embed"})
     steps = {"embedding": Step(embedding, _embed_sam), **blocks_of(blocks, apply), "neck": Step(neck, _sam_neck)}

@@ -1,4 +1,4 @@
-"""Cuts a timm model into stages: its own modules, in their own order, without the classifier."""
+"""Splits a timm model into stages: its own modules, in their order, without the classifier."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ CLASSIFIER = frozenset(
     global_pool attn_pool fc_norm head head_dist head_drop aux_head pre_logits fc classifier
     """.split()  # noqa: SIM905  a list would take a screen
 )
-"""Names of a model's children with which what follows `forward_features` begins."""
+"""Names of the children of a model that run after `forward_features`."""
 
 EMBEDDING = frozenset({"patch_embed", "pos_drop", "patch_drop", "norm_pre"})
-"""Children of a VisionTransformer that work before its first block."""
+"""Children of a VisionTransformer that run before its first block."""
 
 
 class CannotCut(Exception):
-    """The model is not a chain of stages; the text says why."""
+    """The model cannot be split into stages; the message says why."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A model in `stages`, shallow to deep, each with the `channels` of its map.
+    """A model as `stages`, shallow to deep, each with the `channels` of its map.
 
-    `layout` and `prefix_tokens` say how a stage's state lies in memory; `after` is what `forward_features` does to
-    the last state that is not a stage (VGG's last pooling); `classifier` names the model's children that are left out.
+    `layout` and `prefix_tokens` are the memory layout of a stage's state. `after` is the rest of `forward_features`
+    that is not a stage (VGG's last pooling). `classifier` names the model's children that are left out.
     """
 
     stages: Mapping[str, nn.Module]
@@ -48,18 +48,19 @@ class Cut:
     after: nn.Module
     classifier: tuple[str, ...]
     last_state: Any
-    """The output of the last stage for the picture that tested the cut."""
+    """The output of the last stage for the image that the stages were tested on."""
 
 
 def cut(model: nn.Module, *, sizes: Sequence[int]) -> Cut:
-    """Takes the model apart, and compares with its own `forward_features` on a picture of the first size that it reads.
+    """Splits the model into stages, and compares their output with `forward_features` on a test image.
 
-    Stages end at the modules of timm's `feature_info`; the last contains the rest of `forward_features`, final norm
-    included. Modules are re-used, and `model` must not be used afterwards. Raises CannotCut.
+    `sizes` are the sizes to try for that image, in pixels. Stages end at the modules of timm's `feature_info`; the last
+    stage contains the rest of `forward_features`, including the final norm. The stages use the model's own modules, and
+    `model` must not be used afterwards. Raises CannotCut if the model cannot be split or the outputs differ.
     """
     with evaluating(model), torch.no_grad():
         picture, expected = _features(model, sizes)
-        owners, children = _owners(model), dict(model.named_children())  # the embedding empties the model
+        owners, children = _owners(model), dict(model.named_children())  # before the embedding empties the model
         special = chain_of(model)
         ends = dict.fromkeys(special.ends, 0) if special else _ends(model)
         chain = dict(special.steps) if special else dict(_chain(model, ends))
@@ -71,26 +72,26 @@ def cut(model: nn.Module, *, sizes: Sequence[int]) -> Cut:
     layout = "NCHW" if special else _layout(model, states)
     prefix = int(getattr(model, "num_prefix_tokens", 0)) if layout == "tokens" else 0
     channels = {s: as_map(state, layout, prefix).shape[1] for s, state in zip(stages, states, strict=True)}
-    _check_channels(list(channels.items())[:-1], ends)  # the last stage has the rest of forward_features
+    _check_channels(list(channels.items())[:-1], ends)  # the last stage includes the rest of forward_features
     used = map(owners.get, _owners(nn.ModuleDict(stages)))
     left = (children.keys() | CLASSIFIER).difference(used)
     return Cut(stages, channels, layout, prefix, after, tuple(sorted(left)), states[-1])
 
 
 def _owners(model: nn.Module) -> dict[int, str]:
-    """Which child of a model each of its tensors belongs to, by the tensor's id."""
+    """The name of the child that each tensor of a model belongs to, by the tensor's id."""
     return {id(tensor): name.partition(".")[0] for name, tensor in model.state_dict(keep_vars=True).items()}
 
 
 def _check_channels(channels: Iterable[tuple[str, int]], ends: Mapping[str, int]) -> None:
-    """Refuses stages that do not have the channels that timm promises of the modules at their ends; 0 is no promise."""
+    """Raises CannotCut if a stage does not have the channels that timm declares for its end; 0 is undeclared."""
     for (stage, found), promised in zip(channels, ends.values(), strict=False):
         if promised not in (0, found):
             raise CannotCut(f"{stage} has {found} channels where timm declares {promised}")
 
 
 def as_map(state: Tensor | Tokens, layout: Layout, prefix_tokens: int) -> Tensor:
-    """A stage's state -> its map (B, C, h, w); tokens (B, prefix + h x w, C) lose those that stand for no place."""
+    """A stage's state -> its map (B, C, h, w); the prefix of tokens (B, prefix + h x w, C) is dropped."""
     if isinstance(state, Tokens):
         return state.to_map()
     if layout == "NHWC":
@@ -110,7 +111,8 @@ def features_of(state: Tensor | Tokens) -> Tensor:
 class Embedding(nn.Module):
     """The steps of a VisionTransformer before its blocks: patches, class and register tokens, positions.
 
-    It is the model itself, emptied of all that comes later: its own `forward_features` then gives the tokens.
+    It is the model itself with all later children replaced by the identity, so that its `forward_features` returns the
+    tokens.
     """
 
     def __init__(self, model: VisionTransformer) -> None:
@@ -127,7 +129,7 @@ class Embedding(nn.Module):
 
 
 def _features(model: nn.Module, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """A picture of the first size that the model reads, and what its own `forward_features` makes of it."""
+    """A test image of the first size that the model can read, and the output of `forward_features` for it."""
     size, *others = sizes
     picture = torch.linspace(-2, 2, 3 * size * size).sin().view(1, 3, size, size)
     try:
@@ -144,7 +146,7 @@ def _features(model: nn.Module, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
 
 
 def _ends(model: nn.Module) -> dict[str, int]:
-    """The modules at which stages end, with the channels that timm promises."""
+    """The modules at which stages end, with the channels that timm declares."""
     info = getattr(model, "feature_info", None)
     if not isinstance(info, list) or not info or not all(entry.get("module") for entry in info):
         raise CannotCut("timm does not report where its features are")
@@ -154,7 +156,7 @@ def _ends(model: nn.Module) -> dict[str, int]:
 
 
 def _chain(model: nn.Module, ends: Iterable[str], prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The model's modules in order up to the classifier; one in which a stage ends is taken apart."""
+    """The model's modules in order up to the classifier; a module in which a stage ends is split into its children."""
     if isinstance(model, VisionTransformer):
         yield from _embedded(model)
         return
@@ -181,10 +183,10 @@ def _embedded(model: VisionTransformer) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _segments(chain: Mapping[str, nn.Module], ends: Iterable[str]) -> tuple[list[dict[str, nn.Module]], nn.Module]:
-    """The chain in pieces that end at `ends`, and what is done after the last piece.
+    """The chain in segments that end at `ends`, and a module to run after the last segment.
 
-    What follows the last end belongs to the last piece. A last piece without parameters is not a stage: VGG's last
-    pooling would only repeat the map before it.
+    Modules after the last end belong to the last segment. A last segment without parameters is not a stage, because it
+    would only repeat the previous map (VGG's last pooling).
     """
     segments: list[dict[str, nn.Module]] = [{}]
     left = list(ends)
@@ -203,7 +205,7 @@ def _segments(chain: Mapping[str, nn.Module], ends: Iterable[str]) -> tuple[list
 
 
 def _states(stages: Mapping[str, nn.Module], picture: Tensor, *, any_state: bool) -> list[Any]:
-    """The output of each stage for the picture; tensors, or any object with `any_state`."""
+    """The output of each stage for the image; CannotCut for one that is not a tensor, unless `any_state`."""
     states: list[Any] = [picture]
     for name, stage in stages.items():
         try:
@@ -216,7 +218,7 @@ def _states(stages: Mapping[str, nn.Module], picture: Tensor, *, any_state: bool
 
 
 def _layout(model: nn.Module, states: Sequence[Tensor]) -> Layout:
-    """How the model's states lie in memory, all alike."""
+    """The memory layout of all states of the model; CannotCut if they differ or are neither maps nor tokens."""
     shape = tuple(states[-1].shape)
     if any(state.ndim != len(shape) for state in states):
         raise CannotCut("some of its stages return maps and others tokens")

@@ -1,6 +1,6 @@
-"""What chains of steps are made of: the state that a step takes and returns, the step, and its helpers.
+"""The elements of chains of steps: the state that steps pass on, the step, and helper functions.
 
-Beside the features a state holds what the blocks of a model share: a rotary table, a bias, the sides of the grid.
+In addition to the features, a state holds values that all blocks share: a rotary table, a bias, the size of the grid.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 GROUPS = 4
-"""Stages of a model whose blocks are all alike."""
+"""The number of stages of a model whose blocks all have the same shape."""
 
 
 class Tokens(NamedTuple):
-    """The features `x` (B, prefix + h x w, C): `prefix` tokens without a place, then those of the `grid` (h, w).
+    """The features `x` (B, prefix + h x w, C): `prefix` tokens without a location, then those of the `grid` (h, w).
 
-    `shared` is what all blocks are given. `spread`, where there is one, lays `x` out as (B, h, w, C) instead.
+    `shared` holds values that are passed to all blocks. `spread`, if not None, arranges `x` as (B, h, w, C) instead.
     """
 
     x: Tensor
@@ -39,7 +39,7 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True)
 class Chain:
-    """The `steps` of a model in order, and the names of those at which stages end."""
+    """The `steps` of a model in order, and the names of the steps at which stages end."""
 
     steps: Mapping[str, nn.Module]
     ends: tuple[str, ...]
@@ -58,7 +58,7 @@ class Step(nn.Module):
 
 
 class WithParameter(nn.Module):
-    """Modules with a parameter that the model itself held: a class token, positions."""
+    """Modules, with a parameter that belonged to the model itself, such as a class token or positions."""
 
     def __init__(self, parameter: nn.Parameter | None, *modules: nn.Module) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class WithParameter(nn.Module):
 
 
 def emptied(model: nn.Module, children: Iterable[str], parameters: Iterable[str] = ()) -> nn.Module:
-    """The model itself with only these of its children and own parameters: a stage holds nothing of later ones."""
+    """The same model with all but these children and parameters removed, so that a stage holds no later modules."""
     for name, _ in list(model.named_children()):
         if name not in children:
             setattr(model, name, nn.Identity())
@@ -78,7 +78,7 @@ def emptied(model: nn.Module, children: Iterable[str], parameters: Iterable[str]
 
 
 def quarters(names: list[str]) -> tuple[str, ...]:
-    """The last names of four groups of equal size."""
+    """The last names of GROUPS groups of about equal size."""
     groups = min(GROUPS, len(names))
     return tuple(names[(group + 1) * len(names) // groups - 1] for group in range(groups))
 
@@ -89,23 +89,23 @@ def blocks_of(blocks: Iterable[nn.Module], run: Callable[..., Any]) -> dict[str,
 
 
 def square(x: Tensor, prefix: int = 0) -> tuple[int, int]:
-    """The grid of tokens of a square picture."""
+    """The grid (h, w) of the tokens of a square image."""
     side = math.isqrt(x.shape[1] - prefix)
     return side, side
 
 
 def apply(module: nn.Module, state: Tokens) -> Tokens:
-    """The module on the features alone: a norm, a block that needs nothing else."""
+    """Applies the module to the features: for a norm, or a block without other inputs."""
     return state._replace(x=module(state.x))
 
 
 def nhwc(x: Tensor) -> Tensor:
-    """Features that lie as (B, h, w, C) already."""
+    """`spread` for features that are already (B, h, w, C)."""
     return x
 
 
 def class_token_joins(held: WithParameter, state: Tokens) -> Tokens:
-    """The class token comes before the others, and blocks (if any) attend to all."""
+    """Puts the class token before the others, then runs the blocks, if any, on all tokens."""
     assert held.parameter is not None
     x = torch.cat((held.parameter.expand(len(state.x), -1, -1), state.x), dim=1)
     for block in held.modules_in_order:

@@ -1,4 +1,4 @@
-"""`k=timm:MODEL`: a model of timm as a stream, if it can be cut into stages."""
+"""`KEY=timm:MODEL`: a timm model as a stream, if it can be split into stages."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ ANY_SIZE: Mapping[str, Mapping[str, bool]] = {
     "naflexvit": {},
     "xcit": {},
 }
-"""How models that timm builds for one size are built for any, by timm's modules; at that size nothing changes."""
+"""Arguments with which models that timm builds for one size read other sizes too, by timm's module name."""
 
 PATCHED = frozenset({"vision_transformer", "deit", "eva"})
-"""Architectures whose pictures must be a multiple of their patches, and which read any such size."""
+"""Architectures that read images of any size that is a multiple of their patch size."""
 
 COMPUTED = (".attn_mask", ".relative_position_index")
-"""Ends of the keys under which older files keep what timm computes itself."""
+"""Suffixes of keys in older weight files for tensors that timm computes itself."""
 
 
 class TimmStream(Stream):
-    """A timm model in stages that end where timm takes its features; transformers in four groups of blocks.
+    """A timm model whose stages end where timm extracts features; transformers have four groups of blocks.
 
-    `variant` is timm's name, `MODEL` or `MODEL.TAG`. The last stage goes to the end of `forward_features`, final norm
-    included; nothing of the classifier is kept. Normalisation, size and interpolation are those of the model's
-    pretrained weights; the weights here are random. `size` asks for other pictures than the model's own. `summary`
-    adds a last stage of that name, whose map (B, C, 1, 1) is what the model itself makes of the whole photo: `cls`,
-    its class token or attention pool; `embed`, its pooled and projected embedding. Raises UsageError for an unknown
-    model, and for one that cannot be cut or has no such summary, with the reason.
+    `variant` is timm's name, `MODEL` or `MODEL.TAG`. The last stage ends with `forward_features`, including the final
+    norm; the classifier is left out. Normalisation, size and interpolation are those of the model's pretrained weights;
+    the weights are random. `size` sets another image size. `summary` adds a last stage of that name, whose map
+    (B, C, 1, 1) is the model's own summary of the whole photo: `cls`, its class token or attention pool; `embed`, its
+    pooled and projected embedding. Raises UsageError for an unknown model, and, with the reason, for a model that
+    cannot be split or has no such summary.
 
     >>> TimmStream(variant="resnet10t").channels
     {'stage1': 64, 'stage2': 64, 'stage3': 128, 'stage4': 256, 'stage5': 512}
@@ -73,18 +73,18 @@ class TimmStream(Stream):
         self.weights = _sources(variant, model.pretrained_cfg)  # type: ignore[misc]
 
     def to_map(self, state: Any, stage: str) -> Tensor:
-        """A stage's state -> its map (B, C, h, w): NHWC is permuted, tokens are laid out without class tokens."""
+        """A stage's state -> its map (B, C, h, w): NHWC is permuted, tokens are reshaped without class tokens."""
         if stage in SUMMARIES:
             return state  # type: ignore[no-any-return]
         return as_map(state, self.layout, self.prefix_tokens)
 
     def rename(self, key: str) -> str | None:
-        """timm's names -> ours; ours stay."""
+        """Maps timm's names of tensors to this stream's; the stream's own names stay."""
         return None if key.endswith(COMPUTED) else self.names.get(key, key)
 
 
 def _architecture(variant: str) -> str:
-    """timm's module that builds a model."""
+    """The name of timm's module that builds a model."""
     name: str = timm.models.model_entrypoint(variant.partition(".")[0]).__module__
     return name.rpartition(".")[2]
 
@@ -97,12 +97,12 @@ def _pretrained(variant: str) -> dict[str, Any]:
 
 
 def _reads_any_size(variant: str) -> bool:
-    """Whether a picture smaller than the model's own shows at less cost whether the cut is right."""
+    """Whether the model reads other image sizes, so that the stages can be tested on a small image."""
     return not _pretrained(variant)["fixed_input_size"] or _architecture(variant) in ANY_SIZE
 
 
 def created(variant: str, size: int, summary: str) -> tuple[Any, Image]:
-    """The model with random weights, and the input that it is built for."""
+    """Creates the model with random weights; returns it with its input."""
     settings: dict[str, Any] = dict(ANY_SIZE.get(_architecture(variant), {}))
     if summary != "embed":
         settings["num_classes"] = 0
@@ -113,7 +113,7 @@ def created(variant: str, size: int, summary: str) -> tuple[Any, Image]:
         settings["img_size"] = image.size
     try:
         return timm.create_model(variant, pretrained=False, **settings), image
-    except Exception as error:  # a model may refuse a size in any way
+    except Exception as error:  # a model may raise anything for a size
         if "img_size" not in settings:
             raise
         own = pretrained["input_size"][1]
@@ -123,7 +123,7 @@ def created(variant: str, size: int, summary: str) -> tuple[Any, Image]:
 
 
 def _check_known(variant: str) -> None:
-    """Refuses a model or a tag that timm does not know, with those that are near."""
+    """Raises UsageError, with similar names, for a model or tag that timm does not have."""
     model, _, tag = variant.partition(".")
     if not timm.is_model(model):
         near = get_close_matches(model, timm.list_models(), n=3)
@@ -137,7 +137,7 @@ def _check_known(variant: str) -> None:
 
 
 def _image(variant: str, pretrained: Mapping[str, Any], size: int) -> Image:
-    """The input that the model's pretrained weights were made for, at `size` if that is asked for."""
+    """The input of the model's pretrained weights, with images of `size` pixels unless it is 0."""
     channels, own, _ = pretrained["input_size"]
     if channels != 3:
         raise UsageError("streams", f"timm:{variant} reads {channels} channels.", right="Photos have 3.")
@@ -147,7 +147,7 @@ def _image(variant: str, pretrained: Mapping[str, Any], size: int) -> Image:
 
 
 def _small(variant: str, model: Any, image: Image) -> int:
-    """Pixels of a picture that shows at little cost whether the cut is right."""
+    """The side, in pixels, of a small image to test the stages on."""
     patch_embed = getattr(model, "patch_embed", None)
     patch = getattr(patch_embed, "patch_size", None)
     if _architecture(variant) in PATCHED and patch:
@@ -160,7 +160,7 @@ def _small(variant: str, model: Any, image: Image) -> int:
 
 
 def _sources(variant: str, pretrained: Mapping[str, Any]) -> dict[str, Source]:
-    """Where the model's pretrained weights can be had; empty where timm has none."""
+    """The source of the model's pretrained weights, by variant; empty if timm has none."""
     hub = pretrained.get("hf_hub_id")
     if not hub:
         return {}

@@ -1,4 +1,4 @@
-"""What a timm model itself makes of a whole photo: its class token, its attention pool, its projected embedding."""
+"""A timm model's own summary of a whole photo: its class token, attention pool or projected embedding."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ SUMMARIES = ("cls", "embed")
 
 
 class NoSummary(Exception):
-    """The model has no such summary; the text says why."""
+    """The model has no such summary; the message says why."""
 
 
 def one_line(model: Any, name: str) -> nn.Module:
-    """The stage that reads a summary off the last stage's state; to be made before the model is cut."""
+    """The stage that computes a summary from the last stage's state; must be built before the model is split."""
     if name == "embed":
         if infer_imagenet_subset(model):
             raise NoSummary(f"its head is a classifier of {model.num_classes} classes; take cls or gap")
@@ -36,13 +36,13 @@ def one_line(model: Any, name: str) -> nn.Module:
 
 
 def summary_width(made: Cut, read: nn.Module) -> int:
-    """The channels of a summary, found on the picture that the cut was tried on."""
+    """The channels of a summary, computed from the last state of the test image."""
     with evaluating(read), torch.no_grad():
         return int(read(made.last_state).shape[1])
 
 
 def _head_of(model: Any) -> Any:
-    """The model without all that works before its `forward_head`; shares the head's modules."""
+    """A copy of the model with only the modules of `forward_head`, which it shares."""
     head = copy.copy(model)
     head.__dict__ = dict(model.__dict__)
     head._modules = {name: module for name, module in model._modules.items() if name in CLASSIFIER}

@@ -1,4 +1,4 @@
-"""Builds a part from its spec: a factory gets its variant, what the composition gives, and the user's options."""
+"""Builds a part from its spec: calls its factory with the variant, values from the composition and user options."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 def build(
     kind: Kind, spec: Spec | str, /, *, options: Mapping[str, Any] = NOTHING, given: Mapping[str, Any] = NOTHING
 ) -> Any:
-    """Calls the factory that `spec` names, by keyword.
+    """Calls the factory that `spec` names, with keyword arguments.
 
-    Of `given`, what the composition knows (a tap's channels, say), the factory gets what its signature names;
-    of `options`, what the user asks, every one must be named there. `variant` goes to a factory that declares it.
+    `given` holds values from the composition, such as a tap's channels; the factory gets those in its signature.
+    `options` are the user's, and each must be in the signature. `variant` is passed if the signature has it.
     """
     if isinstance(spec, str):
-        # Only a stream has a key; bigru+att, for example, could not be one.
+        # Only a stream has a key; other names, such as bigru+att, may not be valid keys.
         spec = Spec.parse(spec, key=None if kind == "stream" else kind, where=PLURALS[kind])
     if spec.run is not None:
         what = f"{spec.part!r} is a branch of a run, not a {kind}."
@@ -51,7 +51,7 @@ def _check_complete(
     parameters: Mapping[str, inspect.Parameter],
     arguments: Mapping[str, Any],
 ) -> None:
-    """UsageError for arguments that a factory needs and nobody gave."""
+    """Raises UsageError for required arguments of a factory that are missing."""
     missing = [p.name for p in parameters.values() if p.default is p.empty and p.name not in arguments]
     if VARIANT in missing:
         names = variants(factory)
@@ -65,7 +65,7 @@ def _check_complete(
 def _called(
     factory: Callable[..., Any], arguments: Mapping[str, Any], kind: Kind, spec: Spec, options: Mapping[str, Any]
 ) -> Any:
-    """The part that the factory makes; an exception is blamed on the options if the part can be made without them."""
+    """Calls the factory; an exception is a UsageError if the call succeeds without the options, else a PluginError."""
     where = f"streams.{spec.key}" if kind == "stream" else PLURALS[kind]
     try:
         with owner_of(kind, spec, where=where).running("its constructor"):
@@ -79,7 +79,7 @@ def _called(
 
 
 def _can_be_made(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> bool:
-    """Whether a factory works with these arguments; whatever it raises says no."""
+    """Whether a factory can be called with these arguments without an exception."""
     try:
         factory(**arguments)
     except (Exception, SystemExit):  # the constructor of a plugin may raise anything
@@ -88,9 +88,9 @@ def _can_be_made(factory: Callable[..., Any], arguments: Mapping[str, Any]) -> b
 
 
 def pinned(kind: Kind, spec: Spec) -> Spec:
-    """The spec with its distribution, so that it means the same part whatever is installed later.
+    """The spec with its distribution, so that it refers to the same part if other plugins are installed later.
 
-    Ours stay as they are: a name of ours alone always means our part.
+    Specs of this project's parts stay unchanged, because their names always refer to them.
     """
     if spec.run is not None or spec.is_instance or spec.distribution is not None:
         return spec
@@ -111,7 +111,7 @@ def signature(part: Part, factory: Callable[..., Any]) -> inspect.Signature:
 
 
 def variants(factory: Callable[..., Any]) -> tuple[str, ...]:
-    """The variants that a factory lists in its attribute `variants`; empty where it takes any, or none."""
+    """The variants that a factory lists in its attribute `variants`; empty if it accepts any variant, or none."""
     listed = getattr(factory, "variants", ())
     if isinstance(listed, str) or not isinstance(listed, Collection):
         name = getattr(factory, "__name__", repr(factory))
@@ -120,7 +120,7 @@ def variants(factory: Callable[..., Any]) -> tuple[str, ...]:
 
 
 def _where(kind: Kind, spec: Spec) -> str:
-    """Where a recipe holds the options of this part."""
+    """The table of a recipe that holds the options of this part."""
     return f"options.streams.{spec.key}" if kind == "stream" else f"options.{kind}"
 
 

@@ -1,4 +1,4 @@
-"""The parts by name: whose they are, which are broken, and the read-only mappings of their factories."""
+"""The parts by name: their owners, which are broken, and read-only mappings of their factories."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from multistream.registry.source import fault_in_source
 
 
 class UnknownPart(UsageError, KeyError):
-    """No plugin offers this name. A KeyError too, so that `get` of the mappings works as everywhere."""
+    """No plugin offers this name. Also a KeyError, so that `get` of the mappings works."""
 
-    __str__ = Exception.__str__  # KeyError's would put the message in quotes
+    __str__ = Exception.__str__  # KeyError.__str__ would put the message in quotes
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part as its plugin offers it; nothing of it is imported yet."""
+    """One part as offered by its plugin, not yet imported."""
 
     kind: Kind
     name: str
@@ -33,7 +33,7 @@ class Part:
     factory: Factory
 
     def resolve(self) -> Callable[..., Any]:
-        """The factory itself, imported now if it was offered as "module:attribute"; PluginError if that fails."""
+        """Returns the factory, and imports it if it was offered as "module:attribute"; PluginError if that fails."""
         if not isinstance(self.factory, str):
             return self.factory
         module, _, attribute = self.factory.partition(":")
@@ -48,14 +48,14 @@ class Part:
         return factory  # type: ignore[no-any-return]
 
     def broken(self, cause: str) -> PluginError:
-        """The error that this part's factory cannot be used."""
+        """The PluginError that reports that this part's factory cannot be used."""
         what = f"{self.name!r} of {self.distribution} {self.version} ({self.factory}) is broken: {cause}."
         return PluginError(PLURALS[self.kind], what, do=f"Fix, upgrade or uninstall {self.distribution}.")
 
 
 @dataclass(frozen=True)
 class PartInfo:
-    """A row of `multistream plugins`; `kind` (stream, tap...) is None where a broken or disabled one cannot say it."""
+    """A row of `multistream plugins`; `kind` is None for a broken or disabled plugin, whose kind is unknown."""
 
     name: str
     kind: Kind | None
@@ -66,7 +66,7 @@ class PartInfo:
 
 
 class PartCatalogue(Mapping[str, Callable[..., Any]]):
-    """All parts of one kind, name -> factory. Asking for `NAME` or `NAME@DISTRIBUTION` imports that plugin alone."""
+    """All parts of one kind, name -> factory. Looking up `NAME` or `NAME@DISTRIBUTION` imports only that plugin."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
@@ -92,9 +92,10 @@ streams, taps, temporals, fusions, losses, datasets = (PartCatalogue(kind) for k
 
 
 def find(kind: Kind, name: str, *, distribution: str | None = None) -> Part:
-    """The part of this kind and name; UsageError if unknown, PluginError if it is broken, disabled or ambiguous.
+    """Returns the part of this kind and name; UsageError if unknown, PluginError if broken, disabled or ambiguous.
 
-    A name of ours alone means our part, whatever else is installed: a run of today must mean the same tomorrow.
+    The name of one of this project's parts always refers to it, even if another plugin offers the name, so that the
+    recipe of a run keeps its meaning.
     """
     claims = claims_of(name)
     if distribution is not None:
@@ -108,8 +109,8 @@ def find(kind: Kind, name: str, *, distribution: str | None = None) -> Part:
 
 
 def _meant(claims: list[Claim], kind: Kind) -> list[Claim]:
-    """Those of the claims that a name alone may mean, as a part of this kind: ours if there is one, else all."""
-    # Two distributions that name one module mean one code: `pip install .` brings plugins/object, and so does its own.
+    """The claims that a name without a distribution refers to: this project's if it offers this kind, else all."""
+    # Claims with the same module are the same code: multistream and multistream-object both install plugins/object.
     offering = {claim.module: claim for claim in reversed(claims) if kind in kinds_of(claim)}
     each = list(offering.values())[::-1]
     return [claim for claim in each if claim.is_ours] or each
@@ -121,7 +122,7 @@ def _part(claim: Claim, kind: Kind) -> Part:
 
 
 def find_any(name: str, *, distribution: str | None = None) -> tuple[Part, ...]:
-    """The parts of this name, one for each kind that has it; the errors of `find` where none has."""
+    """The parts of this name, one for each kind that has it; raises the errors of `find` if there is none."""
     offered = kinds_of_name(name)
     if not offered:
         raise _refusal("plugins", name, claims_of(name), kinds=KINDS)
@@ -131,8 +132,8 @@ def find_any(name: str, *, distribution: str | None = None) -> tuple[Part, ...]:
 def parts(*, imported: bool = False) -> tuple[PartInfo, ...]:
     """All parts of all installed distributions, sorted by kind and name.
 
-    Imports the plugins' modules, and no factory: of those it reads the source, which shows a missing module, a missing
-    name and a syntax error. `imported` imports every factory too (and so torch), which finds every error.
+    Imports the plugins' modules, but not the factories: it reads their source, which shows a missing module, a missing
+    name and a syntax error. With `imported` it also imports every factory (and thus torch), which finds every error.
     """
     rows = [row for claim in discover() for row in _rows(claim, imported=imported)] + unnamed()
     order = {kind: place for place, kind in enumerate((*KINDS, None))}
@@ -145,14 +146,14 @@ def claims_of(name: object) -> list[Claim]:
 
 
 def kinds_of(claim: Claim) -> tuple[Kind, ...]:
-    """The kinds that a claim's module offers its name as; none if it is broken or disabled. Imports the module."""
+    """Imports a claim's module; returns the kinds of part offered under its name, () if it is broken or disabled."""
     if claim.disabled:
         return ()
     return tuple(kind for kind, offered in load(claim.module).offers.items() if claim.name in offered)
 
 
 def kinds_of_name(name: object) -> set[Kind]:
-    """The kinds that any plugin offers this name as."""
+    """The kinds of part that any plugin offers under this name."""
     return {kind for claim in claims_of(name) for kind in kinds_of(claim)}
 
 
@@ -178,7 +179,7 @@ def _without_entry_point(claim: Claim, kind: Kind, name: str) -> PartInfo:
 
 
 def _rows(claim: Claim, *, imported: bool) -> Iterator[PartInfo]:
-    """The rows of one claim: one for each kind, as one name may be both a tap and a fusion."""
+    """The rows of one claim: one for each kind, because one name may be both a tap and a fusion."""
     if error := _failure(claim):
         status: Literal["broken", "disabled"] = "disabled" if claim.disabled else "broken"
         yield PartInfo(claim.name, None, claim.distribution, claim.version, status, error.removeprefix("broken: "))
@@ -187,7 +188,7 @@ def _rows(claim: Claim, *, imported: bool) -> Iterator[PartInfo]:
 
 
 def _verdict(claim: Claim, kind: Kind, *, imported: bool) -> tuple[Literal["ok", "broken"], str]:
-    """Whether a claim's part of this kind works, and the note or error to print with it."""
+    """The status of a claim's part of this kind, and the note or error to print with it."""
     meant = _meant(claims_of(claim.name), kind)
     if meant[0].is_ours and not claim.is_ours:
         return "ok", f"{claim.name!r} is {meant[0].owner}; for this one write {claim.name}@{claim.distribution}"
@@ -198,7 +199,7 @@ def _verdict(claim: Claim, kind: Kind, *, imported: bool) -> tuple[Literal["ok",
 
 
 def _factory_fault(claim: Claim, kind: Kind, *, imported: bool) -> str:
-    """Why a claim's factory cannot be had, found by importing it or by reading its source; empty if it can."""
+    """Why a claim's factory cannot be imported, found by importing it or by reading its source; "" if it can."""
     part = _part(claim, kind)
     if not imported:
         return fault_in_source(part.factory) if isinstance(part.factory, str) else ""
@@ -210,7 +211,7 @@ def _factory_fault(claim: Claim, kind: Kind, *, imported: bool) -> str:
 
 
 def _failure(claim: Claim) -> str:
-    """Why a claim cannot be had, as the words after "is"; empty if it can."""
+    """Why a claim cannot be used, as the words after "is"; "" if it can."""
     if claim.disabled:
         return f"disabled by {DISABLED}"
     plugin = load(claim.module)
@@ -238,7 +239,7 @@ def _ambiguity(name: str, claims: list[Claim]) -> str:
 
 
 def _refusal(where: str, name: str, claims: list[Claim], *, kinds: tuple[Kind, ...]) -> MultistreamError:
-    """Why there is no part of this name and these kinds; loads every plugin if those of the name do not explain it."""
+    """The error for a name without a part of these kinds; loads all plugins if those of that name do not explain it."""
     if claim := next(filter(_failure, claims), None):
         do = f"Unset {DISABLED}." if claim.disabled else f"Fix, upgrade or uninstall {claim.distribution}."
         return PluginError(where, f"{name!r} of {claim.owner} is {_failure(claim)}.", do=do)
@@ -262,6 +263,6 @@ def _unknown(where: str, name: str, kinds: tuple[Kind, ...]) -> UnknownPart:
 
 
 def _known(rows: Iterable[PartInfo], kinds: tuple[Kind, ...]) -> list[str]:
-    """The names of these kinds, with the status of those that do not work."""
+    """The names of parts of these kinds, with the status of those that do not work."""
     words = {"ok": "", "broken": " (broken)", "disabled": " (disabled)"}
     return list({row.name: row.name + words[row.status] for row in rows if row.kind in kinds}.values())

@@ -1,4 +1,4 @@
-"""What a user or a plugin's author wants to know of one part, without reading its code."""
+"""Describes one part for users and plugin authors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from multistream.registry.catalogue import Part
 
 @dataclass(frozen=True)
 class Description:
-    """One part: whose it is, what it takes by keyword, its variants, and where its weights come from."""
+    """One part: its owner, keyword arguments, variants, and the sources of its weights."""
 
     name: str
     kind: str
@@ -27,7 +27,7 @@ class Description:
 
 
 def describe(part: Part) -> Description:
-    """Imports the part's factory and reads it; PluginError if that fails."""
+    """Imports the part's factory and describes it; raises PluginError if that fails."""
     factory = part.resolve()
     sources: Mapping[str, Any] = getattr(factory, "weights", None) or {}
     return Description(
@@ -44,7 +44,7 @@ def describe(part: Part) -> Description:
 
 
 def _fields(source: Any) -> Mapping[str, Any]:
-    """A source of weights as plain names and values."""
+    """A source of weights as names and values, without empty fields."""
     if is_dataclass(source) and not isinstance(source, type):
         return {name: value for name, value in asdict(source).items() if value not in (None, "")}
     return {"source": str(source)}

@@ -1,6 +1,6 @@
-"""Which plugins there are: the entry points of all installed distributions, read without importing any of them.
+"""Discovery of plugins: the entry points of all installed distributions, read without importing them.
 
-An entry point of group `multistream` is one line a part: the part's name, and the module whose hooks offer it.
+An entry point of group `multistream` is one line per part: the part's name, and the module whose hooks offer it.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from multistream.errors import did_you_mean
 
 GROUP = "multistream"
 OURS = frozenset({"multistream", "multistream-object", "multistream-places", "multistream-anp"})
-"""Distributions of this project: `multistream` brings all, and the three plugins can be installed alone."""
+"""Distributions of this project: `multistream` includes all parts, and the three plugins can be installed alone."""
 DISABLED = "MULTISTREAM_DISABLED_PLUGINS"
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A distribution's entry point: it says that `module` offers a part of this `name`."""
+    """A distribution's entry point, which declares that `module` offers a part of this `name`."""
 
     name: str
     module: str
@@ -39,15 +39,16 @@ class Claim:
 
     @property
     def is_ours(self) -> bool:
-        """Whether the part is one that multistream itself brings."""
+        """Whether the part is from a distribution of this project."""
         return normalised(self.distribution) in OURS
 
 
 def discover(*, refresh: bool = False) -> tuple[Claim, ...]:
-    """All claims of all installed distributions, sorted by name and distribution; read once a process.
+    """All claims of all installed distributions, sorted by name and distribution; read once per process.
 
-    `refresh` reads again, and forgets what was loaded (for tests, and after an installation in a living process).
-    MULTISTREAM_DISABLED_PLUGINS names distributions, by commas, whose plugins stay out; `all` means all but our own.
+    `refresh` reads them again and clears loaded plugins (for tests, and after an installation in a running process).
+    MULTISTREAM_DISABLED_PLUGINS lists distributions, separated by commas, whose plugins are disabled; `all` means all
+    but `multistream`.
     """
     if refresh:
         importlib.invalidate_caches()
@@ -56,7 +57,7 @@ def discover(*, refresh: bool = False) -> tuple[Claim, ...]:
 
 
 def forget() -> None:
-    """Forgets all that was discovered or loaded in this process."""
+    """Clears the caches of discovered claims and loaded plugins."""
     from multistream.registry import loading
 
     _claims.cache_clear()
@@ -75,7 +76,7 @@ def _claims() -> tuple[Claim, ...]:
 
 
 def _disabled(installed: Mapping[str, str]) -> frozenset[str]:
-    """The distributions, in normal form, that the environment switches off; warns of one that is not installed."""
+    """The disabled distributions, with normalised names; warns about names that are not installed."""
     asked = [normalised(word) for word in os.environ.get(DISABLED, "").split(",") if word.strip()]
     if "all" in asked:
         return frozenset(installed) - {normalised(GROUP)} | frozenset(asked)
@@ -87,5 +88,5 @@ def _disabled(installed: Mapping[str, str]) -> frozenset[str]:
 
 
 def normalised(distribution: str) -> str:
-    """A distribution's name as packaging compares it: `Multistream_Sketch` is `multistream-sketch`."""
+    """A distribution's name, normalised as in Python packaging: `Multistream_Sketch` -> `multistream-sketch`."""
     return re.sub(r"[-_.]+", "-", distribution.strip()).lower()

@@ -1,4 +1,4 @@
-"""Whose code runs: what a plugin's code raises becomes one line that names the part, its distribution and the fault."""
+"""Errors of plugin code: an exception becomes one line that names the part, its distribution and the fault."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from multistream.spec import Spec
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose part it is: `where` the user named it, `name` with distribution and version, and what to `do` about it."""
+    """The owner of a part: `where` the user named it, `name` with distribution and version, and what to `do`."""
 
     where: str
     name: str
     do: str = ""
 
     def broken(self, cause: str) -> PluginError:
-        """The error that this part breaks a rule; `cause` says which, with its value."""
+        """The PluginError that reports that this part is broken; `cause` says why, with the value."""
         return PluginError(self.where, f"{self.name} is broken: {cause.rstrip('.')}.", do=self.do)
 
     @contextlib.contextmanager
     def running(self, doing: str = "") -> Iterator[None]:
-        """Runs code of the part; whatever it raises becomes a PluginError, but for errors made for the user."""
+        """Around code of the part: any exception except MultistreamError becomes a PluginError."""
         try:
             yield
         except MultistreamError:
             raise
-        # Code of a plugin may also call sys.exit(). Ctrl-C passes.
+        # A plugin's code may also call sys.exit(). KeyboardInterrupt is not caught.
         except (Exception, SystemExit) as error:
             raise self.broken(f"{doing} raised {one_line(error)}" if doing else one_line(error)) from error
 
@@ -49,14 +49,14 @@ def owner_of(kind: Kind, spec: Spec, *, where: str = "") -> Owner:
 
 
 def owner_of_instance(made: object, *, where: str) -> Owner:
-    """The owner of a part that was given as an instance: its class."""
+    """The owner of a part that was passed as an instance: its class."""
     return Owner(where, f"the instance of {type(made).__module__}.{type(made).__qualname__}", "Fix that class.")
 
 
 def blamed(error: BaseException) -> PluginError | None:
-    """The error of the plugin whose code raised this one, wherever it was called; None where it was not a plugin's.
+    """The PluginError for an exception that a plugin's code caused; None if this package caused it.
 
-    Of the frames that are ours or a plugin's, the innermost decides: what a library raises is its caller's.
+    The innermost frame that is in this package or a plugin decides, so that an error in a library is its caller's.
     """
     homes: dict[Path, Claim | None] = {_home(claim.module): claim for claim in discover()}
     homes[_home(__name__)] = None
@@ -71,6 +71,6 @@ def blamed(error: BaseException) -> PluginError | None:
 
 
 def _home(module: str) -> Path:
-    """Where the package of an imported module lies: its folder, or its file where it is one module."""
+    """The path of the top-level package of an imported module: its folder, or its file if it is a single module."""
     path = Path(getattr(sys.modules.get(module.partition(".")[0]), "__file__", None) or "not imported")
     return path.parent if path.name == "__init__.py" else path

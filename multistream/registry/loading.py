@@ -1,4 +1,4 @@
-"""What a plugin's module offers: imported, validated, and kept from harming anything else if it is broken."""
+"""Loads plugin modules: imports them, validates the parts that they offer, and isolates errors in them."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ Kind = Literal["stream", "tap", "temporal", "fusion", "loss", "dataset"]
 KINDS: tuple[Kind, ...] = ("stream", "tap", "temporal", "fusion", "loss", "dataset")
 PLURALS: Mapping[Kind, str] = {kind: "losses" if kind == "loss" else f"{kind}s" for kind in KINDS}
 HOOKS: Mapping[str, Kind] = {hook: kind for kind, hook in PLURALS.items()}
-"""{hook: kind of the parts that it offers}"""
+"""The kind of part that each hook offers."""
 
 _DOTTED = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _ATTRIBUTE = re.compile(f"{_DOTTED}:{_DOTTED}")
-"""module:attribute"""
+"""Matches `module:attribute`."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A plugin's module after loading: what it offers by kind and name, or the `error` that it is broken by."""
+    """A plugin's module after loading: the parts that it `offers`, by kind and name, or the `error` if it is broken."""
 
     module: str
     offers: Mapping[Kind, Mapping[str, Factory]] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Plugin:
 
 
 class Refused(Exception):
-    """A plugin's module breaks a rule; the text is for its author."""
+    """A plugin's module is not valid; the message is for its author."""
 
 
 def _require(condition: object, otherwise: str) -> None:
@@ -52,18 +52,18 @@ def _require(condition: object, otherwise: str) -> None:
 
 @functools.cache
 def load(module: str) -> Plugin:
-    """Imports a plugin's module and validates all that it offers; whatever goes wrong is remembered, not raised."""
+    """Imports a plugin's module and validates the parts that it offers; the result holds the error, if any."""
     try:
         return Plugin(module, offers=_offers(_imported(module)))
     except Refused as error:
         return Plugin(module, error=str(error), cause=error)
-    # A plugin may fail in any way, sys.exit() at import among them: none may stop the other plugins. Ctrl-C may.
+    # A plugin may raise anything, including sys.exit() at import, and must not stop other plugins. Ctrl-C still does.
     except (Exception, SystemExit) as error:
         return Plugin(module, error=one_line(error), cause=error)
 
 
 def one_line(error: BaseException) -> str:
-    """An exception in one line, with the file and line that raised it."""
+    """An exception as one line of text, with the file and line that raised it."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
@@ -75,7 +75,7 @@ def one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet_stdout() -> Iterator[None]:
-    """Sends to stderr what a plugin prints while it is imported: stdout carries results, often JSON."""
+    """Redirects a plugin's prints during import to stderr, because stdout is for results, often JSON."""
     with contextlib.redirect_stdout(sys.stderr):
         yield
 
@@ -96,7 +96,7 @@ def _imported(module: str) -> ModuleType:
 
 
 def _offers(module: ModuleType) -> dict[Kind, dict[str, Factory]]:
-    """Registers one module with a plugin manager of its own, and reads its hooks."""
+    """Registers one module with a new plugin manager, and calls its hooks."""
     manager = pluggy.PluginManager("multistream")
     manager.add_hookspecs(hookspecs)
     _refuse_misspelt(manager, module)
@@ -115,7 +115,7 @@ def _offers(module: ModuleType) -> dict[Kind, dict[str, Factory]]:
 
 
 def _refuse_misspelt(manager: pluggy.PluginManager, module: ModuleType) -> None:
-    """pluggy ignores an implementation of a hook that does not exist; its author would search for long."""
+    """Raises Refused for an implementation of an unknown hook, which pluggy would silently ignore."""
     for name in dir(module):
         if options := manager.parse_hookimpl_opts(module, name):
             hook = options.get("specname") or name
@@ -125,7 +125,7 @@ def _refuse_misspelt(manager: pluggy.PluginManager, module: ModuleType) -> None:
 
 
 def _checked(hook: str, function: Callable[..., object]) -> dict[str, Factory]:
-    """Calls one hook and returns its parts; every name and factory in them has been looked at."""
+    """Calls one hook, and returns its parts after checking every name and factory."""
     with quiet_stdout():
         parts = function()
     if not isinstance(parts, Mapping):

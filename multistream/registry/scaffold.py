@@ -1,4 +1,4 @@
-"""Writes a new plugin: small, complete, and passing its own test; the author replaces what the part does."""
+"""Writes a new plugin: small, complete, with a test that passes; its author replaces the body of the part."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TEMPLATES: Mapping[str, str] = {
     "$package/$kind.py": "$kind.py.in",
     "tests/test_$name.py": "test_$contract.py.in",
 }
-"""The files of a plugin, and the template of each in multistream/templates."""
+"""The files of a plugin, and the template of each in multistream/registry/templates."""
 
 
 def new_plugin(name: str, *, kind: NewKind = "stream", out: Path | None = None) -> tuple[Path, ...]:
-    """Writes a plugin that offers one part of this kind, by default in ./multistream-NAME; returns the files."""
+    """Writes a plugin that offers one part of this kind, by default in ./multistream-NAME; returns the files' paths."""
     check_key(name, where="plugins new", noun="name")
     if claims := claims_of(name):
         what = f"{name!r} is a component of {claims[0].owner}."
@@ -54,5 +54,5 @@ def _factory(name: str, kind: NewKind) -> str:
 
 
 def _camel(name: str) -> str:
-    """A class's name: `line_art` -> `LineArt`."""
+    """The class name for a part: `line_art` -> `LineArt`."""
     return "".join(word.capitalize() for word in name.split("_"))

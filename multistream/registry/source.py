@@ -1,4 +1,4 @@
-"""Whether "module:attribute" can be imported, judged from its source: nothing is executed, so torch is not imported."""
+"""Checks from the source whether "module:attribute" can be imported; executes nothing, so torch is not imported."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from multistream.registry.loading import one_line
 
 
 def fault_in_source(factory: str) -> str:
-    """Why `module:attribute` cannot be imported; empty where the source says nothing against it."""
+    """Why `module:attribute` cannot be imported; "" if the source shows no reason."""
     module, _, attribute = factory.partition(":")
     spec = _located(module)
     if spec is None:
         return f"ModuleNotFoundError: No module named {module!r}"
     if not str(spec.origin).endswith(".py"):
-        return ""  # built in, or compiled: only an import can check it
+        return ""  # built in or compiled: only an import can check it
     try:
         tree = ast.parse(Path(str(spec.origin)).read_text(encoding="utf-8"))
     except SyntaxError as error:
@@ -30,7 +30,7 @@ def fault_in_source(factory: str) -> str:
 
 
 def _located(module: str) -> ModuleSpec | None:
-    """Where a module lies; unlike `importlib.util.find_spec` it imports no package above it."""
+    """The location of a module; unlike `importlib.util.find_spec`, does not import its parent packages."""
     first, *others = module.split(".")
     spec = importlib.util.find_spec(first)
     for name in others:
@@ -41,7 +41,7 @@ def _located(module: str) -> ModuleSpec | None:
 
 
 def _names(tree: ast.Module) -> set[str]:
-    """What a module may define at its top level, inside `if` and `try` too; `*` where it imports all of another."""
+    """The names that a module may define at its top level, also inside `if` and `try`; `*` for a star import."""
     found: set[str] = set()
     for node in ast.walk(tree):
         match node:
