@@ -1,4 +1,4 @@
-"""Data sets: photos, labels, vectors and maps, from a folder to batches. Free of torch, for fast start-up."""
+"""Data sets: photos, labels, vectors and maps, from a folder to batches. Imports no torch, for fast start-up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = [*_HOME]
 
 @hookimpl
 def datasets() -> dict[str, Factory]:
-    """The layouts that people have of these data sets (paper section 4)."""
+    """The layouts of data sets (paper section 4)."""
     return {
         "demo": "multistream.data.demo:demo",
         "emotion6": "multistream.data.layouts.emotion6:emotion6",

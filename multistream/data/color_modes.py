@@ -1,4 +1,4 @@
-"""Every mode of Pillow's brought to RGB, or to RGBA where there is alpha, with values scaled as they are meant."""
+"""Converts images of all Pillow modes to RGB, or to RGBA if there is alpha, with correct scaling of values."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class CannotConvert(Exception):
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """`image` in mode RGB, or RGBA where it has transparency; CannotConvert where values have no known scale.
+    """Converts `image` to RGB, or RGBA if it has transparency; CannotConvert if its values have no known scale.
 
-    Pillow's own conversion turns 16-bit grey white and float black.
+    Pillow's own conversion makes 16-bit grey white and float values black.
     """
     if image.mode.startswith("I;16"):
         return _from_16_bits(image).convert("RGB")
@@ -31,7 +31,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 bits, or of the 12 that a TIFF may state, to 8: the nearest of value / 257."""
+    """Converts grey values of 16 bits, or of the bits that a TIFF declares, such as 12, to 8 bits, rounded."""
     top, inverted = 2**16 - 1, False
     if isinstance(image, TiffImageFile):
         top = 2 ** image.tag_v2.get(_BITS_PER_SAMPLE, (16,))[0] - 1

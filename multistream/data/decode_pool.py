@@ -1,7 +1,7 @@
-"""Decoding in threads: Pillow lets go of the interpreter, so they are as fast as processes and nothing is copied.
+"""Decoding in threads: Pillow releases the GIL, so threads are as fast as processes, without copying between them.
 
 Measured on two cores, 1,980 photos of 256 pixels: 2,150 photos/s in two threads, 2,210 in two processes of a
-DataLoader, 1,310 in none. No fork with CUDA, no shared memory, no worker that can be killed.
+DataLoader, 1,310 without either. Threads also avoid forking with CUDA, shared memory, and workers that can be killed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 CLOSING: Final = 5.0
-"""Seconds that closing a pool waits for what its threads have begun."""
+"""Seconds that closing a pool waits for running tasks."""
 
 
 class Pool:
-    """Some threads that do tasks in the order given; with none of them, a task is done where it is submitted.
+    """Threads that run tasks in the order of submission; with 0 workers, `submit` runs the task.
 
-    The threads are daemons: one that hangs in a read (a dead network disk) cannot keep the program from ending.
+    The threads are daemons, so that one that hangs in a read (a dead network disk) cannot keep the program from ending.
     """
 
     def __init__(self, workers: int) -> None:
@@ -31,7 +31,7 @@ class Pool:
             thread.start()
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
-        """The task's outcome, to come; exceptions come with it."""
+        """Returns a future of the task's result or exception."""
         future: Future[Any] = Future()
         if self._threads:
             self._tasks.put((future, function, arguments))
@@ -43,7 +43,7 @@ class Pool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Cancels what has not begun, and waits for the threads: one still running at exit can abort the process."""
+        """Cancels waiting tasks, and waits for the threads, because one that runs at exit can abort the process."""
         self._cancel()
         for _ in self._threads:
             self._tasks.put(None)
@@ -63,7 +63,7 @@ class Pool:
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             _run(*task)
-            del task  # its tensors are not kept until the next one comes
+            del task  # frees its tensors before waiting for the next task
 
 
 def _run(future: Future[Any], function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
@@ -71,5 +71,5 @@ def _run(future: Future[Any], function: Callable[..., Any], arguments: tuple[Any
         return
     try:
         future.set_result(function(*arguments))
-    except BaseException as error:  # whoever waits for the future gets it
+    except BaseException as error:  # raised by future.result()
         future.set_exception(error)

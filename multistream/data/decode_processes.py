@@ -1,4 +1,4 @@
-"""Decoding in processes, for a network on a GPU: threads share one interpreter, and many of them wait for it.
+"""Decoding in processes, for a network on a GPU: many threads would wait for the GIL.
 
 On 16 cores, JPEGs of 640 x 480: 1,240 photos/s in 16 threads, 1,350 in 8, and 5,360 in 16 processes.
 """
@@ -21,16 +21,16 @@ from multistream.data.decoding import BadImage, Decoder, Photo
 from multistream.errors import MemoryExhausted
 
 CORES: Final = 4
-"""From so many workers on, processes are faster than threads."""
+"""From this number of workers on, processes are faster than threads."""
 
 PHOTOS: Final = 2_000
-"""From so many photos on, that is worth a second in which the processes start."""
+"""From this number of photos on, processes are worth the second that they need to start."""
 
 IDLE: Final = 30.0
 """Seconds after which a process without work ends."""
 
 WATCH: Final = 1.0
-"""Seconds between two looks at whether the parent is alive."""
+"""Seconds between two checks whether the parent process is alive."""
 
 Decoded = list[Photo | BadImage]
 
@@ -38,10 +38,10 @@ Decoded = list[Photo | BadImage]
 def decoded_in_processes(
     decoder: Decoder, groups: Iterable[Sequence[Path]], *, workers: int, ahead: int, timeout: float
 ) -> Iterator[Decoded]:
-    """The photos of each group of files, in order, by so many processes; `ahead` groups wait beside those at work.
+    """The photos of each group of files, in order, decoded by `workers` processes.
 
-    The processes stay for the next call. TimeoutError where a group takes longer than `timeout` seconds;
-    MemoryExhausted where a process was killed.
+    At most `workers` + `ahead` groups are submitted at a time. The processes are kept for the next call. Raises
+    TimeoutError if a group takes longer than `timeout` seconds, MemoryExhausted if a process was killed.
     """
     from joblib.externals.loky import get_reusable_executor
 
@@ -71,7 +71,7 @@ def decoded_in_processes(
 
 
 def decode_files(decoder: Decoder, paths: Sequence[Path]) -> Decoded:
-    """Each file's photo, or why there is none."""
+    """Each file's photo, or the BadImage that says why it cannot be decoded."""
     return [_decoded(decoder, path) for path in paths]
 
 
@@ -84,7 +84,10 @@ def _decoded(decoder: Decoder, path: Path) -> Photo | BadImage:
 
 @contextmanager
 def _interrupts_wait() -> Iterator[None]:
-    """Ctrl-C waits inside, and does not reach what is started here: the parent needs it to finish its step."""
+    """Blocks SIGINT in the block and in processes started in it, so that Ctrl-C only reaches the parent.
+
+    The parent handles it after its step.
+    """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -96,7 +99,7 @@ def _interrupts_wait() -> Iterator[None]:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process after its parent, which may have been killed; another one adopts it then."""
+    """Starts a thread that ends this process when its parent has ended, even if the parent was killed."""
     threading.Thread(target=_wait_for_the_end_of, args=(parent,), daemon=True).start()
 
 

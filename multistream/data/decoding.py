@@ -1,6 +1,6 @@
-"""Decoding: a file of any kind that people call a photo becomes uint8 RGB (3, S, S), or a BadImage that says why not.
+"""Decoding: converts an image file to uint8 RGB (3, S, S), or raises a BadImage with the reason.
 
-No file is ever changed, half a picture is never taken for one, and a header is believed before memory is spent.
+Files are never changed, truncated images are rejected, and the size in the header is checked before decoding.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from multistream.data.file_formats import ALLOWED, recognise
 from multistream.errors import DataError, UsageError, printable
 
 RULES = 1
-"""Raise this where a change here may change a pixel: feature caches carry it."""
+"""Version of the pixels, part of cache keys: increase it with every change here that may change a pixel."""
 
 _BYTES_PER_PIXEL = 8
-"""A file larger than this, per pixel that may be decoded, is not a photo (16-bit RGBA, uncompressed)."""
+"""The most bytes per pixel that a file may have: those of uncompressed 16-bit RGBA."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,24 +39,24 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What undoes each EXIF orientation (EXIF 2.32, tag 0x0112)."""
+"""The operation that undoes each EXIF orientation (EXIF 2.32, tag 0x0112)."""
 
 
 class BadImage(DataError):
-    """A file that cannot be used as a photo: `path`, and the `reason` in a few words that stay the same."""
+    """A file that cannot be used as a photo: its `path`, a short fixed text as the `reason`, and details."""
 
     def __init__(self, path: Path, reason: str, detail: str = "") -> None:
         super().__init__(printable(os.fspath(path)), f"{reason}{f' ({detail})' if detail else ''}.")
         self.path, self.reason, self.detail = path, reason, detail
 
     def __reduce__(self) -> tuple[type[BadImage], tuple[Path, str, str]]:
-        """Exceptions are copied between processes by their arguments, and those here are not the message."""
+        """For copies between processes: by default an exception is rebuilt from its message."""
         return BadImage, (self.path, self.reason, self.detail)
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One decoded file: `pixels` uint8 (3, S, S) RGB, and `notes` on what of the file was not used."""
+    """One decoded file: `pixels` uint8 (3, S, S) RGB, and `notes` on ignored content of the file."""
 
     pixels: NDArray[np.uint8]
     notes: tuple[str, ...] = ()
@@ -64,7 +64,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Encoded:
-    """A file that will be decoded together with others: its content, and its header's `size` (width, height)."""
+    """A file to be decoded in one call with others: its content, and the `size` (width, height) in its header."""
 
     data: bytes
     path: Path
@@ -75,12 +75,12 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Decoder:
-    """How a file becomes the pixels that streams see; the same in training, evaluation and prediction.
+    """Decodes files to the pixels that streams read; the same in training, evaluation and prediction.
 
     `size` is S in pixels. `resize` "squash" scales both sides to S (paper section 2), "crop" takes the central square.
-    More than `max_pixels` to hold in memory or a side below `min_side` is refused. Alpha lies over `background`, RGB.
-    `draft` takes the short cuts that change a pixel by less than a grey level on average: large JPEGs are decoded at
-    1/2, 1/4 or 1/8 as long as no side falls below S.
+    Images with more than `max_pixels` in memory or a side below `min_side` are rejected. Transparent images are blended
+    over `background`, RGB. `draft` allows optimisations that change a pixel by less than one grey level on average:
+    large JPEGs are decoded at 1/2, 1/4 or 1/8 as long as both sides are at least S.
 
     >>> Decoder(size=64).resize
     'squash'
@@ -111,7 +111,7 @@ class Decoder:
 
     @property
     def version(self) -> str:
-        """All that decoded pixels depend on, as text for cache keys."""
+        """Everything that decoded pixels depend on, as text for cache keys."""
         colour = "-".join(map(str, self.background))
         limits = f"min {self.min_side} max {self.max_pixels}"
         draft = " draft" if self.draft else ""
@@ -119,52 +119,52 @@ class Decoder:
 
     @property
     def max_bytes(self) -> int:
-        """A file larger than this is not a photo."""
+        """The most bytes that a file may have."""
         return self.max_pixels * _BYTES_PER_PIXEL + 2**20
 
     def read(self, path: Path) -> NDArray[np.uint8]:
-        """The photo at `path` as contiguous uint8 (3, S, S) RGB; BadImage if it cannot be had."""
+        """The photo at `path` as contiguous uint8 (3, S, S) RGB; BadImage if it cannot be decoded."""
         return self.examine(path).pixels
 
     def examine(self, path: Path) -> Photo:
-        """As `read`, with notes on what was left aside: later frames, texts too large, EXIF that cannot be read."""
+        """As `read`, with notes on ignored content: later frames, texts that are too large, unreadable EXIF."""
         data = self.content(Path(path))
         return self.decode(data, path=Path(path))
 
     def decode(self, data: bytes, *, path: Path) -> Photo:
-        """As `examine`, for the file's content; `path` is what errors name."""
+        """As `examine`, for the file's content; `path` is for messages."""
         is_png = data.startswith(png.SIGNATURE)
         if wrong := png.fault(data) if data else "empty":
             raise BadImage(path, wrong)
-        # Pillow's decoders raise whatever a damaged file makes them stumble over: struct.error, KeyError, zlib.error...
+        # Pillow's decoders may raise any exception on a damaged file: struct.error, KeyError, zlib.error...
         with bad_image(path, lambda error: reason_of(error, data)):
             try:
                 return self._photo(data, path)
             except (ValueError, SyntaxError, UnidentifiedImageError):
                 if not is_png:
                     raise
-            # A text or profile that is broken, or unpacks to more than Pillow bears: the picture may be good.
+            # A text or profile may be broken, or too large for Pillow, while the pixels are intact.
             photo = self._photo(png.without_texts(data), path)
             return replace(photo, notes=(*photo.notes, "text or profile left out"))
 
     def begin(self, data: bytes, *, path: Path) -> Photo | Encoded:
-        """What a thread does for one file; `finish` does the rest for many. With Pillow nothing is left to do."""
+        """The part of decoding that runs in a thread, per file; `finish` does the rest. Here: everything."""
         return self.decode(data, path=path)
 
     def finish(self, begun: Sequence[Photo | Encoded]) -> list[Photo | BadImage]:
-        """The photos that were begun, in their order."""
+        """Completes the results of `begin`, in their order."""
         return [each if isinstance(each, Photo) else self.decode(each.data, path=each.path) for each in begun]
 
     def threads(self, available: int) -> int:
-        """How many threads `begin` is best called in, of so many that may be used."""
+        """The best number of threads for `begin`, at most `available`."""
         return available
 
     def content(self, path: Path) -> bytes:
-        """The bytes of a regular file of bearable size; BadImage if it is none."""
+        """The bytes of a regular file of at most `max_bytes`; BadImage for any other."""
         limit = self.max_bytes
         try:
             status = path.stat()
-            if not stat.S_ISREG(status.st_mode):  # opening a FIFO would wait for ever
+            if not stat.S_ISREG(status.st_mode):  # opening a FIFO would block
                 raise BadImage(path, "not a regular file")
             if status.st_size > limit:
                 raise BadImage(path, "too large", f"{status.st_size:,} bytes, at most {limit:,}")
@@ -175,14 +175,14 @@ class Decoder:
             raise BadImage(path, "cannot be read", _summary(error)) from error
 
     def from_picture(self, picture: Image.Image, *, path: Path) -> Photo:
-        """As `decode`, for a picture in memory, which is left as it is: turned by its EXIF, converted, resized."""
-        mode = f"mode {picture.mode} cannot be converted to RGB"  # which Pillow says with a ValueError
+        """As `decode`, for a Pillow image in memory, which is not changed."""
+        mode = f"mode {picture.mode} cannot be converted to RGB"  # for which Pillow raises ValueError
         with bad_image(path, lambda error: mode if isinstance(error, ValueError) else "damaged"):
             self._check_size(picture.size, picture.size, path)
-            return self._laid_out(picture, box=(0, 0, *picture.size))  # a lazy picture is decoded here
+            return self._laid_out(picture, box=(0, 0, *picture.size))  # a lazy image is decoded here
 
     def _check_size(self, size: tuple[int, int], decoded: tuple[int, int], path: Path) -> None:
-        """Refuses a picture of this `size` that is too small, or takes too much memory as it is `decoded`."""
+        """Raises BadImage if an image's `size` is too small, or the size at which it is `decoded` too large."""
         if min(size) < self.min_side:
             raise BadImage(path, "too small", f"{size[0]} x {size[1]}, data.min_side is {self.min_side}")
         width, height = decoded
@@ -191,18 +191,18 @@ class Decoder:
             raise BadImage(path, "too large", detail)
 
     def _photo(self, data: bytes, path: Path) -> Photo:
-        """Opens a file's content, and reduces it while it is decoded where that can be done."""
+        """Decodes a file's content, at reduced size if the format supports it."""
         with Image.open(io.BytesIO(data), formats=ALLOWED) as image:
             size = image.size
-            # Before the limit is checked: a JPEG of 108 megapixels decoded at 1/8 takes the memory of 1.7.
+            # Before the limit is checked: a JPEG of 108 megapixels decoded at 1/8 needs the memory of 1.7.
             drafted = image.draft("RGB", (self.size, self.size)) if self.draft else None
             self._check_size(size, image.size, path)
             image.load()
             return self._laid_out(image, box=drafted[1] if drafted else (0, 0, *image.size))
 
     def _laid_out(self, image: Image.Image, *, box: tuple[float, float, float, float]) -> Photo:
-        """Converts, resizes, lays over the background, turns: in this order for speed."""
-        turn, notes = orientation_of(image)  # after loading: Pillow turns a TIFF itself, and takes its tag away
+        """Converts, resizes, blends over the background and rotates; in this order for speed."""
+        turn, notes = orientation_of(image)  # after loading: Pillow rotates a TIFF itself, and removes its tag
         flat = self._over_background(self._resized(to_rgb(image), box))
         if turn is not None:
             flat = flat.transpose(turn)
@@ -228,7 +228,7 @@ class Decoder:
 
 @contextmanager
 def bad_image(path: Path, reason: Callable[[Exception], str]) -> Iterator[None]:
-    """Whatever is raised becomes a BadImage; `reason` puts it into a few words."""
+    """Converts exceptions in the block, except MemoryError, to BadImage; `reason` returns the short reason."""
     try:
         yield
     except (BadImage, MemoryError):
@@ -241,7 +241,7 @@ def bad_image(path: Path, reason: Callable[[Exception], str]) -> Iterator[None]:
 
 
 def central_square(width: float, height: float) -> tuple[float, float, float, float]:
-    """Left, top, right and bottom of the square in the middle of a picture."""
+    """Left, top, right and bottom of the central square of an image."""
     side = min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
@@ -251,17 +251,17 @@ BOXES: dict[str, Callable[[float, float], tuple[float, float, float, float]]] = 
     "squash": lambda width, height: (0, 0, width, height),
     "crop": central_square,
 }
-"""Which box of a picture each `resize` takes: left, top, right, bottom."""
+"""The box of an image that each `resize` uses: left, top, right, bottom."""
 
 
 def orientation_of(image: Image.Image) -> tuple[Image.Transpose | None, tuple[str, ...]]:
-    """The operation that turns the picture upright by its EXIF, and a note if the EXIF cannot be read."""
+    """The operation that makes the image upright by its EXIF, and a note if the EXIF cannot be read."""
     try:
         exif = image.getexif()
         orientation = exif.get(ExifTags.Base.Orientation, 1)
-    except Exception:  # every camera writes EXIF in its own way; the picture is good without
+    except Exception:  # cameras write invalid EXIF in many ways; the image is usable without it
         return None, ("EXIF left out",)
-    is_lost = bool(image.info.get("exif")) and not exif  # JPEGs ask for it while they open, and forget their failure
+    is_lost = bool(image.info.get("exif")) and not exif  # Pillow reads a JPEG's EXIF on opening and hides errors
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return turn, ("EXIF left out",) if is_lost else ()
 
@@ -271,12 +271,12 @@ def _has_more_frames(image: Image.Image) -> bool:
         return False
     try:
         return bool(getattr(image, "is_animated", False))
-    except Exception:  # a later frame is damaged; that there is one is all that is asked
+    except Exception:  # a later frame is damaged, so there is one
         return True
 
 
 def reason_of(error: Exception, data: bytes) -> str:
-    """A few stable words for what Pillow said of `data`."""
+    """The short reason for Pillow's error on `data`."""
     if isinstance(error, Image.DecompressionBombError):
         return "too large"
     form = recognise(data)
@@ -288,12 +288,12 @@ def reason_of(error: Exception, data: bytes) -> str:
 
 
 def _what_to_do(reason: str) -> str:
-    """The advice for a refused format."""
+    """The advice for a format that is not allowed."""
     return "convert it to JPEG or PNG" if reason.startswith("format ") else ""
 
 
 def _summary(error: Exception) -> str:
-    """The message of Pillow or the system on one line; empty if it would only say that the format is unknown."""
+    """The message of Pillow or the system on one line; "" if it only says that the format is unknown."""
     if isinstance(error, UnidentifiedImageError):
         return ""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

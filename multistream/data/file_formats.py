@@ -1,11 +1,11 @@
-"""File formats: those that are decoded, and by their first bytes those that are refused by name."""
+"""File formats: those that are decoded, and those that are recognised by their first bytes and rejected by name."""
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
 ALLOWED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-"""Pillow's names of the formats that may be decoded; every further decoder is one more way in for a hostile file."""
+"""Pillow's names of the formats that may be decoded; few, because every decoder can be attacked by a malicious file."""
 
 SUFFIXES = frozenset(
     (
@@ -14,11 +14,11 @@ SUFFIXES = frozenset(
         *(".heic", ".heif", ".hif", ".jxl", ".jp2"),
     )
 )
-"""Names of image files end so, in small letters; not all of them are decoded."""
+"""Suffixes of image files, in lower case; not all of these formats are decoded."""
 
 
 def is_image(path: str) -> bool:
-    """Whether a path ends as an image does."""
+    """Whether a path has the suffix of an image file."""
     return PurePosixPath(path).suffix.lower() in SUFFIXES
 
 
@@ -56,7 +56,7 @@ _SIGNATURES = (
 
 
 def recognise(data: bytes) -> str:
-    """The name of the format that the first bytes of a file show, or "" for none that is known here.
+    """The name of a file's format, from its first bytes; "" if it is unknown.
 
     >>> recognise(b"%!PS-Adobe-3.0 EPSF-3.0")
     'EPS'

@@ -1,4 +1,4 @@
-"""File names as text: one that cannot break a line or a spreadsheet, and the way back; and the ends of paths."""
+"""Escapes file names so that they cannot break a line or a spreadsheet, and unescapes them; suffixes of paths."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ _FORMULA = ("=", "+", "-", "@", "'")
 
 
 def escape(name: str) -> str:
-    r"""`name` as it is written into a CSV: one line, UTF-8, and nothing that a spreadsheet would run.
+    r"""`name` for a CSV file: one line, UTF-8, and not a formula that a spreadsheet would run.
 
-    Backslashes are doubled, what cannot be printed becomes \xHH, \uHHHH or \UHHHHHHHH, and a leading sign that
-    would start a formula gets a backslash (a number is none). `unescape` gives the name back.
+    Backslashes are doubled, unprintable characters become \xHH, \uHHHH or \UHHHHHHHH, and a leading sign that would
+    start a formula gets a backslash, unless the name is a number. `unescape` is the inverse.
 
     >>> print(escape("=cmd().jpg"))
     \=cmd().jpg
@@ -23,7 +23,7 @@ def escape(name: str) -> str:
 
 
 def unescape(text: str) -> str:
-    """The name that `escape` wrote as `text`.
+    """The inverse of `escape`.
 
     >>> unescape(escape("a\\nb\\\\c")) == "a\\nb\\\\c"
     True
@@ -45,7 +45,7 @@ def _unescaped(escaped: str) -> str:
 
 
 def path_ends(path: str) -> list[str]:
-    """The ends of a path in whole components, longest first.
+    """The suffixes of a path, in whole components, longest first.
 
     >>> path_ends("set/joy/1.jpg")
     ['set/joy/1.jpg', 'joy/1.jpg', '1.jpg']

@@ -1,4 +1,4 @@
-"""Folds, in which every photo is a test photo once; and groups of photos that must stay in one split."""
+"""Folds, in which every photo is in the test split once, and groups of photos that must stay in one split."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Indices = NDArray[np.int64]
 
 
 def photo_groups(table: Table, source: str) -> Indices | None:
-    """The group (N,) of each photo; None where `source` is empty.
+    """The group (N,) of each photo; None if `source` is empty.
 
-    `source` is a column of the data set's CSV, or a CSV file of its own with the columns path and group, whose paths
-    are the photos' ids. A photo with an empty cell, or without a line, is a group by itself.
+    `source` is a column of the data set's CSV, or a separate CSV file with the columns path and group, in which paths
+    are the photos' ids. A photo with an empty cell, or without a row, is its own group.
     """
     if not source:
         return None
@@ -35,12 +35,12 @@ def photo_groups(table: Table, source: str) -> Indices | None:
         right = did_you_mean(source, table.columns) if table.columns else "The data set has no further columns."
         do = "Pass a column of the CSV, or a CSV file with the columns path and group."
         raise UsageError("data.groups", f"{source!r} is neither a column nor a file.", right=right, do=do)
-    keys = [cell.strip() or f"\0{i}" for i, cell in enumerate(cells)]  # no name of a file or a cell holds a NUL
+    keys = [cell.strip() or f"\0{i}" for i, cell in enumerate(cells)]  # a NUL cannot occur in a file name or cell
     return np.unique(keys, return_inverse=True)[1].astype(np.int64)
 
 
 def _cells_of_file(table: Table, path: Path) -> tuple[str, ...]:
-    """The group of each photo in a CSV file, "" for those without a line."""
+    """The group of each photo in a CSV file, "" for photos without a row."""
     named = {name: group for _, (name, group) in read_columns(path, ("path", "group"))}
     cells = tuple(named.get(name, "") for name in table.ids)
     if not any(cells):
@@ -51,10 +51,10 @@ def _cells_of_file(table: Table, path: Path) -> tuple[str, ...]:
 def fold_rows(
     table: Table, *, folds: int, fold: int, seed: int, validation: Fraction, groups: Indices | None = None
 ) -> dict[str, Indices]:
-    """Row numbers of train, val and test where fold `fold` (1 to `folds`) is the test split; class by class.
+    """Row numbers of train, val and test, with fold `fold` (1 to `folds`) as the test split; stratified by class.
 
-    `validation` is the fraction of the other folds that is held back. Photos of one group stay together: sizes are
-    then right to within a group. The order of files does not matter. Drawn as scikit-learn draws.
+    `validation` is the fraction of the other folds that is held out. Photos of one group stay together, so that sizes
+    are exact to within a group. The result does not depend on the order of files. Draws the same as scikit-learn.
     """
     if not 1 <= fold <= folds:
         raise UsageError("data.fold", f"{fold} is none of {folds} folds.", right=f"It must be 1 to {folds}.")
@@ -76,19 +76,19 @@ def _check_classes(table: Table, folds: int) -> None:
 def _pieces(
     table: Table, rows: Indices, count: int, seed: int, groups: Indices | None
 ) -> list[tuple[Indices, Indices]]:
-    """(the others, the piece) for each of `count` pieces of these rows."""
+    """Splits these rows into `count` folds; returns (the other rows, the fold's rows) for each."""
     labels = table.labels[rows]
     if groups is None:
         numbers = fold_numbers(labels, folds=count, seed=seed)
         return [(rows[numbers != number], rows[numbers == number]) for number in range(count)]
-    from sklearn.model_selection import StratifiedGroupKFold  # two seconds of import, for groups alone
+    from sklearn.model_selection import StratifiedGroupKFold  # two seconds to import, only needed for groups
 
     own = groups[rows]
     if len(np.unique(own)) < count:
         what = f"there are {len(np.unique(own))} groups."
         raise UsageError("data.groups", what, right=f"{count} folds need {count}.")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes with fewer members than pieces, in validation
+        warnings.simplefilter("ignore", UserWarning)  # about classes with fewer members than folds, in validation
         maker: Any = StratifiedGroupKFold
         drawn = list(maker(count, shuffle=True, random_state=seed).split(rows, labels, own))
     return [(rows[others], rows[piece]) for others, piece in drawn]
@@ -110,7 +110,7 @@ def _held_back(
 def stratified_cut(
     table: Table, rows: Indices, size: int, *, seed: int, name: str, notes: list[str]
 ) -> tuple[Indices, Indices]:
-    """`size` of these rows and the others, drawn class by class where each side has room for every class."""
+    """Draws `size` of these rows; returns them and the others. Stratified if both sides can hold every class."""
     others = len(rows) - size
     if not size or not others:
         return rows[:size], rows[size:]

@@ -1,4 +1,4 @@
-"""Photos as callers give them, one or many: paths, folders, URLs, bytes, open files, pictures, arrays, tensors."""
+"""Photos that callers pass, one or many: paths, folders, URLs, bytes, open files, Pillow images, arrays, tensors."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ from multistream.errors import DataError, MultistreamError, UsageError, printabl
 
 
 class TensorLike(Protocol):
-    """A torch.Tensor uint8 (3, H, W), or (B, 3, H, W); this room is free of torch."""
+    """A torch.Tensor uint8 (3, H, W), or (B, 3, H, W); a protocol, so that torch is not imported here."""
 
     @property
     def ndim(self) -> int:
-        """The number of its axes."""
+        """The number of axes."""
 
     def permute(self, *dims: int) -> Any:
-        """The axes in this order."""
+        """The tensor with its axes in this order."""
 
 
 PhotoLike = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Picture | NDArray[np.uint8] | TensorLike
 )
-"""One photo; a path or a URL may also be a folder's."""
+"""One photo; a path or URL may also be that of a folder."""
 
 IN_MEMORY = "<image>"
-"""What a photo without a path is called."""
+"""The name of a photo without a path."""
 
 _CHANNELS = (3, 4)
 
 
 @dataclass(frozen=True)
 class GivenPhoto:
-    """One photo: the `path` to call it by, the `ids` that a file of vectors may know it by, and its content.
+    """One photo: its `path` for messages, the `ids` under which a file of vectors may list it, and its content.
 
-    A content that is text is the URL of a file; one that is a BadImage is the reason why there is none.
+    The content is a URL if it is a str; if it is a BadImage, that is why the photo cannot be read.
     """
 
     path: str
@@ -56,11 +56,11 @@ class GivenPhoto:
 
     @classmethod
     def bad(cls, path: str, reason: str) -> GivenPhoto:
-        """A photo that is none."""
+        """A photo that cannot be read, with the reason."""
         return cls(path, (), BadImage(Path(path), reason))
 
     def begin(self, decoder: Decoder) -> Photo | Encoded:
-        """What `decoder.finish` makes a photo of, whatever it was given as; BadImage if it is none."""
+        """The result of `decoder.begin` for the content, of any kind; BadImage if it cannot be decoded."""
         name = Path(self.path)
         match self.content:
             case BadImage():
@@ -75,9 +75,9 @@ class GivenPhoto:
                 return decoder.from_picture(self.content, path=name)
 
     def aspect(self, *, limit: int) -> float:
-        """The photo's width by its height as it is looked at, from its header; `limit` is the most that a URL may give.
+        """The upright photo's width divided by its height, from its header; `limit` is the most bytes to read of a URL.
 
-        Only for a photo of which there are pixels.
+        The photo must have been decoded before.
         """
         match self.content:
             case BadImage():
@@ -102,10 +102,10 @@ def given_photos(
     allow_outside: bool = False,
     say: Callable[[str], object] | None = None,
 ) -> Iterator[GivenPhoto]:
-    """The photos one at a time, lazily; a folder gives its images, sorted, and ignored entries are reported.
+    """Yields the photos lazily; a folder yields its images, sorted, and `say` reports ignored entries.
 
-    `limit` is the most bytes that are read of an open file. Below `root`, the place of the run's own data set, a
-    photo is also known by its path from there. What callers hold is copied: they may go on to change it.
+    `limit` is the most bytes that are read of an open file. A photo below `root`, the folder of the run's own data set,
+    gets its path relative to it as an id too. Arrays and buffers are copied, because callers may change them later.
     """
     for image in _many(images):
         match image:
@@ -126,7 +126,7 @@ def _aspect(picture: Picture) -> float:
 
 
 def _many(images: PhotoLike | Iterable[PhotoLike | GivenPhoto]) -> Iterable[PhotoLike | GivenPhoto]:
-    """One photo as a list of one."""
+    """The photos as an iterable; one photo becomes a list of one."""
     match images:
         case _ if _is_tensor(images):
             _check_tensor(images)
@@ -170,14 +170,14 @@ def _from_url(url: str) -> Iterator[GivenPhoto]:
 
 
 def _ids(path: Path, root: Path | None) -> tuple[str, ...]:
-    """The exact ids that a photo may have: as it is written, from the run's data set, and from the top."""
+    """The ids of a photo: its path as written, relative to the run's data set, and absolute."""
     absolute = os.path.abspath(path)
     inside = os.path.relpath(absolute, root) if root else ".."
     return tuple(dict.fromkeys((path.as_posix(), *(() if inside.startswith("..") else (inside,)), absolute)))
 
 
 def _content(image: Any, limit: int) -> bytes | Picture | BadImage:
-    """The bytes or array to decode of a photo in memory, as a copy; the file's own bytes if they are available."""
+    """A copy of a photo in memory as bytes or a Pillow image; the bytes of its file if they are available."""
     try:
         match image:
             case bytes() | bytearray() | memoryview():
@@ -192,13 +192,13 @@ def _content(image: Any, limit: int) -> bytes | Picture | BadImage:
                 return _of_file(image, limit)
     except MemoryError:
         raise
-    except Exception as error:  # an object of the user may raise anything; the next photo is not affected
+    except Exception as error:  # a user's object may raise anything, which must not affect the next photo
         return _bad("cannot be read", f"{type(error).__name__}: {error}")
     return _bad("not a photo", type(image).__name__)
 
 
 def _of_picture(picture: Picture) -> bytes | Picture:
-    """The bytes of the file that a lazy picture was opened from, so that it is decoded as the file is."""
+    """The bytes of the file that a lazy image was opened from, so that it is decoded like the file; else a copy."""
     file = getattr(picture, "fp", None)
     if getattr(picture, "tile", None) and file is not None and picture.tell() == 0:
         place = file.tell()
@@ -220,7 +220,7 @@ def _of_array(array: NDArray[Any]) -> Picture | BadImage:
 
 
 def _is_tensor(image: object) -> bool:
-    """Whether it is a torch.Tensor; torch is not imported for it."""
+    """Whether it is a torch.Tensor; does not import torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(image, torch.Tensor)
 
@@ -229,7 +229,7 @@ _TENSOR = "A tensor must be uint8, channels first: (3, H, W) or (B, 3, H, W), wi
 
 
 def _check_tensor(images: Any) -> None:
-    """UsageError for a tensor that is no photo and no batch of photos."""
+    """Raises UsageError for a tensor that is neither a photo nor a batch of photos."""
     if str(images.dtype) != "torch.uint8" or images.ndim not in (3, 4) or images.shape[-3] != 3:
         what = f"a tensor {tuple(images.shape)} of {str(images.dtype).removeprefix('torch.')} is not a photo."
         raise UsageError("images", what, right=_TENSOR)
@@ -244,14 +244,14 @@ def _of_tensor(tensor: Any) -> Picture | BadImage:
 
 
 def _of_url(url: str, limit: int) -> bytes:
-    """What is to be decoded of a file at a URL; BadImage where there is none."""
+    """The bytes of the file at a URL; BadImage if it cannot be read or has more than `limit` bytes."""
     try:
         data = read_url(url, limit=limit)
     except FileNotFoundError as error:
         raise BadImage(Path(url), "missing") from error
     except (MultistreamError, MemoryError):
         raise
-    except Exception as error:  # each storage has classes of its own, and the next photo may be there
+    except Exception as error:  # each storage has its own exceptions; the next photo may be readable
         raise BadImage(Path(url), "cannot be read", f"{type(error).__name__}: {error}") from error
     if len(data) > limit:
         raise BadImage(Path(url), "too large", f"more than {limit:,} bytes")

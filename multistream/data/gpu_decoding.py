@@ -1,4 +1,4 @@
-"""Decoding on a GPU: JPEGs by nvJPEG through torchvision, resized where they are; every other file by Pillow."""
+"""Decoding on a GPU: JPEGs by nvJPEG through torchvision, resized on the GPU; all other files by Pillow."""
 
 from __future__ import annotations
 
@@ -23,40 +23,40 @@ from multistream.data.decoding import BOXES, BadImage, Decoder, Encoded, Photo, 
 from multistream.data.file_formats import ALLOWED
 
 PIXELS: Final = 2**27
-"""The most that is decoded in one call: 400 MB of RGB."""
+"""The most pixels that are decoded in one call: 400 MB of RGB."""
 
 HEADER_THREADS: Final = 2
-"""One reads 13,500 headers a second, four times what the GPU decodes; 16 made extraction half as fast as 4."""
+"""One thread reads 13,500 headers/s, four times the GPU's decoding; with 16, extraction was half as fast as with 4."""
 
 END_OF_IMAGE: Final = b"\xff\xd9"
 
 
 @dataclass(frozen=True)
 class GpuDecoder(Decoder):
-    """As Decoder, but JPEGs are decoded and resized on `device`, many in one call, and come back as arrays of the CPU.
+    """As Decoder, but JPEGs are decoded and resized on `device`, many in one call, and returned as arrays on the CPU.
 
-    Pillow decodes what is no JPEG in grey or YCbCr that is whole, and what nvJPEG refuses. Pixels are a third of a grey
-    level off Pillow's on average, so cache keys tell the two apart.
+    nvJPEG decodes complete JPEGs in grey or YCbCr; Pillow decodes all other files, and those that nvJPEG rejects.
+    Pixels differ from Pillow's by a third of a grey level on average, so that the cache keys differ too.
     """
 
     device: str = "cuda"
 
     @property
     def version(self) -> str:
-        """All that decoded pixels depend on, as text for cache keys."""
+        """Everything that decoded pixels depend on, as text for cache keys."""
         kind = torch.device(self.device).type
         return f"{super().version} JPEG by torchvision {version('torchvision')} {kind} {torch.version.cuda}"
 
     def decode(self, data: bytes, *, path: Path) -> Photo:
-        """One file alone; `begin` and `finish` decode many at once."""
+        """Decodes one file; `begin` and `finish` decode many at once."""
         [photo] = self.finish([self.begin(data, path=path)])
         if isinstance(photo, BadImage):
             raise photo
         return photo
 
     def begin(self, data: bytes, *, path: Path) -> Photo | Encoded:
-        """A JPEG's header; the photo where Pillow decodes it."""
-        if not data.endswith(END_OF_IMAGE):  # no JPEG, or half of one, which nvJPEG would fill up
+        """Reads a JPEG's header; returns the photo if Pillow must decode it."""
+        if not data.endswith(END_OF_IMAGE):  # not a JPEG, or a truncated one, which nvJPEG would complete
             return super().decode(data, path=path)
         with (
             bad_image(path, lambda error: reason_of(error, data)),
@@ -68,17 +68,17 @@ class GpuDecoder(Decoder):
             return Encoded(data, path, image.size, *orientation_of(image))
 
     def threads(self, available: int) -> int:
-        """Few: they read headers only, and hold up the thread that launches the GPU's work."""
+        """At most HEADER_THREADS: they only read headers, and slow down the thread that launches GPU kernels."""
         return min(available, HEADER_THREADS)
 
     def finish(self, begun: Sequence[Photo | Encoded]) -> list[Photo | BadImage]:
-        """The photos that were begun, in their order."""
+        """Completes the results of `begin`, in their order."""
         encoded = [each for each in begun if isinstance(each, Encoded)]
         decoded = iter([photo for some in _portions(encoded) for photo in self._decoded(some)])
         return [next(decoded) if isinstance(each, Encoded) else each for each in begun]
 
     def _decoded(self, files: Sequence[Encoded]) -> list[Photo | BadImage]:
-        """JPEGs in one call; where one of them cannot be decoded, each in a call of its own, and that one by Pillow."""
+        """Decodes JPEGs in one call; if that fails, each in a separate call, and by Pillow if that fails too."""
         try:
             pixels = self._pixels(files)
         except torch.OutOfMemoryError as error:
@@ -96,14 +96,14 @@ class GpuDecoder(Decoder):
             return error
 
     def _pixels(self, files: Sequence[Encoded]) -> list[NDArray[np.uint8]]:
-        """uint8 (3, S, S) RGB of each as it lies in its file; one copy brings all to the CPU."""
+        """The pixels of each file, uint8 (3, S, S) RGB, not rotated by EXIF; copied to the CPU together."""
         data = [torch.frombuffer(bytearray(file.data), dtype=torch.uint8) for file in files]
         pictures = decode_jpeg(data, mode=ImageReadMode.RGB, device=self.device)
         small = torch.stack([self._fitted(picture) for picture in pictures])
         return list(small.round_().clamp_(0, 255).to(torch.uint8).cpu().numpy())
 
     def _fitted(self, picture: Tensor) -> Tensor:
-        """A picture (3, H, W), cut and resized with antialiasing to (3, S, S) float32."""
+        """Crops an image (3, H, W) and resizes it with antialiasing to (3, S, S) float32."""
         height, width = picture.shape[1:]
         left, top, right, bottom = map(round, BOXES[self.resize](width, height))
         box = picture[:, top:bottom, left:right] if self.resize == "crop" else picture
@@ -111,7 +111,7 @@ class GpuDecoder(Decoder):
 
 
 def _portions(files: Sequence[Encoded]) -> Iterator[list[Encoded]]:
-    """As many files at a time as PIXELS allows."""
+    """Groups of files with at most PIXELS pixels together, at least one file each."""
     some: list[Encoded] = []
     for file in files:
         if some and sum(prod(each.size) for each in (*some, file)) > PIXELS:
@@ -130,14 +130,14 @@ def _turned(pixels: NDArray[np.uint8], turn: Image.Transpose | None) -> NDArray[
 
 
 def _suits(image: Image.Image) -> bool:
-    """Whether nvJPEG decodes a file as Pillow would: a JPEG of one frame, in grey or YCbCr."""
+    """Whether nvJPEG decodes a file like Pillow: a JPEG of one frame, in grey or YCbCr."""
     is_stored_as_rgb = image.mode == "RGB" and image.info.get("adobe_transform") == 0
     return image.format == "JPEG" and image.mode in ("RGB", "L") and not is_stored_as_rgb
 
 
 @cache
 def why_not(device: str) -> str:
-    """Why JPEGs cannot be decoded on a device; empty where they can."""
+    """Why JPEGs cannot be decoded on a device; "" if they can."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         return "there is no CUDA device"
     file = io.BytesIO()

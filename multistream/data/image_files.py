@@ -1,4 +1,4 @@
-"""Listing: the image files below a folder, and a count of everything that was passed over."""
+"""Lists the image files below a folder, and counts ignored entries."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNREADABLE = "folders that cannot be read"
 _SYSTEM = frozenset(
     (
         *("__MACOSX", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN", "lost+found", "__pycache__"),
-        # Where network disks (Synology, QNAP) keep thumbnails and what was deleted.
+        # Folders of network disks (Synology, QNAP) for thumbnails and deleted files.
         *("@eaDir", "@SynoResource", "#recycle", "@Recycle", "@Recently-Snapshot"),
     )
 )
@@ -29,7 +29,7 @@ _SYSTEM = frozenset(
 
 @dataclass(frozen=True)
 class Listing:
-    """Image files (`ids`, relative to `root`, with slashes, sorted), folders likewise, and what was ignored: counts."""
+    """Image files (`ids`) and `folders` as sorted POSIX paths relative to `root`, and counts of ignored entries."""
 
     root: Path
     ids: tuple[str, ...]
@@ -38,7 +38,7 @@ class Listing:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """One line for each kind of thing that was ignored."""
+        """One line for each kind of ignored entry."""
         return tuple(f"{what}: {count:,} ignored" for what, count in sorted(self.ignored.items()))
 
 
@@ -54,7 +54,7 @@ class _Walk:
     ignored: Counter[str] = field(default_factory=Counter)
 
     def enter(self, folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> None:
-        """Takes what is in `folder`; `above` are device and inode of it and the folders that lead to it."""
+        """Adds the entries of `folder`; `above` are device and inode of it and its parents, to detect loops."""
         try:
             with os.scandir(folder) as entries:
                 for entry in sorted(entries, key=lambda each: each.name):
@@ -89,9 +89,9 @@ class _Walk:
 
 
 def list_images(root: Path, *, allow_outside: bool = False, strict: bool = True) -> Listing:
-    """All image files below `root`, by their names; links are followed inside it, elsewhere only if allowed.
+    """Lists all image files below `root`, by suffix; links that lead outside it are only followed if allowed.
 
-    A folder below it that cannot be read is a DataError, or counted among what was ignored where not `strict`.
+    A folder below it that cannot be read raises DataError, or is counted as ignored if not `strict`.
     """
     try:
         status = root.stat()
@@ -103,5 +103,5 @@ def list_images(root: Path, *, allow_outside: bool = False, strict: bool = True)
 
 
 def is_inside(real: str, folder: str) -> bool:
-    """Whether the real path `real` is the real path `folder`, or lies below it."""
+    """Whether the resolved path `real` is the resolved path `folder`, or is below it."""
     return real == folder or real.startswith(folder.rstrip(os.sep) + os.sep)

@@ -1,4 +1,4 @@
-"""Loading: photos, with the vectors and maps that belong to them, as batches keyed by input name."""
+"""Loading: photos with their vectors and maps, as batches by input name."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ from multistream.recipe.sections import OnBadImage
 
 Item = dict[str, NDArray[Any]]
 Begun = dict[str, Any]
-"""An item of which "image" is still a Photo or Encoded."""
+"""An item whose "image" is still a Photo or Encoded."""
 
 BAD_SHOWN = 5
-"""Photos that cannot be decoded and are named one at a time."""
+"""The number of photos that cannot be decoded that are listed by name."""
 
 TIMEOUT = 300.0
-"""Seconds after which a file that is still being read is taken for one that never will be."""
+"""Seconds after which reading a file counts as failed."""
 
 
 class Photos(Dataset[Item]):
     """The images of a table as arrays, by index: "image" uint8 (3, S, S), maps (C, S, S), vectors (D,) float32.
 
-    Without a `decoder` no photo is read; `given` photos are read in place of the table's files. `vectors` hold row i
-    for image i; `maps` are called with i. A file that is no image raises BadImage if `on_bad_image` is "error"; else
-    `loaded` leaves it out, and under "report" remembers it in `bad`, {index: why}.
+    Without a `decoder` no photo is read; `given` photos are read instead of the table's files. Row i of `vectors`
+    belongs to image i; `maps` are called with i. A file that cannot be decoded raises BadImage if `on_bad_image` is
+    "error"; otherwise `loaded` leaves it out, and with "report" records it in `bad`, {index: reason}.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Photos(Dataset[Item]):
         return item
 
     def begin(self, index: int) -> Begun:
-        """What a thread reads of one image; `finish` completes several."""
+        """The part of reading one image that runs in a thread; `finish` completes several."""
         begun: Begun = {} if self.decoder is None else {"image": self._begun(self.decoder, index)}
         return begun | self.beside(index)
 
@@ -84,7 +84,7 @@ class Photos(Dataset[Item]):
         return maps | {name: rows[index] for name, rows in self.vectors.items()}
 
     def finish(self, begun: Sequence[Begun | BadImage]) -> list[Item | BadImage]:
-        """The images that were begun, in their order."""
+        """Completes the results of `begin`, in their order."""
         if self.decoder is None:
             return list(begun)
         pictures = [each["image"] for each in begun if not isinstance(each, BadImage)]
@@ -92,7 +92,7 @@ class Photos(Dataset[Item]):
         return [each if isinstance(each, BadImage) else _with_picture(each, next(photos)) for each in begun]
 
     def leave_out(self, index: int, error: BadImage) -> None:
-        """Raises the error, or remembers its reason, as `on_bad_image` says."""
+        """Raises the error, records its reason in `bad`, or ignores it, according to `on_bad_image`."""
         if self.on_bad_image == "error":
             raise error
         if self.on_bad_image == "report":
@@ -117,10 +117,10 @@ def loaded(
 ) -> Iterator[dict[str, Tensor]]:
     """The images with these indices, in this order, `batch_size` at a time: {name: (B, ...)} and "index" (B,) int64.
 
-    Batch number b stands for indices[b * batch_size : (b + 1) * batch_size] whatever can be read of it: B is smaller
-    where images are left out, and 0 where none is left. `workers` threads read AHEAD batches ahead, or as many as
-    `prefetch` says; 0 reads here. Many files are read by processes instead, if `prefetch` allows it. `pin` puts batches
-    where a GPU can fetch them. A file that takes longer than `timeout` seconds is a DataError.
+    Batch number b always holds images of indices[b * batch_size : (b + 1) * batch_size]: B is smaller if some are left
+    out, and 0 if all are. `workers` threads read AHEAD batches ahead, or the number that `prefetch` sets; 0 reads in
+    the calling thread. Processes read a large number of files instead, if `prefetch` allows it. `pin` allocates batches
+    in pinned memory. Raises DataError for a file that takes longer than `timeout` seconds.
     """
     prefetch = prefetch or Prefetch(AHEAD if workers else 0)
     chunks = ([int(i) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size))
@@ -136,7 +136,7 @@ def loaded(
 
 
 def _are_worth_processes(photos: Photos, count: int, workers: int) -> bool:
-    """Whether processes decode these files faster than threads, which alone decode what is no file, and read maps."""
+    """Whether processes decode these files faster than threads; only threads read maps and photos in memory."""
     are_files = type(photos.decoder) is Decoder and not photos.given and not photos.maps
     return are_files and workers >= CORES and count >= PHOTOS
 
@@ -144,7 +144,7 @@ def _are_worth_processes(photos: Photos, count: int, workers: int) -> bool:
 def _in_processes(
     photos: Photos, chunks: Iterable[list[int]], *, workers: int, prefetch: Prefetch, timeout: float
 ) -> Iterator[tuple[list[int], list[Begun | BadImage]]]:
-    """Each chunk, with what was read of its images, or why they cannot be had."""
+    """Each chunk of indices with its images as `begin` returns them, or the reason why one cannot be read."""
     assert photos.decoder is not None
     asked, answered = itertools.tee(chunks)
     files = ([photos.table.path(i) for i in chunk] for chunk in asked)
@@ -175,13 +175,13 @@ def _batch(
 
 
 def _outcome(photos: Photos, index: int, future: Future[Begun], timeout: float) -> Begun | BadImage:
-    """What was read of an image, or why it cannot be had."""
+    """The result of `begin` for an image, or the reason why it cannot be read."""
     try:
         return future.result(timeout)
     except BadImage as error:
         return error
     except TooLate as error:
-        if future.done():  # then the reader itself raised it
+        if future.done():  # the reader itself raised it
             raise
         raise _still_reading(photos, index, timeout) from error
 
@@ -196,15 +196,15 @@ def _with_picture(begun: Begun, photo: Photo | BadImage) -> Item | BadImage:
 
 
 def _stacked(arrays: list[NDArray[Any]], *, pin: bool) -> Tensor:
-    """(B, ...) of B arrays of one shape, copied once, directly into pinned memory if `pin`."""
-    first = torch.from_numpy(arrays[0][None][:0])  # its type and shape, none of its numbers
+    """Stacks B arrays of one shape to (B, ...), copied once, directly into pinned memory if `pin`."""
+    first = torch.from_numpy(arrays[0][None][:0])  # for type and shape only
     stacked = torch.empty((len(arrays), *first.shape[1:]), dtype=first.dtype, pin_memory=pin)
     np.stack(arrays, out=stacked.numpy())
     return stacked
 
 
 def skipped_lines(table: Table, bad: Mapping[int, str]) -> list[str]:
-    """A line for each of the first photos that cannot be decoded, and one that counts them all if there are more."""
+    """A line for each of the first BAD_SHOWN photos that cannot be decoded, and the total if there are more."""
     lines = [f"{printable(table.ids[i])}: {why}; skipped" for i, why in sorted(bad.items())[:BAD_SHOWN]]
     if len(bad) > BAD_SHOWN:
         lines.append(f"{len(bad):,} photos in total are skipped; multistream data scan lists them")
@@ -219,9 +219,9 @@ def make_photos(
     *,
     given: Sequence[GivenPhoto] = (),
 ) -> Photos:
-    """The photos of a table with their vectors and maps, as these inputs (by stream key) ask for them.
+    """The photos of a table with their vectors and maps, for these inputs (by stream key).
 
-    `given` are the photos of the rows where they are not files of the table.
+    `given` are the photos of the rows if they are not files of the table.
     """
     return Photos(
         table,
@@ -234,9 +234,9 @@ def make_photos(
 
 
 def make_decoder(inputs: Mapping[str, Input], settings: DataSettings) -> Decoder | None:
-    """Decodes once for all streams, at the largest size that one asks for; None where no stream reads photos.
+    """The decoder of all streams, at the largest of their sizes; None if no stream reads photos.
 
-    What was trained on photos that nvJPEG decoded is used with Pillow where there is none, with a warning.
+    If the recipe uses nvJPEG and it is not available, warns and returns the Pillow decoder.
     """
     sizes = [each.size for each in inputs.values() if isinstance(each, Image)]
     if not sizes:
@@ -261,15 +261,15 @@ def make_decoder(inputs: Mapping[str, Input], settings: DataSettings) -> Decoder
 
 
 def check_decoder(settings: DataSettings) -> None:
-    """UsageError if the photos of a training or extraction cannot be decoded as its recipe says."""
+    """Raises UsageError if the decoder of the recipe is not available; for training and extraction."""
     if settings.decoder == "nvjpeg" and (why := no_nvjpeg()):
         raise UsageError("data.decoder", f"nvjpeg is not available: {why}.", do="Use --set data.decoder=pillow.")
 
 
 def no_nvjpeg() -> str:
-    """Why nvJPEG cannot decode here; empty where it can."""
+    """Why nvJPEG is not available on this machine; "" if it is."""
     try:
         from multistream.data.gpu_decoding import why_not
-    except ImportError as error:  # torchvision is to leave it to torchcodec one day
+    except ImportError as error:  # torchvision plans to move decoding to torchcodec
         return str(error)
     return why_not("cuda")

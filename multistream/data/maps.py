@@ -1,4 +1,4 @@
-"""Maps: additional images for each photo (depth, saliency): found, read and resized."""
+"""Maps, additional images for each photo (depth, saliency): finding, reading and resizing them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from multistream.data.table import Table
 from multistream.errors import DataError, did_you_mean, said_by, some_of
 
 EXTENSIONS = (".png", ".npy", ".tif", ".tiff", ".jpg", ".jpeg", ".webp", ".bmp")
-"""Endings of the files that `read_map` reads."""
+"""Suffixes of the files that `read_map` reads."""
 
 COLUMN = "column:"
 
@@ -30,16 +30,16 @@ _MODES = ("1", "L", "RGB", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def find_maps(table: Table, source: str) -> tuple[Path, ...]:
-    """As `find_some_maps`, where every image must have its own."""
+    """As `find_some_maps`; raises DataError if an image has no map."""
     return tuple(path for path in find_some_maps(table, source, may_lack=False) if path is not None)
 
 
 def find_some_maps(table: Table, source: str, *, may_lack: bool) -> tuple[Path | None, ...]:
-    """The map of every image: in the folder `source`, which mirrors the images, or by the CSV column of that name.
+    """The map of every image, from the folder `source`, which mirrors the images, or from the CSV column of that name.
 
-    In a folder a map has the image's id but for the extension. "column:NAME", or NAME where the table has such a
-    column, takes the paths that the CSV names. DataError with counts and names if maps are not unique, or are missing
-    and none `may_lack` (then they are None).
+    In a folder, a map has the image's id with another extension. "column:NAME", or NAME if the table has such a column,
+    uses the paths in the CSV. An image without a map gets None if `may_lack`. Raises DataError, with counts and names,
+    if maps are not unique, if some are missing without `may_lack`, or if all are missing.
     """
     name = source.removeprefix(COLUMN)
     if name in table.maps:
@@ -58,9 +58,9 @@ def find_some_maps(table: Table, source: str, *, may_lack: bool) -> tuple[Path |
 
 
 def read_map(path: Path) -> NDArray[np.float32]:
-    """A map as float32 (C, H, W): whole numbers scaled to 0..1 (grey of 1, 8 or 16 bits, RGB), others as they are.
+    """Reads a map as float32 (C, H, W): integers are scaled to 0..1 (grey of 1, 8 or 16 bits, RGB), floats are not.
 
-    An .npy holds (H, W) or (C, H, W). BadImage if the file is damaged, holds NaN or Inf, or has no known scale.
+    An .npy file holds (H, W) or (C, H, W). BadImage if the file is damaged, holds NaN or Inf, or has no known scale.
     """
     with bad_image(path, lambda _: "cannot be read"):
         data = path.read_bytes()
@@ -79,7 +79,7 @@ def read_map(path: Path) -> NDArray[np.float32]:
 def fit_map(
     map_CHW: NDArray[np.float32], size: int, resize: Literal["squash", "crop"] | str = "squash"
 ) -> NDArray[np.float32]:
-    """A map (C, H, W) brought to (C, size, size) as photos are: antialiased bilinear, whole or its central square.
+    """Resizes a map (C, H, W) to (C, size, size) like photos: antialiased bilinear, whole or its central square.
 
     >>> fit_map(np.ones((2, 30, 40), np.float32), 10, "crop").shape
     (2, 10, 10)
@@ -96,9 +96,9 @@ def fit_map(
 
 
 def find_map_files(folder: Path) -> dict[str, list[Path]]:
-    """All files that may be maps below `folder`, by their path from there without the extension."""
+    """All files with a map's suffix below `folder`, by relative path without the extension."""
     held: dict[str, list[Path]] = defaultdict(list)
-    for place, _, names in os.walk(folder):  # does not follow links to folders: they may lead round
+    for place, _, names in os.walk(folder):  # does not follow links to folders, which may form loops
         for name in names:
             path = Path(place, name)
             if path.suffix.lower() in EXTENSIONS:
@@ -107,7 +107,7 @@ def find_map_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def _mirrored(table: Table, folder: Path) -> list[Path | None]:
-    """The files below `folder` whose ids are the images' but for the extension; DataError where they are not unique."""
+    """The files below `folder` with the images' ids, except the extension; DataError if they are not unique."""
     held = find_map_files(folder)
     stems = {image: _stem(image, held) for image in table.ids}
     counts = Counter(stems.values())
@@ -119,7 +119,7 @@ def _mirrored(table: Table, folder: Path) -> list[Path | None]:
 
 
 def _stem(image: str, held: Mapping[str, object]) -> str:
-    """The image's id without extension, or its longest suffix that a map has: photos to predict come with any path."""
+    """The image's id without extension, or its longest suffix that a map has; photos to predict may have any path."""
     whole = PurePosixPath(image).with_suffix("").as_posix()
     return next((end for end in path_ends(whole) if end in held), whole)
 
@@ -127,7 +127,7 @@ def _stem(image: str, held: Mapping[str, object]) -> str:
 def _checked(
     found: Sequence[Path | None], table: Table, place: str, *, may_lack: bool, right: str
 ) -> tuple[Path | None, ...]:
-    """The maps found; DataError if some are missing and none may, or if all are."""
+    """Returns the maps; DataError if some are missing without `may_lack`, or if all are missing."""
     missing = [image for image, path in zip(table.ids, found, strict=True) if path is None]
     if not may_lack or len(missing) == len(table):
         _refuse(missing, "have no map", len(table), place, right=right)
@@ -135,7 +135,7 @@ def _checked(
 
 
 def _refuse(images: Sequence[str], what: str, total: int, place: Path | str, *, right: str) -> None:
-    """DataError if there are such images."""
+    """Raises DataError if there are such images."""
     if images:
         shown = some_of(map(repr, images))
         raise DataError(place, f"{len(images):,} of {total:,} images {what}: {shown}.", right=right)

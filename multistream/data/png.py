@@ -1,7 +1,7 @@
-"""The chunks of a PNG file: are they whole, and which of them the picture needs (PNG specification, section 5).
+"""The chunks of a PNG file: checks that they are complete, and removes optional ones (PNG specification, section 5).
 
-Pillow does not check the CRC of image data, reads a file cut before its end, and refuses a good picture for the
-sake of an oversized text chunk.
+Pillow does not check the CRC of image data, reads truncated files, and rejects an intact image because of an oversized
+text chunk.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Iterator
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf")
-"""What pixels and orientation depend on; texts and profiles are left out where they are bombs."""
+"""The chunks that pixels and orientation depend on; not texts and profiles, which may be decompression bombs."""
 
 
 def fault(data: bytes) -> str:
-    """Why the PNG file `data` is not a whole one: "truncated", "bad CRC", or "" if it is, or is no PNG."""
+    """Why the PNG file `data` is damaged: "truncated" or "bad CRC"; "" if it is intact, or not a PNG."""
     if not data.startswith(SIGNATURE):
         return ""
-    last, view = b"", memoryview(data)  # slices of it copy nothing
+    last, view = b"", memoryview(data)  # its slices are not copies
     for kind, start, end in _chunks(data):
         last = kind
         if end + 4 > len(data):
@@ -31,13 +31,13 @@ def fault(data: bytes) -> str:
 
 
 def without_texts(data: bytes) -> bytes:
-    """The same picture without texts, profiles and later frames."""
+    """The PNG file without texts, profiles and later frames."""
     kept = [data[start - 8 : end + 4] for kind, start, end in _chunks(data) if kind in _PICTURE]
     return SIGNATURE + b"".join(kept)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Type, start and end of the content of each chunk, up to IEND; the last one may end behind the file's end."""
+    """Type, start and end of the content of each chunk, up to IEND; the last may end after the end of the file."""
     place = len(SIGNATURE)
     while place + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, place)

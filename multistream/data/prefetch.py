@@ -1,7 +1,8 @@
-"""Prefetching: groups of photos that are decoded while the network computes an earlier one.
+"""Prefetching: decodes groups of photos while the network computes an earlier group.
 
-On a GPU that is always right. On a CPU both want the same cores: the threads of a layer wait for one another, so that
-decoding threads hold all of them up. What is fastest depends on the photos and on the network, and is measured.
+On a GPU this is always faster. On a CPU decoding and network use the same cores: the threads of a layer wait for one
+another, so that decoding threads slow down all of them. Whether prefetching is faster depends on the photos and the
+network, and is measured.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ from multistream.data.decode_pool import Pool
 from multistream.nn.threads import threads
 
 AHEAD = 2
-"""Groups that are decoded while one is computed."""
+"""Number of groups that are decoded ahead of the one that is computed."""
 
 PATIENCE = 5
-"""Where one thread seems too slow, it is tried once computing has taken this many times as long as it can take."""
+"""If one thread seems too slow, it is measured after this many times its longest possible time of computing."""
 
 Key = TypeVar("Key")
 Item = TypeVar("Item")
@@ -31,36 +32,36 @@ Features = TypeVar("Features", bound=Mapping[Any, Mapping[str, Tensor]])
 
 
 class Prefetch:
-    """Decodes the same number of `groups` ahead at all times, and computes in all threads of torch.
+    """Always decodes the same number of `groups` ahead, and computes in all threads of torch.
 
-    `processes` says that the network leaves the cores to decoding, which may then use processes.
+    `processes` allows decoding in processes, because the network does not use the cores.
     """
 
     def __init__(self, groups: int = AHEAD, *, processes: bool = False) -> None:
         self.groups, self.processes = groups, processes
 
     def compute(self, features: Callable[[], Features]) -> Features:
-        """What `features` returns."""
+        """Calls `features` and returns its result."""
         return features()
 
     def decoded(self, seconds: float) -> None:
-        """Learns how long the photos of the group that is done took to decode."""
+        """Called after each group with the time that decoding it took."""
 
 
 class MeasuredPrefetch(Prefetch):
-    """Decodes ahead while one core computes, or goes by turns, whichever is faster: for a CPU.
+    """On a CPU: overlaps decoding with computing in one thread, or alternates between both, whichever is faster.
 
-    By turns, W cores decode a group in D seconds, and then T threads compute it in C: it takes D + C. Overlapped, one
-    thread computes it in C1, and the other cores decode, all of them when it waits: it takes C1, or D + C1 / W where
-    that is longer. So overlapping is faster if C1 <= D + C. Until C1 is known it is taken to be T * C, the most it can
-    be. D is measured at every group: the photos of a list may change.
+    Alternating, W cores decode a group in D seconds, then T threads compute it in C: D + C in total. Overlapped, one
+    thread computes the group in C1 while the other cores decode, and all cores decode while it waits: C1 in total, or
+    D + C1 / W if that is longer. So overlapping is faster if C1 <= D + C. Before C1 is measured, its upper bound T * C
+    is used. D is measured for every group, because the photos of a list may differ in size.
 
-    C1 may be far less: where other programs keep a core busy, the threads of each layer wait for the one that has no
-    core. So C1 is measured in a long list even if T * C is too slow.
+    C1 may be much less than T * C: if other programs keep a core busy, the threads of each layer wait for the one
+    without a core. So in a long list C1 is measured even if T * C is too slow.
 
-    The last bits must not depend on how fast a machine was at the time. Some operations split their sums among threads
-    (bfloat16 matrix products of transformers on 8 or more), so one group is computed in both ways before the first
-    overlap; if a bit differs, all groups go by turns.
+    Results must not depend, even in the last bits, on the speed of the machine. Some operations split their sums among
+    threads (bfloat16 matrix products of transformers on 8 or more), so one group is computed in both ways before the
+    first overlap; if a bit differs, all groups alternate.
     """
 
     def __init__(self, *, workers: int) -> None:
@@ -69,18 +70,18 @@ class MeasuredPrefetch(Prefetch):
         self.computed = 0.0
         self.in_all_threads = self.in_one_thread = math.inf
         self.same_bits: bool | None = True if self.threads == 1 else None
-        """Whether one thread computes the bits that all do; None as long as nobody has looked."""
+        """Whether one thread computes the same bits as all threads; None before the comparison."""
         self.is_faster = False
-        """Whether overlapping is expected to be faster than going by turns."""
+        """Whether overlapping is expected to be faster than alternating."""
 
     def compute(self, features: Callable[[], Features]) -> Features:
-        """What `features` returns, computed in one thread while other groups are decoded, else in all."""
+        """Calls `features` and returns its result, in one thread while other groups are decoded, else in all."""
         if self.groups:
             return self._in_one_thread(features)
         began = time.perf_counter()
         result = features()
         seconds = time.perf_counter() - began
-        # The fastest: the first group warms up, and after an overlap some photos are still being decoded.
+        # The minimum, because the first group is a warm-up, and after an overlap some photos are still being decoded.
         self.in_all_threads = min(self.in_all_threads, seconds)
         self.in_one_thread = min(self.in_one_thread, self.in_all_threads * self.threads)
         self.computed += seconds
@@ -90,21 +91,21 @@ class MeasuredPrefetch(Prefetch):
 
     def _in_one_thread(self, features: Callable[[], Features]) -> Features:
         with threads(1):
-            began = time.thread_time()  # without what it waits for cores that decode
+            began = time.thread_time()  # CPU time, without waiting for cores that decode
             result = features()
             self.in_one_thread = time.thread_time() - began
         return result
 
     def decoded(self, seconds: float) -> None:
-        """Decides how the next group is computed, by the `seconds` for which this one was decoded."""
-        if self.groups:  # of which the computing took one core
+        """Decides how the next group is computed, from the `seconds` that decoding this one took."""
+        if self.groups:  # one core was computing meanwhile
             seconds -= min(seconds, self.in_one_thread) / self.workers
         self.is_faster = self.in_one_thread <= seconds + self.in_all_threads
         self.groups = AHEAD if self.is_faster and self.same_bits else 0
 
 
 def prefetch_for(device: torch.device, *, workers: int) -> Prefetch:
-    """How photos are decoded ahead for a network on this device, by this number of decoding threads."""
+    """The prefetching for a network on this device, with this number of decoding threads."""
     if not workers:
         return Prefetch(0)
     return MeasuredPrefetch(workers=workers) if device.type == "cpu" else Prefetch(processes=True)
@@ -113,7 +114,7 @@ def prefetch_for(device: torch.device, *, workers: int) -> Prefetch:
 def read_groups(
     pool: Pool, groups: Iterable[Sequence[Key]], read: Callable[[Key], Item], *, prefetch: Prefetch
 ) -> Iterator[list[tuple[Key, Future[Item]]]]:
-    """Every group in order, as what `read` returns for each of its keys, to come; later ones are begun before."""
+    """Yields every group in order, as pairs of a key and a future of `read(key)`; starts later groups ahead."""
     coming, ahead = iter(groups), deque[_Group[Key, Item]]()
     ended = 0.0
     while True:
@@ -128,7 +129,7 @@ def read_groups(
 
 
 class _Group(Generic[Key, Item]):
-    """Tasks that are computed together, and when the pool began and ended them."""
+    """The tasks of one group, and the times at which the pool began and ended them."""
 
     def __init__(self, pool: Pool, keys: Sequence[Key], read: Callable[[Key], Item]) -> None:
         self.began = self.ended = time.perf_counter()

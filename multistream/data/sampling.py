@@ -1,6 +1,6 @@
-"""Chance that is a function: of a seed, an epoch and an image's index. Nothing of it needs saving, nothing can drift.
+"""Random numbers as a function of seed, epoch and an image's index, so that no generator state needs saving.
 
-NumPy and torch may change what their generators give from version to version; these sixty-four bits stay.
+The generators of NumPy and torch may change between versions; these 64 bits do not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def draws(indices: ArrayLike, *, seed: int, epoch: int, purpose: str) -> NDArray
 
 
 def order(n: int, *, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order in which epoch number `epoch` sees n images: a permutation (n,) of 0..n-1.
+    """The order of n images in epoch number `epoch`: a permutation (n,) of 0..n-1.
 
     >>> order(5, seed=0, epoch=0).tolist() == order(5, seed=0, epoch=0).tolist()
     True

@@ -1,6 +1,6 @@
-"""Scanning: every file of a data set read and decoded once, to find what would spoil a training or a result.
+"""Scanning: reads and decodes every file of a data set once, to find files that would spoil training or results.
 
-Photos of old data sets are deleted and leave placeholder pictures behind (paper section 4).
+Deleted photos of old data sets are often replaced by placeholder images (paper section 4).
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from multistream.data.decoding import BadImage, Decoder
 from multistream.data.table import Table
 
 COPIES = 5
-"""So many files that show one picture are taken for a placeholder."""
+"""This number of files with the same image counts as a placeholder."""
 FLAT = 4.0
-"""A picture whose grey levels deviate less than this, of 255, is taken for one colour."""
+"""An image whose standard deviation of levels, of 255, is below this counts as one colour."""
 
 _GRID = 16
 _ALIKE = 6.0
-"""A picture's looks are 16 x 16 cells of grey; two are alike if no cell is further apart than compression takes it."""
+"""Images are compared by 16 x 16 cells of grey; two are alike if no cell differs by more than this, as compression may.
+"""
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,9 @@ class Unreadable:
 class Scan:
     """The result of a scan. Groups are tuples of ids.
 
-    `duplicates` have the same bytes, `across_parts` those of them that lie in several parts, `contradictory` those
-    with several labels; `same_picture` are files that look alike, `one_colour` those that show next to nothing;
-    `remarks` count what decoding left aside, {"first frame": 3}.
+    `duplicates` have the same bytes; `across_parts` are those of them in several splits, `contradictory` those with
+    several labels. `same_picture` are files that look alike, `one_colour` those with almost no content. `remarks`
+    counts content that decoding ignored, for example {"first frame": 3}.
     """
 
     name: str
@@ -62,18 +63,18 @@ class Scan:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was found that a person should look at."""
+        """Whether the scan found no file that needs attention."""
         found = (self.unreadable, self.duplicates, self.contradictory, self.same_picture, self.one_colour)
         return not any(found)
 
     def to_dict(self) -> dict[str, Any]:
-        """What `data scan --json` prints."""
+        """The scan as JSON data, for `data scan --json`."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """One file: digest of its bytes, its looks, the deviation of its grey levels, and the decoder's notes."""
+    """One file: digest of its bytes, its cells of grey, the largest deviation of a channel, and the decoder's notes."""
 
     sha256: str
     looks: NDArray[np.float32]
@@ -89,7 +90,7 @@ def scan(
     workers: int = 2,
     tick: Callable[[int], object] | None = None,
 ) -> Scan:
-    """Reads and decodes every image of a table; `parts` are row numbers by part, where the table has none of its own.
+    """Reads and decodes every image of a table; `parts` are row numbers by split, if the table has no splits.
 
     `tick` is called with 1 after each image.
     """
@@ -114,7 +115,7 @@ def scan(
 
 
 def _part_of(table: Table, parts: Mapping[str, Iterable[int]]) -> dict[int, str]:
-    """The part of each row: its own, or that of `parts`."""
+    """The split of each row, from the table or from `parts`."""
     part_of = dict(enumerate(table.parts or ()))
     for name, rows in parts.items():
         part_of |= dict.fromkeys(map(int, rows), name)
@@ -130,7 +131,7 @@ def _read_all(
 ) -> tuple[dict[int, _Seen], tuple[Unreadable, ...]]:
     seen: dict[int, _Seen] = {}
     unreadable = []
-    # Pillow warns of each file with strange EXIF; here they are counted. The threads end before the filter does.
+    # Pillow warns about each file with invalid EXIF; here they are counted. The threads end before the filter.
     with warnings.catch_warnings(), Pool(workers) as pool:
         warnings.simplefilter("ignore")
         for start in range(0, len(table), 256):
@@ -154,14 +155,14 @@ def _look(decoder: Decoder, table: Table, index: int) -> _Seen:
 
 
 def _looks(grey_SS: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean grey level of each cell of a picture (S, S)."""
+    """The mean grey level of each cell of an image (S, S)."""
     count = min(_GRID, len(grey_SS))
     bands = np.array_split(grey_SS, count)
     return np.array([cell.mean() for band in bands for cell in np.array_split(band, count, axis=1)], dtype=np.float32)
 
 
 def _alike(looks: Mapping[int, NDArray[np.float32]]) -> list[list[int]]:
-    """Indices of pictures that look like the first of their group, where there are COPIES of them."""
+    """Groups of at least COPIES indices of images that look like the first of their group."""
     indices = np.array(sorted(looks, key=lambda index: float(looks[index].mean())), dtype=np.int64)
     if len(indices) < COPIES:
         return []
@@ -170,7 +171,7 @@ def _alike(looks: Mapping[int, NDArray[np.float32]]) -> list[list[int]]:
     is_free = np.ones(len(indices), dtype=bool)
     groups = []
     for place in range(len(indices)):
-        # Means differ by no more than cells do, so only the next few in order of their means can be alike.
+        # Means differ at most as much as cells, so only the next few images in order of their means can be alike.
         end = int(np.searchsorted(means, means[place] + _ALIKE, "right"))
         near = is_free[place:end] & (np.abs(cells[place:end] - cells[place]).max(1) <= _ALIKE)
         if is_free[place] and near.sum() >= COPIES:

@@ -1,4 +1,4 @@
-"""Side inputs: the Vectors and Maps of a composition, found, joined by image id, and counted."""
+"""Side inputs: finds the Vectors and Maps of a composition, joins them by image id, and counts them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ReadMap = Callable[[int], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class MapReader:
-    """Reads the maps of all images, by index, as the input `wanted` asks for them."""
+    """Reads the maps of all images, by index, for the input `wanted`."""
 
     paths: tuple[Path | None, ...]
     wanted: Map
@@ -33,11 +33,11 @@ class MapReader:
 
     @property
     def present(self) -> NDArray[np.bool_]:
-        """(N,) which images have a map."""
+        """Whether each image has a map, (N,)."""
         return np.array([path is not None for path in self.paths])
 
     def __call__(self, index: int) -> NDArray[np.float32]:
-        """The map of one image, (C, size, size); zeros for an image that has none."""
+        """The map of one image, (C, size, size); zeros for an image without one."""
         path = self.paths[index]
         if path is None:
             return np.zeros(self.wanted.shape, dtype=np.float32)
@@ -56,7 +56,7 @@ class MapReader:
 class SideInputs:
     """Vectors (N, D) and map readers by stream key, row i for image i; `usable` (N,) is False for rows to leave out.
 
-    `present` (N,) marks by stream key the images that have one; the rows of the others are filled in.
+    `present` (N,), by stream key, is True for images that have the input; the rows of the others are filled.
     """
 
     vectors: Mapping[str, NDArray[np.float32]]
@@ -66,7 +66,7 @@ class SideInputs:
     present: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
 
     def filled(self, means: Mapping[str, NDArray[np.float32]]) -> SideInputs:
-        """With these means (D,), by stream key, for the images that lack a vector."""
+        """The same side inputs with these means (D,), by stream key, for images without a vector."""
         rows = {
             key: np.where(self.present[key][:, None], found, means[key]).astype(np.float32) if key in means else found
             for key, found in self.vectors.items()
@@ -84,10 +84,10 @@ def gather(
     maps_may_lack: bool = False,
     resize: str = "squash",
 ) -> SideInputs:
-    """Finds and joins all Vectors and Maps that these inputs ask for; `sources` are paths by key or input name.
+    """Finds and joins all Vectors and Maps of these inputs; `sources` are paths by key or input name.
 
-    Where `missing` is "mean", the images without a vector get those of `means` (D,), by key: a trained network's own.
-    `maps_may_lack` gives images without a map zeros, instead of a DataError.
+    If `missing` is "mean", images without a vector get `means` (D,), by key, from a trained network. With
+    `maps_may_lack`, images without a map get zeros, instead of a DataError.
     """
     check_sources(sources, inputs)
     joined: dict[str, Joined] = {}
@@ -112,7 +112,7 @@ def gather(
 
 
 def _usable(rows: int, joined: Mapping[str, Joined]) -> NDArray[np.bool_]:
-    """(rows,) the images that have all of these vectors."""
+    """Whether each image has all of these vectors, (rows,)."""
     usable = [np.ones(rows, dtype=np.bool_), *(each.present for each in joined.values())]
     return np.asarray(np.all(usable, axis=0))
 
@@ -125,12 +125,12 @@ def _notes(joined: Mapping[str, Joined], maps: Mapping[str, MapReader]) -> Itera
 
 
 def named(entries: Mapping[str, T], *labels: str) -> T | None:
-    """What there is under the first of these labels, such as a stream's key and its input's name; None for none."""
+    """The entry under the first of these labels, such as a stream's key and its input's name; None if there is none."""
     return next((entries[label] for label in labels if label in entries), None)
 
 
 def check_sources(sources: Iterable[str], inputs: Mapping[str, Input]) -> None:
-    """DataError for the key or name of a source that no Vector or Map of these inputs has."""
+    """Raises DataError for a source whose name is not that of a Vector or Map of these inputs."""
     names = names_of(side_inputs_of(inputs))
     for name in [name for name in sources if name not in names]:
         right = did_you_mean(name, names)
@@ -144,7 +144,7 @@ def known_of_vectors(
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, dict[str, object]]:
-    """The width and names that the data set gives streams that read a Vector: {key: {"width", "vocabulary"}}."""
+    """The width and vocabulary, from the data, of streams that read a Vector: {key: {"width", "vocabulary"}}."""
     known: dict[str, dict[str, object]] = {}
     for key, text in streams.items():
         spec = Spec.parse(text, key=key)
@@ -157,7 +157,7 @@ def known_of_vectors(
 def _asks_for_vectors(spec: Spec, options: Mapping[str, Any]) -> bool:
     """Whether a stream reads a Vector whose width is determined by the data.
 
-    Its input says so. An option called `width` alone does not: an image stream may have one too.
+    An option called `width` is not enough, because an image stream may have one too: the stream's input decides.
     """
     part = find("stream", spec.name, distribution=spec.distribution)
     width = signature(part, part.resolve()).parameters.get("width")
@@ -169,7 +169,7 @@ def _asks_for_vectors(spec: Spec, options: Mapping[str, Any]) -> bool:
 
 
 def find_vectors(table: Table, sources: Mapping[str, str], key: str, name: str) -> VectorTable:
-    """The vectors of a stream: from the file given for its key or its input's name, or from the data set itself."""
+    """The vectors of a stream, from the file for its key or its input's name, or from the data set."""
     if source := named(sources, key, name):
         return read_vectors(Path(source).expanduser())
     found = named(table.vectors, key, name)

@@ -1,4 +1,4 @@
-"""Vectors and maps of photos that come one at a time: found by exact id, or by their order where arrays are given."""
+"""Vectors and maps of photos that are read one at a time: found by exact id, or by order if they are arrays."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from multistream.errors import DataError, UsageError
 from multistream.inputs import Input, Map, Vector, side_inputs_of
 
 SideSource = str | Path | VectorTable | Mapping[str, Any] | NDArray[Any] | Sequence[Any]
-"""Where vectors or maps come from: a file or folder, {id: array}, or arrays in the order of the photos."""
+"""A source of vectors or maps: a file or folder, {id: array}, or arrays in the order of the photos."""
 
 
 class Lookup(Protocol):
-    """Finds what one stream reads of one photo."""
+    """Finds the side input of one stream for a photo."""
 
     def __call__(self, ids: Sequence[str], index: int) -> NDArray[np.float32] | None:
-        """The array for the photo with one of these ids, number `index` of all; None if there is none."""
+        """The array for the photo with one of these ids, at position `index`; None if there is none."""
 
 
 @dataclass(frozen=True)
 class ById:
-    """Rows (N, D) under the ids of photos; a row that is not finite counts as none."""
+    """Rows (N, D) by photo id; a row that is not finite counts as missing."""
 
     rows: NDArray[np.float32]
     row_of: Mapping[str, int]
 
     def __call__(self, ids: Sequence[str], index: int) -> NDArray[np.float32] | None:
-        """The row under the first of the ids that has one."""
+        """The row of the first of the ids that has one."""
         del index
         row = named(self.row_of, *ids)
         return None if row is None or not np.isfinite(self.rows[row]).all() else self.rows[row]
@@ -44,14 +44,14 @@ class ById:
 
 @dataclass(frozen=True)
 class ByOrder:
-    """Arrays in the order of the photos, each of the `shape` that the stream reads."""
+    """Arrays in the order of the photos, each of the stream's input `shape`."""
 
     arrays: Sequence[Any] | NDArray[Any]
     shape: tuple[int, ...]
     where: str
 
     def __call__(self, ids: Sequence[str], index: int) -> NDArray[np.float32] | None:
-        """The array of the photo with this number; None beyond the last, for None, and where it is not finite."""
+        """The array at this position; None beyond the last, for None, and if it is not finite."""
         del ids
         if index >= len(self.arrays) or self.arrays[index] is None:
             return None
@@ -60,14 +60,14 @@ class ByOrder:
 
 @dataclass(frozen=True)
 class MapById:
-    """Map files, or arrays of the shape that the stream reads, by the photo's id without its extension."""
+    """Map files, or arrays of the stream's input shape, by the photo's id without its extension."""
 
     maps: Mapping[str, Any]
     reader: MapReader
     where: str
 
     def __call__(self, ids: Sequence[str], index: int) -> NDArray[np.float32] | None:
-        """The map of the photo; BadImage where the file is damaged."""
+        """The map of the photo; BadImage if the file is damaged."""
         del index
         match named(self.maps, *map(_stem, ids)):
             case None:
@@ -79,7 +79,7 @@ class MapById:
 
 
 def _finite(given: Any, name: str, *, shape: tuple[int, ...], where: str) -> NDArray[np.float32] | None:
-    """An array that a caller gives; None where it is not finite. DataError where it has another shape."""
+    """A caller's array; None if it is not finite. DataError if it has another shape."""
     array = np.asarray(given, dtype=np.float32)
     if array.shape != shape:
         raise DataError(where, f"{name} has the shape {array.shape}.", right=f"It must be {shape}.")
@@ -93,9 +93,10 @@ def _stem(name: str) -> str:
 def side_lookups(
     inputs: Mapping[str, Input], given: Mapping[str, SideSource], *, resize: str, own: Table | None = None
 ) -> dict[str, Lookup]:
-    """A Lookup for each stream that reads vectors or maps and has a source, by key; others are absent.
+    """A Lookup for each stream that reads vectors or maps and has a source, by key; other streams have no entry.
 
-    `given` are sources by stream key or input name; `own` is the run's data set, whose own vectors and maps come next.
+    `given` are sources by stream key or input name. For streams without one, the vectors and maps of `own`, the run's
+    data set, are used.
     """
     check_sources(given, inputs)
     lookups: dict[str, Lookup] = {}
@@ -109,7 +110,7 @@ def side_lookups(
 
 
 def _own(own: Table, key: str, each: Vector | Map) -> SideSource | None:
-    """The vectors of the run's own data set, or the files of its maps by image id."""
+    """The vectors of the run's data set, or its map files by image id."""
     if isinstance(each, Vector):
         return named(own.vectors, key, each.name)
     column = named(own.maps, key, each.name)
@@ -133,11 +134,11 @@ def _vectors(key: str, wanted: Vector, source: SideSource) -> Lookup:
 
 
 def equal_vectors(vectors: Iterable[Any], *, where: str) -> NDArray[np.float32]:
-    """Vectors that a caller gives, as rows (N, D); DataError where they are no numbers, or differ in length."""
+    """A caller's vectors as rows (N, D); DataError if they are not numbers, or differ in length."""
     right = "All vectors must be numbers, (D,) with one D."
     try:
         rows = np.asarray(list(vectors), dtype=np.float32)
-    except (TypeError, ValueError) as error:  # numpy's words for both
+    except (TypeError, ValueError) as error:  # NumPy raises these for both
         raise DataError(where, f"these are not vectors: {error}.", right=right) from error
     if rows.ndim != 2:
         raise DataError(where, f"they have the shape {rows.shape} together.", right=right)

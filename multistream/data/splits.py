@@ -1,7 +1,8 @@
-"""Splits: which images are for training, validation and test, and the file that says so.
+"""Splits of a data set into training, validation and test images.
 
-Drawn as scikit-learn draws, stratified, training first and validation of the rest, from the images in the order of
-their ids: with 80/5/15 and seed 18 as in the authors' code (paper section 2). The order of files does not matter.
+Stratified draws, the same as scikit-learn's: training first, then validation from the rest, with images in the order of
+their ids. With 80/5/15 and seed 18 this is the split of the authors' code (paper section 2). The order of files does
+not matter.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ NAMES = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Parts:
-    """Row numbers (int64, ascending) of a table for training, validation and test, and `notes` worth telling."""
+    """Row numbers (int64, ascending) of a table for training, validation and test, and `notes` to print."""
 
     train: Indices
     val: Indices
@@ -42,14 +43,14 @@ class Parts:
 def split(
     table: Table, *, fractions: str = "80/5/15", seed: int = 18, groups: str = "", folds: int = 0, fold: int = 0
 ) -> Parts:
-    """Cuts a table, class by class, into shares of train/val/test (paper section 2: 80/5/15, seed 18).
+    """Splits a table, stratified by class, into fractions train/val/test (paper section 2: 80/5/15, seed 18).
 
-    Where the layout itself splits, its parts stay; a part that it lacks is carved from its training split.
-    Sizes of the whole are exact (largest remainder; no part with a share stays empty while there are images for it);
-    each class gets its share to within an image.
+    If the layout has predefined splits, they are kept; a missing one is drawn from its training split.
+    The total sizes are exact (largest remainder; a split with a fraction above 0 is not empty if there are enough
+    images); each class gets its fraction to within an image.
 
-    With `folds`, test is fold number `fold` (the first, if none is named) of all photos, and validation its share of
-    the others. `groups` names the photos that must stay together (`multistream.data.folds`).
+    With `folds`, the test split is fold number `fold` (the first if it is 0) of all photos, and validation is a
+    fraction of the others. `groups` defines photos that must stay together (`multistream.data.folds`).
     """
     shares = _shares(fractions)
     together = photo_groups(table, groups)
@@ -66,7 +67,7 @@ def split(
 
 
 def _on_predefined(wanted: Mapping[str, Fraction]) -> str:
-    """That the data set itself splits, and which parts are drawn all the same."""
+    """A note that the data set has predefined splits, and which splits are drawn in addition."""
     drawn = " and ".join(name for name in wanted if name != "train")
     return "predefined by the data set" + (f", {drawn} drawn from its training split" if drawn else "")
 
@@ -74,7 +75,7 @@ def _on_predefined(wanted: Mapping[str, Fraction]) -> str:
 def _whole(
     table: Table, shares: Mapping[str, Fraction], *, seed: int, groups: Indices | None, folds: int, fold: int
 ) -> Parts:
-    """Folds, or a split that keeps groups together: of all photos, whatever parts the data set has."""
+    """Draws folds, or a split that keeps groups together, from all photos; ignores predefined splits."""
     if not folds and "test" not in shares:
         raise UsageError("data.split", "groups need a test split.", right="Write, for example, 80/5/15.")
     count, val = folds or max(2, round(1 / shares["test"])), shares.get("val", Fraction(0))
@@ -87,7 +88,7 @@ def _whole(
 
 
 def _shares(fractions: str) -> dict[str, Fraction]:
-    """The shares by part, summing to 1, of a text such as 80/5/15; a part with none is absent."""
+    """The fractions of a text such as 80/5/15, by split, with sum 1; a split with fraction 0 is left out."""
     try:
         train, val, test = map(Fraction, fractions.split("/"))
     except (ValueError, ZeroDivisionError) as error:
@@ -101,7 +102,7 @@ def _shares(fractions: str) -> dict[str, Fraction]:
 
 
 def _sizes(n: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
-    """How many of n images each part gets, test first and train last: largest remainder, and at least 1 if n allows."""
+    """The sizes of the splits of n images, test first and train last: largest remainder, at least 1 if n allows."""
     total = sum(shares.values())
     exact = {name: n * shares[name] / total for name in reversed(NAMES) if name in shares}
     sizes = dict(zip(exact, map(floor, exact.values()), strict=True))
@@ -116,15 +117,15 @@ def _sizes(n: int, shares: Mapping[str, Fraction]) -> dict[str, int]:
 def _drawn(
     table: Table, rows: Indices, wanted: Mapping[str, Fraction], seed: int, notes: list[str]
 ) -> dict[str, Indices]:
-    """Rows for each part: training is drawn first, then validation of the rest, both stratified.
+    """Rows for each split: training is drawn first, then validation from the rest, both stratified.
 
-    A class of fewer than three images stays in training; where a part would be smaller than the number of classes
-    nothing can be stratified, and the draw is plain. Both are noted.
+    A class of fewer than three images stays in training. If a split would be smaller than the number of classes, the
+    draw is not stratified, and a note says so.
     """
     sizes = _sizes(len(rows), wanted)
     labels = table.labels[rows]
     rare = np.isin(labels, np.flatnonzero(np.bincount(labels) < 3))
-    rare &= rare.sum() < sizes["train"]  # where nearly all are rare, rarity keeps nothing back
+    rare &= rare.sum() < sizes["train"]  # if nearly all are rare, none is kept back
     aside, rows = rows[rare], rows[~rare]
     train, rest = stratified_cut(table, rows, sizes["train"] - len(aside), seed=seed, name="train", notes=notes)
     val, test = stratified_cut(table, rest, sizes.get("val", 0), seed=seed, name="val", notes=notes)
@@ -132,7 +133,7 @@ def _drawn(
 
 
 def _missing_classes(table: Table, parts: Mapping[str, Indices]) -> list[str]:
-    """Notes on the classes that a part lacks, with the images that there are of each."""
+    """Notes on classes without images in a split, with the total number of images of each."""
     counts = {name: np.bincount(table.labels[rows], minlength=len(table.classes)) for name, rows in parts.items()}
     whole = np.sum([*counts.values()], axis=0)
     known = [f"{name} (has {count:,})" for name, count in zip(table.classes, whole, strict=True)]

@@ -1,6 +1,6 @@
-"""Stratified draws: the very rows of scikit-learn's `train_test_split` and `StratifiedKFold`, which a test compares.
+"""Stratified draws: the same rows as scikit-learn's `train_test_split` and `StratifiedKFold`; a test compares them.
 
-Written out because importing them costs as much time as importing torch, at the start of every training.
+Implemented here because importing scikit-learn at the start of every training takes as long as importing torch.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ Indices = NDArray[np.int64]
 
 
 def two_parts(rows: Indices, labels: Indices | None, *, first: int, seed: int) -> tuple[Indices, Indices]:
-    """Draws `first` of these rows, and the others, by their `labels` class by class; without labels, at random.
+    """Draws `first` of these rows, stratified by `labels` if not None; returns them and the others.
 
-    Each class needs two rows or more, and each part a row of each class or more.
+    With labels, each class needs at least two rows, and each part must be large enough for a row of each class.
     """
     rng, second = np.random.RandomState(seed), len(rows) - first
     if labels is None:
@@ -23,7 +23,7 @@ def two_parts(rows: Indices, labels: Indices | None, *, first: int, seed: int) -
     _, of_class, counts = np.unique(labels, return_inverse=True, return_counts=True)
     members = np.split(np.argsort(of_class, kind="stable"), np.cumsum(counts)[:-1])
     sizes = _sizes_by_class(counts, first, rng)
-    _sizes_by_class(counts - sizes, second, rng)  # all that is left; where rounding makes ties, this draws
+    _sizes_by_class(counts - sizes, second, rng)  # only advances the generator if there are ties, as scikit-learn does
     ones, others = [], []
     for own, size in zip(members, sizes.tolist(), strict=True):
         drawn = own[rng.permutation(len(own))]
@@ -33,7 +33,7 @@ def two_parts(rows: Indices, labels: Indices | None, *, first: int, seed: int) -
 
 
 def fold_numbers(labels: Indices, *, folds: int, seed: int) -> Indices:
-    """The fold (from 0) of each row: every class is spread evenly, and the folds' sizes differ by one at most."""
+    """The fold (from 0) of each row: every class is spread evenly, and the sizes of folds differ by at most one."""
     rng = np.random.RandomState(seed)
     _, first_row, by_name = np.unique(labels, return_index=True, return_inverse=True)
     of_class = np.unique(first_row, return_inverse=True)[1][by_name]  # classes in the order of their first rows
@@ -48,7 +48,7 @@ def fold_numbers(labels: Indices, *, folds: int, seed: int) -> Indices:
 
 
 def _sizes_by_class(counts: Indices, total: int, rng: np.random.RandomState) -> Indices:
-    """How many of `total` rows each class gives: its fraction, the largest remainders rounded up, ties by chance."""
+    """The number of rows of each class in a draw of `total`: largest remainders rounded up, ties at random."""
     exact = counts / counts.sum() * total
     sizes = np.floor(exact)
     remainders, missing = exact - sizes, int(total - sizes.sum())

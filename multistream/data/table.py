@@ -30,27 +30,27 @@ class Table:
     """(N,) index into `classes`."""
     classes: tuple[str, ...]
     votes: NDArray[np.float64] | None = None
-    """(N, K) fractions of the votes that each class got, where people voted; rows sum to 1."""
+    """(N, K) fractions of votes for each class, if people voted; rows sum to 1."""
     label_sets: NDArray[np.bool_] | None = None
-    """(N, K) which classes each image has, where it may have several; `labels` holds one of them."""
+    """(N, K) whether each image has each class, if it may have several; `labels` holds one of them."""
     parts: tuple[str, ...] | None = None
-    """`train`, `val` or `test` for every image, where the layout itself splits."""
+    """`train`, `val` or `test` for every image, if the layout has predefined splits."""
     maps: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Paths of Maps by CSV column, relative to `root`."""
     vectors: Mapping[str, VectorTable] = field(default_factory=dict)
-    """Vectors that come with the set, by input name."""
+    """Vectors that are part of the data set, by input name."""
     columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Further columns of a CSV as text, by name: groups, for one."""
+    """Other columns of a CSV as text, by name, for example for groups."""
     image_size: int = 0
-    """Side of the pictures where all are small and square: no stream need look at more pixels. 0: unknown."""
+    """Side in pixels if all images are small and square: streams need not read them larger. 0: unknown."""
     notes: tuple[str, ...] = ()
-    """Lines worth telling: what was ignored, and how many."""
+    """Lines to print: what was ignored, with counts."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def fault(self) -> str:
-        """What is wrong with the table itself, for its layout's author; empty if nothing is."""
+        """The first error in the table, for the author of its layout; "" if there is none."""
         size, kinds = len(self.ids), len(self.classes)
         strange = int(((self.labels < 0) | (self.labels >= kinds)).sum())
         found = _first_fault(
@@ -62,7 +62,7 @@ class Table:
         return found or self._fault_of_votes() or self._fault_of_sets() or self._fault_of_columns()
 
     def path(self, index: int) -> Path:
-        """Where the image with this index lies."""
+        """The path of the image with this index."""
         return self.root / self.ids[index]
 
     def _fault_of_votes(self) -> str:
@@ -98,7 +98,7 @@ class Table:
         return _first_fault(*lengths, (bool(wrong), f"parts holds {wrong}; they are train, val and test"))
 
     def select(self, indices: Sequence[int] | NDArray[np.int64]) -> Table:
-        """The images with these indices, in this order; vectors stay whole, they are joined by id."""
+        """A table of the images with these indices, in this order; keeps all vectors, because they are joined by id."""
         chosen = np.asarray(indices, dtype=np.int64)
         return replace(
             self,
@@ -117,5 +117,5 @@ def _rows(column: Sequence[str], indices: NDArray[np.int64]) -> tuple[str, ...]:
 
 
 def _first_fault(*checks: tuple[bool | np.bool_, str]) -> str:
-    """The message of the first check that found something; empty if none did."""
+    """The message of the first check that failed; "" if none did."""
     return next((message for is_wrong, message in checks if is_wrong), "")

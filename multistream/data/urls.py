@@ -1,4 +1,4 @@
-"""Photos and data sets at URLs (s3://, gs://, https://, memory://, ...), which fsspec reads."""
+"""Photos and data sets at URLs (s3://, gs://, https://, memory://, ...), read with fsspec."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def is_url(text: str) -> bool:
 
 
 def storage_of(url: str) -> tuple[AbstractFileSystem, str]:
-    """The storage of a URL, and the path there.
+    """The storage of a URL, and the path in it.
 
-    Raises PluginError where a library is missing for it, UsageError for an unknown protocol.
+    Raises PluginError if a library for it is missing, UsageError for an unknown protocol.
     """
-    from fsspec.core import url_to_fs  # with what it imports 60 ms, which few calls need
+    from fsspec.core import url_to_fs  # takes 60 ms, and few calls need it
 
     protocol = url.partition("://")[0]
     try:
@@ -49,17 +49,17 @@ def storage_of(url: str) -> tuple[AbstractFileSystem, str]:
 
 
 def read_url(url: str, *, limit: int) -> bytes:
-    """The first `limit` + 1 bytes of a file. Raises FileNotFoundError, or what its storage raises."""
+    """The first `limit` + 1 bytes of a file. Raises FileNotFoundError, or any exception of its storage."""
     system, path = storage_of(url)
     content: bytes = system.cat_file(path, start=0, end=limit + 1)
     return content
 
 
 def photos_at(url: str) -> Iterator[str]:
-    """The URL itself or, of a folder, those of all images below it, sorted. DataError for a folder that cannot be read.
+    """The URL itself or, for a folder, the URLs of all images below it, sorted. DataError if it cannot be read.
 
-    A URL that ends as an image does is one, without a look at the storage; and so is one of HTTP, which has no folders,
-    unless it ends with a slash.
+    A URL with an image's suffix is a photo, without a request to the storage. So is an HTTP URL, because HTTP has no
+    folders, unless it ends with a slash.
     """
     system, path = storage_of(url)
     is_http = url.lower().startswith("http")
@@ -72,24 +72,24 @@ def photos_at(url: str) -> Iterator[str]:
 
 @contextmanager
 def reported(url: str) -> Iterator[None]:
-    """What a storage raises becomes a DataError."""
+    """Converts exceptions of a storage in the block to DataError."""
     try:
         yield
     except (DataError, MemoryError):
         raise
-    except Exception as error:  # each storage has classes of its own
+    except Exception as error:  # each storage has its own exceptions
         do = "Check the address, the network and the access."
         raise DataError(url, f"it cannot be read: {said_by(error)}.", do=do) from error
 
 
 AT_ONCE: Final = 64
-"""Files that are copied side by side, and then recorded."""
+"""Files that are copied in parallel before they are recorded."""
 
 RECORD: Final = ".copied.jsonl"
-"""[name, stamp] of each file that is copied, a line each; the last line of a name holds."""
+"""The file with a line [name, stamp] for each copied file; the last line of a name is valid."""
 
 STAMPS: Final = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "created", "md5Hash")
-"""What storages say of a file that changes when the file does."""
+"""Fields of a storage's file information that change with the file's content."""
 
 
 def local_copy(url: str) -> Path:
@@ -97,7 +97,7 @@ def local_copy(url: str) -> Path:
 
     Only new and changed files are copied; an interrupted copy is continued. Raises DataError.
     """
-    from filelock import FileLock  # takes 50 ms, which few calls need
+    from filelock import FileLock  # takes 50 ms, and few calls need it
 
     system, root = storage_of(url)
     with reported(url):
@@ -118,7 +118,7 @@ def local_copy(url: str) -> Path:
 def _update(
     system: AbstractFileSystem, url: str, folder: Path, paths: Mapping[str, str], stamps: Mapping[str, str]
 ) -> None:
-    """Copies what is missing, and removes what is gone. `paths` in the storage are by name, `stamps` by path."""
+    """Copies missing files and removes deleted ones. `paths` in the storage are by name, `stamps` by path."""
     have = _recorded(folder / RECORD)
     for name in have.keys() - paths.keys():
         remove(folder / name)
@@ -131,7 +131,7 @@ def _update(
 
 
 def _copy(system: AbstractFileSystem, url: str, folder: Path, paths: Mapping[str, str]) -> None:
-    """Copies these files at once, and puts them into their places when all are there."""
+    """Copies these files in parallel, and moves them to their final paths when all are complete."""
     with temporary(folder) as place:
         place.mkdir()
         files = {name: place / str(number) for number, name in enumerate(paths)}
@@ -143,7 +143,7 @@ def _copy(system: AbstractFileSystem, url: str, folder: Path, paths: Mapping[str
 
 
 def _recorded(record: Path) -> dict[str, str]:
-    """{name: stamp} of what is copied; a line that a crash has cut off says nothing."""
+    """{name: stamp} of the copied files; a line that was truncated by a crash is ignored."""
     have: dict[str, str] = {}
     lines = record.read_text(encoding="utf-8").splitlines() if record.is_file() else []
     for line in lines:
@@ -156,7 +156,7 @@ def _recorded(record: Path) -> dict[str, str]:
 
 
 def _name(path: str, root: str, top: str, url: str) -> str:
-    """What a file is called in the copy: below `top`, as in the storage."""
+    """The relative path of a file in the copy: below `top`, as in the storage."""
     inner = path.removeprefix(root.rstrip("/")).lstrip("/")
     if ".." in inner.split("/"):
         raise DataError(url, f"{path!r} leads outside.")
@@ -164,5 +164,5 @@ def _name(path: str, root: str, top: str, url: str) -> str:
 
 
 def _stamp(info: Mapping[str, Any]) -> str:
-    """What tells one content of a file from another without reading it."""
+    """A text that changes with the content of a file, made without reading it."""
     return ", ".join(f"{name} {info[name]}" for name in STAMPS if info.get(name) is not None)

@@ -1,7 +1,7 @@
-"""Views: the ways in which a photo is cut and turned before the streams see it, and which one an epoch shows.
+"""Views: the crops and flips of a photo, and which of them an epoch uses.
 
-Augmentation shows each image in one of a few views, drawn again every epoch. Since they are few, what frozen streams
-make of them can be kept: training on cached views is training on augmented photos.
+Augmentation shows each image in one of a few views, drawn in every epoch. Because they are few, the features of frozen
+streams for all of them can be cached: training on cached views equals training on augmented photos.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from multistream.errors import UsageError, check_known
 IDENTITY = "identity"
 
 AXES = {"horizontal": 3, "vertical": 2}
-"""The dimension of (B, C, H, W) that each kind of flip turns round."""
+"""The dimension of (B, C, H, W) that each kind of flip reverses."""
 
 FLIPS: Mapping[str, tuple[str, ...]] = {
     "": (),
@@ -37,19 +37,19 @@ CROPS: Mapping[str, tuple[float, float]] = {
     "bottom_left": (1.0, 0.0),
     "bottom_right": (1.0, 1.0),
 }
-"""Where a crop lies: the shares of the margin above it and to its left."""
+"""The position of a crop: the fractions of the margin above it and to its left."""
 
 KEPT = 7 / 8
-"""Of a side, in a crop: 224 of 256 pixels, as in the ten crops of Krizhevsky et al. 2012 (section 4.1)."""
+"""The side of a crop as a fraction: 224 of 256 pixels, as in the ten crops of Krizhevsky et al. 2012 (section 4.1)."""
 
 VIEWS: Mapping[str, tuple[str, str]] = {
     "+".join(filter(None, (crop, flip))) or IDENTITY: (crop, flip) for crop in CROPS for flip in FLIPS
 }
-"""Crop and flip of each view: 24 with the identity, top_left+hflip for one."""
+"""Crop and flip of each of the 24 views, for example identity and top_left+hflip."""
 
 
 def parse_views(text: str) -> tuple[str, ...]:
-    """The views of `identity,hflip,...`, each once, in the order given.
+    """The views in a text such as `identity,hflip`, each once, in its order.
 
     >>> parse_views("identity,hflip,centre+hflip")
     ('identity', 'hflip', 'centre+hflip')
@@ -62,7 +62,7 @@ def parse_views(text: str) -> tuple[str, ...]:
 
 
 def views_of(*, flips: Collection[str], crops: bool) -> tuple[str, ...]:
-    """The views that training sees with flips along these axes, and with or without crops; the identity comes first.
+    """The views of training with flips along these axes, and with or without crops; the identity is first.
 
     >>> views_of(flips=["horizontal"], crops=False)
     ('identity', 'hflip')
@@ -71,16 +71,16 @@ def views_of(*, flips: Collection[str], crops: bool) -> tuple[str, ...]:
 
 
 def turn(batch: Mapping[str, Tensor], view: str) -> dict[str, Tensor]:
-    """The batch with its pictures (B, C, H, W) in this view, of their size still; vectors (B, D) stay."""
+    """The batch with its images (B, C, H, W) in this view, of the same size; vectors (B, D) are unchanged."""
     return {name: _turned(t, *VIEWS[view]) if t.ndim == 4 else t for name, t in batch.items()}
 
 
 def drawn(
     indices: NDArray[np.int64], *, flips: Collection[str], crops: bool, seed: int, epoch: int
 ) -> NDArray[np.int64]:
-    """The view that an epoch shows of each image, as its number in `views_of`: half are flipped, five sixths cropped.
+    """The view of each image in an epoch, as its number in `views_of`: half are flipped, five sixths cropped.
 
-    A function of (seed, epoch, index) alone: not of the batch, the workers or the rank.
+    It depends only on (seed, epoch, index), not on the batch, the workers or the rank.
     """
     views = views_of(flips=flips, crops=crops)
     number = np.zeros(len(indices), dtype=np.int64)
@@ -93,7 +93,7 @@ def drawn(
 
 
 def augment(batch: Mapping[str, Tensor], number: NDArray[np.int64], views: Sequence[str]) -> dict[str, Tensor]:
-    """Each image in the view of its `number` (B,), as `drawn` gives it, its Maps like its photo.
+    """Each image, with its Maps, in the view of its `number` (B,) from `drawn`.
 
     >>> photos = {"image": torch.arange(6).view(2, 1, 1, 3)}
     >>> augment(photos, np.array([0, 1]), ["identity", "hflip"])["image"].flatten().tolist()
@@ -111,7 +111,7 @@ def augment(batch: Mapping[str, Tensor], number: NDArray[np.int64], views: Seque
 
 
 def _flipped(indices: NDArray[np.int64], axes: Collection[str], *, seed: int, epoch: int) -> dict[str, NDArray[Any]]:
-    """Which images each flip is drawn for, {flip: (B,) bool}."""
+    """Whether each flip is drawn for each image, {flip: (B,) bool}."""
     chosen = {axis: flips(indices, seed=seed, epoch=epoch, axis=axis) for axis in axes}
     still = np.zeros(len(indices), dtype=np.bool_)
     return {
@@ -121,7 +121,7 @@ def _flipped(indices: NDArray[np.int64], axes: Collection[str], *, seed: int, ep
 
 
 def _turned(pictures: Tensor, crop: str, flip: str) -> Tensor:
-    """Pictures (B, C, H, W), cut and brought to their size again, then flipped."""
+    """Crops images (B, C, H, W), resizes them to their original size, then flips them."""
     if crop:
         from torchvision.transforms import functional
 

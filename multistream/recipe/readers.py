@@ -1,4 +1,4 @@
-"""Readers of single settings: each takes what TOML or Python gave, and returns the value as it is kept, or refuses."""
+"""Readers of single settings: each checks a value from TOML or Python and returns it as stored, or raises Wrong."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NOUNS = {bool: "true or false", int: "an integer", float: "a number", str: "a st
 
 
 class Wrong(Exception):
-    """An invalid value: `what` is wrong, what would be `right`, and in which entry of a table or list."""
+    """An invalid value: `what` is wrong, what would be `right`, and the `path` of the entry in a table or list."""
 
     def __init__(self, what: str, right: str, *, path: tuple[str, ...] = ()) -> None:
         self.what, self.right, self.path = what, right, path
@@ -22,7 +22,7 @@ class Wrong(Exception):
 
 
 def integer(at_least: float = -math.inf, at_most: float = math.inf) -> Reader:
-    """An integer within bounds, which belong to it."""
+    """A reader of integers within inclusive bounds."""
     right = f"an integer{_bounds(at_least, at_most)}"
 
     def read(value: Any) -> int:
@@ -42,7 +42,7 @@ def number(
     above: float = -math.inf,
     below: float = math.inf,
 ) -> Reader:
-    """A finite number within bounds; integers become floats."""
+    """A reader of finite numbers within bounds; integers become floats."""
     words = [f" {word} {bound:g}" for word, bound in (("above", above), ("below", below)) if math.isfinite(bound)]
     bounds = " and".join(filter(None, (_bounds(at_least, at_most), *words)))
     right = f"a number{bounds}" if bounds else "a finite number"
@@ -58,14 +58,14 @@ def number(
 
 
 def flag(value: Any) -> bool:
-    """True or false."""
+    """Reads true or false."""
     if not isinstance(value, bool):
         raise _type(value, "true or false")
     return value
 
 
 def text(value: Any) -> str:
-    """Any text that a file can hold."""
+    """Reads text that a file can hold."""
     if not isinstance(value, str):
         raise _type(value, 'a string, in quotes: "..."')
     try:
@@ -78,7 +78,7 @@ def text(value: Any) -> str:
 
 
 def one_of(*choices: str) -> Reader:
-    """One of a few words."""
+    """A reader of one of these words."""
     right = f"one of {', '.join(choices)}"
 
     def read(value: Any) -> str:
@@ -90,7 +90,7 @@ def one_of(*choices: str) -> Reader:
 
 
 def matching(pattern: str, right: str) -> Reader:
-    """A text of the form that `right` describes."""
+    """A reader of text that matches the pattern; `right` describes it for messages."""
 
     def read(value: Any) -> str:
         if not re.fullmatch(pattern, text(value)):
@@ -101,7 +101,7 @@ def matching(pattern: str, right: str) -> Reader:
 
 
 def listing(reader: Reader, *, length: int | None = None) -> Reader:
-    """A list of what `reader` takes, kept as a tuple."""
+    """A reader of lists, with `reader` for each entry; returns a tuple."""
     right = "a list" if length is None else f"a list of {length}"
 
     def read(value: Any) -> tuple[Any, ...]:
@@ -115,7 +115,7 @@ def listing(reader: Reader, *, length: int | None = None) -> Reader:
 
 
 def table(reader: Reader) -> Reader:
-    """A table of what `reader` takes, by name."""
+    """A reader of tables, with `reader` for each entry."""
 
     def read(value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping):
@@ -126,7 +126,7 @@ def table(reader: Reader) -> Reader:
 
 
 def anything(value: Any) -> Any:
-    """Whatever a plugin's option may be: text, number, flag, and lists and tables of these."""
+    """Reads any value that a plugin's option may have: text, number, flag, and lists and tables of these."""
     readers: tuple[tuple[Any, Reader], ...] = (
         (bool, flag),
         (int, integer(-(2**63), 2**63 - 1)),
@@ -142,7 +142,7 @@ def anything(value: Any) -> Any:
 
 
 def _inside(name: str, reader: Reader, value: Any) -> Any:
-    """Reads an entry; errors contain its name."""
+    """Reads an entry of a table or list; errors contain its name."""
     try:
         return reader(value)
     except Wrong as error:
@@ -155,7 +155,7 @@ def _type(value: Any, right: str) -> Wrong:
 
 
 def _shown(value: Any) -> str:
-    """A value as a message names it: a number of many digits, or a long table, by its beginning.
+    """A value as text for messages, with long numbers and tables shortened.
 
     >>> _shown(10**400)
     'an integer of about 400 digits'
@@ -164,7 +164,7 @@ def _shown(value: Any) -> str:
         return f"an integer of about {int(value.bit_length() * math.log10(2))} digits"
     try:
         shown = repr(value)
-    except (RecursionError, ValueError):  # nested too deep, or a list that holds a number of too many digits
+    except (RecursionError, ValueError):  # nested too deeply, or a list with a number of too many digits
         return "the value"
     return shown if len(shown) <= 200 else f"{shown[:200]}..."
 
@@ -174,7 +174,7 @@ def _out_of_range(value: float, right: str) -> Wrong:
 
 
 def _bounds(low: float, high: float) -> str:
-    """The bounds in words; the largest floats are none."""
+    """The bounds in words; the largest floats count as no bound."""
     is_low, is_high = -sys.float_info.max < low, high < sys.float_info.max
     if is_low and is_high:
         return f" from {low:,} to {high:,}"

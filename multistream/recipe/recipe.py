@@ -1,4 +1,4 @@
-"""Recipes: the full settings of a run, in one frozen value and one TOML file."""
+"""Recipes: all settings of a run, as a frozen dataclass and as a TOML file."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ __all__ = [
 
 SHIPPED = ("default", "paper", "paper-code")
 FILE = "recipe.toml"
-"""What a run folder calls its recipe."""
+"""The name of the recipe in a run folder."""
 
 Tree = dict[str, dict[str, Any]]
-"""{section: {setting: value}}, as TOML has it."""
+"""{section: {setting: value}}, as in TOML."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of a run. Settings that are not set have their default; an unknown setting is a UsageError.
+    """All settings of a run. Missing settings have their default; an unknown setting raises UsageError.
 
     >>> recipe = Recipe().with_settings(["training.learning_rate=0.01", "network.streams.object=object"])
     >>> recipe.training.learning_rate, recipe.network.streams
@@ -64,7 +64,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         streams = self.network.streams
-        if not streams:  # the keys cannot be checked yet: --streams is still to come
+        if not streams:  # keys cannot be checked before --streams is applied
             return
         for where, keys in self._keyed():
             check_known(keys, streams, where=where, what="no stream has the key {name!r}.")
@@ -74,7 +74,7 @@ class Recipe:
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Self:
-        """Reads a file, a run folder's recipe, or (as a str) a shipped one: default, paper, paper-code."""
+        """Reads a file, a run folder's recipe, or (as a str) a built-in one: default, paper, paper-code."""
         if source in SHIPPED:
             shipped = files("multistream").joinpath("recipe", f"{source}.toml")
             return cls.loads(shipped.read_text(encoding="utf-8"), where=str(source))
@@ -96,7 +96,7 @@ class Recipe:
 
     @classmethod
     def loads(cls, toml: str, *, where: str = "recipe") -> Self:
-        """Reads the text of a recipe; `where` it came from stands in the error if it is not valid TOML."""
+        """Parses the text of a recipe; `where` names its source in the error if it is not valid TOML."""
         try:
             return cls.from_dict(_parsed(toml))
         except ValueError as error:
@@ -104,7 +104,7 @@ class Recipe:
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Self:
-        """Makes a recipe of `{section: {setting: value}}`; what is left out has its default."""
+        """Makes a recipe from `{section: {setting: value}}`; missing settings have their default."""
         _check_names(tree)
         sections: dict[str, Any] = {name: SECTIONS[name](**values) for name, values in tree.items()}
         return cls(**sections)
@@ -117,7 +117,7 @@ class Recipe:
         }
 
     def dumps(self) -> str:
-        """The recipe as TOML, all settings in full."""
+        """The recipe as TOML, with all settings."""
         return tomli_w.dumps(self.to_dict())
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -125,7 +125,7 @@ class Recipe:
         write_atomic(Path(path), self.dumps())
 
     def updated(self, changes: Mapping[str, Mapping[str, Any]]) -> Self:
-        """A new recipe with these settings, each replaced as a whole; removing a stream removes its settings."""
+        """A new recipe with these settings replaced; removing a stream removes its settings in other tables."""
         _check_names(changes)
         tree = self.to_dict()
         for name, values in changes.items():
@@ -133,7 +133,7 @@ class Recipe:
         return self._rebuilt(tree)
 
     def with_settings(self, settings: Iterable[str]) -> Self:
-        """A new recipe with `KEY=VALUE` settings as `--set` takes them: a TOML value, or a bare word."""
+        """A new recipe with `KEY=VALUE` settings, as in `--set`; VALUE is a TOML value or a bare word."""
         tree = self.to_dict()
         for text in settings:
             dotted, equals, value = text.partition("=")
@@ -145,7 +145,7 @@ class Recipe:
         return self._rebuilt(tree)
 
     def _rebuilt(self, tree: Tree) -> Self:
-        """The recipe of a changed tree, without what belongs to streams that are no longer there."""
+        """The recipe of a changed tree, without the entries of streams that were removed."""
         streams = tree["network"]["streams"]
         gone = set(self.network.streams) - set(streams if isinstance(streams, Mapping) else ())
         for section, name in KEYED:
@@ -157,7 +157,7 @@ class Recipe:
         return type(self).from_dict(tree)
 
     def _keyed(self) -> Iterable[tuple[str, Iterable[str]]]:
-        """Where keys of streams stand, and which."""
+        """Pairs of a setting's name and the stream keys in it."""
         for section, name in KEYED:
             yield f"{section}.{name}", getattr(getattr(self, section), name)
         named = [entry.partition(":")[0] for entry in self.network.freeze]
@@ -175,7 +175,7 @@ KEYED = (
     ("training", "rates"),
     ("training", "decays"),
 )
-"""The tables with one entry a stream."""
+"""The tables with one entry per stream."""
 
 
 def differences(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
@@ -201,7 +201,7 @@ def _check_names(tree: Mapping[str, Any]) -> None:
 
 
 def _unknown(dotted: str) -> UsageError:
-    """The error for a name that no recipe knows, with the nearest that one does, in whatever section that is."""
+    """The error for an unknown name, with the nearest known name of any section."""
     section, _, name = dotted.rpartition(".")
     everywhere = [f"{section}.{name}" for section in SECTIONS for name in _names(section)]
     same_name = [known for known in everywhere if known.partition(".")[2] == name]
@@ -233,7 +233,7 @@ def _set(tree: Tree, path: list[str], value: Any) -> None:
 
 
 def _value(text: str) -> Any:
-    """A TOML value; what is none is taken as the word that it is."""
+    """Parses a TOML value; other text is returned as a string."""
     try:
         tree = _parsed(f"value = {text}")
     except ValueError:
@@ -242,7 +242,7 @@ def _value(text: str) -> Any:
 
 
 def _parsed(toml: str) -> dict[str, Any]:
-    """The tables of a TOML text; ValueError for what is none, a number of too many digits, or nesting without end."""
+    """Parses TOML; ValueError if it is not valid, has a number of too many digits, or is nested too deeply."""
     try:
         return tomllib.loads(toml)
     except RecursionError as error:

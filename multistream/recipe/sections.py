@@ -1,4 +1,4 @@
-"""The sections of a recipe: every setting with its default, and what it may be (multistream/recipe/default.toml)."""
+"""The sections of a recipe: every setting with its default and allowed values (see multistream/recipe/default.toml)."""
 
 # ruff: noqa: RUF009  setting() is dataclasses.field() with a reader
 from __future__ import annotations
@@ -42,19 +42,19 @@ Switch = Literal["auto", "on", "off"]
 
 
 def setting(default: Any, reader: Reader) -> Any:
-    """A field of a section: its default, and the reader that every value passes."""
+    """A field of a section: its default, and the reader that checks every value."""
     if isinstance(default, dict):
         return field(default_factory=dict, metadata={"reader": reader})
     return field(default=default, metadata={"reader": reader})
 
 
 def word(choices: Any) -> Reader:
-    """One word of a Literal."""
+    """A reader of one word of a Literal."""
     return one_of(*get_args(choices))
 
 
 class Section:
-    """Settings that belong together; every value is checked however the section was made (UsageError)."""
+    """A group of settings; the constructor checks every value and raises UsageError."""
 
     section: ClassVar[str]
 
@@ -69,7 +69,7 @@ class Section:
 
 
 def split_shares(value: Any) -> str:
-    """Shares in percent, `train/val/test`."""
+    """Reads percentages, `train/val/test`."""
     right = "train/val/test percentages, as in 80/5/15: three numbers that sum to 100, the first not 0"
     try:
         shares = [float(share) for share in text(value).split("/")]
@@ -83,7 +83,7 @@ def split_shares(value: Any) -> str:
 
 
 def fold_count(value: Any) -> int:
-    """How many folds: none, or two and more."""
+    """Reads a number of folds: 0, or at least 2."""
     count: int = integer(0)(value)
     if count == 1:
         raise Wrong("1 fold leaves no training images.", "0, or at least 2")
@@ -91,7 +91,7 @@ def fold_count(value: Any) -> int:
 
 
 def penalty_grid(value: Any) -> tuple[float, ...]:
-    """At least one penalty above 0."""
+    """Reads a list of at least one penalty above 0."""
     grid: tuple[float, ...] = listing(number(above=0))(value)
     if not grid:
         raise Wrong("an empty list has no penalty.", "a list of numbers above 0")
@@ -99,7 +99,7 @@ def penalty_grid(value: Any) -> tuple[float, ...]:
 
 
 def flip_names(value: Any) -> tuple[str, ...]:
-    """`auto` alone, or the directions in which pictures are flipped at random."""
+    """Reads the directions of random flips, or `auto` alone."""
     names: tuple[str, ...] = listing(one_of("auto", "horizontal", "vertical"))(value)
     if len(set(names)) != len(names) or ("auto" in names and len(names) > 1):
         raise Wrong(f"{list(names)} contradicts itself.", '["auto"], or any of "horizontal" and "vertical", each once')
@@ -107,7 +107,7 @@ def flip_names(value: Any) -> tuple[str, ...]:
 
 
 def spec_of(noun: str, *, section: str = "network") -> Reader:
-    """A part's spec, without a key."""
+    """A reader of a part's spec, without a key."""
 
     def read(value: Any) -> str:
         if Spec.parse(text(value), key=noun, where=f"{section}.{noun}").run is not None:
@@ -118,7 +118,7 @@ def spec_of(noun: str, *, section: str = "network") -> Reader:
 
 
 def stream_specs(value: Any) -> dict[str, str]:
-    """Streams by key: `object = "object:mobilenetv1"`, or the path of a run."""
+    """Reads streams by key: `object = "object:mobilenetv1"`, or the path of a run."""
     specs: dict[str, str] = table(text)(value)
     for key, spec in specs.items():
         Spec.parse(spec, key=key, where="network.streams")
@@ -126,7 +126,7 @@ def stream_specs(value: Any) -> dict[str, str]:
 
 
 def by_key(reader: Reader) -> Reader:
-    """A table whose names are the keys of streams."""
+    """A reader of a table whose names are stream keys."""
     read_table = table(reader)
 
     def read(value: Any) -> dict[str, Any]:
@@ -140,14 +140,14 @@ def by_key(reader: Reader) -> Reader:
 
 @dataclass(frozen=True)
 class DataSettings(Section):
-    """The images, how they are cut into parts, and how a file becomes pixels."""
+    """The images, their splits, and how files are decoded."""
 
     section: ClassVar[str] = "data"
 
     source: str = setting("", text)
     label: str = setting("", text)
     split: str = setting("80/5/15", split_shares)
-    split_seed: int = setting(18, integer(0, 2**32 - 1))  # what scikit-learn takes
+    split_seed: int = setting(18, integer(0, 2**32 - 1))  # the range that scikit-learn accepts
     folds: int = setting(0, fold_count)
     fold: int = setting(0, integer(0, COUNT))
     repeats: int = setting(1, integer(1, COUNT))
@@ -167,7 +167,7 @@ class DataSettings(Section):
 
 @dataclass(frozen=True)
 class NetworkSettings(Section):
-    """The composition: streams by key, and what reads them."""
+    """The composition: streams by key, with taps, temporal, fusion, weights and inputs."""
 
     section: ClassVar[str] = "network"
 
@@ -185,7 +185,7 @@ class NetworkSettings(Section):
 
 @dataclass(frozen=True)
 class OptionSettings(Section):
-    """The options of the parts, passed by keyword; options that are not given keep the part's default."""
+    """The options of the parts, passed by keyword; missing options keep the part's default."""
 
     section: ClassVar[str] = "options"
 
@@ -198,7 +198,7 @@ class OptionSettings(Section):
 
 @dataclass(frozen=True)
 class TrainingSettings(Section):
-    """How the weights are found."""
+    """Settings of training: solver, optimizer, loss, regularisation and augmentation."""
 
     section: ClassVar[str] = "training"
 
@@ -258,5 +258,5 @@ class RuntimeSettings(Section):
 
 
 def is_table(name: str, section: type[Section]) -> bool:
-    """Whether a setting holds a table, whose entries can be set one at a time."""
+    """Whether a setting is a table, so that single entries can be set."""
     return any(each.name == name and each.default_factory is not MISSING for each in fields(section))  # type: ignore[arg-type]
