@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from benchmarks.subjects import ours
-from multistream.data.decode_processes import decoded_in_processes
+from multistream.data.decode_workers import decoded_in_processes
 from multistream.data.decoding import Decoder
 from multistream.data.gpu_decoding import on_gpu
 from multistream.data.loading import Photos

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from multistream.inputs import Image, Input, Map, Vector
 from multistream.nn.global_average import global_average
-from multistream.nn.module_dict import Modules
+from multistream.nn.modules import Modules
 from multistream.stream import VECTOR, Stream
 
 __all__ = ["VECTOR", "Fusion", "FusionOutput", "Image", "Input", "Loss", "Map", "Stream", "Tap", "Temporal", "Vector"]

@@ -15,10 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from multistream.errors import UsageError
 from multistream.inputs import Image, Input, Map, Vector
-from multistream.nn.eval_mode import evaluating
-from multistream.nn.module_dict import Modules
+from multistream.nn.modules import Modules, evaluating, trains
 from multistream.nn.shapes import without_numbers
-from multistream.nn.trains import trains
 from multistream.spec import check_key
 from multistream.weights import Fitted, Source, fit
 

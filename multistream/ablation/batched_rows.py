@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from multistream.ablation.row_data import GridStep, RowData, RowMetrics
-from multistream.ablation.row_parameters import Grid, RowParameter, StageRows
+from multistream.ablation.row_data import Grid, GridStep, RowData, RowMetrics, RowParameter, StageRows
 from multistream.interfaces import Loss, Tap
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
-from multistream.nn.trains import trains
+from multistream.nn.modules import trains
 from multistream.parts.dropout import kept
 from multistream.parts.fusions import Early, Late, Solo
 from multistream.parts.losses import BinaryCrossEntropy, CrossEntropy

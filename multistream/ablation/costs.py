@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from multistream.network.network import MultiStream
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.profiling.counting import count, without_numbers
 from multistream.profiling.machine import latency
 from multistream.profiling.profile import example_batch, time_pieces, walk

@@ -25,7 +25,7 @@ from multistream.runs.model_file import load_model
 from multistream.runs.predictions_file import read_predictions
 from multistream.training.engines import Engine, check_can_be_sent, run_all
 from multistream.training.folds import train_planned
-from multistream.training.planned_run import PlannedRun
+from multistream.training.jobs import PlannedRun
 
 BACKWARD = 3
 """The cost of a training step in forward passes: one forward, two backward (activations and weights)."""

@@ -18,7 +18,7 @@ from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, Recipe
 from multistream.training.folds import fold_recipes
-from multistream.training.planned_run import PlannedRun
+from multistream.training.jobs import PlannedRun
 from multistream.training.prepare import Prepared, draw_parts, prepare, usable
 
 

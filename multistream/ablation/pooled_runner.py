@@ -13,9 +13,8 @@ from torch import Tensor
 
 from multistream.ablation.initial_networks import InitialNetworks, tapped_everywhere
 from multistream.ablation.results import RidgeCertificate, VerifiedRow
-from multistream.ablation.row_data import RowData
+from multistream.ablation.row_data import Grid, RowData
 from multistream.ablation.row_loop import epochs_of, train_rows, verify_row
-from multistream.ablation.row_parameters import Grid
 from multistream.ablation.scores import Tally
 from multistream.ablation.statistics import new_tally
 from multistream.ablation.variants import Variant

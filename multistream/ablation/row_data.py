@@ -1,18 +1,21 @@
-"""The training data of rows: pooled features, labels and splits in memory, and the batches of all seeds."""
+"""What rows are trained on: pooled features, labels and parts, in memory; what a step of many rows sees; and the
+parameters of rows that train in one batch, with dimensions G (seeds) and V (variants).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from multistream.data.splits import Parts
 from multistream.interfaces import Loss
+from multistream.network.network import MultiStream
 from multistream.nn.nested import take_rows
 from multistream.recipe import TrainingSettings
 from multistream.training.feeds import images_of, shown_rows
@@ -124,3 +127,73 @@ def _gathered(places_GB: Tensor, valid_GB: Tensor) -> tuple[Tensor, Tensor]:
     front = torch.argsort((~valid_GB).int(), dim=1, stable=True)
     width = max(1, int(valid_GB.sum(1).max()))
     return places_GB.gather(1, front)[:, :width], valid_GB.gather(1, front)[:, :width]
+
+
+Grid = Sequence[Sequence[MultiStream]]
+"""networks[g][v] is the network of seed g and variant v."""
+
+
+class RowParameter:
+    """One parameter of all seeds and of the variants that have it: `value` (G, V_p, ...), indices `variants` (V_p,)."""
+
+    def __init__(self, grid: Grid, variants: Sequence[int], of: Callable[[MultiStream], Tensor]) -> None:
+        self.sources = [[of(networks[v]).detach() for v in variants] for networks in grid]
+        self.best = torch.stack([torch.stack(row) for row in self.sources])
+        self.value = nn.Parameter(self.best.clone(), requires_grad=of(grid[0][variants[0]]).requires_grad)
+        self.variants = torch.tensor(variants, device=self.value.device)
+        self.is_bias = self.value.ndim == 3
+
+    @torch.no_grad()
+    def remember(self, rows_GV: Tensor) -> None:
+        """Keeps a copy of the current values of these rows."""
+        chosen = rows_GV.to(self.variants.device)[:, self.variants]
+        self.best[chosen] = self.value.detach()[chosen]
+
+    @torch.no_grad()
+    def write_back(self) -> None:
+        """Copies the kept values into the networks."""
+        for row, values in zip(self.sources, self.best, strict=True):
+            for source, value in zip(row, values, strict=True):
+                source.copy_(value)
+
+
+@dataclass(frozen=True)
+class StageRows:
+    """A stage of the variants that keep it: its projection, and the classifier's columns for its token."""
+
+    key: str
+    stage: str
+    output: int
+    projection: tuple[RowParameter, RowParameter] | None
+    """Weight (G, V_s, W, P) and bias (G, V_s, W); None if the token is the pooled feature itself."""
+    columns: RowParameter
+    """(G, V_c, K, W); shared by the stages of a stream whose tokens are averaged."""
+    inside: Tensor
+    """(V_s,): the indices of the stage's variants in `columns.variants`."""
+    places: Tensor
+    """(V_s, W): the indices of the token in the stream's vector, to which dropout is applied."""
+    fraction: Tensor
+    """(V_s, 1, 1): 1, or 1 / T if T tokens are averaged."""
+
+    @property
+    def parameters(self) -> tuple[RowParameter, ...]:
+        """The columns and, if there is a projection, its weight and bias."""
+        return (self.columns, *(self.projection or ()))
+
+    def logits(self, x_GBP: Tensor, mask_GEB: Tensor | None) -> Tensor:
+        """Returns the token's part of the logits (G, V_s, K, B) from standardised features."""
+        columns = self.columns.value[:, self.inside] * self.fraction
+        if self.projection is None:
+            tokens_GWB = x_GBP.mT if mask_GEB is None else x_GBP.mT * mask_GEB[:, self.places[0]]
+            return _shared(columns, tokens_GWB)
+        weight, bias = (each.value for each in self.projection)
+        if mask_GEB is None:  # multiplying columns by weights first needs K instead of W products per image
+            return _shared(columns @ weight, x_GBP.mT) + columns @ bias.unsqueeze(3)
+        tokens_GVWB = (_shared(weight, x_GBP.mT) + bias.unsqueeze(3)) * mask_GEB[:, self.places]
+        return columns @ tokens_GVWB
+
+
+def _shared(weight_GVKP: Tensor, x_GPB: Tensor) -> Tensor:
+    """Multiplies the weights of V variants with the images that they share; returns (G, V, K, B)."""
+    product: Tensor = (weight_GVKP.flatten(1, 2) @ x_GPB).unflatten(1, weight_GVKP.shape[1:3])
+    return product

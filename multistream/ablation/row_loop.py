@@ -19,13 +19,11 @@ from torch import Tensor
 
 from multistream.ablation.batched_rows import BATCHED_LOSSES, BatchedRows, batch_kind
 from multistream.ablation.results import LARGEST_DIFFERENCE, VerifiedRow
-from multistream.ablation.row_data import GridStep, RowBatch, RowData, RowMetrics, steps
-from multistream.ablation.row_parameters import Grid
+from multistream.ablation.row_data import Grid, GridStep, RowBatch, RowData, RowMetrics, steps
 from multistream.errors import DivergedError, MultistreamError
 from multistream.network.network import MultiStream
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating, trains
 from multistream.nn.seeding import seeded
-from multistream.nn.trains import trains
 from multistream.parts.dropout import reseed_dropout
 from multistream.recipe import TrainingSettings
 from multistream.runtime.device import Runtime

@@ -23,7 +23,7 @@ from multistream.interfaces import Stream
 from multistream.recipe import Recipe
 from multistream.statistics import holm, pareto
 from multistream.training.engines import Engine
-from multistream.training.planned_run import PlannedRun
+from multistream.training.jobs import PlannedRun
 
 
 def ablate(

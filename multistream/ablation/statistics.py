@@ -8,9 +8,8 @@ from itertools import combinations
 import numpy as np
 import torch
 
-from multistream.ablation.label_set_scores import LabelSetTally
 from multistream.ablation.results import LeftOut, PairOfStreams, StreamComplement, TapShapley
-from multistream.ablation.scores import AccuracyTally, RowScores, Tally
+from multistream.ablation.scores import AccuracyTally, LabelSetTally, RowScores, Tally
 from multistream.ablation.variants import Variant
 from multistream.bootstrap import Floats
 from multistream.data.splits import Parts

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.decode_pool import Pool
+from multistream.data.decode_workers import Pool
 from multistream.data.given_photos import GivenPhoto, given_photos
 from multistream.data.side_lookup import ByOrder, Lookup
 from multistream.errors import DataError

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from multistream.batch.callables import Extractor, Predictor
 from multistream.batch.columns import PATH, STATUS
-from multistream.batch.extractor import Extractor
-from multistream.batch.predictor import Predictor
 from multistream.data.file_formats import is_image
 from multistream.data.given_photos import IN_MEMORY, given_photos
 from multistream.data.urls import is_url

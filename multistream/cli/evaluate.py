@@ -129,7 +129,7 @@ def evaluation_text(result: Evaluation) -> str:
 
 def policies(result: Evaluation) -> str:
     """Accuracy with and without the photos that lack a stream, as lines to read."""
-    from multistream.inference.policies import POLICIES
+    from multistream.inference.missing import POLICIES
 
     lacking = ", ".join(f"{count:,} lack {key}" for key, count in result.missing.items())
     lines = [f"missing streams: {lacking} of {result.metrics.n:,} photos"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import typer
 
 if TYPE_CHECKING:
-    from multistream.training.planned_run import PlannedRun
+    from multistream.training.jobs import PlannedRun
 
 
 class CommandResult(Protocol):

@@ -15,7 +15,7 @@ from multistream.cli import options, output
 from multistream.commands import command_line, quoted
 from multistream.errors import PluginError, UsageError
 from multistream.registry import PLURALS, Kind, Part, PartInfo, find, find_any, parts
-from multistream.registry.describing import Description, describe
+from multistream.registry.building import Description, describe
 from multistream.registry.scaffold import NewKind, new_plugin
 
 app = typer.Typer(help="List, show, check and create plugins.")

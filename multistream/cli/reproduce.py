@@ -89,7 +89,7 @@ def reproduce(
 
 
 def _print(found: Reproduction, *, json: bool) -> None:
-    from multistream.reproduction.tables import as_markdown
+    from multistream.reproduction.results import as_markdown
 
     if json:
         output.print_json(found.to_dict())
@@ -102,7 +102,7 @@ def written(found: Reproduction, out: Path) -> list[Path]:
     from multistream.inference.confusion_figure import draw_confusion
     from multistream.reproduction.figures import draw_truncation
     from multistream.reproduction.reproduce import GALLERY
-    from multistream.reproduction.tables import as_latex, as_markdown
+    from multistream.reproduction.results import as_latex, as_markdown
     from multistream.runs import write_json
 
     files = [out / "reproduction.json"]

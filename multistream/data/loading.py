@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from multistream.data.decode_pool import Pool
-from multistream.data.decode_processes import CORES, PHOTOS, decoded_in_processes
+from multistream.data.decode_workers import CORES, PHOTOS, Pool, decoded_in_processes
 from multistream.data.decoding import BadImage, Decoder, Encoded, Photo
 from multistream.data.given_photos import GivenPhoto
 from multistream.data.prefetch import AHEAD, Prefetch, read_groups

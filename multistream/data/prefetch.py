@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from multistream.data.decode_pool import Pool
+from multistream.data.decode_workers import Pool
 from multistream.nn.threads import threads
 
 AHEAD = 2

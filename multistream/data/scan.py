@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.decode_pool import Pool
+from multistream.data.decode_workers import Pool
 from multistream.data.decoding import BadImage, Decoder
 from multistream.data.table import Table
 

@@ -22,7 +22,7 @@ from multistream.explaining.forward import ForwardPass, Maps, forward_pass
 from multistream.explaining.linearity import false_claim, is_linear, is_linear_branch, is_linear_stream
 from multistream.explaining.targets import TargetColumns
 from multistream.network.network import MultiStream, Pooled
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.nn.nested import map_stages, take_rows
 from multistream.runtime.device import Runtime
 

@@ -22,7 +22,7 @@ from multistream.bootstrap import Interval, paired_bootstrap
 from multistream.explaining.gradients import Score
 from multistream.inputs import Image
 from multistream.network.network import MultiStream
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.nn.nested import take_rows
 from multistream.records import JsonRecord
 from multistream.runtime.device import Runtime

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from multistream.interfaces import FusionOutput
 from multistream.network.network import MultiStream, Pooled
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.runtime.device import Runtime
 
 Maps = dict[str, dict[str, Tensor]]

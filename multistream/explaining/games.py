@@ -23,7 +23,7 @@ from multistream.errors import UsageError
 from multistream.explaining.targets import Scale
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream, Pooled
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 
 Baseline = Literal["mean", "zero", "drop"]
 

@@ -20,7 +20,7 @@ from multistream.explaining.forward import ForwardPass, Maps, forward_pass, pool
 from multistream.interfaces import Stream, Tap
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream, Pooled
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.nn.nested import map_stages
 from multistream.runtime.device import Runtime
 

@@ -13,7 +13,7 @@ from multistream.explaining.forward import ForwardPass
 from multistream.interfaces import Tap
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 
 
 def is_linear(network: MultiStream) -> bool:

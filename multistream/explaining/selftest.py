@@ -31,7 +31,7 @@ from multistream.explaining.localisation import points_into
 from multistream.explaining.planted_scenes import SIDE, PlantedScenes, plant, with_small_streams
 from multistream.inference.model import Model
 from multistream.network.network import MultiStream
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.parts.dropout import reseed_dropout
 from multistream.recipe import RuntimeSettings
 from multistream.runtime.device import Runtime, resolve

@@ -17,7 +17,7 @@ from multistream.features.pooled_groups import Extracted, Features, empty_featur
 from multistream.features.tasks import Rows, Task, plan_tasks, run_tasks, union
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
 

@@ -20,7 +20,7 @@ from multistream.features.subject import ExtractionRequest, Subject, subject_of
 from multistream.features.tasks import Task, own_rows, plan_tasks, run_tasks, union
 from multistream.features.verify import Verified, chosen_rows, verify
 from multistream.interfaces import Stream
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.nn.threads import threads
 from multistream.recipe import Recipe
 from multistream.runtime.distributed import ALONE, Ranks, processes

@@ -20,9 +20,15 @@ from multistream.features import extract
 from multistream.inference.class_maps import ClassMatch, match_classes, read_class_map
 from multistream.inference.measured_photos import photos_to_measure
 from multistream.inference.metrics import Measures, Metrics, measures, metrics, without_temperature
-from multistream.inference.missing import MissingPolicy, MissingStream, absent_pooled
+from multistream.inference.missing import (
+    MissingPolicy,
+    MissingStream,
+    PolicyAccuracy,
+    absent_pooled,
+    policy_accuracies,
+    probabilities_by_policy,
+)
 from multistream.inference.model import Model, load
-from multistream.inference.policies import PolicyAccuracy, policy_accuracies, probabilities_by_policy
 from multistream.inputs import Input, names_of, side_inputs_of
 from multistream.interfaces import Stream
 from multistream.network.network import MultiStream

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from multistream.bootstrap import Interval, percentile_interval, resampled_counts, resampled_means
 from multistream.errors import DataError
-from multistream.inference.emotions import polarities
+from multistream.inference.class_maps import polarities
 from multistream.label_set_metrics import LabelSetMetrics, label_set_metrics
 from multistream.records import JsonRecord
 from multistream.statistics import balanced_accuracy, macro_f1, wilson

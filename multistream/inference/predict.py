@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.data.decode_pool import Pool
+from multistream.data.decode_workers import Pool
 from multistream.data.given_photos import GivenPhoto, PhotoLike, given_photos
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import make_decoder

@@ -13,8 +13,7 @@ from multistream.errors import UsageError
 from multistream.inputs import Vector
 from multistream.interfaces import VECTOR, Stream, Tap, Temporal
 from multistream.network.plan import BranchPlan
-from multistream.nn.module_dict import Modules
-from multistream.nn.shallow_copy import shallow_copy
+from multistream.nn.modules import Modules, shallow_copy
 from multistream.parts.taps import MaskedTap, VectorTap
 
 Batch = Mapping[str, Tensor | Mapping[str, Tensor]]

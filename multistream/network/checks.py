@@ -16,7 +16,7 @@ from multistream.inputs import Vector
 from multistream.interfaces import VECTOR, FusionOutput, Tap
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.nn.shapes import without_numbers
 from multistream.registry import PLURALS, Kind, Owner, owner_of, owner_of_instance
 from multistream.spec import Spec

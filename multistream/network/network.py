@@ -22,9 +22,8 @@ from multistream.interfaces import VECTOR, Fusion, FusionOutput
 from multistream.network.batch_check import checked_batch
 from multistream.network.branch import Batch, Branch
 from multistream.network.plan import Options
-from multistream.nn.module_dict import Modules
+from multistream.nn.modules import Modules, shallow_copy
 from multistream.nn.seeding import drawn_seed, initializing
-from multistream.nn.shallow_copy import shallow_copy
 
 Pooled = Mapping[str, Mapping[str, Tensor]]
 """{key: {stage: (B, P) float32}}"""

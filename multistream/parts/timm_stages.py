@@ -1,10 +1,14 @@
-"""Splits a timm model into stages: its own modules, in their order, without the classifier."""
+"""Cuts a timm model into stages: its own modules, in their own order, without the classifier.
+
+Models whose `forward_features` is not such a chain are written as chains of steps, which use the model's own modules
+and parameters: nothing is copied, and `cut` compares what they compute with the model's `forward_features`.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,9 +16,10 @@ import torch
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
-from multistream.nn.eval_mode import evaluating
-from multistream.parts.timm_chains import chain_of
-from multistream.parts.timm_steps import GROUPS, Tokens
+from multistream.nn.modules import evaluating
+from multistream.parts.timm_hierarchical import hiera, levit, mvit, twins, visformer, volo
+from multistream.parts.timm_isotropic import beit, cait, convit, eva, naflex, sam, xcit
+from multistream.parts.timm_steps import GROUPS, Chain, Tokens
 
 Layout = Literal["NCHW", "NHWC", "tokens"]
 
@@ -227,3 +232,29 @@ def _layout(model: nn.Module, states: Sequence[Tensor]) -> Layout:
     if len(shape) == 3 and math.isqrt(places := shape[1] - int(getattr(model, "num_prefix_tokens", 0))) ** 2 == places:
         return "tokens"
     raise CannotCut(f"its features have the shape {shape}, which is not a map")
+
+
+CHAINS: Mapping[str, Callable[[Any], Chain]] = {
+    "Beit": beit,
+    "Cait": cait,
+    "ConVit": convit,
+    "Eva": eva,
+    "Hiera": hiera,
+    "Levit": levit,
+    "MultiScaleVit": mvit,
+    "NaFlexVit": naflex,
+    "Twins": twins,
+    "VOLO": volo,
+    "VisionTransformerSAM": sam,
+    "Visformer": visformer,
+    "Xcit": xcit,
+}
+"""The functions that build chains, by the names of timm's classes; also used for subclasses."""
+
+
+def chain_of(model: nn.Module) -> Chain | None:
+    """The chain of a model whose class is in `CHAINS`; None for other models."""
+    for kind in type(model).__mro__:
+        if kind.__name__ in CHAINS:
+            return CHAINS[kind.__name__](model)
+    return None

@@ -19,7 +19,7 @@ from multistream.files import temporary
 from multistream.interfaces import VECTOR, Fusion, FusionOutput, Stream
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
-from multistream.nn.module_dict import Modules
+from multistream.nn.modules import Modules
 from multistream.profiling.counting import count, without_numbers
 from multistream.profiling.machine import Latency, latency, measure_roofline, synchronise
 from multistream.profiling.results import ABOVE, Piece, Profile, make_rows, summed

@@ -12,8 +12,7 @@ from typing import Any, Literal
 from multistream.errors import MultistreamError, PluginError, UsageError, nearest
 from multistream.hookspecs import Factory
 from multistream.registry.discovery import DISABLED, Claim, discover, normalised
-from multistream.registry.loading import KINDS, PLURALS, Kind, load, one_line, quiet_stdout
-from multistream.registry.source import fault_in_source
+from multistream.registry.loading import KINDS, PLURALS, Kind, fault_in_source, load, one_line, quiet_stdout
 
 
 class UnknownPart(UsageError, KeyError):

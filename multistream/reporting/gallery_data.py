@@ -16,7 +16,7 @@ from multistream.errors import printable
 from multistream.explaining.decomposition import Decomposer, Decomposition
 from multistream.explaining.forward import ForwardPass, forward_pass
 from multistream.interfaces import VECTOR
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.nn.nested import map_stages
 from multistream.reporting.encoding import Thumbnail, affordable_side, encode_maps, thumbnail
 from multistream.reporting.outputs import NetworkOutputs, batches

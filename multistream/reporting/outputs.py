@@ -18,12 +18,11 @@ from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.explaining.games import ShapleyValues, shapley_values
 from multistream.features import extract
-from multistream.inference.missing import MissingPolicy
+from multistream.inference.missing import MissingPolicy, PolicyAccuracy, policy_accuracies, probabilities_by_policy
 from multistream.inference.model import Model
-from multistream.inference.policies import PolicyAccuracy, policy_accuracies, probabilities_by_policy
 from multistream.interfaces import FusionOutput
 from multistream.label_set_metrics import THRESHOLD
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.nn.nested import map_stages
 from multistream.runs.predictions_file import Predictions
 from multistream.runs.split_file import SplitRow, digests_of

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from multistream.bootstrap import Interval
 from multistream.commands import command_line
 from multistream.inference.metrics import Measures
-from multistream.inference.policies import POLICIES, PolicyAccuracy
+from multistream.inference.missing import POLICIES, PolicyAccuracy
 from multistream.label_set_metrics import LabelSetMetrics
 from multistream.reporting import charts
 from multistream.reporting.ablations import AblationFile

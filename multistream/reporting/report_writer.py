@@ -16,10 +16,10 @@ from multistream.commands import command_line
 from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.files import write_atomic
+from multistream.inference.missing import PolicyAccuracy
 from multistream.inference.model import Model, load
-from multistream.inference.policies import PolicyAccuracy
 from multistream.interfaces import Stream
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.profiling.profile import count_pieces
 from multistream.reporting.ablations import read_ablations
 from multistream.reporting.charts import ChartRow

@@ -12,7 +12,7 @@ from multistream.errors import UsageError
 from multistream.recipe import Recipe
 from multistream.reproduction.paper import Paper, PaperCurve, PaperRow, the_paper
 from multistream.spec import parse_specs
-from multistream.training.planned_run import PlannedRun
+from multistream.training.jobs import PlannedRun
 
 if TYPE_CHECKING:
     from multistream.training.engines import Engine

@@ -38,7 +38,7 @@ from multistream.reproduction.results import (
     ReproducedRow,
     Reproduction,
 )
-from multistream.training.planned_run import PlannedRun
+from multistream.training.jobs import PlannedRun
 
 if TYPE_CHECKING:
     from multistream.training.engines import Engine

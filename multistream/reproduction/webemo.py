@@ -5,8 +5,8 @@
 - polarity: positive or negative;
 - linear probe: a linear classifier on the run's frozen streams, fitted to WebEMO on 5 folds and tested out of fold.
 
-Probabilities are added up through a class map (`multistream.inference.emotions`). Awe may be surprise or joy: both are
-measured. The accuracy of always saying the most frequent class stands next to each.
+Probabilities are added up through a class map (`multistream.inference.class_maps`). Awe may be surprise or joy: both
+are measured. The accuracy of always saying the most frequent class stands next to each.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from multistream.bootstrap import Interval
 from multistream.console import Console
 from multistream.data.layouts.data_source import open_table
 from multistream.errors import UsageError
-from multistream.inference.emotions import SHIPPED
+from multistream.inference.class_maps import SHIPPED
 from multistream.inference.evaluate import evaluate
 from multistream.inference.metrics import Metrics
 from multistream.recipe import Recipe

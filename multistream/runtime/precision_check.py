@@ -11,7 +11,7 @@ from torch.nn import functional
 from multistream.console import Say
 from multistream.inputs import Vector
 from multistream.network.network import MultiStream
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.recipe import RuntimeSettings
 from multistream.runtime.device import Runtime, resolve
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from multistream.console import Say
 from multistream.errors import DataError, UsageError
 from multistream.network.network import MultiStream
-from multistream.nn.trains import trains
+from multistream.nn.modules import trains
 from multistream.recipe import Recipe
 
 Targets = NDArray[np.int64] | NDArray[np.float64]

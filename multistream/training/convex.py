@@ -20,7 +20,7 @@ from multistream.errors import UsageError
 from multistream.interfaces import Tap
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream, Pooled
-from multistream.nn.trains import trains
+from multistream.nn.modules import trains
 from multistream.training.probe_data import ProbeData, as_distributions, as_label_sets, inner_folds
 from multistream.training.solver import FOLDS, PENALTIES, FittedProbe, ProbeRows
 

@@ -15,7 +15,7 @@ from multistream.data.splits import Parts
 from multistream.features import Extracted
 from multistream.interfaces import Loss
 from multistream.network.network import MultiStream, Pooled
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.nn.nested import map_stages
 from multistream.training.calibration import OutOfFold
 from multistream.training.convex import ConvexData, fit_network

@@ -23,8 +23,7 @@ from multistream.errors import MultistreamError, UsageError
 from multistream.interfaces import Stream
 from multistream.runtime.device import available_workers
 from multistream.training import slurm
-from multistream.training.jobs import LOST, Job, Submit, train_in_process
-from multistream.training.planned_run import PlannedRun
+from multistream.training.jobs import LOST, Job, PlannedRun, Submit, train_in_process
 from multistream.training.stop import Interrupted, Stop, stoppable
 
 OPTIONS: Final = {"local": ("parallel",), "ray": ("num_cpus", "num_gpus")}

@@ -27,7 +27,7 @@ from multistream.recipe import Recipe, differences
 from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
 from multistream.runtime.distributed import ranks_of
 from multistream.training.engines import Engine, check_can_be_sent, run_all
-from multistream.training.planned_run import PlannedRun
+from multistream.training.jobs import PlannedRun
 from multistream.training.stop import Stop
 from multistream.training.train import Run
 from multistream.training.train import train as train_once

@@ -17,16 +17,15 @@ from torch.nn import functional
 from multistream.commands import command_line
 from multistream.data.splits import Parts
 from multistream.network.network import MultiStream
-from multistream.nn.eval_mode import evaluating
+from multistream.nn.modules import evaluating
 from multistream.recipe import TrainingSettings
 from multistream.runs import checkpoint
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.sharding import divided_like, gathered, load_whole
-from multistream.training.averaging import WeightAverage
 from multistream.training.extraction import nothing_to_train_on
 from multistream.training.feeds import Feed, Indices, winners
-from multistream.training.optimizers import schedule_factor
+from multistream.training.optimizers import WeightAverage, schedule_factor
 from multistream.training.progress import Listener, Progress
 from multistream.training.step import Objective, Stepper, stand_in
 from multistream.training.stop import Interrupted, Stop

@@ -19,7 +19,7 @@ from multistream.errors import DataError, UsageError
 from multistream.inputs import Map
 from multistream.interfaces import Loss, Stream
 from multistream.network.network import MultiStream
-from multistream.nn.trains import trains
+from multistream.nn.modules import trains
 from multistream.recipe import DataSettings, Recipe, RuntimeSettings
 from multistream.runs.composition import compose_network, settle_weights, with_distributions, with_instances
 from multistream.runtime.device import Runtime, resolve

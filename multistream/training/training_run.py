@@ -20,7 +20,7 @@ from multistream.features import Extracted
 from multistream.files import make_folder, write_atomic
 from multistream.inputs import Image
 from multistream.interfaces import Loss
-from multistream.nn.trains import trains
+from multistream.nn.modules import trains
 from multistream.recipe import TrainingSettings
 from multistream.runs.checkpoint import Checkpoint
 from multistream.runs.split_file import read_split

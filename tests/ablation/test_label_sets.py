@@ -13,8 +13,8 @@ from sklearn.metrics import average_precision_score
 
 from multistream import Recipe, ablate, train
 from multistream.ablation.figure import draw
-from multistream.ablation.label_set_scores import LabelSetTally
 from multistream.ablation.results import Ablation
+from multistream.ablation.scores import LabelSetTally
 from multistream.ablation.table import table
 from multistream.data.splits import Parts
 from multistream.reporting.ablations import read_ablations

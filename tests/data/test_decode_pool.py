@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from multistream.data import decode_pool
-from multistream.data.decode_pool import Pool
+from multistream.data import decode_workers
+from multistream.data.decode_workers import Pool
 
 
 def test_no_thread_outlives_its_pool() -> None:
@@ -35,7 +35,7 @@ def test_what_has_not_begun_is_cancelled() -> None:
 
 
 def test_a_read_that_hangs_does_not_keep_a_pool_open(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode_pool, "CLOSING", 0.1)
+    monkeypatch.setattr(decode_workers, "CLOSING", 0.1)
     go_on = threading.Event()
     start = time.monotonic()
     with Pool(1) as pool:

@@ -17,7 +17,7 @@ from joblib.externals.loky import get_reusable_executor
 from PIL import Image
 
 from multistream.data import loading
-from multistream.data.decode_processes import decode_files, decoded_in_processes
+from multistream.data.decode_workers import decode_files, decoded_in_processes
 from multistream.data.decoding import BadImage, Decoder, Photo
 from multistream.data.loading import Photos, loaded
 from multistream.data.prefetch import AHEAD, Prefetch
@@ -174,10 +174,10 @@ def test_processes_end_after_their_parent(files: list[Path]) -> None:
     code = f"""
 import sys, time
 from pathlib import Path
-from multistream.data import decode_processes
+from multistream.data import decode_workers
 from multistream.data.decoding import Decoder
 files = [Path(name) for name in {[str(path) for path in files]!r}]
-next(decode_processes.decoded_in_processes(Decoder(size=16), [files] * 50, workers=2, ahead=0, timeout=60))
+next(decode_workers.decoded_in_processes(Decoder(size=16), [files] * 50, workers=2, ahead=0, timeout=60))
 print("begun", flush=True)
 time.sleep(60)
 """

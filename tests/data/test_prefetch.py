@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from multistream.data import prefetch
-from multistream.data.decode_pool import Pool
+from multistream.data.decode_workers import Pool
 from multistream.data.prefetch import AHEAD, PATIENCE, MeasuredPrefetch, Prefetch, prefetch_for, read_groups
 from multistream.nn.threads import threads
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
-from multistream.data.stratified import fold_numbers, two_parts
+from multistream.data.folds import fold_numbers, two_parts
 
 SIZES = st.lists(st.integers(2, 40), min_size=2, max_size=6)
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from multistream import MultiStream, Tap
 from multistream.explaining.attribution import attribute
 from multistream.explaining.decomposition import decompose
-from multistream.nn.module_dict import Modules
+from multistream.nn.modules import Modules
 from multistream.runtime.device import Runtime
 from tests.explaining.conftest import Make, example
 

@@ -16,8 +16,7 @@ import sklearn.metrics as oracle
 from numpy.typing import NDArray
 
 from multistream.errors import DataError, MultistreamError, UsageError
-from multistream.inference.class_maps import match_classes, read_class_map
-from multistream.inference.emotions import SHIPPED, polarities
+from multistream.inference.class_maps import SHIPPED, match_classes, polarities, read_class_map
 from multistream.inference.metrics import balanced_accuracy, macro_f1, metrics
 
 FI = ("amusement", "anger", "awe", "contentment", "disgust", "excitement", "fear", "sadness")

@@ -191,7 +191,7 @@ def test_what_does_not_fit_is_refused(bank: Path, tmp_path: Path) -> None:
 
 
 def test_its_path_is_absolute_in_the_run(recipe: Recipe, bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from multistream.runs.absolute_paths import with_absolute_paths
+    from multistream.training.train import with_absolute_paths
 
     monkeypatch.chdir(bank.parent)
     changed = recipe.updated({"network": {"streams": {"concepts": "text:hand.safetensors"}}})

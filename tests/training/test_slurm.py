@@ -22,7 +22,7 @@ from multistream.errors import PluginError, UsageError
 from multistream.recipe import Recipe
 from multistream.training import engines, slurm
 from multistream.training.engines import Engine, RunsFailed, run_all
-from multistream.training.planned_run import PlannedRun
+from multistream.training.jobs import PlannedRun
 from multistream.training.stop import Interrupted, Stop
 from tests.training import fake_slurm
 

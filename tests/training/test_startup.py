@@ -11,7 +11,7 @@ SCRIPT = f"""
 import sys
 import numpy as np
 from multistream import compose
-from multistream.data.stratified import two_parts
+from multistream.data.folds import two_parts
 from multistream.inference.metrics import metrics
 from multistream.training.folds import train
 from multistream.training.solver import fit_probe

@@ -89,6 +89,6 @@ def test_headers_that_lie_are_refused(data: bytes, write: Write) -> None:
 
 def test_a_header_that_is_too_large_is_not_parsed(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     data = save({"a": torch.ones(1)})
-    monkeypatch.setattr("multistream.weights.safetensors_file.MOST_HEADER", 10)
+    monkeypatch.setattr("multistream.weights.files.MOST_HEADER", 10)
     with pytest.raises(WeightsError, match=r"its header claims \d+ bytes"):
         read_tensors(write("a.safetensors", data))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multistream.data.filenames import unescape
+from multistream.data.image_files import Root
 from multistream.data.layouts.assemble import PARTS, Entry, assemble
 from multistream.data.layouts.delimited_text import Row, read_each, read_table
-from multistream.data.layouts.image_paths import Root
 from multistream.data.layouts.label_sets import LabelColumns
 from multistream.data.layouts.votes import Votes, votes_of, winners
 from multistream.data.table import Table

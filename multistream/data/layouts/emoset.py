@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from multistream.data.image_files import Root
 from multistream.data.layouts.assemble import Entry, add_entry, assemble, counted, folder_of, part_files
 from multistream.data.layouts.delimited_text import read_text
 from multistream.data.layouts.folders import folders
-from multistream.data.layouts.image_paths import Root
 from multistream.data.table import Table
 from multistream.errors import DataError, readable
 

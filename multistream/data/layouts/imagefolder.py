@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from multistream.data.image_files import Root
 from multistream.data.layouts.assemble import PARTS, Entry, add_entry, assemble, counted, folder_of
 from multistream.data.layouts.delimited_text import read_lines, read_table
-from multistream.data.layouts.image_paths import Root
 from multistream.data.layouts.label_sets import LabelColumn, LabelColumns, label_column
 from multistream.data.table import Table
 from multistream.errors import DataError, printable, readable

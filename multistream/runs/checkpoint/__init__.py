@@ -14,8 +14,8 @@ from multistream.runs.checkpoint.loading import latest as latest
 from multistream.runs.checkpoint.loading import load as load
 from multistream.runs.checkpoint.loading import understood as understood
 from multistream.runs.checkpoint.manifest import JSON as JSON
-from multistream.runs.checkpoint.optimizer import optimizer_tensors as optimizer_tensors
-from multistream.runs.checkpoint.optimizer import restore_optimizer as restore_optimizer
-from multistream.runs.checkpoint.rng import restore_rng as restore_rng
-from multistream.runs.checkpoint.rng import rng_tensors as rng_tensors
 from multistream.runs.checkpoint.saving import save as save
+from multistream.runs.checkpoint.state import optimizer_tensors as optimizer_tensors
+from multistream.runs.checkpoint.state import restore_optimizer as restore_optimizer
+from multistream.runs.checkpoint.state import restore_rng as restore_rng
+from multistream.runs.checkpoint.state import rng_tensors as rng_tensors
