@@ -27,8 +27,7 @@ FLAT = 4.0
 
 _GRID = 16
 _ALIKE = 6.0
-"""Images are compared by 16 x 16 cells of grey; two are alike if no cell differs by more than this, as compression may.
-"""
+"""Two images are alike if none of their 16 x 16 cells of grey differs by more than this, as after compression."""
 
 
 @dataclass(frozen=True)

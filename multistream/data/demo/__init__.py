@@ -1,4 +1,4 @@
-"""The demo set: eight emotions made of three planted cues, to see a whole run without data or network of one's own."""
+"""The demo set: eight emotions that combine three planted cues, for a complete run without other data or downloads."""
 
 from multistream.data.demo.dataset import Cues, demo, demo_cues
 

@@ -1,4 +1,4 @@
-"""The demo's vectors: scores of adjective-noun pairs, among which those of one mood are planted."""
+"""The demo's vectors: scores of adjective-noun pairs, with high scores planted for pairs of one mood."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ _NOUNS = ("boat", "bridge", "chair", "door", "hill", "street", "table", "tower")
 VOCABULARY = tuple(
     sorted((*PLEASANT, *UNPLEASANT, *(f"{each} {noun}" for row in _ADJECTIVES for each in row for noun in _NOUNS)))
 )
-"""The 120 pairs, alphabetical: 24 that have a mood, 96 that have none."""
+"""The 120 pairs in alphabetical order: 24 with a mood, 96 without."""
 
 PLANTED = 10
-"""Pairs of the image's polarity that score high, of the 12 that there are."""
+"""Number of pairs of the image's mood, of 12, with high scores."""
 STRAY = 5
-"""Pairs without a mood that score as high: a detector's errors."""
+"""Number of pairs without a mood with high scores, like a detector's errors."""
 
 _PLEASANT = np.array([VOCABULARY.index(pair) for pair in PLEASANT])
 _UNPLEASANT = np.array([VOCABULARY.index(pair) for pair in UNPLEASANT])
@@ -58,14 +58,14 @@ _NEUTRAL = np.setdiff1d(np.arange(len(VOCABULARY)), np.concatenate([_PLEASANT, _
 
 @dataclass(frozen=True)
 class Mood:
-    """One image's scores (D,) float32 in 0..1, and which entries (PLANTED,) int64, ascending, carry its bit."""
+    """One image's scores (D,) float32 in 0..1, and the planted entries (PLANTED,) int64, ascending."""
 
     scores: NDArray[np.float32]
     planted: NDArray[np.int64]
 
 
 def imagine(random: np.random.RandomState, *, pleasant: bool) -> Mood:
-    """Scores of every pair of VOCABULARY: low ones by chance, high ones for some of the mood and some strays."""
+    """Draws scores of all pairs of VOCABULARY: low ones, except for PLANTED pairs of the mood and STRAY others."""
     chance = random.uniform(size=len(VOCABULARY))
     scores = 0.5 * chance * chance * chance
     planted = np.sort(random.permutation(_PLEASANT if pleasant else _UNPLEASANT)[:PLANTED])

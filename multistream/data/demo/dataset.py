@@ -1,4 +1,4 @@
-"""The demo set: its plan, in which each cue gives one bit of the class; its files, written once; and its Table."""
+"""The demo set: its examples, in which each cue is one bit of the class; its files, written once; and its Table."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ EMOTIONS = {
     (True, False, False): "disgust",
     (False, False, False): "sadness",
 }
-"""The class of each (warm sun, rough zigzags, pleasant pairs): the three bits."""
+"""The class for each combination of the three bits (warm sun, rough zigzags, pleasant pairs)."""
 
 COPIES = {"train": 240, "val": 20}
-"""Images of each class, each drawn for itself."""
+"""Images of each class, drawn independently."""
 CROSSED = 40
 """Images of each class in the test split."""
 
@@ -45,7 +45,7 @@ Bits = tuple[bool, bool, bool]
 
 @dataclass(frozen=True)
 class Example:
-    """One image of the demo: part, class, the bits that make it, its picture and its vector."""
+    """One image of the demo set: its split, class, bits, image and vector."""
 
     part: str
     label: str
@@ -55,12 +55,12 @@ class Example:
 
 
 def examples() -> Iterator[Example]:
-    """All 2,400, the same ones every time: 1,920 train, 160 val, 320 test.
+    """All 2,400 examples, always the same: 1,920 train, 160 val, 320 test.
 
-    In the test split the cues are crossed: the same four pictures come with either of two vectors. So whoever sees the
-    picture alone is right in exactly half of the images at most, and whoever sees the vector alone in a quarter.
+    In the test split the cues are crossed: each of four images occurs with each of two vectors. So a classifier that
+    reads only the image has an accuracy of at most a half, and one that reads only the vector of at most a quarter.
     """
-    random = np.random.RandomState(SEED)  # its stream is frozen; NumPy's newer generators may change
+    random = np.random.RandomState(SEED)  # its numbers never change; those of NumPy's newer generators may
     for part, copies in COPIES.items():
         for bits in EMOTIONS:
             for _ in range(copies):
@@ -76,13 +76,13 @@ def examples() -> Iterator[Example]:
 
 
 VERSION = 1
-"""Raise this where a pixel or a score changes: the folder carries it, and so results stay comparable."""
+"""Part of the folder's name: increase it if a pixel or score changes, so that results are comparable."""
 
 VECTORS, CUES, MANIFEST = "anp.npz", "cues.npz", "manifest.json"
 
 
 def stored(cache: Path) -> Path:
-    """The folder of the demo set below `cache`; written if it is not there whole. DiskFull if it cannot be."""
+    """The folder of the demo set below `cache`; written if missing or incomplete. DiskFull if it cannot be written."""
     folder = cache / f"demo-{VERSION}"
     if not is_whole(folder):
         with temporary(cache, noun="demo") as fresh:
@@ -93,7 +93,7 @@ def stored(cache: Path) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether every file that was written is there with the same bytes."""
+    """Whether every file of the manifest exists with the same sha256."""
     try:
         sums = json.loads((folder / MANIFEST).read_bytes())["sha256"]
         return all(sha256_file(folder / name) == digest for name, digest in sums.items())
@@ -102,7 +102,7 @@ def is_whole(folder: Path) -> bool:
 
 
 def write(folder: Path) -> None:
-    """Writes all pictures, as PART/CLASS/NUMBER.png, with vectors, cues and the sums of all files."""
+    """Writes all images, as SPLIT/CLASS/NUMBER.png, with vectors, cues and the checksums of all files."""
     counts: Counter[tuple[str, str]] = Counter()
     names: list[str] = []
     made: list[Example] = []
@@ -121,12 +121,12 @@ def write(folder: Path) -> None:
         planted=np.stack([example.mood.planted for example in made]),
     )
     sums = {name: sha256_file(folder / name) for name in (*names, VECTORS, CUES)}
-    # The manifest is written last; a power failure before the disk has all is found by the sums.
+    # The manifest is written last; its checksums detect files that a power failure damaged.
     (folder / MANIFEST).write_text(json.dumps({"version": VERSION, "sha256": sums}, indent=0) + "\n")
 
 
 def _write_picture(path: Path, example: Example, *, title: str) -> None:
-    """Two test images may show one picture: their titles make them two files, with two checksums."""
+    """Writes an image with a title, so that test images with equal pixels have different checksums."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = PngInfo()
     text.add_text("Title", title)
@@ -134,7 +134,7 @@ def _write_picture(path: Path, example: Example, *, title: str) -> None:
 
 
 def _take_place(fresh: Path, folder: Path) -> None:
-    """Renames `fresh` to `folder`, whatever lies there; another process may have been faster, and that will do."""
+    """Renames `fresh` to `folder` and replaces an incomplete one; keeps a complete one of another process."""
     if folder.exists() and not is_whole(folder):
         remove(folder)
     try:
@@ -152,11 +152,11 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Cues:
-    """Where the evidence of each of N images lies.
+    """The planted cues of N images.
 
     `bits` (N, 3) bool: warm sun (else cool drop), rough zigzags (else calm bands), pleasant pairs (else unpleasant).
     `boxes` (N, 4) int64: left, top, right, bottom of the object in pixels, right and bottom excluded. `planted` (N, P)
-    int64: the entries of the vector that carry its bit.
+    int64: the planted entries of the vector.
     """
 
     bits: NDArray[np.bool_]
@@ -165,7 +165,7 @@ class Cues:
 
     @property
     def objects(self) -> NDArray[np.bool_]:
-        """(N, side, side): the pixels of each object's box; the texture is all others."""
+        """Masks (N, side, side) of each object's box; all other pixels are texture."""
         axis = np.arange(SIDE)
         left, top, right, bottom = (edge[:, None] for edge in self.boxes.T)
         rows, columns = (axis >= top) & (axis < bottom), (axis >= left) & (axis < right)
@@ -173,10 +173,10 @@ class Cues:
 
 
 def demo(*, cache: Path | None = None) -> Table:
-    """2,400 pictures of 64 pixels with vectors "anp": 1,920 train, 160 val, 320 test, eight emotions in equal parts.
+    """2,400 images of 64 pixels with vectors "anp": 1,920 train, 160 val, 320 test, eight emotions equally often.
 
     They are written once below `cache`, by default the user's (MULTISTREAM_CACHE, XDG_CACHE_HOME or the system's), and
-    again if a file there has changed; the same pictures on every machine. Random frozen streams can recognise every
+    again if a file has changed. The images are the same on every machine. Random frozen streams can recognise every
     cue.
     """
     root = stored(cache_root() if cache is None else cache)
@@ -197,7 +197,7 @@ def demo(*, cache: Path | None = None) -> Table:
 
 
 def demo_cues(table: Table) -> Cues:
-    """The planted cues of the images of `table`, row by row; it must be the demo set or a selection of it."""
+    """The planted cues of the images of `table`, in its order; it must be the demo set or a selection of it."""
     path = table.root / CUES
     if not path.is_file():
         what = "no cues are recorded: only the demo set has them."

@@ -1,4 +1,4 @@
-"""The demo's pictures: a small object somewhere on a texture, drawn in numbers that are the same on every machine."""
+"""The demo's images: a small object on a texture, drawn with operations that are exact on every machine."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 SIDE = 64
-"""Pixels of a picture's side."""
+"""The side of an image in pixels."""
 MARGIN = 2
-"""Pixels between an object and the edge, at least."""
+"""The minimum distance of an object from the edge, in pixels."""
 
 WARM = np.array([[236, 92, 40], [240, 128, 36], [224, 60, 52]], dtype=np.float64)
 COOL = np.array([[44, 104, 228], [36, 132, 216], [72, 76, 220]], dtype=np.float64)
@@ -22,14 +22,14 @@ Grid = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture with its two bits, and where its object lies: (left, top, right, bottom) in pixels, right open."""
+    """One image, and the box of its object: (left, top, right, bottom) in pixels, right and bottom excluded."""
 
     pixels: Picture
     box: tuple[int, int, int, int]
 
 
 def draw(random: np.random.RandomState, *, warm: bool, rough: bool) -> Scene:
-    """A picture (SIDE, SIDE, 3) uint8: a warm sun or a cool drop, over rough zigzags or calm bands.
+    """Draws an image (SIDE, SIDE, 3) uint8: a warm sun or a cool drop, over rough zigzags or calm bands.
 
     Colours, position, size, rotation and texture are random and independent of the bits.
     """
@@ -48,7 +48,7 @@ def draw(random: np.random.RandomState, *, warm: bool, rough: bool) -> Scene:
 
 
 def _background(random: np.random.RandomState, *, rough: bool) -> Grid:
-    """(SIDE, SIDE, 3): two near-grey tones that alternate in tight zigzags or in wide soft bands."""
+    """The texture (SIDE, SIDE, 3): two near-grey tones that alternate in tight zigzags or in wide soft bands."""
     columns, rows = _axes()
     middle = random.uniform(105, 150)
     contrast = random.uniform(22, 30)
@@ -99,11 +99,11 @@ def _axes() -> tuple[Grid, Grid]:
 
 
 def _edge(inside: Grid) -> Grid:
-    """Coverage of pixels by a shape that begins `inside` pixels away: an edge of one pixel's width."""
+    """Coverage 0..1 of pixels that are `inside` pixels inside a shape; its edge is one pixel wide."""
     return np.asarray((inside + 0.5).clip(0, 1))
 
 
 def _triangle(x: Grid, period: float) -> Grid:
-    """A wave in -1..1 of straight lines: sines may differ in the last bit from machine to machine."""
+    """A triangle wave in -1..1; sines may differ in the last bit between machines."""
     phase = x / period - np.floor(x / period)
     return np.asarray(1 - 4 * abs(phase - 0.5))

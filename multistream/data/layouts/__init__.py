@@ -1,4 +1,4 @@
-"""Layouts: how data sets lie on a disk (paper section 4), each read into a Table."""
+"""Layouts: readers of the file structures of data sets (paper section 4); each returns a Table."""
 
 from multistream.data.layouts.data_source import open_table
 

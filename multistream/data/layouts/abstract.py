@@ -15,9 +15,9 @@ TRUTH = "ABSTRACT_groundTruth.csv"
 
 
 def abstract(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
-    """Abstract, each painting with the emotion of the most votes; tied ones are left out. Names stand in quotes.
+    """Abstract: each painting has the emotion with the most votes; tied ones are left out. Names are in quotes.
 
-    With `label="votes"` training has the distribution of the votes as its target, and tied paintings stay: their label
+    With `label="votes"` the training targets are the distributions of votes, and tied paintings are kept: their label
     is the first of the tied emotions.
     """
     chosen = choose("abstract", label, LABELS)

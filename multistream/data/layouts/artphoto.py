@@ -13,7 +13,7 @@ _NAME = re.compile(r"([A-Za-z]+)_\d+\.\w+")
 
 
 def artphoto(path: Path, *, allow_outside: bool = False) -> Table:
-    """ArtPhoto, classes from the file names; `sad` and `content` are written in full."""
+    """ArtPhoto: classes come from the file names; `sad` and `content` are spelled out."""
     root = folder_of(path, "testImages_artphoto")
     listing = list_images(root, allow_outside=allow_outside)
     named = {i: match[1] for i in listing.ids if (match := _NAME.fullmatch(PurePosixPath(i).name))}

@@ -1,4 +1,4 @@
-"""Assembling: what layouts have in common once they know their images, labels and parts."""
+"""Assembling a Table from images, labels and splits: functions that all layouts share."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PARTS = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""What people call the parts."""
+"""The split for each of the usual names."""
 
 
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+")
@@ -36,15 +36,15 @@ _QUOTED = re.compile(r"[\"'].+", re.DOTALL)
 
 
 class Entry(NamedTuple):
-    """One image as a layout has it: id, label, and part where the layout splits."""
+    """One image of a layout: its id, its label, and its split if the layout has predefined splits."""
 
     id: str
     label: str
     part: str | None = None
     votes: Mapping[str, float] | None = None
-    """How many votes each class got, where people voted."""
+    """The number of votes for each class, if people voted."""
     labels: Sequence[str] = ()
-    """All classes of the image, where it may have several; `label` is the first."""
+    """All classes of the image, if it may have several; `label` is the first."""
 
 
 def assemble(
@@ -56,9 +56,9 @@ def assemble(
     known: Iterable[str] = (),
     **more: Any,
 ) -> Table:
-    """The Table of these entries, classes alphabetical; DataError if there are none.
+    """Makes a Table of these entries, with classes in alphabetical order; DataError if there are none.
 
-    `known` are classes even where no image is theirs: all that people voted on, where votes are the target.
+    `known` are classes to include even if no image has them: all that people voted on, if votes are the target.
     """
     chosen = list(entries)
     if not chosen:
@@ -82,7 +82,7 @@ def assemble(
 
 
 def add_entry(entries: dict[str, Entry], entry: Entry, where: str) -> None:
-    """Adds an entry under its id; DataError where the image has another label or part already."""
+    """Adds an entry under its id; DataError if the image already has another label or split."""
     other = entries.setdefault(entry.id, entry)
     if other != entry:
         given = ", ".join(filter(None, (other.label, other.part)))
@@ -91,7 +91,7 @@ def add_entry(entries: dict[str, Entry], entry: Entry, where: str) -> None:
 
 
 def _distributions(votes: Sequence[Mapping[str, float] | None], classes: Sequence[str]) -> NDArray[np.float64] | None:
-    """The votes of every image as fractions (N, K); None unless all have some, and for these classes alone."""
+    """The votes of every image as fractions (N, K); None unless all images have votes, only for these classes."""
     known = set(classes)
     counts = [[each.get(name, 0.0) for name in classes] for each in votes if each and known.issuperset(each)]
     if len(counts) < len(votes):
@@ -101,7 +101,7 @@ def _distributions(votes: Sequence[Mapping[str, float] | None], classes: Sequenc
 
 
 def _label_sets(sets: Sequence[Sequence[str]], place: Mapping[str, int]) -> NDArray[np.bool_] | None:
-    """Which classes each image has (N, K); None where each has one label."""
+    """Whether each image has each class, (N, K); None if images have one label each."""
     if not any(sets):
         return None
     rows = np.zeros((len(sets), len(place)), dtype=np.bool_)
@@ -111,7 +111,7 @@ def _label_sets(sets: Sequence[Sequence[str]], place: Mapping[str, int]) -> NDAr
 
 
 def doubtful_labels(classes: Sequence[str]) -> tuple[str, ...]:
-    """Notes on classes that look like one, or like something else than a class."""
+    """Notes on classes whose names look the same, or do not look like a class."""
     alike: dict[str, list[str]] = defaultdict(list)
     for name in classes:
         alike[" ".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
@@ -133,20 +133,20 @@ def doubtful_labels(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def choose(layout: str, label: str, known: Sequence[str]) -> str:
-    """The label asked for, the first known one if none is; UsageError if it is unknown."""
+    """The requested label, or the first known one for ""; UsageError if it is unknown."""
     chosen = label or known[0]
     check_known([chosen], known, where="data.label", what=f"{layout} has no label {{name!r}}.")
     return chosen
 
 
 def emotion(name: str) -> str:
-    """An emotion as the paper writes it: in small letters, and in full."""
+    """The name of an emotion as in the paper: in lower case, not abbreviated."""
     word = name.strip().strip("'\"").lower()
     return SHORT_NAMES.get(word, word)
 
 
 def folder_of(path: Path, *names: str) -> Path:
-    """The first folder of these names below `path`, else `path` itself; DataError if that is not a folder."""
+    """The first existing folder of these names in `path`, else `path` itself; DataError if that is not a folder."""
     folder = next((path / name for name in names if (path / name).is_dir()), path)
     if not folder.is_dir():
         raise DataError(path, "no such folder.", do="Pass the data set's folder.")
@@ -154,19 +154,19 @@ def folder_of(path: Path, *names: str) -> Path:
 
 
 def part_files(folder: Path, pattern: str) -> list[tuple[Path, str]]:
-    """The files that are named after a part, such as train.json, each with that part."""
+    """The files that are named after a split, such as train.json, each with that split."""
     return [(file, PARTS[file.stem.lower()]) for file in sorted(folder.glob(pattern)) if file.stem.lower() in PARTS]
 
 
 def part_in(name: str) -> str | None:
-    """The part that a word of a file's name is, such as train-00000-of-00002.parquet; None where none is."""
+    """The split that a file's name contains as a word, such as train-00000-of-00002.parquet; None if there is none."""
     return next((PARTS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in PARTS), None)
 
 
 class Finder:
-    """Finds the image that a release's list means, which names it by a URL or by a path from somewhere else.
+    """Finds images by the names in a release's lists, which are URLs or paths from another folder.
 
-    It takes the longest end of the name, cut at slashes, that one image alone ends with.
+    It looks for the longest suffix of the name, in whole components, that only one image has.
     """
 
     def __init__(self, listing: Listing) -> None:
@@ -178,11 +178,11 @@ class Finder:
         self._by_end |= {image_id: image_id for image_id in listing.ids}
 
     def find(self, name: str) -> str | None:
-        """The id of the image, None if there is none or if several end alike."""
+        """The id of the image; None if no image has a suffix of the name, or several share the longest one."""
         plain = name.split("?")[0] if "://" in name else name
         return next((self._by_end[end] for end in path_ends(plain) if end in self._by_end), None)
 
 
 def counted(counts: Mapping[str, int]) -> tuple[str, ...]:
-    """Notes "N images ...", where N is not 0."""
+    """Notes "N images ...", for each N that is not 0."""
     return tuple(f"{count:,} {what}" for what, count in counts.items() if count)

@@ -1,4 +1,4 @@
-"""Sheets: a CSV file with a path and a label for each image, and perhaps its part and the paths of its maps."""
+"""CSV data sets: a file with a path and a label for each image, and optionally its split and the paths of its maps."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from multistream.errors import DataError, UsageError, printable
 PATH = ("path", "image", "file", "filename", "file_name", "file_path", "filepath", "image_path", "file_link", "img")
 LABEL = ("label", "class", "emotion", "category", "target", "class_name")
 PART = ("part", "split", "subset", "fold")
-"""What the columns are called, in any case; the first that a sheet has is taken."""
+"""The names of the columns for path, label and split, in upper or lower case; the first that exists is used."""
 
 SPLIT_HEADER = ("path", "label", "part", "sha256")
-"""The columns of a split.csv, and of what `data split` writes."""
+"""The columns of a split.csv, which `data split` writes."""
 
 VOTES = "votes_"
-"""Columns `votes_CLASS` hold how many people gave an image each class, as numbers or fractions."""
+"""The prefix of columns `votes_CLASS`, which hold the votes for each class, as numbers or fractions."""
 
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
-"""Bytes that `read_table` could not decode (PEP 383)."""
+"""Matches bytes that `read_table` could not decode (PEP 383)."""
 
 
 @dataclass(frozen=True)
 class CsvRecord:
-    """One row of a sheet, checked: the line, the image, and its cells by column."""
+    """One checked row of a CSV: the line, the image, and its cells by column."""
 
     line: int
     entry: Entry
@@ -43,7 +43,7 @@ class CsvRecord:
 
 @dataclass(frozen=True)
 class _Header:
-    """The columns of a sheet: which one is the path, the label and the part, where the votes are, where label sets."""
+    """The columns of a CSV, with the roles of those for path, label and split, and those for votes and label sets."""
 
     where: str
     columns: tuple[str, ...]
@@ -51,23 +51,23 @@ class _Header:
     votes: Mapping[str, str]
     """{column: class}"""
     sets: LabelColumns
-    """Without names where each image has one label."""
+    """Has no names if each image has one label."""
 
     @classmethod
     def of(cls, row: Row, label: str) -> _Header:
-        """The header in this row, with what `data.label` says."""
+        """The header in this row, for this value of `data.label`."""
         votes = {column: column.removeprefix(VOTES) for column in row.cells if column.startswith(VOTES)}
         sets = LabelColumns.parse(label) or LabelColumns(())
         return cls(row.where, row.cells, _roles(row.cells, label), votes, sets)
 
     @property
     def further(self) -> list[str]:
-        """The columns that are neither path, label, part nor votes."""
+        """The columns that are neither path, label, split nor votes."""
         known = {"", *self.roles.values(), *self.votes, *self.sets.names}
         return [name for name in self.columns if name not in known]
 
     def check(self, path: Path, label: str) -> None:
-        """UsageError for a label that is asked for and not there; DataError for a faulty header."""
+        """Raises UsageError if there is no column for the requested label, DataError for a faulty header."""
         self._check_label(path, label)
         self._check_roles()
         if twice := sorted(name for name, times in Counter(self.columns).items() if name and times > 1):
@@ -81,7 +81,7 @@ class _Header:
             raise UsageError("data.label", f"{path} has no column {label!r}.", right=right)
 
     def _check_roles(self) -> None:
-        """There is a column of paths, and one of labels where no other columns give them."""
+        """Raises DataError if there is no column of paths, or no column with labels."""
         needed = {"path": PATH} if self.sets.names or self.votes else {"path": PATH, "label": LABEL}
         if lacking := [role for role in needed if role not in self.roles]:
             what = f"none of the columns {', '.join(self.columns)} is the {lacking[0]}."
@@ -92,7 +92,7 @@ class _Header:
 
 
 def _roles(columns: Sequence[str], label: str) -> dict[str, str]:
-    """Which column is the path, the label and the part: {role: column}; `label` may be the name of the label's."""
+    """The columns for path, label and split: {role: column}; `label` may name the label's column."""
     named = {column.lower(): column for column in reversed(columns)}
     labels = (label.lower(),) if label and label in columns else LABEL
     roles = {"path": PATH, "label": labels, "part": PART}
@@ -100,14 +100,14 @@ def _roles(columns: Sequence[str], label: str) -> dict[str, str]:
 
 
 def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: bool = False) -> Table:
-    """A Table of the images that a CSV names; paths are relative to the folder it lies in.
+    """Reads a Table of the images in a CSV; paths are relative to its folder.
 
-    `label` may name the column of the labels. With columns `votes_CLASS` the label is the class with the most votes,
-    and `label="votes"` may be asked for. With a `label` that names several columns, or one and its separator, an image
-    may have several labels (`label_sets`).
+    `label` may name the column of labels. With columns `votes_CLASS` the label is the class with the most votes, and
+    `label="votes"` is possible. With a `label` that names several columns, or one and its separator, an image may have
+    several labels (`label_sets`).
 
-    Faulty lines are a DataError that names the first of them and counts the others. Files that are missing are left
-    out and reported, unless `strict`. A further column in which every cell is the path of a file holds Maps.
+    Faulty lines raise a DataError that names the first and counts the others. Missing files are left out and reported,
+    unless `strict`. Another column in which every cell is the path of a file holds Maps.
     """
     first, rows = read_table(path)
     if not first.cells:
@@ -128,7 +128,7 @@ def sheet(path: Path, *, label: str = "", allow_outside: bool = False, strict: b
 
 
 def _part_column(header: _Header, rows: Sequence[Row]) -> tuple[str | None, tuple[str, ...]]:
-    """The column of the parts. One of numbers is none (folds of a cross-validation), which a note says."""
+    """The column of splits; None, with a note, if it holds numbers (folds of a cross-validation)."""
     column = header.roles.get("part", PART[0])
     if column.lower() == PART[0]:
         return header.roles.get("part"), ()
@@ -140,7 +140,7 @@ def _part_column(header: _Header, rows: Sequence[Row]) -> tuple[str | None, tupl
 
 
 class _Reading:
-    """The rows of a sheet read one at a time."""
+    """Reads the rows of a CSV one at a time, and checks for repeated images."""
 
     def __init__(self, root: Root, header: _Header, part: str | None) -> None:
         self.root, self.header, self.part = root, header, part
@@ -150,7 +150,7 @@ class _Reading:
     def record(self, row: Row) -> CsvRecord:
         """The checked record of a row."""
         header, cells = self.header, row.by_column(self.header.columns)
-        if self.is_ours:  # written by `data split`, which escapes what a spreadsheet would run
+        if self.is_ours:  # written by `data split`, which escapes formulas
             cells = {name: unescape(cell) for name, cell in cells.items()}
         image_id = self.root.image_id(cells[header.roles["path"]], row.where)
         first = self.lines.setdefault(image_id, row.line)
@@ -189,7 +189,7 @@ class _Reading:
 
 
 def _on_missing(path: Path, missing: Mapping[int, str], total: int, *, strict: bool) -> tuple[str, ...]:
-    """A note on files that are not there, {line: image}; DataError if `strict`, or if none is."""
+    """A note on missing files, {line: image}; DataError if `strict`, or if all are missing."""
     if not missing:
         return ()
     (line, name), count = next(iter(missing.items())), len(missing)
@@ -202,7 +202,7 @@ def _on_missing(path: Path, missing: Mapping[int, str], total: int, *, strict: b
 def _maps(
     root: Root, records: Sequence[CsvRecord], columns: Sequence[str]
 ) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """The columns whose every cell is the path of a file, as ids; and notes on columns of which only some are."""
+    """The columns in which all cells are paths of files, as ids; and notes on columns in which only some are."""
     of_files = [column for column in columns if any(_file(root, record, column) for record in records[:1])]
     files = {column: tuple(_file(root, record, column) for record in records) for column in of_files}
     notes = [
@@ -215,7 +215,7 @@ def _maps(
 
 
 def _file(root: Root, record: CsvRecord, column: str) -> str:
-    """The id of the file that a cell names; "" if it names none that may be used."""
+    """The id of the file in a cell; "" if it is not the path of a usable file."""
     try:
         name = root.image_id(record.cells[column], column)
     except DataError:

@@ -1,4 +1,4 @@
-"""Opening: from what a user types after --data to a Table."""
+"""Opens the data set of --data as a Table."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from multistream.spec import Spec
 
 DEMO = "demo"
 VOTES = "votes"
-"""The label with which training has the distributions of votes as its targets."""
+"""The label for which the training targets are the distributions of votes."""
 
 _LAYOUT = re.compile(r"(?P<name>\w+(@[\w.-]+)?):(?!//)")
-"""How a source with a layout's name begins; a URL does not."""
+"""Matches the start of a source with a layout's name, but not of a URL."""
 
 
 def open_table(source: str, *, label: str = "", allow_outside: bool = False, strict: bool = False) -> Table:
-    """The data set that `source` names: "" the demo set, LAYOUT:PATH a named layout, else a folder or a CSV file.
+    """Opens the data set `source`: "" is the demo set, LAYOUT:PATH a named layout, others are folders or CSV files.
 
-    `label` chooses among the labels of a layout that has several. Paths may begin with ~. `allow_outside` lets a data
-    set name files outside its folder; `strict` makes errors of what is otherwise skipped and reported. In place of a
-    path there may be a URL (s3://, https://, ...): what lies there is copied once below the user's cache.
+    `label` chooses among the labels of a layout with several. Paths may begin with ~. `allow_outside` allows files
+    outside the data set's folder; with `strict`, files that are otherwise skipped and reported raise errors. The path
+    may be a URL (s3://, https://, ...), whose files are copied once into the user's cache folder.
     """
     options: dict[str, Any] = {"label": label, "allow_outside": allow_outside, "strict": strict}
     name, rest = _split(source)
@@ -52,7 +52,7 @@ def open_table(source: str, *, label: str = "", allow_outside: bool = False, str
 
 
 def absolute_source(source: str) -> str:
-    """`source` with its path absolute, so that it means the same from any folder; URLs and names stay.
+    """`source` with an absolute path, so that it is valid in any folder; URLs and names are unchanged.
 
     >>> absolute_source("emotion6:/data/e6")
     'emotion6:/data/e6'
@@ -65,14 +65,14 @@ def absolute_source(source: str) -> str:
 
 
 def _split(source: str) -> tuple[str, str]:
-    """The layout that a source names and its path, "" for what it does not name; a path may have a layout's name."""
+    """The layout and the path in a source, "" if it has none; an existing path with a layout's name is a path."""
     name, colon, rest = (source or DEMO).partition(":")
     is_path = not colon and bool(source) and Path(source).expanduser().exists()
     return ("", "") if is_path or name.partition("@")[0] not in datasets else (name, rest)
 
 
 def _path(text: str) -> Path:
-    """Where a data set lies; that of a copy, where it is at a URL. The photos of a CSV lie next to it."""
+    """The local path of a data set; of a copy if it is a URL. For a CSV the whole folder is copied, with the photos."""
     if not is_url(text):
         return Path(text).expanduser()
     folder, _, name = text.rpartition("/")
@@ -80,7 +80,10 @@ def _path(text: str) -> Path:
 
 
 def _of_layout(text: str, path: Path | None, options: Mapping[str, Any]) -> Table:
-    """The table of a layout; it gets what its signature names of `options`, and must know a label that is asked for."""
+    """The table of a layout, which is called with those `options` that are in its signature.
+
+    Raises UsageError if it does not accept the path or label, PluginError if its table is not valid.
+    """
     name, _, distribution = text.partition("@")
     part = find("dataset", name, distribution=distribution or None)
     factory = part.resolve()
@@ -101,7 +104,7 @@ def _of_layout(text: str, path: Path | None, options: Mapping[str, Any]) -> Tabl
 
 
 def _check_use(name: str, path: Path | None, label: str, parameters: Mapping[str, Parameter]) -> None:
-    """UsageError for a path that is missing or not taken, and for a label that a layout does not know."""
+    """Raises UsageError for a path that is missing or not accepted, and for a label that a layout does not accept."""
     of_path = parameters.get("path")
     if path is None and of_path and of_path.default is of_path.empty:
         raise UsageError("data", f"{name!r} needs a path.", right=f"Write {name}:PATH.")

@@ -1,4 +1,4 @@
-"""Rows: delimited text as people save it (any delimiter, byte order mark, line ends), with the number of each line."""
+"""Reads delimited text with line numbers, for any common delimiter, byte order mark and line end."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class Row:
 
     @property
     def where(self) -> str:
-        """FILE:LINE, as an error names a row."""
+        """FILE:LINE, for messages."""
         return f"{self.path}:{self.line}"
 
     def by_column(self, columns: Sequence[str]) -> dict[str, str]:
-        """{column: cell}; DataError where there are more or fewer cells than columns."""
+        """{column: cell}; DataError if there are more or fewer cells than columns."""
         if len(self.cells) != len(columns):
             what = f"{len(self.cells)} cells for {len(columns)} columns."
             raise DataError(self.where, what, do="Quote cells that contain the delimiter with double quotes.")
@@ -43,7 +43,7 @@ class Row:
 
 @contextmanager
 def opened(path: Path) -> Iterator[TextIO]:
-    r"""The file as text with "\n" line ends; bytes that are not UTF-8 survive as file names do (PEP 383)."""
+    r"""The file as text with "\n" line ends; bytes that are not UTF-8 are kept as surrogates (PEP 383)."""
     with readable(path, OSError), path.open("rb") as file:
         start = file.read(3)
         mark = next((mark for mark in _MARKS if start.startswith(mark)), b"")
@@ -57,13 +57,13 @@ def opened(path: Path) -> Iterator[TextIO]:
 
 
 def read_text(path: Path) -> str:
-    """The whole text of a file, as `opened` gives it."""
+    """The whole text of a file, decoded by `opened`."""
     with opened(path) as file:
         return file.read()
 
 
 def read_lines(path: Path) -> Iterator[Row]:
-    """The lines of a file that are not blank, each a row of one cell without blanks around it."""
+    """The lines of a file that are not blank, each as a row of one stripped cell."""
     with opened(path) as file:
         for line, text in enumerate(file, 1):
             if cell := text.strip():
@@ -71,13 +71,13 @@ def read_lines(path: Path) -> Iterator[Row]:
 
 
 def delimiter_of(line: str) -> str:
-    """The delimiter that a header line uses: the one of `, ; tab |` that it holds most often outside quotes."""
+    """The delimiter of a header line: the one of `, ; tab |` that occurs most often outside quotes."""
     unquoted = "".join(line.split('"')[::2])
     return max(_DELIMITERS, key=unquoted.count)
 
 
 def read_rows(path: Path, *, delimiter: str = "") -> Iterator[Row]:
-    """The records of a delimited file, blank lines left out; without `delimiter` the first line shows it."""
+    """The records of a delimited file, without blank lines; by default the delimiter is that of the first line."""
     with opened(path) as file:
         first = next((line for line in file if line != "\n"), "")
     line = 1
@@ -94,13 +94,13 @@ def read_rows(path: Path, *, delimiter: str = "") -> Iterator[Row]:
 
 
 def read_table(path: Path, *, delimiter: str = "") -> tuple[Row, list[Row]]:
-    """The first line, which names the columns, without blanks around them; and the others. Neither in an empty file."""
+    """The header, with stripped column names, and the other rows. The header of an empty file has no cells."""
     header, *rows = [*read_rows(path, delimiter=delimiter)] or [Row(path, 1, ())]
     return replace(header, cells=tuple(map(str.strip, header.cells))), rows
 
 
 def read_columns(path: Path, columns: Sequence[str]) -> Iterator[tuple[Row, list[str]]]:
-    """Each record with its cells in these columns, which the first line must name, in any case."""
+    """Each record with its cells in these columns; DataError if the header lacks one. Ignores the case of names."""
     first, rows = read_table(path)
     header = [*map(str.lower, first.cells)]
     if not set(columns) <= set(header):
@@ -112,12 +112,12 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[tuple[Row, list
 
 
 def words(path: Path) -> Iterator[Row]:
-    """The lines of a file as words between blanks, blank lines left out."""
+    """The lines of a file, each split at whitespace, without blank lines."""
     return (replace(row, cells=tuple(row.cells[0].split())) for row in read_lines(path))
 
 
 def read_each(rows: Iterable[R], read: Callable[[R], T]) -> list[T]:
-    """What `read` makes of each row; the DataError of the first faulty one (PATH:LINE), with the lines of others."""
+    """The results of `read` for each row; raises the DataError of the first faulty row, with the lines of others."""
     found, faults = [], []
     for row in rows:
         try:

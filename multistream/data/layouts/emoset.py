@@ -15,9 +15,9 @@ from multistream.errors import DataError, readable
 
 
 def emoset(path: Path, *, allow_outside: bool = False) -> Table:
-    """EmoSet with its own parts, from rows [label, id, image, annotation] or [label, image, annotation]; both occur.
+    """EmoSet with its predefined splits, from rows [label, id, image, annotation] or [label, image, annotation].
 
-    Without the json files, the class folders in `image/`.
+    Without the JSON files, reads the class folders in `image/`.
     """
     files = part_files(folder_of(path), "*.json")
     if not files:

@@ -19,10 +19,11 @@ _VOTE = re.compile(r"\[prob\. (\w+)\]")
 
 
 def emotion6(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
-    """Emotion6 with the class that won the vote (seven, with neutral), or with `label="keyword"` the one searched for.
+    """Emotion6: the label is the class with the most votes (seven classes, with neutral).
 
-    They differ in half of the images (1,008 of 1,980 agree). A tied vote goes to the first column, as argmax has it.
-    With `label="votes"` training has the distribution of the votes as its target.
+    With `label="keyword"` it is the search term instead; the two differ for half of the images (1,008 of 1,980 agree).
+    A tied vote goes to the first column, as in argmax. With `label="votes"` the training targets are the distributions
+    of votes.
     """
     chosen = choose("emotion6", label, LABELS)
     root = folder_of(path, "images")

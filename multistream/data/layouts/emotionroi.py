@@ -1,4 +1,4 @@
-"""EmotionROI (Peng et al., ICIP 2016): `images/<class>/` and the lists of its own split."""
+"""EmotionROI (Peng et al., ICIP 2016): `images/<class>/` and the lists of its predefined split."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LISTS = "training_testing_split"
 
 
 def emotionroi(path: Path, *, allow_outside: bool = False) -> Table:
-    """EmotionROI with the parts that `training_testing_split/{training,testing}.txt` give, lines of class/file.
+    """EmotionROI with the splits in `training_testing_split/{training,testing}.txt`, which have lines class/file.
 
-    Without these lists, its class folders.
+    Without these lists, reads its class folders.
     """
     root = folder_of(path, "images")
     part_of = _listed_parts(path / LISTS)
@@ -33,7 +33,7 @@ def emotionroi(path: Path, *, allow_outside: bool = False) -> Table:
 
 
 def _listed_parts(folder: Path) -> dict[str, str]:
-    """{image: part}; DataError for an image in two parts."""
+    """{image: split}; DataError for an image in two splits."""
     part_of: dict[str, str] = {}
     for file, part in part_files(folder, "*.txt"):
         for row in read_lines(file):

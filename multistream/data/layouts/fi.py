@@ -1,4 +1,4 @@
-"""FI (You et al., AAAI 2016), in the three forms that people have it: class folders, the release's votes, lists."""
+"""FI (You et al., AAAI 2016) in its three forms: class folders, the release's votes, and lists."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ RULES: dict[str, Callable[[int, int], bool]] = {
     "majority": lambda disagree, agree: agree > disagree,
     "three": lambda _, agree: agree >= 3,
 }
-"""When an image of the release is kept: more agree than disagree, or at least three of the five agree."""
+"""Rules for keeping an image of the release: more agree than disagree, or at least three of the five agree."""
 
 
 def fi(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
-    """FI from `label/{train,test}.csv` if there are such, else from the votes in `agg/`, else from class folders.
+    """FI from `label/{train,test}.csv` if they exist, else from the votes in `agg/`, else from class folders.
 
-    `label` is the rule by which votes count: "majority" (agree > disagree) or "three" (at least 3 agree).
+    `label` is the rule for keeping votes: "majority" (agree > disagree) or "three" (at least 3 agree).
     """
     folder_of(path)
     lists = sorted((path / "label").glob("*.csv"))
@@ -40,7 +40,7 @@ def fi(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
 
 
 def _from_lists(path: Path, lists: Sequence[Path], finder: Finder) -> Table:
-    """The images of the lists of parts; one in two parts stays in the first."""
+    """The images of the lists of splits; an image in two lists stays in the first."""
     entries: dict[str, Entry] = {}
     named = dict(part_files(path / "label", "*.csv"))
     unnamed = (printable(file.name) for file in lists if file not in named)
@@ -57,7 +57,7 @@ def _from_lists(path: Path, lists: Sequence[Path], finder: Finder) -> Table:
 
 
 def _from_votes(path: Path, files: Sequence[Path], finder: Finder, *, rule: str) -> Table:
-    """Each image gets the emotion with the largest lead of agree over disagree; tied ones are left out."""
+    """The images, each with the emotion with the largest difference agree - disagree; tied ones are left out."""
     leads: dict[str, dict[str, float]] = defaultdict(dict)
     counts: Counter[str] = Counter()
     for file in files:

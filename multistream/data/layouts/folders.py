@@ -1,4 +1,4 @@
-"""Folders: one for each class; or train, val and test, with one for each class in each."""
+"""Class folders: one folder per class, or folders train, val and test that each contain one folder per class."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _DO = "Put the photos of each class into a folder with its name, or pass a CSV w
 
 
 def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, name: str = "") -> Table:
-    """A Table of the images in class folders, or in train/val/test folders of class folders, at any depth.
+    """Reads a Table of the images in class folders, or in class folders in train/val/test folders, at any depth.
 
     Hidden folders, empty classes and files next to the folders are ignored and reported; with `strict` an empty class
-    is an error.
+    raises DataError.
     """
     listing = list_images(path, allow_outside=allow_outside)
     direct, inner = _levels(listing)
@@ -30,7 +30,7 @@ def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, na
         case False, True, False:
             _refuse_folder_above(path, inner)
     parts = _part_folders(path, direct, inner)
-    depth = 2 if parts else 1  # folders above an image: its part and class, or its class alone
+    depth = 2 if parts else 1  # folders above an image: its split and class, or only its class
     split = [(image_id, image_id.split("/")) for image_id in listing.ids]
     entries = [Entry(i, pieces[depth - 1], parts.get(pieces[0])) for i, pieces in split if len(pieces) > depth]
     empty = [*_empty_classes(listing, parts, depth)]
@@ -43,7 +43,7 @@ def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, na
 
 
 def _levels(listing: Listing) -> tuple[set[str], dict[str, set[str]]]:
-    """The top folders that hold images themselves; and those that hold some in folders, with the names of these."""
+    """The top folders with images directly in them, and {top folder: names of its subfolders with images}."""
     direct: set[str] = set()
     inner: dict[str, set[str]] = defaultdict(set)
     for image_id in listing.ids:
@@ -56,7 +56,7 @@ def _levels(listing: Listing) -> tuple[set[str], dict[str, set[str]]]:
 
 
 def _part_folders(path: Path, direct: set[str], inner: Mapping[str, set[str]]) -> dict[str, str]:
-    """{folder: part} where the top folders are parts: by name, with images in subfolders and none next to them."""
+    """{folder: split} if the top folders are splits: named so, with images in subfolders only; else {}."""
     parts = {top: PARTS[top.lower()] for top in sorted(inner.keys() - direct) if top.lower() in PARTS}
     others = sorted((direct | set(inner)) - set(parts))
     if parts and others:
@@ -70,7 +70,7 @@ def _part_folders(path: Path, direct: set[str], inner: Mapping[str, set[str]]) -
 
 
 def _photos_in_parts(path: Path, parts: set[str]) -> DataError:
-    """All photos lie directly in folders that are named after parts."""
+    """The error for photos that are directly in folders named after splits."""
     what = f"photos lie directly in {' and '.join(sorted(parts))}, which are splits, not classes."
     has_metadata = any((path / top / name).is_file() for top in parts for name in METADATA)
     do = f"Write imagefolder:{path} if a metadata file has the labels." if has_metadata else _DO
@@ -78,7 +78,7 @@ def _photos_in_parts(path: Path, parts: set[str]) -> DataError:
 
 
 def _refuse_folder_above(path: Path, inner: Mapping[str, set[str]]) -> None:
-    """DataError where the classes seem to lie a level deeper: in one folder, or the same ones in each."""
+    """Raises DataError if the class folders seem to be one level deeper: all in one folder, or the same in each."""
     first, *others = inner.values()
     shown = some_of(sorted(set().union(*inner.values())))
     if not others:

@@ -1,4 +1,4 @@
-"""imagefolder: photos with metadata.csv or metadata.jsonl next to them, as Hugging Face's `imagefolder` has them."""
+"""imagefolder: photos with metadata.csv or metadata.jsonl next to them, as in Hugging Face's `imagefolder`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from multistream.data.table import Table
 from multistream.errors import DataError, printable, readable
 
 METADATA = ("metadata.csv", "metadata.jsonl")
-"""What Hugging Face's imagefolder keeps labels in."""
+"""The names of the metadata files, which hold the labels."""
 
 FILE = "file_name"
 NOT_LABELS = (FILE, "id", "width", "height", "split")
 
 
 def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
-    """The photos that metadata files name, in `path` or in its folders train, val and test; paths start from each.
+    """The photos in metadata files in `path`, or in its folders train, val and test; paths are relative to the file.
 
-    `label` chooses the column; `label` or else the only one is taken. With a `label` that names several columns, or one
+    `label` names the column; by default it is the column `label`, or the only one. If it names several columns, or one
     and its separator (`tags[;]`, `tags[]` for a list), an image may have several labels (`label_sets`).
     """
     root, missing = Root(folder_of(path), allow_outside=allow_outside), 0
@@ -48,7 +48,7 @@ def imagefolder(path: Path, *, label: str = "", allow_outside: bool = False) -> 
 
 
 def _metadata_files(path: Path) -> list[tuple[Path, str | None]]:
-    """The metadata files in `path`, and in its folders that are named after parts, with that part."""
+    """The metadata files in `path`, and in its folders that are named after splits, with that split."""
     folders: list[tuple[Path, str | None]] = [(path, None)]
     folders += [(each, PARTS[each.name.lower()]) for each in sorted(path.iterdir()) if each.name.lower() in PARTS]
     found = [(folder / name, part) for folder, part in folders for name in METADATA if (folder / name).is_file()]
@@ -59,7 +59,7 @@ def _metadata_files(path: Path) -> list[tuple[Path, str | None]]:
 
 
 def _records(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each entry with where it stands; DataError for a line that is none."""
+    """Each record with its location FILE:LINE; DataError for a line that is not valid."""
     if file.suffix == ".csv":
         header, rows = read_table(file)
         yield from ((row.where, row.by_column(header.cells)) for row in rows)

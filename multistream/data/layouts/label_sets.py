@@ -1,8 +1,8 @@
-"""Labels in columns: one label an image, or label sets in several columns of 0 and 1 or all in one column.
+"""Labels in columns: one label per image, or label sets in several columns of 0 and 1 or in one column.
 
-`data.label` says where they are: `joy,fear,anger` names a column for each class, `tags[;]` one column whose classes are
-separated by `;`, and `tags[]` one that holds a list, as JSON lines and parquet files can. Any other text names a column
-with one label an image.
+`data.label` names them: `joy,fear,anger` a column for each class, `tags[;]` one column whose classes are separated by
+`;`, and `tags[]` one that holds a list, in JSON lines and parquet files. Any other text names a column with one label
+per image.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _YES, _NO = ("1", "1.0", "true"), ("0", "0.0", "false")
 _ONE_COLUMN = re.compile(r"(?P<column>.+)\[(?P<separator>.?)\]")
 
 Labels = tuple[str, tuple[str, ...]]
-"""The label of an image, and its label set: () where an image has one label."""
+"""The label of an image, and its label set: () if images have one label each."""
 
 Names = Mapping[str, Sequence[str]]
-"""By column, the classes that its numbers stand for."""
+"""The class names of a column of numbers, by column; number i is the name at position i."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class LabelColumn:
 
 @dataclass(frozen=True)
 class LabelColumns:
-    """Where the label sets are: one column and its `separator` ("" for a list), or with None a column for each class.
+    """The columns of label sets: one column with its `separator` ("" for a list), or, if None, a column per class.
 
     >>> LabelColumns.parse("tags[;]"), LabelColumns.parse("label")
     (LabelColumns(names=('tags',), separator=';'), None)
@@ -50,7 +50,7 @@ class LabelColumns:
 
     @classmethod
     def parse(cls, label: str) -> LabelColumns | None:
-        """What `data.label` says; None where it does not speak of sets."""
+        """Parses `data.label`; None if it does not name label sets."""
         if found := _ONE_COLUMN.fullmatch(label):
             return cls((found["column"],), found["separator"])
         names = tuple(name.strip() for name in label.split(","))
@@ -58,15 +58,15 @@ class LabelColumns:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The classes that are known before any image is read."""
+        """The classes that are known before reading images: the columns, if there is one per class."""
         return self.names if self.separator is None else ()
 
     def check(self, columns: Sequence[str]) -> None:
-        """UsageError for a column that is not there."""
+        """Raises UsageError for a column that does not exist."""
         check_known(self.names, columns, where="data.label", what="there is no column {name!r}.")
 
     def of(self, cells: Mapping[str, Any], where: str, numbered: Names) -> Labels:
-        """The first class of one image and all of them. DataError where there is none."""
+        """The first class of one image, and all its classes. DataError if there is none."""
         first = self.names[0]
         match self.separator:
             case None:
@@ -90,7 +90,7 @@ class LabelColumns:
 
 
 def label_column(label: str, columns: Sequence[str], layout: str) -> LabelColumn | LabelColumns:
-    """Where the labels are by `data.label`; in the first of these columns if it is empty. UsageError if not there."""
+    """The column or columns that `data.label` names, or the first of these if it is "". UsageError if unknown."""
     if sets := LabelColumns.parse(label):
         sets.check(columns)
         return sets
@@ -98,7 +98,7 @@ def label_column(label: str, columns: Sequence[str], layout: str) -> LabelColumn
 
 
 def class_name(value: Any, where: str, names: Sequence[str] = ()) -> str:
-    """The class that a value means: a text or an integer, which counts `names` where there are any."""
+    """The class of a value: text, or an integer, which is a position in `names` if there are any."""
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise DataError(where, f"{value!r} is not a label.", right="It must be text or an integer.")
     if isinstance(value, str) or not names:

@@ -1,4 +1,4 @@
-"""Flickr-LDL and Twitter-LDL (Yang et al., AAAI 2017): a line `name v0 .. v7` of votes for each image."""
+"""Flickr-LDL and Twitter-LDL (Yang et al., AAAI 2017): one line of votes, `name v0 .. v7`, per image."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from multistream.data.table import Table
 from multistream.errors import DataError
 
 CLASSES = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness")
-"""The order of the votes, which is not the alphabet's."""
+"""The classes in the order of the votes, which is not alphabetical."""
 
 
 def ldl(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
-    """An LDL data set, each image with the emotion of the most votes; tied ones are left out.
+    """An LDL data set: each image has the emotion with the most votes; tied ones are left out.
 
-    With `label="votes"` training has the distribution of the votes as its target, and tied images stay: their label is
-    the first of the tied emotions. `path` is its folder, with one text file of votes, or that file.
+    With `label="votes"` the training targets are the distributions of votes, and tied images are kept: their label is
+    the first of the tied emotions. `path` is the folder, with one text file of votes, or that file.
     """
     chosen = choose("ldl", label, LABELS)
     file = path if path.is_file() else _votes_file(folder_of(path))
@@ -29,7 +29,7 @@ def ldl(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
 
 
 def _votes_file(folder: Path) -> Path:
-    """The text file whose first line holds a name and eight numbers."""
+    """The only text file whose first line has a name and eight numbers; DataError if there is not exactly one."""
     found = [file for file in sorted(folder.glob("*.txt")) if _starts_with_votes(file)]
     if len(found) == 1:
         return found[0]

@@ -1,4 +1,4 @@
-"""parquet: photos as bytes in a column, as Hugging Face publishes data sets; and `datasets` folders saved to disk."""
+"""parquet: photos as bytes in a column, as in data sets on Hugging Face; and folders that `datasets` saved to disk."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from multistream.errors import DataError, extra, readable
 
 IMAGES = ("image", "img", "bytes", "photo", "picture")
 BATCH = 256
-"""Rows that are held in memory at once."""
+"""Rows that are in memory at a time."""
 
 _ENDING = re.compile(r"\.\w{1,5}\Z")
 
 
 @dataclass(frozen=True)
 class _File:
-    """One file of rows: which part it is, what its columns are called, and the names of its classes by column."""
+    """One file of rows: its split, the names of its columns, and the names of its classes by column."""
 
     path: Path
     part: str | None
@@ -34,9 +34,10 @@ class _File:
 
 
 def parquet(path: Path, *, label: str = "") -> Table:
-    """A .parquet file, or a folder of them (train-00000-of-00002.parquet names the part), with photos and labels.
+    """A .parquet file with photos and labels, or a folder of them; train-00000-of-00002.parquet is in the split train.
 
-    The photos are unpacked once, below the user's cache: everything else works on files. `label` chooses the column.
+    The photos are unpacked once into the user's cache folder, because all other code reads files. `label` names the
+    column.
     """
     arrow = pyarrow_for("data")
     files = packed_files(path, ".parquet")
@@ -48,7 +49,7 @@ def huggingface(path: Path, *, label: str = "") -> Table:
     """A folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` of Hugging Face's `datasets` wrote."""
     with extra("datasets", "data", "datasets is not installed."):
         import datasets
-    with readable(path, Exception):  # its readers raise whatever a damaged folder makes them stumble over
+    with readable(path, Exception):  # its readers may raise any exception on a damaged folder
         loaded = datasets.load_from_disk(str(path))
     splits = dict(loaded) if isinstance(loaded, datasets.DatasetDict) else {"": loaded}
     described = [_of_split(datasets, path, name, split) for name, split in splits.items()]
@@ -56,16 +57,16 @@ def huggingface(path: Path, *, label: str = "") -> Table:
 
 
 def _of_split(datasets: Any, path: Path, name: str, split: Any) -> _File:
-    """A split of a saved data set, its photos as the bytes that they are."""
+    """A split of a saved data set, with its photos as encoded bytes."""
     for column in [name for name, feature in split.features.items() if isinstance(feature, datasets.Image)]:
         split = split.cast_column(column, datasets.Image(decode=False))
-    labels = {c: getattr(f, "feature", f) for c, f in split.features.items()}  # of a list, what it lists
+    labels = {c: getattr(f, "feature", f) for c, f in split.features.items()}  # for a list, its element type
     names = {c: tuple(f.names) for c, f in labels.items() if isinstance(f, datasets.ClassLabel)}
     return _File(path / name, PARTS.get(name.lower()), tuple(split.column_names), names, lambda: split)
 
 
 def pyarrow_for(where: str | Path) -> Any:
-    """The module pyarrow; PluginError where it is not installed."""
+    """The module pyarrow; PluginError if it is not installed."""
     with extra("datasets", where, "parquet needs pyarrow, which is not installed."):
         import pyarrow
         import pyarrow.parquet
@@ -73,7 +74,7 @@ def pyarrow_for(where: str | Path) -> Any:
 
 
 def _described(arrow: Any, file: Path, root: Path) -> _File:
-    """A file's part, columns and classes; DataError if it is not valid parquet."""
+    """A file's split, columns and classes; DataError if it is not valid parquet."""
 
     def rows() -> Iterator[dict[str, Any]]:
         for batch in arrow.parquet.ParquetFile(file).iter_batches(batch_size=BATCH):
@@ -86,19 +87,19 @@ def _described(arrow: Any, file: Path, root: Path) -> _File:
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, tuple[str, ...]]:
-    """The names of the classes by column, as `datasets` notes them; {} where the note is another program's."""
+    """The names of the classes by column, from the metadata of `datasets`; {} if there is none."""
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         labels = {
             c: f.get("feature", f) for c, f in features.items() if isinstance(f, dict)
-        }  # of a list, what it lists
+        }  # for a list, its element type
         return {c: tuple(f["names"]) for c, f in labels.items() if "names" in f}
     except (ValueError, LookupError, AttributeError, TypeError):
         return {}
 
 
 def _table(path: Path, files: Sequence[_File], held: Sequence[Path], *, label: str, error: type[Exception]) -> Table:
-    """The table of these files, which lie on the disk as `held`; `error` is what reading them raises."""
+    """The table of these files, whose paths are `held`; `error` is the exception that reading them may raise."""
     columns = files[0].columns
     image = next((name for name in IMAGES if name in columns), None)
     if image is None:
@@ -115,7 +116,7 @@ def _table(path: Path, files: Sequence[_File], held: Sequence[Path], *, label: s
 def _photos(
     files: Sequence[_File], image: str, column: LabelColumn | LabelColumns, error: type[Exception]
 ) -> Iterator[Packed]:
-    """Each row's photo, with the label in its column or the labels in its columns."""
+    """The photo of each row, with its label or labels."""
     for number, file in enumerate(files):
         with readable(file.path, error, KeyError, OSError):
             for row_number, row in enumerate(file.rows()):
@@ -127,7 +128,7 @@ def _photos(
 
 
 def _photo(value: Any, where: str, column: str) -> tuple[bytes, str]:
-    """The bytes of a photo's file, and the ending of its name if it has one: photos are recognised by their content."""
+    """The bytes of a photo, and its suffix, ".img" if it has none: formats are recognised by content."""
     held = value if isinstance(value, Mapping) else {"bytes": value}
     content, ending = held.get("bytes"), _ENDING.search(str(held.get("path")))
     if not isinstance(content, bytes) or not content:

@@ -1,4 +1,4 @@
-"""Photos inside other files (parquet, tar): unpacked once below the user's cache, for all else works on files."""
+"""Unpacks photos in archives (parquet, tar) once into the user's cache folder, because all other code reads files."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from multistream.errors import DataError, printable
 from multistream.files import cache_root, write_atomic
 
 DONE = "complete"
-"""The list of all photos of a folder: written last, so that one without it was interrupted."""
+"""The file that lists all photos of a folder; it is written last, so that a folder without it is incomplete."""
 
 Packed = tuple[Entry, bytes]
-"""One photo, whose id is the name that its file gets, and the file's bytes."""
+"""One photo, whose id is the path of its unpacked file, and the file's bytes."""
 
 
 def packed_files(path: Path, *endings: str) -> list[Path]:
-    """The file at `path`, or all below that folder with one of these endings; DataError where there is none."""
+    """The file at `path`, or all files below that folder with one of these suffixes; DataError if there is none."""
     files = [path] if path.is_file() else sorted(each for each in path.rglob("*") if each.name.endswith(endings))
     if not files:
         raise DataError(path, f"there is no {endings[0]} file.", do="Pass one, or a folder of them.")
@@ -30,9 +30,9 @@ def packed_files(path: Path, *endings: str) -> list[Path]:
 def unpacked(
     path: Path, files: Sequence[Path], about: Sequence[str], photos: Iterator[Packed], *, known: Iterable[str] = ()
 ) -> Table:
-    """The table of the data set at `path`, whose photos are in just these files; `photos` is read if it never was.
+    """The table of the data set at `path`, whose photos are in these files; `photos` is only read if not yet unpacked.
 
-    Another size or time of a file, and anything else in `about`, is another folder. `known` as in `assemble`.
+    The folder's name depends on the size and time of each file, and on `about`. `known` as in `assemble`.
     """
     states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     digest = hashlib.sha256(json.dumps([states, *about]).encode()).hexdigest()

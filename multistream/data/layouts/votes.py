@@ -1,4 +1,4 @@
-"""Votes: how many people gave a photo each class, and which class that means."""
+"""Votes of people for the classes of a photo, and the label that follows from them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from multistream.data.table import Table
 from multistream.errors import DataError
 
 LABELS = ("vote", "votes")
-"""`data.label` of layouts whose labels are votes: the class with the most, or the distribution."""
+"""Values of `data.label` for layouts with votes: the class with the most votes, or the distribution."""
 
 Votes = Mapping[str, float]
-"""{class: how many people, or which fraction of them, gave it}"""
+"""The number or fraction of votes, by class."""
 
 
 def votes_of(row: Row, cells: Sequence[str], classes: Sequence[str]) -> Votes:
-    """The numbers in `cells`, one a class; DataError with the line where they are not that."""
+    """The votes in `cells`, one number per class; DataError, with the line, if they are not valid."""
     right = f"There must be {len(classes)} numbers: {', '.join(classes)}."
     try:
         values = tuple(map(float, cells))
@@ -33,7 +33,7 @@ def votes_of(row: Row, cells: Sequence[str], classes: Sequence[str]) -> Votes:
 
 
 def winners(votes: Votes) -> list[str]:
-    """The classes with the most votes: one, or several that share the first place."""
+    """The classes with the most votes: one, or several if they are tied."""
     most = max(votes.values())
     return [name for name, value in votes.items() if value == most]
 
@@ -41,9 +41,9 @@ def winners(votes: Votes) -> list[str]:
 def voted_table(
     name: str, votes: Iterable[tuple[str, Votes]], finder: Finder, *, label: str, classes: Sequence[str]
 ) -> Table:
-    """The images that people voted on, by the names that a list gives them, each with the class of the most votes.
+    """The images with votes, each with the class with the most votes; `votes` has the names in a release's list.
 
-    A tied image is left out where `label` is "vote"; where it is "votes" its label is the first of the tied classes.
+    A tied image is left out if `label` is "vote"; if it is "votes", its label is the first of the tied classes.
     """
     entries: dict[str, Entry] = {}
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""webdataset: photos in tar shards, as WebDataset has them: the files of a sample lie in a row and share a key."""
+"""webdataset: photos in tar shards of WebDataset, in which the files of a sample are consecutive and share a key."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from multistream.errors import DataError, readable
 
 SHARDS = (".tar", ".tar.gz", ".tgz")
 LABELS = ("cls", "json", "txt")
-"""Where a sample's label may stand, by the ending of its file; the first that is there is taken."""
+"""The extensions of files that may hold a sample's label; the first that exists is used."""
 
 Sample = tuple[str, dict[str, bytes]]
-"""A key, and {ending: content} of the files that share it."""
+"""A key, and {extension: content} of the files that share it."""
 
 
 def webdataset(path: Path, *, label: str = "") -> Table:
-    """A .tar file, or a folder of them (a name such as train-000000.tar gives the part): photos with .cls, .json, .txt.
+    """A .tar file or a folder of them, with photos and labels; train-000000.tar is in the split train.
 
-    A .cls or .txt file holds the label; of a .json file, the field that `label` names, else `label`. The photos are
-    unpacked once, below the user's cache; an id is SHARD/KEY with the photo's ending.
+    A .cls or .txt file holds the label, or a .json file, in the field that `label` names, by default `label`. The
+    photos are unpacked once into the user's cache folder; an id is SHARD/KEY with the photo's extension.
     """
     files = packed_files(path, *SHARDS)
     root = path if path.is_dir() else path.parent
@@ -36,7 +36,7 @@ def webdataset(path: Path, *, label: str = "") -> Table:
 
 
 def _photos(files: list[Path], root: Path, label: str) -> Iterator[Packed]:
-    """All photos; DataError names shard and sample of one that cannot be used."""
+    """All photos; DataError, with shard and sample, for one that cannot be used."""
     for file in files:
         shard = file.relative_to(root).as_posix().removesuffix(".gz").removesuffix(".tgz").removesuffix(".tar")
         seen: set[str] = set()
@@ -54,7 +54,7 @@ def _photos(files: list[Path], root: Path, label: str) -> Iterator[Packed]:
 
 
 def _samples(file: Path) -> Iterator[Sample]:
-    """The samples of a shard in order; members that are not plain files are left out."""
+    """The samples of a shard in order; members that are not regular files are left out."""
     with (
         readable(file, tarfile.TarError, EOFError, OSError, what="it cannot be read as tar"),
         tarfile.open(file) as archive,
@@ -64,11 +64,11 @@ def _samples(file: Path) -> Iterator[Sample]:
 
 
 def _members(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Key, ending and content of each file; the key ends at the first dot of the last name (WebDataset's rule)."""
+    """Key, extension and content of each file; the key ends at the first dot of the file's name (WebDataset's rule)."""
     for member in archive:
         folder, _, name = member.name.rpartition("/")
         stem, _, ending = name.partition(".")
-        if not member.isfile() or not stem:  # folders, links; what macOS hides next to files
+        if not member.isfile() or not stem:  # folders, links, and hidden files of macOS
             continue
         key = PurePosixPath(folder, stem).as_posix()
         if key.startswith("/") or ".." in key.split("/") or "\\" in key or "\0" in key:
@@ -79,7 +79,7 @@ def _members(archive: tarfile.TarFile, file: Path) -> Iterator[tuple[str, str, b
 
 
 def _label(members: Mapping[str, bytes], label: str, where: str) -> str:
-    """A sample's label; of JSON the field `label`, or the one that is asked for."""
+    """A sample's label; in JSON, the field `label` names, by default `label`."""
     order, field = ("json", *LABELS) if label else LABELS, label or "label"
     kind = next((each for each in order if each in members), None)
     if kind is None:

@@ -1,4 +1,4 @@
-"""WebEMO (Panda et al., ECCV 2018): 25 emotions, which make 7, which make 2 (paper section 4)."""
+"""WebEMO (Panda et al., ECCV 2018): 25 emotions, grouped into 7 and into 2 (paper section 4)."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ SEVEN = {
     "surprise": ("surprise",),
     "confusion": ("confusion",),
 }
-"""The 25 emotions by the 7 that they make."""
+"""The 25 emotions by the 7 groups."""
 
 POSITIVE = frozenset(("joy", "love", "surprise"))
 LEVELS = ("7", "25", "2")
 _OF_25 = {fine: coarse for coarse, group in SEVEN.items() for fine in group}
 _BY_NAME = {
     **{name: name for name in _OF_25},
-    **{"cheerfullness": "cheerfulness", "irritabilty": "irritability"},  # as the release spells them
-    **{str(number): name for number, name in enumerate(sorted(_OF_25))},  # its numbers go by the alphabet
+    **{"cheerfullness": "cheerfulness", "irritabilty": "irritability"},  # misspelled in the release
+    **{str(number): name for number, name in enumerate(sorted(_OF_25))},  # numbered alphabetically
 }
 """The 25 emotions by the names and numbers of the release."""
 
 
 def webemo(path: Path, *, label: str = "", allow_outside: bool = False) -> Table:
-    """WebEMO at the level of 7 classes (as the paper tests it), or with `label` of 25 or 2 (negative, positive).
+    """WebEMO with 7 classes (as in the paper), or, by `label`, with 25 or 2 (negative, positive).
 
-    Either `url label` lines in `<part>*.txt`, or folders `images/test25/<0..24>/` named by number or emotion.
+    Reads lines `url label` in `<split>*.txt`, or folders `images/test25/<0..24>/` named by number or emotion.
     """
     level = choose("webemo", label, LEVELS)
     root = folder_of(path, "images")
@@ -51,7 +51,7 @@ def webemo(path: Path, *, label: str = "", allow_outside: bool = False) -> Table
 
 
 def at_level(fine: str, level: str) -> str:
-    """The class at level 25, 7 or 2 of one of the 25 emotions.
+    """The class of one of the 25 emotions at level 25, 7 or 2.
 
     >>> at_level("zest", "7"), at_level("zest", "2")
     ('joy', 'positive')
@@ -61,13 +61,13 @@ def at_level(fine: str, level: str) -> str:
 
 
 def _fine(text: str) -> str | None:
-    """The emotion that a number or a name means; None if it means none."""
+    """The emotion with this number or name; None if there is none."""
     word = text.strip().lower()
     return _BY_NAME.get(str(int(word)) if word.isdecimal() else word)
 
 
 def _part(name: str) -> str | None:
-    """The part that a list's or folder's name begins with: train25.txt, test_25."""
+    """The split that the name of a list or folder starts with, such as train25.txt or test_25; None if none."""
     return next((part for word, part in PARTS.items() if name.lower().startswith(word)), None)
 
 
@@ -88,7 +88,7 @@ def _from_lists(lists: Iterable[Path], finder: Finder, counts: Counter[str]) -> 
 
 
 def _from_folders(ids: Iterable[str], counts: Counter[str]) -> Iterable[Entry]:
-    """Images whose folder is a number or an emotion; a folder above it may be named after a part (test25)."""
+    """Images in folders named by number or emotion; the folder above may be named after a split (test25)."""
     for image_id in ids:
         *_, above, folder, _ = ("", "", *image_id.split("/"))
         if fine := _fine(folder):

@@ -1,4 +1,4 @@
-"""Vectors: numbers known for each image id (ANP scores, say), read, brought to one order of names, joined to images."""
+"""Vectors of numbers by image id, such as ANP scores: reading, ordering by vocabulary, and joining with images."""
 
 from multistream.data.vectors.files import read_vectors, write_vectors
 from multistream.data.vectors.joining import Joined, align, first_rows, join, repeated_ids

@@ -1,4 +1,4 @@
-"""Scores by name, as DeepSentiBank writes them: JSON, sorted by score again for each image (paper section 5)."""
+"""Scores by name in DeepSentiBank's JSON, in which each image's scores are sorted by value (paper section 5)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CONCEPTS = "bi-concepts"
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores (D,) of one image with their names, in the order of the names."""
+    """The scores (D,) of one image with their names, sorted by name."""
 
     names: tuple[str, ...]
     values: NDArray[np.float64]
@@ -37,10 +37,10 @@ NONE = Scores((), np.empty(0))
 
 
 def from_scores(path: Path) -> VectorTable:
-    """{image: {name: score}}, also below "images" and with the scores below "bi-concepts", or as [name, score] pairs.
+    """Reads {image: {name: score}}; images may be in "images", scores in "bi-concepts" or as [name, score] pairs.
 
-    The vocabulary is the names in alphabetical order. Every image must have the same ones, each once: in sorted
-    scores only the name identifies each score.
+    The vocabulary is the names in alphabetical order. Every image must have the same names, each once, because only the
+    name identifies a score.
     """
     with readable(path, OSError, ValueError, RecursionError):
         content = json.loads(path.read_bytes(), object_pairs_hook=_object)
@@ -52,7 +52,7 @@ def from_scores(path: Path) -> VectorTable:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> Any:
-    """JSON objects of numbers become Scores at once: 2,089 Python numbers an image would be a gigabyte."""
+    """Converts JSON objects of numbers to Scores while parsing: 2,089 Python numbers per image would take 1 GB."""
     if pairs and all(isinstance(value, int | float) for _, value in pairs):
         return Scores.of(pairs)
     if repeated := _repeated(name for name, _ in pairs):
@@ -61,7 +61,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def _images(content: Any, path: Path) -> dict[str, Scores]:
-    """The scores by image id, wherever this file keeps them."""
+    """The scores by image id, for each supported structure of the file."""
     right = 'It must be {"image.jpg": {"sunny day": 0.1, ...}, ...}.'
     match content:
         case {"images": Mapping() as images}:
@@ -76,7 +76,7 @@ def _images(content: Any, path: Path) -> dict[str, Scores]:
 
 
 def _scores(entry: Any) -> Scores:
-    """The scores of one image; NONE where there are none."""
+    """The scores of one image; NONE if it has none."""
     held = entry.get(CONCEPTS) if isinstance(entry, Mapping) else entry
     match held:
         case Scores():
@@ -94,7 +94,7 @@ def _is_pair(pair: Any) -> bool:
 
 
 def _check(found: Mapping[str, Scores], vocabulary: tuple[str, ...], path: Path) -> None:
-    """Refuses names that occur twice, and images with other names than the first."""
+    """Raises DataError for names that occur twice, and for images with other names than the first."""
     if repeated := _repeated(vocabulary):
         what = f"{repeated[0]!r} occurs twice among the scores of an image."
         raise DataError(path, what, right="Each score needs a name of its own.")

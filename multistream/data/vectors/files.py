@@ -1,4 +1,4 @@
-"""Files of vectors (paper section 5): the forms in which they lie on a disk, and what every form must fulfil."""
+"""Files of vectors (paper section 5): readers of all formats, and checks of their content."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from multistream.files import replacing
 _SHOWN = 5
 
 VOCABULARY = "{}.vocabulary.txt"
-"""Where the names of a file NAME that holds numbers alone may lie: one a line."""
+"""The file with the vocabulary of a file that holds only numbers: one name per line."""
 
 MAX_UNPACKED = 2**28
 MAX_RATIO = 100
-"""An archive may unpack to so many bytes, or to so many times its size, whichever is more."""
+"""The limits of an archive's unpacked size, in bytes and relative to its size; the larger one applies."""
 
 DAMAGED = (OSError, EOFError, ValueError, MemoryError, NotImplementedError, zipfile.BadZipFile, zlib.error)
-"""What NumPy, zipfile and safetensors raise over files that are not what their names say."""
+"""Exceptions that NumPy, zipfile and safetensors raise on damaged files."""
 
 
 def from_npz(path: Path) -> VectorTable:
-    """Arrays `ids` (N,), `features` (N, D) and perhaps `vocabulary` (D,)."""
+    """Reads arrays `ids` (N,), `features` (N, D) and optionally `vocabulary` (D,)."""
     with _readable(path):
         arrays = np.load(path, allow_pickle=False)
     if isinstance(arrays, np.ndarray):
@@ -51,9 +51,9 @@ def from_npz(path: Path) -> VectorTable:
 
 
 def from_safetensors(path: Path) -> VectorTable:
-    """A tensor `features` (N, D); `ids` and `vocabulary` as JSON lists in the metadata, or as uint8 tensors of UTF-8.
+    """Reads a tensor `features` (N, D); `ids` and `vocabulary` are in the metadata, or uint8 tensors of UTF-8.
 
-    Such a tensor holds a JSON list, or a name a line.
+    Each is a JSON list, or has one name per line.
     """
     with _readable(path), safe_open(path, framework="numpy") as file:
         texts = dict(file.metadata() or {})
@@ -61,13 +61,13 @@ def from_safetensors(path: Path) -> VectorTable:
         for name in {"ids", "vocabulary"} & tensors:
             texts[name] = file.get_tensor(name).astype(np.uint8).tobytes().decode()
         _check_names(path, {*texts, *tensors}, {*texts, *tensors})
-        with readable(path, TypeError, what="NumPy does not know the features' type"):  # it has no bfloat16
+        with readable(path, TypeError, what="NumPy does not know the features' type"):  # NumPy has no bfloat16
             features = file.get_tensor("features")
         return VectorTable(_listed(texts["ids"]), features, _listed(texts.get("vocabulary", "[]")))
 
 
 def from_npy(path: Path) -> VectorTable:
-    """An array (N, D), with ids in a file next to it."""
+    """Reads an array (N, D), with ids in a file next to it."""
     with _readable(path):
         features = np.load(path, allow_pickle=False)
     if not isinstance(features, np.ndarray):
@@ -76,7 +76,7 @@ def from_npy(path: Path) -> VectorTable:
 
 
 def from_dat(path: Path) -> VectorTable:
-    """Caffe's raw float32, n x D row by row, with n ids in a file next to it."""
+    """Reads Caffe's raw float32, n x D row by row, with n ids in a file next to it."""
     ids = _ids_beside(path)
     with _readable(path):
         size = path.stat().st_size
@@ -87,7 +87,7 @@ def from_dat(path: Path) -> VectorTable:
 
 
 def from_parquet(path: Path) -> VectorTable:
-    """A column of ids, and either one column of lists (D,) or D columns of numbers, whose names are the vocabulary."""
+    """Reads a column of ids, and one column of lists (D,), or D columns of numbers, whose names are the vocabulary."""
     arrow = pyarrow_for(path)
     with readable(path, arrow.ArrowException, OSError, what="it is not valid parquet"):
         table = arrow.parquet.read_table(path)
@@ -110,7 +110,7 @@ def from_parquet(path: Path) -> VectorTable:
 
 
 def _rows_of_lists(rows: Sequence[list[float] | None], path: Path) -> NDArray[np.float32]:
-    """One list per row as (N, D); DataError names the first row that is missing or of another length."""
+    """Converts one list per row to (N, D); DataError for the first row that is missing or has another length."""
     lengths = [-1 if row is None else len(row) for row in rows]
     wrong = next((i for i, length in enumerate(lengths) if length != max(lengths[0], 0)), None)
     if wrong is not None:
@@ -132,7 +132,7 @@ FORMS: dict[str, Callable[[Path], VectorTable]] = {
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turns what a damaged file raises into a DataError."""
+    """Converts exceptions on a damaged file to DataError."""
     try:
         yield
     except (*DAMAGED, SafetensorError) as error:
@@ -142,7 +142,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _check_unpacked(path: Path, entries: Sequence[zipfile.ZipInfo]) -> None:
-    """Refuses an archive that unpacks to far more than it is: 3 MB of zeros can become 3 GB."""
+    """Raises DataError for an archive that is far larger when unpacked: 3 MB of zeros can become 3 GB."""
     unpacked, packed = sum(entry.file_size for entry in entries), sum(entry.compress_size for entry in entries)
     if unpacked > max(MAX_UNPACKED, MAX_RATIO * packed):
         what = f"it unpacks to {unpacked:,} bytes, {unpacked // max(packed, 1):,} times its compressed size."
@@ -157,7 +157,7 @@ def _check_names(path: Path, found: Iterable[str], held: Iterable[str]) -> None:
 
 
 def _texts(path: Path, array: NDArray[Any]) -> tuple[str, ...]:
-    """An array of text, bytes (as UTF-8) or whole numbers as names."""
+    """Converts an array of text, bytes (as UTF-8) or integers to names."""
     if array.ndim != 1 or array.dtype.kind not in "USiu":
         what = f"names are an array {array.shape} of {array.dtype}."
         raise DataError(path, what, right="They must be a 1-D array of strings.")
@@ -167,14 +167,14 @@ def _texts(path: Path, array: NDArray[Any]) -> tuple[str, ...]:
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    """A JSON list, or a name a line."""
+    """Parses a JSON list, or text with one name per line."""
     if not text.lstrip().startswith("["):
         return tuple(text.splitlines())
     return tuple(map(str, json.loads(text)))
 
 
 def _ids_beside(path: Path) -> tuple[str, ...]:
-    """The ids of a file that holds numbers alone: a line each, an array of text, or the first column of a CSV."""
+    """The ids of a file that holds only numbers: one per line, an array of text, or the first column of a CSV."""
     readers = {".ids.txt": _lines, "_ids.npy": _text_array, ".csv": first_column}
     for ending, read in readers.items():
         if (file := path.with_name(path.stem + ending)).is_file():
@@ -199,12 +199,12 @@ def _text_array(path: Path) -> tuple[str, ...]:
 
 
 def read_vectors(path: Path) -> VectorTable:
-    """The vectors in a file of any form that people keep them in (paper section 5); never runs a pickle.
+    """Reads a file of vectors in any supported format (paper section 5); never runs a pickle.
 
-    .npz and .safetensors hold ids, features (N, D) and perhaps a vocabulary; .csv and .tsv an id and D numbers a line;
-    .npy and Caffe's .dat (raw float32) only the numbers, with the ids in a file next to them; DeepSentiBank's .json
-    the scores by name; .parquet an id and a list, or a column a number. DataError where the file is none of these, is
-    damaged or does not fit itself.
+    .npz and .safetensors hold ids, features (N, D) and optionally a vocabulary; .csv and .tsv an id and D numbers per
+    line; .npy and Caffe's .dat (raw float32) only the numbers, with the ids in a file next to them; DeepSentiBank's
+    .json scores by name; .parquet an id and a list, or one column per number. DataError if the file has another format,
+    is damaged or inconsistent.
     """
     right = f"Vectors are read from {', '.join(FORMS)} files."
     if path.is_dir():
@@ -220,12 +220,12 @@ def read_vectors(path: Path) -> VectorTable:
         raise DataError(path, "no such file.", do="Check the path.")
     found = FORMS[path.suffix.lower()](path)
     _check(found, path)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes Inf, which `join` counts
+    with np.errstate(over="ignore"):  # values beyond float32 become Inf, which `join` counts
         return replace(found, features=np.ascontiguousarray(found.features, dtype=np.float32))
 
 
 def write_vectors(path: Path, vectors: VectorTable) -> None:
-    """Writes an .npz that `read_vectors` reads, whole or not at all."""
+    """Writes an .npz file for `read_vectors`, atomically."""
     if path.suffix.lower() != ".npz":
         raise DataError(path, f"{path.suffix!r} is not written.", right="It must be .npz.")
     with replacing(path, needed=vectors.features.nbytes) as file:
@@ -238,7 +238,7 @@ def write_vectors(path: Path, vectors: VectorTable) -> None:
 
 
 def _check(found: VectorTable, where: Path) -> None:
-    """Refuses arrays that do not belong together."""
+    """Raises DataError if the features are not numbers, or the shapes are inconsistent."""
     features = found.features
     if features.dtype.kind not in "fiub":
         raise DataError(where, f"the features are {features.dtype}.", right="They must be numbers.")

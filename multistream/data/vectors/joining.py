@@ -1,4 +1,4 @@
-"""Joining: numbers brought to the order of names that a network reads, and the vector of each image, found by id."""
+"""Joins vectors with images: reorders their numbers to a network's vocabulary, and finds each image's vector by id."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from multistream.recipe import MissingVectors
 def align(
     vectors: VectorTable, vocabulary: Sequence[str] = (), *, width: int = 0, where: str = "vectors"
 ) -> VectorTable:
-    """The vectors with their D numbers in the order of `vocabulary`, by name; DataError where names are missing.
+    """The vectors with their D numbers in the order of `vocabulary`, by name; DataError if names are missing.
 
-    Names that are not asked for are left out. Of a name that occurs twice, the first goes with the first. Where
-    either side has no names the numbers stay as they are, and there must be `width` of them (0: any number).
+    Names that are not in `vocabulary` are left out. Repeated names are matched in their order. If either side has no
+    names, the numbers are unchanged, and there must be `width` of them (0: any number).
 
     >>> import numpy as np
     >>> table = VectorTable(("a.jpg",), np.float32([[1, 2]]), ("old car", "sunny day"))
@@ -43,7 +43,7 @@ def align(
 
 
 def _check_names(expected: Sequence[str], given: Sequence[str], where: str) -> None:
-    """Refuses a vocabulary that lacks names, or repeats one more or less often, which is ambiguous."""
+    """Raises DataError if names are missing, or if one does not occur equally often in both, which is ambiguous."""
     wanted, had = Counter(expected), Counter(given)
     if lacking := [name for name in wanted if name not in had]:
         what = f"{len(lacking):,} of the {len(wanted):,} names that the stream reads are missing: "
@@ -58,7 +58,7 @@ def _check_names(expected: Sequence[str], given: Sequence[str], where: str) -> N
 
 
 def _numbered(names: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Each name with how often it stood there before."""
+    """Each name with the number of its earlier occurrences."""
     seen: Counter[str] = Counter()
     for name in names:
         yield name, seen[name]
@@ -70,19 +70,19 @@ _DONE = {"mean": "given the mean of the training split", "zero": "given zeros", 
 
 @dataclass(frozen=True)
 class Matched:
-    """For each image the row that is its own, `rows` (N,) int64, -1 for none; `by_suffix` were not found by id."""
+    """The row of each image, `rows` (N,) int64, -1 for none; `by_suffix` counts those that were not found by id."""
 
     rows: NDArray[np.int64]
     by_suffix: int
 
 
 def match(ids: Sequence[str], names: Sequence[str], *, where: str) -> Matched:
-    """Pairs images and names: equal ones first, then each with the one whose path ends alike for longest.
+    """Pairs images and names: first those that are equal, then those with the longest common suffix of paths.
 
-    Both must be each other's longest, and one must hold the other whole: `joy/1.jpg` and `set/joy/1.jpg`. Where no id
-    is equal, a common folder is enough, `images/joy/1.jpg` and `set/joy/1.jpg`; a common file name never is, or a photo
-    without a name would take that of one in another folder. Where either side has several of them, a DataError counts
-    the images and shows one. Names that occur twice count once.
+    A pair must be the longest match for both, and one path must be a suffix of the other: `joy/1.jpg` and
+    `set/joy/1.jpg`. If no id is equal, a common folder is enough, `images/joy/1.jpg` and `set/joy/1.jpg`; a common file
+    name never is, because a photo without a vector would get that of a photo in another folder. If there are several
+    matches on a side, raises a DataError that counts the images and shows one. Names that occur twice count once.
     """
     row_of = first_rows(names)
     wanted = dict.fromkeys(ids)
@@ -98,7 +98,7 @@ def match(ids: Sequence[str], names: Sequence[str], *, where: str) -> Matched:
 
 
 def first_rows(names: Sequence[str]) -> dict[str, int]:
-    """The row in which each name stands first."""
+    """The first row of each name."""
     row_of: dict[str, int] = {}
     for row, name in enumerate(names):
         row_of.setdefault(name, row)
@@ -106,9 +106,9 @@ def first_rows(names: Sequence[str]) -> dict[str, int]:
 
 
 def _by_suffix(images: Sequence[str], names: Sequence[str], *, common_folder: bool, where: str) -> dict[str, str]:
-    """{image: name} of those that are each other's longest common suffix, in whole path components.
+    """{image: name} for pairs whose longest common suffix, in whole path components, is the same for both.
 
-    One must hold the other whole; with `common_folder` a suffix with a folder in it will do.
+    One must be a suffix of the other; with `common_folder` a common suffix that includes a folder is enough.
     """
     of_images = _by_longest_end(images, {*chain.from_iterable(map(path_ends, names))})
     of_names = _by_longest_end(names, {*chain.from_iterable(map(path_ends, images))})
@@ -122,12 +122,12 @@ def _by_suffix(images: Sequence[str], names: Sequence[str], *, common_folder: bo
 
 
 def _is_whole(end: str, paths: Sequence[str]) -> bool:
-    """Whether the end is the whole of one of these paths."""
+    """Whether the suffix is all of one of these paths."""
     return end in {path_ends(path)[0] for path in paths}
 
 
 def _refuse_unclear(pairs: Sequence[tuple[list[str], list[str]]], images: int, where: str) -> None:
-    """DataError where several images, or several names, have one end."""
+    """Raises DataError if several images, or several names, share a suffix."""
     unclear = [(left, right) for left, right in pairs if len(left) * len(right) > 1]
     if unclear:
         count = sum(len(left) for left, _ in unclear)
@@ -137,7 +137,7 @@ def _refuse_unclear(pairs: Sequence[tuple[list[str], list[str]]], images: int, w
 
 
 def _by_longest_end(paths: Iterable[str], ends: set[str]) -> Mapping[str, list[str]]:
-    """The paths under the longest of `ends` that each has."""
+    """The paths by the longest of `ends` that is a suffix of each."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         if longest := next((end for end in path_ends(path) if end in ends), ""):
@@ -147,9 +147,9 @@ def _by_longest_end(paths: Iterable[str], ends: set[str]) -> Mapping[str, list[s
 
 @dataclass(frozen=True)
 class Joined:
-    """Vectors in the order of the images: `rows` (N, D) float32; `present` (N,) is False where none could be had.
+    """Vectors in the order of the images: `rows` (N, D) float32; `present` (N,) is False for images without one.
 
-    Such rows hold zeros until they are filled in. `notes` report how many were joined, and what was missing.
+    Rows of absent vectors are zeros. `notes` report how many were joined, and which were missing.
     """
 
     rows: NDArray[np.float32]
@@ -160,11 +160,11 @@ class Joined:
 def join(
     ids: Sequence[str], vectors: VectorTable, *, missing: MissingVectors = "error", where: str = "vectors"
 ) -> Joined:
-    """The vectors of the images `ids`, by id; elsewhere by the longest path suffix that is unique on both sides.
+    """The vectors of the images `ids`, by id, or by the longest path suffix that is unique on both sides.
 
-    An image has none if no id ends like its own, or if its numbers are not all finite. `missing` says what then:
-    "error" is a DataError with counts and names, and so is any policy if no image has one. DataError also if a join
-    could be meant in several ways, and if an id has two vectors that differ.
+    An image has no vector if no id matches, or if its numbers are not all finite. `missing` is the policy for these:
+    "error" raises a DataError with counts and names, and so does any policy if no image has a vector. Also raises
+    DataError if a match is ambiguous, or if an id has two different vectors.
 
     >>> table = VectorTable(("set/joy/1.jpg", "set/joy/2.jpg"), np.float32([[1], [2]]))
     >>> join(["joy/2.jpg"], table).rows.tolist()
@@ -193,12 +193,12 @@ def join(
 
 
 def _counted(names: Sequence[str], what: str) -> str:
-    """The number of images, what is wrong with them, and the first ones; nothing for none."""
+    """The number of images, what is wrong with them, and the first ones; "" for none."""
     return f"{len(names):,} images {what} ({some_of(map(repr, names))})" if names else ""
 
 
 def repeated_ids(vectors: VectorTable, where: str) -> tuple[str, ...]:
-    """A note on ids that stand there again with the same vector; DataError where it is another."""
+    """A note on ids that are repeated with the same vector; DataError if the vectors differ."""
     first = first_rows(vectors.ids)
     again = [(name, row) for row, name in enumerate(vectors.ids) if first[name] != row]
     features = vectors.features

@@ -1,4 +1,4 @@
-"""Vectors as lines of text: an id and D numbers, under a header with their names or under none."""
+"""Vectors as lines of text: an id and D numbers, with or without a header of their names."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from multistream.data.table import VectorTable
 from multistream.errors import DataError
 
 ID_COLUMNS = ("", "id", "ids", "name", "image_id", "index", *PATH)
-"""What the first column is called, in small letters; "" is how pandas writes an index."""
+"""Names of the first column, in lower case; pandas writes "" for an index."""
 
 _RIGHT = "Each line must be an id and the same D numbers."
 
 
 def from_lines(path: Path) -> VectorTable:
-    """A .csv or .tsv: an id and D numbers a line. Empty cells are NaN; DataError names and counts the faulty lines.
+    """Reads a .csv or .tsv: an id and D numbers per line. Empty cells are NaN; DataError counts the faulty lines.
 
-    The first line is a header if its first cell is called like an id, or if a further one is not a number. Numbers
-    0 to D - 1 as names are what pandas writes where there are none.
+    The first line is a header if its first cell is in ID_COLUMNS, or if another cell is not a number. Names 0 to D - 1
+    count as no vocabulary, because pandas writes them for unnamed columns.
     """
     rows = _rows(path)
     first = next(rows, Row(path, 1, ("",)))  # an empty file is a header without names
@@ -49,7 +49,7 @@ def from_lines(path: Path) -> VectorTable:
 
 
 def first_column(path: Path) -> tuple[str, ...]:
-    """The first cell of each line, without a header that is called like an id."""
+    """The first cell of each line, without a header whose first cell is in ID_COLUMNS."""
     cells = [row.cells[0].strip() for row in _rows(path)]
     return tuple(cells[1:] if cells and cells[0].lower() in ID_COLUMNS else cells)
 

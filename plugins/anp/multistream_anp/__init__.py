@@ -1,4 +1,4 @@
-"""The ANP stream: how strongly a photo shows each adjective-noun pair (paper section 1)."""
+"""The ANP stream: scores of adjective-noun pairs for a photo (paper section 1)."""
 
 from collections.abc import Mapping
 

@@ -14,10 +14,10 @@ from multistream import Image, MultistreamError, Source, Stream
 from multistream.weights import Fitted, read_tensors
 
 SQUASHED, CROPPED = 256, 227
-"""Photos are squashed to the first size, and the centre of the second is seen."""
+"""Photos are squashed to the first size, then cropped centrally to the second, in pixels."""
 
 BGR_MEAN = (104.0, 117.0, 123.0)
-"""ILSVRC12's mean colour, where no mean image is given."""
+"""ILSVRC12's mean colour, used without a mean image."""
 
 PAIRS = 2089
 WIDTHS = (96, 256, 384, 384, 256, 4096, 4096)
@@ -25,12 +25,11 @@ WIDTHS = (96, 256, 384, 384, 256, 4096, 4096)
 
 
 class DeepSentiBank(Stream):
-    """The network of `caffe_sentibank_train_iter_250000.caffemodel`, whose last stage is the scores of the pairs.
+    """The network of `caffe_sentibank_train_iter_250000.caffemodel`; its last stage returns the scores of the pairs.
 
-    Stages: conv1 to conv5 after ReLU (the pooling and the response normalisation open the next stage), fc6 and fc7 as
-    convolutions over what they see, and `concepts`: the softmax of fc8-t, (B, 2089, 1, 1). `names` is a file with the
-    pairs' names, a JSON list or a line each, or the names themselves; `mean` a .binaryproto with the mean image, else
-    one colour.
+    Stages: conv1 to conv5 after ReLU (pooling and response normalisation are part of the next stage), fc6 and fc7 as
+    convolutions, and `concepts`: the softmax of fc8-t, (B, 2089, 1, 1). `names` is a file with the pairs' names, a JSON
+    list or one per line, or the names themselves; `mean` is a .binaryproto with the mean image, by default one colour.
 
     >>> DeepSentiBank(pairs=20, widths=(4, 8, 8, 8, 4, 16, 16))(torch.zeros(1, 3, 256, 256))["concepts"].shape
     torch.Size([1, 20, 1, 1])
@@ -68,28 +67,28 @@ class DeepSentiBank(Stream):
         self.register_buffer("mean_image", _mean_image(mean))
 
     def prepare(self, x: Tensor) -> Tensor:
-        """B, G, R in 0-255 minus the mean image, and the centre of it: (B, 3, 227, 227)."""
+        """Subtracts the mean image from B, G, R in 0-255 and crops the centre: (B, 3, 227, 227)."""
         edge = (SQUASHED - CROPPED) // 2
         return (super().prepare(x) - self.mean_image)[..., edge : edge + CROPPED, edge : edge + CROPPED]
 
     @property
     def settled(self) -> Mapping[str, object]:
-        """The names themselves, and no mean image: that is a buffer."""
+        """The names instead of their file, and no mean image, because it is a buffer."""
         return self.made_of_files
 
     def channel_names(self, stage: str) -> tuple[str, ...]:
-        """The names of a stage's channels: the pairs, where a file gave them."""
+        """The names of a stage's channels: those of the pairs, if they are known."""
         return self.names if stage == "concepts" else ()
 
     def rename(self, key: str) -> str | None:
-        """Caffe's layers have the stages' names, but for the last, fc8-t or fc8."""
+        """Maps Caffe's layers to stages, which have the same names except the last, fc8-t or fc8."""
         layer, _, kind = key.rpartition(".")
         if layer.startswith("fc8"):
             return f"stages.concepts.layer.{kind}"
         return f"stages.{layer}.layer.{kind}" if layer in self.channels else key
 
     def load_weights(self, tensors: Mapping[str, Tensor], *, where: str = "weights") -> Fitted:
-        """Loads a .caffemodel: dense layers are convolutions here, and the mean image is not a part of such a file."""
+        """Loads a .caffemodel: reshapes dense layers to convolutions, and keeps the mean image, which it lacks."""
         own = self.state_dict()
         placed = {name: self.rename(name) or name for name in tensors}
         shaped = {
@@ -102,7 +101,7 @@ class DeepSentiBank(Stream):
 
 
 class _Stage(nn.Module):
-    """What opens a stage, its layer, and what ends it."""
+    """A stage: modules before its layer, the layer, and a module after it."""
 
     def __init__(self, opening: Sequence[nn.Module], layer: nn.Module, ending: nn.Module) -> None:
         super().__init__()
@@ -116,7 +115,7 @@ class _Stage(nn.Module):
 
 
 def _stages(channels: Mapping[str, int]) -> dict[str, nn.Module]:
-    """CaffeNet's layers: Caffe pools with ceil mode, and normalises responses over 5 channels after pooling."""
+    """CaffeNet's stages: Caffe pools in ceil mode, and normalises responses over 5 channels after pooling."""
 
     def pool() -> nn.Module:
         return nn.MaxPool2d(3, stride=2, ceil_mode=True)
@@ -138,7 +137,7 @@ def _stages(channels: Mapping[str, int]) -> dict[str, nn.Module]:
 
 
 def _mean_image(path: str) -> Tensor:
-    """The mean image (3, 256, 256), B G R, of a .binaryproto, or ILSVRC12's mean colour."""
+    """The mean image (3, 256, 256), B G R, from a .binaryproto, or of ILSVRC12's mean colour."""
     if not path:
         return torch.tensor(BGR_MEAN).view(3, 1, 1).expand(3, SQUASHED, SQUASHED).clone()
     found = read_tensors(path).tensors.get("mean")
@@ -149,7 +148,7 @@ def _mean_image(path: str) -> Tensor:
 
 
 def read_names(path: Path, count: int) -> tuple[str, ...]:
-    """The pairs' names, a JSON list or a line each, in the order of the network's outputs."""
+    """Reads the pairs' names, a JSON list or one per line, in the order of the network's outputs."""
     try:
         text = path.read_text(encoding="utf-8")
         names = json.loads(text) if text.lstrip().startswith("[") else text.split("\n")

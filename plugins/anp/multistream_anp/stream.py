@@ -13,19 +13,19 @@ from multistream import MultistreamError, Stream, Vector
 
 SCALINGS = ("auto", "none", "log", "zscore")
 FLOOR = 1e-6
-"""The least score that `log` tells from zero."""
+"""The lowest score for `log`; lower scores count as this."""
 SUM = 0.05
-"""How far the sums of photos' scores may be from a whole number for the scores to count as probabilities."""
+"""Tolerance: scores count as probabilities if the sums of photos' scores differ less from an integer."""
 
 
 class ANP(Stream):
     """Reads the scores of `width` adjective-noun pairs, (B, width); `vocabulary` names them.
 
-    `scaling` is what is done to them first: nothing, the logarithm (scores below 1e-6 count as 1e-6), or `zscore`,
-    which gives pairs that never vary the value 0. `auto` takes the logarithm where the training split's scores are
-    probabilities (not negative, every photo sums to about one; or two, of two softmaxes side by side), else nothing.
-    `fit` chooses; what it fitted are buffers, so a model file is complete. `hidden` are the widths of the MLP that
-    classifies them (paper section 1: D-1024-512-K).
+    `scaling` is applied to them first: `none`, `log` (scores below 1e-6 count as 1e-6), or `zscore`, which sets pairs
+    that are constant in training to 0. `auto` is `log` if the training split's scores are probabilities (not negative,
+    with a sum of about 1 for every photo, or 2 for two concatenated softmaxes), else `none`. `fit` chooses, and stores
+    its result in buffers, so that a model file is complete. `hidden` are the widths of the MLP that classifies the
+    scores (paper section 1: D-1024-512-K).
 
     >>> ANP(width=3, scaling="log")(torch.ones(1, 3))["vector"]
     tensor([[0., 0., 0.]])
@@ -62,7 +62,7 @@ class ANP(Stream):
 
     @torch.no_grad()
     def fit(self, vectors: Tensor) -> str | None:
-        """Learns the scaling from the training split's scores (N, width); negative scores have no logarithm."""
+        """Fits the scaling to the training split's scores (N, width); MultistreamError for `log` of negative scores."""
         if self.scaling == "log" and vectors.min() < 0:
             raise MultistreamError(
                 "anp.scaling",
@@ -97,7 +97,7 @@ class ANP(Stream):
 
 
 def _softmaxes(scores: Tensor) -> int:
-    """How many softmaxes scores (N, D) may come from, by the sum that all photos share; 0 where they share none."""
+    """The number of softmaxes that scores (N, D) may come from: the sum of each photo's scores; 0 if sums differ."""
     if not len(scores) or scores.shape[1] < 2 or scores.min() < 0:
         return 0
     sums = scores.double().sum(1)

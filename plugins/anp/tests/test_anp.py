@@ -51,7 +51,7 @@ def test_log_is_finite_at_zero_and_refuses_negative_scores() -> None:
 
 
 def softmaxes(*widths: int) -> torch.Tensor:
-    """Probabilities of 40 photos by softmaxes of these widths, side by side."""
+    """Probabilities of 40 photos from softmaxes of these widths, concatenated."""
     chance = torch.Generator().manual_seed(1)
     return torch.cat([torch.randn(40, width, generator=chance).mul(3).softmax(1) for width in widths], 1)
 
@@ -68,7 +68,7 @@ def softmaxes(*widths: int) -> torch.Tensor:
     ],
 )
 def test_logarithms_are_taken_of_probabilities(scores: torch.Tensor, total: int) -> None:
-    """Of one softmax or of several, as the scores of an object and a scene classifier side by side; of nothing else."""
+    """Of one softmax or several, such as the concatenated scores of an object and a scene classifier; not of others."""
     stream = ANP(width=scores.shape[1])
     said = stream.fit(scores)
     expected = scores.clamp_min(1e-6).log() if total else scores

@@ -1,4 +1,4 @@
-"""DeepSentiBank's network from a .caffemodel written byte for byte, against OpenCV's own Caffe importer."""
+"""DeepSentiBank's network from a .caffemodel that the test writes, compared with OpenCV's Caffe importer."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_widths_that_cannot_be(widths: tuple[int, ...]) -> None:
 
 
 def test_a_model_file_needs_neither_the_list_nor_the_mean_image(tmp_path: Path) -> None:
-    """The network is composed again from its plan; what the files gave are names in the plan, and a buffer."""
+    """The network is rebuilt from its plan, which holds the names; the mean image is a buffer."""
     names = tmp_path / "names.txt"
     names.write_text("\n".join(f"pair_{n}" for n in range(PAIRS)))
     options = {"streams": {"d": {"pairs": PAIRS, "widths": list(WIDTHS), "names": str(names)}}}

@@ -1,4 +1,4 @@
-"""The object stream: a MobileNet that learned to name things (paper section 1)."""
+"""The object stream: a MobileNet trained on ImageNet (paper section 1)."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""MobileNets as a stream: the blocks of each resolution are a stage, its end is tapped before the next downsampling."""
+"""MobileNets as a stream: the blocks of each resolution are a stage, which ends before the next downsampling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from multistream import Image, MultistreamError, Source, Stream
 
 HALF = (127.5, 127.5, 127.5)
-"""Mean and standard deviation that bring 0-255 to [-1, 1]."""
+"""Mean and standard deviation that scale 0-255 to [-1, 1]."""
 
 MODELS = {"mobilenetv2": "mobilenetv2_100", "mobilenetv1": "mobilenetv1_100"}
 INPUTS = {"mobilenetv2": Image(size=224), "mobilenetv1": Image(size=224, mean=HALF, std=HALF)}
@@ -34,15 +34,15 @@ CUTS: dict[str, dict[str, tuple[str, ...]]] = {
         "block5": ("blocks.4",),
     },
 }
-"""timm's modules in each stage, by variant: every stage but the first starts with a stride of 2."""
+"""timm's modules in each stage, by variant: every stage except the first starts with a stride of 2."""
 
 CHANNELS = {"mobilenetv2": (16, 24, 32, 96), "mobilenetv1": (64, 128, 256, 512)}
-"""Channels of the first four maps; the fifth has `end`."""
+"""Channels of the first four maps; the fifth has `end` channels."""
 
 FIRST_BLOCK = {"0.0": "conv_dw", "0.1": "bn1", "1": "conv_pw", "2": "bn2"}
 BLOCK = {"0.0": "conv_pw", "0.1": "bn1", "1.0": "conv_dw", "1.1": "bn2", "2": "conv_pwl", "3": "bn3"}
 DEPTHS = (1, 2, 3, 4, 3, 3, 1)
-"""MobileNetV2's blocks of each width; torchvision counts them through (features.1 to 17), timm by width."""
+"""MobileNetV2's number of blocks per width; torchvision numbers all blocks (features.1 to 17), timm per width."""
 
 
 def _torchvision() -> dict[str, str]:
@@ -63,7 +63,7 @@ class Object(Stream):
 
     `mobilenetv2`: 16, 24, 32, 96, 320 channels; `end=1280` adds the last 1x1 convolution to the last stage.
     `mobilenetv1`: 64, 128, 256, 512, 1024 channels, at [-1, 1] as its weights were trained.
-    The random initialisation is timm's: torchvision's gives maps of 3e-9 in eval mode, a dead network.
+    The random initialisation is timm's: with torchvision's, maps are about 3e-9 in eval mode.
 
     >>> Object(end=1280).channels
     {'block1': 16, 'block2': 24, 'block3': 32, 'block4': 96, 'block5': 1280}
@@ -109,7 +109,7 @@ class Object(Stream):
         self.modules_by_name = {name: _here(stage, name) for stage, names in cuts.items() for name in names}
 
     def rename(self, key: str) -> str | None:
-        """torchvision's and timm's names -> ours; ours stay. The last 1x1 convolution has no place with `end=320`."""
+        """Maps torchvision's and timm's names to this stream's; ignores the last 1x1 convolution with `end=320`."""
         module, _, tensor = key.rpartition(".")
         key = f"{TORCHVISION.get(module, module)}.{tensor}"
         for name, here in self.modules_by_name.items():
@@ -119,10 +119,10 @@ class Object(Stream):
 
 
 def _here(stage: str, name: str) -> str:
-    """The place of timm's module `name` in our state dict."""
+    """The name of timm's module `name` in this stream's state dict."""
     return f"stages.{stage}.{name.replace('.', '')}"
 
 
 def _chain(model: nn.Module, names: tuple[str, ...]) -> nn.Sequential:
-    """These modules of the model one after the other, under their own names without dots."""
+    """These modules of the model in sequence, under their own names without dots."""
     return nn.Sequential(OrderedDict((name.replace(".", ""), model.get_submodule(name)) for name in names))

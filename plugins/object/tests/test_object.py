@@ -1,4 +1,4 @@
-"""The object stream: maps, names of foreign files, cost."""
+"""The object stream: maps, names in weight files of other libraries, cost."""
 
 import pytest
 import timm
@@ -40,7 +40,7 @@ def test_maps_lie_before_each_downsampling_and_a_random_net_is_alive(
     maps = Object(**options).eval()(IMAGES)
     assert [tuple(m.shape[1:]) for m in maps.values()] == [(c, 112 >> n, 112 >> n) for n, c in enumerate(channels)]
     for stage, map_BChw in maps.items():
-        assert 1e-3 < map_BChw.std() < 100, stage  # torchvision's initialisation comes to 3e-9 here
+        assert 1e-3 < map_BChw.std() < 100, stage  # with torchvision's initialisation it is 3e-9
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The places stream: a network that learned to name scenes (paper section 1)."""
+"""The places stream: a network trained on Places365 (paper section 1)."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Scene networks as streams: VGG16 as the paper uses it, and the ResNets that CSAIL publishes for PyTorch."""
+"""Scene networks as streams: the paper's VGG16, and the ResNets that CSAIL publishes for PyTorch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch.nn import functional
 
 from multistream import Image, MultistreamError, Source, Stream
 
-# Caffe's networks take B, G, R in 0-255 minus a mean. Their weights stay as published, and the input says the order:
-# that is the one place where red and blue change sides.
+# Caffe's networks read B, G, R in 0-255 minus a mean. Their weights are loaded as published; `channels` of the input is
+# the only place where red and blue are swapped.
 CAFFE = Image(size=224, channels="BGR", mean=(104.0, 116.7, 122.7), std=(1.0, 1.0, 1.0))
 PAPER_CODE = Image(size=224, channels="RGB", mean=(127.5, 127.5, 127.5), std=(127.5, 127.5, 127.5))
 IMAGENET = Image(size=224)
@@ -23,7 +23,7 @@ NORMALISATIONS = {
     "resnet18": {"imagenet": IMAGENET},
     "resnet50": {"imagenet": IMAGENET},
 }
-"""What each variant can be fed with; the first is what its weights were trained with."""
+"""The input normalisations of each variant; the first is that of its pretrained weights."""
 
 VGG16 = {"block1": (64, 64), "block2": (128, 128), "block3": (256,) * 3, "block4": (512,) * 3, "block5": (512,) * 3}
 """Channels of the convolutions of each block."""
@@ -52,16 +52,16 @@ RESNET = {
 """A ResNet's modules in each stage."""
 
 RESNET_NAMES = {name: f"stages.{stage}.{name}" for stage, names in RESNET.items() for name in names}
-"""Where the modules of foreign files lie here."""
+"""The names in this stream for modules in weight files of other libraries."""
 
 PIXEL_DEVIATION = 64
-"""Photos deviate by about so much from their mean, in 0-255."""
+"""The typical standard deviation of a photo's pixels, in 0-255."""
 
 SITE = "http://places2.csail.mit.edu/models_places365"
 
 
 class ConvReLU(nn.Conv2d):
-    """A convolution and ReLU: one cuDNN kernel on a GPU without gradients, 1.5 times as fast as three in bf16."""
+    """A convolution with ReLU: on a GPU without gradients one cuDNN kernel, 1.5 times as fast as three in bf16."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, D, h, w)."""
@@ -75,7 +75,7 @@ class ConvReLU(nn.Conv2d):
 
 
 def _padded(tensor: Tensor) -> Tensor:
-    """A picture (B, 3, h, w) or its filters with zeros up to 8 channels, which cuDNN's fast kernels ask for."""
+    """Images (B, 3, h, w) or filters for them, padded with zeros to 8 channels, which cuDNN's fast kernels require."""
     missing = 8 - tensor.shape[1]
     if missing <= 0:
         return tensor
@@ -83,17 +83,17 @@ def _padded(tensor: Tensor) -> Tensor:
 
 
 def _is_fused(x: Tensor) -> bool:
-    """Whether cuDNN's convolution with ReLU, which has no gradient, can be used."""
+    """Whether cuDNN's fused convolution and ReLU, which has no gradient, can be used."""
     return x.is_cuda and torch.version.hip is None and torch.backends.cudnn.enabled and not torch.is_grad_enabled()
 
 
 class Places(Stream):
     """A network pretrained on Places365, with five maps (paper section 1).
 
-    `vgg16`: conv1_2, 2_2, 3_3, 4_3, 5_3 after ReLU, before the pooling, which opens the next stage: 64, 128, 256,
+    `vgg16`: conv1_2, 2_2, 3_3, 4_3, 5_3 after ReLU, before the pooling, which is part of the next stage: 64, 128, 256,
     512, 512 channels at strides 1..16. `resnet18`, `resnet50`: the stem and layer1..4, at strides 2..32.
-    `normalisation` is `caffe` for VGG16 (B, G, R minus a mean) or `paper-code`, which feeds the same weights R, G, B
-    in [-1, 1] as the authors' code does by mistake (paper section 2); ResNets have `imagenet` alone.
+    `normalisation` for VGG16 is `caffe` (B, G, R minus a mean) or `paper-code`, which passes R, G, B in [-1, 1] to the
+    same weights, as the authors' code does by mistake (paper section 2); for ResNets it is `imagenet`.
 
     >>> Places(variant="resnet18").channels
     {'stem': 64, 'layer1': 64, 'layer2': 128, 'layer3': 256, 'layer4': 512}
@@ -141,7 +141,7 @@ class Places(Stream):
         self.variant = variant
 
     def rename(self, key: str) -> str | None:
-        """Caffe's, torchvision's, timm's and CSAIL's names -> ours; ours stay."""
+        """Maps Caffe's, torchvision's, timm's and CSAIL's names to this stream's; its own names stay."""
         key = key.removeprefix("module.")
         module, _, tensor = key.rpartition(".")
         for name, here in (VGG_NAMES if self.variant == "vgg16" else RESNET_NAMES).items():
@@ -151,7 +151,7 @@ class Places(Stream):
 
 
 def _vgg16() -> dict[str, nn.Module]:
-    """VGG16's convolutions, each block opened by the pooling that closes the one before it."""
+    """VGG16's stages; the pooling after a block is the first module of the next stage."""
     stages: dict[str, nn.Module] = {}
     before = 3
     for number, (block, widths) in enumerate(VGG16.items(), start=1):
@@ -164,7 +164,7 @@ def _vgg16() -> dict[str, nn.Module]:
 
 
 def _initialise(vgg16: nn.Module, deviation: float) -> None:
-    """He's initialisation, so that random maps stay of order 1 to the end for inputs of this deviation."""
+    """He's initialisation, so that maps of a random network are of order 1 for inputs of this standard deviation."""
     convolutions = [module for module in vgg16.modules() if isinstance(module, nn.Conv2d)]
     for convolution in convolutions:
         nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
@@ -174,8 +174,8 @@ def _initialise(vgg16: nn.Module, deviation: float) -> None:
 
 
 def _resnet(variant: str) -> dict[str, nn.Module]:
-    """timm's ResNet, whose random residual blocks start as the identity and so keep deep maps of order 1."""
-    import timm  # with torchvision it takes as long to import as torch, and VGG16 does without
+    """The stages of timm's ResNet, whose random residual blocks start as the identity, so that maps are of order 1."""
+    import timm  # importing it takes as long as importing torch, and VGG16 does not need it
 
     model = timm.create_model(variant, pretrained=False, num_classes=0)
     return {

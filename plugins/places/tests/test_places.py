@@ -1,4 +1,4 @@
-"""The places stream: maps, channel order, names of foreign files, cost."""
+"""The places stream: maps, channel order, names in weight files of other libraries, cost."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_maps_have_the_papers_shapes_and_a_random_net_is_alive(
 
 @pytest.fixture(scope="module")
 def vgg() -> torch.nn.Module:
-    """A VGG16 by torchvision, its convolutions numbered as Caffe's weights would be: they read B, G, R."""
+    """torchvision's VGG16 with random weights, which the test treats like Caffe's: they read B, G, R."""
     torch.manual_seed(1)
     return torchvision.models.vgg16().eval()
 
@@ -84,7 +84,7 @@ def test_paper_code_feeds_the_same_weights_red_green_blue(vgg: torch.nn.Module) 
 def test_resnets_take_csails_files(variant: str) -> None:
     theirs = torchvision.models.get_model(variant).eval()
     stream = Places(variant=variant).eval()
-    # CSAIL's files come from torch 0.2: a wrapped module, and no num_batches_tracked yet.
+    # CSAIL's files are from torch 0.2: a wrapped module, without num_batches_tracked.
     file = {f"module.{k}": v for k, v in theirs.state_dict().items() if not k.endswith("num_batches_tracked")}
     stream.load_weights(file)
     x = theirs.relu(theirs.bn1(theirs.conv1(stream.prepare(IMAGES))))
