@@ -1,1 +1,1 @@
-"""Comparison of runs: the settings that differ, intervals and paired tests. Free of torch."""
+"""Comparison of runs: the settings that differ, intervals and paired tests. It does not import torch."""

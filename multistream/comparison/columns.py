@@ -1,4 +1,4 @@
-"""The columns that a comparison can show, by name: as text for people, and as numbers in full for CSV."""
+"""The columns of a comparison, by name: as formatted text, and as unrounded numbers for CSV."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from multistream.errors import check_known, printable
 from multistream.vote_distances import VOTE_MEASURES
 
 SETTINGS = "settings"
-"""The name of all columns of settings in which the rows differ."""
+"""The name that selects the columns of all settings in which the rows differ."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its heading, a row's cell as text, and a row's values by name as CSV has them."""
+    """A column: its heading, the text of a row's cell, and a row's values by name for CSV."""
 
     heading: str
     text: Callable[[ComparedRow], str]
     values: Callable[[ComparedRow], Mapping[str, Any]]
     bold: bool = False
-    """Whether the largest is the best, and worth showing so."""
+    """Whether the largest value is the best and is set in bold."""
 
 
 def percent(fraction: float | None, *, sign: bool = False) -> str:
-    """A fraction in percent with two decimals; None is empty.
+    """Formats a fraction in percent with two decimals; None gives an empty string.
 
     >>> percent(0.643), percent(-0.0012, sign=True)
     ('64.30', '-0.12')
@@ -37,17 +37,17 @@ def percent(fraction: float | None, *, sign: bool = False) -> str:
 
 
 def p_text(p: float | None) -> str:
-    """A p value with four decimals, or that it is smaller than .0001."""
+    """Formats a p-value with four decimals, or as "<.0001"."""
     return "" if p is None else "<.0001" if p < 0.0001 else f"{p:.4f}"
 
 
 def interval_text(interval: Interval | None, *, sign: bool = False) -> str:
-    """An interval in percent; None is empty."""
+    """Formats an interval in percent; None gives an empty string."""
     return f"[{percent(interval[0], sign=sign)}, {percent(interval[1], sign=sign)}]" if interval else ""
 
 
 def heading(name: str) -> str:
-    """A setting's name without its section.
+    """Returns a setting's name without its section.
 
     >>> heading("training.learning_rate"), heading("streams")
     ('learning_rate', 'streams')
@@ -56,7 +56,7 @@ def heading(name: str) -> str:
 
 
 def shown(value: Any) -> str:
-    """A setting's value as a cell shows it.
+    """Formats a setting's value for a cell.
 
     >>> shown((0, 1)), shown(True), shown(None), shown("")
     ('0, 1', 'true', '-', '-')
@@ -74,7 +74,7 @@ def _accuracy(row: ComparedRow) -> str:
 
 
 def _of_measure(measure: str, value: float | None, *, sign: bool = False) -> str:
-    """Accuracies and mAP in percent, other measures with four decimals; None is empty."""
+    """Formats accuracies and mAP in percent, other measures with four decimals; None gives an empty string."""
     if measure in IN_PERCENT or value is None:
         return percent(value, sign=sign)
     return f"{value:{'+' if sign else ''}.4f}"
@@ -107,7 +107,7 @@ def _probability(title: str, name: str) -> Column:
 
 
 def _distance(name: str, title: str) -> Column:
-    """One measure of how near the predictions are to the votes; empty where there are no votes."""
+    """Makes the column of a distance between predictions and votes; its cells are empty if there are no votes."""
     return Column(
         title,
         lambda row: f"{row.votes[name]:.4f}" if row.votes else "",
@@ -130,8 +130,8 @@ MEASURES: Mapping[str, Column] = {
         "95 %", lambda row: interval_text(row.accuracy_ci95), lambda row: _ends("accuracy", row.accuracy_ci95)
     ),
     "score": Column(
-        "score",  # `tables` writes the measure's own name
-        lambda row: _of_measure(row.measure, row.score) if row.measure not in IN_PERCENT else "",  # they have columns
+        "score",  # `tables` replaces it by the measure's name
+        lambda row: _of_measure(row.measure, row.score) if row.measure not in IN_PERCENT else "",  # own columns
         lambda row: {"score": row.score, "measure": row.measure},
     ),
     "map": _fraction("mAP %", "map", get=_of_label_sets("map"), bold=True),
@@ -180,9 +180,9 @@ FOR_LATEX = (
 
 
 def chosen_columns(names: Sequence[str], rows: Sequence[ComparedRow]) -> dict[str, Column]:
-    """Columns by name: measures, `settings` for all settings that differ, or one such setting by its dotted name.
+    """Selects columns by name: measures, `settings` for all settings that differ, or one of them by its dotted name.
 
-    UsageError for a name that is neither.
+    Raises UsageError for an unknown name.
     """
     settings = {name: _setting(name) for name in rows[0].settings}
     known: dict[str, Column] = {**MEASURES, **settings}
@@ -194,7 +194,7 @@ def chosen_columns(names: Sequence[str], rows: Sequence[ComparedRow]) -> dict[st
 
 
 def filled(columns: Mapping[str, Column], rows: Iterable[ComparedRow]) -> dict[str, Column]:
-    """The columns in which some row says something."""
+    """Selects the columns that are not empty in all rows."""
     rows = list(rows)
     return {name: column for name, column in columns.items() if any(column.text(row) for row in rows)}
 

@@ -1,4 +1,4 @@
-"""compare: one table of runs."""
+"""compare: one table of runs, with paired tests against a reference row."""
 
 from __future__ import annotations
 
@@ -24,51 +24,51 @@ Against = Literal["first", "best"]
 
 @dataclass(frozen=True)
 class ComparedRow(JsonRecord):
-    """A run, or several that are equal but for their seeds: then each measure is the mean over runs."""
+    """A run, or several runs that differ only in their seeds; each measure is then the mean over the runs."""
 
     name: str
-    """The name that was asked for, else the run's folder and how many more are in the row."""
+    """The given name, else the first run's folder and the number of further runs in the row."""
     runs: tuple[str, ...]
     data: str
     settings: Mapping[str, Any]
-    """What this row has where rows differ, by dotted name; a tuple where its runs do."""
+    """This row's values of the settings in which rows differ, by dotted name; a tuple if its runs differ."""
     n: tuple[int, ...]
-    """Test predictions of each run."""
+    """The number of test predictions of each run."""
     splits: int
-    """How many splits (split seeds) the runs have."""
+    """The number of splits (split seeds) of the runs."""
     accuracies: tuple[float, ...]
     accuracy: float
     accuracy_ci95: Interval
-    """Wilson's over photos where each was tested once, else a bootstrap of photos with all their tests."""
+    """Wilson's interval over photos if each was tested once, else a bootstrap over photos."""
     deviation: float | None
-    """Standard deviation over runs."""
+    """The standard deviation over runs; None for a single run."""
     macro_f1: float
     balanced_accuracy: float | None
-    """None where photos may have several labels."""
+    """None if photos may have several labels."""
     parameters: Mapping[str, int]
     difference: Difference | None
-    """To the reference row, which has none."""
+    """The difference from the reference row; None for the reference itself."""
     measure: str
-    """What the differences are of: one of `run_results.MEASURES`."""
+    """The compared measure: one of `run_results.MEASURES`."""
     score: float
     """The mean over runs of `measure`."""
     score_ci95: Interval
     votes: Mapping[str, float] | None = None
-    """Distances between predictions and votes by name, where all runs have votes."""
+    """Distances between predictions and votes by name, if all runs have votes."""
     label_sets: Mapping[str, float] | None = None
-    """Mean average precision (`map`) and `micro_f1`, where photos may have several labels; then `accuracy` counts exact
+    """Mean average precision (`map`) and `micro_f1`, if photos may have several labels; `accuracy` then counts exact
     matches."""
 
     @property
     def repetitions(self) -> str:
-        """What the runs repeat: `5 seeds`, `5 splits`, or `10 runs` where both differ; empty for one run."""
+        """The repetitions in words: `5 seeds`, `5 splits`, or `10 runs` if both differ; empty for one run."""
         count = len(self.runs)
         if count == 1:
             return ""
         return f"{count} {'seeds' if self.splits == 1 else 'splits' if self.splits == count else 'runs'}"
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: the measures of label sets next to the others."""
+        """Returns the JSON object, with the measures of label sets next to the others."""
         values = super().to_dict()
         label_sets = values.pop("label_sets")
         return values | (label_sets or {})
@@ -76,16 +76,17 @@ class ComparedRow(JsonRecord):
 
 @dataclass(frozen=True)
 class Comparison(JsonRecord):
-    """Rows in the given order, all compared with the row `reference` by one measure."""
+    """Rows in the given order, all compared with the row at index `reference` by one measure."""
 
     measure: str
     rows: tuple[ComparedRow, ...]
     reference: int
     oracle: float | None
-    """The share of photos that at least one row gets right, where all rows are single runs on the same photos."""
+    """The fraction of photos that at least one row classifies correctly; None unless all rows are single runs on the
+    same photos."""
     published: tuple[Published, ...]
     notes: tuple[str, ...]
-    """What a reader must know to read the numbers."""
+    """Notes on how to read the numbers."""
 
 
 def compare(
@@ -98,11 +99,10 @@ def compare(
 ) -> Comparison:
     """Compares finished runs on their test photos. The reference of the differences is the first or the best row.
 
-    `measure` is what the paired tests compare: `accuracy`, `nll` (negative log-likelihood of the label), where the runs
-    have votes one of `vote_distances.VOTE_MEASURES`, or with several labels `map` (mean average precision); "" for
-    `map` where all runs have it, else `accuracy`. `names` gives rows their labels, by the path of one of their runs.
-    Photos are matched by their bytes. Raises UsageError or DataError for runs that cannot be read or do not have the
-    measure.
+    `measure` is compared by the paired tests: `accuracy`, `nll` (negative log-likelihood of the label), one of
+    `vote_distances.VOTE_MEASURES` if the runs have votes, or `map` (mean average precision) with several labels; "" is
+    `map` if all runs have it, else `accuracy`. `names` are the names of rows, by the path of one of their runs. Photos
+    are matched by their bytes. Raises UsageError or DataError for runs that cannot be read or do not have the measure.
     """
     if measure:
         check_known([measure], MEASURES, where="--measure")
@@ -154,7 +154,7 @@ def _check_once(paths: Sequence[Path]) -> None:
 
 
 def _names_of_runs(names: Mapping[str, str], paths: Sequence[Path]) -> dict[str, str]:
-    """{run as given: its row's name}; UsageError for a name whose run is not among the compared runs."""
+    """Returns {run as given: its row's name}. Raises UsageError for a name whose run is not compared."""
     known = {path.resolve(): str(path) for path in paths}
     named = {run: Path(run).expanduser().resolve() for run in names}
     if unknown := [run for run, path in named.items() if path not in known]:
@@ -176,7 +176,7 @@ def _name(group: Sequence[Result], given: Mapping[str, str]) -> str:
 def compared_row(
     scores: RunScores, *, name: str, settings: Mapping[str, Any], difference: Difference | None
 ) -> ComparedRow:
-    """The measures of one row."""
+    """Computes the measures of one row."""
     group = scores.results
     accuracies = tuple(result.accuracy for result in group)
     return ComparedRow(
@@ -203,12 +203,12 @@ def compared_row(
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean over runs; None unless all runs have a value."""
+    """Returns the mean over runs; None unless all runs have a value."""
     return None if None in values else float(np.mean(np.array(values)))
 
 
 def _means(measures: Sequence[Mapping[str, float] | None]) -> dict[str, float] | None:
-    """The mean over runs of each measure; None unless all runs have them."""
+    """Returns the mean over runs of each measure; None unless all runs have them."""
     found = [each for each in measures if each is not None]
     if len(found) < len(measures):
         return None
@@ -216,13 +216,16 @@ def _means(measures: Sequence[Mapping[str, float] | None]) -> dict[str, float] |
 
 
 def with_holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
-    """The differences with Holm's p values over all that were tested."""
+    """Adds p-values corrected by Holm's method over all tested differences."""
     adjusted = iter(holm([each.p_value for each in differences if each and each.p_value is not None]))
     return [replace(each, p_holm=next(adjusted)) if each and each.p_value is not None else each for each in differences]
 
 
 def _oracle(groups: Groups) -> float | None:
-    """What choosing the right run for each photo would reach."""
+    """Returns the fraction of photos that at least one run classifies correctly.
+
+    None unless all rows are single runs on the same photos.
+    """
     if len(groups) < 2 or max(map(len, groups)) > 1:
         return None
     scores = [PhotoScores.of(group, "accuracy") for group in groups]
@@ -233,7 +236,7 @@ def _oracle(groups: Groups) -> float | None:
         rows = shared_photos(scores[0], each)
         if isinstance(rows, str) or not len(rows[0]) == len(scores[0].total) == len(each.total):
             return None
-        correct.append(each.total[rows[1]] > 0)  # rows[0] is 0 .. N-1: every photo of the first is there
+        correct.append(each.total[rows[1]] > 0)  # rows[0] is 0 .. N-1: all photos of the first row
     return oracle_any(np.stack(correct))
 
 

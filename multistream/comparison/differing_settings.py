@@ -1,4 +1,4 @@
-"""What the recipes of runs differ in, and which runs are equal but for seeds."""
+"""The settings in which runs differ, and groups of runs that differ only in seeds."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ MACHINE = frozenset(
         "training.checkpoint_minutes",
     )
 )
-"""Where and how fast, which is not what was meant. Precision is not among them: it rounds."""
+"""Settings of the machine, which are not compared. Precision is compared, because it changes the rounding."""
 RUN_VALUED = ("network.streams.", "network.weights.")
 KEYED = (
     *RUN_VALUED,
     *("network.depth.", "network.inputs.", "options.streams.", "training.rates.", "training.decays."),
 )
-"""Tables by stream key: a row without the stream says nothing there."""
+"""Tables by stream key, which do not apply to rows without the stream."""
 
 Groups = tuple[tuple[Result, ...], ...]
 
 
 def grouped(results: Sequence[Result]) -> Groups:
-    """Runs equal but for their seeds together, in the order given; the same seeds twice are two groups."""
+    """Groups runs that differ only in seeds, in the given order; runs with equal seeds are in different groups."""
     groups: list[list[Result]] = []
     for result in results:
         for group in groups:
@@ -43,9 +43,10 @@ def grouped(results: Sequence[Result]) -> Groups:
 
 
 def what_differs(groups: Groups) -> dict[str, tuple[Any, ...]]:
-    """{setting: its value in every group}, for settings in which groups differ; a tuple of seeds for several runs.
+    """Returns {setting: its value in each group} of the settings in which groups differ; several seeds are a tuple.
 
-    Where groups have other streams, `streams` names them, and settings of a stream that some lack do not count.
+    If groups have different streams, `streams` names them. Settings of a stream are compared only between the groups
+    that have it.
     """
     recipes = [group[0].recipe for group in groups]
     streams = [tuple(recipe.network.streams) for recipe in recipes]
@@ -60,14 +61,14 @@ def what_differs(groups: Groups) -> dict[str, tuple[Any, ...]]:
 
 
 def _differing_values(recipes: Sequence[Recipe]) -> dict[str, tuple[Any, ...]]:
-    """{setting: its value in every recipe}, for settings that some recipe means differently than the first."""
+    """Returns {setting: its value in each recipe} of the settings in which some recipe differs from the first."""
     found = [{name: (left, right) for name, left, right in _meant(recipes[0], recipe)} for recipe in recipes]
     of_first = {name: left for each in found for name, (left, _) in each.items()}
     return {name: tuple(each.get(name, (left, left))[1] for each in found) for name, left in sorted(of_first.items())}
 
 
 def _meant(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
-    """What two recipes mean differently: neither seeds, nor the machine, nor branches that differ in seeds alone."""
+    """Returns the differing settings of two recipes, without seeds, machine settings, and branches of equal runs."""
     return [
         (name, left, right)
         for name, left, right in differences(a, b)
@@ -76,7 +77,7 @@ def _meant(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:
 
 
 def _same_run(name: str, left: Any, right: Any) -> bool:
-    """Whether both are runs, of which one branch comes, and equal but for seeds."""
+    """Returns whether both values of a stream or its weights are runs that differ only in seeds."""
     if not name.startswith(RUN_VALUED):
         return False
     folders = [Path(str(value)).expanduser() for value in (left, right)]
@@ -86,13 +87,13 @@ def _same_run(name: str, left: Any, right: Any) -> bool:
 
 
 def _concerns(name: str, keys: Sequence[str]) -> bool:
-    """Whether a setting says something of a composition with these streams."""
+    """Returns whether a setting applies to a composition with these streams."""
     prefix = next((prefix for prefix in KEYED if name.startswith(prefix)), None)
     return prefix is None or name.removeprefix(prefix).split(".")[0] in keys
 
 
 def _seeds(groups: Groups) -> dict[str, tuple[Any, ...]]:
-    """The seeds of each group, where there is more than one seed in all."""
+    """Returns the seeds of each group, for each kind of seed with more than one value in total."""
     columns = {}
     for index, name in enumerate(SEEDS):
         values = [list(dict.fromkeys(result.seeds[index] for result in group)) for group in groups]

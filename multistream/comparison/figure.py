@@ -1,4 +1,4 @@
-"""A comparison as a figure: the compared measure of each row with its interval."""
+"""Figure of a comparison: the compared measure of each row with its interval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OURS, PUBLISHED = "#20639b", "#8a8a8a"
 
 
 def draw(comparison: Comparison) -> Figure:
-    """A dot and a 95 % interval for each row, top to bottom; published numbers in grey below ours, where asked for."""
+    """Draws a dot and a 95 % interval for each row, from top to bottom, then published numbers (if any) in grey."""
     ours = [(_label(comparison, i), row.score, row.score_ci95) for i, row in enumerate(comparison.rows)]
     others = [(f"{each.name} (published)", each.accuracy, each.accuracy_ci95) for each in comparison.published]
     figure = Figure(figsize=(7.0, 1.2 + 0.32 * (len(ours) + len(others))), layout="constrained")
@@ -35,7 +35,7 @@ def draw(comparison: Comparison) -> Figure:
 
 
 def _label(comparison: Comparison, index: int) -> str:
-    """The settings that identify the row, or its name if they are too long."""
+    """Returns the settings that identify the row, or its name if they are too long or too many."""
     row = comparison.rows[index]
     if row.name not in row.runs and len(row.runs) == 1:
         return row.name

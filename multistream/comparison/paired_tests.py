@@ -1,4 +1,4 @@
-"""How one row differs from another: on the photos that both tested, each of which counts once, whoever tested it."""
+"""Paired tests between two rows, on the photos tested by both; each photo counts once, however many runs tested it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from multistream.statistics import Agreement, corrected_t
 
 @dataclass(frozen=True)
 class Difference(JsonRecord):
-    """Mean score of a row less that of the reference; what could not be tested has no p value, and a note says why."""
+    """The mean score of a row minus that of the reference, with a test; without a test, `note` gives the reason."""
 
     value: float
     measure: str = "accuracy"
-    """What the photos were scored by: one of `run_results.MEASURES`."""
+    """The score of the photos: one of `run_results.MEASURES`."""
     ci95: Interval | None = None
     test: str = ""
     """mcnemar (exact; each photo tested once), photos (t over photos; several runs tested them), bootstrap (mAP);
@@ -28,16 +28,16 @@ class Difference(JsonRecord):
     p_value: float | None = None
     p_holm: float | None = None
     p_resampled: float | None = None
-    """Of the corrected resampled t test, where both rows have the same several splits."""
+    """The p-value of the corrected resampled t test, if both rows have the same splits and more than one."""
     n: int | None = None
-    """Photos on which both rows were tested."""
+    """The number of photos on which both rows were tested."""
     agreement: Agreement | None = None
     smallest_detectable: float | None = None
-    """The true difference that so many photos would show in 8 of 10 cases, at the disagreement seen."""
+    """The true difference that is detected with 80 % power at this number of photos and observed disagreement."""
     note: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: the agreement's numbers next to the others."""
+        """Returns the JSON object, with the numbers of the agreement next to the others."""
         values = super().to_dict()
         if agreed := values.pop("agreement"):
             names = ("only_first", "only_second", "disagreement", "double_fault", "oracle")
@@ -46,7 +46,7 @@ class Difference(JsonRecord):
 
 
 def difference(reference: RunScores, other: RunScores) -> Difference:
-    """What separates two rows."""
+    """Compares two rows on their shared photos."""
     rows, measure = shared_photos(reference, other), reference.measure
     if isinstance(rows, str):
         return Difference(other.mean - reference.mean, measure, note=f"not paired: {rows}")
@@ -67,7 +67,10 @@ def difference(reference: RunScores, other: RunScores) -> Difference:
 
 
 def _resampled(reference: RunScores, other: RunScores) -> float | None:
-    """The corrected resampled t test, one difference a split; None unless both rows have the same several splits."""
+    """Returns the p-value of the corrected resampled t test, with one difference per split.
+
+    None unless both rows have the same splits and more than one.
+    """
     first, second = _by_split(reference), _by_split(other)
     if len(first) < 2 or first.keys() != second.keys():
         return None
@@ -78,7 +81,7 @@ def _resampled(reference: RunScores, other: RunScores) -> float | None:
 
 
 def _by_split(scores: RunScores) -> dict[int, float]:
-    """Mean score by split seed."""
+    """Averages the scores of the runs of each split seed."""
     by_split: dict[int, list[float]] = defaultdict(list)
     for result in scores.results:
         by_split[result.recipe.data.split_seed].append(result.score(scores.measure))

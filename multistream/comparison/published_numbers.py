@@ -1,4 +1,4 @@
-"""The published accuracies on FI (paper section 3): printed next to measured values, and marked as published."""
+"""The published accuracies on FI (paper section 3), which are printed next to measured ones and marked as published."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _PERCENT = (
 
 @dataclass(frozen=True)
 class Published(JsonRecord):
-    """An accuracy that others report; its interval where their N is known."""
+    """An accuracy reported in the literature, with its interval if N is known."""
 
     name: str
     source: str
@@ -48,7 +48,7 @@ class Published(JsonRecord):
 
 
 def published(results: Iterable[Result]) -> tuple[Published, ...]:
-    """The published numbers; UsageError unless all runs are about FI's eight classes, and about photos."""
+    """Returns the published numbers. Raises UsageError if a run is on the demo set or has other classes than FI."""
     for result in results:
         if result.data == DEMO or set(result.predictions.classes) != CLASSES:
             what = f"{result.name} is on {result.data}."

@@ -1,4 +1,4 @@
-"""A run as read from its folder: recipe, predictions on its own test split, parameters."""
+"""Reader of a run's results: recipe, predictions on its own test split, and parameter counts."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from multistream.statistics import balanced_accuracy, macro_f1
 from multistream.vote_distances import VOTE_MEASURES, vote_distances
 
 OF_PHOTOS: Mapping[str, str] = {"accuracy": "accuracy", "nll": "negative log-likelihood", **VOTE_MEASURES}
-"""What a single photo can be scored by, and what people call it."""
+"""The measures of a single photo, with their printed names."""
 MEASURES: Mapping[str, str] = {**OF_PHOTOS, "map": "mAP"}
-"""What rows can be compared by; the mean average precision is of all photos together."""
+"""The measures of a row, with their printed names; the mean average precision needs all photos together."""
 IN_PERCENT = ("accuracy", "map")
 HIGHER_IS_BETTER = (*IN_PERCENT, "cosine", "intersection")
 
 
 @dataclass(frozen=True)
 class Result:
-    """One finished run; `name` is its folder as the user wrote it."""
+    """One finished run; `name` is its folder as given by the user."""
 
     name: str
     recipe: Recipe
@@ -38,29 +38,29 @@ class Result:
 
     @property
     def correct(self) -> NDArray[np.bool_]:
-        """Whether each test photo was named rightly, (N,)."""
+        """Whether each test photo was classified correctly, (N,)."""
         return self.predictions.correct
 
     @property
     def accuracy(self) -> float:
-        """The share of test photos named rightly."""
+        """The fraction of test photos classified correctly."""
         return float(self.correct.mean())
 
     @property
     def macro_f1(self) -> float:
-        """Mean of the classes' F1."""
+        """The mean of the classes' F1."""
         if self.predictions.label_sets is not None:
             return label_set_f1(self.predictions.probabilities, self.predictions.label_sets)[1]
         return float(macro_f1(self.confusion))
 
     @property
     def balanced_accuracy(self) -> float | None:
-        """Mean of the classes' recalls; None where photos may have several labels."""
+        """The mean of the classes' recalls; None if photos may have several labels."""
         return None if self.predictions.label_sets is not None else float(balanced_accuracy(self.confusion))
 
     @property
     def label_set_measures(self) -> dict[str, float] | None:
-        """Mean average precision and micro-F1, where photos may have several labels."""
+        """Mean average precision and micro-F1; None if photos have one label each."""
         sets, probabilities = self.predictions.label_sets, self.predictions.probabilities
         if sets is None:
             return None
@@ -68,22 +68,22 @@ class Result:
 
     @property
     def confusion(self) -> NDArray[np.int64]:
-        """Counts [label][predicted] over the classes, (K, K)."""
+        """The confusion matrix (K, K): counts [label][predicted]."""
         classes, predictions = self.predictions.classes, self.predictions
-        known = predictions.label_indices >= 0  # a label outside the classes is wrong whatever is predicted
+        known = predictions.label_indices >= 0  # labels outside the classes have no row
         cells = predictions.label_indices[known] * len(classes) + predictions.probabilities.argmax(axis=1)[known]
         return np.bincount(cells, minlength=len(classes) ** 2).reshape(len(classes), len(classes))
 
     @property
     def cells(self) -> NDArray[np.int64]:
-        """(2, K, K): counts [label][predicted], and the photos that each counts among; as `label_set_cells`."""
+        """(2, K, K): the counts [label][predicted], and the number of photos of each label, as `label_set_cells`."""
         if self.predictions.label_sets is not None:
             return label_set_cells(self.predictions.probabilities, self.predictions.label_sets)
         counts = self.confusion
         return np.stack([counts, np.broadcast_to(counts.sum(axis=1, keepdims=True), counts.shape)])
 
     def score(self, measure: str) -> float:
-        """One of MEASURES over all test photos; UsageError where the run does not have it."""
+        """Computes one of MEASURES over all test photos. Raises UsageError if the run does not have it."""
         if measure != "map":
             return float(self.scores(measure).mean())
         if self.label_set_measures is None:
@@ -92,7 +92,7 @@ class Result:
         return self.label_set_measures["map"]
 
     def scores(self, measure: str) -> NDArray[np.float64]:
-        """One of OF_PHOTOS for each test photo, (N,); UsageError where the run does not have it."""
+        """Computes one of OF_PHOTOS for each test photo, (N,). Raises UsageError if the run does not have it."""
         if measure == "accuracy":
             return self.correct.astype(np.float64)
         probabilities = self.predictions.probabilities.astype(np.float64)
@@ -104,7 +104,7 @@ class Result:
         return vote_distances(probabilities, self.predictions.votes.astype(np.float64))[measure]
 
     def _of_labels(self, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The predicted probability of each photo's label, (N,); 0 for a label outside the classes."""
+        """Returns the predicted probability of each photo's label, (N,); 0 for a label outside the classes."""
         if self.predictions.label_sets is not None:
             raise UsageError(
                 "--measure", "images may have several labels here.", right="With several labels: map, accuracy."
@@ -114,31 +114,31 @@ class Result:
 
     @property
     def distances(self) -> dict[str, float] | None:
-        """How near the predictions are to the votes, by measure; None where there are no votes."""
+        """The mean distances between predictions and votes, by measure; None if there are no votes."""
         if self.predictions.votes is None:
             return None
         return {name: float(self.scores(name).mean()) for name in VOTE_MEASURES}
 
     @property
     def test_to_train(self) -> float:
-        """Test photos for each training photo, as the recipe's split asks for."""
+        """The ratio of test to training photos in the recipe's split."""
         train, _, test = (float(part) for part in self.recipe.data.split.split("/"))
         return test / train
 
     @property
     def seeds(self) -> tuple[int, int]:
-        """Of training and of the split."""
+        """The seeds of training and of the split."""
         return self.recipe.training.seed, self.recipe.data.split_seed
 
 
 def default_measure(results: Iterable[Result]) -> str:
-    """Accuracy, or the mean average precision where all runs are about images that may have several labels."""
+    """Returns `map` if all runs are on images that may have several labels, else `accuracy`."""
     several = all(result.predictions.label_sets is not None for result in results)
     return "map" if several else "accuracy"
 
 
 def read_result(run: Path) -> Result:
-    """Reads a run's folder (or the one that its model file lies in)."""
+    """Reads a run, given its folder or its model file. Raises UsageError or DataError."""
     folder = runs.folder_of(run)
     if not folder.is_dir():
         raise UsageError(run, "no such folder.", right="A run is a folder written by multistream train.")
@@ -152,7 +152,7 @@ def read_result(run: Path) -> Result:
 
 
 def _of_summary(folder: Path, summary: Mapping[str, Any]) -> tuple[str, dict[str, int]]:
-    """The data set's name and the counts of parameters."""
+    """Reads the data set's name and the counts of parameters."""
     try:
         return str(summary["data"]["name"]), {name: int(summary["parameters"][name]) for name in ("total", "trainable")}
     except (KeyError, TypeError, ValueError) as error:

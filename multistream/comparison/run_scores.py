@@ -1,4 +1,4 @@
-"""The scores of a row, one run or several that are equal but for seeds: each photo counts once, whoever tested it."""
+"""The scores of a row: one run, or several that differ only in seeds. Each photo counts once, even if tested often."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Places = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RunScores(ABC):
-    """What the runs of a row got by one measure; `labels` are those of its N test photos by key."""
+    """The scores of a row's runs by one measure; `labels` are those of its N test photos, by the photos' keys."""
 
     results: Sequence[Result]
     measure: str
@@ -37,18 +37,18 @@ class RunScores(ABC):
     @property
     @abstractmethod
     def ci95(self) -> Interval:
-        """95 %, over photos."""
+        """The 95 % interval of the mean score, over photos."""
 
     @abstractmethod
     def versus(self, reference: Self, places: Places, reference_places: Places) -> PairedTest:
-        """The test of this row against another, on the photos at these places of the two."""
+        """Tests this row against another, on the photos at these indices of the two rows."""
 
 
 @dataclass(frozen=True)
 class PhotoScores(RunScores):
-    """Scores of single photos: the sum of each photo's scores in all its tests, and how many tests it had, (N,).
+    """Scores of single photos: the sum of each photo's scores over all runs, and the number of its tests, (N,).
 
-    By accuracy, that sum is in how many of its tests the photo was right.
+    For accuracy, the sum is the number of runs that classify the photo correctly.
     """
 
     total: NDArray[np.float64]
@@ -56,7 +56,7 @@ class PhotoScores(RunScores):
 
     @classmethod
     def of(cls, results: Sequence[Result], measure: str) -> Self:
-        """The scores of all runs together."""
+        """Collects the scores of all runs."""
         total: dict[PhotoKey, float] = defaultdict(float)
         tested: Counter[PhotoKey] = Counter()
         for result in results:
@@ -70,30 +70,31 @@ class PhotoScores(RunScores):
 
     @property
     def ci95(self) -> Interval:
-        """Of the mean: Wilson's interval where each photo was right or wrong once, else a bootstrap of photos."""
+        """The 95 % interval of the mean: Wilson's if each photo was correct or wrong once, else a bootstrap."""
         return tested_interval(self.total, self.tested)
 
     def versus(self, reference: Self, places: Places, reference_places: Places) -> PairedTest:
-        """Photo by photo: exact McNemar, or Student's t."""
+        """Tests the paired photos: exact McNemar, or Student's t."""
         total = reference.total[reference_places], self.total[places]
         tested = reference.tested[reference_places], self.tested[places]
         if np.array_equal(*tested):
             return paired_test(*total, tested_N=tested[0])
-        return paired_test(total[0] / tested[0], total[1] / tested[1])  # one row has more runs: each photo's mean
+        # with different numbers of tests, each photo's means are compared
+        return paired_test(total[0] / tested[0], total[1] / tested[1])
 
 
 @dataclass(frozen=True)
 class RankedPhotos(RunScores):
-    """Photos with label sets: their order by each class decides, so they are scored together, by the mAP.
+    """Scores of photos with label sets, by the mAP, which depends on the order of all photos.
 
-    `places` are those of each run's predictions among the photos.
+    `places` are the photo indices of each run's predictions.
     """
 
     places: Sequence[Places]
 
     @classmethod
     def of(cls, results: Sequence[Result], measure: str) -> Self:
-        """All runs together."""
+        """Collects the predictions of all runs."""
         labels = _labels(results)
         place_of = {key: i for i, key in enumerate(labels)}
         places = [np.array([place_of[key] for key in photo_keys(result.predictions)]) for result in results]
@@ -101,21 +102,21 @@ class RankedPhotos(RunScores):
 
     @property
     def ci95(self) -> Interval:
-        """A bootstrap of photos, each with all its tests."""
+        """The 95 % interval of a bootstrap over photos, each with all its tests."""
         return percentile_interval(self.whole[1:])
 
     def versus(self, reference: Self, places: Places, reference_places: Places) -> PairedTest:
-        """By a bootstrap of photos, whose draws both rows share."""
+        """Tests by a bootstrap over photos, with the same draws for both rows."""
         differences = self.on(places) - reference.on(reference_places)
         return bootstrap_test(float(differences[0]), differences[1:], n=len(places))
 
     @cached_property
     def whole(self) -> Floats:
-        """The mAP on all photos and in bootstraps of them, as `on` gives it."""
+        """The mAP on all photos and in the bootstrap draws, (1 + R,), as from `on`."""
         return self._drawn(np.arange(len(self.labels)))
 
     def on(self, photos: Places) -> Floats:
-        """The mean over runs of the mAP on these n photos, (1 + R,): as they are, then in each bootstrap of them."""
+        """Returns the mean over runs of the mAP on these n photos, (1 + R,): first the photos, then R bootstraps."""
         is_whole = np.array_equal(photos, np.arange(len(self.labels)))
         return self.whole if is_whole else self._drawn(photos)
 
@@ -124,7 +125,7 @@ class RankedPhotos(RunScores):
         return np.concatenate([self._maps(photos, np.ones((1, len(photos)), dtype=np.int64)), *drawn])
 
     def _maps(self, photos: Places, counts_Rn: NDArray[np.int64]) -> Floats:
-        """The mean over runs of the mAP where these photos count so often, (R,)."""
+        """Returns the mean over runs of the mAP with these counts of the photos, (R,)."""
         counts_RN = np.zeros((len(counts_Rn), len(self.labels)), dtype=np.int64)
         counts_RN[:, photos] = counts_Rn
         found = []
@@ -139,14 +140,14 @@ class RankedPhotos(RunScores):
 
 
 def score_photos(results: Sequence[Result], measure: str = "accuracy") -> RunScores:
-    """The scores of a row's runs by one of `run_results.MEASURES`; UsageError where a run does not have it."""
+    """Scores a row's runs by one of `run_results.MEASURES`. Raises UsageError if a run does not have it."""
     for result in results:
         result.score(measure)
     return RankedPhotos.of(results, measure) if measure == "map" else PhotoScores.of(results, measure)
 
 
 def _labels(results: Sequence[Result]) -> dict[PhotoKey, str]:
-    """The labels of all photos that some run tested, by key."""
+    """Returns the labels of all photos that at least one run tested, by key."""
     labels: dict[PhotoKey, str] = {}
     for result in results:
         assert result.predictions.labels is not None  # read_result refuses runs without labels
@@ -155,7 +156,7 @@ def _labels(results: Sequence[Result]) -> dict[PhotoKey, str]:
 
 
 def shared_photos(first: RunScores, second: RunScores) -> tuple[Places, Places] | str:
-    """Indices into both of the photos that both tested; or, in words, why they cannot be paired."""
+    """Returns the indices in both rows of the photos tested by both, or the reason why they cannot be paired."""
     rows = pair_keys(first.labels, second.labels)
     common = len(rows[0])
     if not common:

@@ -1,4 +1,4 @@
-"""A comparison as text: a table for people, Markdown, LaTeX, CSV."""
+"""A comparison as text: a plain table, Markdown, LaTeX or CSV."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ Lines = list[list[str]]
 
 
 def as_table(comparison: Comparison, columns: Sequence[str] = ()) -> str:
-    """Columns in line; below them the published numbers, if any, and the notes."""
+    """Formats aligned columns, then the published numbers (if any) and the notes."""
     notes = "\n".join(all_notes(comparison))
     return "\n\n".join(filter(None, [*map(aligned, _tables(comparison, columns)), notes]))
 
 
 def as_markdown(comparison: Comparison, columns: Sequence[str] = ()) -> str:
-    """A pipe table, a second one of published numbers, and the notes as a list."""
+    """Formats a pipe table, a second one of published numbers (if any), and the notes as a list."""
     notes = "\n".join(f"- {_for_markdown(note)}" for note in all_notes(comparison))
     return "\n\n".join(filter(None, [*map(piped, _tables(comparison, columns)), notes]))
 
 
 def as_latex(comparison: Comparison, columns: Sequence[str] = ()) -> str:
-    """A tabular for the package booktabs, the best value of a column in bold; the notes are comments."""
+    """Formats a tabular for the package booktabs, with the best values in bold; the notes are comments."""
     columns = columns or FOR_LATEX
     notes = [f"% {printable(note)}" for note in all_notes(comparison)]
     own, *others = _tables(comparison, columns)
@@ -48,12 +48,12 @@ def as_latex(comparison: Comparison, columns: Sequence[str] = ()) -> str:
 
 
 def as_csv(comparison: Comparison, columns: Sequence[str] = ()) -> str:
-    """One line a row, numbers in full (fractions, not percent); notes and published numbers are not in it."""
+    """Formats one line per row, with unrounded fractions; it has no notes and no published numbers."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     shown = chosen_columns(columns or (SETTINGS, *MEASURES), comparison.rows)
     values = [{k: v for each in shown.values() for k, v in each.values(row).items()} for row in comparison.rows]
-    skipped = 0 if any(row.name not in row.runs for row in comparison.rows) else 1  # names, where some are given
+    skipped = 0 if any(row.name not in row.runs for row in comparison.rows) else 1  # names only if some are given
     writer.writerow(["name", "run", *values[0]][skipped:])
     for row, numbers in zip(comparison.rows, values, strict=True):
         writer.writerow([*map(_csv_cell, (row.name, " ".join(row.runs), *numbers.values()))][skipped:])
@@ -69,14 +69,14 @@ FORMATS: Mapping[str, Callable[[Comparison, Sequence[str]], str]] = {
 
 
 def cells(comparison: Comparison, columns: Sequence[str] = ()) -> Lines:
-    """The table as texts, its head first; columns in which no row says anything are left out."""
+    """Returns the table's cells as text, the headings first; columns that are empty in all rows are left out."""
     shown = _columns(comparison, columns)
     head = ["run", *(column.heading for column in shown.values())]
     return [head, *([row.name, *(column.text(row) for column in shown.values())] for row in comparison.rows)]
 
 
 def _tables(comparison: Comparison, columns: Sequence[str]) -> list[Lines]:
-    """The rows, and the published numbers where they were asked for."""
+    """Returns the table of rows and, if the comparison has them, that of the published numbers."""
     own = cells(comparison, columns)
     return [own, _published(comparison.published)] if comparison.published else [own]
 
@@ -89,7 +89,7 @@ def _columns(comparison: Comparison, columns: Sequence[str]) -> dict[str, Column
 
 
 def _best(comparison: Comparison, columns: Mapping[str, Column]) -> list[tuple[int, int]]:
-    """(row, column) of the largest value of each column that has a best one; row 0 and column 0 are headings."""
+    """Returns (row, column) of the largest values of columns with a best value; row 0 and column 0 are headings."""
     if len(comparison.rows) < 2:
         return []
     found = []
@@ -101,7 +101,7 @@ def _best(comparison: Comparison, columns: Mapping[str, Column]) -> list[tuple[i
 
 
 def all_notes(comparison: Comparison) -> tuple[str, ...]:
-    """The notes, and what the best choice for each photo would reach."""
+    """Returns the notes, and the fraction of photos that at least one run classifies correctly."""
     if comparison.oracle is None:
         return comparison.notes
     n = comparison.rows[0].n[0]
@@ -119,7 +119,7 @@ def _published(rows: Sequence[Published]) -> Lines:
 
 
 def aligned(lines: Lines) -> str:
-    """Columns in line: texts to the left, numbers to the right."""
+    """Aligns columns: texts to the left, numbers to the right."""
     columns = [_justified(column) for column in zip(*lines, strict=True)]
     return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
@@ -134,14 +134,14 @@ def _is_number(column: Sequence[str]) -> bool:
 
 
 def piped(lines: Lines) -> str:
-    """A Markdown table."""
+    """Formats a Markdown table."""
     marks = ["---:" if _is_number(column) else ":---" for column in zip(*lines, strict=True)]
     safe = [list(map(_for_markdown, line)) for line in lines]
     return "\n".join(f"| {' | '.join(line)} |" for line in (safe[0], marks, *safe[1:]))
 
 
 def tabular(lines: Lines, *, bold: Sequence[tuple[int, int]] = ()) -> str:
-    """A LaTeX tabular for booktabs; `bold` are (row, column) of cells in bold."""
+    """Formats a LaTeX tabular for booktabs; `bold` are (row, column) of the cells in bold."""
     letters = "".join("r" if _is_number(column) else "l" for column in zip(*lines, strict=True))
     texts = [[cell.translate(_LATEX) for cell in line] for line in lines]
     for row, column in bold:
@@ -167,11 +167,11 @@ _MARKDOWN = str.maketrans({"<": "&lt;", ">": "&gt;"} | {c: f"\\{c}" for c in "\\
 
 
 def _for_markdown(cell: str) -> str:
-    """A cell that cannot end itself, be emphasis or be HTML."""
+    """Escapes a cell, so that it cannot end early, be emphasised or be HTML."""
     return cell.translate(_MARKDOWN)
 
 
 def _csv_cell(value: object) -> object:
-    """A cell that no spreadsheet runs as a formula; csv writes None as an empty one."""
+    """Escapes text that a spreadsheet would run as a formula; csv writes None as an empty cell."""
     is_formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@")) and len(value) > 1
     return f"'{value}" if is_formula else value

@@ -1,4 +1,4 @@
-"""The ablations in a run's folder, as rows of the page."""
+"""Reader of the ablations in a run's folder, for the page."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ FOLDER = "ablations"
 
 @dataclass(frozen=True)
 class AblationRow:
-    """One network of an ablation."""
+    """One row of an ablation: a network with its score and cost."""
 
     name: str
     score: float
     score_ci95: Interval | None
     delta: float | None
     p_value: float | None
-    """Corrected by Holm's method where the file has that."""
+    """Corrected by Holm's method if the file has corrected values."""
     masked_score: float | None
     params: float | None
     macs: float | None
     rank: int | None
-    """Place on the Pareto front from the cheapest, 1."""
+    """Rank on the Pareto front, 1 for the cheapest; None if not on the front."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class TapValue:
 
 @dataclass(frozen=True)
 class StreamPair:
-    """Two streams, each trained alone, on the same images; fractions."""
+    """The agreement of two streams, each trained alone, on the same images, as fractions."""
 
     names: str
     disagreement: float
@@ -54,7 +54,7 @@ class StreamPair:
 
 @dataclass(frozen=True)
 class WithoutStream:
-    """A fusion without one stream; `delta` is its accuracy minus that of the fusion of all streams."""
+    """A fusion without one stream; `delta` is its score minus that of the fusion of all streams."""
 
     fusion: str
     stream: str
@@ -64,22 +64,22 @@ class WithoutStream:
 
 @dataclass(frozen=True)
 class AblationFile:
-    """What the page shows of one file of RUN/ablations."""
+    """The content of one file of RUN/ablations that the page shows."""
 
     axis: str
     metric: Metric
     about: str
-    """How many rows, images, seeds and splits."""
+    """The numbers of rows, images, seeds and splits, in words."""
     rows: Sequence[AblationRow]
     holm: bool
-    """Whether p values are corrected for the number of rows."""
+    """Whether p-values are corrected for the number of rows."""
     taps: Sequence[TapValue]
     pairs: Sequence[StreamPair]
     leave_one_out: Sequence[WithoutStream]
 
 
 def read_ablations(run: Path) -> list[AblationFile]:
-    """RUN/ablations/*.json in the order of their names. DataError for a file that holds no ablation."""
+    """Reads RUN/ablations/*.json in the order of their names. Raises DataError for a file that is not an ablation."""
     return [_read(path) for path in sorted((run / FOLDER).glob("*.json"))]
 
 
@@ -122,7 +122,7 @@ def _count(n: int, noun: str) -> str:
 
 
 def _rows(raw: Sequence[Mapping[str, Any]], metric: Metric, *, axis: str, fusion: str) -> list[AblationRow]:
-    """Rows with their names and their places on the Pareto front, which ablate found."""
+    """Builds rows with their names and their ranks on the Pareto front stored by `ablate`."""
     names = [str(row["label"]).removesuffix(f"; {fusion}") for row in raw]
     shown = without_common_streams(names) if axis in ("depth", "taps") else names
     ranks, column = _ranks(raw, metric), metric.column
@@ -147,7 +147,7 @@ def _rows(raw: Sequence[Mapping[str, Any]], metric: Metric, *, axis: str, fusion
 
 
 def _ranks(raw: Sequence[Mapping[str, Any]], metric: Metric) -> dict[int, int]:
-    """{row: place on the Pareto front}, from the cheapest, 1."""
+    """Returns {row: rank on the Pareto front}, 1 for the cheapest."""
     front = [i for i, row in enumerate(raw) if row["pareto"]]
     ordered = sorted(front, key=lambda i: (_finite(raw[i]["macs"]), _finite(raw[i][metric.name])))
     return {i: rank for rank, i in enumerate(ordered, start=1)}
@@ -178,7 +178,7 @@ def _without(row: Mapping[str, Any], metric: Metric) -> WithoutStream:
 
 
 def without_common_streams(names: Sequence[str]) -> list[str]:
-    """Names of rows without the streams that all of them keep whole.
+    """Removes from the names of rows the streams that all rows keep completely.
 
     >>> without_common_streams(["anp", "object a, anp", "object a + b, anp"])
     ['anp alone', 'object a', 'object a + b']

@@ -1,4 +1,4 @@
-"""The charts of the page: matplotlib figures as SVG elements, drawn in the colours of the style sheet."""
+"""The charts of the page: matplotlib figures as inline SVG, in the colours of the style sheet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VARIABLES = {PRIMARY: "primary", SECONDARY: "secondary", GRID: "line", TEXT: "in
 """The style sheet's variables that replace these colours: the page has a light and a dark scheme."""
 
 STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: it can be searched, copied and read aloud
+    "svg.fonttype": "none",  # keeps text searchable, selectable and accessible
     "svg.hashsalt": "multistream",  # the same figure gives the same bytes
     "text.parse_math": False,  # a class may be called $x$
     "font.size": 11,
@@ -42,13 +42,13 @@ STYLE: dict[Any, Any] = {
     **dict.fromkeys(("xtick.major.size", "ytick.major.size", "xtick.minor.size"), 0),
 }
 WIDTH, HEIGHT = 5.0, 3.6
-"""Inches of 72 SVG units, which the style sheet scales to its column."""
+"""The size in inches (72 SVG units each); the style sheet scales a chart to its column."""
 TOOLTIP = "tooltip:"
 XLINK = "{http://www.w3.org/1999/xlink}href"
 LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 LONGEST_NAME = 24
 LABELLED_ROWS = 12
-"""With more rows, intervals in a scatter plot would cover each other."""
+"""The largest number of rows with intervals in a scatter plot; more would overlap."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def dot_chart(
     limits: Interval | None = None,
     reference: float | None = None,
 ) -> Markup:
-    """A dot with its interval for each row, the name on the left and the value on the right."""
+    """Draws a dot with its interval for each row, the name on the left and the value on the right."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.6 + 0.36 * len(rows)), layout="constrained")
         axes = figure.subplots()
@@ -100,13 +100,13 @@ def _dot(axes: Axes, y: int, row: ChartRow) -> None:
 
 
 def _shortened(name: str) -> str:
-    """A name that fits; the table next to the chart has all of it."""
+    """Shortens a name to fit; the table next to the chart has the full name."""
     text = printable(name)
     return text if len(text) <= LONGEST_NAME else text[: LONGEST_NAME - 1] + "…"
 
 
 def reliability_chart(bins: Sequence[CalibrationBin]) -> Markup:
-    """Accuracy against confidence, with the diagonal of perfect calibration."""
+    """Draws accuracy against confidence, with the diagonal of perfect calibration."""
     most = max(each.n for each in bins)
     with matplotlib.rc_context(STYLE):
         figure, axes = _square()
@@ -126,7 +126,7 @@ def reliability_chart(bins: Sequence[CalibrationBin]) -> Markup:
 
 @dataclass(frozen=True)
 class Curve:
-    """Values by epoch, counted from 1."""
+    """A named curve of (epoch, value); epochs are counted from 1."""
 
     name: str
     points: Sequence[tuple[int, float]]
@@ -134,7 +134,7 @@ class Curve:
 
 
 def curve_chart(curves: Sequence[Curve], *, ylabel: str, best: int | None, fraction: bool = False) -> Markup:
-    """Learning curves; a dashed line marks the epoch that was kept."""
+    """Draws learning curves; a dashed line marks the best epoch."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _square()
         if best:
@@ -159,7 +159,7 @@ def curve_chart(curves: Sequence[Curve], *, ylabel: str, best: int | None, fract
 
 @dataclass(frozen=True)
 class CostPoint:
-    """One network: its score against multiply-adds; `rank` is its place on the Pareto front, from 1."""
+    """One network: its score and multiply-adds; `rank` is its rank on the Pareto front, from 1, or None."""
 
     name: str
     macs: float
@@ -169,7 +169,7 @@ class CostPoint:
 
 
 def pareto_chart(points: Sequence[CostPoint], *, metric: str) -> Markup:
-    """The metric against cost, the networks on the Pareto front joined and numbered."""
+    """Draws the metric against cost; the networks on the Pareto front are connected and numbered."""
     front = sorted((p for p in points if p.rank), key=lambda p: p.rank or 0)
     with matplotlib.rc_context(STYLE):
         figure, axes = _square()
@@ -203,7 +203,7 @@ def _millions(point: CostPoint) -> float:
 
 
 def _log_scale(axes: Axes, values: Sequence[float]) -> None:
-    """Powers of ten, or 1, 2, 5 between them where the values span few."""
+    """Sets a logarithmic x axis with ticks at powers of ten (or at 1, 2, 5 times them if the values span few)."""
     axes.set_xscale("log")
     few = log10(max(values) / min(values)) < 2
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if few else (1.0,)))
@@ -212,7 +212,7 @@ def _log_scale(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _number(axes: Axes, front: Sequence[CostPoint]) -> None:
-    """The rank next to each dot of the front, on alternate sides where two dots are close."""
+    """Writes the rank next to each dot of the front, on alternate sides if two dots are close."""
     right, last = True, (-99.0, -99.0)
     for point in front:
         x, y = axes.transData.transform((_millions(point), point.score))
@@ -228,7 +228,7 @@ def _square() -> tuple[Figure, Axes]:
 
 
 def _percent(axes: Axes, xlabel: str, ylabel: str, *, x: bool = True) -> None:
-    """Axes of fractions from 0 to 1, written in percent."""
+    """Formats axes of fractions from 0 to 1 in percent."""
     for axis in ("x", "y") if x else ("y",):
         axes.set(**{f"{axis}lim": (-0.02, 1.02), f"{axis}ticks": [0, 0.25, 0.5, 0.75, 1]})
         getattr(axes, f"{axis}axis").set_major_formatter(PercentFormatter(1, symbol=None, decimals=0))
@@ -236,15 +236,15 @@ def _percent(axes: Axes, xlabel: str, ylabel: str, *, x: bool = True) -> None:
 
 
 def _tooltip(artist: Artist, text: str) -> None:
-    """Text that a browser shows when the mouse is over the artist."""
+    """Sets the text that a browser shows when the mouse is over the artist."""
     artist.set_gid(TOOLTIP + printable(text))
 
 
 def inline_svg(figure: Figure, *, label: str) -> Markup:
-    """The figure as an svg element in the colours and the font of the page, without style attributes and identities.
+    """Converts the figure to an svg element in the page's colours and font, without style and id attributes.
 
-    The page's policy forbids style attributes, so declarations become presentation attributes. `label` describes the
-    figure to readers who do not see it.
+    The page's Content-Security-Policy forbids style attributes, so declarations become presentation attributes. `label`
+    describes the figure to screen readers.
     """
     buffer = io.StringIO()
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
@@ -260,7 +260,7 @@ def inline_svg(figure: Figure, *, label: str) -> Markup:
 
 
 def _cleaned(element: ElementTree.Element, markers: Mapping[str | None, ElementTree.Element]) -> ElementTree.Element:
-    """The element with markers instead of references to them, and attributes that need no style sheet."""
+    """Replaces references to markers by the markers, and style declarations by presentation attributes."""
     attributes = dict(element.attrib)
     if element.tag == "use":
         x, y = attributes.pop("x", "0"), attributes.pop("y", "0")
@@ -278,7 +278,7 @@ def _cleaned(element: ElementTree.Element, markers: Mapping[str | None, ElementT
 
 
 def _presentation(style: str) -> dict[str, str]:
-    """CSS declarations as attributes; of a font only its size.
+    """Converts CSS declarations to attributes; of a font it keeps only the size.
 
     >>> _presentation("font: 11px 'DejaVu Sans'; fill: #1c1f23")
     {'font-size': '11px', 'fill': 'var(--ink)'}

@@ -1,4 +1,4 @@
-"""Properties that a run and its page must have, each with the residual that was measured."""
+"""Checks of a run and its page, each with the measured residual."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from multistream.reporting.run_details import RunDetails
 
 @dataclass(frozen=True)
 class ReportCheck:
-    """A property, the value that was measured and the largest one allowed."""
+    """A property, its measured value and the largest allowed value."""
 
     name: str
     measured: float
@@ -24,12 +24,12 @@ class ReportCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether the measured value is within the limit; NaN is not."""
+        """Whether the measured value is within the limit; NaN never is."""
         return self.measured <= self.limit
 
 
 def run_checks(details: RunDetails, outputs: NetworkOutputs | None, gallery: GalleryData | None) -> list[ReportCheck]:
-    """All checks that what was measured allows."""
+    """Runs the checks whose measurements exist: without images, only those of the split."""
     checks = [
         ReportCheck(
             "No file is in two splits", float(len(details.shared)), 0, "compared by SHA-256, over all three splits"

@@ -1,4 +1,4 @@
-"""Maps and images small enough for a page: block sums in int8, thumbnails in WebP, both as base64."""
+"""Compact encoding of maps and images for the page: block sums in int8, thumbnails in WebP, both as base64."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ FINEST, COARSEST = 28, 4
 """Cells per side of the maps that a page stores."""
 THUMBNAIL_SIDE = 224
 THUMBNAIL_BYTES = 12_000
-"""The quality of a thumbnail is reduced until it needs no more."""
+"""The quality of a thumbnail is reduced until it fits in this size (or is at its lowest)."""
 
 
 @dataclass(frozen=True)
 class EncodedMaps:
-    """A stack of maps (K, h, w) as base64 of int8, row by row; a cell is `scale` times its number."""
+    """A stack of maps (K, h, w) as base64 of int8, row by row; a cell's value is `scale` times its integer."""
 
     rows: int
     columns: int
@@ -34,7 +34,7 @@ class EncodedMaps:
 
 
 def encode_maps(maps_Khw: Tensor, *, side: int) -> EncodedMaps:
-    """Maps as block sums with at most `side` rows and columns, in int8 with one scale."""
+    """Encodes maps as block sums with at most `side` rows and columns, in int8 with a common scale."""
     cells = block_sums(maps_Khw, side=side)
     largest = float(cells.abs().max())
     scale = largest / 127 or 1.0
@@ -45,7 +45,7 @@ def encode_maps(maps_Khw: Tensor, *, side: int) -> EncodedMaps:
 
 
 def block_sums(maps: Tensor, *, side: int) -> Tensor:
-    """Maps (..., h, w) with at most `side` rows and columns, float64; a pixel on a border is split by area.
+    """Sums maps (..., h, w) over blocks to at most `side` rows and columns, float64; border pixels are split by area.
 
     >>> block_sums(torch.ones(1, 3, 3), side=2).tolist()
     [[[2.25, 2.25], [2.25, 2.25]]]
@@ -55,7 +55,7 @@ def block_sums(maps: Tensor, *, side: int) -> Tensor:
 
 
 def _overlaps(pixels: int, cells: int) -> Tensor:
-    """(cells, pixels): the fraction of each pixel that lies in each cell; the columns sum to 1."""
+    """Returns (cells, pixels): the fraction of each pixel inside each cell; the columns sum to 1."""
     edges = torch.linspace(0, pixels, cells + 1, dtype=torch.float64)
     low, high = edges[:-1, None], edges[1:, None]
     pixel = torch.arange(pixels, dtype=torch.float64)
@@ -63,7 +63,7 @@ def _overlaps(pixels: int, cells: int) -> Tensor:
 
 
 def affordable_side(shapes: Iterable[tuple[int, int]], *, classes: int, budget: int) -> int:
-    """The finest side at which maps of these shapes for all classes need at most `budget` bytes."""
+    """Returns the largest side at which maps of these shapes for all classes need at most `budget` bytes."""
     sizes = list(shapes)
     for side in range(FINEST, COARSEST, -1):
         if classes * sum(min(h, side) * min(w, side) for h, w in sizes) <= budget:
@@ -81,7 +81,7 @@ class Thumbnail:
 
 
 def thumbnail(decoder: Decoder, path: Path) -> Thumbnail:
-    """The pixels that the network saw; an image that was squashed gets its own shape back."""
+    """Makes a thumbnail of the network's input; a squashed image is restored to its own aspect ratio."""
     seen = Image.fromarray(decoder.read(path).transpose(1, 2, 0))
     width, height = _shape(decoder, path)
     shown = seen.resize((width, height), Image.Resampling.BICUBIC) if max(seen.size) > 96 else seen
@@ -94,7 +94,7 @@ def thumbnail(decoder: Decoder, path: Path) -> Thumbnail:
 
 
 def _shape(decoder: Decoder, path: Path) -> tuple[int, int]:
-    """Width and height on the page, the longer one THUMBNAIL_SIDE."""
+    """Returns width and height on the page; the longer side is THUMBNAIL_SIDE."""
     if decoder.resize == "crop":
         return THUMBNAIL_SIDE, THUMBNAIL_SIDE
     with Image.open(path) as image:

@@ -1,4 +1,4 @@
-"""The gallery: which images it shows, and their attributions, small enough that two dozen fit into a page."""
+"""The page's gallery: the choice of its images, and their attributions in a compact form."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from multistream.reporting.outputs import NetworkOutputs, batches
 from multistream.runs.predictions_file import Predictions
 
 MAP_BYTES = 22_000
-"""Limit for the maps of one image, before base64 adds a third."""
+"""The limit for the maps of one image, before base64 adds a third."""
 CLASSES = 12
-"""Classes of an image that are explained: its label and the most probable ones."""
+"""The number of explained classes of an image: its labels and the most probable others."""
 ENTRIES = 8
-"""Entries of a vector that are listed: those with the largest contributions."""
+"""The number of listed entries of a vector: those with the largest contributions."""
 
 
 @dataclass(frozen=True)
 class GalleryData:
-    """The data that the page's script reads, and the residuals measured meanwhile."""
+    """The data that the page's script reads, and the measured residuals."""
 
     content: Mapping[str, Any]
     thumbnails: Sequence[Thumbnail]
     residuals: Mapping[str, float]
-    """{key: largest relative |logit - sum of contributions|} of the streams whose parts declare themselves linear."""
+    """{key: largest relative |logit - sum of contributions|} of the streams whose components declare to be linear."""
     inexact: Mapping[str, str]
     """{key: why its contributions do not sum exactly to the logit}"""
     rounding: float
@@ -47,9 +47,9 @@ class GalleryData:
 
 
 def select_images(predictions: Predictions, *, photos: int) -> list[int]:
-    """Rows of up to `photos` images: half of them misclassified where there are enough, spread over the labels.
+    """Selects the rows of up to `photos` images: half of them misclassified if possible, spread over the labels.
 
-    The order is that of the files' sha256: arbitrary, and the same for everybody.
+    They are ordered by the files' sha256: an arbitrary but reproducible order.
     """
     labels = predictions.labels
     if labels is None:
@@ -64,7 +64,7 @@ def select_images(predictions: Predictions, *, photos: int) -> list[int]:
 
 
 def _in_turn(rows: Iterable[int], labels: Sequence[str]) -> list[int]:
-    """The rows again, one of each label in turn."""
+    """Reorders rows: one of each label in turn."""
     queues: dict[str, deque[int]] = defaultdict(deque)
     for row in rows:
         queues[labels[row]].append(row)
@@ -77,13 +77,13 @@ def _in_turn(rows: Iterable[int], labels: Sequence[str]) -> list[int]:
 
 
 def explained_classes(probabilities_K: NDArray[np.float64], labels_K: NDArray[np.bool_], *, most: int) -> list[int]:
-    """The classes of one image that the page explains: all, or its labels and the most probable others."""
+    """Returns the explained classes of one image: all, or its labels and the most probable others."""
     ranked = np.lexsort((-probabilities_K, ~labels_K)).tolist()
     return sorted(ranked[:most])
 
 
 def gallery_data(outputs: NetworkOutputs, rows: Sequence[int]) -> GalleryData:
-    """Attributions of the images of these rows, a few at a time."""
+    """Computes and encodes the attributions of these rows' images, four at a time."""
     probabilities, labels = outputs.probabilities, outputs.labels
     classes = {row: explained_classes(probabilities[row], labels[row], most=CLASSES) for row in rows}
     builder = _GalleryBuilder(outputs, number_of_classes=max(len(each) for each in classes.values()))
@@ -116,7 +116,7 @@ def gallery_data(outputs: NetworkOutputs, rows: Sequence[int]) -> GalleryData:
 
 
 class _GalleryBuilder:
-    """Encodes image after image; keeps the largest residuals and the vector entries that were listed."""
+    """Encodes image after image; keeps the largest residuals and the names of the listed vector entries."""
 
     def __init__(self, outputs: NetworkOutputs, *, number_of_classes: int) -> None:
         self.outputs, self.network = outputs, outputs.model.network
@@ -142,7 +142,7 @@ class _GalleryBuilder:
         return f"{_nonlinear_part(self.outputs, key)} is not linear"
 
     def add(self, found: Decomposition, forward: ForwardPass) -> None:
-        """Records what a batch shows for all of them."""
+        """Updates residuals, faults and targets with a batch."""
         self.targets = found.targets
         self.faults += found.faults
         for key, kind in found.kinds.items():
@@ -155,7 +155,7 @@ class _GalleryBuilder:
             self.mean_gap = max(self.mean_gap, float((own.mean(0) - forward.probabilities).abs().max()))
 
     def photo(self, found: Decomposition, b: int, classes: list[int]) -> dict[str, Any]:
-        """Everything about one image that the page shows."""
+        """Returns the page's data of image `b` of the batch."""
         constant = {**found.bias, **found.remainder}
         return {
             "classes": classes,
@@ -167,14 +167,14 @@ class _GalleryBuilder:
         }
 
     def stream(self, key: str) -> dict[str, Any]:
-        """What the page must know of a stream."""
+        """Returns the page's data of a stream: key, shapes of its maps, exactness and target."""
         target = next(name for name, keys in self.targets.items() if key in keys)
         sizes = self.shapes.get(key, {})
         stages = {s: [min(h, self.side), min(w, self.side)] for s, (h, w) in sizes.items()}
         return {"key": key, "stages": stages, "exact": key not in self.inexact, "target": target}
 
     def baselines(self) -> dict[str, dict[str, list[float]]]:
-        """{key: {stage: contributions of the training mean}} of the streams whose sum is exact."""
+        """Returns {key: {stage: contributions of the training mean}} of the streams whose sum is exact."""
         whole = "" in self.targets
         return {
             key: baseline_contributions(self.outputs, key, whole=whole)
@@ -188,7 +188,7 @@ class _GalleryBuilder:
         return [float(f"{encoded.scale:.6g}"), encoded.data]
 
     def _vector(self, key: str, contributions_KD: Tensor) -> dict[str, Any]:
-        """The entries with the largest contribution to each class, and the sum of all entries."""
+        """Returns the entries with the largest contributions to each class, and the sum of all entries."""
         entries = []
         vocabulary = self.network.branches[key].stream.channel_names(VECTOR)
         names = self.vocabulary.setdefault(key, {})
@@ -200,7 +200,7 @@ class _GalleryBuilder:
 
 
 def _nonlinear_part(outputs: NetworkOutputs, key: str) -> str:
-    """The part because of which a stream has no exact sum."""
+    """Names the component because of which a stream has no exact sum."""
     network, settings = outputs.model.network, outputs.model.recipe.network
     branch = network.branches[key]
     if not all(tap.linear for tap in branch.taps.values()):
@@ -212,9 +212,9 @@ def _nonlinear_part(outputs: NetworkOutputs, key: str) -> str:
 
 @torch.no_grad()
 def baseline_contributions(outputs: NetworkOutputs, key: str, *, whole: bool) -> dict[str, list[float]]:
-    """{stage: (K,)}: contributions of a linear stream's stages at the training mean of their pooled features.
+    """Returns {stage: (K,)}: the contributions of a linear stream's stages at the training mean of their features.
 
-    The logit is affine in the pooled features, so the difference is the same at any image: here the first.
+    The logit is affine in the pooled features, so they are equal for all images; the first image is used.
     """
     network, device = outputs.model.network, outputs.runtime.device
 
@@ -233,7 +233,7 @@ def baseline_contributions(outputs: NetworkOutputs, key: str, *, whole: bool) ->
 
 
 def _prediction(outputs: NetworkOutputs, row: int) -> dict[str, Any]:
-    """An image's name, labels and probabilities, with those of the streams' own classifiers.
+    """Returns an image's name, labels and probabilities, with the probabilities of the streams' own classifiers.
 
     `shown` is the most probable class, which the page explains first.
     """
@@ -249,7 +249,7 @@ def _prediction(outputs: NetworkOutputs, row: int) -> dict[str, Any]:
 
 
 def _map_sizes(outputs: NetworkOutputs) -> dict[str, dict[str, tuple[int, int]]]:
-    """{key: {stage: (h, w)}} of the tapped maps."""
+    """Returns {key: {stage: (h, w)}} of the tapped maps."""
     sizes = {}
     for key, branch in outputs.model.network.branches.items():
         if not branch.is_vector:
@@ -259,7 +259,7 @@ def _map_sizes(outputs: NetworkOutputs) -> dict[str, dict[str, tuple[int, int]]]
 
 
 def _rounded(values: Tensor) -> list[Any]:
-    """Nested lists of numbers with five digits."""
+    """Converts a tensor to nested lists of numbers with five significant digits."""
     return [_rounded(v) if v.ndim else _short(float(v)) for v in values.cpu()]
 
 

@@ -1,4 +1,4 @@
-"""The run's network applied once to its own test split."""
+"""The outputs of a run's network on its own test split."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from multistream.runtime.device import Runtime, available_workers, resolve_again
 
 @dataclass(frozen=True)
 class NetworkOutputs:
-    """Outputs of the network now, image by image in the order of predictions.csv."""
+    """Recomputed outputs of the network for each image, in the order of predictions.csv."""
 
     model: Model
     runtime: Runtime
@@ -39,19 +39,19 @@ class NetworkOutputs:
     side_inputs: SideInputs
     pooled: Mapping[str, Mapping[str, Tensor]]
     output: FusionOutput
-    """On the CPU."""
+    """The fusion's output on the CPU."""
     changed: int
-    """Number of files whose bytes differ from those that split.csv recorded."""
+    """The number of files whose SHA-256 differs from that in split.csv."""
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
-        """(N, K)"""
+        """The probabilities of all classes, (N, K)."""
         probabilities: NDArray[np.float64] = self.model.network.probabilities(self.output.logits).numpy()
         return probabilities
 
     @property
     def labels(self) -> NDArray[np.bool_]:
-        """(N, K): which classes each image has; one each, unless images may have several."""
+        """The classes of each image, (N, K): exactly one, unless images may have several labels."""
         if self.table.label_sets is not None:
             return self.table.label_sets
         chosen: NDArray[np.bool_] = self.table.labels[:, None] == np.arange(len(self.model.classes))
@@ -59,7 +59,7 @@ class NetworkOutputs:
 
     @property
     def predicted(self) -> NDArray[np.bool_]:
-        """(N, K): which classes are predicted: the most probable one, or all from the threshold on."""
+        """The predicted classes, (N, K): the most probable one or, with label sets, all at or above the threshold."""
         probabilities = self.probabilities
         if self.model.network.label_sets:
             return probabilities >= THRESHOLD
@@ -68,20 +68,20 @@ class NetworkOutputs:
 
     @property
     def streams(self) -> dict[str, NDArray[np.float64]]:
-        """{key: (N, K)} probabilities of each stream's own classifier, where the fusion has them."""
+        """The probabilities {key: (N, K)} of each stream's own classifier; empty if the fusion has none."""
         own = {key: logits.double() for key, logits in self.output.streams.items()}
         sets = self.model.network.label_sets
         return {key: (logits.sigmoid() if sets else logits.softmax(1)).numpy() for key, logits in own.items()}
 
     @property
     def photos(self) -> Photos:
-        """The images as the network reads them; damaged ones are left out of batches."""
+        """The network's input images; damaged ones are not in batches."""
         settings = replace(self.model.recipe.data, on_bad_image="report")
         return make_photos(self.table, self.model.network.inputs, self.side_inputs, settings)
 
     @property
     def masked(self) -> dict[str, NDArray[np.float64]]:
-        """{key: (N, K)} probabilities with the pooled features of all other streams at their training mean."""
+        """The probabilities {key: (N, K)} with the pooled features of all other streams at their training mean."""
         network, device = self.model.network, self.runtime.device
         if len(network.branches) < 2:
             return {}
@@ -96,17 +96,18 @@ class NetworkOutputs:
 
     @property
     def missing(self) -> dict[str, int]:
-        """Images that lack a stream, by its key."""
-        return {key: int((~there).sum()) for key, there in self.side_inputs.present.items() if not there.all()}
+        """The number of images without a stream's input, by the stream's key."""
+        present = self.side_inputs.present
+        return {key: int((~has_input).sum()) for key, has_input in present.items() if not has_input.all()}
 
     @property
     def policies(self) -> dict[str, PolicyAccuracy]:
-        """Accuracy on the images that lack nothing, and on all under each policy; empty where none lacks a stream."""
-        present = {key: there for key, there in self.side_inputs.present.items() if not there.all()}
+        """The accuracy on complete images, and on all images with each policy; empty if all images are complete."""
+        present = {key: has_input for key, has_input in self.side_inputs.present.items() if not has_input.all()}
         if not present:
             return {}
         network, device = self.model.network, self.runtime.device
-        masks = {key: torch.from_numpy(there).to(device) for key, there in present.items()}
+        masks = {key: torch.from_numpy(has_input).to(device) for key, has_input in present.items()}
         pooled = map_stages(self.pooled, lambda p: p.to(device))
         policy = MissingPolicy.settle(network, self.model.recipe.data)
         with evaluating(network):
@@ -114,7 +115,7 @@ class NetworkOutputs:
         return policy_accuracies(by_policy, self.table.labels, present, label_sets=self.table.label_sets)
 
     def attribution(self, rows: NDArray[np.int64] | None = None) -> ShapleyValues:
-        """Shapley values of the streams on the logit scale, for all images or for some rows."""
+        """Computes Shapley values of the streams on the logit scale, for all images or for some rows."""
         some = slice(None) if rows is None else torch.from_numpy(rows)
         pooled = map_stages(self.pooled, lambda p: p[some].to(self.runtime.device))
         return shapley_values(self.model.network, pooled, stages=False)
@@ -123,7 +124,7 @@ class NetworkOutputs:
 def run_network(
     model: Model, predictions: Predictions, rows: tuple[SplitRow, ...], *, device: str, precision: str, console: Console
 ) -> NetworkOutputs:
-    """Applies the network to the images of predictions.csv, through the feature cache. DataError if one is missing."""
+    """Runs the network on the images of predictions.csv, with the feature cache. Raises DataError if one is missing."""
     settings = replace(model.recipe.data, on_bad_image="report")
     table = _test_split(model, predictions)
     hashes = {row.path: row.sha256 for row in rows}
@@ -137,7 +138,7 @@ def run_network(
         resize=settings.resize,
     )
     runtime = resolve_again(model.recipe, device=device, precision=precision)
-    network = runtime.place(model.network).freeze("streams")  # nothing trains here, so the feature cache may help
+    network = runtime.place(model.network).freeze("streams")  # no training here, so the feature cache can be used
     photos = make_photos(table, network.inputs, side_inputs, settings)
     with console.progress(len(table), "features") as bar:
         every = np.arange(len(table))
@@ -153,7 +154,7 @@ def run_network(
 
 
 def _test_split(model: Model, predictions: Predictions) -> Table:
-    """The images of predictions.csv in their order, found where the recipe says."""
+    """Selects the images of predictions.csv, in their order, from the recipe's data set."""
     settings = model.recipe.data
     table = open_table(settings.source, label=settings.label, allow_outside=settings.allow_outside)
     index = {name: i for i, name in enumerate(table.ids)}
@@ -165,7 +166,7 @@ def _test_split(model: Model, predictions: Predictions) -> Table:
 
 
 def batches(outputs: NetworkOutputs, rows: list[int], *, size: int) -> list[dict[str, Tensor]]:
-    """The images of some rows as batches on the device, with their rows as "index"."""
+    """Loads the images of some rows as batches on the device, with their rows as "index"."""
     sent = []
     for batch in loaded(outputs.photos, rows, batch_size=size, workers=0):
         index = batch.pop("index")

@@ -1,4 +1,4 @@
-"""The page: one template with style and script inside, and a policy that allows nothing else."""
+"""The page: one template with inline style and script, and a Content-Security-Policy that allows nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from multistream.reporting.run_details import EPOCH_COLUMNS, SPLITS, RunDetails
 from multistream.vote_distances import VOTE_MEASURES
 
 LARGEST_MATRIX = 40
-"""Classes of the largest confusion matrix that is shown; of larger ones the most frequent errors are listed."""
+"""The largest number of classes with a confusion matrix; with more, the most frequent errors are listed instead."""
 
 
 def render_page(
@@ -44,7 +44,7 @@ def render_page(
     missing: Mapping[str, int],
     policies: Mapping[str, PolicyAccuracy],
 ) -> str:
-    """The whole page as HTML."""
+    """Renders the whole page as HTML."""
     style, script = _template_file("report.css"), _template_file("report.js")
     has_sets = isinstance(run.metrics, LabelSetMetrics)
     right = "exact match" if has_sets else "accuracy"
@@ -89,7 +89,7 @@ def render_page(
 
 @cache
 def environment() -> Environment:
-    """Templates that escape every value; a name that is not defined is an error."""
+    """Returns the environment of the templates: every value is escaped, and an undefined name is an error."""
     environment = Environment(
         loader=PackageLoader("multistream.reporting"),
         autoescape=True,
@@ -115,7 +115,7 @@ def _template_file(name: str) -> str:
 
 
 def _csp_hash(text: str) -> str:
-    """How a Content-Security-Policy identifies an inline script or style."""
+    """Returns the hash by which a Content-Security-Policy identifies an inline script or style."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode("ascii")
 
 
@@ -127,14 +127,14 @@ def _accuracy_chart(rows: Sequence[ResultRow], right: str) -> Markup:
 
 
 def _value_chart(rows: Sequence[charts.ChartRow], title: str, xlabel: str, *, digits: int) -> Markup:
-    """Signed values around zero."""
+    """Draws signed values around zero; an empty string if there are none."""
     if not rows:
         return Markup("")
     return charts.dot_chart(rows, title=title, xlabel=xlabel, write=lambda v: signed(v, digits), reference=0)
 
 
 def _learning_charts(run: RunDetails) -> list[Markup]:
-    """Losses, and the validation accuracy, where they were recorded."""
+    """Draws the recorded losses, and the validation accuracy if it was recorded."""
     curves = {
         column: charts.Curve(name.partition(" ")[0], points, highlighted=column != "train_loss")
         for column, name in EPOCH_COLUMNS.items()
@@ -149,7 +149,7 @@ def _learning_charts(run: RunDetails) -> list[Markup]:
 
 
 def _ablation_charts(ablation: AblationFile) -> dict[str, Markup]:
-    """The Pareto chart and the taps' values, where the file has them."""
+    """Draws the Pareto chart and the taps' Shapley values; an empty string for those that the file does not have."""
     metric = ablation.metric.title
     points = [
         charts.CostPoint(row.name, row.macs, row.score, row.score_ci95, row.rank)
@@ -173,7 +173,7 @@ def _around(value: float, deviation: float) -> Interval | None:
 
 
 def _frequent_errors(found: Measures, *, most: int = 30) -> list[tuple[int, str, str]]:
-    """The most frequent errors (count, true class, predicted class) of a matrix that is too large to read."""
+    """Lists the most frequent errors (count, true class, predicted class) of a confusion matrix too large to show."""
     if isinstance(found, LabelSetMetrics) or len(found.classes) <= LARGEST_MATRIX:
         return []
     cells = [
@@ -186,7 +186,7 @@ def _frequent_errors(found: Measures, *, most: int = 30) -> list[tuple[int, str,
 
 
 def percent(fraction: float, digits: int = 1) -> str:
-    """A fraction in percent.
+    """Formats a fraction in percent.
 
     >>> percent(0.643)
     '64.3 %'
@@ -195,7 +195,7 @@ def percent(fraction: float, digits: int = 1) -> str:
 
 
 def percent_interval(ends: Interval, digits: int = 1) -> str:
-    """The interval of a fraction, in percent.
+    """Formats the interval of a fraction in percent.
 
     >>> percent_interval((0.6266, 0.6591))
     '62.7 to 65.9'
@@ -204,12 +204,12 @@ def percent_interval(ends: Interval, digits: int = 1) -> str:
 
 
 def plain_interval(ends: Interval, digits: int = 3) -> str:
-    """The interval of a number."""
+    """Formats an interval with the minus sign."""
     return true_minus(f"{ends[0]:.{digits}f} to {ends[1]:.{digits}f}")
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A number with its sign.
+    """Formats a number with its sign.
 
     >>> signed(-0.25, 2), signed(0.001, 2)
     ('−0.25', '0.00')
@@ -219,7 +219,7 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def p_value(p: float) -> str:
-    """A p value as papers print it.
+    """Formats a p-value as in papers.
 
     >>> p_value(0.0386), p_value(1e-9)
     ('0.039', '< 0.001')
@@ -228,5 +228,5 @@ def p_value(p: float) -> str:
 
 
 def true_minus(text: str) -> str:
-    """The minus sign instead of the hyphen."""
+    """Replaces hyphens by minus signs."""
     return text.replace("-", "−")

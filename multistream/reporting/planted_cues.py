@@ -1,4 +1,4 @@
-"""The demo set's planted cues, where it is known what an attribution must find."""
+"""Attributions of the demo set's planted cues, compared with the known cues."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ class CueFraction:
 
 @dataclass(frozen=True)
 class CueResult:
-    """One planted bit: attributions of the difference between an image's class and the class without this bit."""
+    """One planted bit: attributions of the difference between an image's class and the class with this bit flipped."""
 
     name: str
     n: int
     shapley: Mapping[str, tuple[float, Interval]]
     """{key: (mean over the images, interval)} of the stream's Shapley value for the difference; 0 by chance."""
     pointing: Mapping[str, CueFraction] = field(default_factory=dict)
-    """{key: result of the pointing game}, of the image streams, for the cues that have a position."""
+    """{key: result of the pointing game} of the image streams, for cues with a position."""
     energy: Mapping[str, CueFraction] = field(default_factory=dict)
-    """{key: mean fraction of the positive attribution inside the cue}, likewise."""
+    """{key: mean fraction of positive attribution inside the cue} of the image streams, for cues with a position."""
     planted: Mapping[str, CueFraction] = field(default_factory=dict)
-    """{key: fraction of the absolute attribution on the image's own planted entries}, for the cue of the vectors."""
+    """{key: fraction of the absolute attribution on the image's planted entries}, for the cue in the vectors."""
     absolute: Mapping[str, CueFraction] = field(default_factory=dict)
-    """{key: fraction of the absolute attribution on all entries that can carry the cue}, likewise."""
+    """{key: fraction of the absolute attribution on all entries that can have the cue}, for the cue in the vectors."""
     signed: Mapping[str, CueFraction] = field(default_factory=dict)
-    """{key: fraction of the signed attribution on those entries}, likewise."""
+    """{key: fraction of the signed attribution on all entries that can have the cue}, for the cue in the vectors."""
 
 
 def measure_cues(outputs: NetworkOutputs) -> list[CueResult]:
-    """Object, texture and vector over the test split of the demo set."""
+    """Measures the attributions of the three cues (object, texture, vector) over the demo set's test split."""
     cues = demo_cues(outputs.table)
     labels = outputs.table.labels
     flipped = _flipped(cues, labels)
@@ -70,7 +70,7 @@ def measure_cues(outputs: NetworkOutputs) -> list[CueResult]:
 
 
 def _with_maps(result: CueResult, maps: Mapping[str, list[list[Tensor]]], cues: Cues, bit: int) -> CueResult:
-    """The result of a cue in the picture: where the maps of the streams point to."""
+    """Adds the localisation of a cue in the image by the streams' maps."""
     hits = {key: torch.cat(parts[bit]).numpy() for key, parts in maps.items()}
     return replace(
         result,
@@ -80,7 +80,7 @@ def _with_maps(result: CueResult, maps: Mapping[str, list[list[Tensor]]], cues: 
 
 
 def _with_vectors(result: CueResult, vectors: Mapping[str, NDArray[np.float64]], cues: Cues) -> CueResult:
-    """The result of the cue in the vectors: which entries carry it."""
+    """Adds the fractions of the attribution on the entries with the cue in the vectors."""
     carriers = np.unique(cues.planted)
     return replace(
         result,
@@ -91,7 +91,7 @@ def _with_vectors(result: CueResult, vectors: Mapping[str, NDArray[np.float64]],
 
 
 def _flipped(cues: Cues, labels: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N, 3): the class that differs from the image's own in one bit."""
+    """Returns (N, 3): for each bit, the class that differs from the image's class in that bit only."""
     classes = {tuple(bits): int(label) for bits, label in zip(cues.bits.tolist(), labels, strict=True)}
     return np.array(
         [
@@ -104,7 +104,11 @@ def _flipped(cues: Cues, labels: NDArray[np.int64]) -> NDArray[np.int64]:
 def _contrasts(
     outputs: NetworkOutputs, cues: Cues, flipped: NDArray[np.int64]
 ) -> tuple[dict[str, list[list[Tensor]]], dict[str, NDArray[np.float64]]]:
-    """By stream: for each bit batches (B, 2) of pointing game hits and fractions inside; contributions (N, D)."""
+    """Returns the attributions of the differences between each image's class and its flipped classes, by stream.
+
+    For maps: a list of batches (B, 2), hit and energy inside the cue, for each of two bits. For vectors: the
+    contributions (N, D).
+    """
     labels = torch.from_numpy(outputs.table.labels)
     objects = torch.from_numpy(cues.objects)
     others = torch.from_numpy(flipped)
@@ -127,7 +131,7 @@ def _contrasts(
 
 
 def _area(cues: Cues, bit: int) -> float:
-    """The fraction of the pixels that a cue covers: the object's box, or all outside it."""
+    """Returns the fraction of pixels in a cue: the object's box, or everything outside it."""
     inside = float(cues.objects.mean())
     return inside if bit == 0 else 1 - inside
 
@@ -138,7 +142,7 @@ def _pointing(hits_N: NDArray[np.float64], cues: Cues, bit: int) -> CueFraction:
 
 
 def _energy(fractions_N: NDArray[np.float64], cues: Cues, bit: int) -> CueFraction:
-    """Images without positive attribution have no fraction of it."""
+    """Averages the fractions; images without positive attribution (NaN) are not counted."""
     known = fractions_N[~np.isnan(fractions_N)]
     return CueFraction(float(known.mean()), paired_bootstrap(known), _area(cues, bit))
 
@@ -150,7 +154,7 @@ def _absolute(contributions_ND: NDArray[np.float64], entries_NP: NDArray[np.int6
 
 
 def _signed(contributions_ND: NDArray[np.float64], entries: NDArray[np.int64]) -> CueFraction:
-    """Contributions of the other entries, which are independent of the class, cancel over the images."""
+    """Divides mean contributions; those of the other entries are independent of the class and cancel over images."""
     sums = np.stack([contributions_ND[:, entries].sum(axis=1), contributions_ND.sum(axis=1)], axis=1)
     above, below = sums.mean(axis=0)
     drawn = resampled_means(sums)

@@ -1,4 +1,4 @@
-"""report: measures a run, checks it, and writes one self-contained HTML page about it."""
+"""report: measures and checks a run, and writes one self-contained HTML page about it."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ FILE_NAME = "report.html"
 
 @dataclass(frozen=True)
 class Report:
-    """A page that was written, and its main numbers."""
+    """A written page and its main numbers."""
 
     path: Path
     bytes: int
     photos: int
     results: Sequence[ResultRow]
     cues: Sequence[CueResult]
-    """Attributions of the planted cues; empty unless the data are the demo set."""
+    """The attributions of the planted cues; empty unless the data is the demo set."""
     checks: Sequence[ReportCheck]
 
     def to_dict(self) -> dict[str, Any]:
-        """The output of `report --json`."""
+        """Returns the object of `report --json`."""
         checks = [{**asdict(check), "passed": check.passed} for check in self.checks]
         return {**asdict(self), "path": str(self.path), "checks": checks}
 
@@ -68,9 +68,8 @@ def report(
     """Writes RUN/report.html, or `out`. The same run always gives the same page, byte for byte.
 
     `photos` images of the test split are explained; with 0 no image is read, so the data set is not needed. `against`
-    are runs with the same test split to compare with. `streams` supplies the streams that were given as instances.
-    Raises DataError for a run without a test split and for missing images, UsageError for runs that cannot
-    be compared.
+    are other runs with the same test split, for comparison. `streams` are the streams that were given as instances.
+    Raises DataError for a run without a test split and for missing images, UsageError for runs that cannot be compared.
     """
     if photos < 0:
         raise UsageError("--photos", f"{photos} is negative.", right="0: do not read any images.")
@@ -103,14 +102,14 @@ def report(
         missing=seen.missing,
         policies=seen.policies,
     )
-    content = page.encode("utf-8", "backslashreplace")  # names of files may hold bytes that are not text
+    content = page.encode("utf-8", "backslashreplace")  # file names may contain bytes that are not valid UTF-8
     write_atomic(path, content)
     shown = len(seen.gallery.content["photos"]) if seen.gallery else 0
     return Report(path, len(content), shown, results.rows, seen.cues, checks)
 
 
 def _refuse_folds(run: Path) -> None:
-    """UsageError for a run on folds, which has no model of its own."""
+    """Raises UsageError for a run on folds, which has no single model."""
     if is_fold_run(run):
         first = min((run / runs.FOLDS).iterdir(), default=run / runs.FOLDS)
         what = "this run consists of folds and has no single model."
@@ -127,27 +126,27 @@ class _ReportMeasurements:
 
     @property
     def streams(self) -> dict[str, NDArray[np.float64]]:
-        """{key: (N, K)} probabilities of the streams' own classifiers."""
+        """The probabilities {key: (N, K)} of the streams' own classifiers."""
         return self.outputs.streams if self.outputs else {}
 
     @property
     def missing(self) -> dict[str, int]:
-        """Images that lack a stream, by its key."""
+        """The number of images without a stream's input, by the stream's key."""
         return self.outputs.missing if self.outputs else {}
 
     @property
     def policies(self) -> dict[str, PolicyAccuracy]:
-        """Accuracy under each policy for missing streams; empty where none is missing."""
+        """The accuracy with each policy for missing streams; empty if no stream is missing."""
         return self.outputs.policies if self.outputs else {}
 
     @property
     def masked(self) -> dict[str, NDArray[np.float64]]:
-        """{key: (N, K)} probabilities with all other streams at their training mean."""
+        """The probabilities {key: (N, K)} with all other streams at their training mean."""
         return self.outputs.masked if self.outputs else {}
 
     @property
     def stream_values(self) -> list[ChartRow]:
-        """Mean Shapley value of each stream for the logit of the true class, or the mean of several; else empty."""
+        """The mean Shapley value of each stream for the logit of the true class (or classes); empty for one stream."""
         if self.outputs is None or len(keys := list(self.outputs.model.network.branches)) < 2:
             return []
         labels = self.outputs.labels[:, :, None]
@@ -158,7 +157,7 @@ class _ReportMeasurements:
 def _measure(
     model: Model, details: RunDetails, *, photos: int, device: str, precision: str, console: Console
 ) -> _ReportMeasurements:
-    """Applies the network to the test split and explains some of it."""
+    """Runs the network on the test split and explains `photos` of its images."""
     predictions = details.result.predictions
     outputs = run_network(model, predictions, details.rows, device=device, precision=precision, console=console)
     gallery = gallery_data(outputs, select_images(predictions, photos=photos))

@@ -1,6 +1,6 @@
-"""The accuracy of a run next to what it must exceed: the most frequent class, single streams, other runs.
+"""The accuracy of a run next to those of the most frequent class, its single streams and other runs.
 
-Where images may have several labels, right is who predicts all of them and no other.
+If images may have several labels, a prediction is correct if it has exactly these labels.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from multistream.spec import Spec
 from multistream.statistics import agreement, mcnemar, wilson
 
 Probabilities = Mapping[str, NDArray[np.float64]]
-"""{key of a stream: (N, K)}"""
+"""{key of a stream: probabilities (N, K)}"""
 
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One classifier on the run's test split; `p_value` is that of the exact two-sided McNemar test against the run."""
+    """One classifier on the run's test split; `p_value` is from the exact two-sided McNemar test against the run."""
 
     name: str
     accuracy: float
@@ -35,12 +35,12 @@ class ResultRow:
     n: int
     p_value: float | None
     difference: float | None
-    """Accuracy of this row minus that of the run, on the same images."""
+    """The accuracy of this row minus that of the run, on the same images."""
 
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Images whose highest probability lies in one bin: mean confidence and accuracy."""
+    """The mean confidence and the accuracy of the images whose highest probability is in one bin."""
 
     low: float
     high: float
@@ -52,7 +52,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class ResultTable:
-    """All rows; `masked` says that rows "KEY, others at mean" are among them; `notes` say which are missing and why."""
+    """All rows; `masked`: whether rows "KEY, others at mean" are included; `notes` say which are missing and why."""
 
     rows: Sequence[ResultRow]
     masked: bool
@@ -62,10 +62,10 @@ class ResultTable:
 def result_table(
     details: RunDetails, *, streams: Probabilities, masked: Probabilities, against: Sequence[str | Path] = ()
 ) -> ResultTable:
-    """The run, its streams, other runs, the most frequent class.
+    """Compares the run with its streams, other runs and the most frequent class.
 
-    `streams` are the probabilities of each stream's own classifier, where the fusion has them; `masked` those of the
-    run with all other streams at their training mean, shown where there are no own ones. UsageError for a run of
+    `streams` are the probabilities of each stream's own classifier, if the fusion has them. `masked` are those of the
+    run with all other streams at their training mean, shown only if `streams` is empty. Raises UsageError for a run of
     `against` that was evaluated on other images or classes.
     """
     predictions, labels = details.result.predictions, details.labels
@@ -89,7 +89,7 @@ def result_table(
 
 
 def _source_runs(details: RunDetails, streams: Probabilities) -> tuple[list[ResultRow], list[str]]:
-    """Rows of the streams that were taken from runs, on the same images; notes where that is impossible."""
+    """Returns rows of the streams that were taken from runs, on the same images, and notes if that is impossible."""
     predictions = details.result.predictions
     rows, notes = [], []
     for key, text in details.result.recipe.network.streams.items():
@@ -105,7 +105,7 @@ def _source_runs(details: RunDetails, streams: Probabilities) -> tuple[list[Resu
 
 
 def _right(predictions: Predictions, probabilities: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether other probabilities (N, K) of the same images predict their labels, (N,)."""
+    """Returns whether other probabilities (N, K) of the same images predict their labels, (N,)."""
     return replace(predictions, probabilities=probabilities).correct
 
 
@@ -119,7 +119,7 @@ def _row(name: str, correct: NDArray[np.bool_], run: NDArray[np.bool_] | None) -
 
 
 def _correct_of(path: Path, predictions: Predictions) -> NDArray[np.bool_] | str:
-    """Which of the run's test images another run classifies correctly, or why that is not known."""
+    """Returns which of the run's test images another run classifies correctly, or the reason if it is not known."""
     try:
         other = read_result(path.expanduser()).predictions
     except MultistreamError as error:
@@ -131,7 +131,7 @@ def _correct_of(path: Path, predictions: Predictions) -> NDArray[np.bool_] | str
 
 
 def calibration_bins(predictions: Predictions) -> list[CalibrationBin]:
-    """The bins of the expected calibration error that hold an image, 15 of equal width."""
+    """Returns the non-empty bins of the expected calibration error; there are 15 bins of equal width."""
     confidence, correct = predictions.probabilities.max(axis=1), predictions.correct
     edges = np.linspace(0, 1, BINS + 1)
     bin_of_image = np.searchsorted(edges[1:-1], confidence, side="left")

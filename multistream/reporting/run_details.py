@@ -1,4 +1,4 @@
-"""What a run's folder records: recipe, split, training log, predictions, versions. No network is needed."""
+"""Reader of a run's folder: recipe, split, training log, predictions, versions. The network is not loaded."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ EPOCH_COLUMNS = {
 }
 
 PENALTY = "penalty/"
-"""What the names of penalties begin with in the training log."""
+"""The prefix of the names of penalties in the training log."""
 
 
 @dataclass(frozen=True)
 class RunDetails:
-    """A finished run as its folder records it; `metrics` are those of its own test split."""
+    """The content of a finished run's folder; `metrics` are those of its own test split."""
 
     folder: Path
     result: Result
     metrics: Measures
     rows: tuple[SplitRow, ...]
-    """split.csv"""
+    """The rows of split.csv."""
     split_sha256: str
-    """Of split.csv, which holds the hash of every image: it identifies data and split."""
+    """The SHA-256 of split.csv, which contains the hash of every image: it identifies data and split."""
     model_sha256: str
     epochs: Sequence[Mapping[str, float]]
-    """metrics.jsonl: "epoch", counted from 1, and those of EPOCH_COLUMNS that were recorded."""
+    """The lines of metrics.jsonl: "epoch", counted from 1, and the recorded ones of EPOCH_COLUMNS."""
     best_epoch: int | None
-    """The epoch that was kept, counted from 1."""
+    """The best epoch, whose weights were kept, counted from 1."""
     versions: Mapping[str, str]
     temperature: float
-    """What logits are divided by before the softmax; 1 where the network was not calibrated."""
+    """The divisor of the logits before the softmax; 1 if the network was not calibrated."""
     penalties: Mapping[str, float]
     """{key: penalty of a stream's weights} that `training.solver = "lbfgs"` chose; empty for gradient descent."""
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """The name of the folder."""
         return self.folder.resolve().name
 
     @property
@@ -71,12 +71,12 @@ class RunDetails:
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """(N,) a number for the label of each test image, or for its set of labels."""
+        """The index of each test image's label, or of its set of labels, (N,)."""
         return _label_indices(self.result.predictions)
 
     @property
     def counts(self) -> dict[str, dict[str, int]]:
-        """{class: {split: number of images}}; empty where images may have several labels: split.csv holds one."""
+        """{class: {split: number of images}}; empty if images may have several labels, as split.csv has only one."""
         if self.result.predictions.label_sets is not None:
             return {}
         found = Counter((row.label, row.part) for row in self.rows)
@@ -90,19 +90,19 @@ class RunDetails:
 
     @property
     def shared(self) -> tuple[str, ...]:
-        """A note for each pair of splits that hold the same file."""
+        """A note for each pair of splits that contain the same file."""
         return shared_between_parts(self.rows)
 
     @property
     def title(self) -> str:
-        """The streams and how they are fused."""
+        """The streams and the fusion, in words."""
         network = self.result.recipe.network
         keys = list(network.streams)
         return f"{' + '.join(keys)}, {network.fusion} fusion" if len(keys) > 1 else keys[0]
 
 
 def read_run_details(folder: Path, model_file: Path) -> RunDetails:
-    """Reads the folder of a finished run. DataError for a run without a test split and for damaged files."""
+    """Reads the folder of a finished run. Raises DataError for a run without a test split and for damaged files."""
     result = read_result(folder)
     predictions, temperature = result.predictions, read_temperature(model_file)
     if predictions.label_sets is None and (unknown := set(predictions.labels or ()) - set(predictions.classes)):
@@ -135,7 +135,7 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
 
 
 def _label_indices(predictions: Predictions) -> NDArray[np.int64]:
-    """(N,) class index of each image; with label sets, the place of its set among those that occur."""
+    """Returns the class index of each image, (N,); with label sets, the index of its set among those that occur."""
     names = predictions.classes if predictions.label_sets is None else sorted(set(predictions.labels or ()))
     index = {name: k for k, name in enumerate(names)}
     return np.array([index[name] for name in predictions.labels or ()], dtype=np.int64)
@@ -147,7 +147,7 @@ def _penalties(log: Path, line: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _epoch(log: Path, line: Mapping[str, Any]) -> dict[str, float]:
-    """The finite numbers of one line of the training log."""
+    """Reads the finite numbers of one line of the training log."""
     with _log_errors(log):
         known = {name: float(line[name]) for name in EPOCH_COLUMNS if line.get(name) is not None}
         return {"epoch": int(line["epoch"]) + 1, **{name: value for name, value in known.items() if isfinite(value)}}
