@@ -1,9 +1,9 @@
 """Decoding in threads or, for a network on a GPU, in processes.
 
-Pillow releases the interpreter, so few threads are as fast as processes and nothing is copied. On two cores, 1,980
+Pillow releases the GIL, so a few threads are as fast as processes, without copying between them. On two cores, 1,980
 photos of 256 pixels: 2,150 photos/s in two threads, 2,210 in two processes of a DataLoader, 1,310 without either. Many
-threads wait for their one interpreter. On 16 cores, JPEGs of 640 x 480: 1,240 photos/s in 16 threads, 1,350 in 8, and
-5,360 in 16 processes.
+threads wait for the GIL. On 16 cores, JPEGs of 640 x 480: 1,240 photos/s in 16 threads, 1,350 in 8, and 5,360 in 16
+processes.
 """
 
 from __future__ import annotations

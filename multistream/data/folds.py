@@ -1,7 +1,7 @@
-"""Folds, in which every photo is a test photo once; groups of photos that stay in one split; stratified draws.
+"""Folds, in which every photo is in the test split once; groups of photos that stay in one split; stratified draws.
 
-The draws give the very rows of scikit-learn's `train_test_split` and `StratifiedKFold`, which a test compares. Written
-out because importing them costs as much time as importing torch, at the start of every training.
+The draws are the same rows as scikit-learn's `train_test_split` and `StratifiedKFold`; a test compares them. They are
+implemented here because importing scikit-learn at the start of every training takes as long as importing torch.
 """
 
 from __future__ import annotations

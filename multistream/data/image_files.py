@@ -1,4 +1,4 @@
-"""Listing: the image files below a folder, and a count of everything that was passed over; and paths from lists."""
+"""Lists the image files below a folder and counts ignored entries; converts paths in lists to ids of images."""
 
 from __future__ import annotations
 
@@ -109,16 +109,16 @@ def is_inside(real: str, folder: str) -> bool:
 
 
 class Root:
-    """The folder that a data set's paths are relative to, and may not leave unless `allow_outside`."""
+    """The folder that a data set's paths are relative to; they may lead outside it only if `allow_outside`."""
 
     def __init__(self, folder: Path, *, allow_outside: bool = False) -> None:
         self.folder, self.allow_outside = folder, allow_outside
         self._real = os.path.realpath(folder)
 
     def image_id(self, text: str, where: str) -> str:
-        """The id (relative to the root, with slashes) of the path `text`; DataError if it is not to be used.
+        """The id (relative to the root, with slashes) of the path `text`; DataError if it is not allowed.
 
-        The file system is only consulted to recognise trailing spaces and Windows' slashes.
+        The file system is only read to recognise trailing spaces and backslashes of Windows.
         """
         name = text if self.exists(text) else text.strip()
         faults = (
@@ -138,10 +138,10 @@ class Root:
         return PurePosixPath(os.path.relpath(absolute, os.path.normpath(self.folder))).as_posix()
 
     def exists(self, name: str) -> bool:
-        """Whether `name`, as it is written, is a regular file."""
+        """Whether `name`, exactly as written, is a regular file."""
         return "\0" not in name and os.path.isfile(os.path.join(self.folder, name))
 
     def _holds(self, absolute: str) -> bool:
-        """Whether a path lies below the root, both as it is written and where its links lead."""
+        """Whether a path is below the root, both as written and with its links resolved."""
         written = is_inside(os.path.abspath(absolute), os.path.abspath(self.folder))
         return (written or is_inside(absolute, self._real)) and is_inside(os.path.realpath(absolute), self._real)

@@ -1,4 +1,4 @@
-"""Modules of torch: a typed dict of them, whether they train, eval mode for a while, copies that share weights."""
+"""Helpers for torch modules: a typed ModuleDict, temporary eval mode, trainable parameters, shallow copies."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Cuts a timm model into stages: its own modules, in their own order, without the classifier.
+"""Splits a timm model into stages: its own modules, in their order, without the classifier.
 
-Models whose `forward_features` is not such a chain are written as chains of steps, which use the model's own modules
-and parameters: nothing is copied, and `cut` compares what they compute with the model's `forward_features`.
+Models whose `forward_features` does not just run their modules in order have a chain of steps, which use the model's
+own modules and parameters, without copies. `cut` compares the output with that of `forward_features`.
 """
 
 from __future__ import annotations

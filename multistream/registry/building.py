@@ -1,4 +1,4 @@
-"""Builds a part from its spec: a factory gets its variant, given arguments, and the user's options. Describes it."""
+"""Builds a part from its spec, with its variant, arguments from the composition and user options; describes parts."""
 
 from __future__ import annotations
 
