@@ -9,7 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from multistream.ablation.results import ACCURACY, METRICS, Metric
+from multistream.ablation.results import ACCURACY, METRICS, LeftOut, Metric, PairOfStreams, TapShapley
 from multistream.bootstrap import Interval
 from multistream.errors import DataError
 
@@ -34,35 +34,6 @@ class AblationRow:
 
 
 @dataclass(frozen=True)
-class TapValue:
-    """The Shapley value of a tap for the score, with its standard deviation over the training runs."""
-
-    name: str
-    value: float
-    deviation: float
-
-
-@dataclass(frozen=True)
-class StreamPair:
-    """The agreement of two streams, each trained alone, on the same images, as fractions."""
-
-    names: str
-    disagreement: float
-    double_fault: float
-    oracle: float
-
-
-@dataclass(frozen=True)
-class WithoutStream:
-    """A fusion without one stream; `delta` is its score minus that of the fusion of all streams."""
-
-    fusion: str
-    stream: str
-    score: float
-    delta: float
-
-
-@dataclass(frozen=True)
 class AblationFile:
     """The content of one file of RUN/ablations that the page shows."""
 
@@ -73,9 +44,9 @@ class AblationFile:
     rows: Sequence[AblationRow]
     holm: bool
     """Whether p-values are corrected for the number of rows."""
-    taps: Sequence[TapValue]
-    pairs: Sequence[StreamPair]
-    leave_one_out: Sequence[WithoutStream]
+    taps: Sequence[TapShapley]
+    pairs: Sequence[PairOfStreams]
+    leave_one_out: Sequence[LeftOut]
 
 
 def read_ablations(run: Path) -> list[AblationFile]:
@@ -164,17 +135,17 @@ def _finite(value: Any) -> float:
     return number
 
 
-def _tap(row: Mapping[str, Any]) -> TapValue:
-    return TapValue(f"{row['stream']} {row['stage']}", _finite(row["value"]), _finite(row.get("deviation") or 0))
+def _tap(row: Mapping[str, Any]) -> TapShapley:
+    return TapShapley(str(row["stream"]), str(row["stage"]), _finite(row["value"]), _number(row, "deviation"))
 
 
-def _pair(row: Mapping[str, Any]) -> StreamPair:
+def _pair(row: Mapping[str, Any]) -> PairOfStreams:
     numbers = (_finite(row[name]) for name in ("disagreement", "double_fault", "oracle"))
-    return StreamPair(f"{row['first']}, {row['second']}", *numbers)
+    return PairOfStreams(str(row["first"]), str(row["second"]), *numbers)
 
 
-def _without(row: Mapping[str, Any], metric: Metric) -> WithoutStream:
-    return WithoutStream(str(row["fusion"]), str(row["stream"]), _finite(row[metric.name]), _finite(row["delta"]))
+def _without(row: Mapping[str, Any], metric: Metric) -> LeftOut:
+    return LeftOut(str(row["fusion"]), str(row["stream"]), _finite(row[metric.name]), _finite(row["delta"]))
 
 
 def without_common_streams(names: Sequence[str]) -> list[str]:

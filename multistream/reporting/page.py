@@ -157,7 +157,9 @@ def _ablation_charts(ablation: AblationFile) -> dict[str, Markup]:
         if row.macs is not None
     ]
     taps = [
-        charts.ChartRow(tap.name, 100 * tap.value, _around(100 * tap.value, 100 * tap.deviation))
+        charts.ChartRow(
+            f"{tap.stream} {tap.stage}", 100 * tap.value, _around(100 * tap.value, 100 * (tap.deviation or 0))
+        )
         for tap in ablation.taps
     ]
     return {

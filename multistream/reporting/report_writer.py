@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -123,35 +123,16 @@ class _ReportMeasurements:
     outputs: NetworkOutputs | None = None
     gallery: GalleryData | None = None
     cues: Sequence[CueResult] = ()
-
-    @property
-    def streams(self) -> dict[str, NDArray[np.float64]]:
-        """The probabilities {key: (N, K)} of the streams' own classifiers."""
-        return self.outputs.streams if self.outputs else {}
-
-    @property
-    def missing(self) -> dict[str, int]:
-        """The number of images without a stream's input, by the stream's key."""
-        return self.outputs.missing if self.outputs else {}
-
-    @property
-    def policies(self) -> dict[str, PolicyAccuracy]:
-        """The accuracy with each policy for missing streams; empty if no stream is missing."""
-        return self.outputs.policies if self.outputs else {}
-
-    @property
-    def masked(self) -> dict[str, NDArray[np.float64]]:
-        """The probabilities {key: (N, K)} with all other streams at their training mean."""
-        return self.outputs.masked if self.outputs else {}
-
-    @property
-    def stream_values(self) -> list[ChartRow]:
-        """The mean Shapley value of each stream for the logit of the true class (or classes); empty for one stream."""
-        if self.outputs is None or len(keys := list(self.outputs.model.network.branches)) < 2:
-            return []
-        labels = self.outputs.labels[:, :, None]
-        values = (self.outputs.attribution().streams.cpu().numpy() * labels).sum(1) / labels.sum(1)
-        return [ChartRow(key, float(v.mean()), paired_bootstrap(v)) for key, v in zip(keys, values.T, strict=True)]
+    streams: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """The probabilities {key: (N, K)} of the streams' own classifiers."""
+    masked: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """The probabilities {key: (N, K)} with all other streams at their training mean."""
+    missing: Mapping[str, int] = field(default_factory=dict)
+    """The number of images without a stream's input, by the stream's key."""
+    policies: Mapping[str, PolicyAccuracy] = field(default_factory=dict)
+    """The accuracy with each policy for missing streams; empty if no stream is missing."""
+    stream_values: Sequence[ChartRow] = ()
+    """The mean Shapley value of each stream for the logit of the true class (or classes); empty for one stream."""
 
 
 def _measure(
@@ -162,4 +143,21 @@ def _measure(
     outputs = run_network(model, predictions, details.rows, device=device, precision=precision, console=console)
     gallery = gallery_data(outputs, select_images(predictions, photos=photos))
     cues = measure_cues(outputs) if not model.recipe.data.source else []
-    return _ReportMeasurements(outputs, gallery, cues)
+    return _ReportMeasurements(
+        outputs,
+        gallery,
+        cues,
+        streams=outputs.streams,
+        masked=outputs.masked,
+        missing=outputs.missing,
+        policies=outputs.policies,
+        stream_values=_stream_values(outputs),
+    )
+
+
+def _stream_values(outputs: NetworkOutputs) -> list[ChartRow]:
+    if len(keys := list(outputs.model.network.branches)) < 2:
+        return []
+    labels = outputs.labels[:, :, None]
+    values = (outputs.attribution().streams.cpu().numpy() * labels).sum(1) / labels.sum(1)
+    return [ChartRow(key, float(v.mean()), paired_bootstrap(v)) for key, v in zip(keys, values.T, strict=True)]

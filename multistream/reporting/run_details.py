@@ -21,7 +21,7 @@ from multistream.comparison.run_results import Result, read_result
 from multistream.errors import DataError
 from multistream.files import sha256_file
 from multistream.inference.metrics import Measures, measures, without_temperature
-from multistream.runs.model_file import read_about, read_temperature
+from multistream.runs.model_file import read_metadata
 from multistream.runs.predictions_file import Predictions
 from multistream.runs.split_file import SplitRow, read_split, shared_between_parts
 
@@ -104,7 +104,7 @@ class RunDetails:
 def read_run_details(folder: Path, model_file: Path) -> RunDetails:
     """Reads the folder of a finished run. Raises DataError for a run without a test split and for damaged files."""
     result = read_result(folder)
-    predictions, temperature = result.predictions, read_temperature(model_file)
+    predictions, model = result.predictions, read_metadata(model_file)
     if predictions.label_sets is None and (unknown := set(predictions.labels or ()) - set(predictions.classes)):
         what = f"the label {min(unknown)!r} is not among its classes."
         raise DataError(str(folder / runs.PREDICTIONS), what, do="Restore the file.")
@@ -121,16 +121,16 @@ def read_run_details(folder: Path, model_file: Path) -> RunDetails:
             predictions.classes,
             votes=predictions.votes,
             label_sets=predictions.label_sets,
-            uncalibrated=without_temperature(predictions.probabilities, temperature),
+            uncalibrated=without_temperature(predictions.probabilities, model.temperature),
         ),
         rows=read_split(folder / runs.SPLIT),
         split_sha256=sha256_file(folder / runs.SPLIT),
         model_sha256=sha256_file(model_file),
         epochs=epochs,
         best_epoch=best + 1 if isinstance(best, int) and 0 <= best < len(epochs) else None,
-        temperature=temperature,
+        temperature=model.temperature,
         penalties=_penalties(log, lines[-1] if lines else {}),
-        versions={**read_about(model_file)["distributions"], **_installed()},
+        versions={**model.distributions, **_installed()},
     )
 
 
