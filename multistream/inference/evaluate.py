@@ -35,7 +35,7 @@ from multistream.network.network import MultiStream
 from multistream.recipe import DataSettings, MissingVectors
 from multistream.records import plain
 from multistream.runs.model_file import require_trained
-from multistream.runs.predictions_file import as_predictions, label_sets_over, votes_over, write_predictions
+from multistream.runs.predictions_file import as_predictions, over_classes, write_predictions
 from multistream.runtime.device import available_workers, resolve_again
 from multistream.runtime.memory import exhausted
 
@@ -135,7 +135,7 @@ def evaluate(
         reachable=_reachable_metrics(probabilities, labels, match),
         missing={key: int((~there).sum()) for key, there in present.items()},
         policies=policy_accuracies(
-            by_policy, labels, present, label_sets=label_sets_over(table, rows, classes=match.classes)
+            by_policy, labels, present, label_sets=over_classes(table.label_sets, rows, classes=len(match.classes))
         ),
     )
 
@@ -157,8 +157,8 @@ def _metrics(
         probabilities,
         table.labels[rows],
         match.classes,
-        label_sets=label_sets_over(table, rows, classes=match.classes),
-        votes=votes_over(table, rows, classes=match.classes),
+        label_sets=over_classes(table.label_sets, rows, classes=len(match.classes)),
+        votes=over_classes(table.votes, rows, classes=len(match.classes)),
         uncalibrated=None if raw is None else match.apply(raw),
     )
 

@@ -28,7 +28,7 @@ from multistream.inference.metrics import Metrics
 from multistream.recipe import Recipe
 from multistream.records import JsonRecord, plain
 from multistream.runs import folder_of
-from multistream.runs.model_file import model_file, read_about
+from multistream.runs.model_file import model_file, read_metadata
 from multistream.training.folds import train_folds
 
 MAPS = {"awe as surprise": "fi-webemo7", "awe as joy": "fi-webemo7-awe-joy"}
@@ -102,7 +102,10 @@ def _row(protocol: str, found: Any) -> ProtocolResult:
 
 def _own_part(run: str | Path, data: str, shipped: str, folder: Path, *, label: str = "") -> str:
     """A file with the lines of a shipped map that are about classes of the run and of the photos."""
-    classes, theirs = read_about(model_file(Path(run).expanduser()))["classes"], open_table(data, label=label).classes
+    classes, theirs = (
+        read_metadata(model_file(Path(run).expanduser())).plan.classes,
+        open_table(data, label=label).classes,
+    )
     own = {name: SHIPPED[shipped][name] for name in classes if SHIPPED[shipped].get(name) in theirs}
     if not own:
         right = f"It must know some of {', '.join(SHIPPED[shipped])}."

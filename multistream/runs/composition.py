@@ -77,8 +77,17 @@ def compose(
         if isinstance(given, Spec) and given.run is not None:
             branches[key], loaded[key] = branch_of_run(given.run, key)
             continue
-        new = BranchPlan(tap=tap, temporal=temporal, stream=_stream_text(key, given), image_size=image_size)
-        plan = _with_options(new, key, options=options, depth=depth, known=known)
+        plan = BranchPlan(
+            stream=_stream_text(key, given),
+            stream_options=options.get("streams", {}).get(key, {}),
+            tap=tap,
+            tap_options=options.get("tap", {}),
+            temporal=temporal,
+            temporal_options=options.get("temporal", {}),
+            depth=depth.get(key, 0),
+            image_size=image_size,
+            known=known.get(key, {}),
+        )
         branches[key] = _new_branch(key, given, plan, weights=weights.get(key, "random"), seed=seed)
     fusion, fusion_options = _pinned("fusion", fusion), options.get("fusion", {})
     network = MultiStream(
@@ -232,24 +241,6 @@ def _without_weights(key: str, stream: Stream) -> WeightsError:
         "this stream needs pretrained weights, but none were given.",
         right=right,
         do=f"Pass --weights {key}=FILE, {key}=hub to download them, or {key}=random to train from scratch.",
-    )
-
-
-def _with_options(
-    plan: BranchPlan,
-    key: str,
-    *,
-    options: Mapping[str, Options],
-    depth: Mapping[str, int],
-    known: Mapping[str, Options],
-) -> BranchPlan:
-    return replace(
-        plan,
-        stream_options=options.get("streams", {}).get(key, {}),
-        tap_options=options.get("tap", {}),
-        temporal_options=options.get("temporal", {}),
-        depth=depth.get(key, 0),
-        known=known.get(key, {}),
     )
 
 

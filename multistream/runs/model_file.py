@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -99,7 +98,7 @@ def load_model(path: str | Path, *, streams: Mapping[str, Stream] | None = None)
         do = "Save a network in memory first: multistream.Model.of(network).save(folder)."
         raise UsageError("run", what, right="It must be the path of a run or of a model file.", do=do)
     file = model_file(Path(path).expanduser())
-    metadata = _read_metadata(file)
+    metadata = read_metadata(file)
     _check_distributions(metadata.distributions, file)
     tensors = _read_tensors(file)
     if digest_of(metadata.text, tensors) != metadata.digest:
@@ -122,7 +121,6 @@ class ModelMetadata:
     distributions: Mapping[str, str]
     text: str = field(repr=False)
     digest: str
-    about: Mapping[str, Any] = field(repr=False)
 
 
 def model_file(path: Path) -> Path:
@@ -141,17 +139,8 @@ def model_file(path: Path) -> Path:
     return file
 
 
-def read_about(file: Path) -> Mapping[str, Any]:
-    """Reads a model file's metadata as parsed JSON, without its tensors. Raises WeightsError if it is malformed."""
-    return _read_metadata(file).about
-
-
-def read_temperature(file: Path) -> float:
-    """Reads the divisor of a model's logits. Raises WeightsError if the file is malformed."""
-    return _read_metadata(file).temperature
-
-
-def _read_metadata(file: Path) -> ModelMetadata:
+def read_metadata(file: Path) -> ModelMetadata:
+    """Reads a model file's metadata, without its tensors. Raises WeightsError if it is malformed."""
     metadata = _header(file)
     if ABOUT not in metadata:
         raise WeightsError(
@@ -178,9 +167,7 @@ def _read_metadata(file: Path) -> ModelMetadata:
     except (MultistreamError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
         detail = f"{type(error).__name__}: {str(error)[:200]}"
         raise WeightsError(file, f"its metadata is malformed ({detail}).", do=RETRAIN) from error
-    return ModelMetadata(
-        plan, recipe, trained, temperature, distributions, metadata[ABOUT], metadata.get(DIGEST, ""), about
-    )
+    return ModelMetadata(plan, recipe, trained, temperature, distributions, metadata[ABOUT], metadata.get(DIGEST, ""))
 
 
 def _is_texts(value: object) -> bool:

@@ -9,6 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -246,7 +247,7 @@ def as_predictions(
     """
     places = rows.tolist()
     digests = digests or digests_of(table, places)
-    sets = label_sets_over(table, rows, classes=classes)
+    sets = over_classes(table.label_sets, rows, classes=len(classes))
     labels = tuple(table.classes[k] for k in table.labels[rows])
     return Predictions(
         paths=tuple(table.ids[i] for i in places),
@@ -254,20 +255,11 @@ def as_predictions(
         labels=labels if sets is None else joined_names(sets, classes),
         probabilities=probabilities,
         classes=tuple(classes),
-        votes=votes_over(table, rows, classes=classes),
+        votes=over_classes(table.votes, rows, classes=len(classes)),
         label_sets=sets,
     )
 
 
-def label_sets_over(table: Table, rows: NDArray[np.int64], *, classes: Sequence[str]) -> NDArray[np.bool_] | None:
-    """Returns the label sets of some rows over `classes`, which start with the table's own; the others are False."""
-    if table.label_sets is None:
-        return None
-    return np.pad(table.label_sets[rows], ((0, 0), (0, len(classes) - len(table.classes))))
-
-
-def votes_over(table: Table, rows: NDArray[np.int64], *, classes: Sequence[str]) -> NDArray[np.float64] | None:
-    """Returns the votes of some rows over `classes`, which start with the table's own; the others have no votes."""
-    if table.votes is None:
-        return None
-    return np.pad(table.votes[rows], ((0, 0), (0, len(classes) - len(table.classes))))
+def over_classes(array: NDArray[Any] | None, rows: NDArray[np.int64], *, classes: int) -> NDArray[Any] | None:
+    """Rows of a table's array (N, K), if it has one, over `classes` >= K classes: 0 for those that the table lacks."""
+    return None if array is None else np.pad(array[rows], ((0, 0), (0, classes - array.shape[1])))
