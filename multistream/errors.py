@@ -108,6 +108,13 @@ def check_known(names: Iterable[str], known: Iterable[str], *, where: str, what:
             raise UsageError(where, what.format(name=name), right=did_you_mean(name, known))
 
 
+def check_choice(option: str, value: str, known: Iterable[str]) -> None:
+    """Raises UsageError, with all choices, for a value that is not one of them."""
+    if value not in known:
+        *some, last = known
+        raise UsageError(option, f"{value!r} is unknown.", right=f"{', '.join(some)} or {last}.")
+
+
 def printable(name: str) -> str:
     """`name` on one line, with unprintable characters (newlines, bytes that are not UTF-8) escaped.
 

@@ -20,27 +20,25 @@ from multistream.bootstrap import Floats, Interval, paired_bootstrap, percentile
 
 Bools = NDArray[np.bool_]
 
-_DETECTABLE = NormalDist().inv_cdf(0.975) + NormalDist().inv_cdf(0.8)
+_Z_95, _Z_POWER = NormalDist().inv_cdf(0.975), NormalDist().inv_cdf(0.8)
+"""Standard errors of a two-sided test at 5 %, and of a power of 80 %."""
+_DETECTABLE = _Z_95 + _Z_POWER
 """The true difference, in standard errors, that a test at 5 % detects in 8 of 10 cases."""
 
 
-def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion: near its nominal coverage even with few photos and near 0 or 1.
+def wilson(successes: int, n: int) -> Interval:
+    """Wilson's 95 % score interval of a proportion: near its nominal coverage even with few photos and near 0 or 1.
 
     >>> [round(100 * end, 2) for end in wilson(2147, 3339)]  # the paper's 64.30 %
     [62.66, 65.91]
     """
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"{successes} of {n} is no proportion.")
-    z = _normal_quantile(0.5 + level / 2)
+    z = _Z_95
     center = (2 * successes + z**2) / (2 * (n + z**2))
     margin = z * math.sqrt(4 * successes * (n - successes) / n + z**2) / (2 * (n + z**2))
     low = 0.0 if successes == 0 else center - margin  # exact, without a rounding error of 1e-17
     return low, 1.0 if successes == n else center + margin
-
-
-def _normal_quantile(probability: float) -> float:
-    return NormalDist().inv_cdf(probability)
 
 
 def tested_interval(total_N: NDArray[Any], tested_N: NDArray[np.int64]) -> Interval:
@@ -170,8 +168,8 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     return tuple(adjusted)
 
 
-def smallest_detectable(n: int, *, discordance: float, alpha: float = 0.05, power: float = 0.8) -> float:
-    """The smallest true difference of accuracies that McNemar's test finds with n photos in `power` of all cases.
+def smallest_detectable(n: int, *, discordance: float) -> float:
+    """The smallest true difference of accuracies that McNemar's test finds with n photos in 8 of 10 cases.
 
     `discordance` is the fraction of photos that exactly one of the two classifiers gets right. A difference cannot be
     larger, so if the result is, n photos are too few. Normal approximation of Connor (Biometrics, 1987), solved for the
@@ -180,9 +178,8 @@ def smallest_detectable(n: int, *, discordance: float, alpha: float = 0.05, powe
     >>> round(100 * smallest_detectable(3339, discordance=0.25), 2)  # in points
     2.42
     """
-    z_alpha, z_power = _normal_quantile(1 - alpha / 2), _normal_quantile(power)
-    root = math.sqrt(max(0.0, n - z_alpha**2 + z_power**2))
-    return math.sqrt(discordance) * (z_alpha * math.sqrt(n) + z_power * root) / (n + z_power**2)
+    root = math.sqrt(max(0.0, n - _Z_95**2 + _Z_POWER**2))
+    return math.sqrt(discordance) * (_Z_95 * math.sqrt(n) + _Z_POWER * root) / (n + _Z_POWER**2)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from multistream.cli import options
 from multistream.cli.explain_text import explanation_text
-from multistream.errors import UsageError
+from multistream.errors import UsageError, check_choice
 
 if TYPE_CHECKING:
     from multistream.explaining import Explainer, Explanation, ExplanationRequest
@@ -171,9 +171,7 @@ def _explain_all(
 
 def _choice(option: str, value: str, choices: dict[str, Any]) -> Any:
     """The value that an option's word selects."""
-    if value not in choices:
-        *some, last = choices
-        raise UsageError(option, f"{value!r} is unknown.", right=f"{', '.join(some)} or {last}.")
+    check_choice(option, value, choices)
     return choices[value]
 
 

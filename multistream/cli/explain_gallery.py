@@ -10,7 +10,7 @@ import typer
 from multistream.cli import options, output
 from multistream.cli.explain import Class, Photos, fused_explainer
 from multistream.cli.explain_text import gallery_text
-from multistream.errors import UsageError
+from multistream.errors import check_choice
 
 KINDS = ("png", "pdf", "svg")
 
@@ -38,8 +38,7 @@ def gallery(
     from multistream.explaining.gallery import make_gallery
     from multistream.inference.model import load
 
-    if format not in KINDS:
-        raise UsageError("--format", f"{format!r} is unknown.", right="png, pdf or svg.")
+    check_choice("--format", format, KINDS)
     console, model = Console(quiet=quiet), load(run)
     explainer = fused_explainer(
         model, paths, target, data=data, label=label, input=input, labelled=True, device=device, console=console

@@ -24,10 +24,7 @@ AnyResult = TypeVar("AnyResult", bound=CommandResult)
 
 def print_result(result: AnyResult, text: Callable[[AnyResult], str], *, json: bool) -> None:
     """The result as JSON, or as the `text` of it that people read."""
-    if json:
-        print_json(result.to_dict())
-    else:
-        typer.echo(text(result))
+    print_data(result.to_dict(), "" if json else text(result), json=json)
 
 
 def print_data(data: Mapping[str, Any] | Sequence[Any], text: str, *, json: bool) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from multistream.errors import UsageError
+from multistream.errors import UsageError, check_choice
 from multistream.explaining.decomposition import ContributionKind, Decomposer
 from multistream.explaining.forward import ForwardPass, Maps, forward_pass
 from multistream.explaining.games import Baseline
@@ -54,8 +54,8 @@ class ExplanationRequest:
         if network.label_sets:
             self.target.check_label_sets()
         if self.method != "fused":
-            _check_known("--method", self.method, ("auto", *METHODS))
-        _check_known("--baseline", self.baseline, BASELINES)
+            check_choice("--method", self.method, ("auto", *METHODS))
+        check_choice("--baseline", self.baseline, BASELINES)
         method = self._method(network)
         every = method == "decomposition" if self.every_class is None else self.every_class
         return ResolvedRequest(
@@ -78,12 +78,6 @@ class ExplanationRequest:
             what = f"there is no exact sum: {reason}."
             raise UsageError("--method", what, do="Choose grad-cam or integrated-gradients.")
         return "grad-cam" if reason else "decomposition"
-
-
-def _check_known(option: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        *some, last = known
-        raise UsageError(option, f"{value!r} is unknown.", right=f"{', '.join(some)} or {last}.")
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, combinations
 from math import comb
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from multistream.errors import UsageError
+from multistream.errors import check_choice
 from multistream.explaining.targets import Scale
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream, Pooled
@@ -208,8 +208,7 @@ def shapley_values(
     The fusion runs 2^S times, and 2^(S-1) x 2^T times for the T taps of each stream; the streams do not run again.
     """
     stages = stages and baseline != "drop"  # fusions can run without a stream; temporals cannot skip a step
-    if baseline not in ("mean", "zero", "drop"):
-        raise UsageError("baseline", f"{baseline!r} is unknown.", right="mean, zero or drop.")
+    check_choice("baseline", baseline, get_args(Baseline))
     keys = tuple(network.branches)
     with evaluating(network):
         values = CoalitionValues(network, pooled, baseline=baseline, scale=scale)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from multistream.errors import UsageError, did_you_mean
+from multistream.errors import UsageError, check_choice, did_you_mean
 
 Scale = Literal["logit", "probability"]
 WORDS = ("predicted", "true")
@@ -34,8 +34,7 @@ class Target:
                 raise UsageError(option, f"{value!r} is not a class.", right=did_you_mean(value, [*classes, *WORDS]))
         if self.name == self.against:
             raise UsageError("--against", f"{self.against!r} is the target itself, so the difference is zero.")
-        if self.scale not in ("logit", "probability"):
-            raise UsageError("--scale", f"{self.scale!r} is unknown.", right="logit or probability.")
+        check_choice("--scale", self.scale, ("logit", "probability"))
 
     def check_label_sets(self) -> None:
         """Raises UsageError if the target needs photos with exactly one label."""

@@ -26,7 +26,7 @@ from multistream.errors import DataError
     ],
 )
 def test_an_image_takes_its_own_row(images: list[str], names: list[str], rows: list[int]) -> None:
-    assert match(images, names, where="input.faces").rows.tolist() == rows
+    assert match(images, names, where="input.faces")[0].tolist() == rows
 
 
 @pytest.mark.parametrize(

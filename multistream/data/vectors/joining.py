@@ -68,21 +68,15 @@ def _numbered(names: Sequence[str]) -> Iterator[tuple[str, int]]:
 _DONE = {"mean": "given the mean of the training split", "zero": "given zeros", "skip": "left out"}
 
 
-@dataclass(frozen=True)
-class Matched:
-    """The row of each image, `rows` (N,) int64, -1 for none; `by_suffix` counts those that were not found by id."""
-
-    rows: NDArray[np.int64]
-    by_suffix: int
-
-
-def match(ids: Sequence[str], names: Sequence[str], *, where: str) -> Matched:
+def match(ids: Sequence[str], names: Sequence[str], *, where: str) -> tuple[NDArray[np.int64], int]:
     """Pairs images and names: first those that are equal, then those with the longest common suffix of paths.
 
     A pair must be the longest match for both, and one path must be a suffix of the other: `joy/1.jpg` and
     `set/joy/1.jpg`. If no id is equal, a common folder is enough, `images/joy/1.jpg` and `set/joy/1.jpg`; a common file
     name never is, because a photo without a vector would get that of a photo in another folder. If there are several
     matches on a side, raises a DataError that counts the images and shows one. Names that occur twice count once.
+
+    Returns the row of each image, (N,) and -1 for none, and how many were not found by id.
     """
     row_of = first_rows(names)
     wanted = dict.fromkeys(ids)
@@ -94,7 +88,7 @@ def match(ids: Sequence[str], names: Sequence[str], *, where: str) -> Matched:
         where=where,
     )
     rows = np.array([row_of.get(pairs.get(image, image), -1) for image in ids], dtype=np.int64)
-    return Matched(rows, sum(image in pairs for image in ids))
+    return rows, sum(image in pairs for image in ids)
 
 
 def first_rows(names: Sequence[str]) -> dict[str, int]:
@@ -171,10 +165,10 @@ def join(
     [[2.0]]
     """
     repeated = repeated_ids(vectors, where)
-    matched = match(ids, vectors.ids, where=where)
-    found = matched.rows >= 0
+    own, by_suffix = match(ids, vectors.ids, where=where)
+    found = own >= 0
     finite = np.asarray(np.isfinite(vectors.features).all(axis=1))
-    present = found & finite[matched.rows]
+    present = found & finite[own]
     faults = (
         _counted(list(compress(ids, ~found)), "without a vector"),
         _counted(list(compress(ids, found & ~present)), "with NaN or Inf in their vector"),
@@ -186,8 +180,8 @@ def join(
         others = "Set data.missing_vectors to skip, mean or zero to continue with the others."
         raise DataError(where, what, right=right, do=others if present.any() else "Check both.")
     rows = np.zeros((len(ids), vectors.features.shape[1]), np.float32)
-    rows[present] = vectors.features[matched.rows[present]]
-    how = f", {matched.by_suffix:,} of them by path suffix" if matched.by_suffix else ""
+    rows[present] = vectors.features[own[present]]
+    how = f", {by_suffix:,} of them by path suffix" if by_suffix else ""
     summary = f"vectors found for {present.sum():,} of {len(ids):,} images{how}"
     return Joined(rows, present, (summary, *repeated, *(f"{fault}: {_DONE[missing]}" for fault in message)))
 
