@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from multistream import registry
-from multistream.errors import UsageError
+from multistream.errors import UsageError, check_known
 from multistream.inputs import Image
 from multistream.interfaces import VECTOR, Fusion, Stream, Tap, Temporal
 from multistream.network.branch import Branch, MakeTemporal
@@ -27,10 +28,12 @@ def recompose(
 ) -> MultiStream:
     """Builds the network of a plan, with new weights; `streams` holds the streams that were passed as instances.
 
+    Each instance is copied, so that loading weights does not change another network that was built from it.
     A caller that then loads saved weights passes `trained`: all branches and heads count as loaded, and `trained` is
     whether the fusion has been trained too.
     """
     given = streams or {}
+    check_known(given, plan.branches, where="streams", what="the network has no stream {name!r}.")
     for key, branch in plan.branches.items():
         if branch.is_instance and key not in given:
             raise UsageError(
@@ -39,7 +42,7 @@ def recompose(
                 do=f"Pass it again: load(run, streams={{{key!r}: ...}}).",
             )
     branches = {
-        key: build_branch(key, branch, given.get(key) or build_stream(key, branch))
+        key: build_branch(key, branch, copy.deepcopy(given[key]) if key in given else build_stream(key, branch))
         for key, branch in plan.branches.items()
     }
     heads = {key: branch.make_head(len(plan.classes)) for key, branch in branches.items()}

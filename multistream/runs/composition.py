@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -145,8 +146,12 @@ def _load_weight_file(stream: Stream, path: Path, *, where: str) -> None:
 
 
 def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Stream] | None) -> MultiStream:
-    """Composes the recipe's network, initialised from its seed; the state of torch's generator does not change."""
-    given: dict[str, str | Stream] = {**recipe.network.streams, **(streams or {})}
+    """Composes the recipe's network, initialised from its seed; the state of torch's generator does not change.
+
+    Instances are copied, so that every training starts with the caller's weights. Otherwise a fold would start with
+    the weights of the fold before, which were trained on photos that this fold tests.
+    """
+    given: dict[str, str | Stream] = {**recipe.network.streams, **copy.deepcopy(dict(streams or {}))}
     named = {key: text for key, text in given.items() if isinstance(text, str)}
     with torch.random.fork_rng(devices=[]):  # a stream may have to be built to find its input
         known = known_of_vectors(named, table, recipe.network.inputs, options=recipe.options.streams)

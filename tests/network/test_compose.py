@@ -102,6 +102,19 @@ def test_a_stream_given_as_an_instance_is_asked_for_again(tmp_path: Path) -> Non
     assert torch.equal(load(tmp_path, streams={"toy": Toy()}).network(images), network(images))
 
 
+def test_models_loaded_with_one_instance_keep_their_own_weights(tmp_path: Path) -> None:
+    images, mine = {"image": torch.zeros(1, 3, 8, 8, dtype=torch.uint8)}, Toy()
+    loaded = []
+    for name in ("a", "b"):
+        network = compose({"toy": Toy()}, classes=CLASSES, seed=len(loaded)).eval().mark_trained()
+        save_model(network, tmp_path / name / "model.safetensors", recipe=Recipe())
+        loaded.append((network(images), load(tmp_path / name, streams={"toy": mine}).network))
+    for logits, network in loaded:
+        assert torch.equal(network(images), logits)
+    with pytest.raises(MultistreamError, match=r"streams: the network has no stream 'toi'\. Did you mean 'toy'\?"):
+        load(tmp_path / "a", streams={"toy": mine, "toi": mine})
+
+
 def test_an_untrained_network_does_not_predict(tmp_path: Path) -> None:
     save_model(compose(["object"], classes=CLASSES, image_size=32), tmp_path / "model.safetensors", recipe=Recipe())
     with pytest.raises(MultistreamError, match="not marked as trained"):

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
-from multistream import compare, load
+from multistream import Image, Stream, compare, load
 from multistream.errors import CannotResume, UsageError, WeightsError
 from multistream.recipe import Recipe
 from multistream.runs.predictions_file import read_predictions
@@ -104,3 +106,32 @@ def test_branches_of_a_run_on_folds_are_those_of_the_same_fold(
     assert run.test.accuracy == trained.test.accuracy, "nothing is trained: each fold evaluates its own branch"
     with pytest.raises(UsageError, match="has no fold 1-4"):
         fold_recipes(recipe.updated({"data": {"folds": 4}}))
+
+
+class Scaled(Stream):
+    """One trained layer, the same at each construction."""
+
+    def __init__(self) -> None:
+        super().__init__({"one": nn.Conv2d(3, 2, 3, stride=2)}, channels={"one": 2}, input=Image(size=16))
+        nn.init.constant_(self.stages["one"].weight, 0.1)
+        nn.init.zeros_(self.stages["one"].bias)
+
+
+def test_no_fold_starts_with_the_weights_that_another_has_trained(photos: Path, tmp_path: Path) -> None:
+    """A fold that did so would have seen its own test photos."""
+    recipe = Recipe().updated(
+        {
+            "data": {"source": str(photos), "folds": 2, "image_size": 16},
+            "network": {"streams": {"own": "<instance>"}},
+            "training": {"epochs": 2, "batch_size": 16, "learning_rate": 0.01},
+            "runtime": {"device": "cpu", "precision": "fp32", "workers": 0, "threads": 1},
+        }
+    )
+    mine = Scaled()
+    folds = train(recipe, out=tmp_path / "folds", streams={"own": mine})
+    last = folds.folder / "folds" / "1-2"
+    alone = train(Recipe.load(str(last)), out=tmp_path / "alone", streams={"own": Scaled()})
+    expected = load(alone.folder, streams={"own": Scaled()}).network.state_dict()
+    found = load(last, streams={"own": Scaled()}).network.state_dict()
+    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    assert torch.equal(mine.stages["one"].weight, Scaled().stages["one"].weight)
