@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from multistream.batch.callables import Extractor, Predictor
-from multistream.batch.columns import PATH, STATUS
+from multistream.batch.callables import PATH, STATUS, Extractor, Predictor
 from multistream.data.file_formats import is_image
 from multistream.data.given_photos import IN_MEMORY, given_photos
 from multistream.data.urls import is_url

@@ -12,7 +12,6 @@ import typer
 
 from multistream._version import __version__
 from multistream.cli.ablate import ablate
-from multistream.cli.closed_pipe import ends_quietly
 from multistream.cli.compare import compare
 from multistream.cli.concepts import concepts
 from multistream.cli.data import app as data
@@ -21,6 +20,7 @@ from multistream.cli.explain import ExplainCommand, explain
 from multistream.cli.explain_gallery import gallery
 from multistream.cli.explain_tests import explanation_tests
 from multistream.cli.extract import extract
+from multistream.cli.output import ends_quietly
 from multistream.cli.plugins import app as plugins
 from multistream.cli.predict import predict
 from multistream.cli.profile import profile

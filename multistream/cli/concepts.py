@@ -59,8 +59,7 @@ def concepts(
     """Embed a list of concepts with the text tower of a vision-language model.
 
     Use the result with `--streams KEY=text:FILE`."""
-    from multistream.concepts.bank import write_bank
-    from multistream.concepts.names import read_names
+    from multistream.concepts.bank import read_names, write_bank
     from multistream.concepts.text_tower import TEMPLATE, embed_concepts
     from multistream.console import Console
     from multistream.recipe import RuntimeSettings

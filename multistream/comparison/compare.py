@@ -11,10 +11,16 @@ import numpy as np
 
 from multistream.bootstrap import Interval
 from multistream.comparison.differing_settings import Groups, grouped, what_differs
-from multistream.comparison.paired_tests import Difference, difference
 from multistream.comparison.published_numbers import Published, published
 from multistream.comparison.run_results import HIGHER_IS_BETTER, MEASURES, Result, default_measure, read_result
-from multistream.comparison.run_scores import PhotoScores, RunScores, score_photos, shared_photos
+from multistream.comparison.run_scores import (
+    Difference,
+    PhotoScores,
+    RunScores,
+    difference,
+    score_photos,
+    shared_photos,
+)
 from multistream.errors import UsageError, check_known
 from multistream.records import JsonRecord
 from multistream.statistics import holm, oracle_any

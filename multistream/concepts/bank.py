@@ -1,8 +1,9 @@
-"""A bank of concepts: names and their text embeddings, in one safetensors file."""
+"""Concepts: lists of names (one per line, JSON, or SentiBank's), and banks of names with their text embeddings."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from multistream.errors import WeightsError
+from multistream.errors import DataError, WeightsError
 from multistream.files import json_object, write_atomic
 
 ABOUT = "multistream.concepts"
@@ -113,3 +114,49 @@ def _texts(values: Sequence[str]) -> tuple[str, ...]:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise TypeError("a list of names holds something that is not text")
     return tuple(values)
+
+
+SENTIBANK = re.compile(r"^\t(\S+) \[sentiment: ", re.MULTILINE)
+"""A pair in SentiBank's 3244ANPs.txt: indented under its adjective, with its sentiment and number of images."""
+
+RIGHT = "One name per line, or a JSON list of names."
+
+
+def read_names(path: str | Path) -> tuple[str, ...]:
+    """Reads the names in a file, in its order. Raises DataError if it cannot be read, is empty, or repeats a name."""
+    path = Path(path).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        names = _names_in(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(path, f"it cannot be read: {error}.", right=RIGHT) from error
+    if not names:
+        raise DataError(path, "it holds no names.", right=RIGHT)
+    _check_once(names, path)
+    return names
+
+
+def _check_once(names: Sequence[str], path: Path) -> None:
+    places: dict[str, int] = {}
+    for number, name in enumerate(names, start=1):
+        first = places.setdefault(shown(name).casefold(), number)
+        if first != number:
+            raise DataError(path, f"{name!r} occurs twice, as names {first} and {number}.", do="Remove one.")
+
+
+def shown(name: str) -> str:
+    """Formats a name for a sentence.
+
+    >>> shown("misty_woods")
+    'misty woods'
+    """
+    return " ".join(name.replace("_", " ").split())
+
+
+def _names_in(text: str) -> tuple[str, ...]:
+    if text.lstrip().startswith("["):
+        names = json.loads(text)
+        if not all(isinstance(name, str) and name.strip() for name in names):
+            raise ValueError("it is a JSON list that does not only hold names")
+        return tuple(map(str.strip, names))
+    return tuple(SENTIBANK.findall(text) or filter(None, map(str.strip, text.splitlines())))

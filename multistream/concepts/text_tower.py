@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from multistream.concepts.bank import ConceptBank
-from multistream.concepts.names import shown
+from multistream.concepts.bank import ConceptBank, shown
 from multistream.errors import UsageError, WeightsError, check_known, did_you_mean, extra, said_by
 
 TEMPLATE = "a photo of {}"

@@ -17,12 +17,14 @@ from multistream.errors import DataError
 from multistream.explaining.gallery_figures import (
     CLASSES_PER_PAGE,
     COLOURS,
+    GalleryPhoto,
+    Outcome,
     draw_classes,
     draw_entries,
     draw_means,
     draw_photos,
+    gallery_photo,
 )
-from multistream.explaining.gallery_photo import GalleryPhoto, Outcome, gallery_photo
 from multistream.explaining.pipeline import Explainer
 from multistream.explaining.targets import Target
 from multistream.figures import save_figure

@@ -10,8 +10,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn
 from torch import Tensor, nn
 from torch.nn import functional
 
-from multistream.concepts.bank import ConceptBank, read_bank
-from multistream.concepts.names import shown
+from multistream.concepts.bank import ConceptBank, read_bank, shown
 from multistream.errors import UsageError
 from multistream.inputs import Image
 from multistream.interfaces import VECTOR

@@ -12,9 +12,8 @@ import numpy as np
 
 from multistream import runs
 from multistream.comparison.compare import compared_row, with_holm
-from multistream.comparison.paired_tests import difference
 from multistream.comparison.run_results import Result, default_measure, read_result
-from multistream.comparison.run_scores import RunScores, score_photos
+from multistream.comparison.run_scores import RunScores, difference, score_photos
 from multistream.console import Console
 from multistream.errors import UsageError
 from multistream.files import write_atomic

@@ -9,13 +9,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from multistream.weights.conversion import convert as convert
     from multistream.weights.files import WeightFile as WeightFile
     from multistream.weights.files import read_tensors as read_tensors
     from multistream.weights.fitting import Fitted as Fitted
     from multistream.weights.fitting import fit as fit
     from multistream.weights.hub import from_hub as from_hub
     from multistream.weights.inspection import Inspection as Inspection
+    from multistream.weights.inspection import convert as convert
     from multistream.weights.inspection import inspect as inspect
     from multistream.weights.renaming import caffe_vgg16 as caffe_vgg16
     from multistream.weights.renaming import match_by_order as match_by_order
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from multistream.weights.source import Source as Source
 
 _WHERE = {
-    "convert": "conversion",
+    "convert": "inspection",
     "Fitted": "fitting",
     "fit": "fitting",
     "from_hub": "hub",

@@ -9,9 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score
 
-from multistream.comparison.paired_tests import difference
 from multistream.comparison.run_results import Result
-from multistream.comparison.run_scores import score_photos
+from multistream.comparison.run_scores import difference, score_photos
 from multistream.recipe import Recipe
 from multistream.runs.predictions_file import Predictions, joined_names
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from multistream.concepts.names import read_names
+from multistream.concepts.bank import read_names
 from multistream.errors import DataError
 
 ANP = Path(__file__).parents[3] / "shared" / "data" / "anp"

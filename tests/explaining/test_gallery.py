@@ -13,8 +13,17 @@ from PIL import Image
 from multistream.explaining.explanation import Explanation, chosen_classes
 from multistream.explaining.forward import ForwardPass
 from multistream.explaining.gallery import GalleryCollector, MostProbable, write_galleries
-from multistream.explaining.gallery_figures import RIGHT, WRONG, draw_classes, draw_entries, draw_means, draw_photos
-from multistream.explaining.gallery_photo import CELLS, GalleryPhoto, combined
+from multistream.explaining.gallery_figures import (
+    CELLS,
+    RIGHT,
+    WRONG,
+    GalleryPhoto,
+    combined,
+    draw_classes,
+    draw_entries,
+    draw_means,
+    draw_photos,
+)
 from multistream.interfaces import FusionOutput
 
 CLASSES = ("awe", "fear", "<b>$x_{$</b>")

@@ -10,7 +10,7 @@ import torch
 
 from multistream.errors import UsageError
 from multistream.recipe import Recipe
-from multistream.training.augmentation import apply_policy, make_policy, mix
+from multistream.training.feeds import apply_policy, make_policy, mix
 from multistream.training.stop import Interrupted
 from multistream.training.train import train
 from tests.training.test_resume import interrupted_after

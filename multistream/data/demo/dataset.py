@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from multistream.data.demo.concepts import VOCABULARY, Mood, imagine
-from multistream.data.demo.pictures import SIDE, Scene, draw
+from multistream.data.demo.pictures import SIDE, VOCABULARY, Mood, Scene, draw, imagine
 from multistream.data.table import Table, VectorTable
 from multistream.data.vectors import read_vectors, write_vectors
 from multistream.errors import DataError
