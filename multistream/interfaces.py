@@ -88,7 +88,7 @@ class Tap(nn.Module):
 
     def standardise(self, pooled_BP: Tensor) -> Tensor:
         """(B, P) -> (B, P): subtracts `mean`, multiplies by `scale`."""
-        return (pooled_BP - self.mean) * self.scale
+        return ((pooled_BP - self.mean) * self.scale).to(self.mean.dtype)
 
     def forward(self, map_BChw: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, width)."""

@@ -82,14 +82,14 @@ class Stream(nn.Module):
         """Brings a batch to the size, channel order and scale that the stages expect, on its own device."""
         if isinstance(self.input, Vector):
             return x.float()
-        if x.shape[-1] != self.input.size:
+        if x.shape[-2:] != (self.input.size, self.input.size):
             mode = self.input.interpolation if isinstance(self.input, Image) else "bilinear"
             x = functional.interpolate(x.float(), size=(self.input.size,) * 2, mode=mode, antialias=True)
-        if not isinstance(self.input, Image):
-            return x.float()
-        if self.input.channels == "BGR":
-            x = x.flip(1)
-        return (x.float() - self.mean) / self.std
+        x = x.float()
+        if isinstance(self.input, Image):
+            x = ((x.flip(1) if self.input.channels == "BGR" else x) - self.mean) / self.std
+        # After `.to(torch.bfloat16)` the stages do not accept float32.
+        return x.to(next((weight.dtype for weight in self.parameters()), x.dtype))
 
     def example_input(self, *, batch: int = 1) -> Tensor:
         """A batch of zeros in the shape and type of this stream's input."""
@@ -144,6 +144,11 @@ class Stream(nn.Module):
         for module in [self] if depth is None else list(self.stages.values())[: self.frozen]:
             module.requires_grad_(False)
         return self.train(self.training)
+
+    def unfreeze(self) -> Self:
+        """Makes all stages trainable again. Eval mode ends with the next call of `train()`."""
+        self.frozen = 0
+        return self.requires_grad_(True)
 
     def keep_statistics(self) -> Self:
         """Makes batch norms use and keep their running statistics in training too; their weights still train."""

@@ -23,13 +23,18 @@ def checked_batch(batch: Batch | Tensor, branches: Mapping[str, Branch]) -> Batc
         batch = {names[0]: batch}
     if not isinstance(batch, Mapping):
         raise UsageError("batch", f"a {type(batch).__name__} was given.", right=_wanted(branches))
+    rows: dict[str, int] = {}
     for key, branch in branches.items():
         entry = branch.entry(key, batch)
         if entry not in batch:
             found = f" It has {', '.join(map(repr, batch))}." if batch else ""
             raise UsageError("batch", f"{entry!r} is missing.{found}", right=_wanted(branches))
-        if not isinstance(batch[entry], Mapping):  # a mapping holds pooled features
-            _check_entry(entry, batch[entry], branch.stream.input)
+        given = batch[entry]
+        if not isinstance(given, Mapping):  # a mapping holds pooled features
+            _check_entry(entry, given, branch.stream.input)
+            rows[entry] = given.shape[0]  # not len(), which torch.export takes for a constant
+    if any(count != next(iter(rows.values())) for count in rows.values()):
+        raise UsageError("batch", f"its entries have {rows} rows.", right="All must have the same number of rows.")
     return batch
 
 

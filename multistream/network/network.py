@@ -192,6 +192,20 @@ class MultiStream(nn.Module):
                 self.fusion.heads[head].requires_grad_(False)
         return self
 
+    def unfreeze(self, *what: str) -> Self:
+        """Reverses `freeze` for `streams`, `branches` or a stream (KEY).
+
+        To train only the last stages, freeze the first ones again: `net.unfreeze("object").freeze("object:3")`.
+        """
+        check_known(what, {"streams", "branches", *self.branches}, where="unfreeze", what="no stream {name!r}.")
+        for key, branch in self.branches.items():
+            if {"streams", "branches", key} & set(what):
+                branch.stream.unfreeze()
+        if "branches" in what:
+            self.branches.requires_grad_(True)
+            self.fusion.heads.requires_grad_(True)
+        return self.train(self.training)
+
     def _frozen_stages(self, entry: str) -> dict[str, int | None]:
         """The number of stages to freeze for an entry of --freeze, by stream key; None for all stages."""
         if not isinstance(entry, str):

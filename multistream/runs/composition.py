@@ -14,7 +14,7 @@ from torch import nn
 
 from multistream.data.side_inputs import known_of_vectors
 from multistream.data.table import Table
-from multistream.errors import MultistreamWarning, UsageError, WeightsError, did_you_mean
+from multistream.errors import MultistreamWarning, UsageError, WeightsError, check_known, did_you_mean
 from multistream.inputs import Image
 from multistream.interfaces import Stream
 from multistream.network.branch import Branch
@@ -70,6 +70,7 @@ def compose(
     check_classes(classes)
     options, weights, depth, known = options or {}, weights or {}, depth or {}, known or {}
     seed = drawn_seed() if seed is None else seed
+    check_known(options, ("streams", "tap", "temporal", "fusion", "loss"), where="options")
     specs = streams_by_key(streams)
     check_keys(specs, {"weights": weights, "depth": depth, "options.streams": options.get("streams", {})})
     tap, temporal = _pinned("tap", tap), _pinned("temporal", temporal)

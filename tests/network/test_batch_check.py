@@ -39,6 +39,7 @@ WRONG = {
     "one image without a batch": (lambda: {"image": IMAGES[0], "anp": VECTORS}, "its shape is .3, 32, 32."),
     "channels last": (lambda: {"image": IMAGES.permute(0, 2, 3, 1), "anp": VECTORS}, "uint8 .B, 3, H, W."),
     "vectors of another width": (lambda: {"image": IMAGES, "anp": torch.ones(2, 5)}, "float32 .B, 4."),
+    "fewer vectors than images": (lambda: {"image": IMAGES, "anp": VECTORS[:1]}, "{'image': 2, 'anp': 1} rows"),
     "images in 0..1": (lambda: {"image": IMAGES.float() / 255, "anp": VECTORS}, "it is float32. Images must be uint8"),
     "half precision": (lambda: {"image": IMAGES.half(), "anp": VECTORS}, "it is float16"),
 }

@@ -37,6 +37,7 @@ class Toy(Stream):
         ({"streams": ["object"], "depth": {"object": 6}}, "It has 1 to 5 stages"),
         ({"streams": ["object"], "depth": {"places": 2}}, "the network has no stream 'places'"),
         ({"streams": ["object"], "weights": {"objct": "x"}}, "Did you mean 'object'"),
+        ({"streams": ["object"], "options": {"taps": {"width": 3}}}, "options: 'taps' is unknown. Did you mean 'tap'"),
         ({"streams": ["object"], "options": {"temporal": {"unit": 3}}, "temporal": "bigru"}, "Did you mean 'units'"),
         ({"streams": ["object"], "options": {"streams": {"object": {"ends": 1280}}}}, "Did you mean 'end'"),
         ({"streams": ["anp"]}, "width"),

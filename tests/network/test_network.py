@@ -227,6 +227,31 @@ def test_freezing_leaves_no_trace_below(what: str, trains: set[str]) -> None:
     assert {"fusion" if name.startswith("fusion") else name.split(".")[2] for name in changed} == trains
 
 
+def test_unfreezing_reverses_freezing() -> None:
+    network = composed("photo and words", "bigru+att", "early")
+    every = {name for name, _ in network.requires_grad_(True).named_parameters()}
+    network.freeze("branches").unfreeze("branches").train()
+    assert {name for name, weight in network.named_parameters() if weight.requires_grad} == every
+    assert not [name for name, module in network.named_modules() if not module.training]
+    network.freeze("streams").unfreeze("photo").freeze("photo:2").train()
+    frozen = {name.split(".")[4] for name, weight in network.named_parameters() if not weight.requires_grad}
+    assert frozen == {"low", "middle"}
+    assert network.branches["photo"].stream.stages["high"].training
+    assert not network.branches["photo"].stream.stages["low"].training
+    with pytest.raises(MultistreamError, match="unfreeze: no stream 'phot'"):
+        network.unfreeze("phot")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("fusion", ["early", "late", "gated"])
+def test_a_network_of_another_precision_reads_the_same_batch(kind: torch.dtype, fusion: str) -> None:
+    network, batch = composed("photo, depth and words", "bigru+att", fusion), batch_of()
+    expected = network(batch)
+    found = network.to(kind)(batch)
+    torch.testing.assert_close(found.float(), expected, atol=0.05, rtol=0.05)
+
+
 def test_a_streams_own_key_goes_before_the_shared_input() -> None:
     network, batch = composed("two photos", "concat", "early"), batch_of()
     with torch.no_grad():
@@ -239,6 +264,8 @@ def test_other_sizes_are_brought_down_on_the_device_and_a_matching_one_adds_noth
     large = batch_of()["image"].repeat_interleave(2, 2).repeat_interleave(2, 3)
     with torch.no_grad():
         assert stream(large)["low"].shape == stream(batch_of()["image"])["low"].shape
+        tall = torch.cat([batch_of()["image"]] * 2, 2)
+        assert stream(tall)["low"].shape == stream(batch_of()["image"])["low"].shape
     exact = stream.prepare(batch_of()["image"])
     x = (batch_of()["image"].float() - stream.mean) / stream.std
     assert torch.equal(exact, x)
