@@ -60,7 +60,6 @@ def _cost(
 
 
 def _stage_macs(base: MultiStream, runtime: Runtime) -> dict[tuple[str, str], int]:
-    """Counts multiply-adds by stream and stage."""
     found: dict[tuple[str, str], int] = {}
 
     def visit(stream: str, stage: str, run: Callable[[], Any], modules: Sequence[nn.Module]) -> Any:

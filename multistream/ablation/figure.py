@@ -55,17 +55,22 @@ def _y(row: VariantResult) -> float:
 
 
 def _scale(axes: Axes, rows: Sequence[VariantResult]) -> None:
-    """Sets ticks at decades (or at 1, 2, 5 times a decade if there are few) and the limits of both axes."""
-    axes.set_xscale("log")
+    """Sets ticks and limits of both axes."""
     decades = log10(_x(rows[-1]) / _x(rows[0]))
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
+    log_scale(axes, decades)
     lowest = min(100 * row.score_ci95[0] for row in rows)
     highest = max(100 * row.score_ci95[1] for row in rows)
     room = max(2.5, 0.08 * (highest - lowest))
     axes.set_ylim(max(-1.0, lowest - room), min(101.0, highest + room))
     axes.set_xlim(_x(rows[0]) / 10 ** (0.05 * decades + 0.03), _x(rows[-1]) * 10 ** (0.1 * decades + 0.05))
+
+
+def log_scale(axes: Axes, decades: float) -> None:
+    """Sets a logarithmic x axis with ticks at powers of ten (or at 1, 2, 5 times them if the values span few)."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0,) if decades > 2 else (1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _number(axes: Axes, named: Sequence[VariantResult]) -> None:

@@ -125,5 +125,4 @@ def span(seconds: float) -> str:
 
 
 def _free(folder: Path) -> Path:
-    """Returns the next free folder name next to `folder`."""
     return runs.first_free(folder.with_name(f"{folder.name}-{number}") for number in count(2))

@@ -49,7 +49,6 @@ RUN = "runs/object-anp-early-1"
 
 
 def _example(arguments: str) -> str:
-    """The last line of a command's help."""
     return f"Example: multistream {arguments}"
 
 

@@ -20,8 +20,6 @@ from multistream.data.folds import fold_rows, photo_groups, stratified_cut
 from multistream.data.table import Table
 from multistream.errors import UsageError, some_of
 
-__all__ = ["Parts", "split"]
-
 Indices = NDArray[np.int64]
 NAMES = ("train", "val", "test")
 

@@ -185,7 +185,6 @@ class Decomposer:
 
     @torch.no_grad()
     def _logits(self, target: str, forward: ForwardPass, read: ReadLogits) -> Tensor:
-        """Returns the target's logits (B, K) of the forward pass."""
         if target == "":
             return forward.output.logits
         own = forward.output.streams.get(target)

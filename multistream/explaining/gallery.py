@@ -61,7 +61,6 @@ class GalleryCollector:
             self._add_to(label, photo)
 
     def _add_to(self, label: str, photo: GalleryPhoto) -> None:
-        """Adds the photo to one of its labels."""
         digest = hashlib.sha256(photo.explanation.path.encode("utf-8", "surrogateescape")).hexdigest()
         kept = self.kept.setdefault((photo.outcome, label), [])
         kept.append((digest, photo))

@@ -164,7 +164,6 @@ def _in_our_classes(table: Table, classes: tuple[str, ...]) -> tuple[Table, int]
 
 
 def _lacks_inputs(model: Model, given: Mapping[str, SideSource]) -> bool:
-    """Returns whether a stream reads vectors or maps that are not given."""
     return any(key not in given and each.name not in given for key, each in side_inputs_of(model.inputs).items())
 
 

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from multistream.errors import UsageError, check_known
 from multistream.inputs import Input
 from multistream.interfaces import VECTOR, Fusion, FusionOutput
-from multistream.network.batch_check import checked_batch
-from multistream.network.branch import Batch, Branch
+from multistream.network.branch import Batch, Branch, checked_batch
 from multistream.network.plan import Options
 from multistream.nn.modules import Modules, shallow_copy
 from multistream.nn.seeding import drawn_seed, initializing

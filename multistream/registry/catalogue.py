@@ -249,7 +249,6 @@ def _refusal(where: str, name: str, claims: list[Claim], *, kinds: tuple[Kind, .
 
 
 def _unknown(where: str, name: str, kinds: tuple[Kind, ...]) -> UnknownPart:
-    """The error for an unknown name, with the nearest known one."""
     rows = parts()
     right = f"Known: {', '.join(_known(rows, kinds)) or 'none'}."
     of_other_kind = next((row.kind for row in rows if row.name == name and row.kind), None)

@@ -16,8 +16,9 @@ from markupsafe import Markup
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from multistream.ablation.figure import log_scale
 from multistream.bootstrap import Interval
 from multistream.errors import printable
 from multistream.reporting.results import CalibrationBin
@@ -176,7 +177,8 @@ def pareto_chart(points: Sequence[CostPoint], *, metric: str) -> Markup:
         axes.plot([_millions(p) for p in front], [p.score for p in front], color=PRIMARY, linewidth=2)
         for p in sorted(points, key=lambda p: bool(p.rank)):
             _cost_dot(axes, p, with_interval=len(points) <= LABELLED_ROWS)
-        _log_scale(axes, [_millions(p) for p in points])
+        costs = [_millions(p) for p in points]
+        log_scale(axes, log10(max(costs) / min(costs)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}"))
         axes.set(xlabel="multiply-adds for one image, millions", ylabel=f"{metric}, %")
         _number(axes, front)
@@ -200,15 +202,6 @@ def _cost_dot(axes: Axes, p: CostPoint, *, with_interval: bool) -> None:
 
 def _millions(point: CostPoint) -> float:
     return max(point.macs, 1) / 1e6
-
-
-def _log_scale(axes: Axes, values: Sequence[float]) -> None:
-    """Sets a logarithmic x axis with ticks at powers of ten (or at 1, 2, 5 times them if the values span few)."""
-    axes.set_xscale("log")
-    few = log10(max(values) / min(values)) < 2
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if few else (1.0,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _number(axes: Axes, front: Sequence[CostPoint]) -> None:

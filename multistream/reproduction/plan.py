@@ -145,7 +145,6 @@ def _joined(request: Request, paper: Paper, row: PaperRow, unit: _Unit) -> dict[
 
 
 def _alone(request: Request, row: PaperRow) -> dict[str, Any]:
-    """The network of a row of one stream."""
     weights = {key: request.weights[key] for key in row.streams if key in request.weights}
     streams = {key: request.streams[key] for key in row.streams}
     return {"temporal": row.temporal, "streams": streams, "weights": weights}

@@ -266,6 +266,3 @@ def require_trained(model: LoadedModel, what: str) -> None:
         right = "Its fusion may still have its initial weights."
         do = "Train it with multistream.train or, after training it yourself, wrap it: multistream.Model.of(network)."
         raise UsageError(what, f"{model.path} is not marked as trained.", right=right, do=do)
-
-
-__all__ = ["MODEL_FILE", "LoadedModel", "load_model", "require_trained", "save_model"]

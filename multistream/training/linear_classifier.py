@@ -149,7 +149,6 @@ class LinearClassifier:
         return Optimum(weight, bias_K if self.label_sets else bias_K - bias_K.mean(), iterations)
 
     def _spread(self, penalties: Mapping[str, float]) -> Array:
-        """Returns the penalty of each feature, (D,)."""
         return np.concatenate([np.full(block.shape[1], penalties[key]) for key, block in self.blocks.items()])
 
     def _split(self, weight_DK: Array) -> dict[str, Array]:

@@ -142,7 +142,6 @@ class Trainer:
         self.listener.epoch(line)
 
     def _line(self, loss: float, accuracy: float, *, seconds: float) -> dict[str, float]:
-        """Returns the line of metrics.jsonl for an epoch."""
         return {
             "epoch": self.progress.epoch,
             "step": self.progress.step,

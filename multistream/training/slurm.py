@@ -214,7 +214,6 @@ def _outside_of_a_job() -> Iterator[None]:
 
 
 def _executor(options: Mapping[str, Any], folder: Path) -> Any:
-    """Builds submitit's executor with the parameters of a job."""
     try:
         import submitit
     except ImportError as error:

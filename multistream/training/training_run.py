@@ -96,7 +96,6 @@ class TrainingRun:
         return Progress.from_state(self.ranks.from_first(progress.to_state()))
 
     def _fit(self, *, resume: bool, ranks: Ranks) -> Progress:
-        """Trains with the recipe's solver."""
         criterion = self.prepared.criterion(self.prepared.parts.train)
         if self.settings.solver == "lbfgs":
             return self._solve(criterion)
@@ -108,7 +107,6 @@ class TrainingRun:
         return self._descend(criterion, ranks, saved)
 
     def _solve(self, criterion: Loss) -> Progress:
-        """Fits the classifier to its optimum."""
         assert self.extracted is not None  # lbfgs is only for frozen streams
         line, self.out_of_fold = solve(self.prepared, self.extracted, criterion, say=self.console.say)
         runs.write_lines(self.folder / runs.METRICS, [line])

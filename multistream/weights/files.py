@@ -113,7 +113,6 @@ def without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
 
 
 def _size(path: Path) -> int:
-    """Returns the size of a regular file, in bytes."""
     if not path.is_file():
         raise WeightsError(path, "it is not a file." if path.exists() else "no such file.", do="Check the path.")
     size = path.stat().st_size

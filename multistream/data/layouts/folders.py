@@ -108,7 +108,6 @@ def _ignored(outside: int, inner: Mapping[str, set[str]]) -> Iterator[str]:
 
 
 def _empty_classes(listing: Listing, parts: Mapping[str, str], depth: int) -> Iterator[str]:
-    """Notes on class folders without images."""
     filled = {"/".join(image_id.split("/")[:depth]) for image_id in listing.ids}
     for pieces in [folder.split("/") for folder in listing.folders if folder not in filled]:
         match pieces:

@@ -40,7 +40,6 @@ def optimizer_tensors(optimizer: Optimizer, names: Mapping[str, nn.Parameter]) -
 
 
 def _group_names(optimizer: Optimizer, names: Mapping[str, nn.Parameter]) -> list[list[str]]:
-    """Returns the names of the parameters of each group."""
     name_of = {parameter: name for name, parameter in names.items()}
     return [[name_of[p] for p in group["params"]] for group in optimizer.param_groups]
 
