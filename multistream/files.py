@@ -10,16 +10,21 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 from multistream.errors import DataError, MultistreamError, UsageError
+from multistream.local_processes import is_alive, process_space
 from multistream.system_errors import disk_error
 
-_STALE = re.compile(r"\.tmp-(?:[a-z]+-\d+-)?(\d+)-[0-9a-f]{8}")
-_in_flight: set[Path] = set()  # temporary files of this process: pids are reused, so the pid alone does not identify it
+_TEMPORARY = re.compile(r"\.tmp-(?:[a-z]+-)?(?:\d+-)?(\d+)-([0-9a-f]{8})-[0-9a-f]{8}")
+_in_flight: set[str] = set()  # temporary files of this process: pids are reused, so the pid alone does not identify it
+
+ABANDONED: Final = 24 * 3600
+"""Seconds without a change after which a temporary file of another machine counts as left behind by a dead process."""
 
 
 def write_atomic(path: str | Path, data: bytes | str) -> None:
@@ -50,18 +55,20 @@ def replacing(path: str | Path, *, needed: int = 0) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def temporary(folder: Path, *, noun: str = "", needed: int = 0) -> Iterator[Path]:
-    """An unused path `.tmp-[NOUN-]PID-RANDOM` in `folder`, which is made if missing.
+    """An unused path `.tmp-[NOUN-]PID-SPACE-RANDOM` in `folder`, which is made if missing.
 
-    A file or folder of that name is removed at the end. Raises DiskFull if the disk is full or cannot be written.
+    SPACE is where the PID is from (`process_space`). A file or folder of that name is removed at the end. Raises
+    DiskFull if the disk is full or cannot be written.
     """
-    name = folder / "-".join(part for part in (".tmp", noun, str(os.getpid()), secrets.token_hex(4)) if part)
+    parts = (".tmp", noun, str(os.getpid()), process_space(), secrets.token_hex(4))
+    name = folder / "-".join(part for part in parts if part)
     with writing(folder, needed=needed):
         folder.mkdir(parents=True, exist_ok=True)
-        _in_flight.add(name)
+        _in_flight.add(name.name)
         try:
             yield name
         finally:
-            _in_flight.discard(name)
+            _in_flight.discard(name.name)
             remove(name)
 
 
@@ -165,38 +172,44 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def clean(folder: Path) -> tuple[Path, ...]:
-    """Removes the temporary files that dead processes left in `folder`; returns their paths."""
-    found = [(path, _STALE.fullmatch(path.name)) for path in folder.glob(".tmp-*")]
-    stale = [path for path, match in found if match and _is_stale(path, pid=int(match[1]))]
+def clean(folder: Path, *, locked: bool = False) -> tuple[Path, ...]:
+    """Removes the temporary files of dead processes in `folder`; returns their paths.
+
+    Whether a process of another machine is alive cannot be seen: its files go after a day without a change. `locked`:
+    the caller holds the lock that every process takes which writes here, so all files but its own are left behind.
+    """
     with writing(folder):
-        for path in stale:
-            remove(path)
-    return tuple(stale)
+        stale = [
+            path for path in folder.glob(".tmp-*") if path.name not in _in_flight and _is_stale(path, locked=locked)
+        ]
+        return tuple(path for path in stale if _take_away(path))
 
 
-if sys.platform == "win32":
-    import ctypes
+def _is_stale(path: Path, *, locked: bool) -> bool:
+    match = _TEMPORARY.fullmatch(path.name)
+    if match is None or locked:
+        return match is not None
+    pid, space = int(match[1]), match[2]
+    if space == process_space():
+        return pid == os.getpid() or not is_alive(pid)
+    return time.time() - _last_change(path) > ABANDONED
 
-    def is_alive(pid: int) -> bool:
-        """Whether a process with this pid runs; os.kill would end it on Windows."""
-        handle = ctypes.windll.kernel32.OpenProcess(0x0010_0000, False, pid)  # SYNCHRONIZE
-        state = ctypes.windll.kernel32.WaitForSingleObject(handle, 0) if handle else 0
-        ctypes.windll.kernel32.CloseHandle(handle)
-        return bool(state == 0x102)  # WAIT_TIMEOUT: it has not ended
 
-else:
+def _last_change(path: Path) -> float:
+    """When a file, or anything in a folder, was written last, in seconds; now, where it is no longer there."""
+    try:
+        inside = () if path.is_symlink() else path.rglob("*")
+        times: list[float] = [part.lstat().st_mtime for part in (path, *inside)]
+    except FileNotFoundError:  # it has just been renamed or removed
+        return time.time()
+    return max(times)
 
-    def is_alive(pid: int) -> bool:
-        """Whether a process with this pid runs, of any user."""
+
+def _take_away(path: Path) -> bool:
+    """Removes a temporary file; False where another process, which cleans at the same time, was first."""
+    with temporary(path.parent) as own:
         try:
-            os.kill(pid, 0)
-        except (ProcessLookupError, OverflowError):
+            path.rename(own)
+        except FileNotFoundError:
             return False
-        except PermissionError:
-            return True
-        return True
-
-
-def _is_stale(path: Path, *, pid: int) -> bool:
-    return path not in _in_flight if pid == os.getpid() else not is_alive(pid)
+    return True

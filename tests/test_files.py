@@ -9,13 +9,15 @@ import resource
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
 from multistream import files
 from multistream.errors import DataError, DiskFull, UsageError
-from multistream.files import clean, is_alive, replacing, sha256_file, write_atomic
+from multistream.files import ABANDONED, clean, replacing, sha256_file, temporary, write_atomic
+from multistream.local_processes import process_space
 
 
 def names(folder: Path) -> list[str]:
@@ -194,35 +196,66 @@ def test_sha256(tmp_path: Path) -> None:
 
 
 def test_clean_removes_what_the_dead_left_and_no_more(tmp_path: Path) -> None:
-    dead, random = dead_pid(), "0123abcd"
+    dead, end = dead_pid(), f"{process_space()}-0123abcd"
     stale = [
-        tmp_path / f".tmp-{dead}-{random}",
-        tmp_path / f".tmp-step-3-{dead}-{random}",
-        tmp_path / f".tmp-{os.getpid()}-{random}",
+        tmp_path / f".tmp-{dead}-{end}",
+        tmp_path / f".tmp-demo-{dead}-{end}",
+        tmp_path / f".tmp-step-3-{dead}-{end}",
+        tmp_path / f".tmp-{os.getpid()}-{end}",
     ]
-    kept = [f".tmp-{os.getppid()}-{random}", ".tmp-step-3", ".tmp-mine", "step-3", f"x.tmp-{dead}-{random}"]
+    kept = [f".tmp-{os.getppid()}-{end}", ".tmp-step-3", ".tmp-mine", "step-3", f"x.tmp-{dead}-{end}"]
     for name in (*(path.name for path in stale), *kept):
         (tmp_path / name).mkdir()
         (tmp_path / name / "content").touch()
     (tmp_path / "outside").mkdir()
-    (tmp_path / f".tmp-{dead}-aaaaaaaa").symlink_to("outside")
-    assert sorted(clean(tmp_path)) == sorted([*stale, tmp_path / f".tmp-{dead}-aaaaaaaa"])
+    link = tmp_path / f".tmp-{dead}-{process_space()}-aaaaaaaa"
+    link.symlink_to("outside")
+    assert sorted(clean(tmp_path)) == sorted([*stale, link])
     assert names(tmp_path) == sorted([*kept, "outside"])
 
 
-def test_clean_leaves_what_is_being_written(tmp_path: Path) -> None:
-    with replacing(tmp_path / "file") as file:
+def test_a_process_of_another_machine_is_not_judged_by_its_number(tmp_path: Path) -> None:
+    """Its number is dead here, but the process may be writing: it goes when nothing has changed for a day."""
+    name = f".tmp-{dead_pid()}-{'0' * 8}-0123abcd"
+    for folder in ("new", "written", "old"):
+        (tmp_path / folder / name).mkdir(parents=True)
+        (tmp_path / folder / name / "content").touch()
+    past = time.time() - ABANDONED - 60
+    for old in ("written", "old", "old/content"):
+        folder, _, inner = old.partition("/")
+        os.utime(tmp_path / folder / name / inner, (past, past))
+    (tmp_path / "old" / f"{name[:-1]}e").symlink_to(tmp_path / "new")
+    os.utime(tmp_path / "old" / f"{name[:-1]}e", (past, past), follow_symlinks=False)
+    assert clean(tmp_path / "new") == clean(tmp_path / "written") == ()
+    assert len(clean(tmp_path / "old")) == 2
+    assert names(tmp_path / "old") == []
+    assert names(tmp_path / "new") == [name]
+
+
+def test_under_a_lock_only_what_this_process_writes_stays(tmp_path: Path) -> None:
+    (tmp_path / f".tmp-1-{'0' * 8}-0123abcd").touch()
+    (tmp_path / f".tmp-1-{process_space()}-0123abcd").touch()
+    with temporary(tmp_path) as own:
+        own.touch()
+        assert len(clean(tmp_path, locked=True)) == 2
+        assert names(tmp_path) == [own.name]
+
+
+def test_two_processes_clean_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another process has just removed, or renamed to its place, is no error."""
+    gone = tmp_path / f".tmp-1-{'0' * 8}-0123abcd"
+    monkeypatch.setattr(Path, "glob", lambda _folder, _pattern: iter([gone]))
+    assert clean(tmp_path) == ()
+    assert clean(tmp_path, locked=True) == ()
+
+
+def test_clean_leaves_what_is_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with replacing("file") as file, temporary(Path()):
         assert clean(tmp_path) == ()
         file.write(b"whole")
     assert (tmp_path / "file").read_text() == "whole"
     assert clean(tmp_path / "missing") == ()
-
-
-def test_alive_and_dead() -> None:
-    assert is_alive(os.getpid())
-    assert is_alive(1)  # not ours to signal, unless we are root
-    assert not is_alive(dead_pid())
-    assert not is_alive(10**30)
 
 
 def test_files_need_no_torch() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from multistream.errors import DiskFull, RunBusy
-from multistream.files import is_alive
 from multistream.folder_lock import FolderLock
+from multistream.local_processes import is_alive
 
 
 def run(code: str, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ DESIGN = ROOT / "docs" / "design.md"
 
 LAYERS = (
     ("_version", "commands", "errors", "inputs", "hookspecs", "nn", "console", "records", "bootstrap"),
-    ("statistics",),
+    ("statistics", "local_processes"),
     ("spec", "system_errors", "vote_distances", "label_set_metrics"),
     ("files",),
     ("checksums", "figures", "folder_lock"),

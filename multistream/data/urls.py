@@ -110,7 +110,7 @@ def local_copy(url: str) -> Path:
     folder = cache_root() / "urls" / hashlib.sha256(url.encode()).hexdigest()[:32]
     make_folder(folder)
     with FileLock(folder / ".lock", preserve_lock_file=True):
-        clean(folder)
+        clean(folder, locked=True)
         _update(system, url, folder, paths, stamps)
     return folder / top
 

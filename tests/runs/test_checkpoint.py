@@ -200,7 +200,8 @@ def test_one_that_is_half_removed_looks_like_none(tmp_path: Path, monkeypatch: p
 
 
 def test_clean_removes_the_stale(tmp_path: Path) -> None:
-    (tmp_path / f".tmp-step-9-{os.getpid()}-0123abcd").mkdir()
+    """The run's lock is held: what another machine's process left half written is removed at once, however new."""
+    (tmp_path / f".tmp-step-9-{os.getpid()}-0123abcd-0123abcd").mkdir()
     save(tmp_path, 1)
     checkpoint.clean(tmp_path)
     assert names(tmp_path) == ["step-1"]

@@ -8,12 +8,12 @@ A checkpoint is written under a temporary name, flushed to disk, then renamed. A
 complete folder is the newest checkpoint. It is found by listing the folder, so there is no pointer that can be wrong.
 """
 
-from multistream.files import clean as clean
 from multistream.runs.checkpoint.loading import Checkpoint as Checkpoint
 from multistream.runs.checkpoint.loading import latest as latest
 from multistream.runs.checkpoint.loading import load as load
 from multistream.runs.checkpoint.loading import understood as understood
 from multistream.runs.checkpoint.manifest import JSON as JSON
+from multistream.runs.checkpoint.saving import clean as clean
 from multistream.runs.checkpoint.saving import save as save
 from multistream.runs.checkpoint.state import optimizer_tensors as optimizer_tensors
 from multistream.runs.checkpoint.state import restore_optimizer as restore_optimizer

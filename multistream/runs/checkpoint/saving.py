@@ -58,6 +58,14 @@ def save(
     return path
 
 
+def clean(folder: Path) -> tuple[Path, ...]:
+    """Removes checkpoints that dead processes left half written, on this machine or another; returns their paths.
+
+    Only the process that holds the run's lock writes checkpoints, and so it alone may call this.
+    """
+    return files.clean(folder, locked=True)
+
+
 def _write_all(
     folder: Path,
     step: int,
