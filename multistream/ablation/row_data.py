@@ -1,4 +1,4 @@
-"""What rows are trained on: pooled features, labels and parts, in memory; what a step of many rows sees; and the
+"""The training data of rows: pooled features, labels and splits in memory; the batches of all seeds; and the
 parameters of rows that train in one batch, with dimensions G (seeds) and V (variants).
 """
 

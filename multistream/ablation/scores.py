@@ -1,4 +1,4 @@
-"""How good each variant is over all seeds and splits: what every metric must offer; accuracy, and mean average
+"""The score of each variant over all seeds and splits: the interface of a metric, accuracy, and mean average
 precision where images may have several labels.
 """
 

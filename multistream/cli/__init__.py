@@ -1,4 +1,4 @@
-"""The command line: parses options, calls one function, prints results to stdout and everything else to stderr."""
+"""The command line: parses options, calls one function, and prints results to stdout and messages to stderr."""
 
 from __future__ import annotations
 
@@ -95,18 +95,18 @@ def multistream(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """The options of the program itself."""
+    """Options of the program itself."""
 
 
 def main() -> None:
-    """Runs the command line; what the user can change ends in one line on stderr and an exit code, not a traceback."""
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # odd EXIF and bombs: each file's own status says so
+    """Runs the command line. An error that the user can correct ends in one line on stderr and an exit code."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # bad EXIF, decompression bombs: reported by the file's status
     warnings.showwarning = _show_warning(warnings.showwarning)
     keep_memory()
-    # OpenMP's threads sleep while they wait for each other. They would spin, which on a machine with other work takes
-    # the core from the very thread that they wait for. libgomp reads this when torch is imported.
+    # OpenMP's threads sleep while they wait for each other. By default they spin, which on a busy machine takes the
+    # core from the thread that they wait for. libgomp reads this variable when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch.distributed's remarks to its own developers
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # hides torch.distributed's warnings for developers
     with ends_quietly():
         _run()
 
@@ -117,7 +117,7 @@ def _run() -> None:
     except KeyboardInterrupt:
         _leave("stopped.", 130)
     except BrokenPipeError:
-        raise  # ends_quietly knows whose pipe it is
+        raise  # ends_quietly finds out which pipe it is
     except Exception as error:
         _leave_interrupted(error)
         if found := known_error(error) or blamed(error):
@@ -126,13 +126,13 @@ def _run() -> None:
 
 
 def _leave_interrupted(error: Exception) -> None:
-    """Leaves after a stopped training; its class lives in a module that imports torch, if that was imported at all."""
+    """Exits after an interrupted training; does not import its module, which imports torch, unless it is loaded."""
     if (stop := sys.modules.get("multistream.training.stop")) and isinstance(error, stop.Interrupted):
         _leave(f"stopped and saved. To resume: {error.resume}", 128 + error.signal)
 
 
 def _show_warning(default: Callable[..., None]) -> Callable[..., None]:
-    """Warnings of ours in one line; those of libraries as Python shows them."""
+    """Returns a function that prints warnings of this package in one line, and all others with `default`."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, MultistreamWarning):

@@ -99,7 +99,7 @@ def ablate(
 
 
 def _save(result: Ablation, *, csv: Path | None, plot: Path | None, say: Say) -> None:
-    """Writes the files that --csv and --plot name."""
+    """Writes the files of --csv and --plot."""
     from multistream.ablation.figure import draw
     from multistream.ablation.results import write_csv
 

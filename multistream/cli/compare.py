@@ -22,7 +22,7 @@ class Format(StrEnum):
 
 
 class Against(StrEnum):
-    """The row that the others are compared with."""
+    """The row with which the others are compared."""
 
     first = "first"
     best = "best"

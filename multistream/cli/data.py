@@ -80,7 +80,7 @@ def demo(json: options.Json = False) -> None:
 
 
 def described(found: Scan) -> str:
-    """A scan as lines to read."""
+    """Formats a scan as text."""
     classes = ", ".join(f"{name} {count:,}" for name, count in found.classes.items())
     lines = [f"{found.name}: {found.images:,} images ({classes})", *found.notes]
     lines += _some("cannot be used", [f"{bad.id}: {bad.reason}" for bad in found.unreadable])
@@ -94,7 +94,7 @@ def described(found: Scan) -> str:
 
 
 def _some(what: str, found: Iterable[str]) -> Iterator[str]:
-    """How many, and the first of them."""
+    """Yields the number of entries and the first SHOWN of them."""
     entries = list(found)
     if entries:
         yield f"{len(entries):,} {what}:"

@@ -106,7 +106,7 @@ def _save_confusion(metrics: Measures, plot: Path) -> None:
 
 
 def protocols_text(result: WebEmoResult) -> str:
-    """WebEMO's protocols, a line for each."""
+    """Formats the results of WebEMO's protocols, one line each."""
     lines = [f"{'protocol':28} {'accuracy':>10} {'95 %':>16} {'most frequent':>14} {'n':>8}"]
     for row in result.rows:
         numbers = f"{100 * row.accuracy:8.2f} % {_interval(row.accuracy_ci95):>16} {100 * row.majority:12.2f} %"
@@ -117,7 +117,7 @@ def protocols_text(result: WebEmoResult) -> str:
 
 
 def evaluation_text(result: Evaluation) -> str:
-    """The metrics, those of the classes that the run can predict, and accuracies by policy for missing streams."""
+    """Formats the metrics, those without unreachable classes, and the accuracies by policy for missing streams."""
     texts = [table(result.metrics)]
     if result.reachable:
         unreachable = ", ".join(result.unreachable)
@@ -128,7 +128,7 @@ def evaluation_text(result: Evaluation) -> str:
 
 
 def policies(result: Evaluation) -> str:
-    """Accuracy with and without the photos that lack a stream, as lines to read."""
+    """Formats the accuracy by policy for photos without a stream's input."""
     from multistream.inference.missing import POLICIES
 
     lacking = ", ".join(f"{count:,} lack {key}" for key, count in result.missing.items())
@@ -139,7 +139,7 @@ def policies(result: Evaluation) -> str:
 
 
 def distances(metrics: Metrics) -> list[str]:
-    """How near the predictions are to the votes, one line per measure; nothing where there are no votes."""
+    """Formats the distances between predictions and votes, one line per measure; empty if there are no votes."""
     if metrics.votes is None:
         return []
     from multistream.vote_distances import VOTE_MEASURES
@@ -152,7 +152,7 @@ def distances(metrics: Metrics) -> list[str]:
 
 
 def table(metrics: Measures) -> str:
-    """Metrics as lines to read."""
+    """Formats metrics as text."""
     from multistream.inference.metrics import Metrics
 
     return _of_labels(metrics) if isinstance(metrics, Metrics) else _of_label_sets(metrics)

@@ -36,14 +36,14 @@ MOVED = {
     "--flow": "--method grad-cam or --method grad-cam-total",
     "--stages": "--method grad-cam-last",
 }
-"""Options of former versions, and what to type instead."""
+"""Options of earlier versions, and their replacements."""
 
 
 class ExplainCommand(TyperCommand):
-    """The command, which answers options of former versions."""
+    """The command `explain`, with messages for options of earlier versions."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Refuses them with what to type instead."""
+        """Raises UsageError with the replacement for an option of earlier versions."""
         for arg in args[: args.index("--")] if "--" in args else args:
             option = arg.partition("=")[0]
             if option in MOVED:
@@ -133,7 +133,7 @@ def explain(
 
 
 def fused_explainer(model: Model, paths: list[str] | None, target: str, **settings: Any) -> Explainer:
-    """Explains photos by the exact sum where there is one, else by integrated gradients: for maps, not for numbers."""
+    """Returns an explainer for maps: by the exact sum if there is one, else by integrated gradients."""
     from multistream.explaining import ExplanationRequest, Target
 
     request = ExplanationRequest(Target(target), method="fused", every_class=False)
@@ -152,7 +152,7 @@ def _explainer(
 def _explain_all(
     explainer: Explainer, *, npz: Path | None, overlays: Path | None, colour_scale: Any, json: bool
 ) -> None:
-    """Prints and writes one photo after the other."""
+    """Prints and writes the explanations photo by photo."""
     from multistream.explaining import NpzWriter, write_overlay
 
     writer = NpzWriter(npz, ids=explainer.selection.names, classes=explainer.model.classes) if npz else nullcontext()
@@ -170,13 +170,13 @@ def _explain_all(
 
 
 def _choice(option: str, value: str, choices: dict[str, Any]) -> Any:
-    """The value that an option's word selects."""
+    """Returns the value for an option's word. Raises UsageError for an unknown word."""
     check_choice(option, value, choices)
     return choices[value]
 
 
 def _print(found: Explanation, *, first: bool, json: bool) -> None:
-    """Prints one photo's explanation: as an item of a JSON list, or as lines to read."""
+    """Prints one photo's explanation, as an item of a JSON list or as text."""
     if json:
         typer.echo(("[\n" if first else ",\n") + jsonlib.dumps(found.to_dict(), ensure_ascii=False), nl=False)
     else:

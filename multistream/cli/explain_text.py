@@ -1,4 +1,4 @@
-"""What the commands that explain print, as lines to read."""
+"""Text output of the commands explain, gallery and test-explanation."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ MARKS = {"exact": "", "local": "   gradient x input: the head is not linear, so 
 
 
 SMALLEST = 0.0005
-"""What three decimals show of an interaction: a network whose logits are sums over the streams has none."""
+"""The smallest interaction that is not 0 with three decimals; logits that are sums over the streams have none."""
 
 
 def explanation_text(found: Explanation) -> str:
-    """One photo's explanation."""
+    """Formats one photo's explanation."""
     if found.status != "ok":
         return f"{found.path}: {found.status}"
     label = f" (label {found.label})" if found.label else ""
@@ -32,7 +32,7 @@ def explanation_text(found: Explanation) -> str:
 
 
 def _calibrated(found: Explanation) -> str:
-    """What the probability has that the logits below do not have."""
+    """Returns the temperature of the probability, which the printed logits do not include; empty if it is 1."""
     return "" if found.temperature == 1 else f" at temperature {found.temperature:.3g}"
 
 
@@ -44,7 +44,7 @@ def _streams(found: Explanation) -> Iterator[str]:
 
 
 def _sums(found: Explanation) -> Iterator[str]:
-    """Bias and residual where there is a sum; what there is instead where there is none."""
+    """Yields bias and residual of a sum, the gap of integrated gradients, or a note that there is no sum."""
     if found.method == "decomposition":
         for name, parts in (("bias", found.bias), ("remainder", found.remainder)):
             for whose, part in parts.items():
@@ -60,7 +60,7 @@ def _sums(found: Explanation) -> Iterator[str]:
 
 
 def _games(found: Explanation) -> Iterator[str]:
-    """Shapley values and what the fusion attends to; interactions where the network has any."""
+    """Yields Shapley values, interactions (if any are not zero), and attention weights."""
     yield f"  Shapley    {_values(found.shapley)}"
     for key, values in found.shapley_stages.items():
         yield f"    {key:8} {_values(values)}"
@@ -79,7 +79,7 @@ def _values(parts: Mapping[str, float]) -> str:
 
 
 def gallery_text(found: Gallery) -> str:
-    """In how many photos the streams are right by themselves."""
+    """Formats the numbers of photos that all, some or no streams classify correctly."""
     named = {"all": "all streams", "some": "some", "none": "none"}
     counts = ", ".join(f"by {named[name]}: {count:,}" for name, count in found.outcomes.items())
     head = f"{_photos(found.n, found.left_out)}; attribution maps: {found.method}"
@@ -87,7 +87,7 @@ def gallery_text(found: Gallery) -> str:
 
 
 def photo_tests_text(found: PhotoTests) -> str:
-    """The tables of faithfulness and localisation."""
+    """Formats the results of faithfulness and localisation."""
     lines = [f"{_photos(found.n, found.left_out)}; attribution maps: {found.method}"]
     for each in found.faithfulness:
         lines += [
@@ -106,7 +106,7 @@ def photo_tests_text(found: PhotoTests) -> str:
 
 
 def self_test_text(found: SelfTest) -> str:
-    """The self-test's table."""
+    """Formats the self-test's checks as a table."""
     lines = [f"{'cue in':12} {'check':40} {'measured':>10}   bound"]
     for check in found.checks:
         bound = f"{'>=' if check.at_least else '<='} {check.bound:g}"

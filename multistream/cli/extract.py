@@ -113,7 +113,7 @@ def _extract_with_ray(
     json: bool,
     quiet: bool,
 ) -> None:
-    """The features of --data as parquet; options that it would ignore are refused."""
+    """Writes the features of --data as Parquet files. Raises UsageError for options that Ray does not support."""
     from multistream.batch.ray_engine import extract_with_ray
     from multistream.console import Console
 
@@ -131,7 +131,7 @@ def _extract_with_ray(
 
 
 def described(found: Extraction) -> str:
-    """The result in a few lines."""
+    """Formats the result of an extraction."""
     lines = [f"{'stream':10} {'view':10} {'found':>10} {'computed':>10}  cache"]
     for row in found.streams:
         lines.append(f"{row.stream:10} {row.view:10} {row.found:10,} {row.computed:10,}  {row.folder}")

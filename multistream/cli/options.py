@@ -1,4 +1,4 @@
-"""Options that several commands share, so that each reads the same everywhere."""
+"""Options that several commands share, so that they are the same in all commands."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DeviceSet = Annotated[
 PrecisionSet = Annotated[
     str, typer.Option("--precision", help="auto, fp32, bf16 or fp16. Default: the recipe's (auto).")
 ]
-"""Where "" leaves the recipe's setting as it is."""
+"""The option of commands with a recipe: "" keeps the recipe's setting."""
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
@@ -184,7 +184,7 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, or it
 
 
 def _figure_file(path: Path | None) -> Path | None:
-    """Refuses a file of an unknown kind before any work is done for it."""
+    """Raises UsageError for a file with an unknown suffix, before any work is done."""
     if path is not None and path.suffix.lower() not in FORMATS:
         raise UsageError("--plot", f"{path} has an unknown format.", right=f"It must end in {', '.join(FORMATS)}.")
     return path
@@ -197,7 +197,7 @@ Plot = Annotated[
 
 
 def chosen_engine(name: str, options: Sequence[str] | None) -> RunEngine | None:
-    """The engine of --engine and --engine-option; None without --engine."""
+    """Returns the engine of --engine and --engine-option; None without --engine."""
     if options and not name:
         raise UsageError("--engine-option", "it needs an engine.", do="Pass --engine local, slurm or ray.")
     if not name:
@@ -208,13 +208,13 @@ def chosen_engine(name: str, options: Sequence[str] | None) -> RunEngine | None:
 
 
 def check_engine(name: str) -> None:
-    """UsageError for what neither predict nor extract runs on."""
+    """Raises UsageError for an engine that predict and extract do not support."""
     if name not in ("local", "ray"):
         raise UsageError("--engine", f"{name!r} is unknown.", right="It must be local or ray.")
 
 
 def items(text: str) -> list[str]:
-    """The items of a comma-separated option.
+    """Splits a comma-separated option.
 
     >>> items("accuracy, macro_f1")
     ['accuracy', 'macro_f1']
@@ -223,12 +223,12 @@ def items(text: str) -> list[str]:
 
 
 def given_names(options: Mapping[str, object]) -> list[str]:
-    """The names of the options that were given: those whose value is true."""
+    """Returns the names of the given options: those with a true value."""
     return [name for name, value in options.items() if value]
 
 
 def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
-    """`KEY=VALUE` options as a dict; `~` after the `=` is the home folder.
+    """Parses `KEY=VALUE` options to a dict; `~` after the `=` is the home folder.
 
     >>> pairs(["object=a.safetensors"], "--weights")
     {'object': 'a.safetensors'}
@@ -245,7 +245,7 @@ def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
 
 
 def listed_paths(paths: Sequence[str]) -> Iterator[str]:
-    """The paths of a command as they come; `-` means those from stdin, one per line, in any bytes that name files."""
+    """Yields the paths of a command; `-` reads paths from stdin, one per line, which may not be valid UTF-8."""
     for path in paths:
         yield from _lines_of_stdin() if path == "-" else (path,)
 
@@ -257,7 +257,7 @@ def _lines_of_stdin() -> Iterator[str]:
 
 
 def writable_folder(folder: Path) -> Path:
-    """The folder, made if missing; refused before any photo is explained where nothing can be written."""
+    """Creates the folder if it is missing, and checks that it is writable before any photo is explained."""
     folder = folder.expanduser()
     with temporary(folder) as name:
         name.touch()
@@ -268,13 +268,13 @@ NOT_GIVEN: tuple[Any, ...] = ("", None, {}, [])
 
 
 def check_run_or_streams(command: str, run: Path | None, streams: str, recipe: str) -> None:
-    """Refuses neither and both of RUN and --streams or --recipe."""
+    """Raises UsageError unless exactly one of RUN and (--streams or --recipe) is given."""
     if (run is None) == (not streams and not recipe):
         raise UsageError(command, "pass a RUN, or --streams or --recipe.", right="Pass exactly one of them.")
 
 
 def with_options(recipe: Recipe, settings: Sequence[str] | None = None, **options: Mapping[str, Any]) -> Recipe:
-    """The recipe with a command's options by section, then with --set; options that were not given change nothing."""
+    """Updates the recipe with a command's given options by section, then with those of --set."""
     given = {
         section: {name: value for name, value in values.items() if value not in NOT_GIVEN}
         for section, values in options.items()
@@ -290,7 +290,7 @@ def network_options(
     freeze: str = "",
     **parts: str,
 ) -> dict[str, Any]:
-    """The section `network` from --streams, --weights, --input, --freeze, and the names of tap, temporal and fusion."""
+    """Returns the section `network` of --streams, --weights, --input, --freeze, --tap, --temporal and --fusion."""
     return {
         "streams": {spec.key: spec.part for spec in parse_specs(streams)} if streams else {},
         "weights": pairs(weights, "--weights"),

@@ -1,4 +1,4 @@
-"""What commands print on stdout, and what happens when its reader leaves, as `head` does: exit code 141, no message."""
+"""Output of commands on stdout, and the exit without a message (code 141) if its reader closes it, such as `head`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class CommandResult(Protocol):
-    """What a command's function returns."""
+    """The result of a command's function."""
 
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -27,12 +27,12 @@ AnyResult = TypeVar("AnyResult", bound=CommandResult)
 
 
 def print_result(result: AnyResult, text: Callable[[AnyResult], str], *, json: bool) -> None:
-    """The result as JSON, or as the `text` of it that people read."""
+    """Prints the result as JSON, or as the text that `text` returns."""
     print_data(result.to_dict(), "" if json else text(result), json=json)
 
 
 def print_data(data: Mapping[str, Any] | Sequence[Any], text: str, *, json: bool) -> None:
-    """Data as JSON, or the text that says the same."""
+    """Prints data as JSON, or the equivalent text."""
     if json:
         print_json(data)
     else:
@@ -40,37 +40,37 @@ def print_data(data: Mapping[str, Any] | Sequence[Any], text: str, *, json: bool
 
 
 def print_json(data: Mapping[str, Any] | Sequence[Any], *, indent: int | None = 2) -> None:
-    """One JSON value on stdout; on one line with `indent` None."""
+    """Prints one JSON value; on one line if `indent` is None."""
     text = jsonlib.dumps(data, ensure_ascii=False, indent=indent)
     try:
         text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:  # a file's name that is not text, or a terminal that cannot show it
+    except UnicodeEncodeError:  # a file name that is not text, or a terminal with another encoding
         text = jsonlib.dumps(data, indent=indent)
     typer.echo(text)
 
 
 def print_plan(planned: Sequence[PlannedRun], *, json: bool) -> None:
-    """What --plan prints: the runs with their status, a line or a JSON object each."""
+    """Prints the output of --plan: the runs with their status, one line or JSON object each."""
     print_data([run.to_dict() for run in planned], "\n".join(map(str, planned)), json=json)
 
 
 EXIT_CODE = 128 + signal.SIGPIPE if hasattr(signal, "SIGPIPE") else 141
-"""As a shell reports a program that SIGPIPE ended."""
+"""The exit code that a shell reports for a program ended by SIGPIPE."""
 
 
 @contextmanager
 def ends_quietly() -> Iterator[None]:
-    """Around the program: where the reader of stdout or stderr has left, it ends with exit code 141 and no message.
+    """Exits with code 141 and without a message if the reader of stdout or stderr has closed it; wraps the program.
 
-    A broken pipe to anything else, such as a process of ours that died, stays an error. typer and rich both turn a
-    broken pipe into exit code 1, and rich replaces stdout: so the outputs are duplicated before, to ask them later.
+    Any other broken pipe, such as one to a child process that died, stays an error. typer and rich convert a broken
+    pipe to exit code 1, and rich replaces stdout; therefore the outputs are duplicated first and polled afterwards.
     """
     outputs = list(_duplicates())
     try:
         try:
             yield
         finally:
-            _flush()  # here, for Python itself would report it at exit, with exit code 120
+            _flush()  # otherwise Python would report it at exit, with code 120
     except (SystemExit, BrokenPipeError) as error:
         broken = error if isinstance(error, BrokenPipeError) else error.__context__
         if not isinstance(broken, BrokenPipeError):
@@ -97,14 +97,14 @@ def _flush() -> None:
 
 
 def _has_no_reader(output: int) -> bool:
-    """Whether this is a pipe that nobody reads any more."""
+    """Returns whether this is a pipe whose reader has closed it."""
     poll = select.poll()
     poll.register(output, 0)
     return any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0))
 
 
 def _discard_the_rest() -> None:
-    """What is still in the buffers goes nowhere, so that nothing fails when Python flushes them at exit."""
+    """Redirects the outputs to the null device, so that flushing their buffers at exit does not fail."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for output in (1, 2):
         os.dup2(nowhere, output)

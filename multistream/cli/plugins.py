@@ -1,4 +1,4 @@
-"""`multistream plugins`: lists every part there is, and shows, checks and starts single ones."""
+"""`multistream plugins`: lists all components, and shows, checks and creates single ones."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def check(
 
 
 def _checked(part: Part, name: str, options: Mapping[str, Any]) -> tuple[Sequence[str], Exception | None]:
-    """The promises that a part keeps, and the first that it breaks."""
+    """Returns the requirements that a component meets, and the error of the first one that it violates."""
     from multistream import testing  # it imports torch
 
     spec, path = (name, "") if part.kind != "dataset" else (part.name, name.partition(":")[2])
@@ -88,7 +88,7 @@ def _checked(part: Part, name: str, options: Mapping[str, Any]) -> tuple[Sequenc
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """OPTION=VALUE as a name and a TOML value; what is not valid TOML is text."""
+    """Parses OPTION=VALUE to a name and a TOML value; a value that is not valid TOML is kept as text."""
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise UsageError("--set", f"{text!r} is not OPTION=VALUE.", right="For example --set width=24.")
@@ -117,14 +117,14 @@ def new(
 
 
 def _parts(text: str, kind: Kind | None) -> tuple[Part, ...]:
-    """The parts that NAME or NAME@DISTRIBUTION means: of one kind, or of all that have the name."""
+    """Finds the components named NAME or NAME@DISTRIBUTION, of one kind or of all kinds."""
     name = re.split("[:@]", text, maxsplit=1)[0]
-    distribution = None if "/" in text else text.partition("@")[2] or None  # a data set's path may hold an @
+    distribution = None if "/" in text else text.partition("@")[2] or None  # a data set's path may contain an @
     return find_any(name, distribution=distribution) if kind is None else (find(kind, name, distribution=distribution),)
 
 
 def as_table(rows: tuple[PartInfo, ...]) -> str:
-    """Parts in aligned columns; what is wrong with one stands on a line of its own."""
+    """Formats components in aligned columns; the error of a broken one is on a separate line."""
     cells = [("NAME", "KIND", "DISTRIBUTION", "VERSION", "STATUS")]
     cells += [(row.name, row.kind or "?", row.distribution, row.version, row.status) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -134,7 +134,7 @@ def as_table(rows: tuple[PartInfo, ...]) -> str:
 
 
 def as_text(shown: Description) -> str:
-    """One part's description for people."""
+    """Formats the description of one component."""
     lines = [f"{shown.name}: a {shown.kind} of {shown.distribution} {shown.version}"]
     lines += [f"  factory   {shown.factory}", f"  takes     {shown.signature}"]
     if shown.variants:

@@ -73,7 +73,7 @@ def predict(
 
 
 def _refuse_for_ray(*, input: list[str] | None, out: Path | None, device: str, precision: str) -> None:
-    """UsageError for options that Ray's workers would ignore."""
+    """Raises UsageError for options that Ray's workers do not support."""
     if input or out:
         right = "Vectors are read from columns of the Parquet file."
         raise UsageError("--engine", "ray cannot be combined with --input or --out.", right=right)
@@ -96,7 +96,7 @@ def _print(results: Iterator[Prediction], *, json: bool, quiet: bool) -> None:
 
 
 def _outcome(result: Prediction) -> str:
-    """The label with its probability; where there may be several, all that are predicted; else the status."""
+    """Formats the predicted label (or labels) with probabilities; the status if the photo could not be used."""
     if result.label is None:
         return result.status
     probabilities = {name: f"{100 * p:.1f} %" for name, p in result.probabilities.items()}
@@ -106,7 +106,7 @@ def _outcome(result: Prediction) -> str:
 
 
 def _sum_up(statuses: Counter[str], *, quiet: bool) -> None:
-    """Tells how many photos could not be used, and why; a DataError (exit 65) where none could."""
+    """Prints how many photos could not be used, and why. Raises DataError (exit 65) if none could be used."""
     if not statuses:
         raise DataError("predict", "there are no photos.", do="Pass photos, folders of photos, or a list on stdin.")
     bad = statuses.total() - statuses["ok"]

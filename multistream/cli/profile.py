@@ -72,7 +72,7 @@ def profile(
 
 
 def table(found: Profile) -> str:
-    """A profile as lines to read."""
+    """Formats a profile as a table."""
     head = (
         f"{'stream':10} {'stage':10} {'shape':>18} {'params':>12} {'MACs':>16} "
         f"{'ms p50':>9} {'p95':>9} {'peak MiB':>9} {'roofline':>9}"

@@ -98,7 +98,7 @@ def _print(found: Reproduction, *, json: bool) -> None:
 
 
 def written(found: Reproduction, out: Path) -> list[Path]:
-    """Writes the tables and figures of what was asked for, and returns their files."""
+    """Writes the tables and figures of the requested targets, and returns their files."""
     from multistream.inference.confusion_figure import draw_confusion
     from multistream.reproduction.figures import draw_truncation
     from multistream.reproduction.reproduce import GALLERY

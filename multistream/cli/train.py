@@ -95,7 +95,7 @@ def train(
 
 
 def _base_recipe(name: str, *, resume: Path | None, out: Path | None) -> Recipe:
-    """The recipe that the options change: that of the run to resume where --recipe names no other."""
+    """Returns the recipe to which options apply: that of --recipe or, by default, of the run to resume."""
     if resume is None:
         return Recipe.load(name)
     if out is not None:
@@ -107,7 +107,7 @@ def _base_recipe(name: str, *, resume: Path | None, out: Path | None) -> Recipe:
 
 
 def _print_result(result: Run | FoldsRun, *, json: bool, quiet: bool) -> None:
-    """Prints the result; of several processes only the first one prints."""
+    """Prints the result; only the first of several processes prints."""
     from multistream.runtime.distributed import ranks_of
     from multistream.training.folds import FoldsRun
 
@@ -122,7 +122,7 @@ def _print_result(result: Run | FoldsRun, *, json: bool, quiet: bool) -> None:
 
 
 def _print_plan(recipe: Recipe, folder: Path | None, *, json: bool) -> None:
-    """The training runs of a run on folds; a single training run has no list."""
+    """Prints the training runs of a run on folds. Raises UsageError for a single training run."""
     from multistream.training.folds import fold_runs
 
     if not recipe.data.folds or recipe.data.fold:
@@ -135,7 +135,7 @@ def _print_plan(recipe: Recipe, folder: Path | None, *, json: bool) -> None:
 
 
 def images_a_step(text: str) -> int | None:
-    """The number that --batch-size gives; None for `auto`, which keeps the recipe's, and where it is left away.
+    """Parses --batch-size; None if it is `auto` or not given, which keeps the recipe's number.
 
     >>> images_a_step("32")
     32
@@ -148,14 +148,14 @@ def images_a_step(text: str) -> int | None:
 
 
 def described(run: Run) -> str:
-    """A finished run in a few lines."""
+    """Formats a finished run."""
     lines = [f"{name:5}  {_measured(measured)}" for name, measured in run.parts.items()]
     where = f"{run.data['name']}: {run.epochs} epochs (best: epoch {run.best_epoch + 1}), {run.seconds:.0f} s"
     return "\n".join([*lines, where, f"run {run.folder}"])
 
 
 def _measured(found: Measures) -> str:
-    """The main numbers: accuracy, or where images may have several labels the mean average precision."""
+    """Formats the main metrics: accuracy or, if images may have several labels, the mean average precision."""
     from multistream.label_set_metrics import LabelSetMetrics
 
     title, value, (low, high) = "accuracy", found.accuracy, found.accuracy_ci95
@@ -166,7 +166,7 @@ def _measured(found: Measures) -> str:
 
 
 def folds_described(run: FoldsRun) -> str:
-    """A finished run on folds in a few lines."""
+    """Formats a finished run on folds."""
     each = ", ".join(f"{100 * fold['accuracy']:.1f}" for fold in run.folds)
     lines = [f"out of fold  {_measured(run.test)}", f"folds        {each}"]
     if len(run.accuracies) > 1:
@@ -175,7 +175,7 @@ def folds_described(run: FoldsRun) -> str:
 
 
 def next_commands(run: Run) -> str:
-    """The commands to type next, which work for this run: another photo has no vector or input map yet."""
+    """Formats the next commands for this run; with side inputs, predict needs --missing mean or cannot be used."""
     is_demo = not run.recipe.data.source
     title = "Next steps" + (" (this run used the demo set; pass --data PATH to train on your own photos)" * is_demo)
     lines = [f"{title}:", *(f"  {command_line(name, run.folder)}" for name in ("evaluate", "explain"))]

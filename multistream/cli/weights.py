@@ -1,4 +1,4 @@
-"""`multistream weights`: looks into weight files, and converts them to safetensors."""
+"""`multistream weights`: inspects weight files, and converts them to safetensors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ app = typer.Typer(help="Inspect weight files, and convert them to safetensors.",
 File = Annotated[Path, typer.Argument(metavar="FILE", help=".safetensors, .pth, .caffemodel, .binaryproto or .h5.")]
 
 SHOWN = 6
-"""Tensors that are listed without --all."""
+"""The number of listed tensors without --all."""
 
 
 class Library(StrEnum):
-    """Whose names a converted file gets."""
+    """The library whose tensor names a converted file gets."""
 
     torchvision = "torchvision"
     timm = "timm"
@@ -72,7 +72,7 @@ def convert_command(
 
 
 def described(found: Inspection, *, every: bool = False) -> str:
-    """An inspection as lines to read."""
+    """Formats an inspection as text."""
     types = ", ".join(f"{count} {name}" for name, count in found.dtypes.items())
     guess = f"{found.architecture} with the tensor names of {found.style}" if found.style else "unknown naming scheme"
     lines = [
@@ -90,5 +90,5 @@ def described(found: Inspection, *, every: bool = False) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name from a file, without terminal control characters."""
+    """Replaces control characters of a name from a file by "?"."""
     return "".join(letter if letter.isprintable() else "?" for letter in name)

@@ -1,7 +1,7 @@
-"""Counting: multiply-adds, activations and peak memory of a piece of a network, exactly, from the operations it runs.
+"""Exact counts of multiply-adds, activations and peak memory of a part of a network, from the operations that it runs.
 
-Nothing is computed: the operations run on tensors that have shapes and no numbers. On the CPU torch takes a GRU apart
-into its matrix products, so that they count too; on CUDA it is one operation that torch's counter takes for nothing.
+The operations run on fake tensors, which have shapes but no values. Counting runs on the CPU, where torch splits a GRU
+into matrix products, so that they are counted; on CUDA a GRU is one operation that torch's counter does not count.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ PRODUCTS = frozenset({"aten::convolution", "aten::mm", "aten::addmm", "aten::bmm
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
-    """Two FLOPs a multiply-add of queries with keys, and of weights with values, from the three shapes."""
+    """Returns the FLOPs (two per multiply-add) of queries with keys and of weights with values, from three shapes."""
     return int(sdpa_flop_count(query, key, value))
 
 
 UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
-"""Operations that torch's counter does not know, with what they cost: attention as a CPU computes it."""
+"""The FLOPs of operations that torch's counter does not know: attention on a CPU."""
 
 
 @dataclass(frozen=True)
 class Count:
-    """`macs` multiply-adds; `activations`, numbers that convolutions and matrix products return; `peak_bytes` alive.
+    """Counts of one part: `macs` are multiply-adds, `peak_bytes` is the peak memory of tensors that are alive.
 
-    `moved` are the numbers that go in and come out: what any implementation has to move, parameters apart.
+    `activations` are the elements that convolutions and matrix products return. `moved` are the elements of input and
+    output, which every implementation has to move, without parameters.
     """
 
     macs: int
@@ -48,14 +49,14 @@ class Count:
 
 
 def without_numbers() -> FakeTensorMode:
-    """The context in which tensors have shapes and no numbers; what is counted together shares one."""
+    """Returns the context in which tensors have shapes but no values; parts counted together must share it."""
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def count(run: Callable[[], Any]) -> tuple[Count, Any]:
-    """Counts what `run` computes, and returns what it returns; to be called inside `without_numbers`, on the CPU.
+    """Counts the operations of `run`, and returns its result too; to be called inside `without_numbers`, on the CPU.
 
-    torch's counter sees convolutions, matrix products and attention, and counts two FLOPs a multiply-add.
+    torch's counter includes convolutions, matrix products and attention, and counts two FLOPs per multiply-add.
     """
     counter = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
     with torch.no_grad(), _unfused_attention(), _Observer() as seen, counter as flops:
@@ -66,7 +67,7 @@ def count(run: Callable[[], Any]) -> tuple[Count, Any]:
 
 @contextmanager
 def _unfused_attention() -> Iterator[None]:
-    """In eval mode nn.MultiheadAttention and nn.TransformerEncoderLayer run as one operation that nothing can count."""
+    """Disables the fast path of eval mode, in which nn.MultiheadAttention is one operation that cannot be counted."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -76,7 +77,7 @@ def _unfused_attention() -> Iterator[None]:
 
 
 def _numbers(value: Any) -> int:
-    """How many numbers the tensors in a value hold."""
+    """Returns the number of elements of the tensors in a value."""
     if isinstance(value, Tensor):
         return value.numel()
     if isinstance(value, FusionOutput):
@@ -87,7 +88,7 @@ def _numbers(value: Any) -> int:
 
 
 class _Observer(TorchDispatchMode):
-    """Watches operations go by: adds up activations, and the bytes of the tensors that are alive at once."""
+    """Observes operations: sums up activations, and tracks the bytes of the tensors that are alive."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -103,7 +104,7 @@ class _Observer(TorchDispatchMode):
         return result
 
     def _watch(self, tensor: Tensor) -> None:
-        """Counts a new storage until it dies; a view has none of its own."""
+        """Counts a new storage until it is freed; a view has no storage of its own."""
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self.known:

@@ -1,4 +1,4 @@
-"""A profile as a figure: where the time goes, and how little of it the machine would need."""
+"""Figure of a profile: the time of each part, and its lower bound by the roofline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TAKEN, LEAST = "#c9d6e2", "#20639b"
 
 
 def draw(found: Profile) -> Figure:
-    """A bar of milliseconds for each piece, in the order of computation; the darker part is what the roofline asks."""
+    """Draws a bar of milliseconds for each part, in the order of computation; the darker bar is the lower bound."""
     names = [f"{row.stream} {row.stage}".strip() for row in found.rows]
     places = range(len(names))
     figure = Figure(figsize=(7.0, 0.9 + 0.32 * len(names)), layout="constrained")

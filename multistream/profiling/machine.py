@@ -1,4 +1,4 @@
-"""What this machine can do, measured now: a matrix product and a copy. And how long a call takes."""
+"""Measurements of this machine: the speed of a matrix product and a copy, and the latency of calls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from multistream.runtime.device import AUTOCAST, Runtime
 
 @dataclass(frozen=True)
 class Roofline:
-    """`macs_per_second` of a large matrix product in the precision used, `bytes_per_second` of a large copy."""
+    """`macs_per_second` of a large matrix product in the runtime's precision, `bytes_per_second` of a large copy."""
 
     macs_per_second: float
     bytes_per_second: float
@@ -23,7 +23,7 @@ class Roofline:
 
 @dataclass(frozen=True)
 class Latency:
-    """Milliseconds of a call: median and 95th percentile over `repeats`."""
+    """Milliseconds of a call: median and 95th percentile over `repeats` calls."""
 
     p50: float
     p95: float
@@ -33,11 +33,11 @@ class Latency:
 def measure_roofline(runtime: Runtime, *, size: int = 0) -> Roofline:
     """Times the product of two (size, size) matrices, and a copy of 64 MiB (read and written); the best of seven.
 
-    By default 2,048 on a CPU and 8,192 on a GPU, which a smaller product does not fill.
+    `size` is by default 2,048 on a CPU and 8,192 on a GPU, which smaller matrices do not utilise fully.
     """
     size = size or (8192 if runtime.device.type == "cuda" else 2048)
     kind = AUTOCAST.get(runtime.precision, torch.float32)
-    # Random numbers: a GPU multiplies constants a tenth faster, since fewer bits flip and its clock stays higher.
+    # Random values: a GPU multiplies constants a tenth faster, because fewer bits flip and its clock stays higher.
     chance = torch.Generator(runtime.device).manual_seed(0)
     a, b = (torch.randn(size, size, device=runtime.device, generator=chance).to(kind) for _ in range(2))
     source = torch.empty(16 * 2**20, device=runtime.device)
@@ -48,7 +48,7 @@ def measure_roofline(runtime: Runtime, *, size: int = 0) -> Roofline:
 
 
 def latency(run: Callable[[], Any], runtime: Runtime, *, repeats: int, warmup: int = 2) -> Latency:
-    """How long a call takes on the runtime's device."""
+    """Measures the latency of a call on the runtime's device, after `warmup` calls."""
     timed(run, runtime, repeats=warmup)
     seconds = timed(run, runtime, repeats=repeats)
     cuts = quantiles(seconds, n=20) if len(seconds) > 1 else [seconds[0]] * 19
@@ -56,7 +56,7 @@ def latency(run: Callable[[], Any], runtime: Runtime, *, repeats: int, warmup: i
 
 
 def timed(run: Callable[[], Any], runtime: Runtime, *, repeats: int) -> list[float]:
-    """Seconds of each of some calls; on a GPU until its work is done."""
+    """Returns the seconds of each of `repeats` calls; on a GPU it waits until the work is done."""
     seconds = []
     for _ in range(repeats):
         synchronise(runtime)
@@ -68,7 +68,7 @@ def timed(run: Callable[[], Any], runtime: Runtime, *, repeats: int) -> list[flo
 
 
 def synchronise(runtime: Runtime) -> None:
-    """Waits for the device."""
+    """Waits until the device has finished its work."""
     if runtime.device.type == "cuda":
         torch.cuda.synchronize(runtime.device)
     elif runtime.device.type == "mps":

@@ -1,4 +1,4 @@
-"""profile: what a network costs, a row for each stage, tap set, temporal and fusion. Weights are never needed."""
+"""profile: the cost of a network, one row per stage, tap set, temporal, head and fusion. Weights are not needed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SWEEP = (1, 4, 16, 64)
 
 
 Visit = Callable[[str, str, Callable[[], Any], Sequence[nn.Module]], Any]
-"""Told of each piece (stream, stage, what runs it, whose parameters it uses); returns what it computed."""
+"""Called for each part with (stream, stage, function that runs it, its modules); returns the function's result."""
 
 
 def profile(
@@ -44,10 +44,10 @@ def profile(
     trace: str | Path | None = None,
     streams: Mapping[str, Stream] | None = None,
 ) -> Profile:
-    """Counts and times every stage of a network or of a run's network. A copy is measured; the network does not change.
+    """Counts and times every part of a network or of a run's network. It measures a copy; the network does not change.
 
-    Counts are for one image, times for `batch` images. The default `runtime` is `auto`. `trace` writes a timeline
-    with a range for every stream and stage. `streams` supplies the streams of a run that were given as instances.
+    Counts are for one image, times for `batch` images. The default `runtime` is `auto`. `trace` is the path of a
+    timeline with a range for every stream and stage. `streams` are the streams of a run that were given as instances.
     """
     if not isinstance(network, MultiStream):
         network = load_model(network, streams=streams).network
@@ -75,7 +75,7 @@ def profile(
 
 
 def walk(network: MultiStream, batch: Mapping[str, Tensor], visit: Visit) -> Any:
-    """Runs a network piece by piece, in its order, through `visit`; returns the FusionOutput."""
+    """Runs a network part by part, in its order, through `visit`; returns the FusionOutput."""
     vectors = {}
     for key, branch in network.branches.items():
         maps = _walk_stream(key, branch, batch[key], visit)
@@ -90,7 +90,7 @@ def walk(network: MultiStream, batch: Mapping[str, Tensor], visit: Visit) -> Any
 
 
 def count_pieces(network: MultiStream) -> dict[tuple[str, str], Piece]:
-    """{(stream, stage): (count, output shape, parameters, trainable ones)} for one image."""
+    """Counts each part for one image: {(stream, stage): (count, output shape, parameters, trainable parameters)}."""
     found = {}
 
     def visit(stream: str, stage: str, run: Callable[[], Any], modules: Sequence[nn.Module]) -> Any:
@@ -102,7 +102,7 @@ def count_pieces(network: MultiStream) -> dict[tuple[str, str], Piece]:
 
     with without_numbers():
         walk(network, example_batch(network, 1), visit)
-    # A stage's state may lie otherwise than its map (tokens, NHWC): the map is what a tap reads.
+    # A stage's output may have another layout (tokens, NHWC) than its map, which the tap reads.
     for key, branch in network.branches.items():
         for stage, shape in branch.stream.map_shapes().items():
             counted, _, parameters, trainable = found[key, stage]
@@ -111,7 +111,7 @@ def count_pieces(network: MultiStream) -> dict[tuple[str, str], Piece]:
 
 
 def time_pieces(network: MultiStream, *, runtime: Runtime, batch: int, repeats: int) -> dict[tuple[str, str], Latency]:
-    """{(stream, stage): latency}, each piece alone, on what the piece before gave."""
+    """Times each part alone, on the output of the part before it: {(stream, stage): latency}."""
     found = {}
 
     def visit(stream: str, stage: str, run: Callable[[], Any], modules: Sequence[nn.Module]) -> Any:
@@ -125,7 +125,7 @@ def time_pieces(network: MultiStream, *, runtime: Runtime, batch: int, repeats: 
 
 
 def write_trace(network: MultiStream, path: Path, *, runtime: Runtime, batch: int) -> None:
-    """Writes a timeline of one pass (Perfetto, chrome://tracing): ranges are named `stream/stage`."""
+    """Writes a timeline of one pass (for Perfetto or chrome://tracing) with ranges named `stream/stage`."""
 
     def visit(stream: str, stage: str, run: Callable[[], Any], modules: Sequence[nn.Module]) -> Any:
         del modules
@@ -141,13 +141,13 @@ def write_trace(network: MultiStream, path: Path, *, runtime: Runtime, batch: in
     with temporary(target.parent) as folder:
         folder.mkdir()
         recorded.export_chrome_trace(str(folder / target.name))
-        if not (folder / target.name).is_file() or not (folder / target.name).stat().st_size:  # torch says nothing
+        if not (folder / target.name).is_file() or not (folder / target.name).stat().st_size:  # torch raises no error
             raise DiskFull(str(path), "the trace could not be written.", do="Free space, or choose another place.")
         (folder / target.name).replace(target)
 
 
 def example_batch(network: MultiStream, size: int) -> dict[str, Tensor]:
-    """A batch of zeros that this network reads, by stream key."""
+    """Returns a batch of zeros as input of this network, by stream key."""
     return {key: branch.stream.example_input(batch=size) for key, branch in network.branches.items()}
 
 
@@ -166,20 +166,20 @@ def _walk_stream(key: str, branch: Branch, x: Tensor, visit: Visit) -> dict[str,
 
 
 class _Given(nn.Module):
-    """Stands for a head whose logits are known."""
+    """Replaces a head whose logits are known."""
 
     def __init__(self, logits_BK: Tensor) -> None:
         super().__init__()
         self.logits_BK = logits_BK
 
     def forward(self, vector_BE: Tensor) -> Tensor:
-        """(B, E) -> the known (B, K)."""
+        """Returns the known logits (B, K)."""
         del vector_BE
         return self.logits_BK
 
 
 def _after_heads(fusion: Fusion, logits: Mapping[str, Tensor]) -> Fusion:
-    """The fusion, all weights shared, without the work and the parameters of its heads."""
+    """Returns a copy of the fusion with shared weights, whose heads are replaced by their known logits."""
     rest = copy.copy(fusion)
     rest._modules = {**fusion._modules, "heads": Modules({key: _Given(each) for key, each in logits.items()})}
     return rest
@@ -194,12 +194,12 @@ def _tokens(branch: Branch, maps: Mapping[str, Tensor]) -> Tensor:
 
 
 def _cast(runtime: Runtime, stage: str) -> AbstractContextManager[object]:
-    """Streams run in the runtime's precision, all above in float32, as in training."""
+    """Returns the precision context of a stage: that of the runtime for streams, float32 for all other parts."""
     return nullcontext() if stage in ABOVE else runtime.autocast
 
 
 def _swept(network: MultiStream, size: int, *, runtime: Runtime, repeats: int) -> dict[str, float]:
-    """Latency, throughput and memory of the whole network at one batch size."""
+    """Measures latency, throughput and memory of the whole network at one batch size."""
     given = runtime.send(example_batch(network, size))
     run = partial(_whole, network, given, runtime)
     taken = latency(run, runtime, repeats=repeats, warmup=1)
@@ -219,7 +219,7 @@ def _whole(network: MultiStream, given: Mapping[str, Tensor], runtime: Runtime) 
 
 
 def _peak(network: MultiStream, size: int, run: Callable[[], Tensor], *, runtime: Runtime) -> int:
-    """The bytes that the weights, a batch and what is computed from it fill at most; measured on CUDA, else counted."""
+    """Returns the peak memory in bytes of weights, a batch and its activations; measured on CUDA, else counted."""
     if runtime.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(runtime.device)
         run()
@@ -232,7 +232,7 @@ def _peak(network: MultiStream, size: int, run: Callable[[], Tensor], *, runtime
 
 
 def _shape(result: Any) -> tuple[int, ...]:
-    """The shape of what a piece returned: of the logits, of a vector, of a stage's state."""
+    """Returns the shape of a part's output: of logits, of the first vector, or of a stage's output."""
     if isinstance(result, FusionOutput):
         return tuple(result.logits.shape)
     if isinstance(result, Mapping):

@@ -1,4 +1,4 @@
-"""What profile returns: a row for each piece, their total, a sweep over batch sizes, and the machine."""
+"""The result of `profile`: a row for each part, their total, a sweep over batch sizes, and the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from multistream.profiling.counting import Count
 from multistream.profiling.machine import Latency, Roofline
 
 ABOVE = ("taps", "temporal", "head", "fusion")
-"""The pieces above the streams' maps: they compute in float32, and are all that is left where features are cached."""
+"""The parts after the streams' maps: they run in float32, and only they (without pooling) run on cached features."""
 
 ADDED = ("params", "trainable", "macs", "flops", "activations", "bytes", "moved_bytes", "ms_roofline")
 
@@ -28,17 +28,17 @@ class StageCost:
     macs: int
     flops: int
     activations: int
-    """Numbers that convolutions and matrix products return."""
+    """The elements returned by convolutions and matrix products."""
     bytes: int
-    """Of the activations, in float32."""
+    """The bytes of the activations in float32."""
     moved_bytes: int
-    """Parameters, input and output in the precision used, each moved once: no implementation moves less."""
+    """The bytes of parameters, input and output in the runtime's precision: the least that must be moved."""
     peak_bytes: int
-    """The most that is alive at once while it runs, in float32."""
+    """The peak memory of tensors that are alive while it runs, in float32."""
     ms_p50: float
     ms_p95: float
     ms_roofline: float
-    """The least time by this machine's matrix product and copy, measured in the same run: the longer of the two."""
+    """The lower bound by this machine's measured matrix product and copy: the longer of the two times."""
     roofline: float
     """`ms_roofline / ms_p50`."""
 
@@ -50,19 +50,19 @@ class Profile:
     rows: tuple[StageCost, ...]
     total: StageCost
     cached: StageCost
-    """The cost that remains if the pooled features are cached: taps, temporal modules, heads, fusion."""
+    """The cost that remains if features are cached: taps, temporal modules, heads, fusion."""
     sweep: tuple[Mapping[str, float], ...]
     batch: int
     runtime: str
     roofline: Roofline
 
     def to_dict(self) -> dict[str, Any]:
-        """What `profile --json` prints."""
+        """Returns the object of `profile --json`."""
         return asdict(self)
 
 
 Piece = tuple[Count, tuple[int, ...], int, int]
-"""One piece as it was counted: what it computes, output shape, parameters, and those that train."""
+"""The counts of one part: operations, output shape, number of parameters, number of trainable parameters."""
 
 
 def make_rows(
@@ -73,7 +73,7 @@ def make_rows(
     width: int,
     roofline: Roofline,
 ) -> tuple[StageCost, ...]:
-    """The rows of all pieces; a number of a stream takes `width` bytes."""
+    """Builds the rows of all parts; an element of a stream has `width` bytes."""
     rows: list[StageCost] = []
     cumulative = 0
     for (stream, stage), (counted, shape, params, trainable) in pieces.items():
@@ -107,7 +107,7 @@ def make_rows(
 
 
 def summed(rows: Sequence[StageCost], name: str) -> StageCost:
-    """All rows as one: their numbers and medians added, the peak the largest; p95 as if all were slow at once."""
+    """Sums all rows to one, with the largest peak; the sum of the 95th percentiles is an upper bound."""
     added = {field: sum(getattr(row, field) for row in rows) for field in ADDED}
     p50, p95 = (round(sum(getattr(row, field) for row in rows), 4) for field in ("ms_p50", "ms_p95"))
     return StageCost(
@@ -124,5 +124,5 @@ def summed(rows: Sequence[StageCost], name: str) -> StageCost:
 
 
 def _share(least: float, taken: float) -> float:
-    """Which part of the time taken the roofline asks for; 0 where nothing was to be computed."""
+    """Returns the lower bound as a fraction of the measured time; 0 if the time is 0."""
     return round(least / taken, 4) if taken else 0.0

@@ -1,1 +1,1 @@
-"""Reproduction of the paper's table and figures on another data set."""
+"""Reproduction of the paper's table and figures on other data sets."""

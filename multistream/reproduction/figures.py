@@ -1,4 +1,4 @@
-"""Figure 4: accuracy, or mAP, against the stages that are kept, all streams in one figure."""
+"""Figure 4 of the paper: accuracy (or mAP) against the number of kept stages, with all streams in one figure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ COLORS = ("#20639b", "#c0561e", "#3c8c40", "#7a4f9a")
 
 
 def draw_truncation(curves: Sequence[ReproducedCurve]) -> Figure:
-    """GAP 1 to n from left to right, with 95 % intervals; the published accuracies on FI are dashed."""
+    """Draws the scores of GAP 1 to GAP 1-n with 95 % intervals; the published accuracies on FI are dashed."""
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes = figure.subplots()
     for curve, color in zip(curves, COLORS, strict=False):

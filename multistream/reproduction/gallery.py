@@ -1,4 +1,4 @@
-"""Figure 5: photos that all, some or none of the streams get right, with each stream's map and the vector's entries."""
+"""Figure 5 of the paper: photos that all, some or no streams classify correctly, with maps and vector entries."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ KIND = "pdf"
 
 
 def reproduce_gallery(run: Path, folder: Path, *, console: Console) -> ReproducedGallery:
-    """The galleries of a run's test photos (of the first fold's, where it has folds) as PDFs in `folder`.
+    """Writes the galleries of a run's test photos as PDFs to `folder`; of a run with folds, those of the first fold.
 
-    What is there from the same model is kept.
+    Existing galleries of the same model are kept.
     """
     own = sorted((run / runs.FOLDS).glob("*"))
     model = load(own[0] if own else run)
@@ -36,7 +36,7 @@ def reproduce_gallery(run: Path, folder: Path, *, console: Console) -> Reproduce
 
 
 def _kept(folder: Path, sha256: str) -> ReproducedGallery | None:
-    """The existing galleries, if they are complete and of this model."""
+    """Returns the existing galleries if they are complete and of this model, else None."""
     file = folder / FILE
     if not file.is_file():
         return None

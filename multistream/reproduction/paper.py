@@ -1,4 +1,4 @@
-"""What the paper reports, as the shipped file paper.toml has it: rows of table 1, curves of figure 4, recalls."""
+"""The paper's results from the shipped file paper.toml: rows of table 1, curves of figure 4, recalls of figure 3."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PaperRow:
-    """A row of table 1: a stream alone, or the fusion of other rows' branches; accuracies in percent, on FI."""
+    """A row of table 1: a single stream, or the fusion of other rows' branches; accuracies are in percent, on FI."""
 
     key: str
     name: str
     published: float | None
-    """None where nothing was published that compares."""
+    """None if no comparable number was published."""
     streams: tuple[str, ...] = ()
     temporal: str = "concat"
     fusion: str = ""
     branches: tuple[str, ...] = ()
-    """Keys of the single-stream rows whose branches it joins."""
+    """The keys of the single-stream rows whose branches it fuses."""
 
 
 @dataclass(frozen=True)
 class PaperCurve:
-    """A curve of figure 4: the row that it truncates, and the published accuracies of 1 to n stages in percent."""
+    """A curve of figure 4: the truncated row, and the published accuracies of 1 to n stages in percent."""
 
     row: str
     name: str
@@ -36,19 +36,21 @@ class PaperCurve:
 
 @dataclass(frozen=True)
 class Paper:
-    """All of it."""
+    """The paper's rows by key, its curves, and its recalls by class."""
 
     rows: Mapping[str, PaperRow]
     curves: tuple[PaperCurve, ...]
     recalls: Mapping[str, float]
 
     def streams_of(self, row: PaperRow) -> tuple[str, ...]:
-        """The places (object, places, anp) that a row needs."""
+        """Returns the keys (object, places, anp) of the streams that a row needs."""
         return row.streams or tuple(dict.fromkeys(s for key in row.branches for s in self.rows[key].streams))
 
     def for_label_sets(self) -> Paper:
-        """The same for photos that may have several labels: without late fusion, which gives each photo one label, and
-        without the published numbers, which are accuracies.
+        """Returns the rows and curves for photos that may have several labels.
+
+        Late fusion is left out, because it gives each photo one label, and published numbers, because they are
+        accuracies.
         """
         rows = {key: replace(row, published=None) for key, row in self.rows.items() if row.fusion != "late"}
         return Paper(rows, tuple(replace(curve, published=()) for curve in self.curves), {})
@@ -56,7 +58,7 @@ class Paper:
 
 @cache
 def the_paper() -> Paper:
-    """Reads the shipped file."""
+    """Reads the paper's results from the shipped file."""
     text = files("multistream.reproduction").joinpath("paper.toml").read_text(encoding="utf-8")
     found = tomllib.loads(text)
     rows = {row["key"]: PaperRow(**_with_tuples(row)) for row in found["row"]}

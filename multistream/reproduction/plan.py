@@ -1,4 +1,4 @@
-"""The plan of a reproduction: which training runs it needs, in an order in which each finds the branches it joins."""
+"""The plan of a reproduction: its training runs, in an order in which branches are trained before they are fused."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ if TYPE_CHECKING:
 
 TARGETS = ("table1", "fig3", "fig4", "fig5")
 FUSED = "early_all"
-"""The row of figures 3 and 5."""
+"""The key of the row of figures 3 and 5."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A request: data, streams that replace those of the paper, and the number of training runs of each row."""
+    """A request to reproduce: data, streams that replace those of the paper, and the number of runs of each row."""
 
     recipe: Recipe
-    """Data, training and machine; the rows give the network."""
+    """The settings of data, training and machine; each row defines its network."""
     streams: Mapping[str, str]
-    """{place: spec}, the places being object, places and anp; rows of a place that is not there are left out."""
+    """{key: spec} for the paper's keys object, places and anp; rows with a missing key are left out."""
     weights: Mapping[str, str]
     inputs: Mapping[str, str]
     out: Path
     splits: int = 1
-    """With folds, 1: the folds are the splits."""
+    """The number of splits; 1 with folds, which are the splits."""
     seeds: int = 1
     engine: Engine | None = None
-    """The engine that trains the runs; None: one after the other in this process."""
+    """The engine that trains the runs; None trains one after the other in this process."""
 
     @property
     def label_sets(self) -> bool:
@@ -46,12 +46,12 @@ class Request:
 
     @property
     def paper(self) -> Paper:
-        """What is reproduced on these photos."""
+        """The paper's rows and curves that apply to these photos."""
         return the_paper().for_label_sets() if self.label_sets else the_paper()
 
 
 def stream_places(text: str, paper: Paper) -> dict[str, str]:
-    """{place: spec} from `object=object,places=scenes,anp=anp`; UsageError for a place that the paper has not."""
+    """Parses `object=object,places=scenes,anp=anp` to {key: spec}. Raises UsageError for a key not in the paper."""
     known = tuple(dict.fromkeys(stream for row in paper.rows.values() for stream in row.streams))
     found = {spec.key: spec.part for spec in parse_specs(text)}
     if unknown := [key for key in found if key not in known]:
@@ -61,7 +61,10 @@ def stream_places(text: str, paper: Paper) -> dict[str, str]:
 
 
 def rows_needed(targets: Sequence[str], paper: Paper, places: Mapping[str, str]) -> tuple[PaperRow, ...]:
-    """The rows whose streams are all there, those that others join first; UsageError where none is left."""
+    """Returns the rows of the targets whose streams are all given, single-stream rows first.
+
+    Raises UsageError if there is none.
+    """
     keys = {"table1": list(paper.rows), "fig3": [FUSED], "fig4": [each.row for each in paper.curves], "fig5": [FUSED]}
     wanted = [paper.rows[key] for target in targets for key in keys.get(target, ())]
     joined = [paper.rows[key] for row in wanted for key in row.branches]
@@ -73,7 +76,7 @@ def rows_needed(targets: Sequence[str], paper: Paper, places: Mapping[str, str])
 
 
 def all_planned(request: Request, paper: Paper, targets: Sequence[str]) -> tuple[PlannedRun, ...]:
-    """Every training that the targets need: the rows, and for figure 4 the truncated networks."""
+    """Returns all training runs of the targets: the rows, and for figure 4 the truncated networks."""
     found = planned(request, paper, rows_needed(targets, paper, request.streams))
     for curve in curves_needed(request, paper) if "fig4" in targets else ():
         row = paper.rows[curve.row]
@@ -83,14 +86,14 @@ def all_planned(request: Request, paper: Paper, targets: Sequence[str]) -> tuple
 
 
 def curves_needed(request: Request, paper: Paper) -> list[PaperCurve]:
-    """The curves of figure 4 whose stream is there."""
+    """Returns the curves of figure 4 whose stream is given."""
     return [curve for curve in paper.curves if set(paper.rows[curve.row].streams) <= set(request.streams)]
 
 
 def stages_of(request: Request, paper: Paper, row: PaperRow) -> tuple[str, ...]:
-    """The stages of a single-stream row, shallow to deep: its stream is built for the data, without weights."""
+    """Returns the stages of a single-stream row, from shallow to deep; builds its stream without weights."""
     from multistream.data.layouts.data_source import open_table
-    from multistream.runs.composition import compose_network  # torch: not for --help
+    from multistream.runs.composition import compose_network  # imports torch, which --help avoids
 
     recipe = _recipe(request, paper, row, next(_units(request))).updated({"network": {"weights": {}}})
     table = open_table(recipe.data.source, label=recipe.data.label, allow_outside=recipe.data.allow_outside)
@@ -99,12 +102,12 @@ def stages_of(request: Request, paper: Paper, row: PaperRow) -> tuple[str, ...]:
 
 
 def planned(request: Request, paper: Paper, rows: Sequence[PaperRow], *, depth: int = 0) -> tuple[PlannedRun, ...]:
-    """Every training of these rows, for each split and seed; `depth` keeps the first stages, 0 all of them."""
+    """Returns the training runs of these rows for each split and seed; `depth` keeps the first stages, 0 keeps all."""
     found = []
     for row in rows:
         name, folder, network = row.name, request.out / "runs" / row.key, {}
         if depth:
-            name += ", GAP 1" if depth == 1 else f", GAP 1-{depth}"  # as figure 4 has it
+            name += ", GAP 1" if depth == 1 else f", GAP 1-{depth}"  # the names of figure 4
             folder = folder.with_name(f"{row.key}_gap{depth}")
             network = {"depth": dict.fromkeys(row.streams, depth)}
         for unit in _units(request):
@@ -137,7 +140,7 @@ def _recipe(request: Request, paper: Paper, row: PaperRow, unit: _Unit) -> Recip
 
 
 def _joined(request: Request, paper: Paper, row: PaperRow, unit: _Unit) -> dict[str, Any]:
-    """The network of a row that joins the trained branches of others."""
+    """Returns the network settings of a row that fuses the trained branches of other rows."""
     branches = {stream: key for key in row.branches for stream in paper.rows[key].streams}
     folders = {stream: request.out / "runs" / key / unit.name for stream, key in branches.items()}
     streams = {stream: str(folder.resolve()) for stream, folder in folders.items()}

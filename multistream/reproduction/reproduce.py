@@ -1,4 +1,4 @@
-"""reproduce: the paper's table and figures on a data set, from what is trained once and kept."""
+"""reproduce: the paper's table and figures on a data set, from runs that are trained once and kept."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ GALLERY = "fig5"
 
 
 def reproduce(targets: Sequence[str], request: Request, *, console: Console | None = None) -> Reproduction:
-    """Trains what the targets (table1, fig3, fig4, fig5) need and is not there yet, and reads all of it.
+    """Trains the missing runs of the targets (table1, fig3, fig4, fig5), and computes their tables and figures.
 
-    Raises UsageError for targets or streams that the paper does not have, and what `train` raises.
+    Raises UsageError for targets or streams that the paper does not have, and the errors of `train`.
     """
     console = console or Console(quiet=True)
     started = time.monotonic()
@@ -85,20 +85,20 @@ def reproduce(targets: Sequence[str], request: Request, *, console: Console | No
 
 
 class _Work:
-    """One reproduction on its way."""
+    """One reproduction with its request, and the number of runs that it trained."""
 
     def __init__(self, request: Request, paper: Paper, console: Console) -> None:
         self.request, self.paper, self.console = request, paper, console
         self.trained = 0
 
     def train(self, plan: Sequence[PlannedRun]) -> None:
-        """Trains what is not there; says before how much that is, and after each training how long the rest takes."""
-        from multistream.training.folds import train_planned  # torch: not for what only reads
+        """Trains the runs that are not finished; prints their number, and after each run the estimated time left."""
+        from multistream.training.folds import train_planned  # imports torch, which reading results avoids
 
         missing = [each for each in plan if each.state != "finished"]
         self.trained = sum(each.trainings for each in missing)
-        there = sum(each.trainings for each in plan) - self.trained
-        self.console.say(f"reproduce: {self.trained:,} training runs to do, {there:,} already finished")
+        finished = sum(each.trainings for each in plan) - self.trained
+        self.console.say(f"reproduce: {self.trained:,} training runs to do, {finished:,} already finished")
         if self.request.engine:
             self._train_on_engine(missing, self.request.engine)
         started, done = time.monotonic(), 0
@@ -112,7 +112,7 @@ class _Work:
             )
 
     def _train_on_engine(self, missing: Sequence[PlannedRun], engine: Engine) -> None:
-        """Trains the runs, or the folds of each, on an engine; rows that fuse others are trained after them."""
+        """Trains the runs, or their folds, on an engine; rows that fuse other rows are trained after those."""
         from multistream.training.engines import run_all  # torch, as above
 
         for joins in (False, True):
@@ -122,7 +122,7 @@ class _Work:
                 run_all(single, engine, place=self.request.out, console=self.console)
 
     def _single_runs(self, training: PlannedRun) -> list[PlannedRun]:
-        """The one run of a training, or its folds, for which its folder is made a run that can be resumed."""
+        """Returns the single run of a training or, with folds, the folds; writes the recipe so that it can resume."""
         from multistream.training.folds import fold_runs  # torch, as above
 
         name = training.folder.relative_to(self.request.out / "runs").as_posix()
@@ -132,16 +132,16 @@ class _Work:
         return [replace(run, name=f"{name}/{run.name}") for run in fold_runs(training.recipe, training.folder)]
 
     def results(self, row: PaperRow, depth: int = 0) -> list[Result]:
-        """The runs of a row, read."""
+        """Reads the results of a row's runs."""
         return [read_result(each.folder) for each in planned(self.request, self.paper, [row], depth=depth)]
 
     def scores(self, row: PaperRow, depth: int = 0) -> RunScores:
-        """The accuracy of a row's runs or, where photos may have several labels, their mean average precision."""
+        """Scores a row's runs by accuracy or, if photos may have several labels, by mean average precision."""
         results = self.results(row, depth)
         return score_photos(results, default_measure(results))
 
     def table(self, rows: Sequence[PaperRow]) -> tuple[tuple[ReproducedRow, ...], str]:
-        """The rows of table 1 in the paper's order, compared with the best single stream; and that one's name."""
+        """Returns the rows of table 1 in the paper's order, compared with the best single stream, and its name."""
         ordered = [row for row in self.paper.rows.values() if row in rows]
         scores = {row.key: self.scores(row) for row in ordered}
         singles = [row for row in ordered if not row.fusion]
@@ -157,7 +157,7 @@ class _Work:
         return tuple(reproduced), best.name
 
     def confusion(self) -> ReproducedConfusion:
-        """Figure 3 of the early fusion, over all of its runs."""
+        """Computes figure 3: the confusion matrix of the early fusion, over all of its runs."""
         results = self.results(self.paper.rows[FUSED])
         counts, totals = np.sum([result.cells for result in results], axis=0).tolist()
         classes, recalls = results[0].predictions.classes, self.paper.recalls
@@ -171,14 +171,14 @@ class _Work:
         )
 
     def gallery(self) -> ReproducedGallery:
-        """Figure 5 of the early fusion's first run."""
+        """Draws figure 5: the gallery of the early fusion's first run."""
         from multistream.reproduction.gallery import reproduce_gallery
 
         run = Path(self.results(self.paper.rows[FUSED])[0].name)
         return reproduce_gallery(run, self.request.out / GALLERY, console=self.console)
 
     def curves(self) -> tuple[ReproducedCurve, ...]:
-        """Figure 4 of the available streams."""
+        """Computes figure 4: the curves of the given streams."""
         found = []
         for curve in curves_needed(self.request, self.paper):
             row = self.paper.rows[curve.row]
@@ -198,7 +198,7 @@ class _Work:
 
 
 def _check_same_request(request: Request) -> None:
-    """The settings of a reproduction stay in its folder; another one needs another folder."""
+    """Stores the settings of a reproduction in its folder. Raises UsageError if the folder has other settings."""
     file = request.out / runs.RECIPE
     asked = request.recipe.updated(
         {"network": {"streams": request.streams, "weights": request.weights, "inputs": request.inputs}}

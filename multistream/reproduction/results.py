@@ -1,5 +1,5 @@
-"""Results of a reproduction next to the published numbers: rows, curves, confusion matrix, galleries; and Table 1 as
-Markdown and LaTeX.
+"""The results of a reproduction with the published numbers: rows, curves, confusion matrix and galleries, and table 1
+as Markdown and LaTeX.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from multistream.records import JsonRecord
 
 @dataclass(frozen=True)
 class ReproducedRow(JsonRecord):
-    """A row of table 1: ours, compared with our best single stream, next to the published accuracy on FI."""
+    """A row of table 1: the measured row, compared with the best single stream, and the published accuracy on FI."""
 
     key: str
     measured: ComparedRow
     published: float | None
-    """A fraction; None where photos may have several labels."""
+    """The published accuracy as a fraction; None if no comparable number was published."""
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: the measures next to the published number."""
+        """Returns the JSON object: the measures, and the published number."""
         return {"key": self.key, "published": self.published, **self.measured.to_dict()}
 
 
 @dataclass(frozen=True)
 class ReproducedCurve(JsonRecord):
-    """The score and its 95 % interval with 1 to n stages, next to the published accuracies on FI (fractions).
+    """The scores and their 95 % intervals with 1 to n stages, and the published accuracies on FI, as fractions.
 
-    `measure` is accuracy or, where photos may have several labels, map (the mean average precision).
+    `measure` is `accuracy` or, if photos may have several labels, `map` (the mean average precision).
     """
 
     name: str
@@ -46,23 +46,24 @@ class ReproducedCurve(JsonRecord):
 
 @dataclass(frozen=True)
 class ReproducedConfusion(JsonRecord):
-    """Counts [label][predicted] of the early fusion over all test predictions; published recalls where known.
+    """Counts [label][predicted] of the early fusion over all test predictions, and published recalls by class.
 
-    `totals` are the photos that each cell counts among: those with the label or, where photos may have several, off
-    the diagonal those that have not the predicted one.
+    `totals` are the denominators of the cells: the photos with the label or, if photos may have several, off the
+    diagonal the photos with the label and without the predicted one. `published_recalls` is empty for other classes
+    than FI's.
     """
 
     classes: tuple[str, ...]
     counts: tuple[tuple[int, ...], ...]
     totals: tuple[tuple[int, ...], ...]
     predicted: str
-    """What a column means, in words."""
+    """The meaning of a column, in words."""
     published_recalls: dict[str, float]
 
 
 @dataclass(frozen=True)
 class ReproducedGallery(JsonRecord):
-    """Figure 5 of n test photos: how many all, some or none of the streams get right, and the names of its files."""
+    """Figure 5 of n test photos: how many of them all, some or no streams classify correctly, and its file names."""
 
     n: int
     outcomes: Mapping[str, int]
@@ -76,13 +77,13 @@ class Reproduction(JsonRecord):
     data: str
     n: int
     reference: str
-    """The best single stream, which the other rows are compared with."""
+    """The name of the best single stream, with which the other rows are compared."""
     rows: tuple[ReproducedRow, ...]
     curves: tuple[ReproducedCurve, ...]
     confusion: ReproducedConfusion | None
     gallery: ReproducedGallery | None
     trained: int
-    """Trainings that were made now; the others were there."""
+    """The number of runs trained in this call; the others were already finished."""
     seconds: float
     notes: tuple[str, ...]
 
@@ -91,7 +92,7 @@ COLUMNS = (
     *("macro_f1", "micro_f1", "balanced_accuracy"),
     *("difference", "difference_interval", "p", "p_holm", "detectable"),
 )
-"""The columns of `compare` that the table has too, where they apply."""
+"""The columns of `compare` that the table includes if they are not empty."""
 TESTS = {
     "mcnemar": "p: McNemar's exact test over photos",
     "photos": "p: t test over photos; each photo counts once",
@@ -100,13 +101,13 @@ TESTS = {
 
 
 def as_markdown(found: Reproduction) -> str:
-    """A title, the table, and the notes."""
+    """Formats a title, the table, and the notes."""
     title = f"Table 1 on {found.data}, {found.n:,} test photos"
     return "\n\n".join([title, piped(_lines(found)), "\n".join(f"- {note}" for note in notes(found))]) + "\n"
 
 
 def as_latex(found: Reproduction) -> str:
-    """A tabular for the package booktabs, our best in bold; the notes are comments."""
+    """Formats a tabular for the package booktabs, with the best measured score in bold; the notes are comments."""
     lines = _lines(found)
     best, column = max(row.measured.score for row in found.rows), lines[0].index(_heading(found))
     bold = [(i, column) for i, row in enumerate(found.rows, 1) if row.measured.score == best]
@@ -115,7 +116,7 @@ def as_latex(found: Reproduction) -> str:
 
 
 def notes(found: Reproduction) -> tuple[str, ...]:
-    """The notes below the table."""
+    """Returns the notes below the table."""
     tests = {row.measured.difference.test for row in found.rows if row.measured.difference}
     own = [
         f"difference: row minus {found.reference}, the best single stream (chosen on these photos, so biased upwards)",
@@ -131,7 +132,7 @@ def _heading(found: Reproduction) -> str:
 
 
 def _lines(found: Reproduction) -> Lines:
-    """The table with its head; columns in which no row says anything are left out."""
+    """Returns the table's cells with its headings; columns that are empty in all rows are left out."""
     columns = [MEASURES[name] for name in COLUMNS]
     lines = [["", "published %", _heading(found), "95 %", *(column.heading for column in columns)]]
     for row in found.rows:

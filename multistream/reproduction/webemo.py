@@ -1,12 +1,12 @@
-"""WebEMO, on which the paper tests what was trained on FI, by four protocols: it does not say how 8 classes meet 7.
+"""Tests of FI runs on WebEMO by four protocols. The paper does not say how it maps FI's 8 classes to WebEMO's 7.
 
-- strict: all photos of the 7 classes; those of classes that the run does not know (love, confusion) are always wrong;
+- strict: all photos of the 7 classes; photos of classes that the run does not know (love, confusion) count as wrong;
 - reachable: without the photos of those classes;
 - polarity: positive or negative;
 - linear probe: a linear classifier on the run's frozen streams, fitted to WebEMO on 5 folds and tested out of fold.
 
-Probabilities are added up through a class map (`multistream.inference.class_maps`). Awe may be surprise or joy: both
-are measured. The accuracy of always saying the most frequent class stands next to each.
+Probabilities are summed by a class map (`multistream.inference.class_maps`). Awe can be mapped to surprise or joy: both
+are measured. Each accuracy is reported with that of always predicting the most frequent class.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from multistream.training.folds import train_folds
 
 MAPS = {"awe as surprise": "fi-webemo7", "awe as joy": "fi-webemo7-awe-joy"}
 FOLDS = 5
-"""Of the linear probe: the release's photos need not hold a training split."""
+"""The number of folds of the linear probe, which does not need a training split in WebEMO's release."""
 PUBLISHED: Mapping[tuple[str, ...], float] = {("object",): 0.4645, ("places",): 0.4225}
-"""By the streams of a run that was trained on FI; the paper does not say by which protocol."""
+"""The published accuracies by the streams of a run trained on FI; the paper does not name the protocol."""
 
 
 @dataclass(frozen=True)
 class ProtocolResult(JsonRecord):
-    """One protocol's accuracy on n photos, next to the accuracy of always saying the most frequent class."""
+    """One protocol's accuracy on n photos, and the accuracy of always predicting the most frequent class."""
 
     protocol: str
     accuracy: float
@@ -58,7 +58,7 @@ class WebEmoResult(JsonRecord):
     published: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """What `evaluate --protocols --json` prints."""
+        """Returns the object of `evaluate --protocols --json`."""
         return {"run": self.run, "protocols": plain(self.rows), "published": self.published}
 
 
@@ -70,10 +70,10 @@ def webemo_protocols(
     device: str = "auto",
     console: Console | None = None,
 ) -> WebEmoResult:
-    """Measures a run that knows FI's classes (or some of them) on WebEMO (`webemo:PATH`) by all protocols.
+    """Measures a run with some or all of FI's classes on WebEMO (`webemo:PATH`) by all protocols.
 
     Photos that the run was trained on are left out. Raises UsageError for another layout and for a run without any of
-    FI's classes, and what `evaluate` and `train` raise.
+    FI's classes, and the errors of `evaluate` and `train`.
     """
     console = console or Console(quiet=True)
     if data.partition(":")[0] != "webemo":
@@ -101,7 +101,7 @@ def _row(protocol: str, found: Any) -> ProtocolResult:
 
 
 def _own_part(run: str | Path, data: str, shipped: str, folder: Path, *, label: str = "") -> str:
-    """A file with the lines of a shipped map that are about classes of the run and of the photos."""
+    """Writes the part of a shipped class map with classes of both the run and the photos; returns the file's path."""
     classes, theirs = (
         read_metadata(model_file(Path(run).expanduser())).plan.classes,
         open_table(data, label=label).classes,
@@ -116,7 +116,7 @@ def _own_part(run: str | Path, data: str, shipped: str, folder: Path, *, label: 
 
 
 def _probe_recipe(run: Path, data: str, inputs: Mapping[str, str] | None, device: str) -> Recipe:
-    """A linear classifier on the pooled features of the run's streams, on folds of the photos."""
+    """Returns the recipe of a linear classifier on the pooled features of the run's streams, on folds of the photos."""
     own = Recipe.load(run)
     return own.updated(
         {

@@ -1,11 +1,11 @@
-"""Contract tests for the parts of plugins.
+"""Contract tests for components of plugins.
 
     from multistream.testing import StreamContract
 
     class TestSketch(StreamContract):
         spec = "sketch"          # or: def make(self): return Sketch()
 
-pytest collects the class and runs one test per requirement; the built-in parts are tested in the same way.
+pytest collects the class and runs one test per requirement; the built-in components are tested in the same way.
 """
 
 from multistream.testing.checking import BrokenPromise, check

@@ -1,4 +1,4 @@
-"""What the contracts share: how the part is made, and how two tensors are compared."""
+"""The base class of the contracts, and helpers that compare tensors and modules."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from multistream.spec import Spec
 
 
 class Contract:
-    """The promises of one kind of part, as tests. A subclass gives `spec`, or overrides `make`."""
+    """The requirements of one kind of component, as tests. A subclass sets `spec` or overrides `make`."""
 
     kind: ClassVar[Kind]
     spec: ClassVar[str] = ""
     options: Mapping[str, Any] = {}
-    """Options that the part needs."""
+    """The options of the component."""
 
     def make(self) -> Any:
-        """A new part; the registry's, by `spec`."""
+        """Builds a new component; by default that of the registry with the spec `spec`."""
         return build(self.kind, Spec.parse(self.spec, key="part"), options=self.options, given=self.given())
 
     def given(self) -> Mapping[str, Any]:
-        """What a composition would pass."""
+        """Returns the arguments that a composition would pass."""
         return {}
 
     def made(self) -> Any:
-        """The part from a fixed seed."""
+        """Builds the component with a fixed seed."""
         torch.manual_seed(0)
         return self.make()
 
     def trained(self) -> Any:
-        """The part as a training might leave it: every parameter moved away from its initial value, by a fixed seed.
+        """Builds the component and moves every parameter away from its initial value, as training does; fixed seed.
 
-        Two ways to compute one thing can agree at the initial ones and zeros alone, so they are compared after this.
+        Two computations can be equal only at initial values of 0 and 1, so they are compared after this.
         """
         part, chance = self.made(), torch.Generator().manual_seed(4)
         with torch.no_grad():
@@ -47,17 +47,17 @@ class Contract:
 
 
 def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    """Whether two dicts of tensors are equal bit by bit."""
+    """Returns whether two dicts of tensors are bit-identical."""
     return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:
-    """A copy of a module's parameters and buffers."""
+    """Copies a module's parameters and buffers."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
 def step(module: nn.Module, loss: Tensor) -> None:
-    """One step of SGD with momentum and weight decay, which move even a parameter whose gradient is zero."""
+    """Takes a step of SGD with momentum and weight decay, which changes parameters with a gradient of zero too."""
     parameters = list(module.parameters())
     if loss.requires_grad:
         loss.backward()
@@ -66,7 +66,7 @@ def step(module: nn.Module, loss: Tensor) -> None:
 
 
 def is_affine(function: Any, *shape: int) -> bool:
-    """Whether f(a x + (1 - a) y) = a f(x) + (1 - a) f(y) for random x, y of this shape."""
+    """Returns whether f(a x + (1 - a) y) = a f(x) + (1 - a) f(y) for a = 0.3 and random x, y of this shape."""
     chance = torch.Generator().manual_seed(0)
     x, y = (torch.rand(shape, generator=chance) * 4 - 2 for _ in range(2))
     with torch.no_grad():

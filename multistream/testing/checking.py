@@ -1,4 +1,4 @@
-"""check: a contract without pytest."""
+"""check: runs a contract without pytest."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CONTRACTS: dict[str, type[Contract]] = {
     for contract in (StreamContract, TapContract, TemporalContract, FusionContract, LossContract, DatasetContract)
 }
 NEEDED = {"width": 16}
-"""For streams that take their width from the data; a stream without such an option never sees it."""
+"""Arguments of streams that get their width from the data; they are not passed to other streams."""
 
 
 class BrokenPromise(AssertionError):
-    """A promise that a part breaks, and those that it had `kept` before."""
+    """A requirement that a component violates; `kept` are the requirements that it met before."""
 
     def __init__(self, promise: str, cause: str, kept: tuple[str, ...]) -> None:
         super().__init__(f"{promise}: {cause}")
@@ -33,7 +33,7 @@ class BrokenPromise(AssertionError):
 
 
 def check(kind: Kind, spec: str, *, options: Mapping[str, Any] | None = None, path: str = "") -> tuple[str, ...]:
-    """Tests a part of the registry, NAME[:VARIANT][@DISTRIBUTION], with `options`; a data set's layout opens `path`.
+    """Tests a component of the registry, NAME[:VARIANT][@DISTRIBUTION], with `options`; a data set layout opens `path`.
 
     Returns the requirements that it meets. Raises BrokenPromise, an AssertionError, for the first that it violates.
 
@@ -51,7 +51,7 @@ def check(kind: Kind, spec: str, *, options: Mapping[str, Any] | None = None, pa
         words = (promise.__doc__ or attribute).strip()
         try:
             promise()
-        except MultistreamError:  # says itself whose fault it is: the part's, or an option's
+        except MultistreamError:  # its message names the faulty component or option
             raise
         except AssertionError as error:
             raise BrokenPromise(words, str(error), tuple(kept)) from error
@@ -62,6 +62,6 @@ def check(kind: Kind, spec: str, *, options: Mapping[str, Any] | None = None, pa
 
 
 def _order(contract: Contract) -> Callable[[str], int]:
-    """The order in which a contract's tests are written."""
+    """Returns a sort key: the order in which a contract's tests are written."""
     written = {name: place for base in type(contract).__mro__ for place, name in enumerate(vars(base))}
     return lambda name: written.get(name, -1)

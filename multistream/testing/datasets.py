@@ -1,4 +1,4 @@
-"""What a data set's layout promises."""
+"""The contract of data set layouts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from multistream.testing.base import Contract
 
 
 class DatasetContract(Contract):
-    """Promises of a layout: what it makes of `path` is a Table whose columns belong together.
+    """The requirements of a layout: it opens `path` as a Table with consistent columns.
 
     class TestPairs(DatasetContract):
         spec = "pairs"
@@ -22,30 +22,30 @@ class DatasetContract(Contract):
 
     kind: ClassVar[Kind] = "dataset"
     path: str = ""
-    """A data set that the layout can open; empty for a layout that does not take a path."""
+    """A data set that the layout can open; empty for a layout without a path."""
 
     def make(self) -> Table:
-        """The table, opened as `--data NAME:PATH` opens it."""
+        """Opens the table in the same way as `--data NAME:PATH`."""
         return open_table(f"{self.spec}:{self.path}" if self.path else self.spec)
 
     def test_opens_as_a_table(self) -> None:
-        """it gives a Table: one label, part and map an image, every label among its classes"""
+        """it returns a Table with one label, part and map per image, and every label is one of its classes"""
         assert isinstance(self.make(), Table)
 
-    def test_holds_images_of_two_classes_or_more(self) -> None:
-        """it holds images of at least two classes"""
+    def test_has_images_of_at_least_two_classes(self) -> None:
+        """it has images of at least two classes"""
         table = self.make()
         seen = np.unique(table.labels).size
         assert seen >= 2, f"its {len(table)} images are of {seen} classes"
 
-    def test_files_are_there(self) -> None:
+    def test_files_exist(self) -> None:
         """every id is the path of a file, relative to root"""
         table = self.make()
         missing = [name for i, name in enumerate(table.ids) if not table.path(i).is_file()]
         assert not missing, f"{len(missing)} of {len(table)} are not files, for example {missing[0]} in {table.root}"
 
-    def test_opens_the_same_twice(self) -> None:
-        """it gives the same images in the same order each time"""
+    def test_opening_twice_gives_the_same_table(self) -> None:
+        """it returns the same images in the same order each time"""
         first, second = self.make(), self.make()
         assert first.ids == second.ids, "the ids are in another order the second time"
         assert np.array_equal(first.labels, second.labels), "the labels differ the second time"

@@ -1,4 +1,4 @@
-"""What a fusion promises."""
+"""The contract of fusions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WIDTHS, CLASSES = {"one": 5, "two": 3}, 4
 
 
 class FusionContract(Contract):
-    """Promises of a `multistream.Fusion`: logits, a loss that trains it, streams that can be left out."""
+    """The requirements of a `multistream.Fusion`: logits, a loss that trains it, streams that can be left out."""
 
     kind: ClassVar[Kind] = "fusion"
 
@@ -25,7 +25,7 @@ class FusionContract(Contract):
         return {"widths": WIDTHS, "classes": CLASSES, "heads": heads}
 
     def vectors(self, size: int = 6) -> dict[str, Tensor]:
-        """Random vectors {key: (B, E)}."""
+        """Draws random vectors {key: (B, E)}."""
         chance = torch.Generator().manual_seed(1)
         return {key: torch.randn(size, width, generator=chance) for key, width in WIDTHS.items()}
 
@@ -48,7 +48,7 @@ class FusionContract(Contract):
 
     @torch.no_grad()
     def test_streams_are_their_own_classifiers(self) -> None:
-        """the logits of each stream are what `stream_logits` gives for its vector alone"""
+        """the logits of each stream are equal to `stream_logits` of its vector alone"""
         fusion, vectors = self.trained().eval(), self.vectors()
         for key, own in fusion(vectors).streams.items():
             if key in fusion.heads:
@@ -56,15 +56,15 @@ class FusionContract(Contract):
                 assert same, f"streams[{key!r}] is not stream_logits({key!r}, its vector): override stream_logits"
 
     def test_linear_streams_are_affine(self) -> None:
-        """where `is_linear_stream` says so, a stream's own logits are an affine function of its vector"""
+        """if `is_linear_stream` is True, a stream's own logits are an affine function of its vector"""
         fusion = self.trained().eval()
         for key in fusion.heads:
             affine = is_affine(lambda vector, key=key: fusion.stream_logits(key, vector), 2, WIDTHS[key])
             assert affine or not fusion.is_linear_stream(key), f"the logits of {key} are not an affine function"
 
     @torch.no_grad()
-    def test_averages_are_averages(self) -> None:
-        """where `averages_probabilities` says so, the fused probabilities are the mean of the streams'"""
+    def test_averaged_probabilities_are_the_mean(self) -> None:
+        """if `averages_probabilities` is True, the fused probabilities are the mean of the streams'"""
         fusion = self.trained().eval()
         output = fusion(self.vectors())
         if fusion.averages_probabilities:
@@ -85,7 +85,7 @@ class FusionContract(Contract):
 
     @torch.no_grad()
     def test_a_stream_can_be_left_out(self) -> None:
-        """with `present`, the absent stream's vector no longer matters"""
+        """with `present`, the logits do not depend on the absent stream's vector"""
         fusion, vectors = self.trained().eval(), self.vectors()
         some = fusion(vectors, frozenset({"one"})).logits
         moved = fusion({**vectors, "two": vectors["two"] + 100}, frozenset({"one"})).logits
@@ -101,7 +101,7 @@ class FusionContract(Contract):
         assert torch.allclose(fusion(vectors).logits[:1], first, atol=1e-5), "rows are mixed"
 
     def test_linear_means_affine(self) -> None:
-        """where `linear` says so, logits are an affine function of the vectors"""
+        """if `linear` is True, the logits are an affine function of the vectors"""
         fusion = self.trained().eval()
 
         def joined(x: Tensor) -> Tensor:

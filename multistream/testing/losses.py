@@ -1,4 +1,4 @@
-"""What a loss promises."""
+"""The contract of losses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGES, CLASSES = 6, 3
 
 
 class LossContract(Contract):
-    """Promises of a `multistream.Loss`: a finite scalar that falls where the label's logit rises."""
+    """The requirements of a `multistream.Loss`: a finite scalar that decreases along its gradient."""
 
     kind: ClassVar[Kind] = "loss"
 
@@ -25,11 +25,11 @@ class LossContract(Contract):
         return {"weights": None, "label_smoothing": 0.0, "counts": torch.tensor([3.0, 2.0, 1.0])}
 
     def logits(self) -> Tensor:
-        """Random logits (B, K)."""
+        """Draws random logits (B, K)."""
         return torch.randn(IMAGES, CLASSES, generator=torch.Generator().manual_seed(1))
 
     def labels(self) -> Tensor:
-        """Every class twice, (B,)."""
+        """Returns labels with every class twice, (B,)."""
         return torch.arange(IMAGES) % CLASSES
 
     def test_is_a_loss(self) -> None:
@@ -46,16 +46,16 @@ class LossContract(Contract):
             assert bool(torch.isfinite(value)), f"it gives {float(value)} for logits up to {float(logits.max()):.0f}"
 
     @torch.no_grad()
-    def test_takes_distributions(self) -> None:
-        """targets (B, K) that are all of one class give what labels (B,) give"""
+    def test_accepts_distributions(self) -> None:
+        """one-hot targets (B, K) give the same loss as labels (B,)"""
         made, logits, labels = self.trained(), self.logits(), self.labels()
         one, other = made(logits, labels), made(logits, functional.one_hot(labels, CLASSES).float())
         assert torch.allclose(one, other, atol=1e-5), (
             f"labels give {float(one)}, the same as distributions {float(other)}"
         )
 
-    def test_falls_towards_the_label(self) -> None:
-        """a step along its gradient lowers it"""
+    def test_decreases_along_its_gradient(self) -> None:
+        """a gradient step decreases it"""
         made, logits = self.made(), self.logits().requires_grad_()
         before = made(logits, self.labels())
         before.backward()

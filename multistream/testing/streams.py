@@ -1,4 +1,4 @@
-"""What a stream promises."""
+"""The contract of streams."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from multistream.weights import Source
 
 
 class StreamContract(Contract):
-    """Promises of a `multistream.Stream`: shapes, truncation, freezing, loading."""
+    """The requirements of a `multistream.Stream`: shapes, truncation, freezing, loading."""
 
     kind: ClassVar[Kind] = "stream"
 
     def batch(self, size: int = 2) -> Tensor:
-        """Random pictures or vectors, as the stream reads them."""
+        """Draws random images, maps or vectors, with the shape and dtype of the stream's input."""
         chance = torch.Generator().manual_seed(1)
         empty = self.made().example_input(batch=size)
         if empty.dtype == torch.uint8:
@@ -47,8 +47,8 @@ class StreamContract(Contract):
             assert torch.isfinite(found).all(), f"{stage}: NaN or Inf"
 
     @torch.no_grad()
-    def test_random_weights_are_alive(self) -> None:
-        """a random initialisation in eval mode does not produce a dead (constant) feature map"""
+    def test_random_weights_give_varying_maps(self) -> None:
+        """a random initialisation in eval mode does not produce a constant feature map"""
         for stage, found in self.made().eval()(self.batch()).items():
             deviation = float(found.std())
             assert deviation > 1e-4, (
@@ -66,8 +66,8 @@ class StreamContract(Contract):
             assert near, f"{stage}: a photo's map depends on the others in the batch"
 
     @torch.no_grad()
-    def test_the_batch_is_left_as_it_was(self) -> None:
-        """neither the batch nor a map that was returned is changed afterwards"""
+    def test_batch_and_maps_are_not_modified(self) -> None:
+        """neither the batch nor a returned map is modified afterwards"""
         stream, x = self.trained().eval(), self.batch()
         before = x.clone()
         stream(x)
@@ -83,7 +83,7 @@ class StreamContract(Contract):
             state_of = following
 
     @torch.no_grad()
-    def test_other_sizes_are_brought_to_its_own(self) -> None:
+    def test_other_sizes_are_resized(self) -> None:
         """a photo of another size is resized on the device"""
         stream = self.made().eval()
         if isinstance(stream.input, Image):
@@ -94,8 +94,8 @@ class StreamContract(Contract):
             assert shapes == own, f"a photo of {size} gives {shapes}, one of {stream.input.size} gives {own}"
 
     @torch.no_grad()
-    def test_truncation_shares_what_stays_and_drops_the_rest(self) -> None:
-        """truncate(n) keeps the first n stages, shared, with equal maps, and nothing of the later ones"""
+    def test_truncation_shares_kept_stages_and_drops_later_ones(self) -> None:
+        """truncate(n) shares the first n stages, with equal maps, and has no parameters of the later ones"""
         stream, x = self.trained().eval(), self.batch()
         whole, stages = stream(x), list(stream.stages)
         for depth in range(1, len(stages) + 1):
@@ -110,7 +110,7 @@ class StreamContract(Contract):
             assert own <= kept, f"truncate({depth}) copied parameters; they must be shared"
 
     def test_frozen_means_bit_identical(self) -> None:
-        """frozen, no parameter and no buffer changes in training, batch norm's statistics included"""
+        """in a frozen stream no parameter and no buffer (such as batch norm's statistics) changes in training"""
         stream = self.made().freeze()
         before = state(stream)
         assert not any(p.requires_grad for p in stream.parameters()), "a frozen parameter requires gradients"
@@ -124,7 +124,7 @@ class StreamContract(Contract):
         assert not changed, f"frozen, but {changed[:3]} changed"
 
     def test_the_first_stages_can_be_frozen_alone(self) -> None:
-        """freeze(1) keeps the first stage and lets the others train"""
+        """freeze(1) freezes the first stage, and the others stay trainable"""
         stream = self.made()
         if len(stream.stages) > 1:
             stream.freeze(1).train()
@@ -135,8 +135,8 @@ class StreamContract(Contract):
             assert trains, "the second stage was frozen too"
 
     @torch.no_grad()
-    def test_state_dict_and_copies_carry_everything(self) -> None:
-        """a state dict or a deep copy gives the same maps"""
+    def test_state_dict_and_copies_have_all_state(self) -> None:
+        """a stream with the same state dict and a deep copy give the same maps"""
         stream, x = self.trained().eval(), self.batch()
         torch.manual_seed(7)
         other = self.make().eval()
@@ -147,10 +147,10 @@ class StreamContract(Contract):
         assert same(copy.deepcopy(stream)(x), stream(x)), "a deep copy gives other maps"
 
     def test_loading_is_strict(self) -> None:
-        """load_weights takes its own tensors, and refuses a file that lacks one, with its name"""
+        """load_weights accepts its own tensors, and rejects a file without one of them, with its name"""
         stream = self.made()
         tensors = dict(state(stream))
-        weights = [name for name, _ in stream.named_parameters()]  # buffers may come from options, as a mean image does
+        weights = [name for name, _ in stream.named_parameters()]  # buffers may come from options, such as a mean image
         if not weights:
             return
         foreign = [name for name in tensors if stream.rename(name) != name]
@@ -165,8 +165,8 @@ class StreamContract(Contract):
         assert message, f"a file without {weights[0]} {tuple(missing.shape)} was accepted"
         assert weights[0] in message, f"the error does not name {weights[0]}: {message}"
 
-    def test_sources_tell_what_they_are(self) -> None:
-        """pretrained weights, where there are any, say where they can be had"""
+    def test_sources_name_a_file_or_a_hub(self) -> None:
+        """pretrained weights, if there are any, name a file or a hub as their source"""
         stream = self.made()
         for variant, source in stream.weights.items():
             assert isinstance(source, Source), f"weights[{variant!r}] is not a multistream.Source"

@@ -1,4 +1,4 @@
-"""What a temporal promises."""
+"""The contract of temporal modules."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from multistream.registry import Kind
 from multistream.testing.base import Contract, is_affine
 
 WIDTH, STEPS = 64, 4
-"""As `gap:64` gives them: attention with 2, 4, 8, ... heads divides it."""
+"""The width of tokens of `gap:64`, divisible by 2, 4, 8, ... attention heads."""
 
 
 class TemporalContract(Contract):
-    """Promises of a `multistream.Temporal`: its width, its linearity, that every step counts."""
+    """The requirements of a `multistream.Temporal`: its width, its linearity, dependence on every step."""
 
     kind: ClassVar[Kind] = "temporal"
 
@@ -25,7 +25,7 @@ class TemporalContract(Contract):
         return {"width": WIDTH, "steps": STEPS}
 
     def tokens(self) -> Tensor:
-        """Random tokens (2, T, W)."""
+        """Draws random tokens (2, T, W)."""
         return torch.randn(2, STEPS, WIDTH, generator=torch.Generator().manual_seed(1))
 
     def test_is_a_temporal(self) -> None:
@@ -34,13 +34,13 @@ class TemporalContract(Contract):
         assert isinstance(made, Temporal), f"it is a {type(made).__name__}; it must be a multistream.Temporal"
 
     @torch.no_grad()
-    def test_width_is_as_it_says(self) -> None:
+    def test_output_has_the_declared_width(self) -> None:
         """tokens (B, T, W) give (B, out_width), for one step too"""
         temporal = self.made().eval()
         found = tuple(temporal(self.tokens()).shape)
         assert found == (2, temporal.out_width), f"it gives {found}, out_width is {temporal.out_width}"
 
-    def test_every_step_counts(self) -> None:
+    def test_result_depends_on_every_step(self) -> None:
         """the result depends on every step's token"""
         tokens = self.tokens().requires_grad_()
         result = self.made().eval()(tokens)
@@ -56,14 +56,14 @@ class TemporalContract(Contract):
         assert torch.allclose(temporal(tokens)[:1], temporal(tokens[:1]), atol=1e-6), "rows are mixed"
 
     @torch.no_grad()
-    def test_attention_is_a_number_a_step(self) -> None:
-        """attention, where it gives one, is (B, T)"""
+    def test_attention_has_one_weight_per_step(self) -> None:
+        """attention, if it returns weights, is (B, T)"""
         weights = self.made().eval().attention(self.tokens())
         found = None if weights is None else tuple(weights.shape)
         assert found in (None, (2, STEPS)), f"attention gives {found}, it must be (2, {STEPS})"
 
     def test_linear_means_affine(self) -> None:
-        """where `linear` says so, the vector is an affine function of the tokens"""
+        """if `linear` is True, the vector is an affine function of the tokens"""
         temporal = self.trained().eval()
         affine = is_affine(temporal, 2, STEPS, WIDTH)
         assert affine or not temporal.linear, "linear is True, but the vector is not an affine function of the tokens"
