@@ -51,8 +51,8 @@ class Elsewhere:
 
     def __init__(self, make: Callable[..., Callable[[], Any]], *arguments: Any) -> None:
         context = get_context("spawn")
-        self.pipe, there = context.Pipe()
-        self.process = context.Process(target=_serve, args=(there, make, arguments), daemon=True)
+        self.pipe, other_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(other_end, make, arguments), daemon=True)
         self.process.start()
 
     def __call__(self) -> None:

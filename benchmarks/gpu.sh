@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The GPU's tests and its table of speed, within 8 minutes on one GPU: bash benchmarks/gpu.sh
+# Runs the GPU tests and the GPU benchmarks, within 8 minutes on one GPU: bash benchmarks/gpu.sh
 set -uo pipefail
 cd "$(dirname "$0")/.."
 export CUBLAS_WORKSPACE_CONFIG=:4096:8 PYTHONUNBUFFERED=1

@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10**7)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--measure", action="store_true", help="only measure what is there")
+    parser.add_argument("--measure", action="store_true", help="only measure an existing store")
     options = parser.parse_args()
     if options.measure:
         measure(options.folder, options.rows, options.width)

@@ -66,9 +66,9 @@ def test_extraction_of_vgg16_against_the_roofline(
         seconds = median(timed(group, fast, repeats=1 if device == "cpu" else 20))
         shares.append(GROUP * VGG16_MACS / seconds / measure_roofline(fast).macs_per_second)
     with capsys.disabled():
-        told = f"{median(shares):.0%} [{min(shares):.0%}, {max(shares):.0%}] (median and range of 7)"
+        fraction = f"{median(shares):.0%} [{min(shares):.0%}, {max(shares):.0%}] (median and range of 7)"
         rate = f"{GROUP / seconds:,.0f} photos a second"
-        print(f"\n{f'extraction of VGG16 ({fast}), share of the roofline':42} {told}, {rate}")
+        print(f"\n{f'extraction of VGG16 ({fast}), share of the roofline':42} {fraction}, {rate}")
 
 
 @pytest.mark.parametrize(

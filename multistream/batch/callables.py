@@ -1,4 +1,4 @@
-"""Predictor and Extractor: batches of arrays in, class probabilities or pooled features out.
+"""Predictor and Extractor: callables from batches of photos to class probabilities or pooled features.
 
 A batch is a mapping of columns: photos, and the vectors and maps of streams.
 """

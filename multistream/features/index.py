@@ -136,8 +136,8 @@ class ShardIndex:
         renumbered = np.full(len(self.shards), -1)
         renumbered[kept] = np.arange(len(kept))
         numbers = renumbered[self.numbers]
-        there = numbers >= 0
-        self.keys, self.rows, self.numbers = self.keys[there], self.rows[there], numbers[there].astype(np.uint32)
+        remains = numbers >= 0
+        self.keys, self.rows, self.numbers = self.keys[remains], self.rows[remains], numbers[remains].astype(np.uint32)
         recent = {key: (int(renumbered[number]), row) for key, (number, row) in self.recent.items()}
         self.recent = {key: place for key, place in recent.items() if place[0] >= 0}
         self.shards, self.gone = [self.shards[number] for number in kept], set()

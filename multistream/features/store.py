@@ -74,10 +74,10 @@ class FeatureStore:
 
     def refresh(self) -> int:
         """Finds new shards, also of other processes, and forgets missing ones; returns the number of missing shards."""
-        known, there = self.index.names, {path.name for path in self.folder.glob(f"*{ENDING}")}
-        lost = known - there
+        known, existing = self.index.names, {path.name for path in self.folder.glob(f"*{ENDING}")}
+        lost = known - existing
         self.index.forget(lost)
-        for name in sorted(there - known):
+        for name in sorted(existing - known):
             self._take_in(self.folder / name)
         self._save_index(due=0 if lost else UNSAVED)  # otherwise the loss would be reported at every opening
         return len(lost)

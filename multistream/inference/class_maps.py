@@ -1,4 +1,4 @@
-"""Matches the classes of a run with those of a data set by name, never by index; and emotions by polarity."""
+"""Matches the classes of a run with those of a data set by name, never by index; polarities of emotions."""
 
 from __future__ import annotations
 

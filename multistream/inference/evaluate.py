@@ -123,7 +123,7 @@ def evaluate(
     probabilities, labels = by_policy[policy.policy], table.labels[rows]
     if predictions is not None:
         write_predictions(predictions, as_predictions(table, rows, probabilities, classes=match.classes))
-    present = {key: there[rows] for key, there in measured.present.items() if not there[rows].all()}
+    present = {key: mask[rows] for key, mask in measured.present.items() if not mask[rows].all()}
     raw = without_temperature(measured.probabilities[policy.policy][rows], model.network.temperature)
     return Evaluation(
         str(run),
@@ -133,7 +133,7 @@ def evaluate(
         temperature=model.network.temperature,
         unreachable=match.unreachable,
         reachable=_reachable_metrics(probabilities, labels, match),
-        missing={key: int((~there).sum()) for key, there in present.items()},
+        missing={key: int((~mask).sum()) for key, mask in present.items()},
         policies=policy_accuracies(
             by_policy, labels, present, label_sets=over_classes(table.label_sets, rows, classes=len(match.classes))
         ),
@@ -204,7 +204,7 @@ def _measure(
     for note in side_inputs.notes:
         console.say(f"data: {note}")
     photos = make_photos(table, kept, side_inputs, settings)
-    present = {key: there for key, there in side_inputs.present.items() if policy.fills and not there.all()}
+    present = {key: mask for key, mask in side_inputs.present.items() if policy.fills and not mask.all()}
     present |= {key: np.zeros(len(table), dtype=np.bool_) for key in sorted(policy.without)}
     usable = side_inputs.usable
     if policy.policy == "drop" and set(present) == set(network.branches):
@@ -225,7 +225,7 @@ def _measure(
             keys=kept,
         )
         features = {**extracted.to(runtime.device), **absent_pooled(network, policy.without, len(table))}
-        masks = {key: torch.from_numpy(there).to(runtime.device) for key, there in present.items()}
+        masks = {key: torch.from_numpy(mask).to(runtime.device) for key, mask in present.items()}
         probabilities = probabilities_by_policy(network, features, masks, policy)
     return _PolicyOutputs(probabilities, extracted.valid.numpy(), present)
 

@@ -219,17 +219,17 @@ def _polarity(confusion: Integers, classes: Sequence[str]) -> dict[str, Any]:
 
 def _per_class(confusion: Integers, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Returns precision, recall and F1 of each class; 0 if one is 0/0."""
-    hits, there, predicted = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    rows = zip(classes, hits.tolist(), there.tolist(), predicted.tolist(), strict=True)
+    hits, labelled, predicted = np.diagonal(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
+    rows = zip(classes, hits.tolist(), labelled.tolist(), predicted.tolist(), strict=True)
     return {
         name: {
             "n": n,
-            "precision": _ratio(right, said),
+            "precision": _ratio(right, predictions),
             "recall": _ratio(right, n),
             "recall_ci95": wilson(right, n) if n else (0.0, 1.0),
-            "f1": _ratio(2 * right, n + said),
+            "f1": _ratio(2 * right, n + predictions),
         }
-        for name, right, n, said in rows
+        for name, right, n, predictions in rows
     }
 
 

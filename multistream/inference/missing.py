@@ -1,6 +1,4 @@
-"""Missing streams: what becomes of a photo that lacks a vector or a map, or of a stream that is left out by name; and
-the accuracy under each policy.
-"""
+"""Missing streams: policies for photos without a vector or map and for streams left out by name, and their accuracy."""
 
 from __future__ import annotations
 
@@ -178,7 +176,7 @@ def _probabilities(
         has_one = torch.stack(list(present.values())).any(0)
     rows = torch.nonzero(has_one).squeeze(1)
     pooled = take_rows(features, rows)
-    logits = policy.logits(network, pooled, {key: there[rows] for key, there in present.items()})
+    logits = policy.logits(network, pooled, {key: mask[rows] for key, mask in present.items()})
     probabilities = np.full((count, logits.shape[1]), np.nan)
     probabilities[has_one.cpu().numpy()] = network.probabilities(logits).cpu().numpy()
     return probabilities

@@ -140,7 +140,7 @@ def _predictions(
     threads = predictor.decoder.threads(workers) if predictor.decoder else workers
     with Pool(threads) as pool:  # Pillow releases the GIL while it decodes
         for group in read_groups(pool, groups, read, prefetch=prefetch):
-            # A single photo is not filled up. In a longer list, the last bits do not depend on group boundaries.
+            # A single short group is not filled up. In a longer list every group is, so its last bits do not change.
             fill_up = fill_up or len(group) == GROUP
             outcomes = predictor.finish([future.result() for _, future in group])
             usable = [outcome for outcome in outcomes if isinstance(outcome, ReadPhoto)]

@@ -99,14 +99,14 @@ def resolve_again(recipe: Recipe, *, device: str, precision: str) -> Runtime:
     """Returns the Runtime of a trained network; precision `auto` is that of its training if this device supports it."""
     settings = RuntimeSettings(device=device, precision=precision)  # type: ignore[arg-type]  # checked inside
     own = recipe.runtime.precision
-    there = _device(device)
-    computes = {"fp32": True, "bf16": has_bf16(there), "fp16": there.type != "cpu"}
+    target = _device(device)
+    computes = {"fp32": True, "bf16": has_bf16(target), "fp16": target.type != "cpu"}
     if precision == "auto" and computes.get(own, False):
         settings = replace(settings, precision=own)
     runtime = resolve(settings)
     if precision == "auto" and own in computes and runtime.precision != own:
         warnings.warn(
-            f"precision: it was trained in {own}, which {there} does not support; {runtime.precision} is used, "
+            f"precision: it was trained in {own}, which {target} does not support; {runtime.precision} is used, "
             "and some predictions may differ",
             stacklevel=2,
         )

@@ -211,8 +211,8 @@ def _affine(probe: FittedProbe, name: str) -> tuple[Tensor, Tensor]:
 def _columns(branch: Branch, weights: Mapping[str, Tensor]) -> Tensor:
     """Sets the taps' layers, and returns the classifier's columns (K, E) over this branch's vector.
 
-    Applied to the tokens, the columns equal M (K, T x W): the first K numbers of a token whose layer was set, else the
-    fitted weights of all its numbers.
+    The columns are solved so that the logits are M (K, T x W) times the tokens. M selects the first K numbers of a
+    token whose layer was set, and has the fitted weights of any other token.
     """
     read, classes = [], len(next(iter(weights.values())))
     for stage, tap in branch.taps.items():

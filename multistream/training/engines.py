@@ -171,14 +171,14 @@ def _end(jobs: Mapping[str, Job], processes: Sequence[subprocess.Popen[str]], co
     """Cancels waiting jobs, terminates running processes, which save first, and waits for them."""
     for job in jobs.values():
         job.cancel()
-    signalled, said = 0, False
+    signalled, is_reported = 0, False
     while running := sum(not job.done() for job in jobs.values()):
         for process in processes[signalled:]:  # includes processes that were being started meanwhile
             process.terminate()  # has no effect if it has ended
             signalled += 1
-        if not said:
+        if not is_reported:
             console.say(f"waiting until {running:,} runs are saved; Ctrl-C again exits immediately")
-        said = True
+        is_reported = True
         time.sleep(POLL)
 
 

@@ -24,7 +24,7 @@ from multistream.training.stop import Interrupted, Stop
 
 
 class TrainingFeatures:
-    """Runs a training's streams on its photos; reports each photo that is left out once."""
+    """Runs a training's streams on its photos; reports each excluded photo once."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ JITTER = 8 * float(np.finfo(np.float64).eps)
 Centred features make the kernel singular, and rounding can make it indefinite.
 """
 SMALLEST_SHARE = 1e-3
-"""Lower bound of the share in the Hessian: if the start fits all rows perfectly, p (1 - p) is 0 there."""
+"""Lower bound of the share: p (1 - p) is near 0 at a start that fits all rows, but not at another penalty's optimum."""
 
 
 @dataclass(frozen=True)

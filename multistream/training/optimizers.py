@@ -1,4 +1,4 @@
-"""Optimizers, learning rates, and the moving average of weights: which parameters step how far, and when."""
+"""Optimizers, parameter groups, learning rate schedules, and the moving average of the weights (EMA)."""
 
 from __future__ import annotations
 

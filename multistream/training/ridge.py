@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn import functional
 
 PENALTY = 0.01
-"""Of the squared weights, times the number of images; features have variance 1."""
+"""The penalty of the squared weights, times the number of images; features have variance 1."""
 WORK = 3e10
-"""Multiply-adds that may go into direct solutions: seconds."""
+"""Maximum number of multiply-adds for direct solutions: a few seconds."""
 
 
 @dataclass(frozen=True)
 class RidgeProbes:
-    """Standardised features (N, P), the place of each stage's columns in them, and centred targets (N, K), float64."""
+    """Standardised features (N, P), each stage's columns in them, and centred targets (N, K), in float64."""
 
     features: Tensor
     columns: Mapping[str, slice]
@@ -28,7 +28,7 @@ class RidgeProbes:
 
     @classmethod
     def of(cls, pooled: Mapping[str, Tensor], labels: Tensor, *, classes: int) -> RidgeProbes:
-        """Of pooled features {stage: (N, P)} and labels (N,), or label sets (N, K), of the training split."""
+        """Builds probes from the training split: features {stage: (N, P)}, and labels (N,) or label sets (N, K)."""
         columns, start = {}, 0
         for stage, values in pooled.items():
             columns[stage] = slice(start, start + values.shape[1])
@@ -40,16 +40,16 @@ class RidgeProbes:
 
     @property
     def penalty(self) -> float:
-        """What is added to the Gram matrix's diagonal."""
+        """The term that is added to the Gram matrix's diagonal."""
         return PENALTY * len(self.features)
 
     def solve_all(self, subsets: Sequence[Sequence[str]]) -> list[Tensor]:
-        """The weights (P_s, K) of every subset: blocks of one Gram matrix, solved by Cholesky's method."""
+        """Solves for the weights (P_s, K) of every subset: blocks of one Gram matrix, by Cholesky factorisation."""
         gram, moments = self.features.mT @ self.features, self.features.mT @ self.targets
         return [self._solve(gram, moments, self._places(subset)) for subset in subsets]
 
     def solve_directly(self, subset: Sequence[str]) -> Tensor:
-        """The same weights by least squares on the images themselves, the penalty as further rows."""
+        """Solves for the same weights by least squares on the images, with the penalty as additional rows."""
         chosen = self.features[:, self._places(subset)]
         extra = sqrt(self.penalty) * torch.eye(chosen.shape[1], dtype=chosen.dtype, device=chosen.device)
         none = self.targets.new_zeros(chosen.shape[1], self.targets.shape[1])
@@ -57,7 +57,10 @@ class RidgeProbes:
         return solution
 
     def certify(self, subsets: Sequence[Sequence[str]], weights: Sequence[Tensor]) -> tuple[int, float]:
-        """(how many subsets, the largest difference of a weight): as many as seconds allow, the smallest first."""
+        """Returns (number of checked subsets, largest difference of a weight from the direct solution).
+
+        Checks the smallest subsets first, as many as WORK allows.
+        """
         checked, largest, spent = 0, 0.0, 0.0
         for subset, own in sorted(zip(subsets, weights, strict=True), key=lambda pair: len(pair[1])):
             spent += 2.0 * (len(self.features) + len(own)) * len(own) ** 2
@@ -68,7 +71,7 @@ class RidgeProbes:
         return checked, largest
 
     def scores(self, pooled: Mapping[str, Tensor], subset: Sequence[str], weights: Tensor) -> Tensor:
-        """The classes' scores of each of M images, from features {stage: (M, P)} -> (M, K), float64."""
+        """Returns the class scores of M images, from features {stage: (M, P)} -> (M, K), float64."""
         places = self._places(subset)
         chosen = torch.cat([pooled[stage] for stage in self.columns if stage in subset], 1).double()
         scores: Tensor = (chosen - self.means[places]) @ weights + self.offset

@@ -4,7 +4,7 @@ For equal weights the objective is scikit-learn's `LogisticRegression(C=1 / (pen
 (For two classes C is twice that, because scikit-learn has one weight vector and a softmax has two.) For label sets it
 is one such LogisticRegression for each class.
 
-The penalties are chosen from a grid by the loss of rows that are held out.
+The penalties are selected from a grid by the loss on held-out rows.
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class Stepper:
         """
         set_rate(self.optimizer, rate)
         self._backward(batch, draw=draw, pieces=pieces, last=last)
-        alone_and_bad = self.bad and self.ranks.size == 1  # other ranks wait at the end of the step
+        alone_and_bad = self.bad and self.ranks.size == 1  # with several ranks, all must reach the step's end
         if last or alone_and_bad:
             self._check_finite(self._gradient_norm(), step)
             self.scaler.step(self.optimizer)

@@ -71,7 +71,7 @@ def match_by_order(tensors: Mapping[str, Tensor], reference: Mapping[str, Tensor
 
 
 def to_names(tensors: Mapping[str, Tensor], names: Names) -> dict[str, Tensor]:
-    """Renames the tensors of a MobileNetV2, VGG16 or ResNet from torchvision's or timm's names to the names asked for.
+    """Renames the tensors of a MobileNetV2, VGG16 or ResNet from torchvision's or timm's names to those of `names`.
 
     A ResNet has the same names in both libraries. Raises WeightsError for another architecture.
     """

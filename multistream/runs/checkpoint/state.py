@@ -1,6 +1,4 @@
-"""What a training continues from besides its weights, bit by bit: an optimizer as named tensors and JSON, and the
-states of the random generators that a training may draw from.
-"""
+"""Saves and restores the optimizer, as named tensors and JSON, and the states of random generators, bit by bit."""
 
 from __future__ import annotations
 
