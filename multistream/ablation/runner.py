@@ -42,7 +42,7 @@ def ablate(
 ) -> Ablation:
     """Retrains a network without stages, taps or streams, and measures the score and cost of each variant.
 
-    The score is the accuracy or, where images may have several labels, the mean average precision.
+    The score is the accuracy or, if images may have several labels, the mean average precision.
     `source` is a run or a recipe; `run` is the run that a changed recipe comes from and that stores the result. `axis`:
     `depth` truncates each stream (paper fig. 4), `taps` trains all subsets of a stream's taps, `streams` all subsets of
     streams under each fusion. `seeds` and `splits` are numbers; the first of each is the recipe's. `cut` names the only

@@ -1,5 +1,5 @@
 """The score of each variant over all seeds and splits: the interface of a metric, accuracy, and mean average
-precision where images may have several labels.
+precision for images with several labels.
 """
 
 from __future__ import annotations

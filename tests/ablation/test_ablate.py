@@ -50,7 +50,7 @@ def with_anp(recipe: Recipe, vectors: Path) -> Recipe:
     return recipe.updated({"network": {"streams": {"anp": "anp"}, "inputs": {"anp": str(vectors)}}})
 
 
-def test_rows_are_what_ordinary_trainings_give(recipe: Recipe, tmp_path: Path) -> None:
+def test_rows_equal_single_training_runs(recipe: Recipe, tmp_path: Path) -> None:
     """With the recurrent temporal, whose rows are `train`'s bit by bit: accuracies, p and Holm from its predictions."""
     recipe = recipe.updated({"network": {"temporal": "bigru+att"}})
     result = toy_ablated(recipe, "depth")
@@ -71,7 +71,7 @@ def test_rows_are_what_ordinary_trainings_give(recipe: Recipe, tmp_path: Path) -
     assert len({row.score for row in result.rows}) > 1
 
 
-def test_several_seeds_and_splits_in_one_call(recipe: Recipe, tmp_path: Path) -> None:
+def test_several_seeds_and_splits_equal_single_training_runs(recipe: Recipe, tmp_path: Path) -> None:
     result = toy_ablated(recipe, "depth", seeds=2, splits=2, verify=True)
     assert (result.seeds, result.split_seeds, result.stacked) == ((0, 1), (18, 19), 12)
     assert result.verified is not None
@@ -86,7 +86,7 @@ def test_several_seeds_and_splits_in_one_call(recipe: Recipe, tmp_path: Path) ->
         assert abs(result.whole.scores[place] - run.parts["test"].accuracy) * n < 1.5  # rounding may turn a photo
 
 
-def test_masking_is_the_whole_with_the_training_mean(recipe: Recipe, tmp_path: Path) -> None:
+def test_masked_score_uses_the_training_mean_of_missing_taps(recipe: Recipe, tmp_path: Path) -> None:
     recipe = recipe.updated({"network": {"temporal": "bigru"}})
     result = toy_ablated(recipe, "taps")
     run = train(recipe, out=tmp_path / "whole", streams={"toy": Toy()})
@@ -117,7 +117,7 @@ def test_taps_have_shapley_values_and_probes(recipe: Recipe) -> None:
     assert sum(row.pareto for row in result.rows) >= 1
 
 
-def test_streams_are_tried_in_all_subsets_under_each_fusion(with_anp: Recipe) -> None:
+def test_all_subsets_of_streams_are_trained_with_each_fusion(with_anp: Recipe) -> None:
     result = toy_ablated(with_anp, "streams")
     named = [(tuple(row.keep), row.fusion) for row in result.rows]
     assert named == [
@@ -142,7 +142,7 @@ def test_streams_are_tried_in_all_subsets_under_each_fusion(with_anp: Recipe) ->
         assert each.delta == pytest.approx(each.score - full.score)
 
 
-def test_a_cut_stream_is_one_stream(with_anp: Recipe) -> None:
+def test_cut_limits_the_ablation_to_one_stream(with_anp: Recipe) -> None:
     result = toy_ablated(with_anp, "taps", cut="toy")
     assert len(result.rows) == 8  # all subsets, the empty one too, for anp is left
     assert tuple(result.rows[0].keep) == ("anp",)
@@ -151,7 +151,7 @@ def test_a_cut_stream_is_one_stream(with_anp: Recipe) -> None:
 
 
 @pytest.mark.slow
-def test_streams_that_train_are_trained_for_real(
+def test_trained_streams_need_full_training_runs(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The cost is told first; each row is the run that `train` leaves; a second call takes what is there.
@@ -196,13 +196,13 @@ def test_streams_that_train_are_trained_for_real(
     assert trained == [str(runs[2])]
 
 
-def test_a_split_without_a_test_part_is_refused(recipe: Recipe) -> None:
+def test_split_without_test_photos_raises(recipe: Recipe) -> None:
     """Before, it spoke of photos that could not be decoded."""
     with pytest.raises(DataError, match=r"with data\.split = 90/10/0 it has no test split"):
         toy_ablated(recipe.with_settings(["data.split=90/10/0"]), "depth")
 
 
-def test_it_is_kept_and_the_report_reads_it(recipe: Recipe, tmp_path: Path) -> None:
+def test_result_is_saved_and_read_by_the_report(recipe: Recipe, tmp_path: Path) -> None:
     result = toy_ablated(recipe, "depth", out=tmp_path / "ablations")
     toy_ablated(recipe, "depth", out=tmp_path / "ablations")
     assert sorted(path.name for path in (tmp_path / "ablations").iterdir()) == [
@@ -222,7 +222,7 @@ def test_it_is_kept_and_the_report_reads_it(recipe: Recipe, tmp_path: Path) -> N
     assert (first.axis, len(first.rows)) == ("depth", 3)
 
 
-def test_a_row_that_differs_from_the_row_alone_fails(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_fails_if_a_row_differs_from_the_row_alone(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Here each step of a batch goes a little further than it."""
     right = BatchedRows.update
     monkeypatch.setattr(
@@ -233,7 +233,7 @@ def test_a_row_that_differs_from_the_row_alone_fails(recipe: Recipe, monkeypatch
     assert caught.value.exit_code == 1
 
 
-def test_ablating_twice_gives_the_same(recipe: Recipe) -> None:
+def test_ablation_is_reproducible(recipe: Recipe) -> None:
     first, second = (toy_ablated(recipe, "depth", seeds=2) for _ in range(2))
     assert [row.scores for row in first.rows] == [row.scores for row in second.rows]
 
@@ -253,19 +253,19 @@ def test_ablating_twice_gives_the_same(recipe: Recipe) -> None:
     ],
     ids=str,
 )
-def test_what_cannot_be_ablated_is_told(
+def test_invalid_ablations_raise(
     recipe: Recipe, changes: dict[str, object], options: dict[str, object], words: str
 ) -> None:
     with pytest.raises(UsageError, match=words):
         ablate(recipe.updated(changes), streams={"toy": Toy()}, **options)  # type: ignore[arg-type]
 
 
-def test_a_run_that_is_none_is_told(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_run_raises(tmp_path: Path) -> None:
     with pytest.raises(MultistreamError, match=r"it has no recipe\.toml"):
         ablate(tmp_path)
 
 
-def test_lbfgs_fits_every_row_and_no_seed_matters(recipe: Recipe, tmp_path: Path) -> None:
+def test_lbfgs_fits_every_row_independently_of_the_seed(recipe: Recipe, tmp_path: Path) -> None:
     recipe = recipe.updated({"training": {"solver": "lbfgs"}})
     result = toy_ablated(recipe, "taps")
     assert result.stacked == 0
@@ -282,7 +282,7 @@ def test_lbfgs_fits_every_row_and_no_seed_matters(recipe: Recipe, tmp_path: Path
             toy_ablated(recipe, "taps", **options)
 
 
-def test_rows_that_are_not_convex_are_trained_and_named(with_anp: Recipe) -> None:
+def test_non_convex_rows_are_trained_by_gradient_and_reported(with_anp: Recipe) -> None:
     console = Listening()
     result = toy_ablated(with_anp.updated({"training": {"solver": "lbfgs"}}), "streams", console=console)
     assert len(result.rows) == 5

@@ -49,7 +49,7 @@ def check_alone(bench: Bench, axis: Axis, settings: TrainingSettings) -> None:
 
 @pytest.mark.parametrize("axis", ["depth", "taps"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-def test_a_row_of_a_batch_is_the_row_alone(optimizer: str, axis: Axis) -> None:
+def test_row_of_a_batch_equals_the_row_alone(optimizer: str, axis: Axis) -> None:
     """With dropout of one half, several seeds, and the best epoch kept for each row."""
     check_alone(Bench(keys=("toy", "anp")), axis, settings_of(**OPTIMIZERS[optimizer]))
 
@@ -65,7 +65,7 @@ def test_a_row_of_a_batch_is_the_row_alone(optimizer: str, axis: Axis) -> None:
     ],
     ids=str,
 )
-def test_a_row_is_alone_with_every_setting(changes: dict[str, object]) -> None:
+def test_row_equals_the_row_alone_with_every_setting(changes: dict[str, object]) -> None:
     check_alone(Bench(), "taps", settings_of(**changes))
 
 
@@ -74,7 +74,7 @@ def test_a_row_is_alone_with_every_setting(changes: dict[str, object]) -> None:
     [{"temporal": "average"}, {"keys": ("toy", "anp")}, {"tap": "last"}, {"label_sets": True, "keys": ("toy", "anp")}],
     ids=str,
 )
-def test_a_row_is_alone_in_every_linear_form(form: dict[str, Any]) -> None:
+def test_row_equals_the_row_alone_in_every_linear_form(form: dict[str, Any]) -> None:
     bench = Bench(**form)
     assert batch_kind(bench.base) is not None
     check_alone(bench, "depth", settings_of(learning_rate=0.01))
@@ -82,13 +82,13 @@ def test_a_row_is_alone_in_every_linear_form(form: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("fusion", ["early", "late", "gated"])
 @pytest.mark.parametrize("second", ["other", "anp"])
-def test_subsets_of_streams_are_trained_as_alone(fusion: str, second: str) -> None:
+def test_subsets_of_streams_equal_rows_alone(fusion: str, second: str) -> None:
     """`anp` has an MLP for a head: under late its rows are not batched."""
     check_alone(Bench(keys=("toy", second), fusion=fusion), "streams", settings_of(learning_rate=0.01))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_recurrent_rows_are_the_trainers_bit_by_bit(optimizer: str) -> None:
+def test_recurrent_rows_equal_the_trainer_bit_by_bit(optimizer: str) -> None:
     """Rows that are not batched do what `train` does, number for number."""
     bench, settings = Bench(temporal="bigru+att"), settings_of(**OPTIMIZERS[optimizer])
     found = bench.variants("depth")
@@ -103,7 +103,7 @@ def test_recurrent_rows_are_the_trainers_bit_by_bit(optimizer: str) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "adamw without weight decay"])
 @pytest.mark.parametrize("axis", ["depth", "taps"])
 @pytest.mark.parametrize("label_sets", [False, True])
-def test_batched_rows_are_the_trainers_up_to_rounding(label_sets: bool, axis: Axis, optimizer: str) -> None:
+def test_batched_rows_equal_the_trainer_up_to_rounding(label_sets: bool, axis: Axis, optimizer: str) -> None:
     """The trainer sums a row's numbers in another order, so float32 rounds otherwise."""
     bench, settings = Bench(label_sets=label_sets), settings_of(**OPTIMIZERS[optimizer])
     found = bench.variants(axis)
@@ -114,7 +114,7 @@ def test_batched_rows_are_the_trainers_up_to_rounding(label_sets: bool, axis: Ax
         assert probability_difference(bench, by_train(bench, alone, own), rows[0][v]) < PROMISE
 
 
-def test_what_a_row_leaves_out_does_not_exist() -> None:
+def test_rows_have_no_weights_for_missing_stages() -> None:
     """The weights of masked stages stay 0, for a row has none: no projection, and no column of the classifier."""
     bench = Bench()
     found = bench.variants("taps")
@@ -139,7 +139,7 @@ def test_what_a_row_leaves_out_does_not_exist() -> None:
     assert (logits - networks[number].classify(batch)).abs().max() < 1e-6
 
 
-def test_clipping_by_the_norm_of_all_rows_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clipping_by_the_norm_of_all_rows_gives_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """One factor for all rows makes each depend on the others."""
 
     def clip_globally(rows: BatchedRows) -> None:
@@ -156,7 +156,7 @@ def test_clipping_by_the_norm_of_all_rows_breaks_it(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("label_sets", [False, True])
-def test_both_ways_of_training_measure_alike(label_sets: bool) -> None:
+def test_batched_and_single_rows_measure_equal_metrics(label_sets: bool) -> None:
     bench, settings = Bench(keys=("toy", "anp"), label_sets=label_sets), settings_of()
     grid = bench.grid(bench.variants("streams")[-1:], SEEDS)
     first, second = BatchedRows(grid, bench.data, settings), SingleRows(grid, bench.data, settings, CPU)
@@ -165,14 +165,14 @@ def test_both_ways_of_training_measure_alike(label_sets: bool) -> None:
     assert (one.loss - other.loss).abs().max() < 1e-6
 
 
-def test_a_generator_outside_is_left_as_it_was() -> None:
+def test_global_generator_is_not_changed() -> None:
     bench = Bench()
     before = torch.get_rng_state()
     bench.train(bench.grid(bench.variants("depth"), [0]), [0], settings_of())
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_late_is_exact_where_streams_are_certain() -> None:
+def test_late_loss_is_finite_for_extreme_logits() -> None:
     """Logits 300 apart: the softmax of one class is 0 in float32, its logarithm is not."""
     bench, settings = Bench(keys=("toy", "other"), fusion="late"), settings_of()
     grid = bench.grid(bench.variants("streams")[-1:], [0])
@@ -188,7 +188,7 @@ def test_late_is_exact_where_streams_are_certain() -> None:
 
 
 @pytest.mark.parametrize("temporal", ["concat", "bigru"])
-def test_a_stream_and_a_stage_called_stream_keep_their_best_epoch(temporal: str) -> None:
+def test_stream_and_stage_named_stream_keep_their_best_epoch(temporal: str) -> None:
     bench = Bench(keys=("stream", "anp"), temporal=temporal, stages=("edges", "stream", "things"))
     settings = settings_of(learning_rate=0.1, epochs=8)
     (rows,) = bench.grid(bench.variants("streams")[-1:], [0])
@@ -200,7 +200,7 @@ def test_a_stream_and_a_stage_called_stream_keep_their_best_epoch(temporal: str)
     assert probability_difference(bench, own[0], rows[0]) < 1e-4
 
 
-def test_a_plugins_own_randomness_repeats() -> None:
+def test_random_layers_of_plugins_are_reproducible() -> None:
     """nn.Dropout draws from torch's generator, which each step of each row seeds."""
     networks = []
     for noise in (0, 5):

@@ -27,7 +27,7 @@ def two_vectors(photos: Path, vectors: Path) -> Recipe:
     )
 
 
-def test_every_photo_has_one_vote(two_vectors: Recipe, tmp_path: Path) -> None:
+def test_each_photo_is_tested_once_over_the_folds(two_vectors: Recipe, tmp_path: Path) -> None:
     found = ablate(two_vectors, axis="streams")
     assert len(found.whole.scores) == 3, "one training a fold"
     trained = train_folds(two_vectors, out=tmp_path / "run")
@@ -38,6 +38,6 @@ def test_every_photo_has_one_vote(two_vectors: Recipe, tmp_path: Path) -> None:
     assert early.score == pytest.approx(np.mean(folds))
 
 
-def test_folds_are_the_splits(two_vectors: Recipe) -> None:
+def test_folds_replace_splits(two_vectors: Recipe) -> None:
     with pytest.raises(UsageError, match="3 folds, which are used as splits"):
         ablate(two_vectors, axis="streams", splits=2)

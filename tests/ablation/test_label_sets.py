@@ -38,7 +38,7 @@ def guesses(seed: int, count: int) -> np.ndarray:
     return np.round(noise, 1)
 
 
-def test_scores_are_scikit_learns() -> None:
+def test_scores_equal_scikit_learn() -> None:
     first, second = guesses(0, 30), guesses(1, 20)
     first[1] = 0.6 * first[1] + 0.3 * SETS[:30]
     scores = tally((list(range(30)), first), (list(range(20, 40)), second)).scores()
@@ -57,7 +57,7 @@ def test_scores_are_scikit_learns() -> None:
     assert scores.tried.tolist() == [1] * 20 + [2] * 10 + [1] * 10
 
 
-def test_a_real_difference_has_a_small_p_and_none_has_one() -> None:
+def test_p_is_small_for_a_real_difference_and_1_for_none() -> None:
     probabilities = guesses(2, 40)
     probabilities[1] = 0.5 * probabilities[1] + 0.5 * SETS
     scores = tally((list(range(40)), probabilities)).scores()
@@ -67,7 +67,7 @@ def test_a_real_difference_has_a_small_p_and_none_has_one() -> None:
     assert again.p_value(0, 1) == pytest.approx(scores.p_value(0, 1)), "a second seed is no further photo"
 
 
-def test_a_classifier_that_reads_nothing_scores_the_classes_fractions() -> None:
+def test_classifier_without_inputs_scores_the_class_frequencies() -> None:
     scores = tally((list(range(40)), guesses(0, 40))).scores()
     parts = Parts(np.arange(10), np.arange(0), np.arange(10, 40))
     wanted = average_precision_score(SETS[10:], np.full((30, 3), 0.5))
@@ -88,7 +88,7 @@ def recipe(tagged: Path) -> Recipe:
 
 
 @pytest.mark.parametrize("solver", ["gradient", "lbfgs"])
-def test_the_complete_composition_has_the_map_that_train_measures(solver: str, recipe: Recipe, tmp_path: Path) -> None:
+def test_complete_network_has_the_map_of_train(solver: str, recipe: Recipe, tmp_path: Path) -> None:
     recipe = recipe.updated({"training": {"solver": solver}})
     run = train(recipe, out=tmp_path / "run")
     result = ablate(recipe, axis="depth", run=run.folder)
@@ -100,7 +100,7 @@ def test_the_complete_composition_has_the_map_that_train_measures(solver: str, r
     check_files(result, run.folder)
 
 
-def test_rows_by_gradient_train_as_one_batch(recipe: Recipe) -> None:
+def test_gradient_rows_train_as_one_batch(recipe: Recipe) -> None:
     found = ablate(recipe, axis="depth", seeds=2, verify=True)
     assert found.stacked == 2 * len(found.rows)
     assert found.verified is not None
@@ -123,7 +123,7 @@ def check_files(result: Ablation, run: Path) -> None:
     assert [row.score for row in read.rows] == [row.score for row in result.rows]
 
 
-def test_subsets_of_streams_complete_each_other(recipe: Recipe) -> None:
+def test_complementarity_of_stream_subsets(recipe: Recipe) -> None:
     two = {"streams": {"one": "object", "two": "object:mobilenetv1"}, "weights": {"one": "random", "two": "random"}}
     network = replace(recipe.network, **two)
     result = ablate(replace(recipe, network=network).updated({"training": {"solver": "lbfgs"}}), axis="streams")

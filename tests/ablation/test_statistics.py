@@ -29,14 +29,14 @@ def tally(*trainings: tuple[list[int], list[list[int]]], labels: Sequence[int] =
     return found.scores()
 
 
-def test_a_single_training_is_counted_as_it_is() -> None:
+def test_single_training_run_gives_its_own_accuracy() -> None:
     scores = tally(([0, 1, 2, 3, 4], [[1, 1, 0, 0, 0], [1, 0, 1, 1, 1]]))
     assert scores.score.tolist() == [0.4, 0.8]
     assert scores.interval(0) == wilson(2, 5)
     assert scores.p_value(0, 1) == pytest.approx(binomtest(1, 4).pvalue)
 
 
-def test_a_photo_votes_once_however_many_trainings_saw_it() -> None:
+def test_photo_counts_once_for_any_number_of_training_runs() -> None:
     """Ten seeds of one difference are one photo's difference: p stays what one photo can show."""
     once = ([0, 1], [[0, 1], [1, 1]])
     scores = tally(*[once] * 10)
@@ -45,7 +45,7 @@ def test_a_photo_votes_once_however_many_trainings_saw_it() -> None:
     assert scores.scores.tolist() == [[0.5] * 10, [1.0] * 10]
 
 
-def test_splits_test_different_photos_and_all_count() -> None:
+def test_photos_of_all_splits_count() -> None:
     scores = tally(([0, 1], [[1, 1], [0, 1]]), ([1, 2], [[0, 1], [1, 1]]))
     assert scores.tried[:3].tolist() == [1, 2, 1]
     assert scores.score.tolist() == [0.75, 0.75]
@@ -54,7 +54,7 @@ def test_splits_test_different_photos_and_all_count() -> None:
     assert scores.p_value(0, 1) == 1.0  # photo 0 for the first, photo 1 (once against twice) for the second
 
 
-def test_a_class_has_its_own_accuracy_and_delta() -> None:
+def test_each_class_has_accuracy_and_delta() -> None:
     scores = tally(([0, 1, 2, 3], [[1, 0, 0, 0], [1, 1, 1, 0]]), labels=(0, 0, 1, 1, 2, 2, 2, 2, 2, 2))
     assert scores.per_class(0, 1, ["x", "y", "z"]) == {
         "x": {"score": 0.5, "delta": -0.5},
@@ -62,12 +62,12 @@ def test_a_class_has_its_own_accuracy_and_delta() -> None:
     }
 
 
-def test_the_pareto_line_keeps_ties_and_drops_the_beaten() -> None:
+def test_pareto_front_keeps_ties_and_drops_dominated_rows() -> None:
     assert pareto([0.5, 0.5, 0.6, 0.4], [10, 10, 20, 9]) == [True, True, True, True]
     assert pareto([0.5, 0.5, 0.4], [10, 11, 10]) == [True, False, False]
 
 
-def test_streams_complete_each_other_as_counted_by_hand() -> None:
+def test_complementarity_equals_counts_by_hand() -> None:
     """Four photos: p is right on the first two, q on the second two but the last; fused right on all but one."""
     names = [({"p": ("x",)}, "early"), ({"q": ("x",)}, "early"), ({"p": ("x",), "q": ("x",)}, "late")]
     found = [Variant(keep, fusion) for keep, fusion in (*names, ({"p": ("x",), "q": ("x",)}, "early"))]
@@ -90,7 +90,7 @@ def subsets() -> list[tuple[str, ...]]:
     return [chosen for size in (1, 2, 3) for chosen in combinations(STAGES, size)]
 
 
-def test_shapley_values_sum_to_what_the_whole_gains() -> None:
+def test_shapley_values_sum_to_the_gain_of_the_complete_network() -> None:
     """A1, for each of two trainings; alone, nothing means the training split's most frequent class."""
     found = [Variant({"p": chosen}, "early", about="p" if len(chosen) < 3 else "") for chosen in subsets()]
     chance = np.random.default_rng(2)
@@ -103,7 +103,7 @@ def test_shapley_values_sum_to_what_the_whole_gains() -> None:
     assert sum(tap.value for tap in given) == pytest.approx(scores.scores[-1].mean() - 0.7, abs=1e-12)
 
 
-def test_a_tap_that_never_helps_is_worth_nothing() -> None:
+def test_tap_without_effect_has_value_zero() -> None:
     found = [Variant({"p": chosen}, "early", about="p" if len(chosen) < 3 else "") for chosen in subsets()]
     correct = [[int(photo < 5 + 2 * ("a" in chosen) + ("b" in chosen)) for photo in range(10)] for chosen in subsets()]
     scores = tally((list(range(10)), correct), labels=[0] * 5 + [1] * 5)
@@ -113,7 +113,7 @@ def test_a_tap_that_never_helps_is_worth_nothing() -> None:
     assert [tap.deviation for tap in given] == [None] * 3
 
 
-def test_probes_of_every_subset_are_least_squares() -> None:
+def test_probes_of_every_subset_equal_least_squares() -> None:
     """B4: from one Gram matrix, against torch's least squares and normal equations on the images, float64, 1e-8."""
     chance = torch.Generator().manual_seed(0)
     pooled = {stage: torch.randn(60, width, generator=chance) for stage, width in zip(STAGES, (4, 7, 9), strict=True)}
@@ -134,7 +134,7 @@ def test_probes_of_every_subset_are_least_squares() -> None:
     assert 0 < largest < 1e-8
 
 
-def test_a_certificate_notices_a_wrong_weight() -> None:
+def test_certificate_detects_a_wrong_weight() -> None:
     chance = torch.Generator().manual_seed(0)
     probes = RidgeProbes.of({"a": torch.randn(30, 4, generator=chance)}, torch.arange(30) % 2, classes=2)
     (own,) = probes.solve_all([("a",)])

@@ -54,7 +54,7 @@ def result_of() -> Ablation:
     )
 
 
-def test_the_table_shows_every_row_and_class() -> None:
+def test_table_shows_every_row_and_class() -> None:
     text = table(result_of())
     lines = text.splitlines()
     assert lines[1].startswith("* toy edges")
@@ -69,7 +69,7 @@ def test_the_table_shows_every_row_and_class() -> None:
     )
 
 
-def test_the_figure_has_a_dot_for_each_row_and_the_line_of_the_best() -> None:
+def test_figure_has_a_dot_per_row_and_the_pareto_front() -> None:
     figure = draw(result_of())
     assert isinstance(figure, Figure)
     (axes,) = figure.axes
@@ -82,7 +82,7 @@ def test_the_figure_has_a_dot_for_each_row_and_the_line_of_the_best() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["1  toy edges", "2  toy (all)"]
 
 
-def test_dots_on_one_place_share_their_numbers() -> None:
+def test_overlapping_dots_share_one_label() -> None:
     result = result_of()
     figure = draw(replace(result, rows=(result.rows[0], result.rows[0], result.whole)))
     assert [text.get_text() for text in figure.axes[0].texts] == ["1, 2", "3"]

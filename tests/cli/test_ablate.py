@@ -22,7 +22,7 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_a_run_is_ablated_and_keeps_it(run: Path, tmp_path: Path) -> None:
+def test_run_is_ablated_and_result_is_saved_in_it(run: Path, tmp_path: Path) -> None:
     options = ["--seeds", "2", "--verify", "--json", "--csv", "rows.csv", "--plot", "figure.svg"]
     out, err = call("ablate", run, *options, cwd=tmp_path)
     found = json.loads(out)
@@ -38,7 +38,7 @@ def test_a_run_is_ablated_and_keeps_it(run: Path, tmp_path: Path) -> None:
     assert [row.score for row in kept.rows] == [row["accuracy"] for row in found["rows"]]
 
 
-def test_the_plan_lists_the_rows_and_trains_none(run: Path, tmp_path: Path) -> None:
+def test_plan_lists_rows_without_training(run: Path, tmp_path: Path) -> None:
     words = ["ablate", run, "--seeds", "2", "--plan", "--json"]
     out, err = call(*words, cwd=tmp_path)
     listed = json.loads(out)
@@ -54,12 +54,12 @@ def test_the_plan_lists_the_rows_and_trains_none(run: Path, tmp_path: Path) -> N
     assert not (tmp_path / "kept").exists()
 
 
-def test_a_plan_without_a_folder_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_plan_without_a_folder_raises(photos: Path, tmp_path: Path) -> None:
     words = ["ablate", "--streams", "object", "--weights", "object=random", "--data", photos, "--plan"]
     assert "Pass a RUN, or --out FOLDER" in call(*words, cwd=tmp_path, code=2)[1]
 
 
-def test_mistakes_are_one_line(run: Path, tmp_path: Path) -> None:
+def test_wrong_options_give_one_line(run: Path, tmp_path: Path) -> None:
     for words, expected in (
         (["ablate", run, "--axis", "depht"], "depth"),
         (["ablate"], "pass a RUN"),

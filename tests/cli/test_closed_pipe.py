@@ -16,7 +16,7 @@ from tests.cli.in_process import call
 
 
 @pytest.mark.parametrize("words", ["--version", "--help", "plugins --json", "train --print-recipe"])
-def test_a_closed_pipe_ends_the_program_quietly(words: str, tmp_path: Path) -> None:
+def test_closed_pipe_ends_the_program_quietly(words: str, tmp_path: Path) -> None:
     """typer prints some of them, rich the help: whichever finds the pipe closed, it is exit code 141 and no message."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -26,7 +26,7 @@ def test_a_closed_pipe_ends_the_program_quietly(words: str, tmp_path: Path) -> N
     assert (ended.returncode, ended.stderr) == (141, "")
 
 
-def test_an_error_message_without_a_reader_is_quiet(tmp_path: Path) -> None:
+def test_error_message_without_a_reader_is_quiet(tmp_path: Path) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "multistream", "train", "--batch-size", "x"]
@@ -34,7 +34,7 @@ def test_an_error_message_without_a_reader_is_quiet(tmp_path: Path) -> None:
     os.close(writer)
 
 
-def test_another_broken_pipe_is_no_quiet_end(tmp_path: Path) -> None:
+def test_other_broken_pipes_stay_errors(tmp_path: Path) -> None:
     """A process of ours that died is a failure; typer would end it with exit code 1 and no message."""
     program = typer.Typer()
 

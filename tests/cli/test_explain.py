@@ -63,7 +63,9 @@ def total(arrays: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
     return maps + sum(arrays[name].sum(2) for name in arrays.files if name.startswith(f"vector/{key}"))
 
 
-def test_early_everything_sums_to_the_logit(early: Path, vectors: Path, photos: Path, tmp_path: Path) -> None:
+def test_contributions_of_early_fusion_sum_to_the_logit(
+    early: Path, vectors: Path, photos: Path, tmp_path: Path
+) -> None:
     """Check E3, through the file that others build on."""
     words = [early, photos / "awe", "--input", f"anp={vectors}", "--npz", "e.npz"]
     found = explained(*words, cwd=tmp_path)
@@ -91,7 +93,7 @@ def test_early_everything_sums_to_the_logit(early: Path, vectors: Path, photos: 
     assert said == {"method": "decomposition", "flow": "direct", "scale": "logit", "baseline": "mean"}
 
 
-def test_late_sums_per_stream_and_fuses_by_the_mean(late: Path, vectors: Path, photos: Path, tmp_path: Path) -> None:
+def test_contributions_of_late_fusion_sum_per_stream(late: Path, vectors: Path, photos: Path, tmp_path: Path) -> None:
     words = ["explain", late, photos / "joy", "--input", f"anp={vectors}", "--npz", "e.npz", "--target", "fear"]
     out, _ = call(*words, "--device", "cpu", cwd=tmp_path)
     assert "gradient x input: the head is not linear, so there is no exact sum" in out  # the MLP on the vectors
@@ -106,14 +108,14 @@ def test_late_sums_per_stream_and_fuses_by_the_mean(late: Path, vectors: Path, p
     assert np.allclose([arrays["probability/object"], arrays["probability/anp"]], own, atol=1e-6)
 
 
-def test_without_paths_the_runs_own_test_part_with_its_labels_and_inputs(early: Path, tmp_path: Path) -> None:
+def test_without_paths_the_test_split_is_explained(early: Path, tmp_path: Path) -> None:
     found = explained(early, "--target", "true", cwd=tmp_path)
     assert [each["target"] for each in found] == [each["label"] for each in found]
     assert len(found) == 6
     assert {each["label"] for each in found} == {"awe", "fear", "joy"}
 
 
-def test_own_photos_by_path_keep_labels_and_inputs_others_do_not(early: Path, photos: Path, tmp_path: Path) -> None:
+def test_only_photos_of_the_run_get_its_labels_and_inputs(early: Path, photos: Path, tmp_path: Path) -> None:
     (own,) = explained(early, photos / "fear" / "3.png", "--target", "true", cwd=tmp_path)
     assert own["label"] == "fear"
     elsewhere = tmp_path / "3.png"
@@ -124,13 +126,13 @@ def test_own_photos_by_path_keep_labels_and_inputs_others_do_not(early: Path, ph
     assert "--input anp=FILE" in err
 
 
-def test_another_labelled_set(early: Path, photos: Path, vectors: Path, tmp_path: Path) -> None:
+def test_another_labelled_data_set_can_be_explained(early: Path, photos: Path, vectors: Path, tmp_path: Path) -> None:
     found = explained(early, "--data", photos, "--input", f"anp={vectors}", "--target", "true", cwd=tmp_path)
     assert len(found) == 60
     assert all(each["label"] in each["path"] for each in found)
 
 
-def test_a_contrast_is_the_difference_of_two_classes(early: Path, photos: Path, tmp_path: Path) -> None:
+def test_contrast_is_the_difference_of_two_classes(early: Path, photos: Path, tmp_path: Path) -> None:
     paths = [photos / "awe" / f"{number}.png" for number in range(3)]
     fear, awe = (explained(early, *paths, "--target", name, cwd=tmp_path) for name in ("fear", "awe"))
     both = explained(early, *paths, "--target", "fear", "--against", "awe", "--npz", "e.npz", cwd=tmp_path)
@@ -146,7 +148,7 @@ def test_a_contrast_is_the_difference_of_two_classes(early: Path, photos: Path, 
     assert list(arrays["against"]) == [0, 0, 0]
 
 
-def test_where_no_sum_exists_it_says_so_and_gives_gradients(recurrent: Path, photos: Path, tmp_path: Path) -> None:
+def test_without_an_exact_sum_gradients_are_printed(recurrent: Path, photos: Path, tmp_path: Path) -> None:
     photo = photos / "awe" / "1.png"
     out, _ = call("explain", recurrent, photo, "--device", "cpu", "--npz", "e.npz", cwd=tmp_path)
     assert "method: grad-cam (gradient through each stage's own tap); scale: logit" in out
@@ -160,7 +162,7 @@ def test_where_no_sum_exists_it_says_so_and_gives_gradients(recurrent: Path, pho
     assert "the temporal module bigru+att of object is not linear" in err
 
 
-def test_the_fused_probability_is_explained_by_gradients_and_exact_shapley_values(
+def test_fused_probability_is_explained_by_gradients_and_shapley_values(
     late: Path, photos: Path, tmp_path: Path
 ) -> None:
     words = [late, photos / "awe" / "1.png", "--target", "awe", "--scale", "probability", "--baseline", "drop"]
@@ -174,7 +176,7 @@ def test_the_fused_probability_is_explained_by_gradients_and_exact_shapley_value
     assert "a probability is not a linear function" in err
 
 
-def test_a_calibrated_network_has_one_probability(early: Path, photos: Path) -> None:
+def test_calibrated_network_has_the_same_probability_everywhere(early: Path, photos: Path) -> None:
     model, photo = load(early), photos / "awe" / "1.png"
     model.network.calibrate(0.25)
     (predicted,) = model.predict([photo], precision="fp32")
@@ -193,7 +195,7 @@ def test_a_calibrated_network_has_one_probability(early: Path, photos: Path) -> 
     assert "temperature" not in explanation_text(other)
 
 
-def test_integrated_gradients_sum_to_the_distance_from_the_average_photo(
+def test_integrated_gradients_sum_to_the_difference_from_the_training_mean(
     recurrent: Path, photos: Path, tmp_path: Path
 ) -> None:
     words = [recurrent, photos / "awe" / "1.png", "--method", "integrated-gradients", "--npz", "e.npz"]
@@ -220,7 +222,9 @@ def test_flows_differ_below_the_last_stage_and_are_named(early: Path, photos: Pa
     assert last["stages"]["object"] == {stages[-1]: pytest.approx(one[stages[-1]], rel=1e-4)}
 
 
-def test_many_photos_keep_the_target_and_damaged_ones_a_status(recipe: Recipe, photos: Path, tmp_path: Path) -> None:
+def test_many_photos_keep_only_the_target_and_damaged_ones_a_status(
+    recipe: Recipe, photos: Path, tmp_path: Path
+) -> None:
     run = train(recipe, out=tmp_path / "run").folder
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"")
@@ -239,7 +243,7 @@ def test_many_photos_keep_the_target_and_damaged_ones_a_status(recipe: Recipe, p
 
 
 @pytest.mark.parametrize("scale", ["shared", "map"])
-def test_overlays_are_pictures(early: Path, photos: Path, tmp_path: Path, scale: str) -> None:
+def test_overlays_are_png_files(early: Path, photos: Path, tmp_path: Path, scale: str) -> None:
     words = [early, photos / "awe" / "1.png", photos / "fear" / "2.png", "--overlays", "pictures"]
     explained(*words, "--colour-scale", scale, cwd=tmp_path)
     files = sorted((tmp_path / "pictures").iterdir())
@@ -249,7 +253,7 @@ def test_overlays_are_pictures(early: Path, photos: Path, tmp_path: Path, scale:
         assert len(picture.convert("RGB").getcolors(1 << 24)) > 100
 
 
-def test_python_gives_the_same_as_the_command(early: Path, photos: Path, tmp_path: Path) -> None:
+def test_python_and_command_give_equal_results(early: Path, photos: Path, tmp_path: Path) -> None:
     (said,) = explained(early, photos / "awe" / "1.png", cwd=tmp_path)
     (found,) = multistream.explain(early, [photos / "awe" / "1.png"], device="cpu")
     assert found.to_dict()["shapley"] == pytest.approx(said["shapley"], abs=1e-5)
@@ -272,13 +276,13 @@ def test_python_gives_the_same_as_the_command(early: Path, photos: Path, tmp_pat
         (["--data", "here"], "PATHS were given too"),
     ],
 )
-def test_mistakes_are_told(early: Path, photos: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_wrong_options_raise(early: Path, photos: Path, tmp_path: Path, words: list[str], said: str) -> None:
     _, err = call("explain", early, photos / "awe", *words, cwd=tmp_path, code=2)
     assert said in err
 
 
 @pytest.mark.parametrize("words", [["--npz", "{}/e.npz"], ["--overlays", "{}/pictures"]])
-def test_a_place_that_cannot_be_written_is_one_line_and_comes_first(
+def test_unwritable_output_raises_before_explaining(
     early: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
     """Refused before a photo is explained: a file stands where the folder should be."""
@@ -289,13 +293,13 @@ def test_a_place_that_cannot_be_written_is_one_line_and_comes_first(
     assert "cannot be written" in err.splitlines()[-1]
 
 
-def test_galleries_that_cannot_be_written_are_one_line(early: Path, tmp_path: Path) -> None:
+def test_unwritable_gallery_gives_one_line(early: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     _, err = call("gallery", early, "--out", tmp_path / "file" / "x", "--device", "cpu", cwd=tmp_path, code=74)
     assert "cannot be written" in err.splitlines()[-1]
 
 
-def test_a_full_disk_leaves_nothing_half_written(early: Path, photos: Path, tmp_path: Path) -> None:
+def test_full_disk_leaves_no_partial_file(early: Path, photos: Path, tmp_path: Path) -> None:
     """What collects rows writes plainly: no space is an error that is told, not a signal that kills."""
 
     def full(*_: object) -> None:
@@ -309,7 +313,7 @@ def test_a_full_disk_leaves_nothing_half_written(early: Path, photos: Path, tmp_
     assert [path.name for path in tmp_path.iterdir() if "npz" in path.name] == []
 
 
-def test_streams_given_as_instances_are_given_again(photos: Path, tmp_path: Path) -> None:
+def test_streams_given_as_instances_must_be_given_again(photos: Path, tmp_path: Path) -> None:
     class Colour(Stream):
         def __init__(self) -> None:
             super().__init__({"one": nn.Conv2d(3, 4, 3, stride=4)}, channels={"one": 4}, input=Photo(size=32))

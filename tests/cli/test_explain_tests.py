@@ -53,7 +53,7 @@ def test_photos_are_tested_in_one_pass(run: Path, photos: Path, tmp_path: Path) 
         assert said in out
 
 
-def test_galleries_are_written_in_the_run_or_where_asked(run: Path, tmp_path: Path) -> None:
+def test_galleries_are_written_to_the_run_or_to_out(run: Path, tmp_path: Path) -> None:
     out, err = call("gallery", run, "--device", "cpu", "--json", cwd=tmp_path)
     found = json.loads(out)
     assert sum(found["outcomes"].values()) == found["n"] == 6
@@ -73,7 +73,7 @@ def test_galleries_are_written_in_the_run_or_where_asked(run: Path, tmp_path: Pa
         (["gallery", "RUN", "--format", "gif"], "png, pdf or svg"),
     ],
 )
-def test_mistakes_are_answered(run: Path, tmp_path: Path, words: list[str], said: str) -> None:
+def test_wrong_options_raise(run: Path, tmp_path: Path, words: list[str], said: str) -> None:
     Image.new("RGB", (32, 32)).save(tmp_path / "elsewhere.png")
     code = 65 if "no.csv" in words else 2
     words = [str(run) if word == "RUN" else word for word in words]
@@ -82,9 +82,7 @@ def test_mistakes_are_answered(run: Path, tmp_path: Path, words: list[str], said
 
 
 @pytest.mark.parametrize(("value", "code"), [(0.99, 0), (0.5, 1)])
-def test_the_self_test_says_by_its_exit_code(
-    run: Path, monkeypatch: pytest.MonkeyPatch, value: float, code: int
-) -> None:
+def test_self_test_sets_the_exit_code(run: Path, monkeypatch: pytest.MonkeyPatch, value: float, code: int) -> None:
     """The test itself takes a minute: tests/explaining/test_selftest.py runs it."""
     made = SelfTest(
         "decomposition", (SelfTestCheck("pointing game in the stream", "object", value, 0.95, at_least=True),), 1.0

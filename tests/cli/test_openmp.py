@@ -18,7 +18,7 @@ finally:
 
 
 @pytest.mark.parametrize(("before", "after"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_waiting_threads_sleep_unless_the_user_chose(before: str | None, after: str) -> None:
+def test_waiting_threads_sleep_unless_the_user_sets_a_policy(before: str | None, after: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     if before:
         environment["OMP_WAIT_POLICY"] = before

@@ -43,7 +43,7 @@ def listing(path: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 class TestList:
-    def test_json_has_the_keys_that_others_build_on(self, installed):
+    def test_json_has_the_documented_keys(self, installed):
         installed("sketch", "broken")
         rows = {row["name"]: row for row in json.loads(call("--json"))}
         assert all(list(row) == KEYS for row in rows.values())
@@ -53,7 +53,7 @@ class TestList:
         assert (rows["broken"]["status"], rows["broken"]["kind"]) == ("broken", None)
         assert {row["kind"] for row in rows.values()} <= {*KINDS, None}
 
-    def test_text_names_each_and_what_is_wrong(self, installed):
+    def test_text_lists_each_component_and_its_error(self, installed):
         installed("sketch", "broken")
         lines = call().splitlines()
         assert lines[0].split() == ["NAME", "KIND", "DISTRIBUTION", "VERSION", "STATUS"]
@@ -61,13 +61,13 @@ class TestList:
         place = next(place for place, line in enumerate(lines) if line.startswith("broken "))
         assert lines[place + 1].strip().startswith("ModuleNotFoundError: No module named 'a_library")
 
-    def test_imports_no_torch_numpy_or_timm(self, installed):
+    def test_listing_imports_no_torch_numpy_or_timm(self, installed):
         done = listing(installed("sketch", "broken"))
         assert done.stderr == "[]\n"
         assert len(json.loads(done.stdout)) > 20
 
     @pytest.mark.slow  # a time, for an idle machine: CI's are busy
-    def test_is_quick(self, installed):
+    def test_listing_is_fast(self, installed):
         path = installed("sketch", "broken")
         times = []
         for _ in range(5):
@@ -77,7 +77,7 @@ class TestList:
             times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert min(times) < 0.5, "0.25 s of a core was measured; the promise is 0.3 s on an idle machine"
 
-    def test_a_broken_one_that_pip_has_installed(self, tmp_path):
+    def test_broken_plugin_installed_by_pip_is_listed(self, tmp_path):
         """As a stranger's mistake comes: a real distribution, which stops no other and is named with its cause."""
         trees = [str(Path(__file__).parent.parent / "plugins" / name) for name in ("broken", "sketch")]
         copies = [shutil.copytree(tree, tmp_path / Path(tree).name) for tree in trees]  # pip builds inside of a tree
@@ -105,7 +105,7 @@ class TestList:
 
 
 class TestShow:
-    def test_tells_what_a_part_takes(self, installed):
+    def test_show_prints_signature_and_variants(self, installed):
         installed("mixer")
         shown = call("show", "mixer", "--kind", "tap")
         assert "mixer: a tap of multistream-mixer 2.0" in shown
@@ -113,18 +113,18 @@ class TestShow:
         assert "variants  wide, narrow" in shown
         assert "Keeps what it was given." in shown
 
-    def test_shows_every_kind_of_a_name(self, installed):
+    def test_show_prints_every_kind_of_a_name(self, installed):
         installed("mixer")
         assert [each["kind"] for each in json.loads(call("show", "mixer", "--json"))] == ["tap", "temporal"]
 
-    def test_an_unknown_or_broken_name_is_told(self, installed):
+    def test_unknown_or_broken_name_raises(self, installed):
         installed("mixer", "broken")
         with pytest.raises(UsageError, match=r"'mixr' is unknown. Did you mean 'mixer'"):
             call("show", "mixr")
         with pytest.raises(PluginError, match=r"'broken' of multistream-broken 0.3 is broken"):
             call("show", "broken")
 
-    def test_our_own_streams_tell_where_weights_come_from(self, installed):
+    def test_built_in_streams_show_the_source_of_weights(self, installed):
         installed()
         (shown,) = json.loads(call("show", "object", "--json"))
         assert set(shown["variants"]) >= {"mobilenetv2", "mobilenetv1"}
@@ -133,7 +133,7 @@ class TestShow:
 
 class TestNew:
     @pytest.mark.parametrize("kind", ["stream", "tap", "temporal", "fusion", "loss", "dataset"])
-    def test_a_new_plugin_passes_its_own_test(self, installed, tmp_path, kind):
+    def test_new_plugin_passes_its_own_test(self, installed, tmp_path, kind):
         files = new_plugin("line_art", kind=kind, out=tmp_path / "new")
         assert {path.relative_to(tmp_path / "new").as_posix() for path in files} == {
             "README.md",
@@ -151,7 +151,7 @@ class TestNew:
         assert done.returncode == 0, done.stdout
         assert "2 passed" in done.stdout
 
-    def test_its_code_is_clean(self, tmp_path):
+    def test_new_plugin_passes_ruff(self, tmp_path):
         ruff = Path(sys.executable).parent / "ruff"
         if not ruff.exists():
             pytest.skip("ruff is not installed")
@@ -163,12 +163,12 @@ class TestNew:
             done = subprocess.run(words, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout
 
-    def test_a_new_stream_takes_its_options(self, installed, tmp_path):
+    def test_new_stream_accepts_its_options(self, installed, tmp_path):
         new_plugin("line", out=tmp_path / "new")
         installed(tmp_path / "new")
         assert build("stream", "line", options={"width": 4}).channels == {"fine": 4, "coarse": 8}
 
-    def test_refuses_a_name_that_is_taken_or_cannot_be(self, installed, tmp_path):
+    def test_taken_or_invalid_names_raise(self, installed, tmp_path):
         installed()
         with pytest.raises(UsageError, match="'early' is a component of multistream"):
             new_plugin("early", out=tmp_path / "new")
@@ -176,13 +176,13 @@ class TestNew:
             new_plugin("Line-Art", out=tmp_path / "new")
         assert not (tmp_path / "new").exists()
 
-    def test_overwrites_nothing(self, installed, tmp_path):
+    def test_new_plugin_overwrites_nothing(self, installed, tmp_path):
         installed()
         (tmp_path / "mine").write_text("")
         with pytest.raises(UsageError, match="already exists"):
             new_plugin("line", out=tmp_path)
 
-    def test_a_plugin_is_written_whole_or_not_at_all(self, installed, tmp_path, monkeypatch):
+    def test_new_plugin_is_written_completely_or_not_at_all(self, installed, tmp_path, monkeypatch):
         installed()
         written = Path.write_text
 
@@ -197,13 +197,13 @@ class TestNew:
         assert told.value.exit_code == 74
         assert list((tmp_path / "there").iterdir()) == []
 
-    def test_the_command_lists_the_files_and_what_to_do_next(self, installed, tmp_path):
+    def test_new_lists_files_and_next_commands(self, installed, tmp_path):
         installed()
         files = json.loads(call("new", "line", "--kind", "tap", "--out", str(tmp_path / "new"), "--json", "--quiet"))
         assert all(Path(file).is_file() for file in files)
 
 
-def test_check_passes_our_own_and_refuses_a_part_that_breaks_its_contract(installed, tmp_path):
+def test_check_passes_built_in_components_and_fails_broken_ones(installed, tmp_path):
     new_plugin("line", out=tmp_path / "new")
     code = tmp_path / "new" / "multistream_line" / "stream.py"
     code.write_text(code.read_text().replace('"coarse": 2 * width', '"coarse": 3 * width'))
@@ -215,7 +215,7 @@ def test_check_passes_our_own_and_refuses_a_part_that_breaks_its_contract(instal
 
 
 class TestCheck:
-    def test_takes_variants_and_options(self, installed):
+    def test_check_accepts_variants_and_options(self, installed):
         installed("faulty")
         assert "ok  stream: it is a multistream.Stream" in call("check", "object:mobilenetv1")
         assert call("check", "choosy").startswith("ok  temporal: ")
@@ -224,19 +224,19 @@ class TestCheck:
         with pytest.raises(UsageError, match="'heads' is not OPTION=VALUE"):
             call("check", "choosy", "--set", "heads")
 
-    def test_prints_the_promises_kept_before_the_one_that_is_broken(self, installed):
+    def test_check_prints_requirements_met_before_the_violated_one(self, installed):
         installed("faulty")
         done = CliRunner().invoke(app, ["check", "wide_token"], standalone_mode=False)
         assert done.stdout.splitlines() == ["ok  tap: it is a multistream.Tap"]
         assert "'wide_token' breaks its contract: pool gives (B, pooled_width)" in str(done.exception)
 
-    def test_a_layout_has_a_contract(self, installed, photos, tmp_path):
+    def test_layouts_have_a_contract(self, installed, photos, tmp_path):
         new_plugin("pairs", kind="dataset", out=tmp_path / "new")
         installed(tmp_path / "new")
         assert "ok  dataset: every id is the path of a file" in call("check", f"pairs:{photos}")
 
 
-def test_parts_that_cannot_be_imported_are_listed_as_broken(installed, tmp_path):
+def test_components_that_cannot_be_imported_are_listed_as_broken(installed, tmp_path):
     """Of a part that was never imported, the source tells what is missing; `--load` imports it."""
     new_plugin("line", out=tmp_path / "line")
     (tmp_path / "line" / "multistream_line" / "stream.py").write_text("def Line(:")

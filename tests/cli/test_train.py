@@ -35,7 +35,7 @@ def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def test_train_says_what_it_chose_and_what_comes_next(photos: Path, tmp_path: Path) -> None:
+def test_train_prints_choices_and_next_commands(photos: Path, tmp_path: Path) -> None:
     out, err = call("train", *options(photos), cwd=tmp_path)
     assert "accuracy" in out
     assert (tmp_path / "runs" / "object-1" / "model.safetensors").is_file()
@@ -50,7 +50,7 @@ def test_train_says_what_it_chose_and_what_comes_next(photos: Path, tmp_path: Pa
     assert (tmp_path / "runs" / "object-2").is_dir()
 
 
-def test_what_comes_next_works_for_a_run_with_vectors(photos: Path, tmp_path: Path) -> None:
+def test_next_commands_work_for_a_run_with_vectors(photos: Path, tmp_path: Path) -> None:
     """Another photo has no vector: the commands that train proposes must not fail because of that."""
     ids = [str(path.relative_to(photos)) for path in sorted(photos.glob("*/*"))]
     features = np.random.default_rng(0).normal(size=(len(ids), 3)).astype(np.float32)
@@ -66,7 +66,7 @@ def test_what_comes_next_works_for_a_run_with_vectors(photos: Path, tmp_path: Pa
         assert out
 
 
-def test_print_recipe_is_a_recipe_that_repeats_itself(photos: Path, tmp_path: Path) -> None:
+def test_printed_recipe_can_be_loaded_again(photos: Path, tmp_path: Path) -> None:
     out, _ = call("train", *options(photos), "--print-recipe", cwd=tmp_path)
     (tmp_path / "mine.toml").write_text(out)
     again, _ = call("train", "--recipe", "mine.toml", "--print-recipe", cwd=tmp_path)
@@ -74,7 +74,7 @@ def test_print_recipe_is_a_recipe_that_repeats_itself(photos: Path, tmp_path: Pa
     assert Recipe.loads(out).training.epochs == 2
 
 
-def test_evaluate_measures_the_test_part_again(run: Path, tmp_path: Path) -> None:
+def test_evaluate_reproduces_the_test_metrics(run: Path, tmp_path: Path) -> None:
     out, _ = call("evaluate", run, "--device", "cpu", "--json", "--predictions", tmp_path / "p.csv", cwd=tmp_path)
     found, summary = json.loads(out), json.loads((run / "summary.json").read_text())
     for name in ("accuracy", "n", "confusion", "classes"):
@@ -84,7 +84,7 @@ def test_evaluate_measures_the_test_part_again(run: Path, tmp_path: Path) -> Non
     assert "balanced accuracy" in text
 
 
-def test_evaluate_leaves_out_what_it_was_trained_on(run: Path, photos: Path) -> None:
+def test_evaluate_leaves_out_training_photos(run: Path, photos: Path) -> None:
     found = evaluate(run, data=str(photos), device="cpu")
     assert found.left_out == {"in the run's training": 48}
     assert found.metrics.n == 12
@@ -104,7 +104,7 @@ def test_predict_and_python_agree_bit_for_bit(run: Path, photos: Path, tmp_path:
     assert [line["probabilities"] for line in lines] == [line["probabilities"] for line in ours]
 
 
-def test_predict_reads_folders_lists_and_pictures(run: Path, photos: Path, tmp_path: Path) -> None:
+def test_predict_reads_folders_lists_and_files(run: Path, photos: Path, tmp_path: Path) -> None:
     out, _ = call("predict", run, photos / "fear", "--json", cwd=tmp_path)
     assert len(out.splitlines()) == 20
     listed = "\n".join(str(path) for path in sorted((photos / "fear").glob("*.png"))[:3])
@@ -117,7 +117,7 @@ def test_predict_reads_folders_lists_and_pictures(run: Path, photos: Path, tmp_p
     assert of_picture.probabilities == of_file.probabilities
 
 
-def test_compare_puts_runs_side_by_side(run: Path, photos: Path, tmp_path: Path) -> None:
+def test_compare_prints_a_row_per_run(run: Path, photos: Path, tmp_path: Path) -> None:
     call("train", *options(photos), "--tap", "last", "--out", "last", cwd=tmp_path)
     out, _ = call("compare", run, "last", cwd=tmp_path)
     assert "gap:64" in out
@@ -143,7 +143,7 @@ def test_compare_puts_runs_side_by_side(run: Path, photos: Path, tmp_path: Path)
         (["weights", "inspect", "nowhere.pth"], 69, "no such file"),
     ],
 )
-def test_mistakes_end_in_one_line_and_a_code(words: list[str], code: int, said: str, tmp_path: Path) -> None:
+def test_errors_give_one_line_and_an_exit_code(words: list[str], code: int, said: str, tmp_path: Path) -> None:
     out, err = call(*words, cwd=tmp_path, code=code)
     assert out == ""
     assert said in err
@@ -158,13 +158,13 @@ def test_help_and_version_import_no_torch(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr.decode()
 
 
-def test_several_processes_are_refused(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_raise(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(Exception, match="Start it with torchrun"):
         train(recipe, out=tmp_path / "run")
 
 
-def test_ctrl_c_saves_and_says_how_to_go_on(photos: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_prints_how_to_resume(photos: Path, tmp_path: Path) -> None:
     import signal
     import time
 
@@ -201,7 +201,7 @@ def test_data_scan_and_split(photos: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("out", ["split.csv", "photos/split.csv", "elsewhere/split.csv"])
-def test_the_csv_of_a_split_is_a_data_set_wherever_it_lies(photos: Path, tmp_path: Path, out: str) -> None:
+def test_csv_of_a_split_is_a_data_set_in_any_folder(photos: Path, tmp_path: Path, out: str) -> None:
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "elsewhere").mkdir()
     _, err = call("data", "split", "photos", out, cwd=tmp_path)
@@ -213,7 +213,7 @@ def test_the_csv_of_a_split_is_a_data_set_wherever_it_lies(photos: Path, tmp_pat
     assert table.parts is not None
 
 
-def test_sigterm_saves_and_leaves_with_143(photos: Path, tmp_path: Path) -> None:
+def test_sigterm_saves_and_exits_with_143(photos: Path, tmp_path: Path) -> None:
     """Promise 6, in the middle of an epoch of photos; the run goes on from there."""
     import signal
     import time
@@ -276,7 +276,7 @@ def test_evaluate_matches_classes_by_name(run: Path, photos: Path, tmp_path: Pat
     assert "--class-map" in err
 
 
-def test_predict_names_files_whatever_they_are_called(run: Path, photos: Path, tmp_path: Path) -> None:
+def test_predict_prints_unusual_file_names(run: Path, photos: Path, tmp_path: Path) -> None:
     """Names that are not text, break a line, or are formulas; given as arguments, in a folder and on stdin."""
     folder = tmp_path / "odd"
     folder.mkdir()

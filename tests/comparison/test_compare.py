@@ -102,7 +102,7 @@ def test_two_runs_on_the_same_photos(lab: Lab) -> None:
     assert second.parameters == {"total": 1001, "trainable": 10}
 
 
-def test_pairs_are_found_by_bytes_in_whatever_order(lab: Lab) -> None:
+def test_photos_are_paired_by_bytes_in_any_order(lab: Lab) -> None:
     a, b = right(50, 10, 25, 15)
     order = np.random.default_rng(0).permutation(100)
     plain = compare([lab.run("a", a), lab.run("b", b, "network.temporal=bigru")])
@@ -113,7 +113,7 @@ def test_pairs_are_found_by_bytes_in_whatever_order(lab: Lab) -> None:
     assert mixed.oracle == plain.oracle
 
 
-def test_other_test_photos_are_paired_on_what_they_share(lab: Lab) -> None:
+def test_different_test_splits_are_paired_on_shared_photos(lab: Lab) -> None:
     a, b = right(50, 10, 25, 15)
     shared = [i for i in range(100) if i % 2]
     found = compare([lab.run("a", a), lab.run("b", b[shared], "network.temporal=bigru", photos=shared)])
@@ -127,7 +127,7 @@ def test_other_test_photos_are_paired_on_what_they_share(lab: Lab) -> None:
     assert found.rows[1].n == (50,)
 
 
-def test_copies_of_a_photo_are_paired_once_each(lab: Lab) -> None:
+def test_copies_of_a_photo_are_paired_one_to_one(lab: Lab) -> None:
     a = lab.run("a", [True, False, True], photos=[1, 1, 2], paths=["1.jpg", "copy.jpg", "2.jpg"])
     b = lab.run("b", [False, False, True], "network.temporal=bigru", photos=[2, 1, 1], paths=["2", "1", "c"])
     difference = compare([a, b]).rows[1].difference
@@ -144,7 +144,7 @@ def test_copies_of_a_photo_are_paired_once_each(lab: Lab) -> None:
         ({"shift": 1}, "not paired: 100 of 100 common photos have different labels"),
     ],
 )
-def test_runs_that_cannot_be_paired_say_so(lab: Lab, options: dict, said: str) -> None:  # type: ignore[type-arg]
+def test_unpaired_runs_have_a_note_instead_of_a_test(lab: Lab, options: dict, said: str) -> None:  # type: ignore[type-arg]
     a, b = right(50, 10, 25, 15)
     found = compare([lab.run("a", a), lab.run("b", b, "network.temporal=bigru", **options)])
     difference = found.rows[1].difference
@@ -163,7 +163,7 @@ def seeds(lab: Lab, name: str, accuracies: Sequence[float], *settings: str, firs
     ]
 
 
-def test_runs_equal_but_for_seeds_are_one_row(lab: Lab) -> None:
+def test_runs_that_differ_only_in_seeds_are_one_row(lab: Lab) -> None:
     """Five seeds on the same 200 photos: the test is over photos, of which each counts once."""
     one, other = [0.60, 0.63, 0.60, 0.64, 0.61], [0.66, 0.65, 0.64, 0.69, 0.66]
     a, b = seeds(lab, "a", one), seeds(lab, "b", other, "network.temporal=bigru")
@@ -186,7 +186,7 @@ def test_runs_equal_but_for_seeds_are_one_row(lab: Lab) -> None:
     assert first.settings["training.seed"] == (0, 1, 2, 3, 4)
 
 
-def test_splits_are_called_splits_and_get_the_corrected_t(lab: Lab) -> None:
+def test_splits_get_the_corrected_t_test(lab: Lab) -> None:
     accuracies = {"concat": [0.60, 0.62, 0.58], "bigru": [0.66, 0.65, 0.66]}
     runs = [
         lab.run(
@@ -211,7 +211,7 @@ def test_splits_are_called_splits_and_get_the_corrected_t(lab: Lab) -> None:
     assert any("Nadeau" in note for note in found.notes)
 
 
-def test_rows_of_unequal_numbers_of_seeds_compare_each_photos_share(lab: Lab) -> None:
+def test_rows_with_different_numbers_of_seeds_compare_means_of_photos(lab: Lab) -> None:
     runs = [*seeds(lab, "a", [0.6]), *seeds(lab, "b", [0.61, 0.62], "network.temporal=bigru")]
     difference = compare(runs).rows[1].difference
     assert difference is not None
@@ -240,7 +240,7 @@ def test_repeated_folds_of_one_run_count_a_photo_once(lab: Lab) -> None:
     assert difference.p_value == pytest.approx(expected)
 
 
-def test_the_split_seed_is_a_seed_and_the_machine_does_not_matter(lab: Lab) -> None:
+def test_split_seed_and_machine_settings_do_not_separate_rows(lab: Lab) -> None:
     a, b = right(50, 10, 25, 15)
     found = compare(
         [
@@ -252,13 +252,13 @@ def test_the_split_seed_is_a_seed_and_the_machine_does_not_matter(lab: Lab) -> N
     assert found.rows[0].settings == {"data.split_seed": (18, 19)}
 
 
-def test_the_same_seed_twice_is_two_rows_and_so_is_another_precision(lab: Lab) -> None:
+def test_equal_seeds_or_different_precisions_are_separate_rows(lab: Lab) -> None:
     a, b = right(50, 10, 25, 15)
     assert len(compare([lab.run("a", a), lab.run("b", b)]).rows) == 2
     assert len(compare([lab.root / "a", lab.run("c", b, "training.seed=1", "runtime.precision=bf16")]).rows) == 2
 
 
-def test_branches_from_runs_that_differ_in_seeds_alone_are_the_same(lab: Lab) -> None:
+def test_branches_from_runs_that_differ_only_in_seeds_are_equal(lab: Lab) -> None:
     a, b = right(50, 10, 25, 15)
     for seed in (0, 1):
         lab.run(f"o{seed}", a, f"training.seed={seed}")
@@ -270,7 +270,7 @@ def test_branches_from_runs_that_differ_in_seeds_alone_are_the_same(lab: Lab) ->
     assert [len(row.runs) for row in compare(fused).rows] == [2, 1]
 
 
-def test_streams_are_one_column_and_what_follows_from_them_is_none(lab: Lab) -> None:
+def test_streams_are_one_column_without_their_own_settings(lab: Lab) -> None:
     a, b = right(50, 10, 25, 15)
     found = compare(
         [
@@ -286,7 +286,7 @@ def test_streams_are_one_column_and_what_follows_from_them_is_none(lab: Lab) -> 
     assert "weights" not in head
 
 
-def test_holm_is_over_the_table(lab: Lab) -> None:
+def test_holm_correction_is_over_the_whole_table(lab: Lab) -> None:
     a, b = right(50, 10, 25, 15)
     runs = [lab.run("a", a)]
     runs += [lab.run(f"b{i}", np.roll(b, i), f"training.epochs={i}") for i in range(1, 5)]
@@ -296,7 +296,7 @@ def test_holm_is_over_the_table(lab: Lab) -> None:
     assert "Holm: over the table's 4 tests" in found.notes
 
 
-def test_against_the_best(lab: Lab) -> None:
+def test_best_row_can_be_the_reference(lab: Lab) -> None:
     a, b = right(50, 10, 25, 15)
     found = compare([lab.run("a", a), lab.run("b", b, "training.epochs=3")], against="best")
     assert found.reference == 1
@@ -317,7 +317,7 @@ def test_smallest_detectable_is_printed(lab: Lab) -> None:
     assert difference.p_value > 0.4, "20 photos of 3,339, as the paper's EF - Object, are not shown"
 
 
-def test_published_numbers_stand_apart(lab: Lab) -> None:
+def test_published_numbers_are_a_separate_table(lab: Lab) -> None:
     a, _ = right(50, 10, 25, 15)
     found = compare([lab.run("a", a)], with_published=True)
     best = next(each for each in found.published if each.name == "MG EF O+P+ANP")
@@ -329,7 +329,7 @@ def test_published_numbers_stand_apart(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("options", [{"data": "demo"}, {"classes": ("joy", "fear")}])
-def test_published_numbers_are_for_fi_alone(lab: Lab, options: dict) -> None:  # type: ignore[type-arg]
+def test_published_numbers_are_only_for_fi(lab: Lab, options: dict) -> None:  # type: ignore[type-arg]
     with pytest.raises(UsageError, match="for FI"):
         compare([lab.run("a", [True, False], **options)], with_published=True)
 
@@ -343,7 +343,7 @@ def found(lab: Lab) -> Comparison:
     return compare([lab.run("a_b|<i>", a), lab.run("=c&d%", b, "network.temporal=bigru")])
 
 
-def test_macro_f1_and_balanced_accuracy_are_scikit_learns(lab: Lab) -> None:
+def test_macro_f1_and_balanced_accuracy_equal_scikit_learn(lab: Lab) -> None:
     ok, _ = right(50, 10, 25, 15)
     run = lab.run("a", ok)
     row = compare([run]).rows[0]
@@ -368,7 +368,7 @@ def with_votes(lab: Lab) -> tuple[list[Path], list[np.ndarray], np.ndarray]:
 
 
 @pytest.mark.parametrize(("measure", "better"), [("kl", "lower"), ("cosine", "higher")])
-def test_a_measure_of_each_photo_is_compared_by_a_paired_t(lab: Lab, measure: str, better: str) -> None:
+def test_measures_of_photos_are_compared_by_a_paired_t_test(lab: Lab, measure: str, better: str) -> None:
     runs, said, votes = with_votes(lab)
     of_photos = {
         "kl": lambda p: scipy.stats.entropy(votes, p, axis=1),
@@ -388,7 +388,7 @@ def test_a_measure_of_each_photo_is_compared_by_a_paired_t(lab: Lab, measure: st
     assert compare(runs, measure=measure, against="best").reference == 1  # the nearest, least or most
 
 
-def test_nll_is_scikit_learns_log_loss(lab: Lab) -> None:
+def test_nll_equals_scikit_learn_log_loss(lab: Lab) -> None:
     runs, said, _ = with_votes(lab)
     labels = np.arange(200) % 8
     found = compare(runs, measure="nll")
@@ -398,7 +398,7 @@ def test_nll_is_scikit_learns_log_loss(lab: Lab) -> None:
     assert f"{found.rows[1].score:.4f}" in table
 
 
-def test_the_measure_of_seeds_counts_a_photo_once(lab: Lab) -> None:
+def test_measure_over_seeds_counts_each_photo_once(lab: Lab) -> None:
     runs, said, votes = with_votes(lab)
     seeds = [
         lab.run(f"seed{i}", np.ones(200), f"training.seed={i}", "network.temporal=gated", probabilities=p, votes=votes)
@@ -420,7 +420,7 @@ def test_the_measure_of_seeds_counts_a_photo_once(lab: Lab) -> None:
         ({"measure": "nll", "with_published": True}, "the published results are accuracies"),
     ],
 )
-def test_a_measure_that_the_runs_do_not_have_is_refused(lab: Lab, options: dict, message: str) -> None:  # type: ignore[type-arg]
+def test_measure_that_the_runs_do_not_have_raises(lab: Lab, options: dict, message: str) -> None:  # type: ignore[type-arg]
     run = lab.run("a", np.ones(20))
     with pytest.raises(UsageError, match=message):
         compare([run], **options)
@@ -443,7 +443,7 @@ def test_columns_are_chosen_and_ordered(found: Comparison) -> None:
         as_table(found, ["acuracy"])
 
 
-def test_latex_by_default_has_no_settings_and_the_best_in_bold(found: Comparison) -> None:
+def test_latex_has_no_settings_by_default_and_bold_best_values(found: Comparison) -> None:
     text = as_latex(found)
     assert "temporal" not in text
     assert r"\textbf{75.00}" in text
@@ -466,7 +466,7 @@ def test_rows_are_named(lab: Lab) -> None:
         compare([a, b, c], names={str(b): "x", str(c): "y"})
 
 
-def test_table_has_columns_in_line(found: Comparison) -> None:
+def test_table_columns_are_aligned(found: Comparison) -> None:
     head, first, second = as_table(found).splitlines()[:3]
     assert "accuracy %" in head
     assert first.index("60.00") == second.index("75.00")
@@ -474,7 +474,7 @@ def test_table_has_columns_in_line(found: Comparison) -> None:
     assert "at least one of the runs is correct on 85.00 % of the 100 photos" in as_table(found)
 
 
-def test_markdown_cells_cannot_break_out(found: Comparison) -> None:
+def test_markdown_cells_are_escaped(found: Comparison) -> None:
     lines = as_markdown(found).splitlines()
     assert "a\\_b\\|&lt;i&gt;" in lines[2]
     assert len({line.replace("\\|", "").count("|") for line in lines[:4]}) == 1
@@ -489,7 +489,7 @@ def test_latex_is_escaped_and_has_as_many_cells_as_columns(found: Comparison) ->
     assert all(row.replace(r"\&", "").count("&") == len(letters) - 1 for row in rows)
 
 
-def test_csv_has_numbers_in_full(found: Comparison) -> None:
+def test_csv_has_unrounded_numbers(found: Comparison) -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert [float(row["accuracy"]) for row in rows] == [0.6, 0.75]
     assert rows[0]["difference"] == ""
@@ -497,7 +497,7 @@ def test_csv_has_numbers_in_full(found: Comparison) -> None:
     assert rows[1]["network.temporal"] == "bigru"
 
 
-def test_json_is_plain(found: Comparison) -> None:
+def test_json_has_plain_types(found: Comparison) -> None:
     data = found.to_dict()
     assert json.loads(json.dumps(data, allow_nan=False)) == data
     assert data["rows"][1]["difference"]["only_second"] == 25
@@ -506,7 +506,7 @@ def test_json_is_plain(found: Comparison) -> None:
 # runs that cannot be read ------------------------------------------------------------------------------------------
 
 
-def test_what_is_no_run_is_told(lab: Lab) -> None:
+def test_missing_runs_raise(lab: Lab) -> None:
     with pytest.raises(UsageError, match="no such folder"):
         compare([lab.root / "nothing"])
     with pytest.raises(UsageError, match=r"no summary\.json"):
@@ -518,7 +518,7 @@ def test_what_is_no_run_is_told(lab: Lab) -> None:
         compare([run, lab.root / "." / "a"])
 
 
-def test_a_damaged_run_is_told(lab: Lab) -> None:
+def test_damaged_run_raises(lab: Lab) -> None:
     run = lab.run("a", [True, False])
     (run / "summary.json").write_text('{"data": {"name": "fi"}}')
     with pytest.raises(DataError, match="not a run summary"):
@@ -532,7 +532,7 @@ def test_a_damaged_run_is_told(lab: Lab) -> None:
         compare([run])
 
 
-def test_a_model_file_stands_for_its_run(lab: Lab) -> None:
+def test_model_file_can_name_its_run(lab: Lab) -> None:
     run = lab.run("a", [True, False])
     (run / "model.safetensors").touch()
     assert compare([run / "model.safetensors"]).rows[0].accuracy == 0.5
@@ -560,7 +560,7 @@ def test_compare_imports_no_torch(lab: Lab, module: str, absent: bool) -> None:
     assert not absent or sklearn_there == "False", "scikit-learn takes a second to import"
 
 
-def test_the_command_prints_and_draws(lab: Lab) -> None:
+def test_command_prints_and_draws(lab: Lab) -> None:
     from multistream.cli import app
 
     a, b = right(50, 10, 25, 15)
@@ -585,7 +585,7 @@ def test_csv_notes_go_to_stderr(lab: Lab) -> None:
     assert "reference" in done.stderr
 
 
-def test_an_unknown_kind_of_figure_is_refused_before_anything_is_read() -> None:
+def test_unknown_figure_format_raises_before_reading() -> None:
     from multistream.cli import app
 
     with pytest.raises(UsageError, match=r"It must end in \.pdf, \.svg, \.png"):

@@ -36,7 +36,7 @@ def run(sets: NDArray[np.bool_], probabilities: NDArray[np.float64], photos: Seq
     return Result("run", Recipe(), predictions, "tags", {"total": 1, "trainable": 1})
 
 
-def test_a_difference_is_that_of_scikit_learns_average_precisions() -> None:
+def test_difference_equals_scikit_learn_average_precisions() -> None:
     sets, worse = guesses(0, signal=0.1)
     _, better = guesses(1, signal=0.5)
     photos = list(range(20, 120))
@@ -63,14 +63,14 @@ def test_seeds_are_averaged_and_a_photo_counts_once() -> None:
     assert both.ci95[0] < both.mean < both.ci95[1]
 
 
-def test_a_row_does_not_differ_from_itself() -> None:
+def test_difference_of_equal_rows_is_zero() -> None:
     sets, own = guesses(0, signal=0.2)
     found = difference(*(score_photos([run(sets, own)], "map") for _ in range(2)))
     assert (found.value, found.p_value, found.smallest_detectable) == (0.0, 1.0, None)
 
 
 @pytest.mark.slow
-def test_equally_good_rows_differ_in_one_of_twenty() -> None:
+def test_equally_good_rows_are_rejected_in_5_percent() -> None:
     """200 pairs of rows with the same knowledge and other noise: 95 % of such counts are 4 to 16."""
     rejected = 0
     for pair in range(200):

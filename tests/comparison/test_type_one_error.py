@@ -39,7 +39,7 @@ def photos(seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64], np.random
 
 
 @pytest.mark.slow
-def test_nested_choices_keep_the_error_of_the_first_kind() -> None:
+def test_nested_selection_keeps_the_type_1_error() -> None:
     """Two compositions of the same stream, each with noise of its own, do not differ; and noise is no gain."""
     differ = gains = 0
     for seed in range(REPETITIONS):

@@ -56,7 +56,7 @@ def tapped(make: Make, kind: type[Tap], **options: str) -> MultiStream:
     return network
 
 
-def test_a_linear_tap_of_any_pooled_width_is_decomposed_exactly(make: Make) -> None:
+def test_linear_tap_of_any_pooled_width_is_decomposed_exactly(make: Make) -> None:
     """Check E3 for a tap that pools in its own way and knows nothing of `locate`."""
     found = decompose(tapped(make, Quarters), example(), runtime=CPU)
     assert set(found.kinds.values()) == {"exact"}
@@ -65,7 +65,7 @@ def test_a_linear_tap_of_any_pooled_width_is_decomposed_exactly(make: Make) -> N
 
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
-def test_a_tap_that_is_not_linear_has_maps_that_sum_to_the_change(make: Make, fusion: str) -> None:
+def test_nonlinear_tap_maps_sum_to_change_from_training_mean(make: Make, fusion: str) -> None:
     """Integrated gradients go through any tap: down to the pixels, and complete."""
     network, batch = tapped(make, PowerMean, fusion=fusion), example()
     found = attribute(network, batch, targets=torch.tensor([0, 1, 2, 1]), runtime=CPU)
@@ -77,7 +77,7 @@ def test_a_tap_that_is_not_linear_has_maps_that_sum_to_the_change(make: Make, fu
 
 
 @pytest.mark.parametrize(("temporal", "fusion"), [("concat", "early"), ("bigru+att", "early"), ("bigru", "gated")])
-def test_contributions_sum_to_the_contrast_whatever_the_composition(make: Make, temporal: str, fusion: str) -> None:
+def test_contributions_sum_to_contrast_in_every_composition(make: Make, temporal: str, fusion: str) -> None:
     """Exactly with the bias, or beyond the average photo (check E10 on maps)."""
     network, batch = make(temporal=temporal, fusion=fusion), example()
     targets, against = torch.tensor([0, 1, 2, 1]), torch.tensor([1, 0, 0, 2])

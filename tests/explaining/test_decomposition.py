@@ -22,7 +22,7 @@ CPU = Runtime(torch.device("cpu"))
 
 
 @pytest.mark.parametrize("temporal", ["concat", "average"])
-def test_every_logit_is_the_sum_of_its_parts(make: Make, temporal: str) -> None:
+def test_every_logit_is_the_sum_of_its_contributions_and_bias(make: Make, temporal: str) -> None:
     network, batch = make(temporal=temporal, fusion="early"), example()
     found = decompose(network, batch, runtime=CPU)
     total = sum(contribution(found.maps, found.vectors, key) for key in network.branches) + found.bias[""]
@@ -35,7 +35,7 @@ def test_every_logit_is_the_sum_of_its_parts(make: Make, temporal: str) -> None:
 
 
 @pytest.mark.parametrize("fusion", ["late", "gated"])
-def test_where_probabilities_are_fused_each_streams_logits_are_sums(make: Make, fusion: str) -> None:
+def test_with_fused_probabilities_each_stream_logit_is_a_sum(make: Make, fusion: str) -> None:
     network, batch = make(fusion=fusion), example()
     found = decompose(network, batch, runtime=CPU)
     output = network.fuse(network.pool(batch))
@@ -47,7 +47,7 @@ def test_where_probabilities_are_fused_each_streams_logits_are_sums(make: Make, 
         assert torch.allclose(mean, output.logits.double().softmax(1), atol=1e-6)
 
 
-def test_bias_is_what_no_evidence_gives(make: Make) -> None:
+def test_bias_equals_logits_of_zero_features(make: Make) -> None:
     network = make()
     nothing = {k: {s: torch.zeros(1, t.pooled_width) for s, t in b.taps.items()} for k, b in network.branches.items()}
     found = decompose(network, example(), runtime=CPU)
@@ -55,14 +55,14 @@ def test_bias_is_what_no_evidence_gives(make: Make) -> None:
 
 
 @pytest.mark.parametrize(("temporal", "fusion"), [("bigru", "early"), ("bigru+att", "late"), ("bigru+att", "gated")])
-def test_what_is_not_linear_is_marked(make: Make, temporal: str, fusion: str) -> None:
+def test_nonlinear_components_have_kind_gradient(make: Make, temporal: str, fusion: str) -> None:
     found = decompose(make(temporal=temporal, fusion=fusion), example(), runtime=CPU)
     assert found.kinds["left"] == "gradient"
     assert {"left", ""} & set(found.remainder)
     assert not {"left", ""} & set(found.bias)  # a bias belongs to a sum
 
 
-def test_a_local_explanation_has_no_residual_to_close(make: Make) -> None:
+def test_local_explanation_has_a_remainder_instead_of_a_bias(make: Make) -> None:
     """What gradient x input leaves over is told as such, not put into a bias so that a sum comes out."""
     network = make(fusion="late")
     network.fusion.heads["words"] = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -137,7 +137,7 @@ def halve(network: MultiStream) -> None:
         ("late", halve, "The fusion late returns other logits of left than its `stream_logits`"),
     ],
 )
-def test_a_sum_that_misses_the_logit_is_not_called_exact(
+def test_sum_that_differs_from_the_logit_is_not_called_exact(
     make: Make, fusion: str, change: Callable[[MultiStream], None], said: str
 ) -> None:
     """Whatever the parts declare; the first part whose declaration does not hold is named."""
@@ -152,7 +152,7 @@ def test_a_sum_that_misses_the_logit_is_not_called_exact(
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_nothing_of_the_network_changes(make: Make, frozen: bool) -> None:
+def test_decompose_leaves_the_network_unchanged(make: Make, frozen: bool) -> None:
     """Check E6."""
     network = make(frozen=frozen).train()
     before = {name: t.clone() for name, t in network.state_dict().items()}
@@ -163,7 +163,7 @@ def test_nothing_of_the_network_changes(make: Make, frozen: bool) -> None:
     assert all(p.grad is None for p in network.parameters())
 
 
-def test_modes_come_back_after_an_exception(make: Make) -> None:
+def test_modes_are_restored_after_an_exception(make: Make) -> None:
     network = make().train()
     modes = [m.training for m in network.modules()]
     with pytest.raises(KeyError):
@@ -173,7 +173,7 @@ def test_modes_come_back_after_an_exception(make: Make) -> None:
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
 @pytest.mark.parametrize("against", ["", "awe"])
-def test_one_class_alone_is_the_same_as_among_all(make: Make, fusion: str, against: str) -> None:
+def test_one_class_alone_equals_the_same_class_among_all(make: Make, fusion: str, against: str) -> None:
     network = make(fusion=fusion)
     forward = forward_pass(network, example(), runtime=CPU)
     chosen = Target("fear", against).of(forward.probabilities, torch.full((4,), -1), CLASSES)

@@ -29,7 +29,9 @@ def total(pictures: Tensor, rows: Tensor) -> Tensor:
     [([[0.4, 0.3, 0.2, 0.1]], 2, 0.4, 0.6), ([[0.3, 0.25, 0.2, 0.15, 0.1]], 3, 0.41, 0.59)],
 )
 @pytest.mark.parametrize("chunk", [1, 3, 32])
-def test_areas_of_a_sum(values: list[list[float]], steps: int, deletion: float, insertion: float, chunk: int) -> None:
+def test_curve_areas_of_a_sum(
+    values: list[list[float]], steps: int, deletion: float, insertion: float, chunk: int
+) -> None:
     """Check E9."""
     x = torch.tensor(values)[None, None]
     found = perturbation_curves(total, x, maps_BHW=x[:, 0], absent_BCHW=torch.zeros_like(x), steps=steps, chunk=chunk)
@@ -37,7 +39,7 @@ def test_areas_of_a_sum(values: list[list[float]], steps: int, deletion: float, 
     assert found.insertion_area.item() == pytest.approx(insertion, abs=1e-6)
 
 
-def test_areas_equal_torch_cams() -> None:
+def test_curve_areas_equal_torch_cam() -> None:
     """The probabilities of a small network along its own Grad-CAM, photo by photo."""
     metrics, methods = pytest.importorskip("torchcam.metrics"), pytest.importorskip("torchcam.methods")
     torch.manual_seed(0)
@@ -68,7 +70,7 @@ def test_areas_equal_torch_cams() -> None:
             assert ours.insertion_area.item() == pytest.approx(theirs["insertion_auc"], abs=1e-6)
 
 
-def test_what_stands_for_absence_keeps_type_and_light() -> None:
+def test_replaced_pixels_keep_dtype_and_brightness() -> None:
     pictures = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     for kind in ("blur", "mean"):
         gone = without_detail(pictures, kind)  # type: ignore[arg-type]
@@ -77,7 +79,7 @@ def test_what_stands_for_absence_keeps_type_and_light() -> None:
         assert (gone.float().mean((2, 3)) - pictures.float().mean((2, 3))).abs().max() < 5
 
 
-def test_maps_of_another_size_are_refused() -> None:
+def test_maps_of_another_size_raise() -> None:
     x = torch.zeros(1, 1, 4, 4)
     with pytest.raises(ValueError, match="one size"):
         perturbation_curves(total, x, maps_BHW=torch.zeros(1, 2, 2), absent_BCHW=x)
@@ -96,7 +98,7 @@ def test_memory_is_bounded_by_the_chunk() -> None:
     assert sum(sizes) == 5 * (2 + 2 * 7)  # the ends of both curves are answered once
 
 
-def test_a_true_map_beats_noise_and_its_opposite_loses() -> None:
+def test_true_map_is_better_than_noise_and_its_inverse_is_worse() -> None:
     """On a model that adds up the bright spot the interval of the paired difference leaves no doubt."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.zeros(32, 32)
@@ -117,7 +119,7 @@ def test_a_true_map_beats_noise_and_its_opposite_loses() -> None:
     assert true.insertion.difference == pytest.approx(true.insertion.value - true.insertion.noise)
 
 
-def test_the_networks_answer_changes_with_the_photo_alone(make: Make) -> None:
+def test_score_depends_only_on_the_replaced_photo(make: Make) -> None:
     network, batch = make(fusion="late"), example(3)
     targets = torch.tensor([0, 1, 2])
 

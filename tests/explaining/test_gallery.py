@@ -52,14 +52,14 @@ def shown(number: int, label: str, left: str, right: str, *, name: str = "") -> 
     )
 
 
-def test_outcomes() -> None:
+def test_outcome_is_all_some_or_none_of_the_streams() -> None:
     assert shown(0, "awe", "awe", "awe").outcome == "all"
     assert shown(0, "awe", "fear", "awe").outcome == "some"
     assert shown(0, "fear|joy", "awe", "awe").outcome == "none"
     assert shown(0, "awe|fear", "fear", "awe").outcome == "all"
 
 
-def test_early_fusion_decides_by_shapley_values_and_late_by_its_own_heads() -> None:
+def test_early_fusion_decides_by_shapley_values_and_late_fusion_by_heads() -> None:
     shapley_BKS = torch.tensor([[[0.1, 3.0], [0.2, -1.0], [-5.0, 0.0]]])
     early = ForwardPass({}, {}, FusionOutput(torch.zeros(1, 3), {}))
     assert chosen_classes(early, shapley_BKS).tolist() == [[1, 0]]
@@ -72,7 +72,7 @@ def test_densities_of_stages_add_by_area() -> None:
     assert torch.allclose(flat, torch.full((CELLS, CELLS), 2.0))
 
 
-def test_few_are_kept_class_by_class_whatever_the_order() -> None:
+def test_kept_photos_do_not_depend_on_their_order() -> None:
     photos = [shown(i, CLASSES[i % 2], CLASSES[i % 2], "awe") for i in range(40)]
     one, other = GalleryCollector(CLASSES, each=4), GalleryCollector(CLASSES, each=4)
     for photo in photos:
@@ -86,7 +86,7 @@ def test_few_are_kept_class_by_class_whatever_the_order() -> None:
     assert one.differences()["left"]["awe"][0, 0].item() == pytest.approx(19 - 19.5)  # its mean minus that of all
 
 
-def test_a_photo_counts_for_each_of_its_labels_and_is_shown_once() -> None:
+def test_photo_counts_for_each_label_and_is_shown_once() -> None:
     found = GalleryCollector(CLASSES, each=4)
     for photo in (
         shown(0, "awe|fear", "awe", "fear"),
@@ -102,7 +102,7 @@ def test_a_photo_counts_for_each_of_its_labels_and_is_shown_once() -> None:
     assert found.numbers == {"awe": 1, "fear": 3}
 
 
-def test_the_most_probable_photos_of_each_class_whatever_the_batches() -> None:
+def test_most_probable_photos_do_not_depend_on_batches() -> None:
     probabilities = torch.rand(50, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found = MostProbable(CLASSES, each=4)
     for start in range(0, 50, 7):
@@ -111,7 +111,7 @@ def test_the_most_probable_photos_of_each_class_whatever_the_batches() -> None:
     assert torch.equal(found.probabilities, probabilities.topk(4, dim=0).values)
 
 
-def test_a_page_of_classes_tells_whether_a_photo_has_the_label() -> None:
+def test_page_of_classes_shows_whether_a_photo_has_the_label() -> None:
     photos = {"awe": [shown(1, "awe|fear", "awe", "fear"), shown(2, "fear", "awe", "awe")], "fear": []}
     figure = draw_classes(photos, total=50)
     first, *_ = figure.axes
@@ -123,7 +123,7 @@ def test_a_page_of_classes_tells_whether_a_photo_has_the_label() -> None:
     assert [axis.get_title(loc="left") for axis in figure.axes[1:3]] == ["left", "right"]
 
 
-def test_pictures_are_the_same_each_time_and_names_are_names(tmp_path: Path) -> None:
+def test_gallery_is_reproducible_and_names_are_plain_text(tmp_path: Path) -> None:
     found = GalleryCollector(CLASSES, each=2)
     for i, (label, left) in enumerate([("awe", "awe"), ("fear", "fear"), (CLASSES[2], "fear"), ("awe", "fear")]):
         found.add(shown(i, label, left, "awe", name=f"../../$e_{{vil$\n{i}\udcff.png"))
@@ -138,7 +138,7 @@ def test_pictures_are_the_same_each_time_and_names_are_names(tmp_path: Path) -> 
         assert min(picture.size) > 300
 
 
-def test_mean_maps_name_their_classes_and_counts_and_have_a_scale() -> None:
+def test_mean_maps_show_class_count_and_scale() -> None:
     means = {key: {name: torch.ones(CELLS, CELLS) for name in ("awe", "fear")} for key in ("left", "right")}
     figure = draw_means(means, {"awe": 1200, "fear": 7})
     maps, scales = figure.axes[:4], figure.axes[4:]
@@ -147,14 +147,14 @@ def test_mean_maps_name_their_classes_and_counts_and_have_a_scale() -> None:
     assert [axis.get_ylabel() for axis in scales] == ["logit density"] * 2
 
 
-def test_photos_keep_their_shape_and_their_folder() -> None:
+def test_photos_are_drawn_in_their_shape_with_their_folder() -> None:
     figure = draw_photos([shown(1, "awe", "awe", "fear", name="elsewhere/awe/1.png")], title="t", how="h")
     height, width = figure.axes[0].images[0].get_array().shape[:2]
     assert width / height == pytest.approx(1.5, abs=0.02)
     assert figure.axes[0].get_title(loc="left").startswith("awe/1.png\n")
 
 
-def test_ticks_of_scores_do_not_collide() -> None:
+def test_ticks_of_scores_do_not_overlap() -> None:
     figure = draw_entries([shown(1, "awe", "awe", "fear")], "words")
     figure.draw_without_rendering()
     for axis in figure.axes[1:]:
@@ -165,7 +165,7 @@ def test_ticks_of_scores_do_not_collide() -> None:
 
 
 @pytest.mark.parametrize(("kind", "first"), [("pdf", b"%PDF"), ("svg", b"<?xml"), ("png", b"\x89PNG")])
-def test_galleries_in_vector_formats(tmp_path: Path, kind: str, first: bytes) -> None:
+def test_galleries_in_vector_formats_are_reproducible(tmp_path: Path, kind: str, first: bytes) -> None:
     found = GalleryCollector(CLASSES)
     found.add(shown(1, "awe", "awe", "awe"))
     one = [path.read_bytes() for path in write_galleries(found, tmp_path / "a", by_class={}, how="h", kind=kind)]

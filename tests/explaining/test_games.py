@@ -14,12 +14,12 @@ def game(players: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("players", [1, 2, 3, 5])
-def test_shapley_values_sum_to_the_whole(players: int) -> None:
+def test_shapley_values_sum_to_the_full_coalition(players: int) -> None:
     values = game(players)
     assert abs(shapley(values).sum() - (values[-1] - values[0])) < 1e-12
 
 
-def test_a_dummy_gets_nothing_and_equals_get_the_same() -> None:
+def test_dummy_player_gets_zero_and_equal_players_get_equal_values() -> None:
     masks = coalitions(3)
     values = masks[:, 0].double() + masks[:, 1].double() + 3 * (masks[:, 0] & masks[:, 1]).double()
     found = shapley(values)
@@ -27,7 +27,7 @@ def test_a_dummy_gets_nothing_and_equals_get_the_same() -> None:
     assert found[0] == found[1] == 2.5
 
 
-def test_batches_go_along() -> None:
+def test_further_dimensions_are_kept() -> None:
     values = torch.stack([game(3, 1), game(3, 2)], dim=1)
     assert torch.equal(shapley(values)[:, 0], shapley(values[:, 0]))
     assert torch.equal(interactions(values)[..., 1], interactions(values[:, 1]))
@@ -56,7 +56,7 @@ def test_shapley_and_interactions_equal_shapiq(players: int) -> None:
         ([0, 0, 1], 4.0, [248.0, 104.0]),
     ],
 )
-def test_captums_own_cases(groups: list[int], baseline: float, expected: list[float]) -> None:
+def test_shapley_values_equal_captum_test_cases(groups: list[int], baseline: float, expected: list[float]) -> None:
     """Check A4: the network and the numbers of captum's tests, x = [20, 50, 30]."""
     captum = pytest.importorskip("captum.attr")
     network = pytest.importorskip("captum.testing.helpers.basic_models").BasicModel_MultiLayer()
@@ -93,12 +93,12 @@ def test_owen_values_of_a_group_sum_to_its_shapley_value(groups: list[int]) -> N
     assert torch.allclose(sums, shapley(quotient), atol=1e-10)
 
 
-def test_owen_with_one_player_a_group_is_shapley() -> None:
+def test_owen_with_one_player_per_group_equals_shapley() -> None:
     values, powers = game(4), 2 ** torch.arange(4)
     assert torch.allclose(owen(lambda rows: values[(rows * powers).sum(1)], [1] * 4), shapley(values), atol=1e-12)
 
 
-def test_a_table_that_is_no_game_is_refused() -> None:
+def test_invalid_game_table_raises() -> None:
     with pytest.raises(ValueError, match="2\\^n rows"):
         shapley(torch.zeros(6))
     with pytest.raises(ValueError, match="At most"):

@@ -84,7 +84,7 @@ def test_last_stage_equals_pytorch_grad_cam_and_torch_cam(make: Make) -> None:
     close(ours.clamp_min(0), cam.detach().unsqueeze(1), tolerance=1e-5)
 
 
-def test_last_stage_is_the_closed_form(make: Make) -> None:
+def test_last_stage_equals_exact_decomposition(make: Make) -> None:
     """Check E2: with a linear head Grad-CAM at the last stage is the exact decomposition's map; captum's is too."""
     captum = pytest.importorskip("captum.attr")
     network, batch = make(), example()
@@ -96,7 +96,7 @@ def test_last_stage_is_the_closed_form(make: Make) -> None:
     close(exact, theirs, tolerance=5e-6)
 
 
-def test_in_place_activations_after_the_stage_do_not_matter(make: Make) -> None:
+def test_in_place_activations_after_a_stage_have_no_effect(make: Make) -> None:
     """Check E5: a map is what the network's tap saw, whatever comes after."""
     network, batch = make(), example()
     before = grad_cam(network, batch, score=second, flow="total")
@@ -136,7 +136,7 @@ def test_integrated_gradients_are_complete_and_equal_captum(make: Make, temporal
             assert torch.allclose(found.pixels[key][stage].flatten(1).sum(1), their[:, step].sum(1).float(), atol=2e-5)
 
 
-def test_attention_is_what_the_temporal_multiplies_with(make: Make) -> None:
+def test_attention_equals_the_weights_of_the_temporal(make: Make) -> None:
     network, batch = make(temporal="bigru+att"), example()
     with torch.no_grad():
         found = attention(network, network.pool(batch))
@@ -145,7 +145,7 @@ def test_attention_is_what_the_temporal_multiplies_with(make: Make) -> None:
     assert ((found["left"] >= 0) & (found["left"] < 1)).all()
 
 
-def test_scores_can_contrast_and_fuse(make: Make) -> None:
+def test_score_can_be_a_contrast_or_a_fused_probability(make: Make) -> None:
     """A contrast of two classes is the difference of their maps; late's fused probability has a gradient."""
     network, batch = make(), example()
     first = grad_cam(network, batch, score=lambda logits: logits[:, 0])["right"]["high"]
@@ -159,7 +159,7 @@ def test_scores_can_contrast_and_fuse(make: Make) -> None:
 
 @pytest.mark.parametrize("flow", ["direct", "total"])
 @pytest.mark.parametrize("breaks", [False, True])
-def test_a_frozen_network_is_given_back_as_it_was(make: Make, flow: str, breaks: bool) -> None:
+def test_network_is_restored_after_explaining(make: Make, flow: str, breaks: bool) -> None:
     """Check E6, also after an exception."""
     network, batch = make(temporal="bigru+att"), example()
     network.train()

@@ -39,7 +39,7 @@ def explainer(run: Path, **options: str) -> Explainer:
     return Explainer(load(run), request=request, labelled=True, device="cpu", **options)
 
 
-def test_a_gallery_counts_the_streams_whose_class_is_a_label(run: Path, tmp_path: Path) -> None:
+def test_gallery_counts_streams_whose_class_is_a_label(run: Path, tmp_path: Path) -> None:
     explained = list(explain(run, device="cpu"))
     right = [sum(name in each.labels for name in each.decisions.values()) for each in explained]
     found = make_gallery(explainer(run), tmp_path)
@@ -51,7 +51,7 @@ def test_a_gallery_counts_the_streams_whose_class_is_a_label(run: Path, tmp_path
     assert all(each.label == "|".join(each.labels) for each in explained)
 
 
-def test_the_most_probable_photos_of_a_class_are_explained_for_it(run: Path) -> None:
+def test_most_probable_photos_of_a_class_are_explained_for_it(run: Path) -> None:
     about, probable = explainer(run), MostProbable(("blue", "green", "red"), each=2)
     for batch in about.batches():
         probable.add(batch.rows, batch.forward.probabilities)
@@ -63,7 +63,7 @@ def test_the_most_probable_photos_of_a_class_are_explained_for_it(run: Path) -> 
         assert [each.probability for each in shown] == pytest.approx(sorted(kept.probabilities[:, k])[:-3:-1], abs=1e-5)
 
 
-def test_labels_that_the_run_does_not_know_are_counted(run: Path, tagged: Path) -> None:
+def test_labels_unknown_to_the_run_are_counted(run: Path, tagged: Path) -> None:
     other = tagged.with_name("others.csv")
     other.write_text("path,tags\n0.png,red;grey\n1.png,blue\n2.png,grey;black\n")
     with pytest.raises(DataError, match="3 labels are not classes of the run"):

@@ -27,7 +27,7 @@ def boxes(folder: Path, *rows: str, columns: str = "path,left,top,right,bottom")
     return path
 
 
-def test_boxes_are_squashed_or_cropped_as_the_photo_is(table: Table, tmp_path: Path) -> None:
+def test_boxes_are_squashed_or_cropped_like_the_photo(table: Table, tmp_path: Path) -> None:
     source = boxes(tmp_path, "a.png,20,0,40,10", "b.png,0,0,5,20", "b.png,15,0,20,20")
     squashed = masks_of(table, source, size=10, resize="squash")
     assert squashed(0)[:5, 5:].all()
@@ -38,7 +38,7 @@ def test_boxes_are_squashed_or_cropped_as_the_photo_is(table: Table, tmp_path: P
     assert cropped(0).sum() == 25  # of the middle square of 20, the right half's upper half
 
 
-def test_a_folder_of_pictures_does_as_well(table: Table, tmp_path: Path) -> None:
+def test_masks_can_be_a_folder_of_images(table: Table, tmp_path: Path) -> None:
     folder = tmp_path / "masks"
     folder.mkdir()
     for name, size in (("a.png", (40, 20)), ("b.png", (20, 20))):
@@ -59,18 +59,18 @@ def test_a_folder_of_pictures_does_as_well(table: Table, tmp_path: Path) -> None
         (["a.png,9,0,9,9"], "path,left,top,right,bottom", "contains no pixel"),
     ],
 )
-def test_mistakes_are_told(table: Table, tmp_path: Path, rows: list[str], columns: str, said: str) -> None:
+def test_invalid_boxes_raise(table: Table, tmp_path: Path, rows: list[str], columns: str, said: str) -> None:
     with pytest.raises(MultistreamError, match=said):
         masks_of(table, boxes(tmp_path, *rows, columns=columns), size=10, resize="squash")
 
 
-def test_a_box_outside_the_photo_is_told(table: Table, tmp_path: Path) -> None:
+def test_box_outside_the_photo_raises(table: Table, tmp_path: Path) -> None:
     read = masks_of(table, boxes(tmp_path, "a.png,90,90,99,99", "b.png,0,0,9,9"), size=10, resize="squash")
     with pytest.raises(MultistreamError, match="empty"):
         read(0)
 
 
-def test_noise_points_by_chance_and_truth_does_not() -> None:
+def test_noise_maps_score_at_chance_and_true_maps_above() -> None:
     generator = torch.Generator().manual_seed(0)
     masks = torch.zeros(400, 16, 16, dtype=torch.bool)
     masks[:, :4, :8] = True
@@ -89,7 +89,7 @@ def test_noise_points_by_chance_and_truth_does_not() -> None:
     assert by_name["true"].energy_ci95[0] > 0.4
 
 
-def test_energy_and_pointing() -> None:
+def test_energy_and_pointing_of_small_maps() -> None:
     maps = torch.tensor([[[1.0, 3.0], [-9.0, 0.0]], [[0.0, -1.0], [0.0, 0.0]]])
     masks = torch.tensor([[[False, True], [True, False]]] * 2)
     assert energy_in(maps, masks)[0] == 0.75

@@ -82,7 +82,7 @@ def make_through(widths: Mapping[str, int], heads: Mapping[str, nn.Module]) -> F
     return Through(widths, classes=4, heads=heads)
 
 
-def test_captums_own_case() -> None:
+def test_grad_cam_equals_captum_test_case() -> None:
     """Check E8."""
     network, theirs = captums_network()
     picture = torch.arange(16.0).view(1, 1, 4, 4)
@@ -103,7 +103,7 @@ class OfImage(nn.Module):
         return self.network({"image": image})
 
 
-def test_vgg16_with_activations_in_place() -> None:
+def test_vgg16_with_in_place_activations() -> None:
     """Check E5: our maps with them are captum's without them, at every stage."""
     captum = pytest.importorskip("captum.attr")
     torch.manual_seed(0)

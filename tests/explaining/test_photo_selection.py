@@ -45,7 +45,7 @@ def wide(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_photo_in_memory_is_explained_as_its_file_is(model: Model, wide: Path, tmp_path: Path) -> None:
+def test_photo_in_memory_is_explained_like_its_file(model: Model, wide: Path, tmp_path: Path) -> None:
     data, vectors = wide.read_bytes(), np.ones((5, 4))
     forms = [wide, Image.open(wide), data, io.BytesIO(data), str(wide)]
     found = list(ms.explain(model, forms, inputs={"anp": vectors}, device="cpu"))
@@ -57,7 +57,7 @@ def test_a_photo_in_memory_is_explained_as_its_file_is(model: Model, wide: Path,
     write_overlay(found[1], tmp_path / "overlay.png")
 
 
-def test_arrays_and_tensors_are_explained_alike(model: Model, photos: Path) -> None:
+def test_arrays_and_tensors_get_equal_explanations(model: Model, photos: Path) -> None:
     array = np.asarray(Image.open(photos / "awe" / "0.png"))
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
     given = [array, np.stack([array]), tensor, tensor[None], [tensor]]
@@ -77,14 +77,14 @@ def test_vectors_follow_the_order_of_the_photos(model: Model, photos: Path) -> N
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_too_few_or_many_vectors_are_refused(model: Model, photos: Path, rows: int) -> None:
+def test_wrong_number_of_vectors_raises(model: Model, photos: Path, rows: int) -> None:
     paths = sorted((photos / "awe").glob("*.png"))[:2]
     with pytest.raises(ms.MultistreamError, match=f"{rows} rows were given for 2 photos"):
         ms.explain(model, paths, inputs={"anp": np.ones((rows, 4))})
 
 
 @pytest.mark.parametrize("source", [{"a": np.ones(4), "b": np.ones(3)}, {}, {"a": np.ones((2, 4))}, ["four", "words"]])
-def test_vectors_that_are_none_are_one_line(model: Model, photos: Path, source: object) -> None:
+def test_invalid_vectors_raise_one_line(model: Model, photos: Path, source: object) -> None:
     paths = [photos / "awe" / "0.png", photos / "awe" / "1.png"]
     with pytest.raises(DataError, match="All vectors must be numbers"):
         list(ms.explain(model, paths, inputs={"anp": source}, device="cpu"))  # type: ignore[dict-item]
@@ -93,7 +93,7 @@ def test_vectors_that_are_none_are_one_line(model: Model, photos: Path, source: 
             list(model.predict(paths, inputs={"anp": source}, device="cpu"))
 
 
-def test_what_is_no_photo_gets_the_status_that_prediction_gives(model: Model, photos: Path) -> None:
+def test_invalid_photos_get_the_status_of_prediction(model: Model, photos: Path) -> None:
     given = [photos / "awe" / "0.png", None, np.zeros((8, 8, 3), np.float32), "missing.png"]
     vectors = np.ones((4, 4), np.float32)
     found = list(ms.explain(model, given, inputs={"anp": vectors}, device="cpu"))  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def test_what_is_no_photo_gets_the_status_that_prediction_gives(model: Model, ph
 
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
-def test_arrays_and_numbers_have_the_same_names(fusion: str, photos: Path) -> None:
+def test_arrays_and_numbers_have_equal_names(fusion: str, photos: Path) -> None:
     streams = {"object": "object", "anp": ms.streams["anp"](width=4)}
     network = ms.compose(streams, classes=CLASSES, image_size=32, seed=0, fusion=fusion)
     photo = photos / "awe" / "0.png"

@@ -33,7 +33,7 @@ def scenes(network, key: str, count: int = 64) -> PlantedScenes:  # type: ignore
     return plant(network.inputs, key, count=count, generator=torch.Generator().manual_seed(3))
 
 
-def test_evidence_lies_in_the_planted_stream_alone(make: Make) -> None:
+def test_cue_is_only_in_the_planted_stream(make: Make) -> None:
     network = make()
     drawn = scenes(network, "left")
     assert drawn.batch["left"].dtype == torch.uint8
@@ -50,7 +50,7 @@ def test_evidence_lies_in_the_planted_stream_alone(make: Make) -> None:
     assert torch.allclose(drawn.batch["words"].sum(1), torch.ones(64))
 
 
-def test_maps_get_evidence_too() -> None:
+def test_cue_is_planted_in_input_maps_too() -> None:
     inputs = {"depth": Map("depth", channels=1, size=32, read=lambda path: path), "v": Vector("v", width=4)}  # type: ignore[arg-type, return-value]
     drawn = plant(inputs, "depth", count=3, generator=torch.Generator())
     assert drawn.batch["depth"].shape == (3, 1, SIDE, SIDE)
@@ -58,7 +58,7 @@ def test_maps_get_evidence_too() -> None:
 
 
 @pytest.mark.parametrize(("temporal", "fusion"), [("bigru+att", "gated"), ("average", "late")])
-def test_stand_ins_keep_the_composition(make: Make, temporal: str, fusion: str) -> None:
+def test_small_streams_keep_the_composition(make: Make, temporal: str, fusion: str) -> None:
     network = make(temporal=temporal, fusion=fusion)
     student = with_small_streams(network)
     assert list(student.branches) == list(network.branches)
@@ -75,7 +75,7 @@ def centred(network, drawn: PlantedScenes) -> dict[str, Tensor]:  # type: ignore
     return {"left": found, "right": found.flip(2)}
 
 
-def test_a_map_of_the_picture_alone_is_found_out(make: Make) -> None:
+def test_map_that_depends_only_on_the_image_fails(make: Make) -> None:
     """Negative control, without a training: right places, but they do not depend on the weights."""
     student = with_small_streams(make()).eval()
     checks = {check.name: check for check in selftest._measure([student, student], "left", centred, runtime=CPU)}
@@ -85,19 +85,19 @@ def test_a_map_of_the_picture_alone_is_found_out(make: Make) -> None:
     assert not checks["accuracy on planted cues"].passed  # nothing was taught
 
 
-def test_a_value_that_is_not_defined_passes_nothing() -> None:
+def test_nan_fails_every_check() -> None:
     assert not SelfTestCheck("x", "left", float("nan"), 0.2, at_least=False).passed
     assert not SelfTest("decomposition", (SelfTestCheck("x", "left", float("nan"), 0.2, at_least=True),), 0.0).passed
 
 
-def test_without_pictures_there_is_nothing_to_plant_in() -> None:
+def test_network_without_image_streams_raises() -> None:
     with pytest.raises(MultistreamError, match="no stream reads images"):
         self_test(compose({"words": Words()}, classes=CLASSES), runtime=CPU)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("temporal", "fusion"), [("concat", "early"), ("concat", "late"), ("bigru+att", "early")])
-def test_a_composition_passes(temporal: str, fusion: str) -> None:
+def test_composition_passes_the_self_test(temporal: str, fusion: str) -> None:
     """Check E11."""
     torch.manual_seed(0)
     network = compose({"left": Toy(), "words": Words()}, classes=CLASSES, temporal=temporal, fusion=fusion)
@@ -109,7 +109,7 @@ def test_a_composition_passes(temporal: str, fusion: str) -> None:
 
 
 @pytest.mark.slow
-def test_broken_explanations_fail_on_a_composition_that_was_taught(make: Make) -> None:
+def test_broken_explanations_fail_on_a_trained_composition(make: Make) -> None:
     """Negative controls: mirrored maps, another stream's maps, the other class's evidence."""
     network = make()
     student = teach(network, "left", seed=0, steps=150, runtime=CPU)
@@ -132,7 +132,7 @@ def test_broken_explanations_fail_on_a_composition_that_was_taught(make: Make) -
         assert not checks["pointing game in the stream"].passed, broken.__name__
 
 
-def test_rank_correlation_equals_scipys() -> None:
+def test_rank_correlation_equals_scipy() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randint(0, 9, (4, 50), generator=generator).float() for _ in range(2))
     expected = [spearmanr(x, y).statistic for x, y in zip(a.numpy(), b.numpy(), strict=True)]
@@ -148,7 +148,7 @@ def look_and_fail(network: MultiStream, batch: dict[str, Tensor], before: dict[s
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_randomised_weights_come_back(make: Make, training: bool) -> None:
+def test_randomised_weights_are_restored(make: Make, training: bool) -> None:
     """Check E6 for randomisation, also after an exception, with batch norm's statistics and the modes."""
     network, batch = make(frozen=False).train(training), example()
     before = {name: t.clone() for name, t in network.state_dict().items()}
@@ -162,7 +162,7 @@ def test_randomised_weights_come_back(make: Make, training: bool) -> None:
     assert all(p.grad is None for p in network.parameters())
 
 
-def test_a_map_of_the_picture_alone_fails_the_randomisation(make: Make) -> None:
+def test_map_that_depends_only_on_the_image_fails_the_randomisation(make: Make) -> None:
     """Negative control: edges do not care for weights."""
     network, batch = make(), example()
     edges = batch["image"].float().diff(dim=3).abs().sum(1)

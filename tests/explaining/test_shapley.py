@@ -17,7 +17,7 @@ def pooled_of(network, size: int = 4):  # type: ignore[no-untyped-def]
 @pytest.mark.parametrize("baseline", ["mean", "zero", "drop"])
 @pytest.mark.parametrize("scale", ["logit", "probability"])
 @pytest.mark.parametrize(("temporal", "fusion"), [("concat", "early"), ("bigru+att", "late"), ("concat", "gated")])
-def test_streams_sum_to_the_whole_and_stages_to_their_stream(
+def test_streams_sum_to_full_coalition_and_stages_to_their_stream(
     make: Make, baseline: str, scale: str, temporal: str, fusion: str
 ) -> None:
     network = make(temporal=temporal, fusion=fusion)
@@ -29,7 +29,7 @@ def test_streams_sum_to_the_whole_and_stages_to_their_stream(
     assert torch.equal(found.interactions, found.interactions.transpose(-1, -2))
 
 
-def test_with_a_linear_head_a_streams_value_is_its_distance_from_the_mean(make: Make) -> None:
+def test_linear_head_gives_each_stream_its_distance_from_the_mean(make: Make) -> None:
     """Check A3: phi = w . (z - mean)."""
     network = make()
     pooled = pooled_of(network)
@@ -43,7 +43,7 @@ def test_with_a_linear_head_a_streams_value_is_its_distance_from_the_mean(make: 
         assert torch.allclose(found.streams[..., place], expected.double(), atol=1e-5)
 
 
-def test_streams_equal_captums_over_the_fused_vector(make: Make) -> None:
+def test_stream_values_equal_captum_over_the_fused_vector(make: Make) -> None:
     """Check A2: captum permutes the streams' parts of the vector, a contiguous mask."""
     captum = pytest.importorskip("captum.attr")
     network = make(temporal="bigru+att", fusion="gated")
@@ -68,7 +68,7 @@ def test_streams_equal_captums_over_the_fused_vector(make: Make) -> None:
     assert torch.allclose(ours, theirs[:, starts].double(), atol=1e-6)
 
 
-def test_streams_that_do_the_same_get_the_same(make: Make) -> None:
+def test_equal_streams_get_equal_values(make: Make) -> None:
     """Check A3: equal taps, equal values; stage by stage too."""
     network = make()
     network.branches["right"].load_state_dict(network.branches["left"].state_dict())
@@ -81,7 +81,7 @@ def test_streams_that_do_the_same_get_the_same(make: Make) -> None:
     assert torch.allclose(found.stages["left"], found.stages["right"], atol=1e-6)
 
 
-def test_a_stream_that_the_head_ignores_gets_nothing(make: Make) -> None:
+def test_stream_ignored_by_the_head_gets_zero(make: Make) -> None:
     network = make()
     width = network.branches["left"].out_width
     with torch.no_grad():
@@ -90,7 +90,7 @@ def test_a_stream_that_the_head_ignores_gets_nothing(make: Make) -> None:
     assert (found.streams[..., 0] == 0).all()
 
 
-def test_late_fusion_of_two_in_closed_form() -> None:
+def test_late_fusion_of_two_streams_equals_closed_form() -> None:
     """Check A6: phi_1 = (3 p_1 - p_2) / 4 - prior / 2."""
     from multistream import compose
     from tests.explaining.conftest import CLASSES, Toy
@@ -105,7 +105,7 @@ def test_late_fusion_of_two_in_closed_form() -> None:
     assert torch.allclose(found.streams[..., 0], (3 * p1 - p2) / 4 - network.prior.double() / 2, atol=1e-6)
 
 
-def test_an_unknown_baseline_is_refused(make: Make) -> None:
+def test_unknown_baseline_raises(make: Make) -> None:
     from multistream import MultistreamError
 
     network = make()

@@ -35,7 +35,7 @@ def test_scores_on_the_probability_scale() -> None:
     assert torch.allclose(chosen.score(LOGITS), LOGITS.softmax(1)[:, 2] - LOGITS.softmax(1)[:, 1])
 
 
-def test_a_calibrated_probability_is_of_the_scaled_logits() -> None:
+def test_calibrated_probability_uses_scaled_logits() -> None:
     probabilities = (LOGITS / 0.5).softmax(1)
     chosen = Target("fear", scale="probability").of(probabilities, LABELS, CLASSES, temperature=0.5)
     assert torch.allclose(chosen.score(LOGITS.repeat(2, 1)), probabilities[:, 2].repeat(2))
@@ -51,6 +51,6 @@ def test_a_calibrated_probability_is_of_the_scaled_logits() -> None:
         (Target("fear", scale="odds"), "logit or probability"),
     ],
 )
-def test_what_is_no_target_is_refused(target: Target, said: str) -> None:
+def test_invalid_targets_raise(target: Target, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         target.check(CLASSES)

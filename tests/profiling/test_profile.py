@@ -54,7 +54,7 @@ def test_a_bidirectional_gru_is_counted() -> None:
 @pytest.mark.parametrize(
     "model", ["resnet18", "regnety_002", "convnext_atto", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]
 )
-def test_any_timm_net_counts_as_torch_counts_it(model: str) -> None:
+def test_counts_of_timm_networks_equal_torch(model: str) -> None:
     network = compose({"net": f"timm:{model}"}, classes=["a"]).eval()
     image = torch.zeros(1, 3, 224, 224)
     backbone = timm.create_model(model, pretrained=False).eval()
@@ -98,7 +98,7 @@ def test_published_counts_of_the_whole_networks() -> None:
         assert (counted.macs, sum(p.numel() for p in model.parameters())) == (macs, params)
 
 
-def test_what_fvcore_counts_beside_is_norms_and_pooling() -> None:
+def test_fvcore_additionally_counts_norms_and_pooling() -> None:
     """Checks P2, as docs/profile.md explains it."""
     network = compose(["object"], classes=["a"], options={"streams": {"object": {"end": 1280}}})
     ours = sum(macs_of(network, "object")) + 1280 * 1000
@@ -111,7 +111,7 @@ def test_what_fvcore_counts_beside_is_norms_and_pooling() -> None:
 
 
 @pytest.mark.parametrize("fusion", ["early", "late", "gated"])
-def test_heads_are_rows_and_the_fusion_is_what_is_left(fusion: str) -> None:
+def test_heads_are_rows_and_fusion_is_the_rest(fusion: str) -> None:
     network = small(fusion).eval()
     pieces = count_pieces(network)
     given = {"image": torch.zeros(1, 3, 32, 32, dtype=torch.uint8), "anp": torch.zeros(1, 12)}
@@ -124,7 +124,7 @@ def test_heads_are_rows_and_the_fusion_is_what_is_left(fusion: str) -> None:
     assert bool(heads) == (fusion != "early")
 
 
-def test_a_profile_leaves_everything_as_it_was() -> None:
+def test_profile_leaves_the_network_unchanged() -> None:
     """Checks P5: gradients, memory layout and random numbers too."""
     network = small().train()
     for parameter in network.parameters():
@@ -137,7 +137,7 @@ def test_a_profile_leaves_everything_as_it_was() -> None:
     assert torch.equal(drawn, torch.random.get_rng_state())
 
 
-def test_the_roofline_is_the_longer_of_product_and_copy() -> None:
+def test_roofline_is_the_longer_of_product_and_copy() -> None:
     found = profile(small(), runtime=CPU, repeats=2, sweep=())
     machine = found.roofline
     for row in found.rows:
@@ -148,7 +148,7 @@ def test_the_roofline_is_the_longer_of_product_and_copy() -> None:
     assert first.moved_bytes == 4 * (first.params + 3 * 32 * 32 + 16 * 16 * 16)
 
 
-def test_a_profile_as_a_figure() -> None:
+def test_figure_shows_measured_and_lower_bound() -> None:
     found = profile(small(), runtime=CPU, repeats=2, sweep=())
     (axes,) = draw(found).axes
     bars = [patch.get_width() for patch in axes.patches]  # type: ignore[attr-defined]  # they are rectangles
@@ -165,7 +165,7 @@ def test_truncated_networks_cost_less() -> None:
     assert len(set(costs)) == 5
 
 
-def test_memory_by_batch_is_what_vgg16_holds_at_its_widest() -> None:
+def test_memory_by_batch_equals_vgg16_at_its_widest() -> None:
     """Between the first convolutions two maps of 64 x 224 x 224 are alive, beside weights, photos and their floats."""
     network = compose(["places"], classes=["a", "b"], weights={"places": "random"})
     weights, maps, photo = 4 * sum(p.numel() for p in network.parameters()), 2 * 64 * 224 * 224, 3 * 224 * 224
@@ -209,7 +209,7 @@ class Tokens(nn.Module):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_attention_that_torch_fuses_is_counted(layer: nn.Module, macs: int) -> None:
+def test_fused_attention_is_counted(layer: nn.Module, macs: int) -> None:
     before = torch.backends.mha.get_fastpath_enabled()
     counted, shape, *_ = count_pieces(compose({"net": Attending(layer)}, classes=["a"]).eval())["net", "attention"]
     assert counted.macs == macs
@@ -217,7 +217,7 @@ def test_attention_that_torch_fuses_is_counted(layer: nn.Module, macs: int) -> N
     assert torch.backends.mha.get_fastpath_enabled() == before
 
 
-def test_a_trace_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+def test_unwritable_trace_raises(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MultistreamError) as told:
         profile(small(), runtime=CPU, repeats=1, sweep=(1,), trace=tmp_path / "file" / "trace.json")

@@ -77,7 +77,7 @@ def description(driver: Any) -> str:
 
 
 @pytest.mark.parametrize("name", ["early", "late", "anp"])
-def test_opens_in_silence_and_shows_names_as_text(open_page: Callable[[str], Any], name: str) -> None:
+def test_page_opens_without_errors_and_shows_names_as_text(open_page: Callable[[str], Any], name: str) -> None:
     page = open_page(name)
     assert "</script><script>window.broken=1</script>" in page.find_element(By.TAG_NAME, "body").text
     assert page.find_element(By.ID, "probabilities").text
@@ -90,7 +90,7 @@ def test_opens_in_silence_and_shows_names_as_text(open_page: Callable[[str], Any
         assert "<b>pair" in page.find_element(By.ID, "entries").text
 
 
-def test_works_by_mouse(open_page: Callable[[str], Any]) -> None:
+def test_page_works_with_the_mouse(open_page: Callable[[str], Any]) -> None:
     page = open_page("early")
     seen = {pixels(page)}
     photo = page.find_elements(By.CSS_SELECTOR, "[data-photo]")[3]
@@ -117,7 +117,7 @@ def test_works_by_mouse(open_page: Callable[[str], Any]) -> None:
     assert page.find_elements(By.CSS_SELECTOR, "[data-photo]")[4].get_attribute("aria-pressed") == "true"
 
 
-def test_a_stream_is_picked(open_page: Callable[[str], Any]) -> None:
+def test_a_stream_can_be_selected(open_page: Callable[[str], Any]) -> None:
     page = open_page("two")
     stream, stage = Select(page.find_element(By.ID, "stream")), Select(page.find_element(By.ID, "stage"))
     assert [option.text for option in stream.options] == ["all image streams", "object", "other"]
@@ -136,7 +136,7 @@ def test_a_stream_is_picked(open_page: Callable[[str], Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["early", "late", "two", "anp"])
-def test_every_figure_says_what_it_shows(open_page: Callable[[str], Any], name: str) -> None:
+def test_every_figure_has_a_description(open_page: Callable[[str], Any], name: str) -> None:
     page = open_page(name)
     shown = "return [...document.querySelectorAll('svg, img, canvas')].filter(e => e.checkVisibility())"
     for each in page.execute_script(shown):
@@ -148,7 +148,7 @@ def test_every_figure_says_what_it_shows(open_page: Callable[[str], Any], name: 
         assert control.accessible_name or not control.is_displayed()
 
 
-def test_works_by_keyboard(open_page: Callable[[str], Any]) -> None:
+def test_page_works_with_the_keyboard(open_page: Callable[[str], Any]) -> None:
     page = open_page("early")
     visited, changed = [], set()
     for _ in range(60):
@@ -171,7 +171,7 @@ def test_works_by_keyboard(open_page: Callable[[str], Any]) -> None:
     assert "stream" in visited
 
 
-def test_the_tables_add_up(open_page: Callable[[str], Any]) -> None:
+def test_tables_add_up(open_page: Callable[[str], Any]) -> None:
     page = open_page("early")
     rows = page.find_elements(By.CSS_SELECTOR, "#contributions tbody tr")
     for column in (0, 1):
@@ -196,13 +196,13 @@ def screen(page: Any, *, width: int, mobile: bool = False, media: str = "", **fe
 
 @pytest.mark.parametrize("name", ["early", "late", "two", "anp"])
 @pytest.mark.parametrize("width", [320, 390])
-def test_a_phone_scrolls_one_way_only(open_page: Callable[[str], Any], name: str, width: int) -> None:
+def test_narrow_page_scrolls_only_vertically(open_page: Callable[[str], Any], name: str, width: int) -> None:
     page = open_page(name)
     with screen(page, width=width, mobile=True):
         assert page.execute_script("return document.documentElement.scrollWidth") == width
 
 
-def test_a_phone_keeps_photo_and_map_together(open_page: Callable[[str], Any]) -> None:
+def test_narrow_page_keeps_photo_and_map_together(open_page: Callable[[str], Any]) -> None:
     """The photos are a strip: the chosen one is scrolled into it, and the map below it stays where it is."""
     page = open_page("early")
     with screen(page, width=390, mobile=True):
@@ -237,7 +237,7 @@ return Math.min(...words.filter((e) => e.textContent.trim() && !e.closest('.matr
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_words_stand_out(open_page: Callable[[str], Any], scheme: str) -> None:
+def test_text_has_sufficient_contrast(open_page: Callable[[str], Any], scheme: str) -> None:
     page = open_page("early")
     with screen(page, width=1100, prefers_color_scheme=scheme):
         paper = page.execute_script("return getComputedStyle(document.body).backgroundColor")
@@ -272,7 +272,7 @@ def test_print_opens_everything(open_page: Callable[[str], Any]) -> None:
     assert page.execute_script(count) == 0
 
 
-def test_the_policy_stops_what_would_call_home(driver: Any, pages: dict[str, Path]) -> None:
+def test_policy_blocks_network_requests(driver: Any, pages: dict[str, Path]) -> None:
     driver.get(pages["early"].as_uri())
     call = "const done = arguments[0]; fetch('https://example.invalid/').then(() => done('sent'), (e) => done('' + e))"
     assert "TypeError" in driver.execute_async_script(call)

@@ -36,20 +36,20 @@ def elements() -> dict[str, ElementTree.Element]:
     return {name: ElementTree.fromstring(svg) for name, svg in drawn().items()}
 
 
-def test_the_policy_allows_them_and_identities_are_unique(elements: dict[str, ElementTree.Element]) -> None:
+def test_charts_satisfy_the_policy_and_ids_are_unique(elements: dict[str, ElementTree.Element]) -> None:
     for svg in elements.values():
         for element in svg.iter():
             assert element.tag in ("svg", "g", "path", "text", "title")
             assert not {"style", "id", "href", "clip-path"} & set(element.attrib)
 
 
-def test_colours_are_the_pages(elements: dict[str, ElementTree.Element]) -> None:
+def test_charts_use_the_colours_of_the_page(elements: dict[str, ElementTree.Element]) -> None:
     for svg in elements.values():
         colours = {e.get(name) for e in svg.iter() for name in ("fill", "stroke")}
         assert all(value is None or value == "none" or value.startswith("var(--") for value in colours), colours
 
 
-def test_they_say_what_they_show(elements: dict[str, ElementTree.Element]) -> None:
+def test_charts_have_descriptions(elements: dict[str, ElementTree.Element]) -> None:
     assert all(svg.get("role") == "img" for svg in elements.values())
     assert "this run 64.3%" in str(elements["dots"].get("aria-label"))
     assert "2: object 2 60.0 %" in str(elements["front"].get("aria-label"))
@@ -59,5 +59,5 @@ def test_they_say_what_they_show(elements: dict[str, ElementTree.Element]) -> No
     assert "object 1: 50.0 %" in [title.text for title in elements["front"].iter("title")]
 
 
-def test_the_same_values_give_the_same_bytes() -> None:
+def test_equal_values_give_equal_bytes() -> None:
     assert drawn() == drawn()

@@ -11,7 +11,7 @@ from multistream.reporting.encoding import affordable_side, block_sums, encode_m
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 30))
-def test_blocks_keep_the_sum(height: int, width: int, side: int) -> None:
+def test_block_sums_keep_the_total(height: int, width: int, side: int) -> None:
     maps = torch.randn(2, height, width, generator=torch.Generator().manual_seed(0))
     small = block_sums(maps, side=side)
     assert small.shape == (2, min(height, side), min(width, side))

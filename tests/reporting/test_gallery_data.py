@@ -15,7 +15,7 @@ def predictions_of(n: int, wrong: int) -> Predictions:
     return Predictions(tuple(f"{i}.png" for i in range(n)), hashes, labels, np.eye(2)[predicted], ("a", "b"))
 
 
-def test_half_of_the_images_are_misclassified_and_spread_over_the_labels() -> None:
+def test_half_of_the_images_are_misclassified_and_all_labels_appear() -> None:
     predictions = predictions_of(100, 40)
     chosen = select_images(predictions, photos=24)
     assert len(set(chosen)) == 24

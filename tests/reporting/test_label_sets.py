@@ -50,7 +50,7 @@ def page(written: Report) -> str:
     return written.path.read_text()
 
 
-def test_each_class_has_scikit_learns_average_precision_and_f1(page: str, found: Predictions) -> None:
+def test_average_precision_and_f1_equal_scikit_learn(page: str, found: Predictions) -> None:
     precisions = average_precision_score(found.label_sets, found.probabilities, average=None)
     scores = f1_score(found.label_sets, found.probabilities >= 0.5, average=None)
     table = page[page.index("<h3>Per class</h3>") :]
@@ -64,7 +64,7 @@ def test_each_class_has_scikit_learns_average_precision_and_f1(page: str, found:
     assert "Confidence bins" not in page
 
 
-def test_images_are_right_where_all_their_labels_are(page: str, written: Report, found: Predictions) -> None:
+def test_images_are_correct_if_all_their_labels_are(page: str, written: Report, found: Predictions) -> None:
     assert written.results[0].accuracy == found.correct.mean()
     assert written.results[-1].name == "most frequent labels"
     content = json.loads(re.search(r'id="attribution-data">(.*?)</script>', page, re.DOTALL)[1])  # type: ignore[index]

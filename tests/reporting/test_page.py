@@ -14,7 +14,7 @@ ROW = "{% from 'macros.html' import row, table %}{% call table(text, [text]) %}{
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-def test_text_stays_text(text: str) -> None:
+def test_text_is_escaped(text: str) -> None:
     made = environment().from_string(ROW).render(text=text)
     plain = environment().from_string(ROW).render(text="")
     assert re.sub('[^<>"]', "", made) == re.sub('[^<>"]', "", plain)

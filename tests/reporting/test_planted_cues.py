@@ -19,7 +19,7 @@ GIVEN = np.array([[3.0, 1.0, -2.0, 2.0], [4.0, 0.0, 2.0, -2.0]])
 """Contributions of four entries in two images; the last two are independent of the class."""
 
 
-def test_signs_cancel_and_sizes_do_not() -> None:
+def test_signed_attributions_cancel_and_absolute_ones_do_not() -> None:
     carriers = np.array([0, 1])
     net = _signed(GIVEN, carriers)
     assert net.value == pytest.approx(1.0)
@@ -42,7 +42,7 @@ def rendered(cues: list[CueResult]) -> str:
 
 
 @pytest.mark.parametrize(("picture", "net", "failing"), [(1e-3, 0.99, 0), (-0.02, 0.99, 1), (0.02, 0.94, 2)])
-def test_the_page_says_what_did_not_come_out(picture: float, net: float, failing: int) -> None:
+def test_page_reports_failed_results(picture: float, net: float, failing: int) -> None:
     found = [replace(cue(name, picture=0.0, net=net), signed={}, planted={}, absolute={}) for name in NAMES[:2]]
     page = rendered([*found, cue(NAMES[2], picture=picture, net=net)])
     assert page.count("✗ FAIL") == failing
@@ -60,7 +60,7 @@ def test_a_pointing_game_below_chance_is_explained(value: float, noted: bool) ->
 
 
 @pytest.mark.slow
-def test_evidence_lies_where_it_was_planted(tmp_path: Path) -> None:
+def test_attributions_find_the_planted_cues(tmp_path: Path) -> None:
     recipe = Recipe().updated({"network": {"streams": {"object": "object", "anp": "anp"}}, "training": {"epochs": 15}})
     train(recipe, out=tmp_path / "run")
     found = report(tmp_path / "run", photos=4, device="cpu")

@@ -82,14 +82,14 @@ def page(early: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     return out.read_text(encoding="utf-8")
 
 
-def test_is_the_same_every_time(early: Path, tmp_path: Path) -> None:
+def test_report_is_reproducible(early: Path, tmp_path: Path) -> None:
     first = report(early, out=tmp_path / "a.html", device="cpu")
     second = report(early, out=tmp_path / "b.html", device="cpu")
     assert first.path.read_bytes() == second.path.read_bytes()
     assert first.bytes == first.path.stat().st_size < 2_000_000
 
 
-def test_lies_in_the_run_and_is_well_formed(early: Path, page: str) -> None:
+def test_report_is_in_the_run_and_well_formed(early: Path, page: str) -> None:
     found = multistream.report(early, photos=2, device="cpu")
     assert found.path == early / "report.html"
     reader = Reader(page)
@@ -101,7 +101,7 @@ def test_lies_in_the_run_and_is_well_formed(early: Path, page: str) -> None:
     assert {a["href"][1:] for a in reader.all("a") if a["href"]} <= set(ids)
 
 
-def test_nothing_is_fetched_and_only_our_script_runs(page: str) -> None:
+def test_page_fetches_nothing_and_runs_only_its_own_script(page: str) -> None:
     reader = Reader(page)
     for _, attributes in reader.elements:
         assert not [name for name in attributes if name.startswith("on") or name == "style"]
@@ -116,7 +116,7 @@ def test_nothing_is_fetched_and_only_our_script_runs(page: str) -> None:
         assert f"{kind}-src 'sha256-{digest}'" in str(policy)
 
 
-def test_names_are_text(page: str) -> None:
+def test_names_are_escaped(page: str) -> None:
     reader = Reader(page)
     assert len(reader.all("script")) == 2
     assert not [a for a in reader.all("img") if a.get("src") == "x"]
@@ -140,7 +140,7 @@ def test_stored_maps_and_entries_sum_to_the_logit(page: str) -> None:
         assert total == pytest.approx(photo["logits"][""], abs=2e-4)
 
 
-def test_the_average_photo_is_that_of_the_training_part(early: Path, page: str) -> None:
+def test_baseline_is_the_mean_of_the_training_split(early: Path, page: str) -> None:
     """Closed form: the average gives J . baseline, with J from the layers themselves (checks A3)."""
     network = multistream.load(early).network
     stages = embedded(page)["baseline"]["object"]
@@ -151,7 +151,7 @@ def test_the_average_photo_is_that_of_the_training_part(early: Path, page: str) 
         assert torch.tensor(stages[stage]) == pytest.approx(closed.numpy(), abs=1e-4)
 
 
-def test_results_are_those_of_the_predictions(early: Path, page: str) -> None:
+def test_results_equal_the_predictions(early: Path, page: str) -> None:
     told = read_predictions(early / "predictions.csv")
     assert f"{100 * told.correct.mean():.1f} %" in page
     assert hashlib.sha256((early / "split.csv").read_bytes()).hexdigest() in page
@@ -166,7 +166,7 @@ def section(page: str, identity: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", " ", found[0]))
 
 
-def test_tells_the_whole_story(early: Path, page: str) -> None:
+def test_page_has_all_sections(early: Path, page: str) -> None:
     """Every section says what the run's own files say."""
     recipe, split = Recipe.load(early), list(csv.DictReader((early / "split.csv").open(newline="")))
     trained = section(page, "setup")
@@ -195,7 +195,7 @@ def test_tells_the_whole_story(early: Path, page: str) -> None:
         assert f"multistream {command}" in section(page, "reproduce")
 
 
-def test_streams_of_an_early_fusion_stand_beside_it(early: Path, page: str, tmp_path: Path) -> None:
+def test_streams_of_an_early_fusion_are_compared(early: Path, page: str, tmp_path: Path) -> None:
     """Object, others at mean: by the layers themselves, with the training mean instead of the vector."""
     found = report(early, photos=1, out=tmp_path / "p.html", device="cpu", precision="fp32")
     assert [line.name for line in found.results] == [
@@ -225,7 +225,7 @@ def test_streams_of_an_early_fusion_stand_beside_it(early: Path, page: str, tmp_
     assert "object, others at mean" in section(page, "results")
 
 
-def test_other_runs_stand_beside_it(early: Path, late: Path, tmp_path: Path) -> None:
+def test_other_runs_are_compared(early: Path, late: Path, tmp_path: Path) -> None:
     found = report(early, photos=0, against=[late], out=tmp_path / "p.html")
     (line,) = [line for line in found.results if line.name == "late"]
     ours, theirs = (read_predictions(run / "predictions.csv").correct for run in (early, late))
@@ -247,7 +247,7 @@ def test_frozen_streams_come_from_the_cache(early: Path, tmp_path: Path) -> None
     assert "runs" not in told.stderr
 
 
-def test_ablations_are_shown_as_ablate_leaves_them(early: Path, tmp_path: Path) -> None:
+def test_ablations_are_shown_as_saved_by_ablate(early: Path, tmp_path: Path) -> None:
     run = shutil.copytree(early, tmp_path / "a run; twice")
     shutil.rmtree(run / "ablations")
     for axis in ("depth", "taps", "streams"):
@@ -263,7 +263,7 @@ def test_ablations_are_shown_as_ablate_leaves_them(early: Path, tmp_path: Path) 
     assert "at least one correct" in ablation
 
 
-def test_all_checks_hold_and_late_streams_stand_alone(early: Path, late: Path, tmp_path: Path) -> None:
+def test_all_checks_pass_and_late_streams_are_rows(early: Path, late: Path, tmp_path: Path) -> None:
     for run in (early, late):
         found = report(run, photos=6, out=tmp_path / "p.html", device="cpu", precision="fp32")
         assert [check.name for check in found.checks if not check.passed] == []
@@ -278,7 +278,7 @@ def nonlinear(self: GlobalAverage, pooled_BP: torch.Tensor) -> torch.Tensor:
     return torch.relu(self.projection(self.standardise(pooled_BP)))
 
 
-def test_a_tap_that_is_not_linear_claims_no_sum(early: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nonlinear_tap_has_no_exact_sum(early: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GlobalAverage, "project", nonlinear)
     monkeypatch.setattr(GlobalAverage, "linear", False)
     found = report(early, photos=2, out=tmp_path / "p.html", device="cpu", precision="fp32")
@@ -293,7 +293,7 @@ def test_a_tap_that_is_not_linear_claims_no_sum(early: Path, tmp_path: Path, mon
         assert total == pytest.approx(photo["logits"][""], abs=2e-4)
 
 
-def test_a_tap_that_is_wrongly_called_linear_fails_a_check(
+def test_tap_wrongly_declared_linear_fails_a_check(
     early: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(GlobalAverage, "project", nonlinear)
@@ -306,7 +306,7 @@ def test_a_tap_that_is_wrongly_called_linear_fails_a_check(
 
 
 @pytest.mark.parametrize(("place", "code"), [("folder", 2), ("file/report.html", 74)])
-def test_a_page_that_cannot_be_written_is_one_line(early: Path, tmp_path: Path, place: str, code: int) -> None:
+def test_unwritable_page_raises_one_line(early: Path, tmp_path: Path, place: str, code: int) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("")
     with pytest.raises(MultistreamError) as told:
@@ -325,7 +325,7 @@ def test_a_full_disk_leaves_no_page(early: Path, tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.iterdir())
 
 
-def test_a_changed_photo_is_told(early: Path, photos: Path, tmp_path: Path) -> None:
+def test_changed_photo_fails_a_check(early: Path, photos: Path, tmp_path: Path) -> None:
     name = read_predictions(early / "predictions.csv").paths[0]
     kept = (photos.parent / name).read_bytes()
     try:
@@ -338,7 +338,7 @@ def test_a_changed_photo_is_told(early: Path, photos: Path, tmp_path: Path) -> N
     assert check.measured == 1
 
 
-def test_photos_that_are_gone_are_an_error_and_none_need_be_there(early: Path, photos: Path, tmp_path: Path) -> None:
+def test_missing_photos_raise_unless_no_photos_are_requested(early: Path, photos: Path, tmp_path: Path) -> None:
     away = photos.parent.with_name("away")
     photos.parent.rename(away)
     try:
@@ -374,9 +374,7 @@ def test_a_stream_given_as_an_instance_and_fitted_by_lbfgs(photos: Path, vectors
 
 
 @pytest.mark.parametrize("calibration", ["none", "temperature"])
-def test_the_odds_of_a_logit_heed_the_temperature(
-    photos: Path, vectors: Path, tmp_path: Path, calibration: str
-) -> None:
+def test_odds_of_a_logit_include_the_temperature(photos: Path, vectors: Path, tmp_path: Path, calibration: str) -> None:
     made = recipe(photos, vectors, streams=("object", "anp"), fusion="early")
     run = train(made.updated({"training": {"calibration": calibration}}), out=tmp_path / "run").folder
     temperature = json.loads((run / "summary.json").read_text()).get("temperature", 1.0)
@@ -390,7 +388,7 @@ def test_the_odds_of_a_logit_heed_the_temperature(
     assert scaled / scaled.sum() == pytest.approx(shown["probabilities"], abs=1e-3)
 
 
-def test_a_run_on_folds_names_a_fold(early: Path, tmp_path: Path) -> None:
+def test_run_on_folds_raises_with_the_name_of_a_fold(early: Path, tmp_path: Path) -> None:
     shutil.copytree(early, tmp_path / "run" / "folds" / "1")
     with pytest.raises(UsageError, match=r"multistream report .*run/folds/1$"):
         report(tmp_path / "run", photos=0)
@@ -403,7 +401,7 @@ def test_a_run_without_photos(vectors_alone: Path, tmp_path: Path) -> None:
     assert "<img" not in page
 
 
-def test_a_damaged_ablation_is_named(early: Path, tmp_path: Path) -> None:
+def test_damaged_ablation_raises_with_file_name(early: Path, tmp_path: Path) -> None:
     run = shutil.copytree(early, tmp_path / "run")
     (run / "ablations" / "taps.json").write_text('{"axis": "taps"}')
     with pytest.raises(DataError, match=r"taps\.json"):

@@ -9,7 +9,7 @@ from multistream.reporting.results import calibration_bins
 from multistream.runs.predictions_file import Predictions
 
 
-def test_bins_hold_all_images() -> None:
+def test_calibration_bins_contain_all_images() -> None:
     """The highest probability is 1 for all; 10 of 50 are wrong."""
     labels = tuple("ab"[i % 2] for i in range(50))
     predicted = [1 - i % 2 if i < 10 else i % 2 for i in range(50)]

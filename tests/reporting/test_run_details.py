@@ -34,7 +34,7 @@ def copied(early: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_damaged_file_is_one_line(early: Path, tmp_path: Path, name: str) -> None:
+def test_damaged_file_raises_one_line(early: Path, tmp_path: Path, name: str) -> None:
     run = copied(early, tmp_path)
     content = (run / name).read_bytes()
     chance = np.random.default_rng(0)
@@ -51,7 +51,7 @@ def test_a_damaged_file_is_one_line(early: Path, tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize("name", COVERED)
-def test_a_flipped_bit_is_always_noticed(early: Path, tmp_path: Path, name: str) -> None:
+def test_flipped_bit_is_always_detected(early: Path, tmp_path: Path, name: str) -> None:
     run = shutil.copytree(early, tmp_path / "run")
     content, chance = (run / name).read_bytes(), np.random.default_rng(1)
     for _ in range(10):
@@ -61,21 +61,21 @@ def test_a_flipped_bit_is_always_noticed(early: Path, tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("row", ["5", "[]", '{"epoch": "one"}', '{"epoch": 1e999}', '{"epoch": 0, "val_loss": []}'])
-def test_a_line_of_another_kind_is_named(early: Path, tmp_path: Path, row: str) -> None:
+def test_invalid_line_of_the_log_raises_with_file_name(early: Path, tmp_path: Path, row: str) -> None:
     run = copied(early, tmp_path)
     (run / "metrics.jsonl").write_text(row + "\n")
     with pytest.raises(DataError, match=r"metrics\.jsonl"):
         read_run_details(run, run / "model.safetensors")
 
 
-def test_a_loss_that_is_not_finite_is_left_out(early: Path, tmp_path: Path) -> None:
+def test_non_finite_loss_is_left_out(early: Path, tmp_path: Path) -> None:
     run = copied(early, tmp_path)
     (run / "metrics.jsonl").write_text('{"epoch": 0, "train_loss": NaN, "val_loss": 1.5, "val_accuracy": null}\n')
     assert read_run_details(run, run / "model.safetensors").epochs == [{"epoch": 1, "val_loss": 1.5}]
 
 
 @pytest.mark.parametrize("changed", [{"macs": float("inf")}, {"accuracy": None}, {"label": "x", "macs": []}])
-def test_a_row_of_an_ablation_that_is_none_is_named(early: Path, tmp_path: Path, changed: dict[str, object]) -> None:
+def test_invalid_ablation_row_raises_with_file_name(early: Path, tmp_path: Path, changed: dict[str, object]) -> None:
     run = copied(early, tmp_path)
     path = run / "ablations" / "depth.json"
     content = json.loads(path.read_text())

@@ -40,7 +40,7 @@ def out(command: list[str]) -> Path:
     return Path(command[command.index("--out") + 1])
 
 
-def test_the_table_is_about_scikit_learns_average_precision(out: Path) -> None:
+def test_table_scores_equal_scikit_learn_average_precision(out: Path) -> None:
     found = json.loads((out / "reproduction.json").read_text())
     assert [row["key"] for row in found["rows"]] == [
         *("mg_object", "mg_places", "mlp_anp", "bigru_object", "att_object", "att_places", "early_all")
@@ -62,7 +62,7 @@ def test_the_table_is_about_scikit_learns_average_precision(out: Path) -> None:
     assert r"mAP \%" in (out / "table1.tex").read_text()
 
 
-def test_figure_3_counts_what_is_wrongly_added(out: Path) -> None:
+def test_figure_3_counts_wrongly_added_labels(out: Path) -> None:
     own = read_predictions(out / "runs" / "early_all" / "split-18-seed-0" / "predictions.csv")
     assert own.label_sets is not None
     counts, totals = label_set_cells(own.probabilities, own.label_sets)
@@ -86,7 +86,7 @@ def test_a_second_call_trains_and_draws_nothing(command: list[str], out: Path) -
     assert len(listed) == 7
 
 
-def test_the_paper_without_what_is_about_one_label() -> None:
+def test_paper_for_label_sets_has_no_late_fusion_and_no_published_numbers() -> None:
     paper = the_paper().for_label_sets()
     assert {row.fusion for row in paper.rows.values()} == {"", "early"}
     assert all(curve.published == () for curve in paper.curves)

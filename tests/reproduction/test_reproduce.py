@@ -32,7 +32,7 @@ def command(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactor
     ]
 
 
-def test_a_table_and_figures_with_one_command_and_nothing_twice(command: list[str]) -> None:
+def test_one_command_makes_table_and_figures_and_a_second_trains_nothing(command: list[str]) -> None:
     out = Path(command[command.index("--out") + 1])
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     assert "| MG EF O+P+ANP | 64.30 |" in done.stdout
@@ -49,7 +49,7 @@ def test_a_table_and_figures_with_one_command_and_nothing_twice(command: list[st
     assert [r["accuracy"] for r in second["rows"]] == [r["accuracy"] for r in first["rows"]]
 
 
-def test_an_engine_trains_the_same_table(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engine_trains_the_same_table(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folds of all rows are one list; rows that join others come after these. Each process is a call here."""
     order: list[str] = []
 
@@ -89,7 +89,7 @@ def test_late_fusion_is_the_mean_of_the_branches_of_the_same_fold(command: list[
         (["--folds", "5", "--splits", "3"], "--splits: 3 random splits cannot be combined with folds"),
     ],
 )
-def test_folds_and_splits_that_do_not_fit_are_named(words: list[str], message: str) -> None:
+def test_invalid_folds_and_splits_raise(words: list[str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         CliRunner().invoke(app, ["reproduce", "table1", *words], catch_exceptions=False)
 
@@ -106,7 +106,7 @@ def test_figure_5_is_drawn_once(command: list[str]) -> None:
     assert drawn == {path: path.stat().st_mtime_ns for path in (out / "fig5").iterdir()}
 
 
-def test_figures_without_their_streams_are_named(command: list[str], vectors: Path, tmp_path: Path) -> None:
+def test_figures_with_missing_streams_are_noted(command: list[str], vectors: Path, tmp_path: Path) -> None:
     asked = ["reproduce", "fig3", "fig5", *command[3:9], "--json", "--quiet", "--streams", "anp=anp", *command[-8:]]
     asked += ["--input", f"anp={vectors}", "--out", str(tmp_path / "other")]
     found = json.loads(CliRunner().invoke(app, asked, catch_exceptions=False).stdout)
@@ -134,7 +134,7 @@ def test_rows_without_their_streams_are_left_out(tmp_path: Path) -> None:
     assert last.recipe.network.freeze == ("branches",)
 
 
-def test_unknown_places_and_targets_are_told(tmp_path: Path) -> None:
+def test_unknown_streams_and_targets_raise(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'scenes' is not a stream of the paper"):
         stream_places("scenes=scenes", the_paper())
     with pytest.raises(UsageError, match="no row of table1"):

@@ -74,7 +74,7 @@ def test_the_four_protocols(fi_run: Path, web: Path) -> None:
     assert found.published == 0.4645
 
 
-def test_strict_is_what_evaluate_measures_through_the_shipped_map(fi_run: Path, web: Path, tmp_path: Path) -> None:
+def test_strict_protocol_equals_evaluate_with_the_shipped_map(fi_run: Path, web: Path, tmp_path: Path) -> None:
     own = {"awe": "surprise", "excitement": "joy", "fear": "fear"}
     (tmp_path / "map.json").write_text(json.dumps(own))
     with_joy = web / "images" / "test25" / str(FINE.index("cheerfulness"))
@@ -87,6 +87,6 @@ def test_strict_is_what_evaluate_measures_through_the_shipped_map(fi_run: Path, 
     assert found["protocols"][0]["n"] == measured.n == 40
 
 
-def test_other_data_and_other_classes_are_refused(fi_run: Path, photos: Path) -> None:
+def test_other_data_and_other_classes_raise(fi_run: Path, photos: Path) -> None:
     with pytest.raises(UsageError, match="webemo:PATH"):
         webemo_protocols(fi_run, str(photos))

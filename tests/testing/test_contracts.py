@@ -36,31 +36,31 @@ WIDE = ("places", "deepsentibank")
         if name not in ("timm", "text")  # these need a model or a bank
     ],
 )
-def test_our_streams(name: str) -> None:
+def test_built_in_streams(name: str) -> None:
     assert len(check("stream", name)) >= 12
 
 
-def test_a_stream_of_timms() -> None:
+def test_timm_stream() -> None:
     assert len(check("stream", "timm:resnet18")) >= 12
 
 
 @pytest.mark.parametrize("name", list(taps))
-def test_our_taps(name: str) -> None:
+def test_built_in_taps(name: str) -> None:
     assert len(check("tap", name)) >= 7
 
 
 @pytest.mark.parametrize("name", list(temporals))
-def test_our_temporals(name: str) -> None:
+def test_built_in_temporals(name: str) -> None:
     assert len(check("temporal", name)) >= 4
 
 
 @pytest.mark.parametrize("name", list(fusions))
-def test_our_fusions(name: str) -> None:
+def test_built_in_fusions(name: str) -> None:
     assert len(check("fusion", name)) >= 5
 
 
 @pytest.mark.parametrize("name", list(losses))
-def test_our_losses(name: str) -> None:
+def test_built_in_losses(name: str) -> None:
     assert len(check("loss", name)) == 4
 
 
@@ -272,7 +272,7 @@ BROKEN = [
 @pytest.mark.parametrize(
     ("contract", "part", "promise", "words"), BROKEN, ids=lambda value: getattr(value, "__name__", "")
 )
-def test_a_broken_promise_is_told(contract: type[Contract], part: type, promise: str, words: str) -> None:
+def test_violated_requirement_raises(contract: type[Contract], part: type, promise: str, words: str) -> None:
     class Checked(contract):  # type: ignore[misc,valid-type]
         def make(self) -> object:
             given = {} if contract is StreamContract else dict(self.given())
