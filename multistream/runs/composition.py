@@ -150,7 +150,7 @@ def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Strea
     """Composes the recipe's network, initialised from its seed; the state of torch's generator does not change.
 
     Instances are copied, so that every training starts with the caller's weights. Otherwise a fold would start with
-    the weights of the fold before, which were trained on photos that this fold tests.
+    the weights of the previous fold, which were trained on photos that this fold tests.
     """
     given: dict[str, str | Stream] = {**recipe.network.streams, **copy.deepcopy(dict(streams or {}))}
     named = {key: text for key, text in given.items() if isinstance(text, str)}

@@ -261,5 +261,5 @@ def as_predictions(
 
 
 def over_classes(array: NDArray[Any] | None, rows: NDArray[np.int64], *, classes: int) -> NDArray[Any] | None:
-    """Rows of a table's array (N, K), if it has one, over `classes` >= K classes: 0 for those that the table lacks."""
+    """Returns rows of a table's array (N, K), padded with 0 to `classes` >= K columns; None if there is no array."""
     return None if array is None else np.pad(array[rows], ((0, 0), (0, classes - array.shape[1])))

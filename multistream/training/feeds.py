@@ -1,4 +1,4 @@
-"""Feeds: the sources of training batches, either photos, perhaps augmented, or pooled features in memory.
+"""Feeds: the sources of training batches, either photos with optional augmentation, or pooled features in memory.
 
 All augmentation is a function of seed, epoch and image (for mixup and cutmix, of the whole batch). It is therefore
 reproducible, and a resumed run sees the same images as an uninterrupted one.

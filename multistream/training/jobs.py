@@ -1,4 +1,4 @@
-"""A planned training run; and a job, one training run in its own process, with the handle that an engine returns."""
+"""A planned training run, and a job: one training run in its own process, with the handle that an engine returns."""
 
 from __future__ import annotations
 

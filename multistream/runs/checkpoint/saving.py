@@ -59,9 +59,9 @@ def save(
 
 
 def clean(folder: Path) -> tuple[Path, ...]:
-    """Removes checkpoints that dead processes left half written, on this machine or another; returns their paths.
+    """Removes incomplete checkpoints of processes that have ended, on any machine; returns their paths.
 
-    Only the process that holds the run's lock writes checkpoints, and so it alone may call this.
+    The caller must hold the run's lock, so that no other process is writing checkpoints.
     """
     return files.clean(folder, locked=True)
 
