@@ -1,4 +1,4 @@
-"""A toy stream of three stages, pooled features in its shape, and a small set of pictures on disk."""
+"""A toy stream of three stages, random pooled features for it, and a small set of images on disk."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PARTS = Parts(np.arange(90), np.arange(90, 110), np.arange(110, 150))
 
 
 class Toy(Stream):
-    """Three small convolutions, the same whenever it is made."""
+    """Three small convolutions with the same weights in every instance."""
 
     def __init__(self, names: Sequence[str] = ("edges", "parts", "things")) -> None:
         with torch.random.fork_rng(devices=[]):
@@ -47,9 +47,9 @@ class Toy(Stream):
 
 @dataclass
 class Bench:
-    """A composed network with the stream `toy`, and `anp` if asked for, and random features to train its heads on.
+    """A composed network with the streams `keys`, and random features to train its heads on.
 
-    With `label_sets` an image has its class and perhaps the first one too.
+    With `label_sets` an image has its class, and may have the first class too.
     """
 
     temporal: str = "concat"
@@ -94,37 +94,37 @@ class Bench:
         self.initial = InitialNetworks(self.base, self.recipe, fusions=fusions)
 
     def variants(self, axis: Axis) -> tuple[Variant, ...]:
-        """What the axis keeps, under one fusion."""
+        """Returns the variants of an axis, with one fusion."""
         return tuple(v for v in variants(self.network, axis) if v.fusion == self.fusion)
 
     def grid(self, found: Sequence[Variant], seeds: Sequence[int]) -> list[list[MultiStream]]:
-        """Untrained networks, seeds by variants."""
+        """Returns untrained networks, seeds by variants."""
         return [[self.initial.network(variant, seed=seed) for variant in found] for seed in seeds]
 
     def train(self, grid: list[list[MultiStream]], seeds: Sequence[int], settings: TrainingSettings) -> TrainedRows:
-        """Trains all of them."""
+        """Trains all rows of the grid."""
         return train_rows(grid, self.data, seeds=seeds, settings=settings, runtime=CPU, tick=lambda _: None)
 
 
 def settings_of(**changes: Any) -> TrainingSettings:
-    """Five short epochs, 12 steps of 16 images in each."""
+    """Returns settings for five short epochs of 12 steps with 16 images."""
     return Recipe().updated({"training": {"epochs": 5, "batch_size": 16, "patience": 0, **changes}}).training
 
 
 def weights_of(network: MultiStream) -> dict[str, torch.Tensor]:
-    """All that training changes."""
+    """Returns all tensors that training changes."""
     return {n: t.detach().clone() for n, t in network.state_dict().items() if ".stream." not in n}
 
 
 def difference(first: MultiStream, second: MultiStream) -> float:
-    """The largest difference of any weight."""
+    """Returns the largest difference of a weight."""
     other = weights_of(second)
     return max(float((t - other[n]).abs().max()) for n, t in weights_of(first).items())
 
 
 @torch.no_grad()
 def probability_difference(bench: Bench, first: MultiStream, second: MultiStream) -> float:
-    """The largest difference of any probability on any photo."""
+    """Returns the largest difference of a probability over all photos."""
     pooled = bench.data.take(torch.arange(150))
     one, other = (network.probabilities(network.classify(pooled)) for network in (first.eval(), second.eval()))
     return float((one - other).abs().max())
@@ -132,7 +132,7 @@ def probability_difference(bench: Bench, first: MultiStream, second: MultiStream
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of 90 pictures of 32 pixels whose colours overlap."""
+    """Class folders of 90 images of 32 pixels whose colours overlap."""
     root = tmp_path_factory.mktemp("photos")
     chance = np.random.default_rng(0)
     for name, colour in COLOURS.items():
@@ -146,7 +146,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def vectors(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Vectors of 6 for every picture, of which the first says a little about the class."""
+    """Vectors of width 6 for every image; the first entry is weakly informative about the class."""
     ids = [str(path.relative_to(photos)) for path in sorted(photos.rglob("*.png"))]
     features = np.random.default_rng(1).random((len(ids), 6)).astype(np.float32)
     features[:, 0] += [0.4 * list(COLOURS).index(name.split("/")[0]) for name in ids]
@@ -157,7 +157,7 @@ def vectors(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def recipe(photos: Path) -> Recipe:
-    """The toy alone, frozen: 4 epochs of 4 steps on the CPU."""
+    """A recipe of the toy stream alone, frozen: 4 epochs of 4 steps on the CPU."""
     return Recipe().updated(
         {
             "data": {"source": str(photos), "image_size": 32, "split": "60/10/30"},
@@ -170,5 +170,5 @@ def recipe(photos: Path) -> Recipe:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads what another has cached."""
+    """Isolates the feature cache of each test."""
     monkeypatch.setenv("MULTISTREAM_CACHE", str(tmp_path / "cache"))

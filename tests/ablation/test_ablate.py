@@ -1,4 +1,4 @@
-"""ablate from the recipe to its result, held against ordinary trainings; what it keeps, and how it fails."""
+"""ablate from recipe to result, compared with single training runs; its files, and its errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.ablation.conftest import Toy
 
 
 class Listening(Console):
-    """Keeps what is said."""
+    """Records messages."""
 
     def __init__(self) -> None:
         super().__init__(quiet=False)
@@ -46,12 +46,12 @@ def toy_ablated(recipe: Recipe, axis: Axis, **options: object) -> Ablation:
 
 @pytest.fixture
 def with_anp(recipe: Recipe, vectors: Path) -> Recipe:
-    """A second stream, of vectors."""
+    """The recipe with a second stream of vectors."""
     return recipe.updated({"network": {"streams": {"anp": "anp"}, "inputs": {"anp": str(vectors)}}})
 
 
 def test_rows_equal_single_training_runs(recipe: Recipe, tmp_path: Path) -> None:
-    """With the recurrent temporal, whose rows are `train`'s bit by bit: accuracies, p and Holm from its predictions."""
+    """With a recurrent temporal rows equal `train` bit by bit, and so do accuracies, p-values and Holm's correction."""
     recipe = recipe.updated({"network": {"temporal": "bigru+att"}})
     result = toy_ablated(recipe, "depth")
     correct = []
@@ -83,7 +83,7 @@ def test_several_seeds_and_splits_equal_single_training_runs(recipe: Recipe, tmp
         own = recipe.updated({"training": {"seed": seed}, "data": {"split_seed": split_seed}})
         run = train(own, out=tmp_path / str(place), streams={"toy": Toy()})
         n = run.parts["test"].n
-        assert abs(result.whole.scores[place] - run.parts["test"].accuracy) * n < 1.5  # rounding may turn a photo
+        assert abs(result.whole.scores[place] - run.parts["test"].accuracy) * n < 1.5  # rounding
 
 
 def test_masked_score_uses_the_training_mean_of_missing_taps(recipe: Recipe, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_masked_score_uses_the_training_mean_of_missing_taps(recipe: Recipe, tmp
 def test_taps_have_shapley_values_and_probes(recipe: Recipe) -> None:
     result = toy_ablated(recipe, "taps", seeds=2)
     assert len(result.rows) == 7
-    guess = 1 / 3  # classes of one size
+    guess = 1 / 3  # classes of equal size
     total = sum(tap.value for tap in result.shapley)
     assert total == pytest.approx(np.mean(result.whole.scores) - guess, abs=1e-9)
     assert result.ridge is not None
@@ -132,7 +132,7 @@ def test_all_subsets_of_streams_are_trained_with_each_fusion(with_anp: Recipe) -
     by_keep = {tuple(row.keep): row.score for row in result.rows[:2]}
     (pair,) = found.pairs
     alone = by_keep["anp",] + by_keep["toy",]
-    assert alone == pytest.approx(2 * (1 - pair.double_fault) - pair.disagreement)  # both right counts twice
+    assert alone == pytest.approx(2 * (1 - pair.double_fault) - pair.disagreement)  # both correct: counts twice
     assert found.oracle_any == pair.oracle
     assert {(each.fusion, each.stream) for each in found.leave_one_out} == {
         (fusion, key) for fusion in ("early", "late", "gated") for key in ("anp", "toy")
@@ -144,7 +144,7 @@ def test_all_subsets_of_streams_are_trained_with_each_fusion(with_anp: Recipe) -
 
 def test_cut_limits_the_ablation_to_one_stream(with_anp: Recipe) -> None:
     result = toy_ablated(with_anp, "taps", cut="toy")
-    assert len(result.rows) == 8  # all subsets, the empty one too, for anp is left
+    assert len(result.rows) == 8  # all subsets including the empty one, since anp remains
     assert tuple(result.rows[0].keep) == ("anp",)
     without = np.mean(result.rows[0].scores)
     assert sum(tap.value for tap in result.shapley) == pytest.approx(result.whole.score - without)
@@ -154,9 +154,9 @@ def test_cut_limits_the_ablation_to_one_stream(with_anp: Recipe) -> None:
 def test_trained_streams_need_full_training_runs(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The cost is told first; each row is the run that `train` leaves; a second call takes what is there.
+    """The cost is printed first; each row is a run as written by `train`; a second call reuses finished runs.
 
-    An engine (its process is a call here) trains what is missing, in the same folder.
+    An engine (its processes are calls here) trains the missing runs in the same folder.
     """
     recipe = recipe.updated(
         {
@@ -197,7 +197,7 @@ def test_trained_streams_need_full_training_runs(
 
 
 def test_split_without_test_photos_raises(recipe: Recipe) -> None:
-    """Before, it spoke of photos that could not be decoded."""
+    """The error formerly said that photos could not be decoded."""
     with pytest.raises(DataError, match=r"with data\.split = 90/10/0 it has no test split"):
         toy_ablated(recipe.with_settings(["data.split=90/10/0"]), "depth")
 
@@ -223,7 +223,7 @@ def test_result_is_saved_and_read_by_the_report(recipe: Recipe, tmp_path: Path) 
 
 
 def test_verify_fails_if_a_row_differs_from_the_row_alone(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Here each step of a batch goes a little further than it."""
+    """Batches take slightly larger steps here than a row alone."""
     right = BatchedRows.update
     monkeypatch.setattr(
         BatchedRows, "update", lambda rows, factor: right(rows, factor * (1 + 1e-3 * (len(rows.grid[0]) > 1)))

@@ -1,4 +1,4 @@
-"""Rows trained in one batch are the rows trained alone up to rounding; and what would break that does."""
+"""Rows trained in one batch equal rows trained alone up to rounding, and negative controls do not."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROMISE = 1e-5
 
 
 def by_train(bench: Bench, network: MultiStream, settings: TrainingSettings) -> MultiStream:
-    """The network after `train`'s own loop over the same features."""
+    """Trains the network with the loop of `train` on the same features."""
     train_by_itself(network, bench.data, settings=settings, runtime=CPU)
     return network.eval()
 
@@ -50,7 +50,7 @@ def check_alone(bench: Bench, axis: Axis, settings: TrainingSettings) -> None:
 @pytest.mark.parametrize("axis", ["depth", "taps"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
 def test_row_of_a_batch_equals_the_row_alone(optimizer: str, axis: Axis) -> None:
-    """With dropout of one half, several seeds, and the best epoch kept for each row."""
+    """With dropout of 0.5, several seeds, and the best epoch of each row."""
     check_alone(Bench(keys=("toy", "anp")), axis, settings_of(**OPTIMIZERS[optimizer]))
 
 
@@ -83,13 +83,13 @@ def test_row_equals_the_row_alone_in_every_linear_form(form: dict[str, Any]) -> 
 @pytest.mark.parametrize("fusion", ["early", "late", "gated"])
 @pytest.mark.parametrize("second", ["other", "anp"])
 def test_subsets_of_streams_equal_rows_alone(fusion: str, second: str) -> None:
-    """`anp` has an MLP for a head: under late its rows are not batched."""
+    """`anp` has an MLP as head, so with late fusion its rows are not batched."""
     check_alone(Bench(keys=("toy", second), fusion=fusion), "streams", settings_of(learning_rate=0.01))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_recurrent_rows_equal_the_trainer_bit_by_bit(optimizer: str) -> None:
-    """Rows that are not batched do what `train` does, number for number."""
+    """Rows that are not batched have exactly the weights of `train`."""
     bench, settings = Bench(temporal="bigru+att"), settings_of(**OPTIMIZERS[optimizer])
     found = bench.variants("depth")
     rows = bench.grid(found, SEEDS)
@@ -104,7 +104,7 @@ def test_recurrent_rows_equal_the_trainer_bit_by_bit(optimizer: str) -> None:
 @pytest.mark.parametrize("axis", ["depth", "taps"])
 @pytest.mark.parametrize("label_sets", [False, True])
 def test_batched_rows_equal_the_trainer_up_to_rounding(label_sets: bool, axis: Axis, optimizer: str) -> None:
-    """The trainer sums a row's numbers in another order, so float32 rounds otherwise."""
+    """The trainer sums in another order, so float32 rounding differs."""
     bench, settings = Bench(label_sets=label_sets), settings_of(**OPTIMIZERS[optimizer])
     found = bench.variants(axis)
     rows = bench.grid(found, [5])
@@ -115,7 +115,7 @@ def test_batched_rows_equal_the_trainer_up_to_rounding(label_sets: bool, axis: A
 
 
 def test_rows_have_no_weights_for_missing_stages() -> None:
-    """The weights of masked stages stay 0, for a row has none: no projection, and no column of the classifier."""
+    """A row without a stage has no projection and no columns of the classifier for it."""
     bench = Bench()
     found = bench.variants("taps")
     (networks,) = bench.grid(found, [1])
@@ -140,7 +140,7 @@ def test_rows_have_no_weights_for_missing_stages() -> None:
 
 
 def test_clipping_by_the_norm_of_all_rows_gives_other_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One factor for all rows makes each depend on the others."""
+    """Negative control: one clipping factor for all rows makes them depend on each other."""
 
     def clip_globally(rows: BatchedRows) -> None:
         torch.nn.utils.clip_grad_norm_([p.value for p in rows.parameters], rows.settings.clip_norm)
@@ -173,7 +173,7 @@ def test_global_generator_is_not_changed() -> None:
 
 
 def test_late_loss_is_finite_for_extreme_logits() -> None:
-    """Logits 300 apart: the softmax of one class is 0 in float32, its logarithm is not."""
+    """With logits 300 apart the softmax of a class is 0 in float32, but its logarithm is finite."""
     bench, settings = Bench(keys=("toy", "other"), fusion="late"), settings_of()
     grid = bench.grid(bench.variants("streams")[-1:], [0])
     network = grid[0][0]
@@ -201,7 +201,7 @@ def test_stream_and_stage_named_stream_keep_their_best_epoch(temporal: str) -> N
 
 
 def test_random_layers_of_plugins_are_reproducible() -> None:
-    """nn.Dropout draws from torch's generator, which each step of each row seeds."""
+    """nn.Dropout draws from torch's generator, which is seeded for each step of each row."""
     networks = []
     for noise in (0, 5):
         bench = Bench(temporal="bigru")

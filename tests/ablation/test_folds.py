@@ -1,4 +1,4 @@
-"""Ablation on folds: every photo has one vote, and the whole composition is what `train --folds` measures."""
+"""Ablation on folds: each photo counts once, and the complete network has the score of `train --folds`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from multistream.training.folds import train_folds
 
 @pytest.fixture
 def two_vectors(photos: Path, vectors: Path) -> Recipe:
-    """Two linear heads on the same vectors, on three folds."""
+    """A recipe of two streams with linear heads on the same vectors, with three folds."""
     return Recipe().updated(
         {
             "data": {"source": str(photos), "folds": 3},

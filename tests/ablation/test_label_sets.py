@@ -1,4 +1,4 @@
-"""Ablation where images may have several labels: the mean average precision, held against scikit-learn."""
+"""Ablation on images with several labels: the mean average precision, compared with scikit-learn."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tally(*trainings: tuple[list[int], np.ndarray]) -> LabelSetTally:
 
 
 def guesses(seed: int, count: int) -> np.ndarray:
-    """Two variants: noise, and what is right with less noise. Many scores are equal."""
+    """Returns the scores of two variants: noise, and the labels with less noise. Many scores are tied."""
     chance = np.random.default_rng(seed)
     noise = chance.random((2, count, 3))
     return np.round(noise, 1)
@@ -76,7 +76,7 @@ def test_classifier_without_inputs_scores_the_class_frequencies() -> None:
 
 @pytest.fixture(scope="module")
 def recipe(tagged: Path) -> Recipe:
-    """90 pictures whose bright channels are their tags."""
+    """90 images whose bright channels are their tags."""
     return Recipe().updated(
         {
             "data": {"source": str(tagged), "label": "tags[;]", "image_size": 32, "split": "60/10/30"},

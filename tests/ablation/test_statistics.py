@@ -1,4 +1,4 @@
-"""Scores by hand and against peers: McNemar, intervals, the Pareto line, complements, probes and Shapley values."""
+"""Scores compared with values by hand and other libraries: McNemar, Pareto front, probes and Shapley values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STAGES = ("a", "b", "c")
 
 
 def tally(*trainings: tuple[list[int], list[list[int]]], labels: Sequence[int] = (0,) * 10) -> RowScores:
-    """Of (photos, right or wrong for each variant)."""
+    """Makes a tally of (photos, whether each variant is correct)."""
     found = AccuracyTally(len(trainings[0][1]), np.array(labels))
     for rows, correct in trainings:
         own = np.eye(3)[np.array(labels)[rows]]
@@ -37,7 +37,7 @@ def test_single_training_run_gives_its_own_accuracy() -> None:
 
 
 def test_photo_counts_once_for_any_number_of_training_runs() -> None:
-    """Ten seeds of one difference are one photo's difference: p stays what one photo can show."""
+    """Ten seeds that differ on one photo are one difference: p is that of a single photo."""
     once = ([0, 1], [[0, 1], [1, 1]])
     scores = tally(*[once] * 10)
     assert scores.score.tolist() == [0.5, 1.0]
@@ -51,7 +51,7 @@ def test_photos_of_all_splits_count() -> None:
     assert scores.score.tolist() == [0.75, 0.75]
     low, high = scores.interval(0)
     assert low < 0.75 < high
-    assert scores.p_value(0, 1) == 1.0  # photo 0 for the first, photo 1 (once against twice) for the second
+    assert scores.p_value(0, 1) == 1.0  # photo 0 favours the first, photo 1 the second
 
 
 def test_each_class_has_accuracy_and_delta() -> None:
@@ -68,7 +68,7 @@ def test_pareto_front_keeps_ties_and_drops_dominated_rows() -> None:
 
 
 def test_complementarity_equals_counts_by_hand() -> None:
-    """Four photos: p is right on the first two, q on the second two but the last; fused right on all but one."""
+    """Four photos: p is correct on the first two, q on the middle two, early fusion on the first three."""
     names = [({"p": ("x",)}, "early"), ({"q": ("x",)}, "early"), ({"p": ("x",), "q": ("x",)}, "late")]
     found = [Variant(keep, fusion) for keep, fusion in (*names, ({"p": ("x",), "q": ("x",)}, "early"))]
     correct = [[1, 1, 0, 0], [0, 1, 1, 0], [1, 1, 0, 0], [1, 1, 1, 0]]
@@ -91,7 +91,7 @@ def subsets() -> list[tuple[str, ...]]:
 
 
 def test_shapley_values_sum_to_the_gain_of_the_complete_network() -> None:
-    """A1, for each of two trainings; alone, nothing means the training split's most frequent class."""
+    """A1, for each of two training runs; the empty coalition predicts the training split's most frequent class."""
     found = [Variant({"p": chosen}, "early", about="p" if len(chosen) < 3 else "") for chosen in subsets()]
     chance = np.random.default_rng(2)
     seen = [(list(range(10)), chance.integers(0, 2, (7, 10)).tolist()) for _ in range(2)]
@@ -114,7 +114,7 @@ def test_tap_without_effect_has_value_zero() -> None:
 
 
 def test_probes_of_every_subset_equal_least_squares() -> None:
-    """B4: from one Gram matrix, against torch's least squares and normal equations on the images, float64, 1e-8."""
+    """B4: probes from one Gram matrix equal torch's least squares and normal equations in float64, to 1e-8."""
     chance = torch.Generator().manual_seed(0)
     pooled = {stage: torch.randn(60, width, generator=chance) for stage, width in zip(STAGES, (4, 7, 9), strict=True)}
     labels = torch.randint(3, (60,), generator=chance)

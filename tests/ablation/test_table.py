@@ -1,4 +1,4 @@
-"""The table and the figure of a small result made by hand."""
+"""The table and the figure of a small artificial result."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def row_of(
 
 
 def result_of() -> Ablation:
-    """Two rows on eight photos of two classes."""
+    """Returns a result of two rows on eight photos of two classes."""
     cut = row_of("toy edges", 0.5, delta=-0.25, macs=1_000_000, classes={"awe": (0.25, -0.5), "joy": (0.75, 0.0)})
     whole = row_of("toy", 0.75, delta=0.0, macs=9_000_000, classes={"awe": (0.75, 0.0), "joy": (0.75, 0.0)})
     return Ablation(

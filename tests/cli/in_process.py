@@ -1,4 +1,4 @@
-"""Runs the command line in this process: torch is imported once, not once a call."""
+"""Runs the command line in this process, so that torch is imported only once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from multistream.cli import main
 
 
 def call(*words: str | Path, cwd: Path, code: int = 0, stdin: str = "") -> tuple[str, str]:
-    """Returns stdout and stderr; the exit code must be `code`. The feature cache lies in `cwd`, unless it is set."""
+    """Returns stdout and stderr; asserts the exit code `code`. The feature cache is in `cwd`, unless it is set."""
     out, err, left = io.StringIO(), io.StringIO(), 0
     given = io.TextIOWrapper(io.BytesIO(stdin.encode()))
     environment = {"MULTISTREAM_CACHE": os.environ.get("MULTISTREAM_CACHE") or str(cwd / "cache")}

@@ -1,4 +1,4 @@
-"""multistream ablate as a user types it: JSON on stdout, table, CSV, figure, what a run keeps, and errors."""
+"""multistream ablate from the command line: JSON, table, CSV, figure, files in the run, and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reader that leaves, as `head` does."""
+"""A reader that closes the pipe, such as `head`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.cli.in_process import call
 
 @pytest.mark.parametrize("words", ["--version", "--help", "plugins --json", "train --print-recipe"])
 def test_closed_pipe_ends_the_program_quietly(words: str, tmp_path: Path) -> None:
-    """typer prints some of them, rich the help: whichever finds the pipe closed, it is exit code 141 and no message."""
+    """typer and rich (for help) both print; for both the exit code is 141, without a message."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "multistream", *words.split()]
@@ -35,7 +35,7 @@ def test_error_message_without_a_reader_is_quiet(tmp_path: Path) -> None:
 
 
 def test_other_broken_pipes_stay_errors(tmp_path: Path) -> None:
-    """A process of ours that died is a failure; typer would end it with exit code 1 and no message."""
+    """A broken pipe to a child process is an error; typer alone would exit with code 1 and no message."""
     program = typer.Typer()
 
     @program.command()

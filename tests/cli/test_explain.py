@@ -1,4 +1,4 @@
-"""multistream explain on a run: the sum, the file, the pictures, and what is said where no sum exists."""
+"""multistream explain on a run: sums, files, overlays, and the output without an exact sum."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def early(recipe: Recipe, vectors: Path, folder: Path) -> Path:
-    """A run whose logits are sums; trained once."""
+    """A run with exact sums, trained once for all tests."""
     return folder / "early" if (folder / "early").exists() else made(recipe, vectors, folder / "early", "early")
 
 
@@ -66,7 +66,7 @@ def total(arrays: np.lib.npyio.NpzFile, key: str) -> np.ndarray:
 def test_contributions_of_early_fusion_sum_to_the_logit(
     early: Path, vectors: Path, photos: Path, tmp_path: Path
 ) -> None:
-    """Check E3, through the file that others build on."""
+    """Check E3, on the written .npz file."""
     words = [early, photos / "awe", "--input", f"anp={vectors}", "--npz", "e.npz"]
     found = explained(*words, cwd=tmp_path)
     assert len(found) == 20
@@ -75,7 +75,7 @@ def test_contributions_of_early_fusion_sum_to_the_logit(
     logits = arrays["logits"]
     assert logits.shape == (20, 3)
     assert arrays["bias"].shape == (20, 3)
-    explained(*words, "--classes", "target", cwd=tmp_path)  # the same axes, whatever is kept
+    explained(*words, "--classes", "target", cwd=tmp_path)  # the same axes for one class
     assert [np.load(tmp_path / "e.npz")[name].shape for name in ("logits", "bias")] == [(20, 1), (20, 1)]
     difference = np.abs(total(arrays, "") + arrays["bias"] - logits)
     assert (difference <= 1e-5 * np.maximum(1, np.abs(logits))).all()
@@ -88,7 +88,7 @@ def test_contributions_of_early_fusion_sum_to_the_logit(
         "explain", early, photos / "awe" / "1.png", "--input", f"anp={vectors}", "--device", "cpu", cwd=tmp_path
     )
     assert "Shapley" in text
-    assert "interaction" not in text  # a sum over the streams has none
+    assert "interaction" not in text  # logits that are sums over streams have none
     said = {name: str(arrays[name]) for name in ("method", "flow", "scale", "baseline")}
     assert said == {"method": "decomposition", "flow": "direct", "scale": "logit", "baseline": "mean"}
 
@@ -210,7 +210,7 @@ def test_integrated_gradients_sum_to_the_difference_from_the_training_mean(
 
 
 def test_flows_differ_below_the_last_stage_and_are_named(early: Path, photos: Path, tmp_path: Path) -> None:
-    """Check E12, as the user sees it."""
+    """Check E12, in the command's output."""
     words = [early, photos / "awe" / "1.png", "--method"]
     (direct,), (through,) = (explained(*words, name, cwd=tmp_path) for name in ("grad-cam", "grad-cam-total"))
     assert (direct["flow"], through["flow"]) == ("direct", "total")
@@ -285,7 +285,7 @@ def test_wrong_options_raise(early: Path, photos: Path, tmp_path: Path, words: l
 def test_unwritable_output_raises_before_explaining(
     early: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str]
 ) -> None:
-    """Refused before a photo is explained: a file stands where the folder should be."""
+    """A file in place of the output folder raises before any photo is explained."""
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(Explainer, "explanations", lambda _: pytest.fail("photos were explained"))
     options = [word.format(tmp_path / "file") for word in words]
@@ -300,7 +300,7 @@ def test_unwritable_gallery_gives_one_line(early: Path, tmp_path: Path) -> None:
 
 
 def test_full_disk_leaves_no_partial_file(early: Path, photos: Path, tmp_path: Path) -> None:
-    """What collects rows writes plainly: no space is an error that is told, not a signal that kills."""
+    """Rows are written without memory mapping: a full disk raises an error instead of a signal."""
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

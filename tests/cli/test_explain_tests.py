@@ -1,4 +1,4 @@
-"""multistream gallery and test-explanation: over many photos, and the self-test's exit code."""
+"""multistream gallery and test-explanation: tests on photos, and the self-test's exit code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers that no command can use: refused with exit code 2 before anything is computed."""
+"""Numbers out of range: exit code 2 before any computation."""
 
 from __future__ import annotations
 

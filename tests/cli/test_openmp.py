@@ -1,4 +1,4 @@
-"""How threads of OpenMP wait: the command line's choice, before torch is loaded."""
+"""The wait policy of OpenMP's threads, which the command line sets before torch is imported."""
 
 import os
 import subprocess

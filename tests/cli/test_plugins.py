@@ -1,4 +1,4 @@
-"""`multistream plugins`: what it prints, what it costs, and that a new plugin works at once."""
+"""`multistream plugins`: output, speed, and new plugins that work immediately."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KEYS = ["name", "kind", "distribution", "version", "status", "error"]
 
 
 def call(*words: str) -> str:
-    """What `multistream plugins WORDS` prints on stdout."""
+    """Returns the stdout of `multistream plugins WORDS`."""
     done = CliRunner().invoke(app, words, catch_exceptions=False, standalone_mode=False)
     if done.exception:
         raise done.exception
@@ -31,7 +31,7 @@ def call(*words: str) -> str:
 
 
 def listing(path: list[str]) -> subprocess.CompletedProcess[str]:
-    """`plugins --json` in a process of its own, which prints the heavy modules that it imported."""
+    """Runs `plugins --json` in a new process, which prints the heavy modules that it imported."""
     code = (
         "import sys; sys.argv = ['multistream', 'plugins', '--json']\n"
         "from multistream.cli import main\n"
@@ -66,7 +66,7 @@ class TestList:
         assert done.stderr == "[]\n"
         assert len(json.loads(done.stdout)) > 20
 
-    @pytest.mark.slow  # a time, for an idle machine: CI's are busy
+    @pytest.mark.slow  # a timing, which needs an idle machine
     def test_listing_is_fast(self, installed):
         path = installed("sketch", "broken")
         times = []
@@ -78,9 +78,9 @@ class TestList:
         assert min(times) < 0.5, "0.25 s of a core was measured; the promise is 0.3 s on an idle machine"
 
     def test_broken_plugin_installed_by_pip_is_listed(self, tmp_path):
-        """As a stranger's mistake comes: a real distribution, which stops no other and is named with its cause."""
+        """A broken distribution does not affect others, and is listed with its error."""
         trees = [str(Path(__file__).parent.parent / "plugins" / name) for name in ("broken", "sketch")]
-        copies = [shutil.copytree(tree, tmp_path / Path(tree).name) for tree in trees]  # pip builds inside of a tree
+        copies = [shutil.copytree(tree, tmp_path / Path(tree).name) for tree in trees]  # pip builds in the tree
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
         subprocess.run([*pip, "--target", str(tmp_path / "site"), *map(str, copies)], check=True)
         environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
@@ -237,7 +237,7 @@ class TestCheck:
 
 
 def test_components_that_cannot_be_imported_are_listed_as_broken(installed, tmp_path):
-    """Of a part that was never imported, the source tells what is missing; `--load` imports it."""
+    """The source of a component shows what is missing without importing it; `--load` imports it."""
     new_plugin("line", out=tmp_path / "line")
     (tmp_path / "line" / "multistream_line" / "stream.py").write_text("def Line(:")
     new_plugin("arc", out=tmp_path / "arc")

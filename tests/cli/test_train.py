@@ -1,4 +1,4 @@
-"""The commands as a user types them: train, evaluate, predict, compare; what they print, and how they fail."""
+"""The commands train, evaluate, predict and compare: output and errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_train_prints_choices_and_next_commands(photos: Path, tmp_path: Path) ->
 
 
 def test_next_commands_work_for_a_run_with_vectors(photos: Path, tmp_path: Path) -> None:
-    """Another photo has no vector: the commands that train proposes must not fail because of that."""
+    """New photos have no vectors: the commands that train suggests must work without them."""
     ids = [str(path.relative_to(photos)) for path in sorted(photos.glob("*/*"))]
     features = np.random.default_rng(0).normal(size=(len(ids), 3)).astype(np.float32)
     np.savez(tmp_path / "anp.npz", ids=ids, features=features)
@@ -214,7 +214,7 @@ def test_csv_of_a_split_is_a_data_set_in_any_folder(photos: Path, tmp_path: Path
 
 
 def test_sigterm_saves_and_exits_with_143(photos: Path, tmp_path: Path) -> None:
-    """Promise 6, in the middle of an epoch of photos; the run goes on from there."""
+    """Interruption in the middle of an epoch on photos; the run resumes from there."""
     import signal
     import time
 
@@ -247,13 +247,13 @@ def test_batch_size_auto(photos: Path, tmp_path: Path) -> None:
 
 
 def test_evaluate_matches_classes_by_name(run: Path, photos: Path, tmp_path: Path) -> None:
-    """Renamed, missing, extra and reordered classes, as folders on a user's disk."""
+    """Class folders with renamed, missing, additional and reordered classes."""
 
     def laid(name: str, **classes: str) -> Path:
         for folder, source in classes.items():
             (tmp_path / name / folder).mkdir(parents=True)
             for path in sorted((photos / source).glob("*.png"))[:6]:
-                pixels = Image.open(path).transpose(Image.Transpose.FLIP_TOP_BOTTOM)  # no photo of the training
+                pixels = Image.open(path).transpose(Image.Transpose.FLIP_TOP_BOTTOM)  # not a training photo
                 pixels.save(tmp_path / name / folder / path.name)
         return tmp_path / name
 
@@ -277,7 +277,7 @@ def test_evaluate_matches_classes_by_name(run: Path, photos: Path, tmp_path: Pat
 
 
 def test_predict_prints_unusual_file_names(run: Path, photos: Path, tmp_path: Path) -> None:
-    """Names that are not text, break a line, or are formulas; given as arguments, in a folder and on stdin."""
+    """Names that are not text, contain line breaks or are formulas, as arguments, in a folder and on stdin."""
     folder = tmp_path / "odd"
     folder.mkdir()
     names = [b"=cmd().png", b"two\nlines.png", b"\xff\xfe.png", "é.png".encode()]

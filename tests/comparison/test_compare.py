@@ -1,4 +1,4 @@
-"""compare: runs made by hand, whose right table is known."""
+"""compare: artificial runs with known results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PLACES = "network.streams.places=places"
 
 
 class Lab:
-    """Makes run folders. Photo i has the bytes `i` and is of class i mod K; `right` says which are named rightly."""
+    """Makes run folders. Photo i has the bytes `i` and the class i mod K; `right` marks correct predictions."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -164,7 +164,7 @@ def seeds(lab: Lab, name: str, accuracies: Sequence[float], *settings: str, firs
 
 
 def test_runs_that_differ_only_in_seeds_are_one_row(lab: Lab) -> None:
-    """Five seeds on the same 200 photos: the test is over photos, of which each counts once."""
+    """Five seeds on the same 200 photos: the test is over photos, and each counts once."""
     one, other = [0.60, 0.63, 0.60, 0.64, 0.61], [0.66, 0.65, 0.64, 0.69, 0.66]
     a, b = seeds(lab, "a", one), seeds(lab, "b", other, "network.temporal=bigru")
     found = compare([a[0], b[0], b[1], a[1], *a[2:], *b[2:]])
@@ -223,7 +223,7 @@ def test_rows_with_different_numbers_of_seeds_compare_means_of_photos(lab: Lab) 
 
 
 def test_repeated_folds_of_one_run_count_a_photo_once(lab: Lab) -> None:
-    """A run whose predictions hold each photo three times is three tests of that photo, not three photos."""
+    """Three predictions of a photo in one run are three tests of that photo, not three photos."""
     rng = np.random.default_rng(0)
     a, b = rng.random((2, 3, 60)) < 0.6
     repeated = [*range(60)] * 3
@@ -354,7 +354,7 @@ def test_macro_f1_and_balanced_accuracy_equal_scikit_learn(lab: Lab) -> None:
 
 
 def with_votes(lab: Lab) -> tuple[list[Path], list[np.ndarray], np.ndarray]:
-    """Three runs on 200 photos with votes, what they predict, the votes: the second is nearer to them."""
+    """Makes three runs on 200 photos with votes; returns the runs, predictions and votes. The second is closer."""
     rng = np.random.default_rng(0)
     votes = rng.dirichlet(np.ones(8), size=200)
     said = [0.3 * votes + 0.7 * rng.dirichlet(np.ones(8), size=200) for _ in range(3)]
@@ -385,7 +385,7 @@ def test_measures_of_photos_are_compared_by_a_paired_t_test(lab: Lab, measure: s
     assert [each.p_holm for each in tested if each] == pytest.approx(holm(expected))
     assert [each.value for each in tested if each] == pytest.approx([(second - first).mean(), (third - first).mean()])
     assert f"{better} is better" in as_table(found)
-    assert compare(runs, measure=measure, against="best").reference == 1  # the nearest, least or most
+    assert compare(runs, measure=measure, against="best").reference == 1  # the closest, by the lowest or highest value
 
 
 def test_nll_equals_scikit_learn_log_loss(lab: Lab) -> None:
@@ -543,7 +543,7 @@ def test_model_file_can_name_its_run(lab: Lab) -> None:
 
 @pytest.mark.parametrize(("module", "absent"), [("multistream.cli", True), ("torch", False)])
 def test_compare_imports_no_torch(lab: Lab, module: str, absent: bool) -> None:
-    """In a fresh interpreter; with torch imported before, the same question is answered with yes."""
+    """In a new interpreter; as a control, importing torch first is detected."""
     a, b = right(50, 10, 25, 15)
     runs = [str(lab.run("a", a)), str(lab.run("b", b, "network.temporal=bigru"))]
     code = (

@@ -1,4 +1,4 @@
-"""Rows whose photos may have several labels: the mean average precision, its bootstrap, and what counts once."""
+"""Rows of photos with several labels: the mean average precision, its bootstrap, and counting of photos."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CLASSES = ("blue", "green", "red")
 
 
 def guesses(seed: int, *, signal: float, n: int = 120) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Label sets, the same for any seed, and probabilities that know them as far as `signal` says."""
+    """Returns label sets, equal for all seeds, and probabilities that are informative by the fraction `signal`."""
     sets = np.random.default_rng(7).random((n, 3)) < (0.3, 0.5, 0.6)
     return sets, (1 - signal) * np.random.default_rng(seed).random((n, 3)) + signal * sets
 
@@ -71,7 +71,7 @@ def test_difference_of_equal_rows_is_zero() -> None:
 
 @pytest.mark.slow
 def test_equally_good_rows_are_rejected_in_5_percent() -> None:
-    """200 pairs of rows with the same knowledge and other noise: 95 % of such counts are 4 to 16."""
+    """200 pairs of rows with the same signal and different noise: 95 % of such counts are 4 to 16."""
     rejected = 0
     for pair in range(200):
         sets = np.random.default_rng(pair).random((200, 3)) < (0.3, 0.5, 0.6)

@@ -1,4 +1,4 @@
-"""A simulation: out-of-fold predictions with every choice nested keep the error of the first kind at 5 %."""
+"""A simulation: out-of-fold predictions with nested selection keep the type I error at 5 %."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from multistream.training.solver import fit_probe
 REPETITIONS, PHOTOS, CLASSES, WIDTH = 200, 200, 3, 8
 GRID = (10.0, 1.0, 0.1, 0.01)
 MOST = int(stats.binom.ppf(0.975, REPETITIONS, 0.05))
-"""Rejections that a test of 5 % has at most in 97.5 % of such simulations: 16 of 200."""
+"""The largest number of rejections of a 5 % test in 97.5 % of such simulations: 16 of 200."""
 
 Streams = dict[str, NDArray[np.float64]]
 
 
 def right_out_of_fold(streams: Streams, labels: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Whether each photo is right by the fold that held it out; penalties are chosen on inner folds of the others."""
+    """Returns whether each photo is correct in its test fold; penalties are chosen on inner folds of the others."""
     right = np.zeros(len(labels), dtype=np.bool_)
     for rows, held_out in inner_folds(np.eye(CLASSES)[labels], 5):
         probe = fit_probe({key: x[rows] for key, x in streams.items()}, labels[rows], penalties=GRID, folds=3)
@@ -30,7 +30,7 @@ def right_out_of_fold(streams: Streams, labels: NDArray[np.int64]) -> NDArray[np
 
 
 def photos(seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64], np.random.Generator]:
-    """Labels, and a stream that tells about half of them."""
+    """Returns labels, and a stream that is informative about half of them."""
     chance = np.random.default_rng(seed)
     labels = np.arange(PHOTOS) % CLASSES
     signal = chance.normal(size=(PHOTOS, WIDTH))
@@ -40,7 +40,7 @@ def photos(seed: int) -> tuple[NDArray[np.int64], NDArray[np.float64], np.random
 
 @pytest.mark.slow
 def test_nested_selection_keeps_the_type_1_error() -> None:
-    """Two compositions of the same stream, each with noise of its own, do not differ; and noise is no gain."""
+    """Two compositions of the same stream with independent noise do not differ, and noise does not help."""
     differ = gains = 0
     for seed in range(REPETITIONS):
         labels, signal, chance = photos(seed)

@@ -1,4 +1,4 @@
-"""Small composed networks to explain."""
+"""Small composed networks for tests of explanations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attributions of a batch: what they sum to, and taps that are not linear or pool in their own way."""
+"""Attributions of a batch: their sums, with nonlinear taps and taps with their own pooling."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CPU = Runtime(torch.device("cpu"))
 
 
 class Quarters(Tap):
-    """Linear, pools each quarter of the map: four times as wide as the channels. Has no `locate` of its own."""
+    """A linear tap that pools each quarter of the map: 4 x channels features. It does not override `locate`."""
 
     linear: ClassVar[bool] = True
 
@@ -37,7 +37,7 @@ class Quarters(Tap):
 
 
 class PowerMean(Quarters):
-    """Not linear, and says so."""
+    """A nonlinear tap, declared as such."""
 
     linear: ClassVar[bool] = False
 
@@ -46,7 +46,7 @@ class PowerMean(Quarters):
 
 
 def tapped(make: Make, kind: type[Tap], **options: str) -> MultiStream:
-    """The network of `make` with this tap at every stage of `left`, fitted again."""
+    """Returns the network of `make` with this tap at every stage of `left`, fitted again."""
     network = make(**options)
     branch = network.branches["left"]
     branch.taps = Modules({stage: kind(n, width=64) for stage, n in branch.stream.channels.items()})  # type: ignore[call-arg]
@@ -57,7 +57,7 @@ def tapped(make: Make, kind: type[Tap], **options: str) -> MultiStream:
 
 
 def test_linear_tap_of_any_pooled_width_is_decomposed_exactly(make: Make) -> None:
-    """Check E3 for a tap that pools in its own way and knows nothing of `locate`."""
+    """Check E3 for a tap with its own pooling and the default `locate`."""
     found = decompose(tapped(make, Quarters), example(), runtime=CPU)
     assert set(found.kinds.values()) == {"exact"}
     assert found.residual is not None
@@ -66,7 +66,7 @@ def test_linear_tap_of_any_pooled_width_is_decomposed_exactly(make: Make) -> Non
 
 @pytest.mark.parametrize("fusion", ["early", "late"])
 def test_nonlinear_tap_maps_sum_to_change_from_training_mean(make: Make, fusion: str) -> None:
-    """Integrated gradients go through any tap: down to the pixels, and complete."""
+    """Integrated gradients work with any tap: they reach the pixels and are complete."""
     network, batch = tapped(make, PowerMean, fusion=fusion), example()
     found = attribute(network, batch, targets=torch.tensor([0, 1, 2, 1]), runtime=CPU)
     assert found.method == "integrated-gradients"
@@ -78,7 +78,7 @@ def test_nonlinear_tap_maps_sum_to_change_from_training_mean(make: Make, fusion:
 
 @pytest.mark.parametrize(("temporal", "fusion"), [("concat", "early"), ("bigru+att", "early"), ("bigru", "gated")])
 def test_contributions_sum_to_contrast_in_every_composition(make: Make, temporal: str, fusion: str) -> None:
-    """Exactly with the bias, or beyond the average photo (check E10 on maps)."""
+    """Exactly with the bias, or relative to the training mean (check E10 on maps)."""
     network, batch = make(temporal=temporal, fusion=fusion), example()
     targets, against = torch.tensor([0, 1, 2, 1]), torch.tensor([1, 0, 0, 2])
     found = attribute(network, batch, targets=targets, against=against, runtime=CPU)

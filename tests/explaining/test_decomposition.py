@@ -1,4 +1,4 @@
-"""The exact sum (checks E3), and where there is none."""
+"""The exact sum (check E3), and compositions without one."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_nonlinear_components_have_kind_gradient(make: Make, temporal: str, fusi
 
 
 def test_local_explanation_has_a_remainder_instead_of_a_bias(make: Make) -> None:
-    """What gradient x input leaves over is told as such, not put into a bias so that a sum comes out."""
+    """The part of the logit not covered by gradient x input is a remainder, not a bias."""
     network = make(fusion="late")
     network.fusion.heads["words"] = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 3))
     found = decompose(network, example(), runtime=CPU)
@@ -73,28 +73,28 @@ def test_local_explanation_has_a_remainder_instead_of_a_bias(make: Make) -> None
 
 
 class PowerTap(GlobalAverage):
-    """Declares to be linear, and is not."""
+    """A tap that declares to be linear, but is not."""
 
     def pool(self, map_BChw: Tensor) -> Tensor:
         return map_BChw.float().amax((2, 3)) ** 2
 
 
 class Scattering(GlobalAverage):
-    """Its pixels do not sum to the pooled features."""
+    """A tap whose pixels do not sum to the pooled features."""
 
     def locate(self, weights: Tensor, map_BChw: Tensor) -> Tensor:
         return 2 * super().locate(weights, map_BChw)
 
 
 class Saturating(Concat):
-    """A temporal that declares to be linear, and is not."""
+    """A temporal that declares to be linear, but is not."""
 
     def forward(self, tokens_BTW: Tensor) -> Tensor:
         return super().forward(tokens_BTW).tanh()
 
 
 class Squaring(Early):
-    """A fusion that declares to be linear, and is not."""
+    """A fusion that declares to be linear, but is not."""
 
     def forward(self, vectors: Mapping[str, Tensor], present: frozenset[str] | None = None) -> FusionOutput:
         return FusionOutput(super().forward(vectors, present).logits.square(), {})
@@ -140,7 +140,7 @@ def halve(network: MultiStream) -> None:
 def test_sum_that_differs_from_the_logit_is_not_called_exact(
     make: Make, fusion: str, change: Callable[[MultiStream], None], said: str
 ) -> None:
-    """Whatever the parts declare; the first part whose declaration does not hold is named."""
+    """Even if all components declare to be linear; the fault names the first wrong declaration."""
     network = make(fusion=fusion)
     change(network)
     found = decompose(network, example(), runtime=CPU)

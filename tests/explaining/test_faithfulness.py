@@ -1,4 +1,4 @@
-"""Deletion, insertion, randomisation, pointing and energy (check E9), and that none of them changes the network."""
+"""Deletion and insertion (check E9), and that they do not change the network."""
 
 from __future__ import annotations
 
@@ -95,11 +95,11 @@ def test_memory_is_bounded_by_the_chunk() -> None:
     x = torch.rand(5, 1, 8, 8)
     perturbation_curves(answer, x, maps_BHW=x[:, 0], absent_BCHW=x * 0, steps=8, chunk=6)
     assert max(sizes) == 6
-    assert sum(sizes) == 5 * (2 + 2 * 7)  # the ends of both curves are answered once
+    assert sum(sizes) == 5 * (2 + 2 * 7)  # the ends of both curves are evaluated once
 
 
 def test_true_map_is_better_than_noise_and_its_inverse_is_worse() -> None:
-    """On a model that adds up the bright spot the interval of the paired difference leaves no doubt."""
+    """For a model that sums a bright spot, the interval of the paired difference excludes 0."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.zeros(32, 32)
     weights[4:12, 20:28] = 1.0

@@ -1,4 +1,4 @@
-"""Galleries: who was right, which photos are shown, mean maps, and pictures whose names cannot do harm."""
+"""Galleries: outcomes, selection of photos, mean maps, and unusual file names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CLASSES = ("awe", "fear", "<b>$x_{$</b>")
 
 
 def shown(number: int, label: str, left: str, right: str, *, name: str = "") -> GalleryPhoto:
-    """A photo with one or, separated by |, several labels."""
+    """Makes a photo with one label, or several separated by |."""
     generator = torch.Generator().manual_seed(number)
     return GalleryPhoto(
         Explanation(

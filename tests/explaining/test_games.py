@@ -1,4 +1,4 @@
-"""Games against axioms, closed forms and three peers (checks A1, A2, A4, A5)."""
+"""Games compared with axioms, closed forms and three other libraries (checks A1, A2, A4, A5)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_shapley_and_interactions_equal_shapiq(players: int) -> None:
     ],
 )
 def test_shapley_values_equal_captum_test_cases(groups: list[int], baseline: float, expected: list[float]) -> None:
-    """Check A4: the network and the numbers of captum's tests, x = [20, 50, 30]."""
+    """Check A4: the network and the values of captum's tests, x = [20, 50, 30]."""
     captum = pytest.importorskip("captum.attr")
     network = pytest.importorskip("captum.testing.helpers.basic_models").BasicModel_MultiLayer()
     x, member = torch.tensor([[20.0, 50, 30]]), torch.tensor(groups)

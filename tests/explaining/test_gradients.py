@@ -1,4 +1,4 @@
-"""Grad-CAM and integrated gradients against three peers (checks E2, E4, E5, E7, E10, E12)."""
+"""Grad-CAM and integrated gradients compared with three other libraries (checks E2, E4, E5, E7, E10, E12)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def second(logits: Tensor) -> Tensor:
 
 
 class OfImage(nn.Module):
-    """The network as a peer wants it: a float image that asks for gradients in, logits out."""
+    """The network with the interface of other libraries: a float image with gradients in, logits out."""
 
     def __init__(self, network: MultiStream, batch: dict[str, Tensor]) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def test_last_stage_equals_captum(make: Make, temporal: str, fusion: str, frozen
 
 @pytest.mark.parametrize("stage", ["low", "middle"])
 def test_total_flow_equals_captum_at_inner_stages(make: Make, stage: str) -> None:
-    """Check E12: the direct maps are others there, by much."""
+    """Check E12: the direct maps differ strongly at inner stages."""
     captum = pytest.importorskip("captum.attr")
     network, batch = make(), example()
     peer = captum.LayerGradCam(OfImage(network, batch), network.branches["left"].stream.stages[stage])
@@ -97,7 +97,7 @@ def test_last_stage_equals_exact_decomposition(make: Make) -> None:
 
 
 def test_in_place_activations_after_a_stage_have_no_effect(make: Make) -> None:
-    """Check E5: a map is what the network's tap saw, whatever comes after."""
+    """Check E5: maps are the tap's inputs, before later in-place operations."""
     network, batch = make(), example()
     before = grad_cam(network, batch, score=second, flow="total")
     for module in network.modules():
@@ -132,7 +132,7 @@ def test_integrated_gradients_are_complete_and_equal_captum(make: Make, temporal
     )
     for (key, branch), their in zip(network.branches.items(), theirs, strict=True):
         assert torch.allclose(found.tokens[key], their.float(), atol=1e-5)
-        for step, stage in enumerate(branch.taps):  # the places carry on what the tokens got
+        for step, stage in enumerate(branch.taps):  # the pixels have the same sums as the tokens
             assert torch.allclose(found.pixels[key][stage].flatten(1).sum(1), their[:, step].sum(1).float(), atol=2e-5)
 
 
@@ -160,7 +160,7 @@ def test_score_can_be_a_contrast_or_a_fused_probability(make: Make) -> None:
 @pytest.mark.parametrize("flow", ["direct", "total"])
 @pytest.mark.parametrize("breaks", [False, True])
 def test_network_is_restored_after_explaining(make: Make, flow: str, breaks: bool) -> None:
-    """Check E6, also after an exception."""
+    """Check E6, including after an exception."""
     network, batch = make(temporal="bigru+att"), example()
     network.train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}

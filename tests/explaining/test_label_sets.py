@@ -1,4 +1,4 @@
-"""Explanations and galleries where images may have several labels."""
+"""Explanations and galleries of images with several labels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from multistream.runs.predictions_file import read_predictions
 
 @pytest.fixture(scope="module")
 def run(tagged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two streams with early fusion on 90 pictures whose bright channels are their tags."""
+    """A run of two streams with early fusion on 90 images whose bright channels are their tags."""
     recipe = Recipe().updated(
         {
             "data": {"source": str(tagged), "label": "tags[;]", "image_size": 32, "split": "60/10/30"},

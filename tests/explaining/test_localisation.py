@@ -1,4 +1,4 @@
-"""Masks of photos: boxes and pictures, brought to what the network sees; the pointing game with its chance level."""
+"""Masks of photos: boxes and images, resized like the network's input; the pointing game and its chance level."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def test_boxes_are_squashed_or_cropped_like_the_photo(table: Table, tmp_path: Pa
     squashed = masks_of(table, source, size=10, resize="squash")
     assert squashed(0)[:5, 5:].all()
     assert squashed(0).sum() == 25
-    assert squashed(1)[:, [0, 1, 8, 9]].all()  # two boxes of one photo are one mask
+    assert squashed(1)[:, [0, 1, 8, 9]].all()  # two boxes of a photo form one mask
     assert not squashed(1)[:, 3:7].any()
     cropped = masks_of(table, source, size=10, resize="crop")
-    assert cropped(0).sum() == 25  # of the middle square of 20, the right half's upper half
+    assert cropped(0).sum() == 25  # the upper right quarter of the central square of 20
 
 
 def test_masks_can_be_a_folder_of_images(table: Table, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_energy_and_pointing_of_small_maps() -> None:
     maps = torch.tensor([[[1.0, 3.0], [-9.0, 0.0]], [[0.0, -1.0], [0.0, 0.0]]])
     masks = torch.tensor([[[False, True], [True, False]]] * 2)
     assert energy_in(maps, masks)[0] == 0.75
-    assert energy_in(maps, masks)[1].isnan()  # nothing speaks for the class
+    assert energy_in(maps, masks)[1].isnan()  # no positive value
     assert points_into(maps, masks).tolist() == [True, False]
     with pytest.raises(ValueError, match="one shape"):
         energy_in(maps, masks[:, :1])

@@ -1,4 +1,4 @@
-"""Overlays: one colour scale where it is promised, and colours that mean what the caption says."""
+"""Overlays: shared and separate colour scales, and the colours of the caption."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_positive_is_orange_negative_is_blue_and_zero_is_grey() -> None:
 
 
 def test_zero_map_is_drawn_uniform() -> None:
-    """No division by zero, and no noise blown up to full colour."""
+    """There is no division by zero, and noise is not amplified to full colour."""
     limits = limits_of({"left": {"low": torch.zeros(4, 4)}}, colour_scale="map")
     drawn = blended(None, torch.zeros(4, 4), limit=limits["left"]["low"])
     assert np.allclose(drawn, 0.92)

@@ -1,4 +1,4 @@
-"""Other people's numbers: captum's own test case, VGG16 with activations in place (checks E1, E5, E8)."""
+"""Comparisons with other libraries: captum's test case, VGG16 with in-place activations (checks E1, E5, E8)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from multistream.parts.taps import GlobalAverage
 
 @pytest.mark.parametrize(("kind", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
 def test_pooling_and_projecting_commute(kind: torch.dtype, tolerance: float) -> None:
-    """Check E1, both ways by hand and ours."""
+    """Check E1, computed by hand in both orders and by the network."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4, 24, 14, 14, generator=generator, dtype=kind)
     tap = GlobalAverage(24, width=64).to(kind)
@@ -44,7 +44,7 @@ class OneConv(Stream):
 
 
 class Flat(Tap):
-    """Its linear layer on every pixel, where ours would pool."""
+    """A tap that applies captum's linear layer to every pixel instead of pooling."""
 
     last_only: ClassVar[bool] = True
 
@@ -93,7 +93,7 @@ def test_grad_cam_equals_captum_test_case() -> None:
 
 
 class OfImage(nn.Module):
-    """The network as captum wants it."""
+    """The network with captum's interface."""
 
     def __init__(self, network: MultiStream) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class OfImage(nn.Module):
 
 
 def test_vgg16_with_in_place_activations() -> None:
-    """Check E5: our maps with them are captum's without them, at every stage."""
+    """Check E5: maps with in-place activations equal captum's without them, at every stage."""
     captum = pytest.importorskip("captum.attr")
     torch.manual_seed(0)
     network = compose(["places"], classes=["a", "b", "c"], image_size=64).freeze("streams").eval()

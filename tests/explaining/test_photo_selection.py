@@ -1,4 +1,4 @@
-"""Which photos can be explained, in every form that prediction takes."""
+"""Photos to explain, in every form that prediction accepts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Model:
-    """One photo stream and one of vectors of 4."""
+    """A model of a photo stream and a stream of vectors of width 4."""
     streams = {"object": "object", "anp": ms.streams["anp"](width=4)}
     network = ms.compose(streams, classes=CLASSES, image_size=32, seed=0).mark_trained()
     save_model(network, folder / "model.safetensors", recipe=Recipe())
@@ -36,7 +36,7 @@ def model(folder: Path) -> Model:
 
 @pytest.fixture
 def wide(tmp_path: Path) -> Path:
-    """A photo of 48 x 24 pixels that says that it is turned."""
+    """A photo of 48 x 24 pixels with an EXIF rotation."""
     exif = Image.Exif()
     exif[274] = 6
     pixels = np.random.default_rng(0).integers(0, 256, (24, 48, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""The self-test (check E11): it passes where the explanation is right, and fails where it is broken."""
+"""The self-test (check E11): correct explanations pass, broken ones fail."""
 
 from __future__ import annotations
 
@@ -69,20 +69,20 @@ def test_small_streams_keep_the_composition(make: Make, temporal: str, fusion: s
 
 
 def centred(network, drawn: PlantedScenes) -> dict[str, Tensor]:  # type: ignore[no-untyped-def]
-    """Looks at the picture, not at the network: points right, whatever the weights."""
+    """Returns maps that depend on the image only: they point to the cue for any weights."""
     del network
     found = torch.nn.functional.avg_pool2d(drawn.masks[:, None].double(), 5, 1, 2)[:, 0]
     return {"left": found, "right": found.flip(2)}
 
 
 def test_map_that_depends_only_on_the_image_fails(make: Make) -> None:
-    """Negative control, without a training: right places, but they do not depend on the weights."""
+    """Negative control without training: the locations are correct, but do not depend on the weights."""
     student = with_small_streams(make()).eval()
     checks = {check.name: check for check in selftest._measure([student, student], "left", centred, runtime=CPU)}
     assert checks["pointing game in the stream"].passed
     assert checks["rank correlation, weights shuffled"].value > 0.99
     assert not checks["rank correlation, weights shuffled"].passed
-    assert not checks["accuracy on planted cues"].passed  # nothing was taught
+    assert not checks["accuracy on planted cues"].passed  # the network is untrained
 
 
 def test_nan_fails_every_check() -> None:
@@ -149,7 +149,7 @@ def look_and_fail(network: MultiStream, batch: dict[str, Tensor], before: dict[s
 
 @pytest.mark.parametrize("training", [True, False])
 def test_randomised_weights_are_restored(make: Make, training: bool) -> None:
-    """Check E6 for randomisation, also after an exception, with batch norm's statistics and the modes."""
+    """Check E6 for randomisation, including batch norm's statistics and modes, and after an exception."""
     network, batch = make(frozen=False).train(training), example()
     before = {name: t.clone() for name, t in network.state_dict().items()}
     modes = [m.training for m in network.modules()]
@@ -163,7 +163,7 @@ def test_randomised_weights_are_restored(make: Make, training: bool) -> None:
 
 
 def test_map_that_depends_only_on_the_image_fails_the_randomisation(make: Make) -> None:
-    """Negative control: edges do not care for weights."""
+    """Negative control: edges of the image do not depend on the weights."""
     network, batch = make(), example()
     edges = batch["image"].float().diff(dim=3).abs().sum(1)
     assert similarity_to_random(network, lambda: edges, batch=batch, seeds=(0, 1)).min() > 0.999

@@ -1,4 +1,4 @@
-"""What is explained: which classes, of which photo, on which scale."""
+"""Targets of explanations: class, photo and scale."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LABELS = torch.tensor([2, 0])
 def test_scores_on_the_logit_scale(target: Target, expected: list[float]) -> None:
     chosen = target.of(LOGITS.softmax(1), LABELS, CLASSES)
     assert chosen.score(LOGITS).tolist() == expected
-    assert chosen.score(LOGITS.repeat(3, 1)).tolist() == expected * 3  # points of an integral, one after the other
+    assert chosen.score(LOGITS.repeat(3, 1)).tolist() == expected * 3  # repeated batches, as in an integral
     assert chosen.pick(LOGITS.unsqueeze(2).expand(-1, -1, 4)).shape == (2, 4)
 
 

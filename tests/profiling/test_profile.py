@@ -1,4 +1,4 @@
-"""The profile's integers against torch's own counter and the published counts (checks.md, Profile)."""
+"""The profile's counts compared with torch's counter and with published counts (checks.md, Profile)."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_counts_of_timm_networks_equal_torch(model: str) -> None:
     network = compose({"net": f"timm:{model}"}, classes=["a"]).eval()
     image = torch.zeros(1, 3, 224, 224)
     backbone = timm.create_model(model, pretrained=False).eval()
-    # torch's counter does not know the CPU's fused attention; taken apart into products it is counted.
+    # torch's counter does not know the CPU's fused attention; without fusion its products are counted.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
         backbone.forward_features(image)
     found = count_pieces(network)
@@ -87,7 +87,7 @@ def test_rows_sum_to_the_total_and_the_model_is_unchanged(tmp_path: Path) -> Non
 
 
 def test_published_counts_of_the_whole_networks() -> None:
-    """MobileNetV2 and VGG16 as published, classifiers and all, by the same counting."""
+    """The published MobileNetV2 and VGG16, including their classifiers, counted in the same way."""
     image = torch.zeros(1, 3, 224, 224)
     for model, macs, params in (
         (torchvision.models.mobilenet_v2(), 300_774_272, 3_504_872),
@@ -99,7 +99,7 @@ def test_published_counts_of_the_whole_networks() -> None:
 
 
 def test_fvcore_additionally_counts_norms_and_pooling() -> None:
-    """Checks P2, as docs/profile.md explains it."""
+    """Check P2, as explained in docs/profile.md."""
     network = compose(["object"], classes=["a"], options={"streams": {"object": {"end": 1280}}})
     ours = sum(macs_of(network, "object")) + 1280 * 1000
     theirs = fvcore.nn.FlopCountAnalysis(torchvision.models.mobilenet_v2().eval(), torch.zeros(1, 3, 224, 224))
@@ -125,7 +125,7 @@ def test_heads_are_rows_and_fusion_is_the_rest(fusion: str) -> None:
 
 
 def test_profile_leaves_the_network_unchanged() -> None:
-    """Checks P5: gradients, memory layout and random numbers too."""
+    """Check P5, including gradients, memory layout and random numbers."""
     network = small().train()
     for parameter in network.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -166,20 +166,18 @@ def test_truncated_networks_cost_less() -> None:
 
 
 def test_memory_by_batch_equals_vgg16_at_its_widest() -> None:
-    """Between the first convolutions two maps of 64 x 224 x 224 are alive, beside weights, photos and their floats."""
+    """Two maps of 64 x 224 x 224 are alive after the first convolutions, in addition to weights and photos."""
     network = compose(["places"], classes=["a", "b"], weights={"places": "random"})
     weights, maps, photo = 4 * sum(p.numel() for p in network.parameters()), 2 * 64 * 224 * 224, 3 * 224 * 224
     for precision, bytes_each in (("fp32", 4), ("bf16", 2)):
         found = profile(network, runtime=Runtime(CPU.device, precision), repeats=1, sweep=(1, 4)).sweep
         for size, row in zip((1, 4), found, strict=True):
             known = weights + size * (maps * bytes_each + 5 * photo)
-            assert (
-                1 <= row["peak_bytes"] / known < (1.05 if precision == "fp32" else 1.2)
-            )  # and half of the weights again
+            assert 1 <= row["peak_bytes"] / known < (1.05 if precision == "fp32" else 1.2)  # plus half of the weights
 
 
 class Attending(Stream):
-    """64 tokens of width 64, attended to by a layer of torch's, which eval mode fuses."""
+    """64 tokens of width 64 with an attention layer of torch, which eval mode fuses."""
 
     def __init__(self, layer: nn.Module) -> None:
         stages = {"patches": nn.Conv2d(3, 64, 4, stride=4), "attention": Tokens(layer)}

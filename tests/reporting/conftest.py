@@ -1,4 +1,4 @@
-"""Runs on pictures whose names and classes try to break out of a page."""
+"""Runs on images whose names and classes contain markup and script."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PER_CLASS = 20
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CSV of 60 pictures, 40 wide and 32 high, told apart by their colour; names and labels are hostile."""
+    """A CSV of 60 images, 40 wide and 32 high, whose colour is their class; names and labels contain markup."""
     root = tmp_path_factory.mktemp("photos")
     chance = np.random.default_rng(0)
     rows = []
@@ -40,7 +40,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def vectors(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Vectors of 12 for every picture, whose vocabulary is markup."""
+    """Vectors of width 12 for every image, whose vocabulary is markup."""
     ids = sorted(path.name for path in photos.parent.glob("*.png"))
     features = np.random.default_rng(1).random((len(ids), 12)).astype(np.float32)
     features[:, 0] += [int(name[0]) for name in ids]
@@ -52,7 +52,7 @@ def vectors(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(
     photos: Path, vectors: Path, *, streams: tuple[str, ...], fusion: str, parts: dict[str, str] | None = None
 ) -> Recipe:
-    """A few epochs on the CPU in float32, streams random and frozen; `parts` are specs of keys that are not names."""
+    """A recipe of a few epochs on the CPU in float32, with random frozen streams; `parts` {key: spec}, else the key."""
     images = [key for key in streams if key != "anp"]
     return Recipe().updated(
         {
@@ -72,7 +72,7 @@ def recipe(
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> object:
-    """No test reads what another program has cached."""
+    """Isolates the feature cache of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MULTISTREAM_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -80,7 +80,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> object:
 
 @pytest.fixture(scope="session")
 def early(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """object + anp, early fusion, with an ablation."""
+    """A run of object + anp with early fusion and an ablation."""
     folder = tmp_path_factory.mktemp("runs") / "early"
     train(recipe(photos, vectors, streams=("object", "anp"), fusion="early"), out=folder)
     rows = [
@@ -95,7 +95,7 @@ def early(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="session")
 def late(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """object + anp, late fusion."""
+    """A run of object + anp with late fusion."""
     folder = tmp_path_factory.mktemp("runs") / "late"
     train(recipe(photos, vectors, streams=("object", "anp"), fusion="late"), out=folder)
     return folder
@@ -103,7 +103,7 @@ def late(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def two(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two image streams, early fusion: there is a stream to pick."""
+    """A run of two image streams with early fusion, so that a stream can be selected."""
     folder = tmp_path_factory.mktemp("runs") / "two"
     parts = {"other": "object:mobilenetv1"}
     train(recipe(photos, vectors, streams=("object", "other"), fusion="early", parts=parts), out=folder)
@@ -112,7 +112,7 @@ def two(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="session")
 def vectors_alone(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """anp and nothing else: no photo is decoded."""
+    """A run of anp only, which decodes no photo."""
     folder = tmp_path_factory.mktemp("runs") / "anp"
     train(recipe(photos, vectors, streams=("anp",), fusion="early"), out=folder)
     return folder

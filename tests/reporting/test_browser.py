@@ -1,4 +1,4 @@
-"""The page in a real browser without a head: silent, alone, and usable by mouse and by keyboard."""
+"""The page in a headless browser: no errors, no network requests, usable with mouse and keyboard."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def driver() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(driver: Any, pages: dict[str, Path]) -> Iterator[Callable[[str], Any]]:
-    """Opens a page; afterwards nothing may have been asked of the network or said in the console."""
+    """Opens a page, and asserts afterwards that there was no network request and no console message."""
 
     def open_(name: str) -> Any:
         driver.get_log("performance")
@@ -182,7 +182,7 @@ def test_tables_add_up(open_page: Callable[[str], Any]) -> None:
 
 @contextmanager
 def screen(page: Any, *, width: int, mobile: bool = False, media: str = "", **features: str) -> Iterator[None]:
-    """The page as another device shows it."""
+    """Opens the page with another device's screen size."""
     size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": mobile}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     wanted = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
@@ -203,7 +203,7 @@ def test_narrow_page_scrolls_only_vertically(open_page: Callable[[str], Any], na
 
 
 def test_narrow_page_keeps_photo_and_map_together(open_page: Callable[[str], Any]) -> None:
-    """The photos are a strip: the chosen one is scrolled into it, and the map below it stays where it is."""
+    """The photos are a strip that scrolls to the selected photo; the map below it does not move."""
     page = open_page("early")
     with screen(page, width=390, mobile=True):
         page.execute_script("document.querySelector('.photos').scrollIntoView()")
@@ -233,7 +233,7 @@ return Math.min(...words.filter((e) => e.textContent.trim() && !e.closest('.matr
   return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
 }));
 """
-"""The smallest contrast of any words with the page, after WCAG 2."""
+"""The smallest contrast of any text with its background, by WCAG 2."""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

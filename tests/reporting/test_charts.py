@@ -1,4 +1,4 @@
-"""Charts: what a page's policy and its readers need of an SVG element."""
+"""Charts: requirements of the page's Content-Security-Policy and of screen readers."""
 
 from __future__ import annotations
 

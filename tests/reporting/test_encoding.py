@@ -1,4 +1,4 @@
-"""Maps and thumbnails in few bytes: sums stay, errors are bounded."""
+"""Compact encoding of maps and thumbnails: sums are kept, errors are bounded."""
 
 from __future__ import annotations
 

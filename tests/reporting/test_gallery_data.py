@@ -1,4 +1,4 @@
-"""Which images a page shows, and which classes of them it explains."""
+"""The gallery's selection of images and explained classes."""
 
 from __future__ import annotations
 

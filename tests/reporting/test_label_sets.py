@@ -1,4 +1,4 @@
-"""The report where images may have several labels, held against scikit-learn and the run's predictions."""
+"""The report on images with several labels, compared with scikit-learn and the run's predictions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from multistream.runs.predictions_file import Predictions, read_predictions
 
 @pytest.fixture(scope="module")
 def run(tagged: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two streams on 90 pictures whose bright channels are their tags."""
+    """A run of two streams on 90 images whose bright channels are their tags."""
     recipe = Recipe().updated(
         {
             "data": {"source": str(tagged), "label": "tags[;]", "image_size": 32, "split": "60/10/30"},

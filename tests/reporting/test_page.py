@@ -1,4 +1,4 @@
-"""Templates escape every value, whatever it holds."""
+"""Templates escape every value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The demo set's cues: attributions find what was planted, and the page says so with interval and chance level."""
+"""The demo set's cues: attributions find them, and the page shows the results with interval and chance level."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_signed_attributions_cancel_and_absolute_ones_do_not() -> None:
 
 
 def cue(name: str, *, picture: float, net: float) -> CueResult:
-    """A cue of one picture stream and one vector stream."""
+    """The result of a cue with one image stream and one vector stream."""
     fraction = {"anp": CueFraction(net, (0.0, 1.1), 0.2)}
     shapley = {"object": (picture, (-1.0, 1.0)), "anp": (2.0, (1.0, 3.0))}
     return CueResult(name, 9, shapley, pointing={}, energy={}, planted=fraction, absolute=fraction, signed=fraction)

@@ -1,4 +1,4 @@
-"""The page as a file: what is in it, that it is the same each time, that names cannot break it."""
+"""The page as a file: its content, reproducibility, and escaping of names."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ VOID = {"br", "col", "hr", "img", "input", "link", "meta", "line", "circle", "po
 
 
 class Reader(HTMLParser):
-    """Every element of a page with its attributes, and whether all that was opened is closed."""
+    """Collects every element of a page with its attributes, and checks that all elements are closed."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Reader(HTMLParser):
 
 
 def embedded(page: str) -> Any:
-    """The gallery's data."""
+    """Returns the gallery's data of a page."""
     found = re.search(r'<script type="application/json" id="attribution-data">(.*?)</script>', page, re.S)
     assert found
     return json.loads(found[1])
@@ -141,7 +141,7 @@ def test_stored_maps_and_entries_sum_to_the_logit(page: str) -> None:
 
 
 def test_baseline_is_the_mean_of_the_training_split(early: Path, page: str) -> None:
-    """Closed form: the average gives J . baseline, with J from the layers themselves (checks A3)."""
+    """Closed form: the contribution of the training mean is J . baseline, with J from the layers (check A3)."""
     network = multistream.load(early).network
     stages = embedded(page)["baseline"]["object"]
     weight, width = network.fusion.classifier.weight.detach(), 64
@@ -160,14 +160,14 @@ def test_results_equal_the_predictions(early: Path, page: str) -> None:
 
 
 def section(page: str, identity: str) -> str:
-    """The text of one section of the page."""
+    """Returns the text of one section of the page."""
     found = re.search(rf'<section id="{identity}".*?</section>', page, re.S)
     assert found, identity
     return html.unescape(re.sub(r"<[^>]+>", " ", found[0]))
 
 
 def test_page_has_all_sections(early: Path, page: str) -> None:
-    """Every section says what the run's own files say."""
+    """Every section agrees with the run's files."""
     recipe, split = Recipe.load(early), list(csv.DictReader((early / "split.csv").open(newline="")))
     trained = section(page, "setup")
     model = hashlib.sha256((early / "model.safetensors").read_bytes()).hexdigest()
@@ -196,7 +196,7 @@ def test_page_has_all_sections(early: Path, page: str) -> None:
 
 
 def test_streams_of_an_early_fusion_are_compared(early: Path, page: str, tmp_path: Path) -> None:
-    """Object, others at mean: by the layers themselves, with the training mean instead of the vector."""
+    """Row "object, others at mean", computed by the layers with the training mean in place of the vector."""
     found = report(early, photos=1, out=tmp_path / "p.html", device="cpu", precision="fp32")
     assert [line.name for line in found.results] == [
         "this run",
@@ -230,17 +230,17 @@ def test_other_runs_are_compared(early: Path, late: Path, tmp_path: Path) -> Non
     (line,) = [line for line in found.results if line.name == "late"]
     ours, theirs = (read_predictions(run / "predictions.csv").correct for run in (early, late))
     assert line.accuracy == theirs.mean()
-    assert line.difference == pytest.approx(theirs.mean() - ours.mean())  # the reference, this run, is subtracted
+    assert line.difference == pytest.approx(theirs.mean() - ours.mean())  # this run is the reference
     compared = multistream.compare([early, late]).rows[1].difference
     assert compared is not None
     assert line.p_value == pytest.approx(compared.p_value)
-    assert line.difference == pytest.approx(compared.value)  # the same direction as in `compare`
+    assert line.difference == pytest.approx(compared.value)  # the same sign as in `compare`
     with pytest.raises(UsageError, match="--against"):
         report(early, photos=0, against=[tmp_path / "nothing"], out=tmp_path / "p.html")
 
 
 def test_frozen_streams_come_from_the_cache(early: Path, tmp_path: Path) -> None:
-    """What training has pooled is not pooled again."""
+    """Features pooled in training are not pooled again."""
     told = CliRunner().invoke(app, ["report", str(early), "--photos", "1", "--out", str(tmp_path / "p.html")])
     assert told.exit_code == 0
     assert "object loaded from cache" in told.stderr
@@ -274,7 +274,7 @@ def test_all_checks_pass_and_late_streams_are_rows(early: Path, late: Path, tmp_
 
 
 def nonlinear(self: GlobalAverage, pooled_BP: torch.Tensor) -> torch.Tensor:
-    """A stranger's projection with a nonlinearity."""
+    """A plugin's tap with a nonlinear projection."""
     return torch.relu(self.projection(self.standardise(pooled_BP)))
 
 

@@ -1,4 +1,4 @@
-"""Calibration bins hold every image."""
+"""Calibration bins."""
 
 from __future__ import annotations
 

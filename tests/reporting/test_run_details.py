@@ -1,4 +1,4 @@
-"""Damaged files of a run are one line, never a traceback; what is recorded but cannot be drawn is left out."""
+"""Damaged files of a run give one line instead of a traceback; non-finite values are left out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = ("summary.json", "metrics.jsonl", "split.csv", "predictions.csv", "recip
 
 
 def damaged(content: bytes, chance: np.random.Generator) -> bytes:
-    """One bit flipped, or the end cut off."""
+    """Flips one bit, or truncates the content."""
     place = int(chance.integers(len(content)))
     if chance.random() < 0.25:
         return content[:place]
@@ -27,7 +27,7 @@ def damaged(content: bytes, chance: np.random.Generator) -> bytes:
 
 
 def copied(early: Path, folder: Path) -> Path:
-    """The run without its checksums, so that the readers see what is damaged."""
+    """Copies the run without its checksums, so that the readers get the damaged content."""
     run = shutil.copytree(early, folder / "run")
     (run / SUMS).unlink()
     return run

@@ -1,4 +1,4 @@
-"""reproduce where photos may have several labels: the mean average precision, and no row that gives one label."""
+"""reproduce on photos with several labels: the mean average precision, and no rows with late fusion."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from multistream.runs.predictions_file import read_predictions
 
 @pytest.fixture(scope="module")
 def command(tagged: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Vector streams that know the tags, in the places of all three."""
+    """Vector streams that are informative about the tags, in the roles of all three streams."""
     tags = dict(line.split(",") for line in tagged.read_text().splitlines()[1:])
     has = np.array([[name in own.split(";") for name in ("red", "green", "blue")] for own in tags.values()])
     vectors = (has + np.random.default_rng(0).normal(0, 0.5, has.shape)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""reproduce: a table from trainings that are made once; a second call trains nothing."""
+"""reproduce: a table of runs that are trained once; a second call trains nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from multistream.training.folds import train
 
 @pytest.fixture(scope="module")
 def command(photos: Path, vectors: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Two vector streams in the places of object and anp: trainings without pictures."""
+    """A command with two vector streams in the roles of object and anp: training without images."""
     out = tmp_path_factory.mktemp("reproduced") / "out"
     settings = ["training.epochs=2", "runtime.device=cpu", "runtime.precision=fp32", "runtime.workers=0"]
     return [
@@ -50,7 +50,7 @@ def test_one_command_makes_table_and_figures_and_a_second_trains_nothing(command
 
 
 def test_engine_trains_the_same_table(command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folds of all rows are one list; rows that join others come after these. Each process is a call here."""
+    """All folds of all rows are one list, and rows that fuse others come after them. Processes are calls here."""
     order: list[str] = []
 
     def here(recipe: str, folder: str, cwd: str, **_: object) -> tuple[int, str]:

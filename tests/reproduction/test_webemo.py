@@ -21,13 +21,13 @@ from multistream.training.train import train
 
 FINE = sorted(fine for group in SEVEN.values() for fine in group)
 FROM = {"horror": "fear", "surprise": "awe", "affection": "joy"}
-"""Whose pictures look like which class of the run; affection is love, which the run does not know."""
+"""The class of the run that each category's images look like; affection is love, unknown to the run."""
 EACH = 10
 
 
 @pytest.fixture(scope="module")
 def web(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """30 photos that the run has not seen: they have other bytes."""
+    """30 photos that are not in the run's data: their bytes differ."""
     root = tmp_path_factory.mktemp("webemo")
     for fine, name in FROM.items():
         folder = root / "images" / "test25" / str(FINE.index(fine))
@@ -40,7 +40,7 @@ def web(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def fi_run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that knows two of FI's classes and another one."""
+    """A run with two of FI's classes and another one."""
     folder = tmp_path_factory.mktemp("fi")
     shutil.copytree(photos, folder / "photos")
     (folder / "photos" / "joy").rename(folder / "photos" / "excitement")

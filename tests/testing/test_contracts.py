@@ -1,4 +1,4 @@
-"""The contracts hold for every part of ours, and fail for parts that break a promise."""
+"""The contracts pass for every built-in component, and fail for components that violate a requirement."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from multistream.testing import FusionContract, StreamContract, TapContract, Tem
 from multistream.testing.base import Contract
 
 WIDE = ("places", "deepsentibank")
-"""Streams of seconds a check; the plugins' own tests check them too."""
+"""Streams whose check takes seconds; the plugins' own tests check them too."""
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ class Forgetting(Sound):
 
 
 class MaxTap(Tap):
-    """Says that it is linear, and is not."""
+    """Declares to be linear, but is not."""
 
     linear: ClassVar[bool] = True
 
@@ -130,7 +130,7 @@ class MaxTap(Tap):
 
 
 class Scattering(Tap):
-    """Gives every pixel all of the feature."""
+    """Attributes the whole feature to every pixel."""
 
     linear: ClassVar[bool] = True
 
@@ -163,7 +163,7 @@ class Staring(FirstOnly):
 
 
 class Halved(Fusion):
-    """Says that it is late fusion, and tells half of each stream's logits."""
+    """Declares late fusion, but returns half of each stream's logits."""
 
     averages_probabilities = True
 
@@ -177,7 +177,7 @@ class Halved(Fusion):
 
 
 class Deaf(Fusion):
-    """Uses a stream that is left out."""
+    """Uses a stream that is not present."""
 
     def __init__(self, widths: dict[str, int], *, classes: int, heads: dict[str, nn.Module]) -> None:
         del heads
@@ -190,7 +190,7 @@ class Deaf(Fusion):
 
 
 class Weighted(Fusion):
-    """Weights its streams, and tells nobody: at the initial weight of 1 it keeps every promise."""
+    """Weights its streams without declaring it: at the initial weight of 1 it meets every requirement."""
 
     averages_probabilities = True
 
@@ -206,7 +206,7 @@ class Weighted(Fusion):
 
 
 class Opening(Fusion):
-    """A gate that is shut at first hides what is not linear, and that the rows are mixed."""
+    """A gate that is initially closed hides a nonlinearity, and that rows are mixed."""
 
     linear = True
 
@@ -221,7 +221,7 @@ class Opening(Fusion):
 
 
 class Unscaled(Tap):
-    """Leaves out in `forward` what `fit` sets."""
+    """Ignores in `forward` the values that `fit` sets."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, width=channels)
@@ -231,7 +231,7 @@ class Unscaled(Tap):
 
 
 class Bending(Temporal):
-    """Says that it is linear, and is so at its first slope alone."""
+    """Declares to be linear, but is so only at its initial slope."""
 
     linear = True
 
@@ -283,7 +283,7 @@ def test_violated_requirement_raises(contract: type[Contract], part: type, promi
 
 
 class TestSound(StreamContract):
-    """The five lines that a stranger writes."""
+    """The five lines that the author of a plugin writes."""
 
     def make(self) -> Sound:
         return Sound()
