@@ -233,7 +233,9 @@ def _reported_once(error: Exception, ranks: Ranks) -> BaseException:
     if first != own:
         return SystemExit(int(first.partition(":")[2]))
     if lost:
-        what = f"one of the {ranks.size} processes ended without a message: killed, or out of memory."
+        what = (
+            f"one of the {ranks.size} processes ended without a message: killed, out of memory, or its machine failed."
+        )
         return MemoryExhausted(f"rank {ranks.rank}", what, do="Resume the run: multistream train --resume RUN.")
     return error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -241,6 +240,5 @@ def train_planned(
         own = run.recipe if run.trainings > 1 else Recipe()  # a single run has its own complete recipe
         train(own, resume=run.folder, **common)
     elif run.state == "new":
-        if run.folder.is_dir():  # stopped before its recipe was written
-            shutil.rmtree(run.folder)
+        run.clear()
         train(run.recipe, out=run.folder, **common)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +13,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 from multistream import runs
+from multistream.errors import RunBusy
+from multistream.files import remove
+from multistream.folder_lock import LOCK, FolderLock
 from multistream.recipe import Recipe
 
 State = Literal["new", "stopped", "finished"]
@@ -33,6 +35,14 @@ class PlannedRun:
         if (self.folder / runs.SUMMARY).is_file():
             return "finished"
         return "stopped" if (self.folder / runs.RECIPE).is_file() else "new"
+
+    def clear(self) -> None:
+        """Removes what a process left that was killed before it wrote the recipe. RunBusy if it is still alive."""
+        if self.state == "new" and self.folder.is_dir():
+            with FolderLock(self.folder):
+                for path in self.folder.iterdir() if self.state == "new" else ():
+                    if path.name != LOCK:
+                        remove(path)
 
     @property
     def trainings(self) -> int:
@@ -93,8 +103,10 @@ def train_in_process(
     words = ["--resume", str(run.folder)]
     with tempfile.TemporaryDirectory(prefix="multistream-") as temporary:
         if run.state == "new":
-            if run.folder.is_dir():
-                shutil.rmtree(run.folder)  # killed before its recipe was written
+            try:
+                run.clear()
+            except RunBusy as error:
+                return RunBusy.exit_code, str(error)
             Path(temporary, "recipe.toml").write_text(recipe, encoding="utf-8")
             words = ["--recipe", str(Path(temporary, "recipe.toml")), "--out", str(run.folder)]
         command = [sys.executable, "-m", "multistream", "train", *words, "--quiet"]

@@ -21,7 +21,7 @@ from multistream.folder_lock import FolderLock
 from multistream.recipe import Recipe
 from multistream.training import engines, jobs
 from multistream.training.engines import Engine, RunsFailed, run_all
-from multistream.training.folds import fold_runs, train
+from multistream.training.folds import fold_runs, train, train_planned
 from multistream.training.jobs import PlannedRun
 from multistream.training.stop import Interrupted, Stop
 from tests.training import fake_slurm
@@ -141,6 +141,23 @@ def test_a_stop_ends_the_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         )
     assert time.monotonic() - began < 30
     assert [process.returncode for process in started] == [-15, -15]
+
+
+def test_a_run_that_another_process_prepares_is_not_removed(
+    vector_recipe: Recipe, one_by_one: Path, tmp_path: Path
+) -> None:
+    """Two jobs of one run, on two machines perhaps: the first has not written its recipe yet."""
+    run = PlannedRun("run", vector_recipe.updated({"data": {"fold": 1, "folds": 2}}), tmp_path / "run")
+    with FolderLock(run.folder):
+        (run.folder / runs.SPLIT).write_text("half")
+        code, line = jobs.train_in_process(run.recipe.dumps(), "run", str(tmp_path))
+        assert (code, (run.folder / runs.SPLIT).read_text()) == (RunBusy.exit_code, "half")
+        assert "in use by process" in line
+        with pytest.raises(RunBusy):
+            train_planned(run)
+    train_planned(run)  # now that process is dead
+    assert run.state == "finished"
+    assert predictions(run.folder) == predictions(one_by_one / runs.FOLDS / "1-1")
 
 
 def test_the_plan_lists_every_run(vector_recipe: Recipe, one_by_one: Path, tmp_path: Path) -> None:
