@@ -102,8 +102,8 @@ class BatchedRows:
             own = self.data.targets[places]
             own = own.mT.double() if own.ndim == 2 else own  # label sets need the layout of logits: (K, B)
             targets = own.expand(*self.shape, *own.shape).flatten(0, 1)
-            each = image_losses(logits_GVKB.double().flatten(0, 1), targets, criterion=self.plain)
-            loss += each.view(*self.shape, -1).sum(2).cpu()
+            by_image = image_losses(logits_GVKB.double().flatten(0, 1), targets, criterion=self.plain)
+            loss += by_image.view(*self.shape, -1).sum(2).cpu()
             hits += self._right(logits_GVKB, places).sum(2).cpu()
         return RowMetrics(loss / max(1, len(rows)), hits / max(1, len(rows)))
 
@@ -182,12 +182,12 @@ class BatchedRows:
         aligned = own.mT if by_class else own  # (G, K, B) or (G, B)
         targets = aligned[:, None, None].expand(*logits_GVOKB.shape[:3], *aligned.shape[1:]).flatten(0, 2)
         losses = image_losses(logits_GVOKB.flatten(0, 2), targets, criterion=criterion)
-        each = losses.view(*logits_GVOKB.shape[:3], -1)
-        counts_GB = step.counts_GB.to(each.dtype)
+        by_image = losses.view(*logits_GVOKB.shape[:3], -1)
+        counts_GB = step.counts_GB.to(by_image.dtype)
         # as in torch: with class probabilities the mean is over the images, with labels it is over their weights
         weights_GB = counts_GB if criterion.weights is None or by_class else counts_GB * criterion.weights[own]
-        total_G = weights_GB.sum(1).clamp_min(torch.finfo(each.dtype).tiny)
-        return ((each * counts_GB[:, None, None]).sum(3) * self.present_VO).sum(2) / total_G[:, None]
+        total_G = weights_GB.sum(1).clamp_min(torch.finfo(by_image.dtype).tiny)
+        return ((by_image * counts_GB[:, None, None]).sum(3) * self.present_VO).sum(2) / total_G[:, None]
 
     def _right(self, logits_GVKB: Tensor, places: Tensor) -> Tensor:
         """Returns whether each image is classified correctly, (G, V, B); label sets must match exactly."""
@@ -262,9 +262,9 @@ def _has(network: MultiStream, key: str, stage: str) -> bool:
 def _classifier(network: MultiStream, output: str) -> nn.Linear:
     """Returns the linear layer of an output's logits: with late fusion the stream's head, else the only classifier."""
     fusion = network.fusion
-    found = fusion.classifier if isinstance(fusion, Early) else fusion.heads[output or next(iter(fusion.heads))]
-    assert isinstance(found, nn.Linear)
-    return found
+    layer = fusion.classifier if isinstance(fusion, Early) else fusion.heads[output or next(iter(fusion.heads))]
+    assert isinstance(layer, nn.Linear)
+    return layer
 
 
 def _layer(network: MultiStream, key: str, stage: str) -> nn.Linear:

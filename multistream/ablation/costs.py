@@ -60,14 +60,14 @@ def _cost(
 
 
 def _stage_macs(base: MultiStream, runtime: Runtime) -> dict[tuple[str, str], int]:
-    found: dict[tuple[str, str], int] = {}
+    macs: dict[tuple[str, str], int] = {}
 
     def visit(stream: str, stage: str, run: Callable[[], Any], modules: Sequence[nn.Module]) -> Any:
         del modules
         counted, result = count(run)
-        found[stream, stage] = counted.macs
+        macs[stream, stage] = counted.macs
         return result
 
     with without_numbers():
         walk(base, runtime.send(example_batch(base, 1)), visit)
-    return found
+    return macs

@@ -55,23 +55,29 @@ class InitialNetworks:
 
     def _branch(self, key: str, stages: tuple[str, ...], *, seed: int) -> Branch:
         """Builds a branch of the shared stream, truncated to these stages; copies components trained in a run."""
-        own = self.base.branches[key]
-        assert own.plan is not None
-        if own.is_vector:
-            return Branch(own.stream, taps=copy.deepcopy(dict(own.taps.items())), make_temporal=None, plan=own.plan)
-        depth = list(own.stream.stages).index(stages[-1]) + 1
-        stream = own.stream.truncate(depth)
-        plan = replace(own.plan, depth=depth if depth < len(own.stream.stages) else own.plan.depth)
+        original = self.base.branches[key]
+        assert original.plan is not None
+        if original.is_vector:
+            return Branch(
+                original.stream, taps=copy.deepcopy(dict(original.taps.items())), make_temporal=None, plan=original.plan
+            )
+        depth = list(original.stream.stages).index(stages[-1]) + 1
+        stream = original.stream.truncate(depth)
+        plan = replace(original.plan, depth=depth if depth < len(original.stream.stages) else original.plan.depth)
         loaded = key in self.base.loaded_branches
-        made = copy.deepcopy(dict(own.taps.items())) if loaded else build_taps(stream, own.plan, key=key, seed=seed)
+        taps = (
+            copy.deepcopy(dict(original.taps.items()))
+            if loaded
+            else build_taps(stream, original.plan, key=key, seed=seed)
+        )
         branch = Branch(
             stream,
-            taps={stage: made[stage] for stage in stages},
-            make_temporal=temporal_factory(key, own.plan, seed=seed),
-            plan=own.plan if loaded else plan,
+            taps={stage: taps[stage] for stage in stages},
+            make_temporal=temporal_factory(key, original.plan, seed=seed),
+            plan=original.plan if loaded else plan,
         )
-        if loaded and stages == tuple(own.taps):
-            branch.temporal = copy.deepcopy(own.temporal)
+        if loaded and stages == tuple(original.taps):
+            branch.temporal = copy.deepcopy(original.temporal)
         return branch
 
     def _head(self, key: str, branch: Branch) -> nn.Module | None:
@@ -107,7 +113,7 @@ def _share_fit(base: MultiStream, network: MultiStream) -> None:
     """Copies the fitted buffers of `base` to a network's taps at the same stages."""
     for key, branch in network.branches.items():
         for stage, tap in branch.taps.items():
-            theirs = base.branches[key].taps[stage]
+            fitted = base.branches[key].taps[stage]
             for name, buffer in tap.named_buffers():
-                buffer.copy_(theirs.get_buffer(name))
+                buffer.copy_(fitted.get_buffer(name))
     network.set_zero_shot_heads()

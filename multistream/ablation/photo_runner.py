@@ -95,8 +95,11 @@ class PhotoRunner:
     def _answers(self, run: Path) -> dict[int, NDArray[np.float64]]:
         """Returns {row of the table: probabilities (K,)} of a run's test split."""
         places = {name: i for i, name in enumerate(self.plan.prepared.table.ids)}
-        found = read_predictions(run / runs.PREDICTIONS)
-        return {places[path]: own for path, own in zip(found.paths, found.probabilities, strict=True)}
+        predictions = read_predictions(run / runs.PREDICTIONS)
+        return {
+            places[path]: probabilities
+            for path, probabilities in zip(predictions.paths, predictions.probabilities, strict=True)
+        }
 
     def _seconds_a_photo(self) -> float:
         """Times a forward pass of eight photos, per photo, without the frozen streams, which run only once."""

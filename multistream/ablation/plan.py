@@ -95,7 +95,7 @@ class AblationPlan:
         """Lists the training runs on pooled features; they have no folders, so each has the result's file instead."""
         recipe = self.prepared.recipe
         if self.is_on_folds:
-            recipes = {f"fold {name}": own for name, own in fold_recipes(recipe).items()}
+            recipes = {f"fold {name}": fold_recipe for name, fold_recipe in fold_recipes(recipe).items()}
         else:
             recipes = {f"split {seed}": recipe for seed in self.split_seeds}
         return [
@@ -108,8 +108,8 @@ class AblationPlan:
         variant = self.variants[number]
         recipe = recipe_of(variant, self.prepared, self.axis)
         recipe = recipe.updated({"training": {"seed": seed}, "data": {"split_seed": split_seed}})
-        own = _place(folder / f"runs-{self.axis}" / f"{number:02}-seed{seed}-split{split_seed}", recipe)
-        return PlannedRun(f"{self._label(variant)}, seed {seed}, split {split_seed}", recipe, own)
+        run_folder = _place(folder / f"runs-{self.axis}" / f"{number:02}-seed{seed}-split{split_seed}", recipe)
+        return PlannedRun(f"{self._label(variant)}, seed {seed}, split {split_seed}", recipe, run_folder)
 
     def _label(self, variant: Variant) -> str:
         return variant.label(self.variants[-1])

@@ -104,7 +104,7 @@ class PooledRunner:
         chosen = np.unique(np.concatenate([rows for parts in splits for rows in parts.named().values()]))
         photos = self.prepared.photos
         with self.console.progress(len(chosen), "features") as bar:
-            found = extract(
+            extracted = extract(
                 self.base,
                 photos,
                 chosen,
@@ -116,7 +116,7 @@ class PooledRunner:
             )
         if photos.bad:
             self.console.warn(f"{len(photos.bad):,} photos cannot be decoded and are skipped")
-        return found
+        return extracted
 
     def _data(self, parts: Parts, extracted: Extracted, *, first: bool) -> RowData:
         """Returns the features with one split, after fitting the base network to its training part."""
@@ -171,10 +171,13 @@ class PooledRunner:
 
     def _fusions(self) -> dict[str, tuple[MakeFusion, Options]]:
         """Returns factory and options of each fusion of the rows; only the recipe's fusion has options."""
-        own, options = self.prepared.network.fusion_plan
+        recipe_fusion, options = self.prepared.network.fusion_plan
         classes = len(self.prepared.table.classes)
-        wanted = {variant.fusion: options if variant.fusion == own else {} for variant in self.variants}
-        return {name: (fusion_factory(name, given, classes=classes), given) for name, given in wanted.items()}
+        wanted = {variant.fusion: options if variant.fusion == recipe_fusion else {} for variant in self.variants}
+        return {
+            name: (fusion_factory(name, fusion_options, classes=classes), fusion_options)
+            for name, fusion_options in wanted.items()
+        }
 
     def _train_rows(self, grid: Grid, data: RowData) -> None:
         settings, runtime = self.prepared.recipe.training, self.prepared.runtime
@@ -201,13 +204,15 @@ class PooledRunner:
 
     def _masked(self, data: RowData, rows: NDArray[np.int64], whole: MultiStream) -> Floats:
         """Tests the complete network with missing taps at the training mean and without missing streams, (V, n, K)."""
-        found = []
+        probabilities = []
         for variant in self.variants:
             present = frozenset(variant.keep) if set(variant.keep) != set(whole.branches) else None
             taps = {key: whole.branches[key].taps for key in variant.keep}
             missing = {key: [stage for stage in taps[key] if stage not in kept] for key, kept in variant.keep.items()}
-            found.append(_probabilities(data, rows, whole.mask({k: s for k, s in missing.items() if s}), present))
-        return np.stack(found)
+            probabilities.append(
+                _probabilities(data, rows, whole.mask({k: s for k, s in missing.items() if s}), present)
+            )
+        return np.stack(probabilities)
 
     def _probe(self, data: RowData, rows: NDArray[np.int64], tally: Tally) -> list[tuple[int, float]]:
         """Fits ridge probes to the tap subsets of each stream and returns their certificates.
@@ -218,7 +223,7 @@ class PooledRunner:
         keys = [probed_key(self.variants, v) for v in range(len(self.variants))]
         certificates = []
         for key in dict.fromkeys(filter(None, keys)):
-            numbers = [v for v, own in enumerate(keys) if own == key]
+            numbers = [v for v, probed in enumerate(keys) if probed == key]
             predicted[numbers], certificate = self._probe_stream(data, rows, key, numbers)
             certificates.append(certificate)
         tally.add(rows, predicted)
@@ -238,7 +243,7 @@ class PooledRunner:
         weights = probes.solve_all(subsets)
         tested = _at(features, test)
         scores = [
-            probes.scores(tested, subset, own).cpu().numpy() for subset, own in zip(subsets, weights, strict=True)
+            probes.scores(tested, subset, weight).cpu().numpy() for subset, weight in zip(subsets, weights, strict=True)
         ]
         return np.stack(scores), probes.certify(subsets, weights)
 

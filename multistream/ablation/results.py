@@ -35,7 +35,10 @@ class Metric:
 
     def named(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """Renames the scores of a row."""
-        classes = {name: {self.of_class: own["score"], "delta": own["delta"]} for name, own in row["per_class"].items()}
+        classes = {
+            name: {self.of_class: scores["score"], "delta": scores["delta"]}
+            for name, scores in row["per_class"].items()
+        }
         return {self.column(name): value for name, value in row.items()} | {"per_class": classes}
 
     def column(self, name: str) -> str:
@@ -179,12 +182,12 @@ class Ablation:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the object of `ablate --json`, in which scores have the metric's name."""
-        found, named = asdict(self), self.metric.named
-        found |= {"metric": self.metric.name, "rows": [named(row) for row in found["rows"]]}
-        if found["streams"]:
-            parts = found["streams"]["leave_one_out"]
-            found["streams"]["leave_one_out"] = [{self.metric.column(k): v for k, v in part.items()} for part in parts]
-        return found
+        values, named = asdict(self), self.metric.named
+        values |= {"metric": self.metric.name, "rows": [named(row) for row in values["rows"]]}
+        if values["streams"]:
+            parts = values["streams"]["leave_one_out"]
+            values["streams"]["leave_one_out"] = [{self.metric.column(k): v for k, v in part.items()} for part in parts]
+        return values
 
 
 def save_result(result: Ablation, folder: Path, *, cut: str = "") -> Path:
@@ -216,5 +219,5 @@ def write_csv(result: Ablation, path: Path) -> None:
 def _cells(row: VariantResult) -> list[object]:
     keep = " ".join(f"{key}:{'+'.join(stages)}" for key, stages in row.keep.items())
     low, high = row.score_ci95
-    found = {**vars(row), "keep": keep, "score_low": low, "score_high": high, "pareto": int(row.pareto)}
-    return [found[name] for name in COLUMNS]  # csv writes None as an empty cell
+    cells = {**vars(row), "keep": keep, "score_low": low, "score_high": high, "pareto": int(row.pareto)}
+    return [cells[name] for name in COLUMNS]  # csv writes None as an empty cell

@@ -130,17 +130,17 @@ class _AblationRun:
     def _pooled(self, *, verify: bool) -> Ablation:
         plan, splits = self.plan, self.plan.splits
         work = PooledRunner(plan.prepared, plan.variants, seeds=plan.seeds, console=self.console)
-        found = work.run(splits, ridge=plan.axis == "taps", check=verify)
-        spent = costs(found.base, found.networks, runtime=plan.prepared.runtime)
-        scores = found.tally.scores()
+        pooled = work.run(splits, ridge=plan.axis == "taps", check=verify)
+        spent = costs(pooled.base, pooled.networks, runtime=plan.prepared.runtime)
+        scores = pooled.tally.scores()
         values: tuple[TapShapley, ...] = ()
         if plan.axis == "taps":
             values = tap_values(plan.variants, scores, splits=splits, seeds=len(plan.seeds))
         return replace(
-            self._result(scores, self._rows(scores, spent, found), found.seconds),
-            stacked=found.batched,
-            ridge=found.certificate,
-            verified=found.verified,
+            self._result(scores, self._rows(scores, spent, pooled), pooled.seconds),
+            stacked=pooled.batched,
+            ridge=pooled.certificate,
+            verified=pooled.verified,
             shapley=values,
         )
 

@@ -101,13 +101,13 @@ class AccuracyScores(RowScores):
 
     def per_class(self, v: int, reference: int, classes: Sequence[str]) -> Mapping[str, Mapping[str, float]]:
         """Returns {class: {"score", "delta"}} of the classes that have test photos."""
-        found = {}
+        by_class = {}
         for k, name in enumerate(classes):
             tried = self.tried[self.labels == k].sum()
             if tried:
                 own, other = (self.right[i][self.labels == k].sum() / tried for i in (v, reference))
-                found[name] = {"score": float(own), "delta": float(own - other)}
-        return found
+                by_class[name] = {"score": float(own), "delta": float(own - other)}
+        return by_class
 
     def constant(self, split: Parts) -> float:
         """Returns the fraction of test photos with the most frequent class of the training photos."""

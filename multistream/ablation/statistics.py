@@ -44,13 +44,13 @@ def complement(variants: Sequence[Variant], scores: RowScores) -> StreamCompleme
 
 def _left_out(keys: tuple[str, ...], scores: Mapping[tuple[tuple[str, ...], str], float]) -> tuple[LeftOut, ...]:
     """Lists each fusion without each of the streams; `scores` are by streams and fusion."""
-    found = []
+    rows = []
     for fusion in dict.fromkeys(fusion for _, fusion in scores if fusion):
         for key in keys:
             rest = tuple(k for k in keys if k != key)
-            own = scores[rest, fusion if len(rest) > 1 else ""]
-            found.append(LeftOut(fusion, key, own, own - scores[keys, fusion]))
-    return tuple(found)
+            score = scores[rest, fusion if len(rest) > 1 else ""]
+            rows.append(LeftOut(fusion, key, score, score - scores[keys, fusion]))
+    return tuple(rows)
 
 
 def tap_values(
@@ -60,7 +60,7 @@ def tap_values(
 
     A stream's values sum to the complete network's score minus the score without the stream (checks A1).
     """
-    found: list[TapShapley] = []
+    taps: list[TapShapley] = []
     whole = variants[-1]
     number = {tuple(v.keep.items()): i for i, v in enumerate(variants)}
     for key in dict.fromkeys(v.about for v in variants if v.about):
@@ -72,8 +72,8 @@ def tap_values(
             table[mask] = torch.from_numpy(scores.scores[number[tuple(keep.items())]])
         values = shapley(table)
         deviations = values.std(1).tolist() if values.shape[1] > 1 else [None] * len(stages)
-        found += [TapShapley(key, *each) for each in zip(stages, values.mean(1).tolist(), deviations, strict=True)]
-    return tuple(found)
+        taps += [TapShapley(key, *each) for each in zip(stages, values.mean(1).tolist(), deviations, strict=True)]
+    return tuple(taps)
 
 
 def _nothing(

@@ -55,8 +55,8 @@ def _by_class(result: Ablation, width: int) -> Iterator[str]:
         deltas = [f"{100 * row.per_class[name]['delta']:+{column}.1f}" for name, column in columns.items()]
         yield f"  {row.label:{width}}  {' '.join(deltas)}"
     of_class = result.metric.of_class.replace("_", " ")
-    own = [f"{100 * result.whole.per_class[name]['score']:{column}.1f}" for name, column in columns.items()]
-    yield f"  {f'{of_class} of the complete network':{width}}  {' '.join(own)}"
+    scores = [f"{100 * result.whole.per_class[name]['score']:{column}.1f}" for name, column in columns.items()]
+    yield f"  {f'{of_class} of the complete network':{width}}  {' '.join(scores)}"
 
 
 def _further(result: Ablation) -> Iterator[str]:
@@ -79,11 +79,11 @@ def _further(result: Ablation) -> Iterator[str]:
         )
     if result.streams:
         yield from _complement(result.streams)
-    if found := result.verified:
+    if verified := result.verified:
         yield (
-            f"verified: {found.label}, seed {found.seed}: probabilities differ by at most "
-            f"{found.largest_difference:.1e} from the row trained alone "
-            f"and by at most {found.difference_to_train:.1e} from "
+            f"verified: {verified.label}, seed {verified.seed}: probabilities differ by at most "
+            f"{verified.largest_difference:.1e} from the row trained alone "
+            f"and by at most {verified.difference_to_train:.1e} from "
             f"train's own loop ({LARGEST_DIFFERENCE:.0e} allowed)"
         )
 

@@ -67,15 +67,15 @@ def variants(network: MultiStream, axis: Axis, *, cut: str = "") -> tuple[Varian
     full = whole(network)
     if axis == "streams":
         fusions = FUSIONS_OF_LABEL_SETS if network.label_sets else FUSIONS
-        found = list(_stream_subsets(full, fusions))
+        listed = list(_stream_subsets(full, fusions))
     elif axis == "depth":
-        found = [variant for key in _cuttable(network, cut) for variant in _depths(full, key, network.branches[key])]
+        listed = [variant for key in _cuttable(network, cut) for variant in _depths(full, key, network.branches[key])]
     else:
-        found = [
+        listed = [
             variant for key in _cuttable(network, cut) for variant in _tap_subsets(full, key, network.branches[key])
         ]
     different: dict[object, Variant] = {}
-    for variant in found:
+    for variant in listed:
         different.setdefault(_identity(variant), variant)
     different.pop(_identity(full), None)
     return (*different.values(), full)

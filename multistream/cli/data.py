@@ -32,8 +32,8 @@ def scan(data: Source, label: options.Label = "", json: options.Json = False, qu
     table = open_table(data, label=label)
     decoder = Decoder(64, max_pixels=settings.max_pixels, min_side=settings.min_side)
     with Console(quiet=quiet).progress(len(table), "scan") as bar:
-        found = look_through(table, decoder, tick=bar.advance)
-    output.print_result(found, described, json=json)
+        result = look_through(table, decoder, tick=bar.advance)
+    output.print_result(result, described, json=json)
 
 
 @app.command()

@@ -45,7 +45,7 @@ def gallery(
     )
     folder = options.writable_folder(out or model.path.parent / "gallery")
     with console.progress(len(explainer.selection), "photos") as bar:
-        found = make_gallery(explainer, folder, kind=format, tick=bar.advance)
-    for path in found.files:
+        result = make_gallery(explainer, folder, kind=format, tick=bar.advance)
+    for path in result.files:
         console.say(str(path))
-    output.print_result(found, gallery_text, json=json)
+    output.print_result(result, gallery_text, json=json)

@@ -47,8 +47,8 @@ def _sums(found: Explanation) -> Iterator[str]:
     """Yields bias and residual of a sum, the gap of integrated gradients, or a note that there is no sum."""
     if found.method == "decomposition":
         for name, parts in (("bias", found.bias), ("remainder", found.remainder)):
-            for whose, part in parts.items():
-                yield f"  {name:10} {part:+8.3f}   {whose} logit {found.logits[whose]:+.3f}"
+            for classifier, part in parts.items():
+                yield f"  {name:10} {part:+8.3f}   {classifier} logit {found.logits[classifier]:+.3f}"
         if found.residual is not None:
             yield f"  residual   {found.residual:.1e} (fraction of the logit not accounted for)"
         yield from (f"  warning    {warning}" for warning in found.warnings)

@@ -80,7 +80,7 @@ def extract(
     from multistream.features.fill_cache import extract as fill
     from multistream.runtime.distributed import ranks_of
 
-    found = fill(
+    result = fill(
         run or _recipe(recipe or "default", streams, weights, seed, set_),
         data=data,
         label=label,
@@ -95,7 +95,7 @@ def extract(
         console=Console(quiet=quiet),
     )
     if ranks_of(os.environ).is_first:
-        output.print_result(found, described, json=json)
+        output.print_result(result, described, json=json)
 
 
 def _recipe(name: str, streams: str, weights: list[str] | None, seed: int | None, settings: list[str] | None) -> Recipe:

@@ -233,15 +233,15 @@ def pairs(texts: Sequence[str] | None, option: str) -> dict[str, str]:
     >>> pairs(["object=a.safetensors"], "--weights")
     {'object': 'a.safetensors'}
     """
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for text in texts or ():
         key, _, value = text.partition("=")
         if not (key and value):
             raise UsageError(option, f"{text!r} is incomplete.", right="Write KEY=VALUE, and repeat the option.")
-        if key in found:
+        if key in values:
             raise UsageError(option, f"{key!r} is given twice.")
-        found[key] = os.path.expanduser(value)
-    return found
+        values[key] = os.path.expanduser(value)
+    return values
 
 
 def listed_paths(paths: Sequence[str]) -> Iterator[str]:
@@ -275,11 +275,11 @@ def check_run_or_streams(command: str, run: Path | None, streams: str, recipe: s
 
 def with_options(recipe: Recipe, settings: Sequence[str] | None = None, **options: Mapping[str, Any]) -> Recipe:
     """Updates the recipe with a command's given options by section, then with those of --set."""
-    given = {
+    sections = {
         section: {name: value for name, value in values.items() if value not in NOT_GIVEN}
         for section, values in options.items()
     }
-    return recipe.updated(given).with_settings(settings or [])
+    return recipe.updated(sections).with_settings(settings or [])
 
 
 def network_options(

@@ -63,17 +63,17 @@ def check(
     as_json: options.Json = False,
 ) -> None:
     """Test a component against the contract of its kind; exit 69 if a check fails."""
-    given = dict(map(_option, settings or ()))
-    kept: list[dict[str, str]] = []
+    component_options = dict(map(_option, settings or ()))
+    requirements: list[dict[str, str]] = []
     for part in _parts(name, kind):
-        promises, broken = _checked(part, name, given)
-        kept += [{"kind": part.kind, "promise": promise} for promise in promises]
+        promises, broken = _checked(part, name, component_options)
+        requirements += [{"kind": part.kind, "promise": promise} for promise in promises]
         if not as_json:
             typer.echo("\n".join(f"ok  {part.kind}: {promise}" for promise in promises))
         if broken:
             raise PluginError(PLURALS[part.kind], f"{name!r} breaks its contract: {broken}") from broken
     if as_json:
-        output.print_json(kept)
+        output.print_json(requirements)
 
 
 def _checked(part: Part, name: str, options: Mapping[str, Any]) -> tuple[Sequence[str], Exception | None]:

@@ -63,12 +63,12 @@ def profile(
         network = _composed(streams, tap, temporal, fusion, classes, set_ or [])
     runtime = resolve(RuntimeSettings(device=device, precision=precision))  # type: ignore[arg-type]  # checked inside
     Console(quiet=quiet).say(f"profile: {runtime}, batch {batch}")
-    found = measure(network, runtime=runtime, batch=batch, repeats=repeats, trace=trace)
+    result = measure(network, runtime=runtime, batch=batch, repeats=repeats, trace=trace)
     if plot is not None:
         from multistream.profiling.figure import draw
 
-        save_figure(draw(found), plot)
-    output.print_result(found, table, json=json)
+        save_figure(draw(result), plot)
+    output.print_result(result, table, json=json)
 
 
 def table(found: Profile) -> str:

@@ -82,10 +82,10 @@ def reproduce(
         output.print_plan(all_planned(request, request.paper, chosen), json=json)
         return
     console = Console(quiet=quiet)
-    found = run(chosen, request, console=console)
-    for file in written(found, request.out):
+    result = run(chosen, request, console=console)
+    for file in written(result, request.out):
         console.say(f"reproduce: {file}")
-    _print(found, json=json)
+    _print(result, json=json)
 
 
 def _print(found: Reproduction, *, json: bool) -> None:
@@ -111,15 +111,15 @@ def written(found: Reproduction, out: Path) -> list[Path]:
         files += [out / "table1.md", out / "table1.tex"]
         write_atomic(files[-2], as_markdown(found))
         write_atomic(files[-1], as_latex(found))
-    if known := found.confusion:
+    if confusion := found.confusion:
         files.append(out / "fig3.pdf")
         save_figure(
             draw_confusion(
-                known.counts,
-                known.classes,
-                totals=known.totals,
-                published_recalls=known.published_recalls,
-                predicted=known.predicted,
+                confusion.counts,
+                confusion.classes,
+                totals=confusion.totals,
+                published_recalls=confusion.published_recalls,
+                predicted=confusion.predicted,
             ),
             files[-1],
         )

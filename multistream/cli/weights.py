@@ -37,8 +37,8 @@ def inspect_command(
     """Show the tensors of a weight file, and which library's naming scheme they follow."""
     from multistream.weights import inspect
 
-    found = inspect(file)
-    output.print_result(found, lambda shown: described(shown, every=all_), json=json)
+    inspection = inspect(file)
+    output.print_result(inspection, lambda shown: described(shown, every=all_), json=json)
 
 
 @app.command("convert")
@@ -63,9 +63,9 @@ def convert_command(
     """Convert a weight file to safetensors; the tensors of a Caffe VGG16 are renamed to torchvision's names."""
     from multistream.weights import convert
 
-    found = convert(file, out, names=names.value if names else None, rgb=rgb)
-    output.print_result(found, described, json=json)
-    if not quiet and (channels := found.metadata.get("channels")):
+    inspection = convert(file, out, names=names.value if names else None, rgb=rgb)
+    output.print_result(inspection, described, json=json)
+    if not quiet and (channels := inspection.metadata.get("channels")):
         typer.echo(
             f"The converted network expects {', '.join(channels)}, 0 to 255, with the mean subtracted.", err=True
         )

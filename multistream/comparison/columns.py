@@ -187,10 +187,10 @@ def chosen_columns(names: Sequence[str], rows: Sequence[ComparedRow]) -> dict[st
     settings = {name: _setting(name) for name in rows[0].settings}
     known: dict[str, Column] = {**MEASURES, **settings}
     check_known(names, [SETTINGS, *known], where="--columns")
-    found: dict[str, Column] = {}
+    columns: dict[str, Column] = {}
     for name in names:
-        found |= settings if name == SETTINGS else {name: known[name]}
-    return found
+        columns |= settings if name == SETTINGS else {name: known[name]}
+    return columns
 
 
 def filled(columns: Mapping[str, Column], rows: Iterable[ComparedRow]) -> dict[str, Column]:

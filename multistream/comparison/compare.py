@@ -114,7 +114,7 @@ def compare(
         check_known([measure], MEASURES, where="--measure")
     paths = [Path(run).expanduser() for run in runs]
     _check_once(paths)
-    given = _names_of_runs(names or {}, paths)
+    row_names = _names_of_runs(names or {}, paths)
     results = [read_result(path) for path in paths]
     measure = measure or default_measure(results)
     if with_published and measure != "accuracy":
@@ -122,7 +122,7 @@ def compare(
     groups = grouped(results)
     scores = [score_photos(group, measure) for group in groups]
     reference = _best(scores) if against == "best" else 0
-    rows = _rows(groups, scores, reference, given)
+    rows = _rows(groups, scores, reference, row_names)
     return Comparison(
         measure=measure,
         rows=rows,
@@ -215,10 +215,10 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _means(measures: Sequence[Mapping[str, float] | None]) -> dict[str, float] | None:
     """Returns the mean over runs of each measure; None unless all runs have them."""
-    found = [each for each in measures if each is not None]
-    if len(found) < len(measures):
+    known = [each for each in measures if each is not None]
+    if len(known) < len(measures):
         return None
-    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
+    return {name: float(np.mean([each[name] for each in known])) for name in known[0]}
 
 
 def with_holm(differences: Sequence[Difference | None]) -> list[Difference | None]:
@@ -261,16 +261,16 @@ BOOTSTRAP = "p: difference over its standard error in a bootstrap of photos, whi
 
 def _notes(rows: Sequence[ComparedRow], reference: int, against: Against) -> tuple[str, ...]:
     named = [(row.name, row.difference) for row in rows if row.difference]
-    found = [each for _, each in named]
-    tests = {each.test for each in found}
-    tested = len(found) - [each.p_value for each in found].count(None)
+    differences = [each for _, each in named]
+    tests = {each.test for each in differences}
+    tested = len(differences) - [each.p_value for each in differences].count(None)
     measure = rows[reference].measure
     better = "higher" if measure in HIGHER_IS_BETTER else "lower"
     notes = [
-        (found, f"reference: {rows[reference].name}; each difference is the row minus the reference"),
+        (differences, f"reference: {rows[reference].name}; each difference is the row minus the reference"),
         (measure != "accuracy", f"differences and tests: {MEASURES[measure]}; {better} is better"),
         (
-            found and against == "best",
+            differences and against == "best",
             f"the best was chosen on the test photos, so its {MEASURES[measure]} is optimistic",
         ),
         (any(row.label_sets for row in rows), "accuracy: images with all their labels and no other (exact match)"),
@@ -278,13 +278,13 @@ def _notes(rows: Sequence[ComparedRow], reference: int, against: Against) -> tup
         ("bootstrap" in tests, BOOTSTRAP),
         ("photos" in tests, OVER_PHOTOS if measure == "accuracy" else PAIRED_T),
         (
-            any(each.p_resampled is not None for each in found),
+            any(each.p_resampled is not None for each in differences),
             "p resampled: corrected t test over splits (Nadeau, Bengio 2003), since random splits overlap",
         ),
         (tested > 1, f"Holm: over the table's {tested} tests"),
         *((each.note, f"{name}: {each.note}") for name, each in named),
         (
-            any(each.smallest_detectable for each in found),
+            any(each.smallest_detectable for each in differences),
             "detectable: true difference detected with 80 % power at this number of photos",
         ),
     ]

@@ -62,9 +62,9 @@ def what_differs(groups: Groups) -> dict[str, tuple[Any, ...]]:
 
 def _differing_values(recipes: Sequence[Recipe]) -> dict[str, tuple[Any, ...]]:
     """Returns {setting: its value in each recipe} of the settings in which some recipe differs from the first."""
-    found = [{name: (left, right) for name, left, right in _meant(recipes[0], recipe)} for recipe in recipes]
-    of_first = {name: left for each in found for name, (left, _) in each.items()}
-    return {name: tuple(each.get(name, (left, left))[1] for each in found) for name, left in sorted(of_first.items())}
+    changes = [{name: (left, right) for name, left, right in _meant(recipes[0], recipe)} for recipe in recipes]
+    of_first = {name: left for each in changes for name, (left, _) in each.items()}
+    return {name: tuple(each.get(name, (left, left))[1] for each in changes) for name, left in sorted(of_first.items())}
 
 
 def _meant(a: Recipe, b: Recipe) -> list[tuple[str, Any, Any]]:

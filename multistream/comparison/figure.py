@@ -17,15 +17,17 @@ OURS, PUBLISHED = "#20639b", "#8a8a8a"
 
 def draw(comparison: Comparison) -> Figure:
     """Draws a dot and a 95 % interval for each row, from top to bottom, then published numbers (if any) in grey."""
-    ours = [(_label(comparison, i), row.score, row.score_ci95) for i, row in enumerate(comparison.rows)]
-    others = [(f"{each.name} (published)", each.accuracy, each.accuracy_ci95) for each in comparison.published]
-    figure = Figure(figsize=(7.0, 1.2 + 0.32 * (len(ours) + len(others))), layout="constrained")
+    measured = [(_label(comparison, i), row.score, row.score_ci95) for i, row in enumerate(comparison.rows)]
+    published = [(f"{each.name} (published)", each.accuracy, each.accuracy_ci95) for each in comparison.published]
+    figure = Figure(figsize=(7.0, 1.2 + 0.32 * (len(measured) + len(published))), layout="constrained")
     axes = figure.subplots()
     scale, unit = (100, ", %") if comparison.measure in IN_PERCENT else (1, "")
-    _dots(axes, ours, start=0, color=OURS, scale=scale)
-    _dots(axes, others, start=len(ours), color=PUBLISHED, scale=scale)
+    _dots(axes, measured, start=0, color=OURS, scale=scale)
+    _dots(axes, published, start=len(measured), color=PUBLISHED, scale=scale)
     axes.axvline(scale * comparison.rows[comparison.reference].score, color=OURS, linewidth=0.8, linestyle=":")
-    axes.set_yticks(range(len(ours) + len(others)), [label for label, *_ in ours + others], parse_math=False)
+    axes.set_yticks(
+        range(len(measured) + len(published)), [label for label, *_ in measured + published], parse_math=False
+    )
     axes.invert_yaxis()
     axes.set_xlabel(f"{MEASURES[comparison.measure]} on test photos{unit} (95 % interval)")
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -132,14 +132,14 @@ class RankedPhotos(RunScores):
         """Returns the mean over runs of the mAP with these counts of the photos, (R,)."""
         counts_RN = np.zeros((len(counts_Rn), len(self.labels)), dtype=np.int64)
         counts_RN[:, photos] = counts_Rn
-        found = []
+        maps = []
         for result, places in zip(self.results, self.places, strict=True):
             assert result.predictions.label_sets is not None  # `score` refuses runs without
             kept = np.isin(places, photos)
             if kept.any():
                 own = result.predictions.probabilities[kept], result.predictions.label_sets[kept]
-                found.append(resampled_map(*own, counts_RN[:, places[kept]]))
-        mean: Floats = np.mean(found, axis=0)
+                maps.append(resampled_map(*own, counts_RN[:, places[kept]]))
+        mean: Floats = np.mean(maps, axis=0)
         return mean
 
 

@@ -92,12 +92,12 @@ def _best(comparison: Comparison, columns: Mapping[str, Column]) -> list[tuple[i
     """Returns (row, column) of the largest values of columns with a best value; row 0 and column 0 are headings."""
     if len(comparison.rows) < 2:
         return []
-    found = []
+    bold_cells = []
     for place, column in enumerate(columns.values(), 1):
         if column.bold:
             values = [next(iter(column.values(row).values())) for row in comparison.rows]
-            found += [(i, place) for i, value in enumerate(values, 1) if value == max(values)]
-    return found
+            bold_cells += [(i, place) for i, value in enumerate(values, 1) if value == max(values)]
+    return bold_cells
 
 
 def all_notes(comparison: Comparison) -> tuple[str, ...]:

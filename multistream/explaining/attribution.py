@@ -161,8 +161,8 @@ def density(maps: Sequence[Tensor], *, size: int) -> Tensor:
     A cell of a coarse map covers more of the photo than a cell of a fine map; per unit of area they are comparable.
     """
     total = torch.zeros(len(maps[0]), size, size, dtype=torch.float64)
-    for each in maps:
-        by_area = each.detach().double().cpu() * (each.shape[-2] * each.shape[-1])
+    for stage_map in maps:
+        by_area = stage_map.detach().double().cpu() * (stage_map.shape[-2] * stage_map.shape[-1])
         total += functional.interpolate(by_area[:, None], (size, size), mode="bilinear", align_corners=False)[:, 0]
     return total
 
@@ -199,31 +199,31 @@ class Attributor:
 
     def _decomposition(self, forward: ForwardPass, columns: TargetColumns) -> Attribution:
         every = self.request.every_class
-        found = self.decomposer.decompose(forward, None if every else columns)
+        decomposition = self.decomposer.decompose(forward, None if every else columns)
         return Attribution(
             method="decomposition",
             columns=columns,
             every_class=every,
-            kinds=found.kinds,
-            maps=found.maps,
-            vectors=found.vectors,
-            logits=found.logits,
-            bias=found.bias,
-            remainder=found.remainder,
+            kinds=decomposition.kinds,
+            maps=decomposition.maps,
+            vectors=decomposition.vectors,
+            logits=decomposition.logits,
+            bias=decomposition.bias,
+            remainder=decomposition.remainder,
             tokens={},
-            residual=found.residual,
-            warnings=found.faults,
+            residual=decomposition.residual,
+            warnings=decomposition.faults,
         )
 
     def _integrated(self, forward: ForwardPass, columns: TargetColumns) -> Attribution:
-        found = integrated_gradients(self.network, forward, score=columns.score)
+        integrated = integrated_gradients(self.network, forward, score=columns.score)
 
         def contributions(wanted: TargetColumns) -> Contributions:
-            one = found if wanted is columns else integrated_gradients(self.network, forward, score=wanted.score)
+            one = integrated if wanted is columns else integrated_gradients(self.network, forward, score=wanted.score)
             return self._separated(one.pixels)
 
-        made = self._by_gradients(forward, columns, contributions)
-        return replace(made, tokens=found.tokens, gap=found.gap)
+        attribution = self._by_gradients(forward, columns, contributions)
+        return replace(attribution, tokens=integrated.tokens, gap=integrated.gap)
 
     def _by_gradients(
         self, forward: ForwardPass, columns: TargetColumns, contributions: Callable[[TargetColumns], Contributions]

@@ -118,8 +118,8 @@ class Decomposer:
             for target, keys in self.targets.items():
                 read, pooled = self._reader(target), {key: forward.pooled[key] for key in keys}
                 logits[target] = self._logits(target, forward, read)
-                found, constant[target] = self._coefficients(target, read, pooled, logits[target])
-                coefficients |= found
+                of_target, constant[target] = self._coefficients(target, read, pooled, logits[target])
+                coefficients |= of_target
         if columns is not None:
             logits = {target: columns.pick(values).unsqueeze(1) for target, values in logits.items()}
             constant = {target: _picked(values, 1, columns) for target, values in constant.items()}
@@ -169,12 +169,12 @@ class Decomposer:
         if self.kind(target) == "exact":
             if target not in self._linear:
                 nothing = map_stages(pooled, lambda p: torch.zeros_like(p[:1]))
-                found, at = gradients_of_classes(read, nothing)
-                self._linear[target] = (take_rows(found, 0), at[0])
+                gradients, at = gradients_of_classes(read, nothing)
+                self._linear[target] = (take_rows(gradients, 0), at[0])
             return self._linear[target]
-        found, _ = gradients_of_classes(read, pooled)
-        given = [torch.einsum("bkp,bp->bk", found[k][s], pooled[k][s]) for k in pooled for s in pooled[k]]
-        return found, logits - torch.stack(given).sum(0)
+        gradients, _ = gradients_of_classes(read, pooled)
+        contributions = [torch.einsum("bkp,bp->bk", gradients[k][s], pooled[k][s]) for k in pooled for s in pooled[k]]
+        return gradients, logits - torch.stack(contributions).sum(0)
 
     def _reader(self, target: str) -> ReadLogits:
         """Returns the function from pooled features to the target's logits (B, K)."""
@@ -187,8 +187,8 @@ class Decomposer:
     def _logits(self, target: str, forward: ForwardPass, read: ReadLogits) -> Tensor:
         if target == "":
             return forward.output.logits
-        own = forward.output.streams.get(target)
-        return read({target: forward.pooled[target]}) if own is None else own
+        logits = forward.output.streams.get(target)
+        return read({target: forward.pooled[target]}) if logits is None else logits
 
 
 def contribution(maps: Mapping[str, Mapping[str, Tensor]], vectors: Mapping[str, Tensor], key: str) -> Tensor:
@@ -215,8 +215,8 @@ def gradients_of_classes(read: ReadLogits, pooled: Pooled) -> tuple[Coefficients
     leaves = map_stages(pooled, lambda p: p.detach().repeat_interleave(classes, 0).requires_grad_())
     flat = [leaf for stages in leaves.values() for leaf in stages.values()]
     with torch.enable_grad():
-        own = read(leaves).unflatten(0, (size, classes)).diagonal(dim1=1, dim2=2).sum()
-        gradients = iter(torch.autograd.grad(own, flat, materialize_grads=True))
+        total = read(leaves).unflatten(0, (size, classes)).diagonal(dim1=1, dim2=2).sum()
+        gradients = iter(torch.autograd.grad(total, flat, materialize_grads=True))
     return {k: {s: next(gradients).unflatten(0, (size, classes)) for s in stages} for k, stages in leaves.items()}, at
 
 

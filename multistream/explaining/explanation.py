@@ -158,10 +158,10 @@ class ExplainedBatch:
 
     def explanation(self, place: int, *, path: str, labels: Sequence[str], aspect: float) -> Explanation:
         """Returns the record of the photo at index `place` of the batch."""
-        made, columns = self.attribution, self.attribution.columns
+        attribution, columns = self.attribution, self.attribution.columns
         target = int(columns.rows[place])
         logits = self.forward.output.logits
-        vectors = {key: vector[place] for key, vector in made.target_vectors.items()}
+        vectors = {key: vector[place] for key, vector in attribution.target_vectors.items()}
         return Explanation(
             path=path,
             status="ok",
@@ -173,22 +173,22 @@ class ExplainedBatch:
             probability=float(self.forward.probabilities[place, target]),
             temperature=self.forward.temperature,
             value=float(columns.score(logits)[place]),
-            method=made.method,
+            method=attribution.method,
             flow=self.request.flow,
             scale=columns.scale,
             baseline=self.request.baseline,
-            logits=self._numbers(made.logits, place),
-            bias=self._numbers(made.bias, place),
-            remainder=self._numbers(made.remainder, place),
+            logits=self._numbers(attribution.logits, place),
+            bias=self._numbers(attribution.bias, place),
+            remainder=self._numbers(attribution.remainder, place),
             stages=self._stages(place),
             vectors={key: float(vector.sum(dtype=torch.float64)) for key, vector in vectors.items()},
             entries={key: _largest(vector, self.vocabularies.get(key, ())) for key, vector in vectors.items()},
-            exact={key: kind == "exact" for key, kind in made.kinds.items()},
-            kinds=dict(made.kinds),
-            residual=_number(made.residual, place),
-            gap=_number(made.gap, place),
+            exact={key: kind == "exact" for key, kind in attribution.kinds.items()},
+            kinds=dict(attribution.kinds),
+            residual=_number(attribution.residual, place),
+            gap=_number(attribution.gap, place),
             decisions={key: self.classes[int(k)] for key, k in zip(self.shapley.keys, self.chosen[place], strict=True)},
-            warnings=made.warnings,
+            warnings=attribution.warnings,
             arrays=self._arrays(place, aspect=aspect),
             **self._games(place),  # type: ignore[arg-type]  # four mappings, named below
         )
@@ -220,29 +220,29 @@ class ExplainedBatch:
         return map_stages(self.attribution.target_maps, lambda m: float(m[place].sum(dtype=torch.float64)))
 
     def _arrays(self, place: int, *, aspect: float) -> ExplanationArrays:
-        made, columns = self.attribution, self.attribution.columns
+        attribution, columns = self.attribution, self.attribution.columns
         image = self.batch.get("image")
 
         def all_or_target(values_BK: Tensor) -> Tensor:
             """Selects one photo's values of all K classes, or only of the target, on the CPU."""
-            return (values_BK[place] if made.every_class else columns.pick(values_BK)[place].unsqueeze(0)).cpu()
+            return (values_BK[place] if attribution.every_class else columns.pick(values_BK)[place].unsqueeze(0)).cpu()
 
         against = None if columns.against is None else int(columns.against[place])
         return ExplanationArrays(
             image=None if image is None else image[place].cpu(),
             aspect=aspect,
             inputs={key: self.forward.pooled[key][stage][place].cpu() for key, stage in self._vector_stages().items()},
-            columns=(int(columns.rows[place]), against) if made.every_class else (0, None),
-            logits=_classifiers_row(made.logits, place),
-            bias=_classifiers_row(made.bias, place),
-            remainder=_classifiers_row(made.remainder, place),
+            columns=(int(columns.rows[place]), against) if attribution.every_class else (0, None),
+            logits=_classifiers_row(attribution.logits, place),
+            bias=_classifiers_row(attribution.bias, place),
+            remainder=_classifiers_row(attribution.remainder, place),
             probabilities={
                 key: self.forward.probabilities_of(own[place : place + 1])[0].cpu()
                 for key, own in self.forward.output.streams.items()
             },
-            maps=take_rows(made.maps, place),
-            vectors=_row(made.vectors, place),
-            tokens=_row(made.tokens, place),
+            maps=take_rows(attribution.maps, place),
+            vectors=_row(attribution.vectors, place),
+            tokens=_row(attribution.tokens, place),
             shapley=all_or_target(self.shapley.streams),
             shapley_stages={key: all_or_target(part) for key, part in self.shapley.stages.items()},
             interactions=all_or_target(self.shapley.interactions),
@@ -288,7 +288,7 @@ def chosen_classes(forward: ForwardPass, streams_BKS: Tensor) -> Tensor:
     It is the most probable class of the stream's own classifier if the fusion has one for each stream (late, gated).
     With early fusion it is the class with the stream's largest Shapley value (B, K, S).
     """
-    own = forward.output.streams
-    if len(own) == streams_BKS.shape[2]:
-        return torch.stack([logits.argmax(1).cpu() for logits in own.values()], dim=1)
+    by_stream = forward.output.streams
+    if len(by_stream) == streams_BKS.shape[2]:
+        return torch.stack([logits.argmax(1).cpu() for logits in by_stream.values()], dim=1)
     return streams_BKS.argmax(1).cpu()

@@ -111,8 +111,8 @@ def perturbation_curves(
     for rows, inserting, limits in zip(of_row.split(chunk), inserts.split(chunk), points.split(chunk), strict=True):
         kept = ((rank[rows] < limits[:, None]) == inserting[:, None]).view(-1, 1, *pictures_BCHW.shape[2:])
         values.append(answer(torch.where(kept, pictures_BCHW[rows], absent_BCHW[rows]), rows).float().cpu())
-    found = torch.cat(values).view(size, -1)
-    whole, nothing, deleted, inserted = found.split([1, 1, len(inner), len(inner)], dim=1)
+    scores = torch.cat(values).view(size, -1)
+    whole, nothing, deleted, inserted = scores.split([1, 1, len(inner), len(inner)], dim=1)
     fractions = counts.cpu().float() / pixels
     return PerturbationCurves(
         fractions, torch.cat([whole, deleted, nothing], dim=1), torch.cat([nothing, inserted, whole], dim=1)
@@ -167,26 +167,26 @@ class FaithfulnessMeter:
         side = pictures_BCHW.shape[2:]
         coarse = torch.rand(len(pictures_BCHW), 1, self.cells, self.cells, generator=self.generator)
         noise = functional.interpolate(coarse, side, mode="bilinear", align_corners=False)[:, 0]
-        found = {
+        by_name = {
             name: perturbation_curves(
                 answer, pictures_BCHW, maps_BHW=each, absent_BCHW=gone, steps=self.steps, chunk=self.chunk
             )
             for name, each in {**maps, "": noise}.items()
         }
-        against = found.pop("")
-        for name, curves in found.items():
-            both = (curves.deletion_area, against.deletion_area, curves.insertion_area, against.insertion_area)
+        of_noise = by_name.pop("")
+        for name, curves in by_name.items():
+            both = (curves.deletion_area, of_noise.deletion_area, curves.insertion_area, of_noise.insertion_area)
             self.areas.setdefault(name, []).append(torch.stack(both, dim=1))
-        return found
+        return by_name
 
     def results(self) -> tuple[Faithfulness, ...]:
         """Returns one result for each name of a map."""
-        made = []
+        results = []
         for name, parts in self.areas.items():
             table = torch.cat(parts).double().numpy()
             deletion, insertion = _area(table[:, 0], table[:, 1]), _area(table[:, 2], table[:, 3])
-            made.append(Faithfulness(name, len(table), self.absent, self.steps, deletion, insertion))
-        return tuple(made)
+            results.append(Faithfulness(name, len(table), self.absent, self.steps, deletion, insertion))
+        return tuple(results)
 
 
 def _area(own: NDArray[np.float64], noise: NDArray[np.float64]) -> CurveArea:

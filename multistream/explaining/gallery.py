@@ -55,8 +55,8 @@ class GalleryCollector:
     def add(self, photo: GalleryPhoto) -> None:
         """Adds one photo."""
         self.counts[photo.outcome] += 1
-        for key, own in photo.maps.items():
-            self.totals[key] = self.totals.get(key, torch.zeros_like(own)) + own
+        for key, density in photo.maps.items():
+            self.totals[key] = self.totals.get(key, torch.zeros_like(density)) + density
         for label in photo.explanation.labels:
             self._add_to(label, photo)
 
@@ -67,9 +67,9 @@ class GalleryCollector:
         kept.sort(key=lambda pair: pair[0])
         del kept[self.each :]
         self.numbers[label] = self.numbers.get(label, 0) + 1
-        for key, own in photo.maps.items():
+        for key, density in photo.maps.items():
             sums = self.sums.setdefault(key, {})
-            sums[label] = sums.get(label, torch.zeros_like(own)) + own
+            sums[label] = sums.get(label, torch.zeros_like(density)) + density
 
     def examples(self, outcome: Outcome) -> list[GalleryPhoto]:
         """Returns at most `each` photos of an outcome, taken from the classes in turn."""
@@ -79,11 +79,13 @@ class GalleryCollector:
 
     def differences(self) -> dict[str, dict[str, Tensor]]:
         """Returns {key: {class: the mean map of its photos minus the mean map of all photos}}, in class order."""
-        made = {}
+        differences = {}
         for key, sums in self.sums.items():
             average = self.totals[key] / sum(self.counts.values())
-            made[key] = {name: sums[name] / self.numbers[name] - average for name in self.classes if name in sums}
-        return made
+            differences[key] = {
+                name: sums[name] / self.numbers[name] - average for name in self.classes if name in sums
+            }
+        return differences
 
 
 class MostProbable:
@@ -104,12 +106,12 @@ class MostProbable:
 
     def photos(self, explainer: Explainer) -> dict[str, list[GalleryPhoto]]:
         """Returns {class: its photos, the most probable first}, each explained for that class."""
-        found = {}
+        by_class = {}
         for name, places in zip(self.classes, self.places.T.tolist(), strict=True):
             about = explainer.towards(Target(name))
-            records = {row: each for batch in about.batches(places) for row, each in about.records(batch).items()}
-            found[name] = [gallery_photo(records[place], explainer.vocabularies) for place in places]
-        return found
+            records = {row: record for batch in about.batches(places) for row, record in about.records(batch).items()}
+            by_class[name] = [gallery_photo(records[place], explainer.vocabularies) for place in places]
+        return by_class
 
 
 @dataclass(frozen=True)
@@ -127,10 +129,10 @@ def make_gallery(
     explainer: Explainer, folder: Path, *, kind: str = "png", tick: Callable[[int], None] = lambda _: None
 ) -> Gallery:
     """Explains the photos and writes the galleries. Raises DataError if no photo could be read."""
-    found, probable, n = GalleryCollector(explainer.model.classes), MostProbable(explainer.model.classes), 0
+    collector, probable, n = GalleryCollector(explainer.model.classes), MostProbable(explainer.model.classes), 0
     for batch in explainer.batches():
         for record in explainer.records(batch).values():
-            found.add(gallery_photo(record, explainer.vocabularies))
+            collector.add(gallery_photo(record, explainer.vocabularies))
         probable.add(batch.rows, batch.forward.probabilities)
         n += len(batch.rows)
         tick(len(batch.rows))
@@ -138,8 +140,8 @@ def make_gallery(
         raise DataError("gallery", "no photo could be read.", do="multistream data scan says why.")
     method = explainer.request.method
     how = how_made(method, own_heads=bool(explainer.model.network.fusion.heads))
-    files = write_galleries(found, folder, by_class=probable.photos(explainer), how=how, kind=kind)
-    return Gallery(n, len(explainer.selection) - n, method, found.counts, tuple(files))
+    files = write_galleries(collector, folder, by_class=probable.photos(explainer), how=how, kind=kind)
+    return Gallery(n, len(explainer.selection) - n, method, collector.counts, tuple(files))
 
 
 def how_made(method: str, *, own_heads: bool) -> str:

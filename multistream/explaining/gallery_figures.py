@@ -56,11 +56,11 @@ def gallery_photo(explanation: Explanation, vocabularies: Mapping[str, Sequence[
     arrays = explanation.arrays
     assert arrays is not None
     entries = {}
-    for key, given in arrays.target_vectors.items():
+    for key, contributions in arrays.target_vectors.items():
         scores = arrays.inputs[key]
         top = scores.topk(min(TOP, len(scores))).indices.tolist()
         names = vocabularies.get(key, ())
-        entries[key] = [(entry_name(names, i), float(scores[i]), float(given[i])) for i in top]
+        entries[key] = [(entry_name(names, i), float(scores[i]), float(contributions[i])) for i in top]
     maps = {key: combined(stages) for key, stages in arrays.target_maps.items()}
     return GalleryPhoto(replace(explanation, arrays=None), arrays.image, arrays.aspect, maps, entries)
 
@@ -68,8 +68,8 @@ def gallery_photo(explanation: Explanation, vocabularies: Mapping[str, Sequence[
 def combined(stages: Mapping[str, Tensor]) -> Tensor:
     """Adds a stream's maps {stage: (h, w)} into one (CELLS, CELLS) map of contributions per unit of area."""
     total = torch.zeros(CELLS, CELLS)
-    for each in stages.values():
-        dense = each.detach().float().cpu()[None, None] * each.numel()
+    for stage_map in stages.values():
+        dense = stage_map.detach().float().cpu()[None, None] * stage_map.numel()
         total += functional.interpolate(dense, (CELLS, CELLS), mode="bilinear", antialias=True)[0, 0]
     return total
 
@@ -103,8 +103,8 @@ def draw_photos(photos: Sequence[GalleryPhoto], *, title: str, how: str) -> Figu
         for axis, key in zip(row[1:], keys, strict=True):
             words = [f"{key}: {_short(about.decisions[key])}", f"map for {_short(about.target)}, full at {limit:.2g}"]
             color = RIGHT if photo.has(about.decisions[key]) else WRONG
-            drawn = blended(photo.image, photo.maps[key], limit=limit, aspect=photo.aspect)
-            _draw(axis, drawn, "\n".join(words), color)
+            overlay = blended(photo.image, photo.maps[key], limit=limit, aspect=photo.aspect)
+            _draw(axis, overlay, "\n".join(words), color)
     return figure
 
 
@@ -127,8 +127,8 @@ def draw_classes(by_class: Mapping[str, Sequence[GalleryPhoto]], *, total: int) 
             color = RIGHT if photo.has(name) else WRONG
             _draw(next(cells), photo_pixels(photo.image, aspect=photo.aspect), words, color)
             for key in keys:
-                drawn = blended(photo.image, photo.maps[key], limit=limit, aspect=photo.aspect)
-                _draw(next(cells), drawn, key, "black")
+                overlay = blended(photo.image, photo.maps[key], limit=limit, aspect=photo.aspect)
+                _draw(next(cells), overlay, key, "black")
         row[0].set_ylabel(_short(name), fontsize=9, parse_math=False)
         for empty in cells:
             empty.set_axis_off()
@@ -166,9 +166,11 @@ def draw_entries(photos: Sequence[GalleryPhoto], key: str) -> Figure:
         about = photo.explanation
         words = f"{_short(short_name(about.path))}\nlabel {_short(about.label)}\n{key}: {_short(about.decisions[key])}"
         _draw(left, photo_pixels(photo.image, aspect=photo.aspect), words, "black")
-        names, scores, given = (list(column) for column in zip(*photo.entries[key], strict=True))
+        names, scores, contributions = (list(column) for column in zip(*photo.entries[key], strict=True))
         draw_bars(middle, [_short(name) for name in names], scores, colours=["#5a6b7b"] * len(scores))
-        draw_bars(right, [""] * len(names), given, colours=[FOR if value > 0 else AGAINST for value in given])
+        draw_bars(
+            right, [""] * len(names), contributions, colours=[FOR if value > 0 else AGAINST for value in contributions]
+        )
         middle.set_title("score", fontsize=8, loc="left")
         right.set_title(f"contribution to {_short(about.target)}", fontsize=8, parse_math=False, loc="left")
     return figure

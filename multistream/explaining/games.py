@@ -168,13 +168,13 @@ class CoalitionValues:
 
     def of_taps(self, rows: Tensor) -> Tensor:
         """Returns v (M, B, K) of coalitions of taps (M, T), numbered stream by stream."""
-        found = []
+        values = []
         for row in rows.tolist():
             present: dict[str, tuple[bool, ...]] = {}
             for (key, _), on in zip(self.taps, row, strict=True):
                 present[key] = (*present.get(key, ()), on)
-            found.append(self.value(present))
-        return torch.stack(found)
+            values.append(self.value(present))
+        return torch.stack(values)
 
     def _vector(self, key: str, taps: tuple[bool, ...]) -> Tensor:
         """Returns a branch's vector with the absent taps replaced; each combination is computed once."""

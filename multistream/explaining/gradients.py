@@ -88,9 +88,9 @@ def integrated_gradients(
         with torch.no_grad():
             change = score(fused_of_tokens(network, ends)) - score(fused_of_tokens(network, starts))
         pixels = _at_pixels(network, forward, slopes, points=points, weights=weights)
-    given = {key: (ends[key] - starts[key]) * slopes[key] for key in ends}
+    tokens = {key: (ends[key] - starts[key]) * slopes[key] for key in ends}
     total = torch.stack([p.flatten(1).sum(1) for stages in pixels.values() for p in stages.values()]).sum(0)
-    return IntegratedGradients(given, pixels, (change - total).abs())
+    return IntegratedGradients(tokens, pixels, (change - total).abs())
 
 
 def _tokens_of_means(network: MultiStream, forward: ForwardPass) -> dict[str, Tensor]:
@@ -163,13 +163,13 @@ def _through_tap(
 @torch.no_grad()
 def attention(network: MultiStream, pooled: Pooled) -> dict[str, Tensor]:
     """Returns the attention weights of the steps, {key: (B, T)}, for branches whose temporal has them."""
-    found = {}
+    by_stream = {}
     with evaluating(network):
         for key, branch in network.branches.items():
             weights = branch.temporal.attention(branch.tokens(pooled[key])) if branch.temporal else None
             if weights is not None:
-                found[key] = weights
-    return found
+                by_stream[key] = weights
+    return by_stream
 
 
 def fused_of_tokens(network: MultiStream, tokens: Mapping[str, Tensor]) -> Tensor:

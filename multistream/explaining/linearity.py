@@ -73,8 +73,8 @@ def _false_claims_of_fusion(network: MultiStream, forward: ForwardPass) -> Itera
 
     if fusion.linear and not _is_affine(of_joined, torch.cat(list(vectors.values()), 1)):
         yield _declares(name, "linear = True")
-    for key, own in forward.output.streams.items():
-        if not torch.allclose(fusion.stream_logits(key, vectors[key]), own, atol=1e-4, rtol=1e-4):
+    for key, stream_logits in forward.output.streams.items():
+        if not torch.allclose(fusion.stream_logits(key, vectors[key]), stream_logits, atol=1e-4, rtol=1e-4):
             yield f"T{name[1:]} returns other logits of {key} than its `stream_logits`; override that method."
         if fusion.is_linear_stream(key) and not _is_affine(partial(fusion.stream_logits, key), vectors[key]):
             yield _declares(name, f"is_linear_stream({key!r})")

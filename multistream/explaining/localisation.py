@@ -95,13 +95,13 @@ class LocalisationMeter:
 
     def results(self) -> tuple[Localisation, ...]:
         """Returns one result for each stream."""
-        made = []
+        results = []
         for key, parts in self.parts.items():
             table = torch.cat(parts).numpy()
             n, hits = len(table), int(table[:, 0].sum())
             energy = table[~np.isnan(table[:, 1]), 1]
             nothing = (float("nan"), float("nan"))
-            made.append(
+            results.append(
                 Localisation(
                     stream=key,
                     n=n,
@@ -113,7 +113,7 @@ class LocalisationMeter:
                     positive=len(energy),
                 )
             )
-        return tuple(made)
+        return tuple(results)
 
 
 def masks_of(table: Table, source: str | Path, *, size: int, resize: str) -> ReadMask:

@@ -66,18 +66,18 @@ def find_photos(
     there are none. `inputs` are paths, or vectors as {id: array} or as an array in the order of the photos.
     """
     inputs = inputs or {}
-    given = {name: str(source) for name, source in inputs.items() if isinstance(source, str | Path)}
-    arrays = {name: source for name, source in inputs.items() if name not in given}
+    files = {name: str(source) for name, source in inputs.items() if isinstance(source, str | Path)}
+    arrays = {name: source for name, source in inputs.items() if name not in files}
     if images is not None and data:
         raise UsageError("--data", "PATHS were given too.", right="Pass only one of the two.")
     if images is not None:
-        selection = _given_photos(model, images, given, arrays, label=label, labelled=labelled)
+        selection = _given_photos(model, images, files, arrays, label=label, labelled=labelled)
     elif data:
         table = open_table(data, label=label, allow_outside=model.recipe.data.allow_outside)
-        selection = _selection(model, table, table.ids, given, labelled=labelled)
+        selection = _selection(model, table, table.ids, files, labelled=labelled)
     else:
         table, _ = own_part(model, "explain", label=label)
-        selection = _selection(model, table, table.ids, {**model.recipe.network.inputs, **given}, labelled=labelled)
+        selection = _selection(model, table, table.ids, {**model.recipe.network.inputs, **files}, labelled=labelled)
     return _with_arrays(selection, model, arrays) if arrays else selection
 
 
@@ -94,10 +94,10 @@ def _given_photos(
     photos = tuple(given_photos(images, limit=decoder.max_bytes if decoder else MAX_BYTES))
     names = tuple(photo.path for photo in photos)
     is_known = labelled or _lacks_inputs(model, {**given, **arrays})
-    own = _own_photos(model, [Path(name) for name in names], label) if is_known else None
-    if own is not None:
+    own_table = _own_photos(model, [Path(name) for name in names], label) if is_known else None
+    if own_table is not None:
         sources = {**model.recipe.network.inputs, **given}
-        return replace(_selection(model, own, names, sources, labelled=labelled), given=photos)
+        return replace(_selection(model, own_table, names, sources, labelled=labelled), given=photos)
     if labelled:
         what = "the target true needs labels, but these photos have none."
         raise UsageError("--target", what, do="Omit PATHS, or give --data.")
@@ -111,10 +111,10 @@ def _with_arrays(selection: PhotoSelection, model: Model, arrays: Mapping[str, S
     """Adds vectors given as arrays, by stream key or input name."""
     table, vectors, sources = selection.table, {}, dict(selection.sources)
     for name, source in arrays.items():
-        readers = {key: each for key, each in model.inputs.items() if name in (key, each.name)}
-        if not all(isinstance(each, Vector) for each in readers.values()):
+        readers = {key: stream_input for key, stream_input in model.inputs.items() if name in (key, stream_input.name)}
+        if not all(isinstance(stream_input, Vector) for stream_input in readers.values()):
             raise UsageError(f"inputs[{name!r}]", "maps were given as arrays.", right="It must be a folder of maps.")
-        for other in {name, *readers, *(each.name for each in readers.values())}:
+        for other in {name, *readers, *(stream_input.name for stream_input in readers.values())}:
             sources.pop(other, None)
         for key in readers or (name,):
             vectors[key] = _vector_table(name, source, table.ids)
@@ -144,11 +144,11 @@ def _selection(
     model: Model, table: Table, names: tuple[str, ...], sources: Mapping[str, str], *, labelled: bool
 ) -> PhotoSelection:
     """Maps a table's labels to the run's classes. If `labelled`, raises DataError for labels of other classes."""
-    ours, unknown = _in_our_classes(table, model.classes)
+    relabelled, unknown = _in_our_classes(table, model.classes)
     if labelled and unknown:
         right = f"It knows {', '.join(model.classes)}."
         raise DataError(table.name, f"{unknown:,} labels are not classes of the run.", right=right)
-    return PhotoSelection(ours, names, sources)
+    return PhotoSelection(relabelled, names, sources)
 
 
 def _in_our_classes(table: Table, classes: tuple[str, ...]) -> tuple[Table, int]:
@@ -175,5 +175,5 @@ def _own_photos(model: Model, paths: Sequence[Path], label: str) -> Table | None
     except DataError:  # the run's data set may be missing; the photos are then from elsewhere
         return None
     rows = {table.path(i).resolve(): i for i in range(len(table))}
-    found = [rows.get(path.resolve()) for path in paths]
-    return None if None in found else table.select([row for row in found if row is not None])
+    matches = [rows.get(path.resolve()) for path in paths]
+    return None if None in matches else table.select([row for row in matches if row is not None])

@@ -41,7 +41,10 @@ def measure_on_photos(
     if explainer.model.network.label_sets:
         what = "these tests follow the probability of one class, and a photo may have several labels here."
         raise UsageError("test-explanation", what)
-    size = max((each.size for each in explainer.model.inputs.values() if isinstance(each, Image)), default=0)
+    size = max(
+        (stream_input.size for stream_input in explainer.model.inputs.values() if isinstance(stream_input, Image)),
+        default=0,
+    )
     if not size:
         option = "--faithfulness" if faithfulness else "--masks"
         raise UsageError(option, "no stream of this run reads photos.", right="These tests change pixels.")

@@ -49,17 +49,17 @@ def plant(inputs: Mapping[str, Input], key: str, *, count: int, generator: torch
     labels = torch.randint(0, 2, (count,), generator=generator)
     centres = PATCH / 2 + torch.rand(count, 2, generator=generator) * (SIDE - PATCH)
     batch = {}
-    for name, each in inputs.items():
-        if isinstance(each, Vector):
-            scores = torch.rand(count, each.width, generator=generator) ** 8
+    for name, stream_input in inputs.items():
+        if isinstance(stream_input, Vector):
+            scores = torch.rand(count, stream_input.width, generator=generator) ** 8
             batch[name] = scores / scores.sum(1, keepdim=True)
             continue
-        channels = 3 if isinstance(each, Image) else each.channels
+        channels = 3 if isinstance(stream_input, Image) else stream_input.channels
         pixels = _clouds(count, channels, generator)
         if name == key:
             pixels = pixels + _stripes(labels, centres)[:, None]
         pixels = pixels.clamp(0, 255)
-        batch[name] = pixels.round().to(torch.uint8) if isinstance(each, Image) else pixels / 255
+        batch[name] = pixels.round().to(torch.uint8) if isinstance(stream_input, Image) else pixels / 255
     axis = torch.arange(SIDE) + 0.5
     inside = (axis - centres[..., None]).abs() <= PATCH / 2  # (B, 2, SIDE): of rows, of columns
     return PlantedScenes(batch, labels, inside[:, 0, :, None] & inside[:, 1, None, :])
@@ -88,10 +88,10 @@ class SmallStream(Stream):
     """
 
     def __init__(self, stream: Stream) -> None:
-        given = stream.input
-        assert not isinstance(given, Vector)
+        stream_input = stream.input
+        assert not isinstance(stream_input, Vector)
         stages: dict[str, nn.Module] = {}
-        channels = given.channels if isinstance(given, Map) else 3
+        channels = stream_input.channels if isinstance(stream_input, Map) else 3
         for place, name in enumerate(stream.stages):
             wide = place < 2
             convolution = nn.Conv2d(
@@ -100,7 +100,7 @@ class SmallStream(Stream):
             nn.init.kaiming_normal_(convolution.weight)
             nn.init.constant_(convolution.get_parameter("bias"), 0)
             stages[name], channels = nn.Sequential(convolution, nn.ReLU()), CHANNELS
-        super().__init__(stages, channels=dict.fromkeys(stages, CHANNELS), input=replace(given, size=SIDE))
+        super().__init__(stages, channels=dict.fromkeys(stages, CHANNELS), input=replace(stream_input, size=SIDE))
         self.head_of_original = stream.make_head
 
     def make_head(self, width: int, classes: int) -> nn.Module:

@@ -257,11 +257,11 @@ def similarity_to_random(
 ) -> Tensor:
     """Returns the rank correlation (seeds, B) of maps before and after shuffling all weights; it should be near 0."""
     whole = explain().flatten(1)
-    found = []
+    correlations = []
     for seed in seeds:
         with randomised(network, seed=seed, batch=batch):
-            found.append(spearman(whole, explain().flatten(1)))
-    return torch.stack(found)
+            correlations.append(spearman(whole, explain().flatten(1)))
+    return torch.stack(correlations)
 
 
 def spearman(first_BN: Tensor, second_BN: Tensor) -> Tensor:

@@ -61,8 +61,8 @@ def count(run: Callable[[], Any]) -> tuple[Count, Any]:
     counter = FlopCounterMode(display=False, custom_mapping=UNCOUNTED)
     with torch.no_grad(), _unfused_attention(), _Observer() as seen, counter as flops:
         result = run()
-    given = run.args if isinstance(run, partial) else ()
-    return Count(flops.get_total_flops() // 2, seen.activations, seen.peak, _numbers((given, result))), result
+    arguments = run.args if isinstance(run, partial) else ()
+    return Count(flops.get_total_flops() // 2, seen.activations, seen.peak, _numbers((arguments, result))), result
 
 
 @contextmanager

@@ -85,19 +85,19 @@ def walk(network: MultiStream, batch: Mapping[str, Tensor], visit: Visit) -> Any
         else:
             vectors[key] = visit(key, "temporal", partial(branch.temporal, tokens), [branch.temporal])
     fusion = network.fusion
-    given = {key: visit(key, "head", partial(head, vectors[key]), [head]) for key, head in fusion.heads.items()}
-    return visit("", "fusion", partial(_after_heads(fusion, given), vectors), [_after_heads(fusion, given)])
+    logits = {key: visit(key, "head", partial(head, vectors[key]), [head]) for key, head in fusion.heads.items()}
+    return visit("", "fusion", partial(_after_heads(fusion, logits), vectors), [_after_heads(fusion, logits)])
 
 
 def count_pieces(network: MultiStream) -> dict[tuple[str, str], Piece]:
     """Counts each part for one image: {(stream, stage): (count, output shape, parameters, trainable parameters)}."""
-    found = {}
+    pieces = {}
 
     def visit(stream: str, stage: str, run: Callable[[], Any], modules: Sequence[nn.Module]) -> Any:
         counted, result = count(run)
         parameters = [p for module in modules for p in module.parameters()]
         sizes = sum(p.numel() for p in parameters), sum(p.numel() for p in parameters if p.requires_grad)
-        found[stream, stage] = (counted, _shape(result), *sizes)
+        pieces[stream, stage] = (counted, _shape(result), *sizes)
         return result
 
     with without_numbers():
@@ -105,23 +105,23 @@ def count_pieces(network: MultiStream) -> dict[tuple[str, str], Piece]:
     # A stage's output may have another layout (tokens, NHWC) than its map, which the tap reads.
     for key, branch in network.branches.items():
         for stage, shape in branch.stream.map_shapes().items():
-            counted, _, parameters, trainable = found[key, stage]
-            found[key, stage] = (counted, shape, parameters, trainable)
-    return found
+            counted, _, parameters, trainable = pieces[key, stage]
+            pieces[key, stage] = (counted, shape, parameters, trainable)
+    return pieces
 
 
 def time_pieces(network: MultiStream, *, runtime: Runtime, batch: int, repeats: int) -> dict[tuple[str, str], Latency]:
     """Times each part alone, on the output of the part before it: {(stream, stage): latency}."""
-    found = {}
+    latencies = {}
 
     def visit(stream: str, stage: str, run: Callable[[], Any], modules: Sequence[nn.Module]) -> Any:
         del modules
         with _cast(runtime, stage):
-            found[stream, stage] = latency(run, runtime, repeats=repeats)
+            latencies[stream, stage] = latency(run, runtime, repeats=repeats)
             return run()
 
     walk(network, runtime.send(example_batch(network, batch)), visit)
-    return found
+    return latencies
 
 
 def write_trace(network: MultiStream, path: Path, *, runtime: Runtime, batch: int) -> None:
@@ -132,10 +132,10 @@ def write_trace(network: MultiStream, path: Path, *, runtime: Runtime, batch: in
         with _cast(runtime, stage), record_function(f"{stream}/{stage}" if stream else stage):
             return run()
 
-    given = runtime.send(example_batch(network, batch))
+    example = runtime.send(example_batch(network, batch))
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if runtime.device.type == "cuda" else [])
     with torch_profile(activities=activities) as recorded:
-        walk(network, given, visit)
+        walk(network, example, visit)
         synchronise(runtime)
     target = path.expanduser().absolute()
     with temporary(target.parent) as folder:
@@ -154,8 +154,8 @@ def example_batch(network: MultiStream, size: int) -> dict[str, Tensor]:
 def _walk_stream(key: str, branch: Branch, x: Tensor, visit: Visit) -> dict[str, Tensor]:
     stream = branch.stream
     if branch.reads_vector:
-        found: dict[str, Tensor] = visit(key, VECTOR, partial(stream, x), [stream])
-        return found
+        vectors: dict[str, Tensor] = visit(key, VECTOR, partial(stream, x), [stream])
+        return vectors
     state: Any = None
     maps: dict[str, Tensor] = {}
     for name, stage in stream.stages.items():
@@ -200,15 +200,15 @@ def _cast(runtime: Runtime, stage: str) -> AbstractContextManager[object]:
 
 def _swept(network: MultiStream, size: int, *, runtime: Runtime, repeats: int) -> dict[str, float]:
     """Measures latency, throughput and memory of the whole network at one batch size."""
-    given = runtime.send(example_batch(network, size))
-    run = partial(_whole, network, given, runtime)
-    taken = latency(run, runtime, repeats=repeats, warmup=1)
+    example = runtime.send(example_batch(network, size))
+    run = partial(_whole, network, example, runtime)
+    measured = latency(run, runtime, repeats=repeats, warmup=1)
     return {
         "batch": size,
         "peak_bytes": _peak(network, size, run, runtime=runtime),
-        "ms_p50": taken.p50,
-        "ms_p95": taken.p95,
-        "images_per_second": round(1e3 * size / taken.p50, 1),
+        "ms_p50": measured.p50,
+        "ms_p95": measured.p95,
+        "images_per_second": round(1e3 * size / measured.p50, 1),
     }
 
 
@@ -225,9 +225,9 @@ def _peak(network: MultiStream, size: int, run: Callable[[], Tensor], *, runtime
         run()
         return torch.cuda.max_memory_allocated(runtime.device)
     with without_numbers():
-        given = example_batch(network, size)
-        counted, _ = count(partial(_whole, network, given, runtime))
-    held = [*network.parameters(), *network.buffers(), *given.values()]
+        example = example_batch(network, size)
+        counted, _ = count(partial(_whole, network, example, runtime))
+    held = [*network.parameters(), *network.buffers(), *example.values()]
     return counted.peak_bytes + sum(tensor.nbytes for tensor in held)
 
 

@@ -78,11 +78,11 @@ def make_rows(
     cumulative = 0
     for (stream, stage), (counted, shape, params, trainable) in pieces.items():
         cumulative += params
-        taken = times[stream, stage]
-        each = 4 if stage in ABOVE else width
+        latency = times[stream, stage]
+        element_bytes = 4 if stage in ABOVE else width
         products = batch * counted.macs / roofline.macs_per_second
-        copies = each * (params + batch * counted.moved) / roofline.bytes_per_second
-        least = 1e3 * max(products, copies)
+        copies = element_bytes * (params + batch * counted.moved) / roofline.bytes_per_second
+        lower_bound = 1e3 * max(products, copies)
         rows.append(
             StageCost(
                 stream=stream,
@@ -95,12 +95,12 @@ def make_rows(
                 flops=2 * counted.macs,
                 activations=counted.activations,
                 bytes=4 * counted.activations,
-                moved_bytes=each * (params + counted.moved),
+                moved_bytes=element_bytes * (params + counted.moved),
                 peak_bytes=counted.peak_bytes,
-                ms_p50=taken.p50,
-                ms_p95=taken.p95,
-                ms_roofline=round(least, 6),
-                roofline=_share(least, taken.p50),
+                ms_p50=latency.p50,
+                ms_p95=latency.p95,
+                ms_roofline=round(lower_bound, 6),
+                roofline=_share(lower_bound, latency.p50),
             )
         )
     return tuple(rows)

@@ -262,12 +262,12 @@ def _cleaned(element: ElementTree.Element, markers: Mapping[str | None, ElementT
     attributes |= _presentation(attributes.pop("style", ""))
     identity, _ = attributes.pop("id", ""), attributes.pop("clip-path", None)
     rounded = {name: LONG_NUMBER.sub(_rounded, text) for name, text in attributes.items()}
-    made = ElementTree.Element(element.tag, rounded)
-    made.text = (element.text or "").strip()
+    cleaned = ElementTree.Element(element.tag, rounded)
+    cleaned.text = (element.text or "").strip()
     if identity.startswith(TOOLTIP):
-        ElementTree.SubElement(made, "title").text = identity.removeprefix(TOOLTIP)
-    made.extend(_cleaned(child, markers) for child in element if child.tag not in ("metadata", "defs"))
-    return made
+        ElementTree.SubElement(cleaned, "title").text = identity.removeprefix(TOOLTIP)
+    cleaned.extend(_cleaned(child, markers) for child in element if child.tag not in ("metadata", "defs"))
+    return cleaned
 
 
 def _presentation(style: str) -> dict[str, str]:
@@ -276,14 +276,14 @@ def _presentation(style: str) -> dict[str, str]:
     >>> _presentation("font: 11px 'DejaVu Sans'; fill: #1c1f23")
     {'font-size': '11px', 'fill': 'var(--ink)'}
     """
-    found = {}
+    attributes = {}
     for declaration in filter(None, style.split("; ")):
         name, _, value = declaration.rstrip(";").partition(": ")
         if name == "font":
             name, value = "font-size", value.split()[0]
         if name != "font-family":
-            found[name] = f"var(--{VARIABLES[value]})" if value in VARIABLES else value
-    return found
+            attributes[name] = f"var(--{VARIABLES[value]})" if value in VARIABLES else value
+    return attributes
 
 
 def _rounded(number: re.Match[str]) -> str:

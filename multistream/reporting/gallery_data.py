@@ -93,11 +93,13 @@ def gallery_data(outputs: NetworkOutputs, rows: Sequence[int]) -> GalleryData:
     for batch in batches(outputs, list(rows), size=4):
         index = batch.pop("index").tolist()
         forward = forward_pass(outputs.model.network, batch, runtime=outputs.runtime)
-        found = decomposer.decompose(forward)
-        builder.add(found, forward)
+        decomposition = decomposer.decompose(forward)
+        builder.add(decomposition, forward)
         for b, row in enumerate(index):
             values = _rounded(shapley[row][classes[row]])
-            photos.append({**_prediction(outputs, row), **builder.photo(found, b, classes[row]), "shapley": values})
+            photos.append(
+                {**_prediction(outputs, row), **builder.photo(decomposition, b, classes[row]), "shapley": values}
+            )
     decoder = outputs.photos.decoder
     return GalleryData(
         content={

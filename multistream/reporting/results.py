@@ -124,10 +124,10 @@ def _correct_of(path: Path, predictions: Predictions) -> NDArray[np.bool_] | str
         other = read_result(path.expanduser()).predictions
     except MultistreamError as error:
         return f"{path} cannot be read ({error})"
-    own, theirs = pair_photos(predictions, other)
-    if set(other.classes) != set(predictions.classes) or len(own) < len(predictions):
+    own_rows, other_rows = pair_photos(predictions, other)
+    if set(other.classes) != set(predictions.classes) or len(own_rows) < len(predictions):
         return f"{path} was evaluated on other images or classes"
-    return other.correct[theirs]
+    return other.correct[other_rows]
 
 
 def calibration_bins(predictions: Predictions) -> list[CalibrationBin]:

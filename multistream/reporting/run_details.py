@@ -79,14 +79,14 @@ class RunDetails:
         """{class: {split: number of images}}; empty if images may have several labels, as split.csv has only one."""
         if self.result.predictions.label_sets is not None:
             return {}
-        found = Counter((row.label, row.part) for row in self.rows)
-        return {name: {split: found[name, split] for split in SPLITS} for name in self.classes}
+        counter = Counter((row.label, row.part) for row in self.rows)
+        return {name: {split: counter[name, split] for split in SPLITS} for name in self.classes}
 
     @property
     def totals(self) -> dict[str, int]:
         """{split: number of images}"""
-        found = Counter(row.part for row in self.rows)
-        return {split: found[split] for split in SPLITS}
+        counter = Counter(row.part for row in self.rows)
+        return {split: counter[split] for split in SPLITS}
 
     @property
     def shared(self) -> tuple[str, ...]:

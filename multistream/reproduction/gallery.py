@@ -21,18 +21,18 @@ def reproduce_gallery(run: Path, folder: Path, *, console: Console) -> Reproduce
 
     Existing galleries of the same model are kept.
     """
-    own = sorted((run / runs.FOLDS).glob("*"))
-    model = load(own[0] if own else run)
-    if (found := _kept(folder, model.sha256)) is not None:
-        return found
+    folds = sorted((run / runs.FOLDS).glob("*"))
+    model = load(folds[0] if folds else run)
+    if (gallery := _kept(folder, model.sha256)) is not None:
+        return gallery
     request = ExplanationRequest(Target("predicted"), method="fused", every_class=False)
     explainer = Explainer(model, None, request=request, labelled=True, console=console)
     with console.progress(len(explainer.selection), "photos") as bar:
         drawn = make_gallery(explainer, folder, kind=KIND, tick=bar.advance)
     names = tuple(path.name for path in drawn.files)
-    found = ReproducedGallery(drawn.n, {str(name): count for name, count in drawn.outcomes.items()}, names)
-    runs.write_json(folder / FILE, {"model": model.sha256, **found.to_dict()})
-    return found
+    gallery = ReproducedGallery(drawn.n, {str(name): count for name, count in drawn.outcomes.items()}, names)
+    runs.write_json(folder / FILE, {"model": model.sha256, **gallery.to_dict()})
+    return gallery
 
 
 def _kept(folder: Path, sha256: str) -> ReproducedGallery | None:

@@ -60,10 +60,10 @@ class Paper:
 def the_paper() -> Paper:
     """Reads the paper's results from the shipped file."""
     text = files("multistream.reproduction").joinpath("paper.toml").read_text(encoding="utf-8")
-    found = tomllib.loads(text)
-    rows = {row["key"]: PaperRow(**_with_tuples(row)) for row in found["row"]}
-    curves = tuple(PaperCurve(**_with_tuples(curve)) for curve in found["curve"])
-    return Paper(rows, curves, found["recalls"])
+    content = tomllib.loads(text)
+    rows = {row["key"]: PaperRow(**_with_tuples(row)) for row in content["row"]}
+    curves = tuple(PaperCurve(**_with_tuples(curve)) for curve in content["curve"])
+    return Paper(rows, curves, content["recalls"])
 
 
 def _with_tuples(table: Mapping[str, Any]) -> dict[str, Any]:

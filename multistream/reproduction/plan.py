@@ -53,11 +53,11 @@ class Request:
 def stream_places(text: str, paper: Paper) -> dict[str, str]:
     """Parses `object=object,places=scenes,anp=anp` to {key: spec}. Raises UsageError for a key not in the paper."""
     known = tuple(dict.fromkeys(stream for row in paper.rows.values() for stream in row.streams))
-    found = {spec.key: spec.part for spec in parse_specs(text)}
-    if unknown := [key for key in found if key not in known]:
-        right = f"The paper's streams are {', '.join(known)}: write, for example, object={found[unknown[0]]}."
+    specs = {spec.key: spec.part for spec in parse_specs(text)}
+    if unknown := [key for key in specs if key not in known]:
+        right = f"The paper's streams are {', '.join(known)}: write, for example, object={specs[unknown[0]]}."
         raise UsageError("--streams", f"{unknown[0]!r} is not a stream of the paper.", right=right)
-    return found
+    return specs
 
 
 def rows_needed(targets: Sequence[str], paper: Paper, places: Mapping[str, str]) -> tuple[PaperRow, ...]:
@@ -68,21 +68,21 @@ def rows_needed(targets: Sequence[str], paper: Paper, places: Mapping[str, str])
     keys = {"table1": list(paper.rows), "fig3": [FUSED], "fig4": [each.row for each in paper.curves], "fig5": [FUSED]}
     wanted = [paper.rows[key] for target in targets for key in keys.get(target, ())]
     joined = [paper.rows[key] for row in wanted for key in row.branches]
-    found = [row for row in dict.fromkeys([*wanted, *joined]) if set(paper.streams_of(row)) <= set(places)]
-    if not found:
+    complete = [row for row in dict.fromkeys([*wanted, *joined]) if set(paper.streams_of(row)) <= set(places)]
+    if not complete:
         what = f"no row of {', '.join(targets)} has all of its streams."
         raise UsageError("--streams", what, right="Write object=SPEC,places=SPEC,anp=SPEC.")
-    return tuple(sorted(found, key=lambda row: bool(row.fusion)))
+    return tuple(sorted(complete, key=lambda row: bool(row.fusion)))
 
 
 def all_planned(request: Request, paper: Paper, targets: Sequence[str]) -> tuple[PlannedRun, ...]:
     """Returns all training runs of the targets: the rows, and for figure 4 the truncated networks."""
-    found = planned(request, paper, rows_needed(targets, paper, request.streams))
+    runs = planned(request, paper, rows_needed(targets, paper, request.streams))
     for curve in curves_needed(request, paper) if "fig4" in targets else ():
         row = paper.rows[curve.row]
         for depth in range(1, len(stages_of(request, paper, row))):
-            found += planned(request, paper, [row], depth=depth)
-    return found
+            runs += planned(request, paper, [row], depth=depth)
+    return runs
 
 
 def curves_needed(request: Request, paper: Paper) -> list[PaperCurve]:
@@ -103,7 +103,7 @@ def stages_of(request: Request, paper: Paper, row: PaperRow) -> tuple[str, ...]:
 
 def planned(request: Request, paper: Paper, rows: Sequence[PaperRow], *, depth: int = 0) -> tuple[PlannedRun, ...]:
     """Returns the training runs of these rows for each split and seed; `depth` keeps the first stages, 0 keeps all."""
-    found = []
+    runs = []
     for row in rows:
         name, folder, network = row.name, request.out / "runs" / row.key, {}
         if depth:
@@ -112,8 +112,8 @@ def planned(request: Request, paper: Paper, rows: Sequence[PaperRow], *, depth: 
             network = {"depth": dict.fromkeys(row.streams, depth)}
         for unit in _units(request):
             recipe = _recipe(request, paper, row, unit).updated({"network": network})
-            found.append(PlannedRun(name, recipe, folder / unit.name))
-    return tuple(found)
+            runs.append(PlannedRun(name, recipe, folder / unit.name))
+    return tuple(runs)
 
 
 @dataclass(frozen=True)

@@ -146,11 +146,11 @@ class _Work:
         scores = {row.key: self.scores(row) for row in ordered}
         singles = [row for row in ordered if not row.fusion]
         best = max(singles, key=lambda row: scores[row.key].mean)
-        found = with_holm(
+        differences = with_holm(
             [difference(scores[best.key], scores[row.key]) if row is not best else None for row in ordered]
         )
         reproduced = []
-        for row, each in zip(ordered, found, strict=True):
+        for row, each in zip(ordered, differences, strict=True):
             measured = compared_row(scores[row.key], name=row.name, settings={}, difference=each)
             published = None if row.published is None else row.published / 100
             reproduced.append(ReproducedRow(row.key, measured, published))
@@ -179,12 +179,12 @@ class _Work:
 
     def curves(self) -> tuple[ReproducedCurve, ...]:
         """Computes figure 4: the curves of the given streams."""
-        found = []
+        curves = []
         for curve in curves_needed(self.request, self.paper):
             row = self.paper.rows[curve.row]
             stages = stages_of(self.request, self.paper, row)
             measured = [self.scores(row, depth) for depth in (*range(1, len(stages)), 0)]
-            found.append(
+            curves.append(
                 ReproducedCurve(
                     curve.name,
                     stages,
@@ -194,19 +194,19 @@ class _Work:
                     tuple(value / 100 for value in curve.published),
                 )
             )
-        return tuple(found)
+        return tuple(curves)
 
 
 def _check_same_request(request: Request) -> None:
     """Stores the settings of a reproduction in its folder. Raises UsageError if the folder has other settings."""
     file = request.out / runs.RECIPE
-    asked = request.recipe.updated(
+    requested = request.recipe.updated(
         {"network": {"streams": request.streams, "weights": request.weights, "inputs": request.inputs}}
     )
     if not file.is_file():
-        write_atomic(file, asked.dumps())
+        write_atomic(file, requested.dumps())
         return
-    changed = [name for name, *_ in differences(Recipe.load(file), asked) if not name.startswith("runtime.")]
+    changed = [name for name, *_ in differences(Recipe.load(file), requested) if not name.startswith("runtime.")]
     if changed:
         what = f"{request.out} holds a reproduction with other settings: {', '.join(changed[:4])}."
         raise UsageError("--out", what, do="Pass another folder, or the same settings.")

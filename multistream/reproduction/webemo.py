@@ -83,10 +83,10 @@ def webemo_protocols(
     rows: list[ProtocolResult] = []
     with TemporaryDirectory(prefix="multistream-webemo-") as temporary:
         for name, shipped in MAPS.items():
-            found = evaluate(run, class_map=_own_part(run, data, shipped, Path(temporary)), **common)
-            rows.append(_row(f"strict, {name}", found.metrics))
-            if found.reachable:
-                rows.append(_row(f"reachable, {name}", found.reachable))
+            evaluation = evaluate(run, class_map=_own_part(run, data, shipped, Path(temporary)), **common)
+            rows.append(_row(f"strict, {name}", evaluation.metrics))
+            if evaluation.reachable:
+                rows.append(_row(f"reachable, {name}", evaluation.reachable))
         polarity = _own_part(run, data, "fi-polarity", Path(temporary), label="2")
         rows.append(_row("polarity", evaluate(run, label="2", class_map=polarity, **common).metrics))
         recipe = _probe_recipe(folder, data, inputs, device)
@@ -102,27 +102,27 @@ def _row(protocol: str, found: Any) -> ProtocolResult:
 
 def _own_part(run: str | Path, data: str, shipped: str, folder: Path, *, label: str = "") -> str:
     """Writes the part of a shipped class map with classes of both the run and the photos; returns the file's path."""
-    classes, theirs = (
+    classes, data_classes = (
         read_metadata(model_file(Path(run).expanduser())).plan.classes,
         open_table(data, label=label).classes,
     )
-    own = {name: SHIPPED[shipped][name] for name in classes if SHIPPED[shipped].get(name) in theirs}
-    if not own:
+    mapping = {name: SHIPPED[shipped][name] for name in classes if SHIPPED[shipped].get(name) in data_classes}
+    if not mapping:
         right = f"It must know some of {', '.join(SHIPPED[shipped])}."
         raise UsageError("--protocols", f"the run knows {', '.join(classes)}.", right=right)
     file = folder / f"{shipped}.json"
-    file.write_text(json.dumps(own), encoding="utf-8")
+    file.write_text(json.dumps(mapping), encoding="utf-8")
     return str(file)
 
 
 def _probe_recipe(run: Path, data: str, inputs: Mapping[str, str] | None, device: str) -> Recipe:
     """Returns the recipe of a linear classifier on the pooled features of the run's streams, on folds of the photos."""
-    own = Recipe.load(run)
-    return own.updated(
+    recipe = Recipe.load(run)
+    return recipe.updated(
         {
             "data": {"source": data, "label": "", "folds": FOLDS, "repeats": 1, "fold": 0, "groups": ""},
             "network": {
-                "weights": dict.fromkeys(own.network.streams, str(run)),
+                "weights": dict.fromkeys(recipe.network.streams, str(run)),
                 "inputs": dict(inputs or {}),
                 "freeze": ["streams"],
                 "temporal": "concat",

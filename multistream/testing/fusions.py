@@ -38,8 +38,8 @@ class FusionContract(Contract):
         """vectors give a FusionOutput with finite float32 logits (B, K)"""
         output = self.made().eval()(self.vectors())
         assert isinstance(output, FusionOutput), f"it returns a {type(output).__name__}, not a FusionOutput"
-        found = tuple(output.logits.shape)
-        assert found == (6, CLASSES), f"logits are {found}, they must be (6, {CLASSES})"
+        shape = tuple(output.logits.shape)
+        assert shape == (6, CLASSES), f"logits are {shape}, they must be (6, {CLASSES})"
         assert output.logits.dtype == torch.float32, f"logits are {output.logits.dtype}"
         assert torch.isfinite(output.logits).all(), "logits hold NaN or Inf"
         for key, own in output.streams.items():

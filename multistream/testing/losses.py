@@ -34,8 +34,8 @@ class LossContract(Contract):
 
     def test_is_a_loss(self) -> None:
         """it is a multistream.Loss"""
-        made = self.made()
-        assert isinstance(made, Loss), f"it is a {type(made).__name__}; it must be a multistream.Loss"
+        loss = self.made()
+        assert isinstance(loss, Loss), f"it is a {type(loss).__name__}; it must be a multistream.Loss"
 
     @torch.no_grad()
     def test_gives_a_finite_scalar(self) -> None:
@@ -48,18 +48,18 @@ class LossContract(Contract):
     @torch.no_grad()
     def test_accepts_distributions(self) -> None:
         """one-hot targets (B, K) give the same loss as labels (B,)"""
-        made, logits, labels = self.trained(), self.logits(), self.labels()
-        one, other = made(logits, labels), made(logits, functional.one_hot(labels, CLASSES).float())
+        loss, logits, labels = self.trained(), self.logits(), self.labels()
+        one, other = loss(logits, labels), loss(logits, functional.one_hot(labels, CLASSES).float())
         assert torch.allclose(one, other, atol=1e-5), (
             f"labels give {float(one)}, the same as distributions {float(other)}"
         )
 
     def test_decreases_along_its_gradient(self) -> None:
         """a gradient step decreases it"""
-        made, logits = self.made(), self.logits().requires_grad_()
-        before = made(logits, self.labels())
+        loss, logits = self.made(), self.logits().requires_grad_()
+        before = loss(logits, self.labels())
         before.backward()
         assert logits.grad is not None, "no gradient reaches the logits"
-        after = made(logits.detach() - 0.01 * logits.grad, self.labels())
+        after = loss(logits.detach() - 0.01 * logits.grad, self.labels())
         found = float(before.detach()), float(after.detach())
         assert found[1] < found[0], f"it goes from {found[0]} to {found[1]}"

@@ -31,8 +31,8 @@ class StreamContract(Contract):
 
     def test_is_a_stream(self) -> None:
         """it is a multistream.Stream"""
-        made = self.made()
-        assert isinstance(made, Stream), f"it is a {type(made).__name__}; it must be a multistream.Stream"
+        stream = self.made()
+        assert isinstance(stream, Stream), f"it is a {type(stream).__name__}; it must be a multistream.Stream"
 
     @torch.no_grad()
     def test_maps_have_the_declared_channels(self) -> None:
@@ -40,17 +40,17 @@ class StreamContract(Contract):
         stream, x = self.made().eval(), self.batch()
         maps = stream(x)
         assert list(maps) == list(stream.channels), f"maps {list(maps)} are not the stages {list(stream.channels)}"
-        for stage, found in maps.items():
+        for stage, feature_map in maps.items():
             wanted = (2, stream.channels[stage])
-            assert tuple(found.shape[:2]) == wanted, f"{stage}: {tuple(found.shape)} must begin {wanted}"
-            assert found.ndim == (2 if stage == VECTOR else 4), f"{stage}: {found.ndim} dimensions"
-            assert torch.isfinite(found).all(), f"{stage}: NaN or Inf"
+            assert tuple(feature_map.shape[:2]) == wanted, f"{stage}: {tuple(feature_map.shape)} must begin {wanted}"
+            assert feature_map.ndim == (2 if stage == VECTOR else 4), f"{stage}: {feature_map.ndim} dimensions"
+            assert torch.isfinite(feature_map).all(), f"{stage}: NaN or Inf"
 
     @torch.no_grad()
     def test_random_weights_give_varying_maps(self) -> None:
         """a random initialisation in eval mode does not produce a constant feature map"""
-        for stage, found in self.made().eval()(self.batch()).items():
-            deviation = float(found.std())
+        for stage, feature_map in self.made().eval()(self.batch()).items():
+            deviation = float(feature_map.std())
             assert deviation > 1e-4, (
                 f"{stage}: its values deviate by {deviation:.1e}; frozen, training on it would have no effect"
             )

@@ -80,8 +80,8 @@ class TapContract(Contract):
         if tap.linear:
             weights = torch.randn(3, tap.pooled_width, generator=torch.Generator().manual_seed(2))
             located = tap.locate(weights, self.map())
-            given = tap.pool(self.map()) @ weights.T
-            assert torch.allclose(located.sum((2, 3)), given, atol=1e-4), (
+            features = tap.pool(self.map()) @ weights.T
+            assert torch.allclose(located.sum((2, 3)), features, atol=1e-4), (
                 "the pixels of locate do not sum to the feature"
             )
 
@@ -92,7 +92,9 @@ class TapContract(Contract):
         pooled = torch.randn(50, tap.pooled_width, generator=torch.Generator().manual_seed(3)) * 3 + 1
         pooled[:, 0] = 2.0
         tap.fit(pooled, standardise=True)
-        found = tap.standardise(pooled)
+        standardised = tap.standardise(pooled)
         assert float(tap.scale[0]) == 0, "a constant channel must get scale 0"
-        assert torch.allclose(found[:, 1:].mean(0), torch.zeros(tap.pooled_width - 1), atol=1e-4), "the mean is not 0"
+        assert torch.allclose(standardised[:, 1:].mean(0), torch.zeros(tap.pooled_width - 1), atol=1e-4), (
+            "the mean is not 0"
+        )
         assert torch.allclose(tap.baseline, pooled.mean(0), atol=1e-4), "baseline is not the mean"

@@ -30,15 +30,15 @@ class TemporalContract(Contract):
 
     def test_is_a_temporal(self) -> None:
         """it is a multistream.Temporal"""
-        made = self.made()
-        assert isinstance(made, Temporal), f"it is a {type(made).__name__}; it must be a multistream.Temporal"
+        temporal = self.made()
+        assert isinstance(temporal, Temporal), f"it is a {type(temporal).__name__}; it must be a multistream.Temporal"
 
     @torch.no_grad()
     def test_output_has_the_declared_width(self) -> None:
         """tokens (B, T, W) give (B, out_width), for one step too"""
         temporal = self.made().eval()
-        found = tuple(temporal(self.tokens()).shape)
-        assert found == (2, temporal.out_width), f"it gives {found}, out_width is {temporal.out_width}"
+        shape = tuple(temporal(self.tokens()).shape)
+        assert shape == (2, temporal.out_width), f"it gives {shape}, out_width is {temporal.out_width}"
 
     def test_result_depends_on_every_step(self) -> None:
         """the result depends on every step's token"""
@@ -59,8 +59,8 @@ class TemporalContract(Contract):
     def test_attention_has_one_weight_per_step(self) -> None:
         """attention, if it returns weights, is (B, T)"""
         weights = self.made().eval().attention(self.tokens())
-        found = None if weights is None else tuple(weights.shape)
-        assert found in (None, (2, STEPS)), f"attention gives {found}, it must be (2, {STEPS})"
+        shape = None if weights is None else tuple(weights.shape)
+        assert shape in (None, (2, STEPS)), f"attention gives {shape}, it must be (2, {STEPS})"
 
     def test_linear_means_affine(self) -> None:
         """if `linear` is True, the vector is an affine function of the tokens"""
