@@ -110,8 +110,17 @@ class SlurmJob:
     queue: Queue
 
     def done(self) -> bool:
-        """Returns whether the job has a result, or has ended without one."""
-        return self.job.done()
+        """Returns whether the run is trained, or the job has ended.
+
+        A run that was stopped has a result, but Slurm may put its job back into the queue (preemption, a failed node,
+        `scontrol requeue`), where it continues and replaces the result.
+        """
+        if not self.job.done():
+            return False
+        if self.queue.is_done(self.job.job_id) or self.result()[0] == 0:
+            return True
+        self.queue.hurry()
+        return False
 
     def cancel(self) -> None:
         """Removes a waiting job from the queue; a running job saves and ends."""

@@ -190,6 +190,22 @@ def test_at_its_time_limit_a_run_saves_and_goes_on(
     assert (tmp_path / "run-1" / "saved").exists()
 
 
+def test_a_job_that_slurm_puts_back_into_the_queue_goes_on(
+    cluster: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Preemption and `scontrol requeue`: the run saves, its job leaves a result, and starts again somewhere."""
+    monkeypatch.setattr(engines, "train_in_process", fake_slurm.train_once_stopped)
+
+    def requeue() -> None:
+        soon((tmp_path / "run-1" / "started").exists)
+        subprocess.run(["scontrol", "requeue", "1"], check=True)
+
+    in_the_background(requeue)
+    run(tmp_path, 1)
+    assert (tmp_path / "run-1" / "saved").exists()
+    soon(lambda: fake_states(cluster) == {"1": "COMPLETED"})
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_run_that_is_cancelled_saves_and_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines, "train_in_process", fake_slurm.train_once_stopped)
