@@ -24,8 +24,8 @@ _LINE = re.compile(r"([0-9a-f]{64})  ([^/\\\0]{1,255})")
 
 def write_checksums(run: Path) -> None:
     """Writes SHA256SUMS: the last step of training."""
-    found = [(sha256_file(run / name), name) for name in COVERED if (run / name).is_file()]
-    write_atomic(run / SUMS, "".join(f"{digest}  {name}\n" for digest, name in found))
+    digests = [(sha256_file(run / name), name) for name in COVERED if (run / name).is_file()]
+    write_atomic(run / SUMS, "".join(f"{digest}  {name}\n" for digest, name in digests))
 
 
 def remove_checksums(run: Path) -> None:
@@ -41,14 +41,14 @@ def check_checksum(path: Path) -> None:
 
     A folder without SHA256SUMS is an unfinished run, or not a run.
     """
-    wanted = _read(path.parent).get(path.name)
-    if wanted is None:
+    recorded = _read(path.parent).get(path.name)
+    if recorded is None:
         return
     try:
-        found = sha256_file(path)
+        digest = sha256_file(path)
     except OSError as error:
         raise DataError(path, f"it cannot be read: {reason(error)}.", do="Restore it.") from error
-    if found != wanted:
+    if digest != recorded:
         right = f"Its sha256 must be the one in {SUMS}."
         do = f"Restore the file; if the change was intended, remove its line from {SUMS}."
         raise DataError(path, "it has changed since the training ended.", right=right, do=do)

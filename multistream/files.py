@@ -149,13 +149,13 @@ def json_object(content: bytes | str, *, where: str, error: type[MultistreamErro
     """The JSON object in a file's content; raises `error` for any other content, damaged or nested too deeply."""
     try:
         text = content.decode("utf-8") if isinstance(content, bytes) else content
-        found = json.loads(text)
+        value = json.loads(text)
     except (ValueError, RecursionError) as cause:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         detail = "it is nested too deeply" if isinstance(cause, RecursionError) else str(cause)[:200]
         raise error(where, f"it is damaged: {detail}.", right="It must hold one JSON object.") from cause
-    if not isinstance(found, dict):
-        raise error(where, f"it holds a JSON {type(found).__name__}.", right="It must hold one JSON object.")
-    return found
+    if not isinstance(value, dict):
+        raise error(where, f"it holds a JSON {type(value).__name__}.", right="It must hold one JSON object.")
+    return value
 
 
 def sha256_file(path: str | Path) -> str:

@@ -86,9 +86,9 @@ Input = Image | Map | Vector
 
 def side_inputs_of(inputs: Mapping[str, Input]) -> dict[str, Map | Vector]:
     """The inputs, by stream key, that are read in addition to the photo."""
-    return {key: each for key, each in inputs.items() if not isinstance(each, Image)}
+    return {key: entry for key, entry in inputs.items() if not isinstance(entry, Image)}
 
 
 def names_of(inputs: Mapping[str, Input]) -> set[str]:
     """The names by which a user may refer to these inputs: the streams' keys and the inputs' own names."""
-    return {*inputs, *(each.name for each in inputs.values())}
+    return {*inputs, *(entry.name for entry in inputs.values())}

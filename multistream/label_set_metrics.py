@@ -67,7 +67,7 @@ def label_set_metrics(
     if exact.shape != (len(sets), len(classes)) or sets.shape != exact.shape or not np.isfinite(exact).all():
         raise ValueError(f"{len(classes)} classes need finite probabilities {sets.shape}, not {exact.shape}.")
     predicted, occurs = exact >= THRESHOLD, _occurring(sets)
-    cells = np.concatenate([sets & predicted, sets, predicted], axis=1).astype(np.float64)  # right, there, predicted
+    cells = np.concatenate([sets & predicted, sets, predicted], axis=1).astype(np.float64)  # hits, labelled, predicted
     drawn, hits = resampled_means(cells, seed=seed), int((predicted == sets).all(axis=1).sum())
     precisions = average_precisions(exact, sets)
     tiny = np.finfo(np.float64).eps
@@ -95,8 +95,8 @@ def mean_average_precision(probabilities: NDArray[np.floating], sets: Bools) -> 
 
 def average_precisions(probabilities: NDArray[np.floating], sets: Bools) -> Floats:
     """Average precision of each class, (K,), as in scikit-learn's `average_precision_score`; 0 if no photo has it."""
-    found: Floats = _average_precisions(probabilities, sets, np.ones((1, len(sets))))[0]
-    return found
+    precisions: Floats = _average_precisions(probabilities, sets, np.ones((1, len(sets))))[0]
+    return precisions
 
 
 def resampled_map(probabilities: NDArray[np.floating], sets: Bools, counts_RN: NDArray[np.int64]) -> Floats:
@@ -120,8 +120,8 @@ def photo_draws(n: int, *, seed: int = 0) -> Iterator[NDArray[np.int64]]:
 
 def micro_f1(means: Floats) -> Any:
     """F1 over all classes together, (...,), from the means of true positives, labels and predictions, (..., 3K)."""
-    right, there, predicted = (part.sum(-1) for part in np.split(means, 3, axis=-1))
-    return _ratio(2 * right, there + predicted)
+    hits, labelled, predicted = (part.sum(-1) for part in np.split(means, 3, axis=-1))
+    return _ratio(2 * hits, labelled + predicted)
 
 
 def label_set_f1(probabilities: NDArray[np.floating], sets: Bools) -> tuple[float, float]:
@@ -145,13 +145,13 @@ def label_set_cells(probabilities: NDArray[np.floating], sets: Bools) -> NDArray
 
 def _occurring(sets: Bools) -> Bools:
     """Whether any photo has the class, (K,)."""
-    found: Bools = np.asarray(sets.any(axis=0))
-    return found
+    occurs: Bools = np.asarray(sets.any(axis=0))
+    return occurs
 
 
 def _macro_f1(means: Floats, occurs: Bools) -> Any:
-    right, there, predicted = np.split(means, 3, axis=-1)
-    return _ratio(2 * right, there + predicted)[..., occurs].mean(-1)
+    hits, labelled, predicted = np.split(means, 3, axis=-1)
+    return _ratio(2 * hits, labelled + predicted)[..., occurs].mean(-1)
 
 
 def _ratio(numerators: Any, denominators: Any) -> Any:
@@ -170,29 +170,29 @@ def _average_precisions(probabilities: NDArray[np.floating], sets: Bools, counts
     This is the mean, over the photos that have the class, of the precision among all photos with at least their score,
     as in scikit-learn's `average_precision_score`.
     """
-    found = np.zeros((len(counts_RN), sets.shape[1]))
+    precisions = np.zeros((len(counts_RN), sets.shape[1]))
     counts_NR = np.ascontiguousarray(counts_RN.T)  # contiguous, because rows are gathered below
     for k in range(sets.shape[1]):
         order = np.argsort(-probabilities[:, k], kind="stable")
         last = np.append(np.flatnonzero(np.diff(probabilities[order, k])), len(order) - 1)
-        places = np.flatnonzero(sets[order, k])
-        ends = last[np.searchsorted(last, places)]  # photos of equal score share a threshold
-        own_PR = counts_NR[order[places]]
-        right = np.cumsum(own_PR, axis=0)[np.searchsorted(ends, ends, side="right") - 1]
+        positives = np.flatnonzero(sets[order, k])
+        ends = last[np.searchsorted(last, positives)]  # photos of equal score share a threshold
+        own_PR = counts_NR[order[positives]]
+        hits = np.cumsum(own_PR, axis=0)[np.searchsorted(ends, ends, side="right") - 1]
         shown = np.cumsum(counts_NR[order], axis=0)[ends]
-        found[:, k] = (own_PR * _ratio(right, shown)).sum(0) / np.maximum(own_PR.sum(0), 1)
-    return found
+        precisions[:, k] = (own_PR * _ratio(hits, shown)).sum(0) / np.maximum(own_PR.sum(0), 1)
+    return precisions
 
 
 def _per_class(cells: Floats, precisions: Floats, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
     rows = zip(classes, *np.split(cells.sum(0), 3), precisions, strict=True)
     return {
         name: {
-            "n": int(there),
+            "n": int(labelled),
             "average_precision": float(average),
-            "precision": float(_ratio(right, predicted)),
-            "recall": float(_ratio(right, there)),
-            "f1": float(_ratio(2 * right, there + predicted)),
+            "precision": float(_ratio(hits, predicted)),
+            "recall": float(_ratio(hits, labelled)),
+            "f1": float(_ratio(2 * hits, labelled + predicted)),
         }
-        for name, right, there, predicted, average in rows
+        for name, hits, labelled, predicted, average in rows
     }

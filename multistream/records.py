@@ -13,7 +13,7 @@ class JsonRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """The dictionary that `--json` prints: the fields by name, tuples as lists and paths as texts."""
-        return {each.name: plain(getattr(self, each.name)) for each in fields(self)}  # type: ignore[arg-type]  # see above
+        return {field.name: plain(getattr(self, field.name)) for field in fields(self)}  # type: ignore[arg-type]  # see above
 
 
 def plain(value: Any) -> Any:

@@ -33,7 +33,7 @@ def wilson(successes: int, n: int) -> Interval:
     [62.66, 65.91]
     """
     if not 0 <= successes <= n or n == 0:
-        raise ValueError(f"{successes} of {n} is no proportion.")
+        raise ValueError(f"{successes} of {n} is not a proportion.")
     z = _Z_95
     center = (2 * successes + z**2) / (2 * (n + z**2))
     margin = z * math.sqrt(4 * successes * (n - successes) / n + z**2) / (2 * (n + z**2))

@@ -51,8 +51,8 @@ def vote_metrics(probabilities: Floats, votes: Floats, *, seed: int = 0) -> dict
     """{measure: its mean, measure_ci95: percentile bootstrap interval over images}; `seed` is that of the bootstrap."""
     values = vote_distances(probabilities, votes)
     resampled = resampled_means(np.stack(list(values.values()), axis=1), seed=seed)
-    found: dict[str, Any] = {}
-    for column, (name, each) in enumerate(values.items()):
-        found[name] = float(each.mean())
-        found[f"{name}_ci95"] = percentile_interval(resampled[:, column])
-    return found
+    metrics: dict[str, Any] = {}
+    for column, (name, distances) in enumerate(values.items()):
+        metrics[name] = float(distances.mean())
+        metrics[f"{name}_ci95"] = percentile_interval(resampled[:, column])
+    return metrics

@@ -96,7 +96,7 @@ class Decoder:
 
     def __post_init__(self) -> None:
         most = 2 * (Image.MAX_IMAGE_PIXELS or self.max_pixels)
-        limit = f"It must lie between 1 and {most:,}, where Pillow stops."
+        limit = f"It must be from 1 to {most:,}, the limit of Pillow."
         is_colour = len(self.background) == 3 and all(0 <= value <= 255 for value in self.background)
         sizes = (self.size, self.min_side)
         checks = (

@@ -33,8 +33,8 @@ def check_branch(key: str, branch: Branch) -> None:
 
     A plan is checked once in a process, because a stream with batch norm takes half a second.
     """
-    made = (branch.stream, next(iter(branch.taps.values()), None), branch.temporal)
-    plan = (repr(branch.plan), *map(type, made))
+    parts = (branch.stream, next(iter(branch.taps.values()), None), branch.temporal)
+    plan = (repr(branch.plan), *map(type, parts))
     if plan in _CHECKED:
         return
     with evaluating(branch):
@@ -83,14 +83,14 @@ def _checked_maps(key: str, branch: Branch) -> dict[str, Tensor]:
         _require(owner, "forward returns", maps[VECTOR], (BATCH, width), f"its input has width {width}")
         return maps
     for stage, channels in stream.channels.items():
-        found = maps[stage]
+        output = maps[stage]
         if stage == VECTOR:
-            _require(owner, f"stage {VECTOR!r} returns", found, (BATCH, channels), f"{channels} channels are declared")
+            _require(owner, f"stage {VECTOR!r} returns", output, (BATCH, channels), f"{channels} channels are declared")
             continue
-        if not isinstance(found, Tensor) or found.ndim != 4 or found.shape[1] != channels:
+        if not isinstance(output, Tensor) or output.ndim != 4 or output.shape[1] != channels:
             size = stream.example_input().shape[-1]
             raise owner.broken(
-                f"stage {stage!r} returns {_shape(found)} for an input of size {size}, but {channels} channels are "
+                f"stage {stage!r} returns {_shape(output)} for an input of size {size}, but {channels} channels are "
                 f"declared: it must return ('B', {channels}, h, w)"
             )
     return maps
@@ -158,9 +158,9 @@ def fusion_owner(network: MultiStream) -> Owner:
 
 def _owner(kind: Kind, branch: Branch) -> Owner:
     """The owner of a branch's tap or temporal; the tap of a vector belongs to this package."""
-    made = next(iter(branch.taps.values())) if kind == "tap" else branch.temporal
+    part = next(iter(branch.taps.values())) if kind == "tap" else branch.temporal
     if branch.plan is None or branch.is_vector:
-        return owner_of_instance(made, where=PLURALS[kind])
+        return owner_of_instance(part, where=PLURALS[kind])
     text = branch.plan.tap if kind == "tap" else branch.plan.temporal
     return owner_of(kind, Spec.parse(text, key=kind, where=kind))
 

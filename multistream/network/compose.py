@@ -32,17 +32,17 @@ def recompose(
     A caller that then loads saved weights passes `trained`: all branches and heads count as loaded, and `trained` is
     whether the fusion has been trained too.
     """
-    given = streams or {}
-    check_known(given, plan.branches, where="streams", what="the network has no stream {name!r}.")
+    instances = streams or {}
+    check_known(instances, plan.branches, where="streams", what="the network has no stream {name!r}.")
     for key, branch in plan.branches.items():
-        if branch.is_instance and key not in given:
+        if branch.is_instance and key not in instances:
             raise UsageError(
                 "streams",
                 f"{key!r} was given as a Python object, which cannot be saved in a file.",
                 do=f"Pass it again: load(run, streams={{{key!r}: ...}}).",
             )
     branches = {
-        key: build_branch(key, branch, copy.deepcopy(given[key]) if key in given else build_stream(key, branch))
+        key: build_branch(key, branch, copy.deepcopy(instances[key]) if key in instances else build_stream(key, branch))
         for key, branch in plan.branches.items()
     }
     heads = {key: branch.make_head(len(plan.classes)) for key, branch in branches.items()}
@@ -152,8 +152,8 @@ class TemporalFactory:
     def __call__(self, width: int, steps: int) -> Temporal:
         """A new temporal over `steps` tokens of this width."""
         with initializing(self.seed, self.key, "temporal"):
-            made: Temporal = _built("temporal", self.spec, self.options, {"width": width, "steps": steps}, Temporal)
-        return made
+            temporal: Temporal = _built("temporal", self.spec, self.options, {"width": width, "steps": steps}, Temporal)
+        return temporal
 
 
 @dataclass(frozen=True)
@@ -166,13 +166,13 @@ class FusionFactory:
 
     def __call__(self, widths: Mapping[str, int], heads: Mapping[str, nn.Module]) -> Fusion:
         """A new fusion of branches of these widths."""
-        given = {"widths": widths, "classes": self.classes, "heads": heads}
+        arguments = {"widths": widths, "classes": self.classes, "heads": heads}
         # Built even for one stream, to check its spec and options.
-        made: Fusion = _built("fusion", self.spec, self.options, given, Fusion)
-        if not isinstance(made.heads, nn.ModuleDict):
-            cause = f"its heads are {made.heads!r}; a fusion without heads gives Fusion heads={{}}"
+        fusion: Fusion = _built("fusion", self.spec, self.options, arguments, Fusion)
+        if not isinstance(fusion.heads, nn.ModuleDict):
+            cause = f"its heads are {fusion.heads!r}; a fusion without heads gives Fusion heads={{}}"
             raise registry.owner_of("fusion", self.spec).broken(cause)
-        return made if len(widths) > 1 else Solo(widths, classes=self.classes, heads=heads)
+        return fusion if len(widths) > 1 else Solo(widths, classes=self.classes, heads=heads)
 
 
 def temporal_factory(key: str, plan: BranchPlan, *, seed: int) -> MakeTemporal:
@@ -189,10 +189,10 @@ def fusion_factory(text: str, options: Options, *, classes: int) -> MakeFusion:
 
 def _built(kind: registry.Kind, spec: Spec, options: Options, given: Options, base: type[Any]) -> Any:
     """Builds a part from the registry; PluginError if it is not of class `base` or did not call its constructor."""
-    made = registry.build(kind, spec, options=options, given=given)
+    part = registry.build(kind, spec, options=options, given=given)
     owner = registry.owner_of(kind, spec)
-    if not isinstance(made, base):
-        raise owner.broken(f"it is a {type(made).__name__}, and no multistream.{base.__name__}")
-    if "_modules" not in vars(made):
+    if not isinstance(part, base):
+        raise owner.broken(f"it is a {type(part).__name__}, not a multistream.{base.__name__}")
+    if "_modules" not in vars(part):
         raise owner.broken("its constructor does not call super().__init__(...)")
-    return made
+    return part

@@ -60,7 +60,7 @@ class MultiStream(nn.Module):
     ) -> None:
         super().__init__()
         seed = drawn_seed() if seed is None else seed
-        given = {key: head for key, head in (loaded or {}).items() if head is not None}
+        loaded_heads = {key: head for key, head in (loaded or {}).items() if head is not None}
         self.branches = Modules(branches)
         self.classes = tuple(classes)
         self.label_sets = label_sets
@@ -68,17 +68,17 @@ class MultiStream(nn.Module):
         self.register_buffer("prior", torch.full((len(classes),), 1 / len(classes)))
         widths = {key: branch.out_width for key, branch in branches.items()}
         new = {key: branch for key, branch in branches.items() if key not in (loaded or {})}
-        known = {k: h for k, b in new.items() if (h := b.stream.zero_shot_head(self.classes)) is not None}
-        ready = {**known, **given}
+        zero_shot = {k: h for k, b in new.items() if (h := b.stream.zero_shot_head(self.classes)) is not None}
+        ready = {**zero_shot, **loaded_heads}
         heads = {k: ready[k] if k in ready else _new_head(k, b, len(classes), seed) for k, b in branches.items()}
         with initializing(seed, "", "fusion"):
             self.fusion = make_fusion(widths, heads)
         self.fusion_plan = fusion_plan
         self.loaded_branches = frozenset(loaded or {})
         """Keys of the branches that were loaded, trained, from a run."""
-        self.loaded_heads = frozenset(given) & set(self.fusion.heads)
+        self.loaded_heads = frozenset(loaded_heads) & set(self.fusion.heads)
         """Keys of the heads that were loaded, trained, from a run."""
-        self.zero_shot_heads = frozenset(known) & set(self.fusion.heads)
+        self.zero_shot_heads = frozenset(zero_shot) & set(self.fusion.heads)
         """Keys of the heads that need no training, because their streams provide them for these classes."""
         self._trained = trained
         self._temperature = 1.0

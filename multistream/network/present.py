@@ -32,10 +32,10 @@ def fill_with_raw_means(
 ) -> dict[str, dict[str, Tensor]]:
     """The same for streams that read vectors: absent ones get the pooled features of the unscaled training mean."""
     filled = {key: dict(stages) for key, stages in pooled.items()}
-    for key, there in present.items():
+    for key, has_stream in present.items():
         branch = network.branches[key]
         for stage, mean in branch.pool(branch.raw_mean.unsqueeze(0)).items():
-            filled[key][stage] = torch.where(there.unsqueeze(1), filled[key][stage], mean)
+            filled[key][stage] = torch.where(has_stream.unsqueeze(1), filled[key][stage], mean)
     return filled
 
 
@@ -63,7 +63,7 @@ def fuse_present(network: MultiStream, pooled: Pooled, present_BS: Tensor) -> Fu
     outputs = [
         network.fuse(
             take_rows(pooled, chosen),
-            frozenset(key for key, there in zip(network.branches, pattern.tolist(), strict=True) if there),
+            frozenset(key for key, is_present in zip(network.branches, pattern.tolist(), strict=True) if is_present),
         )
         for pattern, chosen in zip(patterns, rows, strict=True)
     ]

@@ -33,8 +33,8 @@ class GlobalAverageGradient(torch.autograd.Function):
     def backward(context: Any, gradient_BC: Tensor) -> Tensor:
         """(B, C) -> (B, C, h, w) of the map's type, with strides of 0."""
         height, width = context.shape[2:]
-        each = (gradient_BC / (height * width)).to(context.kind)
-        spread: Tensor = each[:, :, None, None].expand(context.shape)
+        per_pixel = (gradient_BC / (height * width)).to(context.kind)
+        spread: Tensor = per_pixel[:, :, None, None].expand(context.shape)
         return spread
 
 

@@ -100,7 +100,7 @@ class BinaryCrossEntropy(Loss):
 def _number(name: str, value: float, *, lowest: float = 0, highest: float = float("inf")) -> float:
     """The option as a number; raises ValueError, with the allowed range, if it is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} is {value!r}, no number")
+        raise ValueError(f"{name} is {value!r}, not a number")
     if not lowest <= value <= highest:
         allowed = f"at least {lowest}" if highest == float("inf") else f"{lowest} to {highest}"
         raise ValueError(f"{name} is {value}; it must be {allowed}")

@@ -176,7 +176,7 @@ def _chain(model: nn.Module, ends: Iterable[str], prefix: str = "") -> Iterator[
         elif isinstance(module, nn.Sequential):
             yield from _chain(module, ends, f"{name}.")
         else:
-            raise CannotCut(f"a stage ends inside {name}, which is a {type(module).__name__} and no sequence")
+            raise CannotCut(f"a stage ends inside {name}, which is a {type(module).__name__}, not a sequence")
 
 
 def _embedded(model: VisionTransformer) -> Iterator[tuple[str, nn.Module]]:
@@ -218,7 +218,7 @@ def _states(stages: Mapping[str, nn.Module], picture: Tensor, *, any_state: bool
         except Exception as error:  # a module may raise anything on an unexpected input
             raise CannotCut(f"{name} does not take what comes before it ({type(error).__name__}: {error})") from error
         if not any_state and not isinstance(states[-1], Tensor):
-            raise CannotCut(f"{name} returns no tensor but a {type(states[-1]).__name__}")
+            raise CannotCut(f"{name} returns a {type(states[-1]).__name__}, not a tensor")
     return states[1:]
 
 

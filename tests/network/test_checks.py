@@ -21,7 +21,7 @@ FAULTS = {
     "channelless": "channels are given for []",
     "superless": "does not call super().__init__",
     "raising": "RuntimeError: the table of colours is gone",
-    "classless": "it is a Classless, and no multistream.Stream",
+    "classless": "it is a Classless, not a multistream.Stream",
     "wrong_channels": "stage 'high' returns ('B', 6, 3, 3) for an input of size 16, but 7 channels are declared",
     "no_dict": "forward returns list, but its stages are ['low', 'high']",
     "headless": "its head raised",

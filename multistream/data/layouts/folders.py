@@ -71,7 +71,7 @@ def _part_folders(path: Path, direct: set[str], inner: Mapping[str, set[str]]) -
 
 def _photos_in_parts(path: Path, parts: set[str]) -> DataError:
     """The error for photos that are directly in folders named after splits."""
-    what = f"photos lie directly in {' and '.join(sorted(parts))}, which are splits, not classes."
+    what = f"photos are directly in {' and '.join(sorted(parts))}, which are splits, not classes."
     has_metadata = any((path / top / name).is_file() for top in parts for name in METADATA)
     do = f"Write imagefolder:{path} if a metadata file has the labels." if has_metadata else _DO
     return DataError(path, what, right="A split contains one folder per class.", do=do)
@@ -88,7 +88,7 @@ def _refuse_folder_above(path: Path, inner: Mapping[str, set[str]]) -> None:
     if len(first) > 1 and all(map(first.__eq__, others)):
         what = f"{some_of(sorted(inner))} contain the same folders ({shown}), so these look like the classes."
         do = "Name the outer folders train, val and test, or pass one of them."
-        raise DataError(path, what, right="The folders of the classes lie one level deeper.", do=do)
+        raise DataError(path, what, right="The folders of the classes are one level deeper.", do=do)
 
 
 def _without_images(listing: Listing, notes: Sequence[str]) -> DataError:

@@ -85,7 +85,7 @@ class LabelColumns:
     def _listed(self, value: Any, where: str) -> Sequence[Any]:
         if not isinstance(value, list | tuple):
             do = f"Name the separator, as in data.label = {self.names[0]}[;]."
-            raise DataError(where, f"{self.names[0]} holds no list but {str(value)[:80]!r}.", do=do)
+            raise DataError(where, f"{self.names[0]} holds {str(value)[:80]!r}, not a list.", do=do)
         return value
 
 
