@@ -56,6 +56,11 @@ class Stream(nn.Module):
                 f"{type(self).__name__}: stages are {list(stages)} but channels are given for {list(channels)}. "
                 "Both must name the same stages in the same order."
             )
+        if not isinstance(input, Image | Map | Vector):
+            raise ValueError(
+                f"{type(self).__name__}: input is {input!r}. It must be one Image, Map or Vector. "
+                "A network that reads several has a stream for each."
+            )
         for name in stages:
             _check_stage(name)
         if not stages and not isinstance(input, Vector):

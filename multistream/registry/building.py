@@ -13,6 +13,7 @@ from multistream.registry.catalogue import Part, find
 from multistream.registry.discovery import OURS, normalised
 from multistream.registry.failures import owner_of
 from multistream.registry.loading import PLURALS, Kind, one_line
+from multistream.registry.typed_options import typed
 from multistream.spec import Spec
 
 VARIANT = "variant"
@@ -25,7 +26,8 @@ def build(
     """Calls the factory that `spec` names, with keyword arguments.
 
     `given` holds values from the composition, such as a tap's channels; the factory gets those in its signature.
-    `options` are the user's, and each must be in the signature. `variant` is passed if the signature has it.
+    `options` are the user's: each must be in the signature and have the type that is declared there. `variant` is
+    passed if the signature has it.
     """
     if isinstance(spec, str):
         # Only a stream has a key; other names, such as bigru+att, may not be valid keys.
@@ -38,6 +40,7 @@ def build(
     parameters = signature(part, factory).parameters
     known = set(parameters) - set(given) - {VARIANT}
     check_known(options, known, where=_where(kind, spec))
+    options = typed(options, factory, where=_where(kind, spec))
     arguments = {name: value for name, value in given.items() if name in parameters}
     arguments |= {**options, **_variant(kind, spec, factory, declared=VARIANT in parameters)}
     _check_complete(kind, spec, factory, parameters, arguments)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import multistream
-from multistream import Image, MultiStream, Stream, compose, datasets, streams
+from multistream import Image, MultiStream, Stream, Vector, compose, datasets, streams
 from multistream.data.layouts.data_source import open_table
 from multistream.errors import MultistreamError, PluginError, UsageError
 from multistream.network.compose import plan_of, recompose
@@ -62,7 +62,7 @@ def test_a_faulty_part_is_one_line(installed, name: str, words: str) -> None:
     ("name", "options", "words"),
     [
         ("choosy", {"heads": 5}, "options.temporal: 'choosy' does not take heads=5"),
-        ("bigru", {"readout": "middle"}, "options.temporal: 'bigru' does not take readout='middle'"),
+        ("bigru", {"readout": "middle"}, "options.temporal.readout: 'middle' is unknown. Known: flatten, last, sum."),
         ("early", {"dropout": 2}, "options.fusion: 'early' does not take dropout=2"),
         ("gap", {"width": -1}, "options.tap: 'gap' does not take width=-1"),
     ],
@@ -144,3 +144,9 @@ def test_a_faulty_layout_is_one_line(installed, tmp_path, name: str, words: str)
     assert words in str(told.value)
     assert f"'{name}' of multistream-faulty 0.7 is broken" in str(told.value)
     assert told.value.exit_code == 69
+
+
+def test_a_stream_reads_one_input() -> None:
+    both = (Image(size=8), Vector("scores", width=3))
+    with pytest.raises(ValueError, match="It must be one Image, Map or Vector"):
+        Stream({"only": nn.Conv2d(3, 4, 3)}, channels={"only": 4}, input=both)  # type: ignore[arg-type]
