@@ -26,7 +26,7 @@ def typed(options: Mapping[str, Any], factory: Callable[..., Any], *, where: str
 def _annotations(factory: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a factory's parameters; none if one of them cannot be evaluated."""
     try:
-        return get_type_hints(factory.__init__ if isinstance(factory, type) else factory)
+        return get_type_hints(factory.__init__ if isinstance(factory, type) else factory)  # type: ignore[misc]
     except (NameError, TypeError, AttributeError):  # imported for type checking only, or no function at all
         return {}
 
