@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -306,10 +307,10 @@ def test_plain_reads_images_of_32() -> None:
     assert Plain().input == Image(size=32)
 
 
-def _launch(*arguments: str) -> subprocess.Popen[bytes]:
-    """Starts `multistream train` on two ranks."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "multistream"]
-    command = [sys.executable, *launcher, "train", *arguments]
+def _launch(*arguments: str, launcher: str = "--standalone --nproc-per-node 2") -> subprocess.Popen[bytes]:
+    """Starts `multistream train` on two ranks, or on those of `launcher`, the options of torchrun."""
+    module = ["-m", "torch.distributed.run", *launcher.split(), "-m", "multistream"]
+    command = [sys.executable, *module, "train", *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
@@ -379,6 +380,24 @@ def test_one_of_two_ranks_killed_twenty_times_the_run_ends_the_same(
     assert whole.keys() == killed.keys()
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     assert (out / runs.PREDICTIONS).read_bytes() == (tmp_path / "whole" / runs.PREDICTIONS).read_bytes()
+
+
+@pytest.mark.slow
+def test_launchers_on_two_machines_train_one_network(recipe: Recipe, tmp_path: Path) -> None:
+    """Both have one rank, of local rank 0; the weights are those of one launcher with two ranks."""
+    path = _saved(recipe, tmp_path, "training.epochs=2", "runtime.threads=1")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    options = f"--nnodes 2 --nproc-per-node 1 --rdzv-backend c10d --rdzv-endpoint {endpoint}"
+    both = [_launch("--recipe", path, "--out", str(tmp_path / "two"), launcher=options) for _ in range(2)]
+    errors = [launched.communicate(timeout=300)[1] for launched in both]
+    assert [launched.returncode for launched in both] == [0, 0], errors
+    one = _launch("--recipe", path, "--out", str(tmp_path / "one"))
+    assert one.wait(300) == 0
+    first, second = (load_file(tmp_path / name / MODEL_FILE) for name in ("one", "two"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert sum(b"data: " in error for error in errors) == 1  # rank 0 alone prints
 
 
 @pytest.mark.slow
