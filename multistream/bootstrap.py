@@ -52,6 +52,17 @@ def percentile_interval(draws: NDArray[Any], *, level: float = 0.95) -> Interval
     return float(low), float(high)
 
 
+def fraction_interval(fraction: float, draws: NDArray[Any], *, level: float = 0.95) -> Interval:
+    """The basic (reverse percentile) interval of a statistic in [0, 1] that resampling shifts, such as mAP.
+
+    In a resample, copies of a photo rank next to each other, which raises the average precision. The percentiles of
+    the draws contain this shift, and the estimate itself is shifted in the same direction; the basic interval
+    subtracts both: fraction - (quantile of the draws - fraction).
+    """
+    low, high = percentile_interval(draws, level=level)
+    return max(0.0, 2 * fraction - high), min(1.0, 2 * fraction - low)
+
+
 def paired_bootstrap(differences_N: Floats, *, draws: int = DRAWS, seed: int = 0, level: float = 0.95) -> Interval:
     """Bootstrap interval of the mean difference of two classifiers' scores on the same N photos."""
     means = resampled_means(np.asarray(differences_N, dtype=np.float64)[:, None], draws=draws, seed=seed)

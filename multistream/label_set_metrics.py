@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.bootstrap import Interval, percentile_interval, resampled_means
+from multistream.bootstrap import Interval, fraction_interval, percentile_interval, resampled_means
 from multistream.errors import DataError
 from multistream.records import JsonRecord
 from multistream.statistics import wilson
@@ -29,7 +29,7 @@ Bools = NDArray[np.bool_]
 class LabelSetMetrics(JsonRecord):
     """Metrics of independent probabilities of K classes on n photos, each of which may have several classes.
 
-    Intervals are Wilson's for accuracy and percentile bootstraps over photos for the other metrics. Means over classes
+    Intervals are Wilson's for accuracy and bootstraps over photos for the other metrics. Means over classes
     leave out classes that no photo has; a class that is never predicted has a precision of 0.
     """
 
@@ -73,7 +73,7 @@ def label_set_metrics(
     tiny = np.finfo(np.float64).eps
     return LabelSetMetrics(
         map=float(precisions[occurs].mean()),
-        map_ci95=_interval_of_map(exact[:, occurs], sets[:, occurs], seed=seed),
+        map_ci95=_interval_of_map(float(precisions[occurs].mean()), exact[:, occurs], sets[:, occurs], seed=seed),
         micro_f1=float(micro_f1(cells.mean(0))),
         micro_f1_ci95=percentile_interval(micro_f1(drawn)),
         macro_f1=float(_macro_f1(cells.mean(0), occurs)),
@@ -158,10 +158,10 @@ def _ratio(numerators: Any, denominators: Any) -> Any:
     return np.divide(numerators, denominators, out=np.zeros_like(numerators), where=denominators > 0)
 
 
-def _interval_of_map(probabilities: Floats, sets: Bools, *, seed: int) -> Interval:
+def _interval_of_map(measured: float, probabilities: Floats, sets: Bools, *, seed: int) -> Interval:
     """Bootstrap interval of the mean average precision; a class without a photo in a resample is left out of it."""
     drawn = [resampled_map(probabilities, sets, counts) for counts in photo_draws(len(sets), seed=seed)]
-    return percentile_interval(np.concatenate(drawn))
+    return fraction_interval(measured, np.concatenate(drawn))
 
 
 def _average_precisions(probabilities: NDArray[np.floating], sets: Bools, counts_RN: Floats) -> Floats:

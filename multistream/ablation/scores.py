@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multistream.ablation.results import ACCURACY, MAP, Metric
-from multistream.bootstrap import Floats, Interval, percentile_interval
+from multistream.bootstrap import Floats, Interval, fraction_interval
 from multistream.data.splits import Parts
 from multistream.label_set_metrics import (
     THRESHOLD,
@@ -168,7 +168,7 @@ class LabelSetScores(RowScores):
 
     def interval(self, v: int) -> Interval:
         """Returns the 95 % interval of the bootstrap over photos."""
-        return percentile_interval(self.drawn[v])
+        return fraction_interval(float(self.score[v]), self.drawn[v])
 
     def p_value(self, v: int, reference: int) -> float:
         """Returns the normal p-value of the difference divided by its bootstrap standard error."""

@@ -15,7 +15,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from multistream.bootstrap import Floats, Interval, percentile_interval
+from multistream.bootstrap import Floats, Interval, fraction_interval
 from multistream.comparison.run_results import Result
 from multistream.label_set_metrics import photo_draws, resampled_map
 from multistream.records import JsonRecord
@@ -107,7 +107,7 @@ class RankedPhotos(RunScores):
     @property
     def ci95(self) -> Interval:
         """The 95 % interval of a bootstrap over photos, each with all its tests."""
-        return percentile_interval(self.whole[1:])
+        return fraction_interval(float(self.whole[0]), self.whole[1:])
 
     def versus(self, reference: Self, places: Places, reference_places: Places) -> PairedTest:
         """Tests by a bootstrap over photos, with the same draws for both rows."""
