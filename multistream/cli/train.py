@@ -167,10 +167,10 @@ def _measured(found: Measures) -> str:
 
 def folds_described(run: FoldsRun) -> str:
     """Formats a finished run on folds."""
-    each = ", ".join(f"{100 * fold['accuracy']:.1f}" for fold in run.folds)
+    each = ", ".join(f"{100 * fold.get('map', fold['accuracy']):.1f}" for fold in run.folds)
     lines = [f"out of fold  {_measured(run.test)}", f"folds        {each}"]
-    if len(run.accuracies) > 1:
-        lines.append(f"repeats      {', '.join(f'{100 * accuracy:.1f}' for accuracy in run.accuracies)}")
+    if len(run.scores) > 1:
+        lines.append(f"repeats      {', '.join(f'{100 * score:.1f}' for score in run.scores)}")
     return "\n".join([*lines, f"run {run.folder}"])
 
 

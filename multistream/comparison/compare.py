@@ -23,6 +23,7 @@ from multistream.comparison.run_scores import (
 )
 from multistream.errors import UsageError, check_known
 from multistream.records import JsonRecord
+from multistream.runs.predictions_file import photo_keys
 from multistream.statistics import holm, oracle_any
 
 Against = Literal["first", "best"]
@@ -190,7 +191,7 @@ def compared_row(
         runs=tuple(result.name for result in group),
         data=group[0].data,
         settings=settings,
-        n=tuple(len(result.predictions) for result in group),
+        n=tuple(len(set(photo_keys(result.predictions))) for result in group),
         splits=len({result.recipe.data.split_seed for result in group}),
         accuracies=accuracies,
         accuracy=float(np.mean(accuracies)),

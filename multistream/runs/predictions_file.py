@@ -8,6 +8,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -96,13 +97,18 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     blocks = {PROBABILITY: predictions.probabilities, VOTES: predictions.votes, LABEL_SETS: predictions.label_sets}
-    arrays = {prefix: block.astype(np.float64) for prefix, block in blocks.items() if block is not None}
-    rows.writerow([*COLUMNS, *(prefix + escape(name) for prefix in arrays for name in predictions.classes)])
+    numbers = {  # of each block, by photo; float32 is written with the digits of its float64, label sets as 0 and 1
+        prefix: block.astype(np.float64 if block.dtype.kind == "f" else np.int64).tolist()
+        for prefix, block in blocks.items()
+        if block is not None
+    }
+    rows.writerow([*COLUMNS, *(prefix + escape(name) for prefix in numbers for name in predictions.classes)])
     labels = map(escape, predictions.labels or ("",) * len(predictions))
     paths, predicted = map(escape, predictions.paths), map(escape, predictions.predicted)
-    numbers_NC = np.hstack(list(arrays.values())).tolist()
-    for *cells, numbers in zip(paths, predictions.sha256, labels, predicted, numbers_NC, strict=True):
-        rows.writerow([*cells, *map(repr, numbers)])
+    for *cells, own in zip(
+        paths, predictions.sha256, labels, predicted, zip(*numbers.values(), strict=True), strict=True
+    ):
+        rows.writerow([*cells, *map(repr, chain.from_iterable(own))])
     write_atomic(path, text.getvalue())
 
 

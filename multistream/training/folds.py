@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from multistream import runs
 from multistream.commands import command_line
 from multistream.console import Console
-from multistream.errors import CannotResume, UsageError
+from multistream.errors import CannotResume, MultistreamError, UsageError
 from multistream.files import write_atomic
 from multistream.folder_lock import FolderLock
 from multistream.inference.metrics import Measures, metrics, without_temperature
 from multistream.interfaces import Stream
-from multistream.label_set_metrics import label_set_metrics
+from multistream.label_set_metrics import label_set_metrics, mean_average_precision
 from multistream.recipe import Recipe, differences
 from multistream.runs.predictions_file import Predictions, read_predictions, write_predictions
 from multistream.runtime.distributed import ranks_of
@@ -36,16 +36,16 @@ from multistream.training.train import train as train_once
 class FoldsRun:
     """The result of a training with folds: a run for each fold, and the metrics of the out-of-fold predictions.
 
-    With repeats, `test` are the metrics of the first repeat, in which each photo counts once; `accuracies` holds the
-    accuracy of every repeat.
+    With repeats, `test` are the metrics of the first repeat, in which each photo counts once; `scores` holds the
+    accuracy of every repeat, or the mean average precision if photos may have several labels.
     """
 
     folder: Path
     recipe: Recipe
     test: Measures
-    accuracies: tuple[float, ...]
+    scores: tuple[float, ...]
     folds: tuple[Mapping[str, Any], ...]
-    """For each fold, in order: its run's folder relative to this one, its test accuracy and number of photos."""
+    """For each fold, in order: its run's folder relative to this one, test accuracy (and mAP), and number of photos."""
     seconds: float
     data: Mapping[str, Any]
     parameters: Mapping[str, int]
@@ -54,7 +54,7 @@ class FoldsRun:
         """Returns the content of summary.json, which `train --json` prints too."""
         return {
             "test": self.test.to_dict(),
-            "repeats": list(self.accuracies),
+            "repeats": list(self.scores),
             "folds": [dict(fold) for fold in self.folds],
             "seconds": self.seconds,
             "run": str(self.folder),
@@ -95,9 +95,16 @@ def train_folds(
         if engine:
             again = command_line("train", "--resume", folder, *engine.words)
             run_all(planned, engine, place=folder, console=console, stop=stop, again=again)
-        for number, run in enumerate(planned, 1):
-            console.say(f"fold {run.name} ({number} of {len(planned)}): {run.folder}")
-            train_planned(run, streams=streams, console=console, stop=stop)
+        try:
+            for number, run in enumerate(planned, 1):
+                console.say(f"fold {run.name} ({number} of {len(planned)}): {run.folder}")
+                train_planned(run, streams=streams, console=console, stop=stop)
+        except MultistreamError:
+            if resume is None and not is_fold_run(
+                folder
+            ):  # no fold has started: the corrected command can use the folder
+                (folder / runs.RECIPE).unlink()
+            raise
         return _gathered(folder, recipe, seconds=time.monotonic() - started)
 
 
@@ -156,17 +163,26 @@ def _gathered(folder: Path, recipe: Recipe, *, seconds: float) -> FoldsRun:
         folder=folder,
         recipe=recipe,
         test=_metrics(repeats[0], [float(each.get("temperature", 1.0)) for each in summaries[:k]], own[:k]),
-        accuracies=tuple(float(repeat.correct.mean()) for repeat in repeats),
-        folds=tuple(
-            {"run": f"{runs.FOLDS}/{name}", "accuracy": float(found.correct.mean()), "n": len(found)}
-            for name, found in zip(names, own, strict=True)
-        ),
+        scores=tuple(map(_score, repeats)),
+        folds=tuple({"run": f"{runs.FOLDS}/{name}", **_fold(found)} for name, found in zip(names, own, strict=True)),
         seconds=round(seconds, 2),
         data=summaries[0]["data"],
         parameters=summaries[0]["parameters"],
     )
     runs.write_json(folder / runs.SUMMARY, run.to_dict())
     return run
+
+
+def _fold(found: Predictions) -> dict[str, Any]:
+    several = {} if found.label_sets is None else {"map": _score(found)}
+    return {"accuracy": float(found.correct.mean()), **several, "n": len(found)}
+
+
+def _score(found: Predictions) -> float:
+    """Returns the accuracy, or the mean average precision if photos may have several labels."""
+    if found.label_sets is None:
+        return float(found.correct.mean())
+    return mean_average_precision(found.probabilities, found.label_sets)
 
 
 def joined(predictions: list[Predictions]) -> Predictions:

@@ -79,6 +79,14 @@ def test_columns_are_the_designs(tmp_path: Path) -> None:
     assert not one.correct.any()
 
 
+def test_label_sets_are_written_as_0_and_1(tmp_path: Path) -> None:
+    sets = np.array([[True, False]])
+    one = Predictions(("a.jpg",), ("0" * 64,), ("awe",), np.array([[0.9, 0.25]]), ("awe", "fear"), label_sets=sets)
+    write_predictions(tmp_path / "p.csv", one)
+    assert (tmp_path / "p.csv").read_text().endswith(",awe,awe,0.9,0.25,1,0\n")
+    assert np.array_equal(read_predictions(tmp_path / "p.csv").label_sets, sets)
+
+
 def test_a_byte_order_mark_and_windows_lines_are_read(tmp_path: Path) -> None:
     write_predictions(tmp_path / "p.csv", made(("a.jpg", "b.jpg")))
     text = (tmp_path / "p.csv").read_text()

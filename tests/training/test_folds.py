@@ -13,6 +13,7 @@ from torch import nn
 from multistream import Image, Stream, compare, load
 from multistream.errors import CannotResume, UsageError, WeightsError
 from multistream.recipe import Recipe
+from multistream.runs.folder import check_unused
 from multistream.runs.predictions_file import read_predictions
 from multistream.runs.split_file import read_split
 from multistream.training.folds import FoldsRun, fold_recipes, train, train_folds
@@ -85,7 +86,7 @@ def test_repeats_draw_other_folds_and_compare_counts_a_photo_once(
     assert list(recipes) == ["1-1", "1-2", "1-3", "2-1", "2-2", "2-3"]
     assert [recipe.data.split_seed for recipe in recipes.values()] == [18, 18, 18, 19, 19, 19]
     run = train_folds(vector_recipe.updated({"data": {"repeats": 2}}), out=tmp_path / "twice")
-    assert len(run.accuracies) == 2
+    assert len(run.scores) == 2
     assert run.test.n == 60
     other = train_folds(
         vector_recipe.updated({"data": {"repeats": 2}, "training": {"seed": 1}}), out=tmp_path / "other"
@@ -93,6 +94,7 @@ def test_repeats_draw_other_folds_and_compare_counts_a_photo_once(
     rows = compare([run.folder, trained.folder]).rows
     assert rows[1].difference is not None
     assert rows[1].difference.n == 60
+    assert [row.n for row in rows] == [(60,), (60,)]
     assert len(compare([run.folder, other.folder]).rows) == 1, "they differ only in seeds"
 
 
@@ -135,3 +137,9 @@ def test_no_fold_starts_with_the_weights_that_another_has_trained(photos: Path, 
     found = load(last, streams={"own": Scaled()}).network.state_dict()
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
     assert torch.equal(mine.stages["one"].weight, Scaled().stages["one"].weight)
+
+
+def test_a_run_whose_first_fold_cannot_start_leaves_its_folder_usable(vector_recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"data\.folds"):
+        train_folds(vector_recipe.updated({"data": {"folds": 50}}), out=tmp_path / "run")
+    check_unused(tmp_path / "run")

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, f1_score
 
 from multistream import compare, evaluate, explain, load
+from multistream.cli.train import folds_described
 from multistream.errors import MultistreamError, UsageError
 from multistream.recipe import Recipe
 from multistream.runs.predictions_file import read_predictions
@@ -144,6 +145,12 @@ def test_folds_hold_out_every_photo(tag_recipe: Recipe, tmp_path: Path) -> None:
     assert held.label_sets is not None
     assert len(held) == 90
     assert run.test.accuracy == pytest.approx(held.correct.mean())
+    for fold in run.folds:
+        own = read_predictions(tmp_path / "run" / fold["run"] / "predictions.csv")
+        assert fold["map"] == pytest.approx(average_precision_score(own.label_sets, own.probabilities))
+    assert run.scores == (pytest.approx(average_precision_score(held.label_sets, held.probabilities)),)
+    printed = dict(line.split(maxsplit=1) for line in folds_described(run).splitlines())
+    assert printed["folds"] == ", ".join(f"{100 * fold['map']:.1f}" for fold in run.folds), "as the line above: mAP"
 
 
 @pytest.mark.parametrize(
