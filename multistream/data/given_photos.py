@@ -170,10 +170,13 @@ def _from_url(url: str) -> Iterator[GivenPhoto]:
 
 
 def _ids(path: Path, root: Path | None) -> tuple[str, ...]:
-    """The ids of a photo: its path as written, relative to the run's data set, and absolute."""
+    """The ids of a photo: its path as written, relative to the run's data set, and absolute.
+
+    `root` has no symbolic links, but the path may go through some: to the data set, or from it to its photos.
+    """
     absolute = os.path.abspath(path)
-    inside = os.path.relpath(absolute, root) if root else ".."
-    return tuple(dict.fromkeys((path.as_posix(), *(() if inside.startswith("..") else (inside,)), absolute)))
+    inside = [os.path.relpath(place, root) for place in (absolute, os.path.realpath(path)) if root]
+    return tuple(dict.fromkeys((path.as_posix(), *(id_ for id_ in inside if not id_.startswith("..")), absolute)))
 
 
 def _content(image: Any, limit: int) -> bytes | Picture | BadImage:

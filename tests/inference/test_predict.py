@@ -146,6 +146,11 @@ def test_the_runs_own_photos_need_no_input(model: Model, photos: Path) -> None:
     assert [each.status for each in model.predict(photos / "joy" / "0.png")] == ["ok"]
 
 
+def test_the_runs_own_photos_are_recognised_through_a_symbolic_link(model: Model, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "linked").symlink_to(photos)
+    assert next(model.predict(tmp_path / "linked" / "joy" / "0.png")).status == "ok"
+
+
 def test_vectors_as_arrays(model: Model, photos: Path, vectors: Path) -> None:
     paths = [photos / "joy" / "0.png", photos / "awe" / "3.png"]
     held = np.load(vectors)
