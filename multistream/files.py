@@ -57,8 +57,8 @@ def replacing(path: str | Path, *, needed: int = 0) -> Iterator[IO[bytes]]:
 def temporary(folder: Path, *, noun: str = "", needed: int = 0) -> Iterator[Path]:
     """An unused path `.tmp-[NOUN-]PID-SPACE-RANDOM` in `folder`, which is made if missing.
 
-    SPACE is where the PID is from (`process_space`). A file or folder of that name is removed at the end. Raises
-    DiskFull if the disk is full or cannot be written.
+    SPACE identifies the machine or container of the PID (`process_space`). A file or folder of that name is removed at
+    the end. Raises DiskFull if the disk is full or cannot be written.
     """
     parts = (".tmp", noun, str(os.getpid()), process_space(), secrets.token_hex(4))
     name = folder / "-".join(part for part in parts if part)
@@ -175,8 +175,8 @@ def remove(path: Path) -> None:
 def clean(folder: Path, *, locked: bool = False) -> tuple[Path, ...]:
     """Removes the temporary files of dead processes in `folder`; returns their paths.
 
-    Whether a process of another machine is alive cannot be seen: its files go after a day without a change. `locked`:
-    the caller holds the lock that every process takes which writes here, so all files but its own are left behind.
+    It is unknown whether a process of another machine is alive: its files are removed after a day without a change.
+    With `locked`, the caller holds the lock of all processes that write here, so all files but its own are removed.
     """
     with writing(folder):
         stale = [
@@ -196,7 +196,7 @@ def _is_stale(path: Path, *, locked: bool) -> bool:
 
 
 def _last_change(path: Path) -> float:
-    """When a file, or anything in a folder, was written last, in seconds; now, where it is no longer there."""
+    """The last modification time of a file, or of anything in a folder, in seconds; now if it no longer exists."""
     try:
         inside = () if path.is_symlink() else path.rglob("*")
         times: list[float] = [part.lstat().st_mtime for part in (path, *inside)]
@@ -206,7 +206,7 @@ def _last_change(path: Path) -> float:
 
 
 def _take_away(path: Path) -> bool:
-    """Removes a temporary file; False where another process, which cleans at the same time, was first."""
+    """Removes a temporary file; False if another process, which cleans at the same time, was first."""
     with temporary(path.parent) as own:
         try:
             path.rename(own)

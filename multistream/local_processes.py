@@ -1,4 +1,4 @@
-"""Processes of this machine: which of them run, and where their numbers mean something."""
+"""Processes of this machine: whether one is alive, and an identifier of the PID space."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if sys.platform == "win32":
     import ctypes
 
     def is_alive(pid: int) -> bool:
-        """Whether a process of this number runs; os.kill would end it here."""
+        """Whether a process with this pid runs; os.kill would end it on Windows."""
         handle = ctypes.windll.kernel32.OpenProcess(0x0010_0000, False, pid)  # SYNCHRONIZE
         state = ctypes.windll.kernel32.WaitForSingleObject(handle, 0) if handle else 0
         ctypes.windll.kernel32.CloseHandle(handle)
@@ -22,7 +22,7 @@ if sys.platform == "win32":
 else:
 
     def is_alive(pid: int) -> bool:
-        """Whether a process of this number runs, whoever owns it."""
+        """Whether a process with this pid runs, of any user."""
         try:
             os.kill(pid, 0)
         except (ProcessLookupError, OverflowError):
@@ -34,10 +34,10 @@ else:
 
 @functools.cache
 def process_space() -> str:
-    """Eight hexadecimal digits of the space that this process's number is from: a machine, or a container on it.
+    """Eight hexadecimal digits that identify the space of this process's pid: a machine, or a container on it.
 
-    A number from another space says nothing here. On Linux it is known by the boot of the kernel and the PID namespace
-    (containers of one machine may share a host name), elsewhere by the host name.
+    A pid of another space is meaningless here. On Linux the space is identified by the kernel's boot id and the PID
+    namespace (containers of one machine may share a host name), on other systems by the host name.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()

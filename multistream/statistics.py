@@ -21,7 +21,7 @@ from multistream.bootstrap import Floats, Interval, paired_bootstrap, percentile
 Bools = NDArray[np.bool_]
 
 _Z_95, _Z_POWER = NormalDist().inv_cdf(0.975), NormalDist().inv_cdf(0.8)
-"""Standard errors of a two-sided test at 5 %, and of a power of 80 %."""
+"""Quantiles of the normal distribution, for a two-sided test at 5 % and for a power of 80 %."""
 _DETECTABLE = _Z_95 + _Z_POWER
 """The true difference, in standard errors, that a test at 5 % detects in 8 of 10 cases."""
 
