@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -51,6 +52,15 @@ def replacing(path: str | Path, *, needed: int = 0) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         name.replace(target)
         sync_folder(target.parent)
+
+
+@contextmanager
+def replacing_text(path: str | Path) -> Iterator[IO[str]]:
+    r"""As `replacing`, for text that is written piece by piece, as UTF-8 with the line ends \n that are given."""
+    with replacing(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+        yield text
+        text.detach()  # flushes, and leaves the file open
 
 
 @contextmanager
@@ -131,6 +141,12 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
+
+
+def sync_all() -> None:
+    """Brings all that was written to the disk: many files at once, where a flush of each would take hours."""
+    if sys.platform != "win32":  # Windows has no such call
+        os.sync()
 
 
 def cache_root() -> Path:

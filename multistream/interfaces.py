@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from multistream.inputs import Image, Input, Map, Vector
 from multistream.nn.global_average import global_average
 from multistream.nn.modules import Modules
+from multistream.nn.row_means import mean_of_rows
 from multistream.stream import VECTOR, Stream
 
 __all__ = ["VECTOR", "Fusion", "FusionOutput", "Image", "Input", "Loss", "Map", "Stream", "Tap", "Temporal", "Vector"]
@@ -97,11 +98,10 @@ class Tap(nn.Module):
     @torch.no_grad()
     def fit(self, pooled_NP: Tensor, *, standardise: bool) -> None:
         """Sets `baseline`, and with `standardise` also `mean` and `scale`, from the training features (N, P)."""
-        # Sums are in float64: in float32, 20,000 rows lose digits that are needed to recognise a constant channel.
-        mean = pooled_NP.double().mean(0)
+        mean = mean_of_rows(pooled_NP)
         self.baseline.copy_(mean)
         if standardise:
-            deviation = pooled_NP.double().std(0, correction=0)
+            deviation = mean_of_rows(pooled_NP, lambda rows: (rows - mean).square()).sqrt()
             alive = deviation > 1e-6 * (mean.abs() + 1e-6)
             self.mean.copy_(mean)
             self.scale.copy_(torch.where(alive, 1 / deviation.clamp_min(1e-30), 0.0))

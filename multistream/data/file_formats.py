@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
+import posixpath
 
 ALLOWED = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Pillow's names of the formats that may be decoded; few, because every decoder can be attacked by a malicious file."""
@@ -19,7 +19,7 @@ SUFFIXES = frozenset(
 
 def is_image(path: str) -> bool:
     """Whether a path has the suffix of an image file."""
-    return PurePosixPath(path).suffix.lower() in SUFFIXES
+    return posixpath.splitext(path)[1].lower() in SUFFIXES
 
 
 _SIGNATURES = (

@@ -18,7 +18,8 @@ def escape(name: str) -> str:
     >>> print(escape("=cmd().jpg"))
     \=cmd().jpg
     """
-    text = "".join(_escaped(c) for c in name)
+    is_plain = name.isascii() and name.isprintable() and "\\" not in name
+    text = name if is_plain else "".join(map(_escaped, name))
     return "\\" + text if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text
 
 
@@ -28,7 +29,7 @@ def unescape(text: str) -> str:
     >>> unescape(escape("a\\nb\\\\c")) == "a\\nb\\\\c"
     True
     """
-    return _ESCAPE.sub(lambda match: _unescaped(match[1]), text)
+    return _ESCAPE.sub(lambda match: _unescaped(match[1]), text) if "\\" in text else text
 
 
 def _escaped(character: str) -> str:

@@ -18,6 +18,7 @@ from multistream.features.tasks import Rows, Task, plan_tasks, run_tasks, union
 from multistream.network.branch import Branch
 from multistream.network.network import MultiStream
 from multistream.nn.modules import evaluating
+from multistream.nn.row_means import ROWS
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
 
@@ -87,10 +88,10 @@ def exchange(memory: Mapping[str, Features], photos: Photos, bad: Rows, ranks: R
 def _vectors(branches: Mapping[str, Branch], photos: Photos, indices: Rows, runtime: Runtime) -> Features:
     """Pools the vectors of streams that read them; no photo is decoded."""
     features = empty_features(branches, len(photos))
-    rows = torch.from_numpy(indices)
     for key, branch in branches.items():
         given = photos.vectors[key if key in photos.vectors else branch.stream.input.name]
-        pooled = branch.pool(torch.from_numpy(given[indices]).to(runtime.device))
-        for stage, values in pooled.items():
-            features[key][stage][rows] = values.cpu()
+        for rows in torch.from_numpy(indices).split(ROWS):
+            pooled = branch.pool(torch.from_numpy(given[rows.numpy()]).to(runtime.device))
+            for stage, values in pooled.items():
+                features[key][stage][rows] = values.cpu()
     return features

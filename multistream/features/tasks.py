@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.console import Say
+from multistream.data.file_hashes import Digests, digests_of, hashes_of_files
 from multistream.data.loading import Photos
 from multistream.data.views import IDENTITY
 from multistream.errors import DataError
@@ -22,12 +23,11 @@ from multistream.features.store import FeatureStore, Shards
 from multistream.files import cache_root
 from multistream.inputs import Image
 from multistream.network.branch import Branch
-from multistream.runs.split_file import digests_of, sha256_of_files
 from multistream.runtime.device import Runtime
 from multistream.runtime.distributed import ALONE, Ranks
 
 Rows = NDArray[np.int64]
-NO_MAP = hashlib.sha256(b"").hexdigest()
+NO_MAP = hashlib.sha256(b"").digest()
 """The digest of an image without a map, which is read as zeros; no map has it, because a map's file is not empty."""
 
 Sink = Callable[["Task", Tensor, Mapping[str, Tensor]], None]
@@ -188,9 +188,12 @@ def _digests(branch: Branch, photos: Photos, rows: Rows, known: dict[str, Mappin
     """Returns the sha256 of a stream's files: the photos, hashed once for all streams, or the stream's own maps."""
     if isinstance(branch.stream.input, Image):
         if "image" not in known:
-            known["image"] = digests_of(photos.table, rows.tolist())
+            known["image"] = digests_of(photos.table, rows)
         return known["image"]
     reader = map_reader(branch, photos)
     assert reader is not None
-    held = {i: path for i in rows.tolist() if (path := reader.paths[i]) is not None}
-    return dict.fromkeys(rows.tolist(), NO_MAP) | dict(zip(held, sha256_of_files(held.values()), strict=True))
+    chosen = np.array([i for i in rows.tolist() if reader.paths[i] is not None], dtype=np.int64)
+    paths = (path for i in chosen.tolist() if (path := reader.paths[i]) is not None)
+    sha256 = np.broadcast_to(np.frombuffer(NO_MAP, np.uint8), (len(photos), 32)).copy()
+    sha256[chosen] = hashes_of_files(paths, count=len(chosen), folder=photos.table.root)
+    return Digests(sha256)

@@ -9,12 +9,13 @@ import numpy as np
 
 from multistream import runs
 from multistream.console import Console
+from multistream.data.file_hashes import digests_of
 from multistream.data.layouts.data_source import open_table
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError
 from multistream.runs.leaks import seen_in, splits_used, unknown_origins
 from multistream.runs.model_file import LoadedModel
-from multistream.runs.split_file import SplitRow, digests_of, read_split
+from multistream.runs.split_file import SplitRow, read_split
 
 PARTS = ("train", "val", "test")
 ALL = "all"
@@ -113,7 +114,7 @@ def _rows_of_part(model: LoadedModel, command: str, part: str) -> tuple[SplitRow
     split, do = model.path.parent / runs.SPLIT, "Pass photos with labels: --data PATH."
     if not split.is_file():
         raise UsageError(command, f"{split.parent} has no {runs.SPLIT}, so its {part} split is unknown.", do=do)
-    rows = tuple(row for row in read_split(split) if row.part == part)
+    rows = read_split(split, parts=[part])
     if not rows:
         what = f"the run has no {part} split (data.split = {model.recipe.data.split})."
         raise DataError(command, what, do=do)

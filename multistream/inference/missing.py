@@ -15,7 +15,7 @@ from multistream.errors import UsageError, check_known
 from multistream.label_set_metrics import THRESHOLD
 from multistream.network.network import MultiStream, Pooled
 from multistream.network.present import fill_with_means, fill_with_raw_means, fuse_present
-from multistream.nn.nested import map_stages, take_rows
+from multistream.nn.nested import CHUNK, map_stages, take_rows
 from multistream.recipe import DataSettings
 from multistream.records import JsonRecord
 from multistream.statistics import wilson
@@ -174,9 +174,9 @@ def _probabilities(
     has_one = torch.ones(count, dtype=torch.bool, device=network.prior.device)
     if policy.policy == "drop" and set(present) == set(network.branches):
         has_one = torch.stack(list(present.values())).any(0)
-    rows = torch.nonzero(has_one).squeeze(1)
-    pooled = take_rows(features, rows)
-    logits = policy.logits(network, pooled, {key: mask[rows] for key, mask in present.items()})
-    probabilities = np.full((count, logits.shape[1]), np.nan)
-    probabilities[has_one.cpu().numpy()] = network.probabilities(logits).cpu().numpy()
+    probabilities = np.full((count, len(network.classes)), np.nan)
+    for rows in torch.nonzero(has_one).squeeze(1).split(CHUNK):
+        own = {key: mask[rows] for key, mask in present.items()}
+        logits = policy.logits(network, take_rows(features, rows), own)
+        probabilities[rows.cpu().numpy()] = network.probabilities(logits).cpu().numpy()
     return probabilities

@@ -232,15 +232,17 @@ class MultiStream(nn.Module):
         return all(branch.is_cacheable for branch in self.branches.values())
 
     @torch.no_grad()
-    def fit(self, pooled: Pooled) -> None:
+    def fit(self, pooled: Pooled, rows: Tensor | None = None) -> None:
         """Fits the taps' buffers to the training split's pooled features; standardises if the stream is frozen.
 
+        `rows` are the training split's, where the features are of more images: one tap's are copied at a time.
         A branch from a run keeps the values that it was trained with; a vector keeps the scale of its stream.
         """
         for key in set(pooled) - self.loaded_branches:
             branch = self.branches[key]
             for stage, tap in branch.taps.items():
-                tap.fit(pooled[key][stage], standardise=branch.stream.is_frozen and not branch.reads_vector)
+                own = pooled[key][stage] if rows is None else pooled[key][stage][rows]
+                tap.fit(own, standardise=branch.stream.is_frozen and not branch.reads_vector)
         self.set_zero_shot_heads()
 
     @torch.no_grad()

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from multistream.console import Console
+from multistream.data.file_hashes import digests_of
 from multistream.data.layouts.data_source import open_table
 from multistream.data.loading import Photos, loaded, make_photos
 from multistream.data.side_inputs import SideInputs, gather
@@ -22,10 +23,11 @@ from multistream.inference.missing import MissingPolicy, PolicyAccuracy, policy_
 from multistream.inference.model import Model
 from multistream.interfaces import FusionOutput
 from multistream.label_set_metrics import THRESHOLD
+from multistream.network.fuse_all import fuse_all
 from multistream.nn.modules import evaluating
 from multistream.nn.nested import map_stages
 from multistream.runs.predictions_file import Predictions
-from multistream.runs.split_file import SplitRow, digests_of
+from multistream.runs.split_file import SplitRow
 from multistream.runtime.device import Runtime, available_workers, resolve_again
 
 
@@ -88,10 +90,10 @@ class NetworkOutputs:
         stages = {key: list(branch.taps) for key, branch in network.branches.items()}
         pooled = map_stages(self.pooled, lambda p: p.to(device))
         probabilities = {}
-        with torch.no_grad(), evaluating(network):
+        with evaluating(network):
             for key in stages:
                 masked = network.mask({other: taps for other, taps in stages.items() if other != key})
-                probabilities[key] = network.probabilities(masked.fuse(pooled).logits).cpu().numpy()
+                probabilities[key] = network.probabilities(fuse_all(masked, pooled).logits).numpy()
         return probabilities
 
     @property
@@ -147,10 +149,9 @@ def run_network(
         )
     if bad := int((~extracted.valid).sum()):
         raise DataError("report", f"{bad:,} test images can no longer be read.", do="multistream data scan names them.")
-    with torch.no_grad(), evaluating(network):
-        output = network.fuse(extracted.to(runtime.device))
-    on_cpu = FusionOutput(output.logits.cpu(), {key: logits.cpu() for key, logits in output.streams.items()})
-    return NetworkOutputs(model, runtime, table, side_inputs, extracted.features, on_cpu, changed)
+    with evaluating(network):
+        output = fuse_all(network, extracted.to(runtime.device))
+    return NetworkOutputs(model, runtime, table, side_inputs, extracted.features, output, changed)
 
 
 def _test_split(model: Model, predictions: Predictions) -> Table:

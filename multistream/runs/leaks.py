@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from multistream.data.file_hashes import digests_of
 from multistream.data.splits import Parts
 from multistream.data.table import Table
 from multistream.errors import DataError
 from multistream.recipe import Recipe
 from multistream.runs.folder import RECIPE, SPLIT, folder_of
-from multistream.runs.split_file import digests_of, read_split
+from multistream.runs.split_file import read_split
 from multistream.spec import Spec
 
 SEEN = ("train", "val")
@@ -63,7 +64,7 @@ def _runs_named(recipe: Recipe) -> dict[str, Path]:
 
 def seen_in(split: Path) -> frozenset[str]:
     """Returns the sha256 of all training and validation images in this split.csv."""
-    return frozenset(row.sha256 for row in read_split(split) if row.part in SEEN)
+    return frozenset(row.sha256 for row in read_split(split, parts=SEEN))
 
 
 def unknown_origins(recipe: Recipe) -> Mapping[str, str]:

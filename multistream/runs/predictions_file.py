@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from sys import intern
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multistream.checksums import check_checksum
+from multistream.data.file_hashes import digests_of
 from multistream.data.filenames import escape, unescape
 from multistream.data.table import Table
 from multistream.errors import DataError, printable
-from multistream.files import write_atomic
+from multistream.files import replacing_text
 from multistream.label_set_metrics import THRESHOLD
-from multistream.runs.split_file import digests_of
 
 COLUMNS = ("path", "sha256", "label", "predicted")
 PROBABILITY = "p_"
@@ -94,22 +95,20 @@ def write_predictions(path: str | Path, predictions: Predictions) -> None:
     Each number has enough digits to be read back bit for bit. Names of files and classes that a spreadsheet would
     execute, or that contain line breaks, are escaped (`multistream.data.filenames`).
     """
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
     blocks = {PROBABILITY: predictions.probabilities, VOTES: predictions.votes, LABEL_SETS: predictions.label_sets}
-    numbers = {  # of each block, by photo; float32 is written with the digits of its float64, label sets as 0 and 1
-        prefix: block.astype(np.float64 if block.dtype.kind == "f" else np.int64).tolist()
+    arrays = {  # float32 is written with the digits of its float64, label sets as 0 and 1
+        prefix: block.astype(np.float64 if block.dtype.kind == "f" else np.int64)
         for prefix, block in blocks.items()
         if block is not None
     }
-    rows.writerow([*COLUMNS, *(prefix + escape(name) for prefix in numbers for name in predictions.classes)])
     labels = map(escape, predictions.labels or ("",) * len(predictions))
     paths, predicted = map(escape, predictions.paths), map(escape, predictions.predicted)
-    for *cells, own in zip(
-        paths, predictions.sha256, labels, predicted, zip(*numbers.values(), strict=True), strict=True
-    ):
-        rows.writerow([*cells, *map(repr, chain.from_iterable(own))])
-    write_atomic(path, text.getvalue())
+    numbers = zip(*arrays.values(), strict=True)
+    with replacing_text(path) as text:
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow([*COLUMNS, *(prefix + escape(name) for prefix in arrays for name in predictions.classes)])
+        for *cells, own in zip(paths, predictions.sha256, labels, predicted, numbers, strict=True):
+            rows.writerow([*cells, *map(repr, chain.from_iterable(block.tolist() for block in own))])
 
 
 def read_predictions(path: str | Path) -> Predictions:
@@ -125,58 +124,79 @@ def read_predictions(path: str | Path) -> Predictions:
         with file.open(encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, strict=True)
             classes, further = _classes(next(reader, []), where)
-            rows = [_Row(cells, f"{where}:{reader.line_num}", len(classes), further) for cells in reader if cells]
+            lines = _Lines(classes, further)
+            for cells in filter(None, reader):
+                lines.take(cells, f"{where}:{reader.line_num}")
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise DataError(where, f"it cannot be read: {error}.", do="Evaluate the run again.") from error
-    return _assembled(rows, classes, further)
+    return lines.predictions()
 
 
-def _assembled(rows: Sequence[_Row], classes: tuple[str, ...], further: str) -> Predictions:
-    k = len(classes)
-    numbers = np.array([row.numbers for row in rows], dtype=np.float64).reshape(len(rows), 2 * k if further else k)
-    return Predictions(
-        paths=tuple(row.path for row in rows),
-        sha256=tuple(row.sha256 for row in rows),
-        labels=_labels(rows),
-        probabilities=numbers[:, :k],
-        classes=classes,
-        votes=numbers[:, k:] if further == VOTES else None,
-        label_sets=numbers[:, k:] > THRESHOLD if further == LABEL_SETS else None,
-    )
+class _Lines:
+    """What was read of predictions, line by line; `further` begins the names of the last columns."""
 
+    def __init__(self, classes: tuple[str, ...], further: str) -> None:
+        self.classes, self.further = classes, further
+        self._columns = len(COLUMNS) + len(classes) * (2 if further else 1)
+        self._paths: list[str] = []
+        self._sha256: list[str] = []
+        self._labels: list[str] = []
+        self._without_label = ""
+        self._numbers = array("d")  # 8 bytes a number, of which there may be millions
 
-class _Row:
-    """A checked line of predictions over k classes; `where` is file:line, `further` the last k columns' prefix."""
-
-    def __init__(self, cells: Sequence[str], where: str, k: int, further: str) -> None:
-        self.where = where
-        columns = len(COLUMNS) + (2 * k if further else k)
-        if len(cells) != columns:
-            raise DataError(where, f"it has {len(cells)} cells.", right=f"The first line has {columns}.")
-        if not SHA256.fullmatch(cells[1]):
-            raise DataError(where, f"{cells[1][:80]!r} is not a sha256.", right="A sha256 has 64 hexadecimal digits.")
-        self.path, self.sha256, self.label = unescape(cells[0]), cells[1], unescape(cells[2])
+    def take(self, cells: Sequence[str], where: str) -> None:
+        """Checks and keeps the line at `where`."""
+        if len(cells) != self._columns:
+            raise DataError(where, f"it has {len(cells)} cells.", right=f"The first line has {self._columns}.")
+        name, digest, label, _, *decimals = cells
+        if not SHA256.fullmatch(digest):
+            raise DataError(where, f"{digest[:80]!r} is not a sha256.", right="A sha256 has 64 hexadecimal digits.")
         try:
-            self.numbers = [float(cell) for cell in cells[len(COLUMNS) :]]
+            numbers = list(map(float, decimals))
         except ValueError as error:
             raise DataError(where, f"{error}.", right="Probabilities must be decimal numbers.") from error
-        first, others = np.array(self.numbers[:k]), np.array(self.numbers[k:])
-        if further == LABEL_SETS:
-            _check_label_sets(first, others, where)
-            return
+        _check_numbers(numbers, len(self.classes), self.further, where)
+        self._paths.append(unescape(name))
+        self._sha256.append(digest)
+        self._labels.append(intern(unescape(label)))
+        self._numbers.extend(numbers)
+        if not label:
+            self._without_label = self._without_label or where
+
+    def predictions(self) -> Predictions:
+        """All lines; DataError where some have a label and some have none."""
+        is_labelled = any(self._labels)
+        if is_labelled and self._without_label:
+            right = "Either all photos have a label, or none."
+            raise DataError(self._without_label, "the label is missing.", right=right)
+        k = len(self.classes)
+        numbers = np.array(self._numbers).reshape(len(self._paths), self._columns - len(COLUMNS))
+        return Predictions(
+            paths=tuple(self._paths),
+            sha256=tuple(self._sha256),
+            labels=tuple(self._labels) if is_labelled else None,
+            probabilities=numbers[:, :k],
+            classes=self.classes,
+            votes=numbers[:, k:] if self.further == VOTES else None,
+            label_sets=numbers[:, k:] > THRESHOLD if self.further == LABEL_SETS else None,
+        )
+
+
+def _check_numbers(numbers: Sequence[float], k: int, further: str, where: str) -> None:
+    """The numbers of a line over k classes: probabilities, and what follows them."""
+    first, others = numbers[:k], numbers[k:]
+    if further != LABEL_SETS:
         _check_fractions(first, "probabilities", where)
         if further:
             _check_fractions(others, "fractions of votes", where)
-
-
-def _check_label_sets(probabilities: NDArray[np.float64], sets: NDArray[np.float64], where: str) -> None:
-    if not (((probabilities >= 0) & (probabilities <= 1)).all() and np.isin(sets, (0, 1)).all()):
+    elif not (all(0 <= number <= 1 for number in first) and {*others} <= {0, 1}):
         right = f"{PROBABILITY}CLASS must be between 0 and 1, {LABEL_SETS}CLASS 0 or 1."
         raise DataError(where, "these are not probabilities and labels.", right=right)
 
 
-def _check_fractions(numbers: NDArray[np.float64], noun: str, where: str) -> None:
-    if not (abs(numbers.sum() - 1) <= 1e-3 and numbers.min() >= 0 and numbers.max() <= 1 + 1e-6):
+def _check_fractions(numbers: Sequence[float], noun: str, where: str) -> None:
+    # A sum with a NaN is a NaN, which is not close to 1.
+    if not (abs(sum(numbers) - 1) <= 1e-3 and min(numbers) >= 0 and max(numbers) <= 1 + 1e-6):
         raise DataError(where, f"these are not {noun}.", right="They must be between 0 and 1, and sum to 1.")
 
 
@@ -226,17 +246,6 @@ def pair_keys(first: Iterable[PhotoKey], second: Iterable[PhotoKey]) -> tuple[ND
     found = [(i, places[key]) for i, key in enumerate(first) if key in places]
     rows = np.array(found, dtype=np.int64).reshape(-1, 2)
     return rows[:, 0], rows[:, 1]
-
-
-def _labels(rows: Sequence[_Row]) -> tuple[str, ...] | None:
-    """Returns the labels, or None if no photo has one. Raises DataError if only some photos have one."""
-    labels = tuple(row.label for row in rows)
-    if not any(labels):
-        return None
-    if not all(labels):
-        where = rows[labels.index("")].where
-        raise DataError(where, "the label is missing.", right="Either all photos have a label, or none.")
-    return labels
 
 
 def as_predictions(

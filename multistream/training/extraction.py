@@ -12,11 +12,11 @@ from torch import Tensor
 
 from multistream.commands import command_line
 from multistream.console import Console
+from multistream.data.file_hashes import Digests, digests_at, digests_of
 from multistream.data.loading import skipped_lines
 from multistream.errors import DataError, printable
 from multistream.features import GROUP, Extracted, extract
-from multistream.nn.nested import take_rows
-from multistream.runs.split_file import sha256_of_files
+from multistream.nn.row_means import mean_of_rows
 from multistream.runtime.distributed import ALONE, Ranks
 from multistream.runtime.memory import exhausted
 from multistream.training.prepare import Prepared
@@ -91,12 +91,16 @@ class TrainingFeatures:
         self._named.update(lines)
 
 
-def hashed(prepared: Prepared) -> dict[int, str]:
+def hashed(prepared: Prepared, *, console: Console) -> Digests:
     """Returns the sha256 of every photo of the parts, by index. Each file is read once, by one of the ranks."""
+    table, ranks = prepared.table, prepared.ranks
     chosen = np.sort(np.concatenate(list(prepared.parts.named().values())))
-    own = sha256_of_files([prepared.table.path(int(i)) for i in prepared.ranks.portion(chosen)])
-    digests = [digest for each in prepared.ranks.gather(own) for digest in each]
-    return dict(zip(chosen.tolist(), digests, strict=True))
+    own = ranks.portion(chosen)
+    with console.progress(len(own), "hashes" if ranks.size == 1 else f"hashes, part 1 of {ranks.size}") as bar:
+        digests = digests_of(table, own, tick=bar.advance)
+    if ranks.size == 1:
+        return digests
+    return digests_at(chosen, np.concatenate(ranks.gather(digests.sha256[own])), size=len(table))
 
 
 def training_rows(extracted: Extracted, train: NDArray[np.int64]) -> Tensor:
@@ -117,8 +121,7 @@ def nothing_to_train_on() -> DataError:
 def fit_taps(prepared: Prepared, extracted: Extracted) -> None:
     """Fits the standardisation of the extracted streams' taps on the training split."""
     rows = training_rows(extracted, prepared.parts.train)
-    features = extracted.to(prepared.runtime.device)
-    prepared.network.fit(take_rows(features, rows))
+    prepared.network.fit(extracted.to(prepared.runtime.device), rows)
 
 
 def set_baselines(prepared: Prepared, extracted: Extracted) -> None:
@@ -128,4 +131,4 @@ def set_baselines(prepared: Prepared, extracted: Extracted) -> None:
         if key in prepared.network.loaded_branches and branch.stream.is_frozen:
             continue  # an unchanged branch of another run keeps the mean of its own training
         for stage, tap in branch.taps.items():
-            tap.baseline.copy_(extracted.features[key][stage][rows].double().mean(0))
+            tap.baseline.copy_(mean_of_rows(extracted.features[key][stage][rows]))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from multistream.features import Extracted
 from multistream.files import clean, write_atomic
 from multistream.inference.metrics import Measures, measures
 from multistream.network.compose import plan_of
-from multistream.nn.nested import take_rows
+from multistream.network.fuse_all import fuse_all
 from multistream.recipe import Recipe
 from multistream.runs import checkpoint
 from multistream.runs.model_file import MODEL_FILE, distributions_of, save_model
@@ -29,9 +30,6 @@ from multistream.runs.split_file import SplitRow, read_split, write_rows
 from multistream.training.prepare import Prepared
 from multistream.training.progress import Progress
 from multistream.training.resume import check_origin
-
-CHUNK = 4096
-"""Number of images whose pooled features are classified at once."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Measured:
     metrics: Mapping[str, Measures]
 
 
-def write_head(folder: Path, prepared: Prepared, rows: Sequence[SplitRow]) -> None:
+def write_head(folder: Path, prepared: Prepared, rows: Collection[SplitRow]) -> None:
     """Writes the files that reproduce a run, before training. Raises CannotResume if a resumed run's data have changed.
 
     Moved photos are accepted if their ids, labels, parts and bytes are the same.
@@ -91,8 +89,11 @@ def write_head(folder: Path, prepared: Prepared, rows: Sequence[SplitRow]) -> No
     write_atomic(folder / runs.RECIPE, prepared.recipe.dumps())
 
 
-def _check_same_photos(folder: Path, rows: Sequence[SplitRow]) -> None:
-    if changed := set(read_split(folder / runs.SPLIT)) ^ set(rows):
+def _check_same_photos(folder: Path, rows: Collection[SplitRow]) -> None:
+    before = read_split(folder / runs.SPLIT)
+    if len(before) == len(rows) and all(map(eq, before, rows)):
+        return  # in the same order, as almost always
+    if changed := set(before) ^ set(rows):
         paths = sorted({row.path for row in changed})
         what = f"{len(paths):,} photos have changed since the run started, for example {paths[0]}."
         raise CannotResume(folder, what, do="Train a new run instead.")
@@ -151,17 +152,9 @@ def _part_of(array: NDArray[Any] | None, rows: NDArray[np.int64]) -> NDArray[Any
     return None if array is None else array[rows]
 
 
-@torch.no_grad()
 def classify(prepared: Prepared, extracted: Extracted) -> Tensor:
     """Returns the logits of every image, (N, K) float64; rows of images that were not read are undefined."""
-    network = prepared.network.eval()
-    features = extracted.to(prepared.runtime.device)
-    chunks = []
-    for start in range(0, len(extracted.valid), CHUNK):
-        rows = slice(start, start + CHUNK)
-        pooled = take_rows(features, rows)
-        chunks.append(network.classify(pooled).double().cpu())
-    return torch.cat(chunks)
+    return fuse_all(prepared.network.eval(), extracted.to(prepared.runtime.device)).logits.double()
 
 
 def write_run(prepared: Prepared, measured: Measured, run: Run, *, digests: Mapping[int, str]) -> None:

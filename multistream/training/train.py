@@ -17,7 +17,7 @@ from multistream.nn.threads import threads
 from multistream.recipe import Recipe
 from multistream.runs.composition import with_distributions, with_instances
 from multistream.runs.leaks import check_leaks, unknown_origins
-from multistream.runs.split_file import SplitRow, check_parts, split_rows
+from multistream.runs.split_file import SplitRows, check_parts, split_rows
 from multistream.runtime.distributed import processes, signals_end_the_process
 from multistream.spec import Spec
 from multistream.training.extraction import hashed
@@ -59,7 +59,7 @@ def train(
         with threads(recipe.runtime.threads):
             with signals_end_the_process(ranks):
                 prepared = prepare(recipe, say=console.say, streams=streams, ranks=ranks)
-                digests = hashed(prepared)
+                digests = hashed(prepared, console=console)
                 rows = _checked_rows(prepared, digests, console=console)
             folder = _folder(out, resume, prepared)
             training = TrainingRun(prepared, folder, console, stop or Stop(), digests)
@@ -70,11 +70,8 @@ def train(
                 return training.run(resume=resume is not None, started=started)
 
 
-def _checked_rows(prepared: Prepared, digests: Mapping[int, str], *, console: Console) -> tuple[SplitRow, ...]:
-    """Returns the rows of split.csv.
-
-    Raises DataError if a branch was trained on test images, warns if that is unknown.
-    """
+def _checked_rows(prepared: Prepared, digests: Mapping[int, str], *, console: Console) -> SplitRows:
+    """The rows of split.csv; DataError if a branch was trained on test images, warnings if that is unknown."""
     rows = split_rows(prepared.table, prepared.parts, digests=digests)
     check_leaks(prepared.recipe, prepared.table, prepared.parts, digests=digests)
     for where, path in unknown_origins(prepared.recipe).items():

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from multistream import files
+from multistream.data.file_hashes import digests_of
 from multistream.features import extract, store
 from tests.features.conftest import ON_CPU, make_network, make_photos
 
@@ -19,6 +20,9 @@ SHARD = 32
 def main(folder: Path, seed: int, kill_at: int) -> None:
     """Kills itself, as no program can prevent, before the fsync of shard number `kill_at` (0: lives)."""
     store.SHARD = SHARD
+    photos = make_photos(folder)
+    every = np.arange(len(photos))
+    digests = digests_of(photos.table, every)  # what this writes is not counted
     synced = 0
     plain = os.fsync
 
@@ -30,9 +34,9 @@ def main(folder: Path, seed: int, kill_at: int) -> None:
         plain(handle)
 
     files.os.fsync = fsync  # type: ignore[attr-defined]
-    photos = make_photos(folder)
-    every = np.arange(len(photos))
-    extract(make_network(seed), photos, every, runtime=ON_CPU, workers=0, tick=lambda _: None, say=print)
+    extract(
+        make_network(seed), photos, every, runtime=ON_CPU, workers=0, tick=lambda _: None, say=print, digests=digests
+    )
 
 
 if __name__ == "__main__":

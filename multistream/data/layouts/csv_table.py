@@ -10,10 +10,10 @@ from pathlib import Path
 
 from multistream.data.filenames import unescape
 from multistream.data.image_files import Root
-from multistream.data.layouts.assemble import PARTS, Entry, assemble
+from multistream.data.layouts.assemble import PARTS, Entry, Votes, assemble
 from multistream.data.layouts.delimited_text import Row, read_each, read_table
 from multistream.data.layouts.label_sets import LabelColumns
-from multistream.data.layouts.votes import Votes, votes_of, winners
+from multistream.data.layouts.votes import votes_of, winners
 from multistream.data.table import Table
 from multistream.errors import DataError, UsageError, printable
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multistream.data.image_files import list_images
-from multistream.data.layouts.assemble import Entry, assemble, choose, counted, folder_of
+from multistream.data.layouts.assemble import Entry, Votes, assemble, choose, counted, folder_of
 from multistream.data.layouts.delimited_text import read_table
-from multistream.data.layouts.votes import Votes, votes_of, winners
+from multistream.data.layouts.votes import votes_of, winners
 from multistream.data.table import Table
 from multistream.errors import DataError
 

@@ -30,15 +30,16 @@ def folders(path: Path, *, allow_outside: bool = False, strict: bool = False, na
         case False, True, False:
             _refuse_folder_above(path, inner)
     parts = _part_folders(path, direct, inner)
-    depth = 2 if parts else 1  # folders above an image: its split and class, or only its class
-    split = [(image_id, image_id.split("/")) for image_id in listing.ids]
-    entries = [Entry(i, pieces[depth - 1], parts.get(pieces[0])) for i, pieces in split if len(pieces) > depth]
+    depth = 2 if parts else 1  # folders above an image: its part and class, or its class alone
+    outside = sum(image_id.count("/") < depth for image_id in listing.ids)
     empty = [*_empty_classes(listing, parts, depth)]
-    notes = [*_ignored(len(listing.ids) - len(entries), {} if parts else inner), *empty]
-    if not entries:
+    notes = [*_ignored(outside, {} if parts else inner), *empty]
+    if outside == len(listing.ids):
         raise _without_images(listing, notes)
     if strict and empty:
         raise DataError(path, f"{empty[0]}.", do="Remove the folder, or set data.strict to false.")
+    split = ((image_id, image_id.split("/", depth)) for image_id in listing.ids)
+    entries = (Entry(i, pieces[depth - 1], parts.get(pieces[0])) for i, pieces in split if len(pieces) > depth)
     return assemble(name or printable(path.resolve().name), path, entries, notes=(*listing.notes, *notes))
 
 
@@ -47,10 +48,10 @@ def _levels(listing: Listing) -> tuple[set[str], dict[str, set[str]]]:
     direct: set[str] = set()
     inner: dict[str, set[str]] = defaultdict(set)
     for image_id in listing.ids:
-        match image_id.split("/"):
+        match image_id.split("/", 2):
             case [top, _]:
                 direct.add(top)
-            case [top, below, *_]:
+            case [top, below, _]:
                 inner[top].add(below)
     return direct, inner
 
@@ -108,7 +109,8 @@ def _ignored(outside: int, inner: Mapping[str, set[str]]) -> Iterator[str]:
 
 
 def _empty_classes(listing: Listing, parts: Mapping[str, str], depth: int) -> Iterator[str]:
-    filled = {"/".join(image_id.split("/")[:depth]) for image_id in listing.ids}
+    """Notes on class folders without images."""
+    filled = {"/".join(image_id.split("/", depth)[:depth]) for image_id in listing.ids}
     for pieces in [folder.split("/") for folder in listing.folders if folder not in filled]:
         match pieces:
             case [name] if not parts:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from multistream.data.layouts.assemble import Entry, Finder, assemble, counted
+from multistream.data.layouts.assemble import Entry, Finder, Votes, assemble, counted
 from multistream.data.layouts.delimited_text import Row
 from multistream.data.table import Table
 from multistream.errors import DataError
 
 LABELS = ("vote", "votes")
 """Values of `data.label` for layouts with votes: the class with the most votes, or the distribution."""
-
-Votes = Mapping[str, float]
-"""The number or fraction of votes, by class."""
 
 
 def votes_of(row: Row, cells: Sequence[str], classes: Sequence[str]) -> Votes:

@@ -104,6 +104,8 @@ def _by_suffix(images: Sequence[str], names: Sequence[str], *, common_folder: bo
 
     One must be a suffix of the other; with `common_folder` a common suffix that includes a folder is enough.
     """
+    if not images or not names:
+        return {}
     of_images = _by_longest_end(images, {*chain.from_iterable(map(path_ends, names))})
     of_names = _by_longest_end(names, {*chain.from_iterable(map(path_ends, images))})
     both = [
@@ -179,8 +181,11 @@ def join(
         right = f"The {len(vectors.ids):,} ids of the file are paths such as {vectors.ids[0]!r}."
         others = "Set data.missing_vectors to skip, mean or zero to continue with the others."
         raise DataError(where, what, right=right, do=others if present.any() else "Check both.")
-    rows = np.zeros((len(ids), vectors.features.shape[1]), np.float32)
-    rows[present] = vectors.features[own[present]]
+    if np.array_equal(own, np.arange(len(vectors.ids))) and present.all():
+        rows = vectors.features  # of a million photos a copy takes gigabytes
+    else:
+        rows = np.zeros((len(ids), vectors.features.shape[1]), np.float32)
+        rows[present] = vectors.features[own[present]]
     how = f", {by_suffix:,} of them by path suffix" if by_suffix else ""
     summary = f"vectors found for {present.sum():,} of {len(ids):,} images{how}"
     return Joined(rows, present, (summary, *repeated, *(f"{fault}: {_DONE[missing]}" for fault in message)))
