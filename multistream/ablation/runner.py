@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike, fspath
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,9 +28,9 @@ from multistream.training.jobs import PlannedRun
 
 
 def ablate(
-    source: str | Path | Recipe,
+    source: str | PathLike[str] | Recipe,
     *,
-    run: str | Path | None = None,
+    run: str | PathLike[str] | None = None,
     axis: str = "depth",
     seeds: int = 1,
     splits: int = 1,
@@ -57,7 +58,7 @@ def ablate(
     plan = plan_ablation(recipe, axis=axis, seeds=seeds, splits=splits, cut=cut, streams=streams, say=console.say)
     folder = _results_folder(run, out)
     result = _AblationRun(plan, streams, console, engine).run(folder, verify=verify)
-    result = replace(result, run=str(run or ""), seconds=round(time.perf_counter() - started, 3))
+    result = replace(result, run=fspath(run) if run else "", seconds=round(time.perf_counter() - started, 3))
     if folder is not None:
         console.say(f"ablate: saved to {save_result(result, folder, cut=cut)}")
     return result
@@ -218,7 +219,7 @@ class _AblationRun:
         )
 
 
-def _results_folder(run: str | Path | None, out: str | Path | None) -> Path | None:
+def _results_folder(run: str | PathLike[str] | None, out: str | Path | None) -> Path | None:
     """Returns the folder of the result; None if the result is not saved."""
     if out is not None:
         return Path(out).expanduser()

@@ -6,6 +6,7 @@ A batch is a mapping of columns: photos, and the vectors and maps of streams.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class Predictor:
 
     def __init__(
         self,
-        run: str | Path,
+        run: str | PathLike[str],
         *,
         device: str = "auto",
         precision: str = "auto",

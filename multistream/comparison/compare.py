@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -97,7 +98,7 @@ class Comparison(JsonRecord):
 
 
 def compare(
-    runs: Sequence[str | Path],
+    runs: Sequence[str | PathLike[str]],
     *,
     against: Against = "first",
     measure: str = "",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
+from os import PathLike
 
 import numpy as np
 import torch
@@ -45,7 +45,7 @@ MANY = 32
 
 
 def explain(
-    model: Model | MultiStream | str | Path,
+    model: Model | MultiStream | str | PathLike[str],
     images: PhotoLike | Iterable[PhotoLike | GivenPhoto] | None = None,
     *,
     data: str = "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,7 @@ class _PolicyOutputs:
 
 
 def evaluate(
-    run: str | Path,
+    run: str | PathLike[str],
     *,
     data: str = "",
     part: str = "",
@@ -126,7 +127,7 @@ def evaluate(
     present = {key: mask[rows] for key, mask in measured.present.items() if not mask[rows].all()}
     raw = without_temperature(measured.probabilities[policy.policy][rows], model.network.temperature)
     return Evaluation(
-        str(run),
+        fspath(run),
         table.name,
         _metrics(probabilities, table, rows, match, raw=raw),
         left_out,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -97,14 +98,16 @@ def _in_memory(kind: type[AnyModel], network: MultiStream, recipe: Recipe | None
     return kind(network.eval(), recipe or recipe_of(network), Path("<network>", MODEL_FILE), "")
 
 
-def as_model(source: Model | MultiStream | str | Path, *, streams: Mapping[str, Stream] | None = None) -> Model:
+def as_model(
+    source: Model | MultiStream | str | PathLike[str], *, streams: Mapping[str, Stream] | None = None
+) -> Model:
     """Returns the model of a run, of a file, or of a network in memory, trained or not."""
     if isinstance(source, Model):
         return source
     return _in_memory(Model, source) if isinstance(source, MultiStream) else load(source, streams=streams)
 
 
-def load(path: str | Path, *, streams: Mapping[str, Stream] | None = None) -> Model:
+def load(path: str | PathLike[str], *, streams: Mapping[str, Stream] | None = None) -> Model:
     """Loads a run (its folder) or a model file, in eval mode on the CPU.
 
     `streams` supplies the streams that were passed as instances. Raises WeightsError (exit 69) if the file is missing,

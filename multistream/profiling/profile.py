@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ Visit = Callable[[str, str, Callable[[], Any], Sequence[nn.Module]], Any]
 
 
 def profile(
-    network: MultiStream | str | Path,
+    network: MultiStream | str | PathLike[str],
     *,
     runtime: Runtime | None = None,
     batch: int = 1,

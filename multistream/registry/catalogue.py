@@ -228,6 +228,10 @@ def _of_distribution(kind: Kind, name: str, claims: list[Claim], distribution: s
         raise UnknownPart(
             PLURALS[kind], f"{distribution!r} provides no {name!r}.", right=f"It is provided by {owners}."
         )
+    if normalised(distribution) not in {normalised(claim.distribution) for claim in discover()}:
+        raise PluginError(
+            PLURALS[kind], f"{name!r} needs {distribution}, which is not installed.", do="Install it with pip."
+        )
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,10 @@ class Report:
 
 
 def report(
-    run: str | Path,
+    run: str | PathLike[str],
     *,
     photos: int = 24,
-    against: Sequence[str | Path] = (),
+    against: Sequence[str | PathLike[str]] = (),
     out: str | Path | None = None,
     streams: Mapping[str, Stream] | None = None,
     device: str = "auto",

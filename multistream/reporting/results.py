@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +61,7 @@ class ResultTable:
 
 
 def result_table(
-    details: RunDetails, *, streams: Probabilities, masked: Probabilities, against: Sequence[str | Path] = ()
+    details: RunDetails, *, streams: Probabilities, masked: Probabilities, against: Sequence[str | PathLike[str]] = ()
 ) -> ResultTable:
     """Compares the run with its streams, other runs and the most frequent class.
 

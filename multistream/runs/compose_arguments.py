@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
@@ -14,6 +14,8 @@ from multistream.spec import Spec, check_key, parse_specs
 
 def check_classes(classes: Sequence[str]) -> None:
     """Raises UsageError unless the classes are a list of different names."""
+    if not isinstance(classes, Iterable):
+        raise UsageError("classes", f"{classes!r} was given.", right="It must be a list of names.")
     if not classes:
         raise UsageError("classes", "none is given.", right="A network needs the names of its classes.")
     if isinstance(classes, str):

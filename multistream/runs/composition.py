@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -118,6 +119,10 @@ def branch_of_run(path: Path, key: str) -> tuple[Branch, nn.Module | None]:
 def load_stream_weights(stream: Stream, source: str, *, key: str) -> None:
     """Loads a stream's weights from a file, a run, or the hub; `random` keeps its initialisation."""
     where = f"weights.{key}"
+    if not isinstance(source, str | os.PathLike):
+        right = "It must be a file, a run, hub or random."
+        do = "For tensors in memory pass the stream itself, after stream.load_weights(tensors)."
+        raise UsageError(where, f"a {type(source).__name__} was given.", right=right, do=do)
     if source == "random":
         return
     if source == "hub":

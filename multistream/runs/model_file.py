@@ -86,7 +86,7 @@ def digest_of(about: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def load_model(path: str | Path, *, streams: Mapping[str, Stream] | None = None) -> LoadedModel:
+def load_model(path: str | os.PathLike[str], *, streams: Mapping[str, Stream] | None = None) -> LoadedModel:
     """Loads a run (its folder) or a model file, in eval mode on the CPU.
 
     `streams` supplies the streams that were passed as instances. Raises WeightsError (exit 69) if the file is missing,

@@ -50,6 +50,10 @@ class FoldsRun:
     data: Mapping[str, Any]
     parameters: Mapping[str, int]
 
+    def __fspath__(self) -> str:
+        """The folder: a run in memory is accepted wherever the path of a run is."""
+        return str(self.folder)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the content of summary.json, which `train --json` prints too."""
         return {

@@ -228,6 +228,11 @@ class TestDuplicates:
         ):
             build("stream", "twin@multistream-twin-c")
 
+    def test_a_distribution_that_is_not_installed_is_named(self, installed):
+        installed("twin_a")
+        with pytest.raises(PluginError, match=r"^streams: 'lost' needs multistream-lost, which is not installed\."):
+            build("stream", "lost@multistream-lost")
+
     def test_disabling_settles_it(self, installed, monkeypatch):
         installed("twin_a", "twin_b")
         monkeypatch.setenv("MULTISTREAM_DISABLED_PLUGINS", "multistream-twin-a")

@@ -19,6 +19,7 @@ from multistream.errors import UsageError
         ([1, 2], "1 is not a name"),
         (["awe", ""], "'' is not a name"),
         ([], "none is given"),
+        (3, "3 was given"),
     ],
 )
 def test_classes_are_different_names(classes: Any, message: str) -> None:
@@ -42,3 +43,8 @@ def test_classes_are_different_names(classes: Any, message: str) -> None:
 def test_a_stream_is_a_spec_or_a_stream(given: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         compose(given, classes=["awe", "fear"])
+
+
+def test_weights_are_named_and_not_given() -> None:
+    with pytest.raises(UsageError, match=r"weights.object: a dict was given\. It must be a file, a run, hub or random"):
+        compose(["object"], classes=["awe", "fear"], weights={"object": {}})  # type: ignore[dict-item]

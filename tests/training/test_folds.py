@@ -40,6 +40,12 @@ def trained(vector_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> 
     return run
 
 
+def test_a_run_in_memory_is_accepted_as_its_path(trained: FoldsRun) -> None:
+    assert compare([trained]).rows == compare([str(trained.folder)]).rows
+    with pytest.raises(WeightsError, match="cross-validation run"):
+        load(trained)
+
+
 def test_every_photo_is_predicted_once_by_a_network_that_has_not_seen_it(trained: FoldsRun) -> None:
     found = read_predictions(trained.folder / "predictions.csv")
     assert len(found) == len(set(found.paths)) == 60
