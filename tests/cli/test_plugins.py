@@ -228,7 +228,7 @@ class TestCheck:
         installed("faulty")
         done = CliRunner().invoke(app, ["check", "wide_token"], standalone_mode=False)
         assert done.stdout.splitlines() == ["ok  tap: it is a multistream.Tap"]
-        assert "'wide_token' breaks its contract: pool gives (B, pooled_width)" in str(done.exception)
+        assert "'wide_token' breaks its contract: pool returns (B, pooled_width)" in str(done.exception)
 
     def test_layouts_have_a_contract(self, installed, photos, tmp_path):
         new_plugin("pairs", kind="dataset", out=tmp_path / "new")
