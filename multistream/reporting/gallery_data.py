@@ -54,13 +54,14 @@ def select_images(predictions: Predictions, *, photos: int) -> list[int]:
     labels = predictions.labels
     if labels is None:
         raise ValueError("images without labels are neither correct nor misclassified.")
+    is_correct = predictions.correct.tolist()  # computed by each access
     order = sorted(range(len(predictions)), key=lambda i: (predictions.sha256[i], predictions.paths[i]))
-    correct = [i for i in order if predictions.correct[i]]
-    wrong = [i for i in order if not predictions.correct[i]]
+    correct = [i for i in order if is_correct[i]]
+    wrong = [i for i in order if not is_correct[i]]
     number_wrong = min(len(wrong), max(photos // 2, photos - len(correct)))
     chosen = _in_turn(wrong, labels)[:number_wrong] + _in_turn(correct, labels)[: photos - number_wrong]
     index = {name: k for k, name in enumerate(predictions.classes)}
-    return sorted(chosen, key=lambda i: (index.get(labels[i], len(index)), not predictions.correct[i], order.index(i)))
+    return sorted(chosen, key=lambda i: (index.get(labels[i], len(index)), not is_correct[i], order.index(i)))
 
 
 def _in_turn(rows: Iterable[int], labels: Sequence[str]) -> list[int]:
