@@ -111,9 +111,8 @@ def new(
     files = list(map(str, written))
     output.print_data(files, "\n".join(files), json=as_json)
     if not quiet:
-        typer.echo(
-            f"Next: pip install {quoted('-e', written[0].parent)}, {command_line('plugins', 'check', name)}", err=True
-        )
+        check = command_line("plugins", "check", f"{name}:PATH" if kind == "dataset" else name)
+        typer.echo(f"Next: pip install {quoted('-e', written[0].parent)}, {check}", err=True)
 
 
 def _parts(text: str, kind: Kind | None) -> tuple[Part, ...]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+_ALONE = threading.RLock()
+"""Held while torch's generators are seeded: all threads of a process share them."""
 
 
 @contextmanager
@@ -48,7 +52,8 @@ def initializing(seed: int, key: str, part: str) -> Iterator[None]:
 
 def drawn_seed() -> int:
     """Draws a seed from torch's global generator, which `torch.manual_seed` sets."""
-    return int(torch.randint(2**62, ()))
+    with _ALONE:
+        return int(torch.randint(2**62, ()))
 
 
 @contextmanager
@@ -56,14 +61,15 @@ def _seeded(text: str, device: torch.device | None) -> Iterator[None]:
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     # Faster than torch.random.fork_rng and torch.manual_seed, which visit all device types: 0.5 ms per step.
     generators = [torch.default_generator, *_of(device)]
-    states = [generator.get_state() for generator in generators]
-    try:
-        for generator in generators:
-            generator.manual_seed(int.from_bytes(digest, "little") >> 1)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+    with _ALONE:
+        states = [generator.get_state() for generator in generators]
+        try:
+            for generator in generators:
+                generator.manual_seed(int.from_bytes(digest, "little") >> 1)
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
 
 
 def _of(device: torch.device | None) -> list[torch.Generator]:

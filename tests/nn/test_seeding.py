@@ -1,5 +1,7 @@
 """Torch's generators as a function of (seed, step)."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import nn
 
@@ -26,3 +28,16 @@ def test_the_callers_generator_is_left_as_it_was() -> None:
     with seeded(0, step=0):
         torch.rand(9)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_threads_draw_what_each_would_draw_alone() -> None:
+    def weights(step: int) -> torch.Tensor:
+        with seeded(0, step=step):
+            return torch.cat([nn.Linear(200, 200).weight.detach().flatten() for _ in range(8)])
+
+    torch.manual_seed(7)
+    expected, before = [weights(step) for step in range(8)], torch.get_rng_state()
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(weights, range(8)))
+    assert all(map(torch.equal, found, expected))
+    assert torch.equal(torch.get_rng_state(), before)
