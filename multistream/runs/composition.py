@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from multistream.data.side_inputs import known_of_vectors
@@ -23,7 +22,7 @@ from multistream.network.checks import check_fusion
 from multistream.network.compose import build_branch, build_stream, fusion_factory, plan_of
 from multistream.network.network import MultiStream
 from multistream.network.plan import BranchPlan, Options
-from multistream.nn.seeding import drawn_seed
+from multistream.nn.seeding import drawn_seed, initializing
 from multistream.recipe import Recipe
 from multistream.registry import Kind, pinned
 from multistream.runs.compose_arguments import check_classes, check_keys, streams_by_key
@@ -159,7 +158,8 @@ def compose_network(recipe: Recipe, table: Table, *, streams: Mapping[str, Strea
     """
     given: dict[str, str | Stream] = {**recipe.network.streams, **copy.deepcopy(dict(streams or {}))}
     named = {key: text for key, text in given.items() if isinstance(text, str)}
-    with torch.random.fork_rng(devices=[]):  # a stream may have to be built to find its input
+    # A stream may have to be built to find its input.
+    with initializing(recipe.training.seed, "", "inputs"):
         known = known_of_vectors(named, table, recipe.network.inputs, options=recipe.options.streams)
     label_sets = table.label_sets is not None
     return compose_recipe(
