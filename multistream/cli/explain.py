@@ -123,6 +123,10 @@ def explain(
 
     every = _choice("--classes", classes, {"auto": None, "all": True, "target": False})
     scale_of_colours = _choice("--colour-scale", colour_scale, {"shared": "shared", "map": "map"})
+    if classes != "auto" and npz is None:
+        raise UsageError("--classes", "it concerns only the .npz file.", do="Add --npz FILE.")
+    if colour_scale != "shared" and overlays is None:
+        raise UsageError("--colour-scale", "it concerns only overlays.", do="Add --overlays FOLDER.")
     request = ExplanationRequest(Target(target, against, scale), method, baseline, every)
     model, console = load(run), Console(quiet=quiet)
     if (own := model.recipe.runtime.precision) != "fp32":

@@ -37,7 +37,9 @@ Out = Annotated[
 Verify = Annotated[
     bool, typer.Option("--verify", help="Recompute a sample and compare it with the cache, bit for bit.")
 ]
-Sample = Annotated[int, typer.Option(min=0, help="Number of images that --verify recomputes; 0: all.")]
+Sample = Annotated[
+    int | None, typer.Option(min=0, help="Number of images that --verify recomputes; 0: all. Default: 64.")
+]
 SampleSeed = Annotated[int | None, typer.Option(help="Random seed for the weights and the sample. Default: 0.")]
 
 
@@ -52,7 +54,7 @@ def extract(
     stages: Stages = "",
     out: Out = None,
     verify: Verify = False,
-    sample: Sample = 64,
+    sample: Sample = None,
     seed: SampleSeed = None,
     engine: options.Engine = "local",
     device: options.DeviceSet = "",
@@ -66,6 +68,8 @@ def extract(
     options.check_run_or_streams("extract", run, streams, recipe)
     if run is not None and (set_ or weights):
         raise UsageError("extract", "a RUN has its own settings and weights.", do="Omit --set and --weights.")
+    if sample is not None and not verify:
+        raise UsageError("--sample", "it concerns only --verify.", do="Add --verify, or omit --sample.")
     options.check_engine(engine)
     if engine == "ray":
         refused = {
@@ -88,7 +92,7 @@ def extract(
         views=parse_views(views),
         stages=options.items(stages),
         out=out,
-        sample=sample if verify else None,
+        sample=(64 if sample is None else sample) if verify else None,
         seed=seed or 0,
         device=device,
         precision=precision,

@@ -66,6 +66,8 @@ def reproduce(
         raise UsageError("--folds", "1 is not possible.", right="It must be 2 or more, or 0 for random splits.")
     if folds and splits > 1:
         raise UsageError("--splits", f"{splits} random splits cannot be combined with folds.", do="Add --folds 0.")
+    if repeats > 1 and not folds:
+        raise UsageError("--repeats", "without folds there is nothing to repeat.", do="Pass --folds N, or --splits N.")
     own = {"source": data, "label": label, "folds": folds, "fold": 0, "repeats": repeats}
     request = Request(
         recipe=options.with_options(Recipe.load(recipe), set_, runtime={"device": device}).updated({"data": own}),

@@ -239,6 +239,10 @@ def train(
     MultistreamError, and Interrupted if the training was stopped and saved.
     """
     common: dict[str, Any] = {"out": out, "resume": resume, "streams": streams, "console": console, "stop": stop}
+    if recipe.data.repeats > 1 and not recipe.data.folds:
+        raise UsageError(
+            "data.repeats", "without folds there is nothing to repeat.", do="Set data.folds (--folds) too."
+        )
     if recipe.data.folds and not recipe.data.fold:
         return train_folds(recipe, engine=engine, **common)
     if engine:
