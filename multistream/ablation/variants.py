@@ -66,6 +66,9 @@ def variants(network: MultiStream, axis: Axis, *, cut: str = "") -> tuple[Varian
     """Lists all variants of an axis, the complete network last; `cut` is the only stream to cut, "" cuts each."""
     full = whole(network)
     if axis == "streams":
+        if cut:
+            do = "Omit --cut, or use --axis depth or --axis taps."
+            raise UsageError("--cut", "--axis streams removes whole streams and cuts none.", do=do)
         fusions = FUSIONS_OF_LABEL_SETS if network.label_sets else FUSIONS
         listed = list(_stream_subsets(full, fusions))
     elif axis == "depth":
