@@ -100,7 +100,8 @@ def hashed(prepared: Prepared, *, console: Console) -> Digests:
         digests = digests_of(table, own, tick=bar.advance)
     if ranks.size == 1:
         return digests
-    return digests_at(chosen, np.concatenate(ranks.gather(digests.sha256[own])), size=len(table))
+    texts = ranks.gather(digests.sha256[own].tobytes().hex())
+    return digests_at(chosen, np.frombuffer(bytes.fromhex("".join(texts)), np.uint8).reshape(-1, 32), size=len(table))
 
 
 def training_rows(extracted: Extracted, train: NDArray[np.int64]) -> Tensor:
