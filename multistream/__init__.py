@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from multistream.inference.evaluate import evaluate as evaluate
     from multistream.inference.model import Model as Model
     from multistream.inference.model import load as load
+    from multistream.inference.onnx_export import export as export
     from multistream.inputs import Image as Image
     from multistream.inputs import Map as Map
     from multistream.inputs import Vector as Vector
@@ -67,6 +68,7 @@ _WHERE = {
     "Temporal": "interfaces",
     "Model": "inference.model",
     "load": "inference.model",
+    "export": "inference.onnx_export",
     "MultiStream": "network.network",
     "profile": "profiling.profile",
     "Recipe": "recipe",

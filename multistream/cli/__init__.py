@@ -19,6 +19,7 @@ from multistream.cli.evaluate import evaluate
 from multistream.cli.explain import ExplainCommand, explain
 from multistream.cli.explain_gallery import gallery
 from multistream.cli.explain_tests import explanation_tests
+from multistream.cli.export import export
 from multistream.cli.extract import extract
 from multistream.cli.output import ends_quietly
 from multistream.cli.plugins import app as plugins
@@ -64,6 +65,7 @@ app.command(
     rich_help_panel=TRAIN,
     epilog=_example("reproduce table1 --data fi:FOLDER --weights object=hub --weights places=FILE --input anp=FILE"),
 )(reproduce)
+app.command(rich_help_panel=TRAIN, epilog=_example(f"export {RUN} --out network.onnx"))(export)
 app.command(
     cls=ExplainCommand, rich_help_panel=DISSECT, epilog=_example(f"explain {RUN} --target true --overlays overlays")
 )(explain)
