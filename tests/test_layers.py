@@ -29,7 +29,7 @@ LAYERS = (
     ("parts", "data"),
     ("network", "testing"),
     ("runs", "runtime"),
-    ("features", "profiling", "comparison"),
+    ("features", "profiling", "comparison", "environment"),
     ("inference",),
     ("batch",),
     ("training",),
@@ -50,6 +50,7 @@ LATE = {
     "data.loading": "torchvision takes a second to import, and only decoding on a GPU needs it.",
     "inference.model": "Model.predict is a method of what `load` returns, and prediction takes a Model.",
     "training.engines": "Only the engine ray needs the modules of prediction: a training run starts without them.",
+    "environment": "A torch that cannot be imported is a fault to report, not an error of the report.",
     "reproduction.reproduce": "What only reads finished runs needs no torch: a second call ends in seconds.",
     "reproduction.plan": "Only figure 4 asks for the stages of a stream, and so builds it.",
 }

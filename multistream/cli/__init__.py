@@ -15,6 +15,7 @@ from multistream.cli.ablate import ablate
 from multistream.cli.compare import compare
 from multistream.cli.concepts import concepts
 from multistream.cli.data import app as data
+from multistream.cli.doctor import doctor
 from multistream.cli.evaluate import evaluate
 from multistream.cli.explain import ExplainCommand, explain
 from multistream.cli.explain_gallery import gallery
@@ -83,6 +84,7 @@ app.command(
 )(concepts)
 app.add_typer(weights, name="weights", rich_help_panel=PREPARE)
 app.add_typer(plugins, name="plugins", rich_help_panel=PREPARE)
+app.command(rich_help_panel=PREPARE, epilog=_example("doctor --json"))(doctor)
 
 
 def _version(asked: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from multistream.errors import MultistreamError, PluginError, UsageError, nearest
 from multistream.hookspecs import Factory
+from multistream.records import JsonRecord
 from multistream.registry.discovery import DISABLED, Claim, discover, normalised
 from multistream.registry.loading import KINDS, PLURALS, Kind, fault_in_source, load, one_line, quiet_stdout
 
@@ -53,7 +54,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class PartInfo:
+class PartInfo(JsonRecord):
     """A row of `multistream plugins`; `kind` is None for a broken or disabled plugin, whose kind is unknown."""
 
     name: str
