@@ -3,12 +3,14 @@ from __future__ import annotations
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
 
 from multistream import environment
-from multistream.environment import has_nvidia_hardware, inspect_environment, size_on_disk, unmet
+from multistream.cli.doctor import as_text
+from multistream.environment import CudaDevice, has_nvidia_hardware, inspect_environment, size_on_disk, unmet
 
 
 @pytest.fixture(autouse=True)
@@ -148,3 +150,21 @@ def test_the_size_of_a_folder_counts_all_levels(tmp_path: Path) -> None:
     (tmp_path / "a" / "b" / "file").write_bytes(bytes(range(256)) * 400)
     assert 102_400 <= size_on_disk(tmp_path) < 200_000
     assert size_on_disk(tmp_path / "missing") == 0
+
+
+def test_cuda_devices_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+    from torch.utils import collect_env
+
+    device = SimpleNamespace(name="NVIDIA H200", total_memory=150 * 10**9, major=9, minor=0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: device)
+    monkeypatch.setattr(collect_env, "run", lambda _: (0, "| NVIDIA-SMI 570.1  Driver Version: 570.1  CUDA |", ""))
+    found = inspect_environment()
+    assert found.devices is not None
+    assert found.devices.cuda == (CudaDevice("NVIDIA H200", 150 * 10**9, "9.0"),)
+    assert (found.devices.driver, found.devices.device, found.devices.precision) == ("570.1", "cuda", "bf16")
+    assert "cuda:0         NVIDIA H200, 150 GB, compute capability 9.0, driver 570.1" in as_text(found)
+    assert not found.warnings

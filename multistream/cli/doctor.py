@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from multistream.cli import options, output
+from multistream.errors import printable
 
 if TYPE_CHECKING:
     from multistream.environment import Devices, Environment, Folder
@@ -58,7 +59,9 @@ def as_text(found: Environment) -> str:
         "Folders": folders,
         "Environment variables": variables,
     }
-    return "\n\n".join("\n  ".join([title, *(line.rstrip() for line in lines)]) for title, lines in sections.items())
+    return "\n\n".join(
+        "\n  ".join([title, *(printable(line.rstrip()) for line in lines)]) for title, lines in sections.items()
+    )
 
 
 def _extra(name: str, missing: tuple[str, ...]) -> str:

@@ -32,6 +32,11 @@ def test_text_has_every_section(tmp_path: Path) -> None:
     assert "doctor: no faults" in err
 
 
+def test_unprintable_characters_of_variables_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "a\x1b[31m\udcff")
+    assert "MASTER_ADDR=a\\x1b[31m\\udcff\n" in call("doctor", cwd=tmp_path)[0]
+
+
 @pytest.mark.parametrize("options", [(), ("--json", "--quiet")])
 def test_a_broken_plugin_is_one_line_and_exit_69(options: tuple[str, ...], installed, tmp_path: Path) -> None:
     installed("broken")
