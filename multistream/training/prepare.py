@@ -20,7 +20,7 @@ from multistream.inputs import Map
 from multistream.interfaces import Loss, Stream
 from multistream.network.network import MultiStream
 from multistream.nn.modules import trains
-from multistream.recipe import DataSettings, Recipe, RuntimeSettings
+from multistream.recipe import DataSettings, NetworkSettings, Recipe, RuntimeSettings
 from multistream.runs.composition import compose_network, settle_weights, with_distributions, with_instances
 from multistream.runtime.device import Runtime, resolve
 from multistream.runtime.distributed import ALONE, Ranks
@@ -97,6 +97,8 @@ def prepare(recipe: Recipe, *, say: Say, streams: Mapping[str, Stream] | None = 
     network = compose_network(recipe, table, streams=streams)
     recipe = settle_weights(recipe, network, is_demo=is_demo)
     recipe = settle_freezing(recipe, network, is_demo=is_demo, say=say)
+    if len(network.branches) == 1 and recipe.network.fusion != NetworkSettings().fusion:
+        say(f"fusion: {recipe.network.fusion} is not used, because the network has one stream")
     network.freeze(*recipe.network.freeze)
     recipe = settle_training(recipe, network)
     check_sharding(recipe, network, ranks)

@@ -40,6 +40,7 @@ def test_train_prints_choices_and_next_commands(photos: Path, tmp_path: Path) ->
     assert "accuracy" in out
     assert (tmp_path / "runs" / "object-1" / "model.safetensors").is_file()
     assert "60 images, 3 classes" in err
+    assert "fusion:" not in err
     assert err.strip().splitlines()[-3:] == [
         "  multistream evaluate runs/object-1",
         "  multistream explain runs/object-1",
@@ -48,6 +49,11 @@ def test_train_prints_choices_and_next_commands(photos: Path, tmp_path: Path) ->
     _, quiet = call("train", *options(photos), "--quiet", cwd=tmp_path)
     assert quiet == ""
     assert (tmp_path / "runs" / "object-2").is_dir()
+
+
+def test_a_fusion_of_one_stream_is_said_to_have_no_effect(photos: Path, tmp_path: Path) -> None:
+    _, err = call("train", *options(photos), "--fusion", "gated", cwd=tmp_path)
+    assert "fusion: gated is not used, because the network has one stream" in err
 
 
 def test_next_commands_work_for_a_run_with_vectors(photos: Path, tmp_path: Path) -> None:
