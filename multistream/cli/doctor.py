@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,7 +11,7 @@ from multistream.cli import options, output
 from multistream.errors import printable
 
 if TYPE_CHECKING:
-    from multistream.environment import Devices, Environment, Folder
+    from multistream.environment import Devices, Environment, Folder, Version
 
 
 def doctor(as_json: options.Json = False, quiet: options.Quiet = False) -> None:
@@ -35,33 +36,37 @@ def doctor(as_json: options.Json = False, quiet: options.Quiet = False) -> None:
 
 def as_text(found: Environment) -> str:
     """Formats the environment, one section after the other."""
-    versions = [
-        f"{row.name:14} {row.version or 'missing':16} {row.requirement:16} {'' if row.satisfied else 'NOT SATISFIED'}"
-        for row in found.versions
-    ]
-    extras = [f"{name:14} {_extra(name, missing)}" for name, missing in found.extras.items()]
-    plugins = [", ".join(f"{kind} {count}" for kind, count in found.parts.items()) or "none"]
-    plugins += [
-        f"{row.status}: {row.name} of {row.distribution} {row.version}: {row.error}"
-        for row in (*found.broken, *found.disabled)
-    ]
-    folders = [
-        f"cache          {_place(found.cache)}, {found.cache_bytes / 1e9:.3f} GB used",
-        f"temporary      {_place(found.temporary)}",
-    ]
-    variables = [f"{name}={value}" for name, value in found.variables.items() if value is not None]
-    variables += [f"{name} is not set" for name in ("HF_TOKEN", "HF_HUB_OFFLINE") if found.variables[name] is None]
     sections = {
-        "Versions": versions,
-        "Extras": extras,
+        "Versions": list(map(_version, found.versions)),
+        "Extras": [f"{name:14} {_extra(name, missing)}" for name, missing in found.extras.items()],
         "Devices": _devices(found.devices) if found.devices else ["unknown: torch cannot be imported"],
-        "Plugins": plugins,
-        "Folders": folders,
-        "Environment variables": variables,
+        "Plugins": _plugins(found),
+        "Folders": [
+            f"cache          {_place(found.cache)}, {found.cache_bytes / 1e9:.3f} GB used",
+            f"temporary      {_place(found.temporary)}",
+        ],
+        "Environment variables": _variables(found.variables),
     }
     return "\n\n".join(
         "\n  ".join([title, *(printable(line.rstrip()) for line in lines)]) for title, lines in sections.items()
     )
+
+
+def _version(row: Version) -> str:
+    verdict = "" if row.satisfied else "NOT SATISFIED"
+    return f"{row.name:14} {row.version or 'missing':16} {row.requirement:16} {verdict}"
+
+
+def _plugins(found: Environment) -> list[str]:
+    counts = ", ".join(f"{kind} {count}" for kind, count in found.parts.items())
+    others = (*found.broken, *found.disabled)
+    return [counts or "none"] + [
+        f"{row.status}: {row.name} of {row.distribution} {row.version}: {row.error}" for row in others
+    ]
+
+
+def _variables(variables: Mapping[str, str | None]) -> list[str]:
+    return [f"{name}={value}" for name, value in variables.items() if value is not None] or ["none is set"]
 
 
 def _extra(name: str, missing: tuple[str, ...]) -> str:

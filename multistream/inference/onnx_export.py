@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from multistream._version import __version__
 from multistream.data.loading import make_decoder
-from multistream.errors import MultistreamError, PluginError, UsageError, extra
+from multistream.errors import PluginError, UsageError, extra
 from multistream.files import temporary, writing
 from multistream.inference.model import Model, as_model
-from multistream.inputs import Image, Input
+from multistream.inputs import Image, Input, side_inputs_of
 from multistream.interfaces import Stream
 from multistream.network.network import MultiStream
 from multistream.records import JsonRecord
@@ -108,12 +108,8 @@ def export(
 def _inputs(model: Model) -> dict[str, Input]:
     """The entries of a batch by name: one photo for all streams that read it, and the side inputs by stream key."""
     decoder = make_decoder(model.inputs, model.recipe.data)
-    return {
-        each.name if isinstance(each, Image) else key: replace(each, size=decoder.size)
-        if isinstance(each, Image) and decoder
-        else each
-        for key, each in model.inputs.items()
-    }
+    photo = {Image.name: Image(decoder.size)} if decoder else {}
+    return {**photo, **side_inputs_of(model.inputs)}
 
 
 def _program(classifier: _Classifier, inputs: Mapping[str, Input]) -> Any:
@@ -131,8 +127,6 @@ def _program(classifier: _Classifier, inputs: Mapping[str, Input]) -> Any:
                 dynamic_shapes={"arrays": tuple({0: batch} for _ in inputs)},
                 verbose=False,
             )
-    except MultistreamError:
-        raise
     except Exception as error:  # the exporter and the code of plugins may raise any kind
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         right = "Every part must consist of operations that torch.export and ONNX have."

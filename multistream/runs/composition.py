@@ -79,17 +79,8 @@ def compose(
         if isinstance(given, Spec) and given.run is not None:
             branches[key], loaded[key] = branch_of_run(given.run, key)
             continue
-        plan = BranchPlan(
-            stream=_stream_text(key, given),
-            stream_options=options.get("streams", {}).get(key, {}),
-            tap=tap,
-            tap_options=options.get("tap", {}),
-            temporal=temporal,
-            temporal_options=options.get("temporal", {}),
-            depth=depth.get(key, 0),
-            image_size=image_size,
-            known=known.get(key, {}),
-        )
+        settings = {"depth": depth.get(key, 0), "image_size": image_size, "known": known.get(key, {})}
+        plan = _new_plan(key, given, options, tap=tap, temporal=temporal, **settings)
         branches[key] = _new_branch(key, given, plan, weights=weights.get(key, "random"), seed=seed)
     fusion, fusion_options = _pinned("fusion", fusion), options.get("fusion", {})
     network = MultiStream(
@@ -103,6 +94,17 @@ def compose(
     )
     check_fusion(network)
     return network
+
+
+def _new_plan(key: str, given: Spec | Stream, options: Mapping[str, Options], **settings: Any) -> BranchPlan:
+    """Returns the plan of a new branch; `settings` are further fields of BranchPlan."""
+    return BranchPlan(
+        _stream_text(key, given),
+        stream_options=options.get("streams", {}).get(key, {}),
+        tap_options=options.get("tap", {}),
+        temporal_options=options.get("temporal", {}),
+        **settings,
+    )
 
 
 def branch_of_run(path: Path, key: str) -> tuple[Branch, nn.Module | None]:
