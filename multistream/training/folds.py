@@ -104,9 +104,8 @@ def train_folds(
                 console.say(f"fold {run.name} ({number} of {len(planned)}): {run.folder}")
                 train_planned(run, streams=streams, console=console, stop=stop)
         except MultistreamError:
-            if resume is None and not is_fold_run(
-                folder
-            ):  # no fold has started: the corrected command can use the folder
+            # If no fold has started, the corrected command can use the folder.
+            if resume is None and not is_fold_run(folder):
                 (folder / runs.RECIPE).unlink()
             raise
         return _gathered(folder, recipe, seconds=time.monotonic() - started)
