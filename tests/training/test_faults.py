@@ -175,16 +175,16 @@ def test_a_damaged_log_is_written_again_from_the_checkpoint(recipe: Recipe, tmp_
 
 
 def test_every_photo_is_hashed_once(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from multistream.runs import split_file
+    from multistream.data import file_hashes
 
     counts: dict[str, int] = {}
-    hashed = split_file.sha256_file
+    hashed = file_hashes._sha256
 
-    def count(path: Path) -> str:
-        counts[str(path)] = counts.get(str(path), 0) + 1
+    def count(path: str) -> bytes:
+        counts[path] = counts.get(path, 0) + 1
         return hashed(path)
 
-    monkeypatch.setattr(split_file, "sha256_file", count)
+    monkeypatch.setattr(file_hashes, "_sha256", count)
     train(recipe.with_settings(["training.epochs=1"]), out=tmp_path / "run")
     assert set(counts.values()) == {1}
     assert len(counts) == 60

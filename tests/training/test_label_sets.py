@@ -161,7 +161,7 @@ def test_folds_hold_out_every_photo(tag_recipe: Recipe, tmp_path: Path) -> None:
         (["training.calibration=temperature"], "training.calibration"),
         (["training.loss=focal"], "several labels"),
         (["data.label=nothing[;]"], "no column 'nothing'"),
-        (["data.label=tags[]"], "no list"),
+        (["data.label=tags[]"], "not a list"),
         (["data.label=tags,red"], "tags is"),
     ],
     ids=str,

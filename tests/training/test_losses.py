@@ -59,7 +59,7 @@ def test_logits_are_adjusted_by_the_training_priors() -> None:
         ("fokal", {}, "Did you mean 'focal'"),
         ("focal", {"gama": 1.0}, "Did you mean 'gamma'"),
         ("focal", {"gamma": -1.0}, r"options\.loss: .*gamma is -1.0; it must be at least 0"),
-        ("focal", {"gamma": "x"}, "gamma is 'x', not a number"),
+        ("focal", {"gamma": "x"}, "gamma: 'x' is a str. It must be a number"),
         ("distribution", {"winner": 1.5}, "winner is 1.5; it must be 0 to 1"),
         ("early", {}, "'early' is a fusion, not a loss"),
     ],
