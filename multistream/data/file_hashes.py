@@ -1,8 +1,7 @@
-"""The sha256 of many files: 32 bytes each in memory, and read again only where a file has changed."""
+"""Hashes many files (sha256): 32 bytes per file in memory; files that have not changed are not read again."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import time
@@ -20,15 +19,13 @@ from numpy.typing import NDArray
 from multistream.data.hash_index import ROW, HashIndex, Rows, state_of
 from multistream.data.table import Table
 from multistream.errors import DataError
+from multistream.files import sha256_file
 
 PIECE = 64
-"""Files that a thread hashes before it takes others."""
+"""Files per task of a hashing thread."""
 
 PIECES = 64
-"""Pieces that are asked for at once: a future for each file would take 2 kB a file."""
-
-BLOCK = 2**18
-"""Bytes that are read at once."""
+"""Tasks submitted at once. One future per file would take 2 kB per file."""
 
 _NONE = bytes(32)
 
@@ -84,8 +81,8 @@ def hashes_of_files(
 ) -> NDArray[np.uint8]:
     """sha256 of the bytes of `count` files, (count, 32) in order; DataError if one cannot be read.
 
-    A file that does not change is read once: `folder` names the index of what is known. What was read before an error
-    or Ctrl-C is kept there too.
+    Unchanged files are not read again: their hashes are in the index of `folder`, which is also saved after an error or
+    Ctrl-C.
     """
     index = HashIndex.load(folder)
     rows, is_new = np.zeros(count, dtype=ROW), np.zeros(count, dtype=np.bool_)
@@ -117,11 +114,7 @@ def _hashed(index: HashIndex, paths: Sequence[str]) -> tuple[Rows, NDArray[np.bo
 
 
 def _sha256(path: str) -> bytes:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.digest()
+    return bytes.fromhex(sha256_file(path))
 
 
 def _named(read: Callable[[str], T]) -> Callable[[str], T]:

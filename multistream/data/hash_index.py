@@ -1,8 +1,8 @@
-"""What files hashed to, by their path and state on the disk, so that a second run need not read them again.
+"""An index of file hashes by path and file state, so that a second run need not read unchanged files.
 
 As git's index does it: a file whose size, times and inode are those of last time has the same bytes. One that was
 written in the last seconds before it was hashed is not remembered: a further write might leave all of these as they
-are. The index only saves time; it begins with the sha256 of the rest, and counts as empty wherever it is wrong.
+are. The index only saves time: it starts with the sha256 of its rows, and a damaged one counts as empty.
 """
 
 from __future__ import annotations

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -86,13 +88,16 @@ def export(
     loaded = as_model(model, streams=streams)
     require_trained(loaded, "export")
     inputs = _inputs(loaded)
-    classifier = _Classifier(loaded.network, tuple(inputs)).eval()
-    program = _program(classifier, inputs)
+    # A copy, so that the caller's network keeps its device and precision.
+    classifier = _Classifier(copy.deepcopy(loaded.network).cpu().float(), tuple(inputs)).eval()
+    with _exportable():
+        program = _program(classifier, inputs)
     program.model.metadata_props.update(_about(loaded, inputs))
     with temporary(file.parent) as folder:
         folder.mkdir()
         program.save(folder / file.name)
-        session = onnxruntime.InferenceSession(folder / file.name, providers=["CPUExecutionProvider"])
+        with _exportable():  # ONNX Runtime has not every operation of ONNX
+            session = onnxruntime.InferenceSession(folder / file.name, providers=["CPUExecutionProvider"])
         difference = max(_difference(session, classifier, _random_batch(inputs, size=size)) for size in BATCHES)
         if not difference <= TOLERANCE:
             what = f"a probability of the ONNX file differs by {difference:.2g} from the network."
@@ -115,19 +120,27 @@ def _inputs(model: Model) -> dict[str, Input]:
 def _program(classifier: _Classifier, inputs: Mapping[str, Input]) -> Any:
     """The network as an ONNX program with a free batch size."""
     batch = torch.export.Dim("batch")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter to its own developers
+        return torch.onnx.export(
+            classifier,
+            tuple(_random_batch(inputs, size=2).values()),
+            dynamo=True,
+            input_names=list(inputs),
+            output_names=[OUTPUT],
+            dynamic_shapes={"arrays": tuple({0: batch} for _ in inputs)},
+            verbose=False,
+        )
+
+
+@contextmanager
+def _exportable() -> Iterator[None]:
+    """Turns what the exporter, ONNX Runtime and the code of plugins raise into a PluginError, except out of memory."""
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of the exporter to its own developers
-            return torch.onnx.export(
-                classifier,
-                tuple(_random_batch(inputs, size=2).values()),
-                dynamo=True,
-                input_names=list(inputs),
-                output_names=[OUTPUT],
-                dynamic_shapes={"arrays": tuple({0: batch} for _ in inputs)},
-                verbose=False,
-            )
-    except Exception as error:  # the exporter and the code of plugins may raise any kind
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # they may raise any kind
         reason = str(error.__cause__ or error).strip().partition("\n")[0]
         right = "Every part must consist of operations that torch.export and ONNX have."
         raise PluginError("export", f"the network cannot be exported ({reason}).", right=right) from error

@@ -75,7 +75,7 @@ def test_every_photo_has_the_hash_of_its_bytes(tmp_path: Path) -> None:
 
 
 def test_a_file_larger_than_what_is_read_at_once(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(os.urandom(file_hashes.BLOCK + 1))
+    (tmp_path / "a").write_bytes(os.urandom(2**18 + 1))
     (found,) = hashes_of_files([tmp_path / "a"], count=1, folder=tmp_path)
     assert found.tobytes().hex() == true_hash(tmp_path / "a")
 

@@ -81,6 +81,12 @@ def test_probabilities_equal_those_of_the_network(temporal: str, fusion: str, tm
     assert not np.allclose(expected[0], expected[1], atol=1e-3), "the batches tell the photos apart"
 
 
+def test_network_of_the_caller_keeps_its_precision(tmp_path: Path) -> None:
+    network = compose({"a": Toy()}, classes=CLASSES).mark_trained().to(torch.bfloat16)
+    assert export(network, tmp_path / "network.onnx").largest_difference < 1e-5
+    assert {tensor.dtype for tensor in network.parameters()} == {torch.bfloat16}
+
+
 def test_label_sets_have_a_probability_for_each_label(tmp_path: Path) -> None:
     network = compose({"a": Toy()}, classes=CLASSES, label_sets=True, seed=0).eval().mark_trained()
     batch = {"image": batch_of(2)["image"][:, :, :12, :12].contiguous()}
